@@ -1,0 +1,35 @@
+# Every target sets up its own .venv first; only python3 (>= 3.11) and make are needed.
+PYTHON ?= python3
+BIN := .venv/bin
+STEMS := $(basename $(notdir $(wildcard paper_figures/*.py)))
+
+.PHONY: run test figures lint clean
+.DELETE_ON_ERROR:
+
+run: .venv/ready
+	$(BIN)/python -m experiments.privacy_utility smoke
+	$(BIN)/python paper_figures/privacy_utility.py results/privacy_utility/smoke
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n auto
+
+figures: .venv/ready
+	for stem in $(STEMS); do $(BIN)/python paper_figures/$$stem.py || exit 1; done
+
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyrefly check
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ppml_lab needs Python 3.11 or later; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+	  { echo "this Python lacks venv; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv

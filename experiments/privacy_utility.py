@@ -1,0 +1,157 @@
+"""What does privacy cost in accuracy, bytes and time?
+
+Claim: on the same data and model, federated learning costs a little accuracy, a secure
+sum costs bytes and time but no accuracy, central differential privacy costs accuracy
+that shrinks as epsilon grows, and local differential privacy costs most of it.
+
+Rows: central training (with DP-SGD that protects single examples), federated averaging,
+with a secure sum, with central DP, with both, with local DP (these protect whole
+clients), for each target epsilon and seed. Time on 2 cores: `smoke` (digits, 350
+clients) about two minutes, `paper` (MNIST, 2,000 clients) about half an hour.
+
+    python -m experiments.privacy_utility smoke python -m experiments.privacy_utility
+    paper
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ppml_lab import lab
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every pattern shares the data, the model and the number of rounds."""
+
+    base: lab.Config = field(
+        default_factory=lambda: lab.Config(
+            data=lab.DataConfig(dataset="digits", num_clients=350),
+            sampler="everyone",
+            num_rounds=30,
+            eval_every=15,
+            local_epochs=5,
+            batch_size=4,
+        )
+    )
+    """Federated averaging; the patterns change its privacy and its secure sum."""
+    plain: lab.Hyperparams = lab.Hyperparams(learning_rate=4.0)
+    """Rates of federated learning without DP."""
+    private: lab.Hyperparams = lab.Hyperparams(1.0, server_learning_rate=2.0)
+    """Rates and clip norm of clients' updates under DP."""
+    central: lab.Hyperparams = lab.Hyperparams(learning_rate=2.0, clip_norm=0.5)
+    """Rate and clip norm of examples' gradients of central training."""
+    central_batch: float = 256.0
+    """Expected examples per step of central training."""
+    central_steps: int = 10
+    """Steps that central training makes in the time of a round."""
+    target_epsilons: tuple[float, ...] = (INF, 8.0, 4.0, 2.0, 1.0, 0.5)
+    """Epsilon of a whole run; inf is without privacy."""
+    delta: float = 1e-3
+    """Delta of a whole run: below 1 / number of clients."""
+    num_seeds: int = 5
+    """Repetitions of every setting; the same seeds in every pattern."""
+
+
+CONFIGS = {
+    "smoke": Experiment(),
+    "paper": Experiment(
+        base=lab.Config(
+            data=lab.DataConfig(dataset="mnist", num_clients=2000),
+            sampler="poisson",
+            cohort=1000,
+            num_rounds=50,
+            eval_every=25,
+            batch_size=10,
+        ),
+        plain=lab.Hyperparams(learning_rate=1.0),
+        private=lab.Hyperparams(0.3, server_learning_rate=2.0, clip_norm=0.5),
+        central=lab.Hyperparams(learning_rate=1.0, clip_norm=0.5),
+        central_batch=600.0,
+        delta=1e-4,
+    ),
+}
+
+
+def patterns(experiment: Experiment) -> dict[str, tuple[lab.Config, lab.Hyperparams]]:
+    """The static configuration and the rates of every pattern, in the table's order."""
+    base, plain, private = experiment.base, experiment.plain, experiment.private
+    shared = replace(base, secure_sum="additive_sharing")
+    central = replace(
+        base,
+        training="central",
+        sampler="poisson",
+        cohort=experiment.central_batch,
+        steps_per_round=experiment.central_steps,
+    )
+    return {
+        "central training": (central, experiment.central),
+        "federated": (base, plain),
+        "federated + secure sum": (shared, plain),
+        "central training + DP": (
+            replace(central, privacy="example"),
+            experiment.central,
+        ),
+        "federated + central DP": (replace(base, privacy="central"), private),
+        "federated + central DP + secure sum": (
+            replace(shared, privacy="central"),
+            private,
+        ),
+        "federated + local DP": (replace(base, privacy="local"), private),
+    }
+
+
+def points(experiment: Experiment) -> list[lab.Point]:
+    """Every run, seeds outermost so that patterns share the machine's moods."""
+    facts, delta = lab.load_data(experiment.base.data).facts, experiment.delta
+    settings = [
+        (config, lab.calibrated(config, rates, facts, target, delta), name, target)
+        for name, (config, rates) in patterns(experiment).items()
+        for target in experiment.target_epsilons
+        if (target == INF) == (config.privacy == "none")
+    ]
+    return [
+        lab.Point(
+            config,
+            rates,
+            seed,
+            {"pattern": name, "target_epsilon": target, "seed": seed},
+            delta,
+        )
+        for seed in range(experiment.num_seeds)
+        for config, rates, name, target in settings
+    ]
+
+
+def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
+    """One row per run; overhead is over plain federated learning of the same seed."""
+    facts = lab.load_data(experiment.base.data).facts
+    baseline = {
+        run.point.seed: run.outcome.last["compute_seconds"]
+        for run in results
+        if run.point.labels["pattern"] == "federated"
+    }
+
+    def row(run: lab.Result) -> dict[str, Any]:
+        point, last = run.point, run.outcome.last
+        cost = lab.build(point.config, point.hyperparams, facts).cost()
+        return {
+            **point.labels,
+            "accuracy": last["accuracy"],
+            "loss": last["loss"],
+            **run.guarantee,
+            "uplink_bytes": cost and cost.uplink_bytes,
+            "downlink_bytes": cost and cost.downlink_bytes,
+            "seconds": last["seconds"],
+            "compute_overhead": last["compute_seconds"] / baseline[point.seed],
+        }
+
+    order = list(patterns(experiment))
+    return sorted(map(row, results), key=lambda row: order.index(row["pattern"]))
+
+
+if __name__ == "__main__":
+    lab.run_experiment("privacy_utility", __doc__ or "", CONFIGS, points, table)

@@ -1,0 +1,1 @@
+"""A JAX laboratory that measures what privacy costs in machine learning."""

@@ -1,0 +1,330 @@
+"""The shared types of the lab: how data, learning, privacy and secure sums meet.
+
+Builders take hyperparameters and return these NamedTuples of pure functions. Each field
+is documented once, by the Protocol that states its signature; the builders' docstrings
+say only what is particular to them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from jax import Array
+from jaxtyping import Float, Int, PyTree
+
+Key = Array
+"""A typed jax key (`jax.random.key`)."""
+
+
+class Clients(NamedTuple):
+    """A federated data set on device, without padding.
+
+    Attributes:
+      examples: Leaves `[total_examples, ...]`, grouped by client.
+      offsets: Client `i` owns `examples[offsets[i]:offsets[i + 1]]`.
+    """
+
+    examples: PyTree[Array]
+    offsets: Int[Array, " clients_plus_1"]
+
+
+class ClientView(NamedTuple):
+    """One client inside a compiled round: everybody's examples and where this client's
+    lie.
+
+    Attributes:
+      examples: Leaves `[total_examples, ...]`, those of `Clients`.
+      start: First row that this client owns.
+      size: Number of rows that it owns.
+    """
+
+    examples: PyTree[Array]
+    start: Int[Array, ""]
+    size: Int[Array, ""]
+
+
+class Cohort(NamedTuple):
+    """Who takes part in one round; a static shape.
+
+    Attributes:
+      indices: Clients, or examples where examples are sampled.
+      weights: 1 for a participant, 0 for padding.
+    """
+
+    indices: Int[Array, " cohort"]
+    weights: Float[Array, " cohort"]
+
+
+class Cost(NamedTuple):
+    """Bytes that one participating client exchanges with the servers in one round, per
+    direction.
+    """
+
+    uplink_bytes: int
+    downlink_bytes: int
+
+
+class PrivacyEvent(NamedTuple):
+    """What an accountant needs to state epsilon.
+
+    Attributes:
+      event: A `dp_accounting.DpEvent`. Its noise multipliers are relative to the L2
+        sensitivity under `neighboring_relation`, so that 1.0 always means "stddev equal
+        to what one neighbour can change".
+      neighboring_relation: "add_or_remove_one" or "replace_one".
+      privacy_unit: "client" or "example", or None if nothing is promised.
+    """
+
+    event: Any
+    neighboring_relation: str
+    privacy_unit: str | None
+
+
+class TaskInit(Protocol):
+    def __call__(self, key: Key) -> PyTree[Array]:
+        """Fresh model parameters."""
+        ...
+
+
+class TaskLoss(Protocol):
+    def __call__(
+        self, key: Key, params: PyTree, examples: PyTree
+    ) -> Float[Array, " n"]:
+        """The loss of each example, so that callers can mask, weigh and clip; `key` is
+        for dropout and the like.
+        """
+        ...
+
+
+class TaskEvaluate(Protocol):
+    def __call__(
+        self, params: PyTree, examples: PyTree
+    ) -> dict[str, Float[Array, " n"]]:
+        """Metrics of each example; their means are reported."""
+        ...
+
+
+class Task(NamedTuple):
+    """What is learnt; `models.classification` makes one of any `(init, apply)` pair."""
+
+    init: TaskInit
+    loss: TaskLoss
+    evaluate: TaskEvaluate
+
+
+class TrainerNumSteps(Protocol):
+    def __call__(self, size: Int[Array, ""]) -> Int[Array, ""]:
+        """How many steps a client with `size` examples takes; at least 1."""
+        ...
+
+
+class TrainerInit(Protocol):
+    def __call__(self, key: Key, params: PyTree) -> PyTree:
+        """State of a client that has just received the server's `params`."""
+        ...
+
+
+class TrainerStep(Protocol):
+    def __call__(
+        self, key: Key, state: PyTree, client: ClientView, step_number: Int[Array, ""]
+    ) -> PyTree:
+        """One local step. `key` is the client's for this round, the same at every step:
+        fold `step_number` in.
+        """
+        ...
+
+
+class TrainerFinish(Protocol):
+    def __call__(
+        self, state: PyTree, params: PyTree
+    ) -> tuple[PyTree, dict[str, Array]]:
+        """The update (local minus server parameters) and scalars about the training."""
+        ...
+
+
+class TrainerEvent(Protocol):
+    def __call__(self) -> PrivacyEvent:
+        """What one participation costs the client's own examples."""
+        ...
+
+
+class ClientTrainer(NamedTuple):
+    """McMahan's ClientUpdate cut into steps, so that lanes of clients of any size never
+    idle.
+    """
+
+    num_steps: TrainerNumSteps
+    init: TrainerInit
+    step: TrainerStep
+    finish: TrainerFinish
+    event: TrainerEvent
+
+
+class SamplerSample(Protocol):
+    def __call__(self, key: Key) -> Cohort:
+        """Draws one round's participants."""
+        ...
+
+
+class SamplerAmplify(Protocol):
+    def __call__(self, event: Any) -> Any:
+        """The `DpEvent` of a round whose participants were drawn by this sampler."""
+        ...
+
+
+class ClientSampler(NamedTuple):
+    """Sampling and its privacy amplification, from one builder.
+
+    Attributes:
+      sample: Draws a cohort.
+      amplify: What sampling does to a round's event.
+      expected_cohort: The public denominator of averages, never the realised size.
+      max_cohort: Length of the cohort's arrays; no round has more participants.
+      population: How many clients (or examples) there are to sample from.
+      neighboring_relation: The relation under which `amplify` holds.
+    """
+
+    sample: SamplerSample
+    amplify: SamplerAmplify
+    expected_cohort: float
+    max_cohort: int
+    population: int
+    neighboring_relation: str
+
+
+class MechanismInit(Protocol):
+    def __call__(self) -> PyTree:
+        """State carried over rounds (for example an adaptive clip)."""
+        ...
+
+
+class MechanismClip(Protocol):
+    def __call__(self, key: Key, state: PyTree, update: PyTree) -> PyTree:
+        """What leaves one client: its update, bounded; under local DP also with the
+        client's own noise.
+        """
+        ...
+
+
+class MechanismNormBound(Protocol):
+    def __call__(self, state: PyTree) -> Any:
+        """The L2 norm that `clip` guarantees, before any noise."""
+        ...
+
+
+class MechanismPrivatize(Protocol):
+    def __call__(
+        self, key: Key, state: PyTree, total: PyTree, sensitivity: Any
+    ) -> tuple[PyTree, PyTree]:
+        """Adds noise to a **sum** with the given L2 sensitivity; returns the noisy sum
+        and the next state.
+        """
+        ...
+
+
+class MechanismEvent(Protocol):
+    def __call__(self, sampler: ClientSampler) -> PrivacyEvent:
+        """The cost of one round whose participants `sampler` draws. Host side; needs
+        concrete hyperparameters.
+        """
+        ...
+
+
+class PrivacyMechanism(NamedTuple):
+    """A mechanism and its accounting, from one builder so that they cannot drift apart.
+
+    Attributes:
+      private: False for the mechanism that promises nothing (`dp.no_privacy`).
+    """
+
+    init: MechanismInit
+    clip: MechanismClip
+    norm_bound: MechanismNormBound
+    privatize: MechanismPrivatize
+    event: MechanismEvent
+    private: bool
+
+
+class AggregatorEncode(Protocol):
+    def __call__(self, key: Key, update: PyTree) -> PyTree:
+        """One client's message."""
+        ...
+
+
+class AggregatorAggregate(Protocol):
+    def __call__(self, total: PyTree, messages: PyTree) -> PyTree:
+        """Folds messages, stacked along a leading axis, into a running total; zeros are
+        the empty total.
+        """
+        ...
+
+
+class AggregatorDecode(Protocol):
+    def __call__(self, total: PyTree) -> PyTree:
+        """The sum of the encoded updates, the only thing that the servers learn
+        together.
+        """
+        ...
+
+
+class AggregatorSensitivity(Protocol):
+    def __call__(self, clip_norm: Any, dimension: int) -> Any:
+        """The L2 norm of a client's part in the decoded sum when its update has norm
+        `clip_norm` at most.
+        """
+        ...
+
+
+class AggregatorCost(Protocol):
+    def __call__(self, dimension: int) -> Cost:
+        """Bytes of one client for an update with `dimension` coordinates."""
+        ...
+
+
+class SecureAggregator(NamedTuple):
+    """A sum of updates: `decode(aggregate(0, [encode(x_i)])) ~= sum_i x_i`; aggregate
+    is associative.
+    """
+
+    encode: AggregatorEncode
+    aggregate: AggregatorAggregate
+    decode: AggregatorDecode
+    sensitivity: AggregatorSensitivity
+    cost: AggregatorCost
+
+
+class AlgorithmInit(Protocol):
+    def __call__(self, key: Key) -> Any:
+        """The server's state before round 0; `state.params` is the model."""
+        ...
+
+
+class AlgorithmRound(Protocol):
+    def __call__(
+        self, key: Key, state: Any, clients: Clients
+    ) -> tuple[Any, dict[str, Array]]:
+        """One round: the next state, and scalars about it. The scalars are for the
+        researcher: they are not private.
+        """
+        ...
+
+
+class AlgorithmEvent(Protocol):
+    def __call__(self, num_rounds: int) -> PrivacyEvent:
+        """The cost of a whole run."""
+        ...
+
+
+class AlgorithmCost(Protocol):
+    def __call__(self) -> Cost | None:
+        """Bytes per participating client and round; None where clients take no part."""
+        ...
+
+
+class FederatedAlgorithm(NamedTuple):
+    """A training algorithm as a state machine; `federated.simulate` runs it."""
+
+    init: AlgorithmInit
+    round: AlgorithmRound
+    event: AlgorithmEvent
+    cost: AlgorithmCost

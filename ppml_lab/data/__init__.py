@@ -1,0 +1,29 @@
+"""Federated data: load it by name, split it among clients, or bring your own.
+
+    from ppml_lab import data
+
+    digits = data.load("digits")
+    owners = data.partition.dirichlet(rng, digits.train["y"], 20, alpha=0.3)
+    clients = data.federate(digits.train, owners)
+
+Your own arrays need one call: `data.federate({"x": x, "y": y}, user_ids)`.
+"""
+
+from ppml_lab.data import partition
+from ppml_lab.data.clients import client_sizes, federate, num_clients, view
+from ppml_lab.data.dataset import Dataset, make_dataset
+from ppml_lab.data.datasets import load, names
+from ppml_lab.data.synthetic import synthetic
+
+__all__ = [
+    "Dataset",
+    "client_sizes",
+    "federate",
+    "load",
+    "make_dataset",
+    "names",
+    "num_clients",
+    "partition",
+    "synthetic",
+    "view",
+]

@@ -1,0 +1,127 @@
+"""A federated data set on device: rows grouped by client, no padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Int, PyTree
+
+from ppml_lab import base, checks
+from ppml_lab.data import partition
+
+
+def federate(
+    examples: PyTree[ArrayLike], user_ids: Any, *, num_clients: int | None = None
+) -> base.Clients:
+    """Groups examples by their owner and moves them to the device.
+
+    Client `i` is the `i`-th user in sorted order; its rows keep their order. Leaves
+    become jax arrays, so float64 becomes float32 unless x64 is enabled.
+
+    Args:
+      examples: Any pytree of arrays `[n, ...]`.
+      user_ids: `[n]`, who owns each row: integers, strings, anything that sorts.
+      num_clients: If given, ids must be integers and client `i` is user `i`.
+
+    Raises:
+      ValueError: Leaves or ids of different length, no examples, a client in
+        `range(num_clients)` that owns nothing, integers too wide for the device.
+    """
+    rows_of = _leaf_rows(examples)
+    num_examples = next(iter(rows_of.values()))
+    if num_clients is None:
+        owners = partition.natural(user_ids)
+    else:
+        owners = np.asarray(user_ids)
+        _check_owners(owners, num_clients)
+    if len(owners) != num_examples:
+        raise ValueError(
+            f"user_ids names the owner of {len(owners)} examples, but there are "
+            f"{num_examples}; give one id per example"
+        )
+    order = np.argsort(owners, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owners))])
+    grouped = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _to_device(_name(path), np.asarray(leaf)[order]), examples
+    )
+    return base.Clients(grouped, jnp.asarray(offsets, dtype=jnp.int32))
+
+
+def num_clients(clients: base.Clients) -> int:
+    """How many clients there are."""
+    return clients.offsets.shape[0] - 1
+
+
+def client_sizes(clients: base.Clients) -> Int[np.ndarray, " clients"]:
+    """How many examples each client owns; on the host."""
+    return np.diff(np.asarray(clients.offsets))
+
+
+def view(clients: base.Clients, i: Any) -> base.ClientView:
+    """Client `i`; under jit and vmap too.
+
+    Raises:
+      IndexError: `i` is known and not in `range(num_clients(clients))`.
+    """
+    if not checks.is_traced(i) and not 0 <= i < num_clients(clients):
+        raise IndexError(f"client {i} does not exist, have {num_clients(clients)}")
+    start = clients.offsets[i]
+    return base.ClientView(clients.examples, start, clients.offsets[i + 1] - start)
+
+
+def _leaf_rows(examples: PyTree) -> dict[str, int]:
+    """The leading axis of each leaf, which must be one positive number for all."""
+    rows_of = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(examples):
+        if np.ndim(leaf) == 0:
+            raise ValueError(
+                f"{_name(path)} has no leading axis; make the leaves arrays, not lists"
+            )
+        rows_of[_name(path)] = len(leaf)
+    if len(set(rows_of.values())) > 1:
+        lengths = ", ".join(f"{name}: {rows}" for name, rows in rows_of.items())
+        raise ValueError(f"leaves must have one length, got {lengths}")
+    if not any(rows_of.values()):
+        raise ValueError("examples holds no examples; give at least one")
+    return rows_of
+
+
+def _check_owners(owners: np.ndarray, num_clients: int) -> None:
+    checks.at_least("num_clients", num_clients, 1)
+    if owners.ndim != 1 or owners.dtype.kind not in "iu":
+        raise ValueError(
+            "with num_clients, user_ids must be one integer per example, got "
+            f"{owners.dtype} {owners.shape}; drop num_clients for other ids"
+        )
+    strangers = owners[(owners < 0) | (owners >= num_clients)]
+    if strangers.size:
+        raise ValueError(
+            f"user_ids must lie in [0, num_clients = {num_clients}), got {strangers[0]}"
+        )
+    empty = np.flatnonzero(np.bincount(owners, minlength=num_clients) == 0)
+    if empty.size:
+        shown = ", ".join(map(str, empty[:10])) + (", ..." if empty.size > 10 else "")
+        raise ValueError(
+            f"{empty.size} of {num_clients} clients own no example: {shown}; lower "
+            "num_clients, or drop it to number only the users that occur"
+        )
+
+
+def _to_device(name: str, rows: np.ndarray) -> jax.Array:
+    on_device = jnp.asarray(rows)
+    # jax narrows 64-bit integers without a word.
+    narrowed = rows.dtype.kind in "iu" and rows.dtype != on_device.dtype
+    if narrowed and not np.array_equal(rows, np.asarray(on_device)):
+        raise ValueError(
+            f"{name} has {rows.dtype} values that do not fit {on_device.dtype}; "
+            "rescale them or enable jax_enable_x64"
+        )
+    return on_device
+
+
+def _name(path: Any) -> str:
+    return f"examples{jax.tree_util.keystr(path)}"

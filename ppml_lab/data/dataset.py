@@ -1,0 +1,104 @@
+"""A data set before it is split among clients."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ppml_lab import checks
+
+
+class Dataset(NamedTuple):
+    """Train and test examples on the host.
+
+    Attributes:
+      name: What tables call it.
+      train: "x" float32 `[n, ...]` and "y" int32 `[n]`, labels in `[0, num_classes)`.
+      test: The same for the examples held out.
+      num_classes: How many labels there are.
+      train_users: `[n]`, who produced each train example; None without natural users.
+      test_users: The same for `test`.
+    """
+
+    name: str
+    train: dict[str, np.ndarray]
+    test: dict[str, np.ndarray]
+    num_classes: int
+    train_users: np.ndarray | None
+    test_users: np.ndarray | None
+
+
+def make_dataset(
+    name: str,
+    train: tuple[Any, Any],
+    test: tuple[Any, Any],
+    num_classes: int,
+    *,
+    train_users: Any = None,
+    test_users: Any = None,
+) -> Dataset:
+    """Builds a `Dataset` from arrays, checked.
+
+    Args:
+      name: What tables call it.
+      train: `(x, y)`: numbers `[n, ...]` and integer labels `[n]`.
+      test: The same for the examples held out; rows of the same shape.
+      num_classes: How many labels there are, at least 2.
+      train_users: `[n]`, who produced each train example.
+      test_users: The same for `test`.
+
+    Raises:
+      ValueError: Lengths that disagree, a label outside `[0, num_classes)`, a value
+        of x that is not finite, no examples.
+    """
+    checks.at_least("num_classes", num_classes, 2)
+    dataset = Dataset(
+        name=name,
+        train=_examples("train", *train, num_classes),
+        test=_examples("test", *test, num_classes),
+        num_classes=num_classes,
+        train_users=None if train_users is None else np.asarray(train_users),
+        test_users=None if test_users is None else np.asarray(test_users),
+    )
+    train_shape, test_shape = dataset.train["x"].shape[1:], dataset.test["x"].shape[1:]
+    if train_shape != test_shape:
+        raise ValueError(
+            f"train and test x must have rows of one shape, got {train_shape} and "
+            f"{test_shape}"
+        )
+    _check_users("train_users", dataset.train_users, len(dataset.train["y"]))
+    _check_users("test_users", dataset.test_users, len(dataset.test["y"]))
+    return dataset
+
+
+def _examples(part: str, x: Any, y: Any, num_classes: int) -> dict[str, np.ndarray]:
+    x, y = np.asarray(x, dtype=np.float32), np.asarray(y)
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise ValueError(
+            f"{part} y must be one integer label per row, got {y.dtype} {y.shape}"
+        )
+    if x.ndim == 0 or len(x) != len(y):
+        raise ValueError(f"{part} x {x.shape} and y {y.shape} differ in length")
+    if not len(y):
+        raise ValueError(f"{part} holds no examples; give at least one")
+    bad = np.flatnonzero((y < 0) | (y >= num_classes))
+    if bad.size:
+        raise ValueError(
+            f"{part} labels must lie in [0, num_classes = {num_classes}), got "
+            f"{y[bad[0]]} in row {bad[0]}"
+        )
+    if not np.isfinite(x).all():
+        where = tuple(np.argwhere(~np.isfinite(x))[0].tolist())
+        raise ValueError(
+            f"{part} x must be finite, got {x[where]} at {list(where)} (row first); "
+            "drop or impute such rows"
+        )
+    return {"x": x, "y": y.astype(np.int32)}
+
+
+def _check_users(name: str, users: np.ndarray | None, num_examples: int) -> None:
+    if users is not None and users.shape != (num_examples,):
+        raise ValueError(
+            f"{name} must be one id per example ({num_examples}), got {users.shape}"
+        )

@@ -1,0 +1,185 @@
+"""The data sets that the lab knows by name."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ppml_lab import checks
+from ppml_lab.data import files
+from ppml_lab.data.dataset import Dataset, make_dataset
+from ppml_lab.data.synthetic import synthetic
+
+_MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_QMNIST_URL = "https://raw.githubusercontent.com/facebookresearch/qmnist/master/"
+_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+
+_MNIST_SHA256 = {
+    "train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
+}
+_QMNIST_SHA256 = {
+    "qmnist-train-labels-idx2-int.gz": (
+        "2c05dc77f6b916b38e455e97ab129a42a444f3dbef09b278a366f82904e0dd9f"
+    ),
+    "qmnist-test-labels-idx2-int.gz": (
+        "9fbcbe594c3766fdf4f0b15c5165dc0d1e57ac604e01422608bb72c906030d06"
+    ),
+}
+_FASHION_SHA256 = {
+    "train-images-idx3-ubyte.gz": (
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
+    ),
+}
+
+
+def _sources(url: str, sha256: dict[str, str]) -> dict[str, files.Source]:
+    return {name: files.Source(url + name, value) for name, value in sha256.items()}
+
+
+_MNIST = _sources(_MNIST_URL, _MNIST_SHA256)
+_QMNIST = _sources(_QMNIST_URL, _QMNIST_SHA256)
+_FASHION = _sources(_FASHION_URL, _FASHION_SHA256)
+
+
+def digits() -> Dataset:
+    """Handwritten digits, 8x8, pixels in [0, 1]; comes with scikit-learn.
+
+    1437 train and 360 test examples, stratified by class, split with seed 0. No users.
+
+    Alpaydin, Kaynak. Optical Recognition of Handwritten Digits. UCI, 1998.
+    """
+    # scikit-learn takes a second to import, and nothing else here needs it
+    from sklearn import datasets, model_selection
+
+    x, y = datasets.load_digits(return_X_y=True)
+    train_x, test_x, train_y, test_y = model_selection.train_test_split(
+        x.reshape(-1, 8, 8, 1) / 16, y, test_size=360, random_state=0, stratify=y
+    )
+    return make_dataset("digits", (train_x, train_y), (test_x, test_y), 10)
+
+
+def mnist() -> Dataset:
+    """MNIST, 28x28, pixels in [0, 1], 60,000 train and 10,000 test examples.
+
+    Users are the writers, 539 for train and 297 others for test, known from QMNIST's
+    labels. They are optional: where those two files are missing, users are None. If
+    MNIST itself is on disk, nothing is downloaded.
+
+    LeCun, Bottou, Bengio, Haffner. Gradient-Based Learning Applied to Document
+    Recognition. Proc. IEEE, 1998. Yadav, Bottou. Cold Case: The Lost MNIST Digits.
+    NeurIPS 2019.
+
+    Raises:
+      FileNotFoundError: Files are missing and could not be downloaded.
+      ValueError: A file is damaged.
+    """
+    on_disk = all(files.locate("mnist", name) for name in _MNIST)
+    train, test = _read_images("mnist", _MNIST)
+    train_users, test_users = _writers(train[1], test[1], download=not on_disk)
+    return make_dataset(
+        "mnist", train, test, 10, train_users=train_users, test_users=test_users
+    )
+
+
+def fashion_mnist() -> Dataset:
+    """Fashion-MNIST, 28x28, pixels in [0, 1], 60,000 train and 10,000 test examples.
+
+    No users. Classes 0..9: T-shirt/top, trouser, pullover, dress, coat, sandal, shirt,
+    sneaker, bag, ankle boot.
+
+    Xiao, Rasul, Vollgraf. Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
+    Learning Algorithms. 2017.
+
+    Raises:
+      FileNotFoundError: Files are missing and could not be downloaded.
+      ValueError: A file is damaged.
+    """
+    train, test = _read_images("fashion_mnist", _FASHION)
+    return make_dataset("fashion_mnist", train, test, 10)
+
+
+def _synthetic() -> Dataset:
+    return synthetic(seed=0, num_clients=100, alpha=1.0, beta=1.0)
+
+
+_LOADERS = {
+    "digits": digits,
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
+    "synthetic": _synthetic,
+}
+
+
+def names() -> list[str]:
+    """The names that `load` knows."""
+    return sorted(_LOADERS)
+
+
+def load(name: str) -> Dataset:
+    """A data set by name: "digits", "fashion_mnist", "mnist" or "synthetic".
+
+    "synthetic" is `synthetic(seed=0, num_clients=100, alpha=1.0, beta=1.0)`; call that
+    function for other settings.
+
+    Raises:
+      ValueError: An unknown name, or a damaged file.
+      FileNotFoundError: Files are missing and could not be downloaded; says where to
+        put them.
+    """
+    checks.known("data set", name, _LOADERS)
+    return _LOADERS[name]()
+
+
+def _read_images(
+    dataset: str, sources: dict[str, files.Source]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(images `[n, 28, 28, 1]` in [0, 1], labels `[n]`) of train and of test."""
+    train_x, train_y, test_x, test_y = (
+        files.read_idx(path)
+        for path in files.find(dataset, list(sources), sources=sources)
+    )
+    return [
+        (x[..., None].astype(np.float32) / 255, y)
+        for x, y in [(train_x, train_y), (test_x, test_y)]
+    ]
+
+
+def _writers(
+    train_y: np.ndarray, test_y: np.ndarray, *, download: bool
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if not download and not all(files.locate("mnist", name) for name in _QMNIST):
+        return None, None
+    try:
+        paths = files.find("mnist", list(_QMNIST), sources=_QMNIST)
+    except (FileNotFoundError, ValueError):
+        return None, None
+    users = []
+    for path, labels in zip(paths, (train_y, test_y), strict=True):
+        # QMNIST's test file goes on with 50,000 digits that MNIST does not have.
+        rows = files.read_idx(path)[: len(labels)]
+        if not np.array_equal(rows[:, 0], labels):
+            raise ValueError(
+                f"{path}: its classes are not those of MNIST's labels; delete the file "
+                "and fetch it again"
+            )
+        users.append(rows[:, 2])
+    return users[0], users[1]

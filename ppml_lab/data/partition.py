@@ -1,0 +1,203 @@
+"""Who owns which example: ways to split a data set among clients.
+
+Every function returns the client, in `range(num_clients)`, of each example, and every
+client owns at least one. They run on the host; `federate` takes the result.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ppml_lab import checks
+
+Owners = Int[np.ndarray, " examples"]
+
+
+def iid(rng: np.random.Generator, num_examples: int, num_clients: int) -> Owners:
+    """Deals shuffled examples; sizes differ by at most 1.
+
+    Raises:
+      ValueError: More clients than examples.
+    """
+    _check_clients(num_examples, num_clients)
+    return rng.permutation(np.arange(num_examples) % num_clients)
+
+
+def dirichlet(
+    rng: np.random.Generator, labels: Any, num_clients: int, alpha: float
+) -> Owners:
+    """Label skew: each class is divided by its own draw from Dirichlet(alpha).
+
+    Small alpha: few clients hold most of a class. Large alpha: close to IID. Sizes vary
+    as well. A client left empty receives one random example of the client that is the
+    largest at that moment.
+
+    This is p_k ~ Dir(alpha) of the paper (NIID-Bench). Its code also gives nothing more
+    to clients above the average size and draws again until everybody has 10 examples;
+    we do neither, so that no class is treated unlike another.
+
+    Li, Diao, Chen, He. Federated Learning on Non-IID Data Silos: An Experimental Study.
+    ICDE 2022.
+
+    Args:
+      rng: Source of randomness.
+      labels: `[n]` class of each example.
+      num_clients: How many clients, at most `n`.
+      alpha: Concentration, above 0.
+
+    Raises:
+      ValueError: A bad alpha, labels that are not one axis, more clients than examples.
+    """
+    labels = _one_axis("labels", labels)
+    _check_clients(len(labels), num_clients)
+    checks.positive("alpha", alpha)
+    owners = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        proportions = rng.dirichlet(np.full(num_clients, float(alpha)))
+        owners[rows] = _allot(len(rows), proportions)
+    return _fill_empty(rng, owners, num_clients)
+
+
+def shards(
+    rng: np.random.Generator, labels: Any, num_clients: int, shards_per_client: int
+) -> Owners:
+    """Pathological label skew: examples sorted by label, cut into shards, dealt out.
+
+    Most clients see at most `shards_per_client` classes, a few one more per shard that
+    straddles two classes. Shard sizes differ by at most 1.
+
+    McMahan, Moore, Ramage, Hampson, Aguera y Arcas. Communication-Efficient Learning of
+    Deep Networks from Decentralized Data. AISTATS 2017.
+
+    Args:
+      rng: Source of randomness.
+      labels: `[n]` class of each example.
+      num_clients: How many clients.
+      shards_per_client: Shards that each of them gets (2 in the paper).
+
+    Raises:
+      ValueError: More shards than examples, labels that are not one axis.
+    """
+    labels = _one_axis("labels", labels)
+    _check_clients(len(labels), num_clients)
+    checks.at_least("shards_per_client", shards_per_client, 1)
+    num_shards = num_clients * shards_per_client
+    if num_shards > len(labels):
+        raise ValueError(
+            f"{num_clients} clients x {shards_per_client} shards_per_client needs "
+            f"{num_shards} examples, have {len(labels)}; lower one of them"
+        )
+    shuffled = rng.permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    client_of_shard = rng.permutation(num_shards) // shards_per_client
+    owners = np.empty(len(labels), dtype=np.int64)
+    owners[by_label] = client_of_shard[
+        np.arange(len(labels)) * num_shards // len(labels)
+    ]
+    return owners
+
+
+def quantity_skew(
+    rng: np.random.Generator, num_examples: int, num_clients: int, sigma: float
+) -> Owners:
+    """Size skew alone: random examples, sizes proportional to LogNormal(0, sigma).
+
+    A client left empty receives one random example of the client that is the largest at
+    that moment. With sigma 0, sizes differ by at most 1.
+
+    Args:
+      rng: Source of randomness.
+      num_examples: How many examples.
+      num_clients: How many clients, at most `num_examples`.
+      sigma: Standard deviation of a size's logarithm.
+
+    Raises:
+      ValueError: A bad sigma, more clients than examples.
+    """
+    _check_clients(num_examples, num_clients)
+    checks.non_negative("sigma", sigma)
+    log_sizes = sigma * rng.standard_normal(num_clients)
+    sizes = np.exp(log_sizes - log_sizes.max())
+    owners = rng.permutation(_allot(num_examples, sizes / sizes.sum()))
+    return _fill_empty(rng, owners, num_clients)
+
+
+def natural(user_ids: Any) -> Owners:
+    """The users themselves, numbered in the order of their sorted ids.
+
+    Args:
+      user_ids: `[n]`, anything that sorts.
+
+    Raises:
+      ValueError: None (the data set has no users), not one axis, no examples, ids that
+        cannot be sorted.
+    """
+    if user_ids is None:
+        raise ValueError(
+            "user_ids is None: this data set has no natural users; use partition.iid, "
+            "dirichlet, shards or quantity_skew"
+        )
+    user_ids = _one_axis("user_ids", user_ids)
+    try:
+        return np.unique(user_ids, return_inverse=True)[1]
+    except TypeError as error:
+        raise ValueError(
+            f"user_ids cannot be sorted ({error}); turn them into strings"
+        ) from error
+
+
+def _allot(
+    num_examples: int, proportions: Float[np.ndarray, " clients"]
+) -> Int[np.ndarray, " examples"]:
+    """Client ids in ascending order, each as often as its proportion asks."""
+    # Rounding the cuts, not the sizes, keeps the total exact.
+    cuts = np.rint(np.cumsum(proportions) * num_examples).astype(np.int64)
+    cuts[-1] = num_examples
+    return np.repeat(np.arange(len(proportions)), np.diff(cuts, prepend=0))
+
+
+def _fill_empty(rng: np.random.Generator, owners: Owners, num_clients: int) -> Owners:
+    """Gives each empty client a random example of the then largest client."""
+    sizes = np.bincount(owners, minlength=num_clients)
+    empty = np.flatnonzero(sizes == 0)
+    if not empty.size:
+        return owners
+    shuffled = rng.permutation(len(owners))
+    rows = shuffled[np.argsort(owners[shuffled], kind="stable")]
+    ends = np.cumsum(sizes)
+    largest = [(-size, client) for client, size in enumerate(sizes.tolist()) if size]
+    heapq.heapify(largest)
+    owners = owners.copy()
+    for client in empty:
+        negative_size, donor = largest[0]
+        heapq.heapreplace(largest, (negative_size + 1, donor))
+        ends[donor] -= 1
+        owners[rows[ends[donor]]] = client
+    return owners
+
+
+def _check_clients(num_examples: int, num_clients: int) -> None:
+    checks.at_least("num_examples", num_examples, 1)
+    checks.at_least("num_clients", num_clients, 1)
+    if num_clients > num_examples:
+        raise ValueError(
+            f"num_clients {num_clients} exceeds the number of examples {num_examples}; "
+            "every client needs at least one"
+        )
+
+
+def _one_axis(name: str, values: Any) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 1:
+        raise ValueError(
+            f"{name} must have one axis, one entry per example, got shape "
+            f"{values.shape}; join several columns into one string"
+        )
+    if not len(values):
+        raise ValueError(f"{name} is empty; give at least one example")
+    return values

@@ -1,0 +1,176 @@
+"""Events: what ran how often, in dp-accounting's terms, made of checked numbers.
+
+Noise multipliers are ALWAYS stddev / sensitivity under the neighbouring relation that
+stands beside the event in a `base.PrivacyEvent`. dp-accounting silently drops from
+sampled compositions what is not a Python float, so that every number is checked and
+converted here, on the way in and again when an event is flattened for an accountant.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, SupportsFloat, SupportsInt
+
+from ppml_lab import checks
+
+LEAST_NOISE = 1e-3
+"""A single release with less noise has an epsilon above 500,000: it counts as none."""
+
+MOST_NOISE = 1e6
+"""Releases with more noise count as having this much."""
+
+
+class UnsupportedEventError(ValueError):
+    """The accountant has no bound for this event under this neighbouring relation."""
+
+
+def gaussian(noise_multiplier: SupportsFloat) -> Any:
+    """One release of a sum with Gaussian noise.
+
+    Args:
+      noise_multiplier: Stddev over L2 sensitivity under the neighbouring relation; 0
+        gives the event without privacy.
+
+    Returns:
+      A `dp_accounting.DpEvent`.
+
+    Raises:
+      ValueError: (like every builder here) if an argument is out of range, NaN or
+        traced: accounting runs on the host.
+    """
+    import dp_accounting
+
+    noise = _noise(noise_multiplier)
+    if noise == 0:
+        return dp_accounting.NonPrivateDpEvent()
+    return dp_accounting.GaussianDpEvent(noise)
+
+
+def poisson(sampling_prob: SupportsFloat, event: Any) -> Any:
+    """`event` on a cohort that each client (or example) joins independently.
+
+    Args:
+      sampling_prob: Probability of joining, in (0, 1].
+      event: A `DpEvent` of Gaussian releases.
+    """
+    import dp_accounting
+
+    prob = to_float("sampling_prob", sampling_prob)
+    checks.probability("sampling_prob", prob, allow_one=True)
+    if prob == 1 or isinstance(event, dp_accounting.NonPrivateDpEvent):
+        return event
+    return dp_accounting.PoissonSampledDpEvent(prob, event)
+
+
+def fixed_size(population: SupportsInt, cohort_size: SupportsInt, event: Any) -> Any:
+    """`event` on a cohort of fixed size, drawn uniformly without replacement.
+
+    Args:
+      population: How many clients (or examples) there are; public.
+      cohort_size: How many are drawn, in [1, population].
+      event: A `DpEvent` of Gaussian releases.
+    """
+    import dp_accounting
+
+    total = _int("population", population)
+    size = _int("cohort_size", cohort_size)
+    if size > total:
+        raise ValueError(f"cohort_size must be at most population {total}, got {size}")
+    if size == total or isinstance(event, dp_accounting.NonPrivateDpEvent):
+        return event
+    return dp_accounting.SampledWithoutReplacementDpEvent(total, size, event)
+
+
+def compose(event: Any, num_rounds: SupportsInt) -> Any:
+    """`num_rounds` adaptive repetitions of `event`; an integer of at least 1."""
+    import dp_accounting
+
+    return dp_accounting.SelfComposedDpEvent(event, _int("num_rounds", num_rounds))
+
+
+def flatten(event: Any, count: int = 1) -> Counter[Any]:
+    """Counts the mechanisms that an event composes, `count` times over.
+
+    They are the keys: dp-accounting's frozen events, rebuilt with checked Python
+    floats, the sampled ones around a single Gaussian.
+    """
+    import dp_accounting as dp
+
+    match event:
+        case dp.NoOpDpEvent():
+            return Counter()
+        case dp.NonPrivateDpEvent():
+            return Counter({event: count})
+        case dp.SelfComposedDpEvent(event=inner, count=times):
+            return flatten(inner, count * _int("count", times))
+        case dp.ComposedDpEvent(events=events):
+            total: Counter[Any] = Counter()
+            for part in events:
+                total.update(flatten(part, count))
+            return total
+        case dp.GaussianDpEvent() | dp.LaplaceDpEvent():
+            noise = _noise(event.noise_multiplier)
+            return Counter({_within_range(type(event), noise): count})
+        case dp.ZCDpEvent(rho=rho, xi=xi):
+            checks.non_negative("rho", rho)
+            checks.non_negative("xi", xi)
+            return Counter(
+                {dp.ZCDpEvent(to_float("rho", rho), to_float("xi", xi)): count}
+            )
+        case dp.PoissonSampledDpEvent(sampling_probability=prob, event=inner):
+            return Counter({poisson(prob, _one_gaussian(inner)): count})
+        case dp.SampledWithoutReplacementDpEvent(
+            source_dataset_size=population, sample_size=size, event=inner
+        ):
+            release = _one_gaussian(inner)
+            return Counter({fixed_size(population, size, release): count})
+    raise UnsupportedEventError(f"no accountant here has a bound for {event}")
+
+
+def _within_range(kind: Callable[[float], Any], noise: float) -> Any:
+    """A release whose noise the accountants' arithmetic survives: too little becomes
+    none and too much less, both on the safe side.
+    """
+    import dp_accounting
+
+    if noise < LEAST_NOISE:
+        return dp_accounting.NonPrivateDpEvent()
+    return kind(min(noise, MOST_NOISE))
+
+
+def _one_gaussian(event: Any) -> Any:
+    """The single Gaussian release that Gaussian releases of one cohort amount to."""
+    import dp_accounting as dp
+
+    mechanisms = flatten(event)
+    if dp.NonPrivateDpEvent() in mechanisms:
+        return dp.NonPrivateDpEvent()
+    if {type(mechanism) for mechanism in mechanisms} != {dp.GaussianDpEvent}:
+        raise UnsupportedEventError(
+            f"only Gaussian releases have a bound under sampling, got {event}"
+        )
+    precision = sum(n * m.noise_multiplier**-2 for m, n in mechanisms.items())
+    return _within_range(dp.GaussianDpEvent, precision**-0.5)
+
+
+def to_float(name: str, value: Any) -> float:
+    """A host number as a Python float, the only type that dp-accounting counts right:
+    others it drops silently from compositions under sampling.
+    """
+    if checks.is_traced(value):
+        raise ValueError(f"{name} must be known before tracing: account on the host")
+    return float(value)
+
+
+def _int(name: str, value: Any) -> int:
+    number = to_float(name, value)
+    if not number.is_integer() or number < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value}")
+    return int(value)
+
+
+def _noise(value: Any) -> float:
+    noise = to_float("noise_multiplier", value)
+    checks.non_negative("noise_multiplier", noise)
+    return noise

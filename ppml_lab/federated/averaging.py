@@ -1,0 +1,201 @@
+"""Federated averaging: one round of clients training, a private secure sum, a step.
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+Data", AISTATS 2017 (FedAvg, FedSGD); Reddi et al., "Adaptive Federated Optimization",
+ICLR 2021 (FedOpt: any server optimizer).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Int, PyTree
+
+from ppml_lab import base, checks, dp, smpc
+from ppml_lab.federated import lanes
+
+WEIGHTINGS = ("examples", "uniform")
+
+
+class ServerState(NamedTuple):
+    """The server between rounds.
+
+    Attributes:
+      params: The model.
+      opt_state: The server optimizer's state.
+      mechanism_state: The privacy mechanism's.
+      rounds_done: How many rounds made this state.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    mechanism_state: PyTree
+    rounds_done: Int[Array, ""]
+
+
+def averaging(
+    task: base.Task,
+    trainer: base.ClientTrainer,
+    sampler: base.ClientSampler,
+    *,
+    mechanism: base.PrivacyMechanism | None = None,
+    aggregator: base.SecureAggregator | None = None,
+    server_optimizer: optax.GradientTransformation | None = None,
+    weighting: str = "uniform",
+    num_lanes: int | None = None,
+) -> base.FederatedAlgorithm:
+    """FedAvg and its relatives, with privacy and a secure sum where they are wanted.
+
+    A round samples a cohort; each client trains, bounds its update and encodes it; the
+    messages are summed and the sum decoded, privatized and divided; the server
+    optimizer takes the mean update for a descent direction. The default server
+    optimizer, `optax.sgd(1.0)`, is FedAvg; with momentum it is FedAvgM, and
+    `optax.adam`, `yogi`, `adagrad` give FedAdam, FedYogi, FedAdagrad. A trainer of one
+    full-batch step is FedSGD.
+
+    **Guarantee:** with a private mechanism the server's state after every round is
+    differentially private as `event` says, under the trust that the mechanism states.
+    The mean divides by the sampler's expected cohort, which is public. The scalars that
+    `round` returns beside the state are for the researcher and not private.
+
+    Args:
+      task: Gives the initial parameters.
+      trainer: What clients do.
+      sampler: Who takes part.
+      mechanism: `dp.no_privacy()` by default.
+      aggregator: `smpc.clear()` by default.
+      server_optimizer: Any optax transformation, `optax.sgd(1.0)` by default.
+      weighting: "uniform" (each client counts the same, the mean divides by the
+        expected cohort) or "examples" (McMahan's n_k / n among those taking part).
+      num_lanes: Clients trained at once; chosen by backend if None.
+
+    Raises:
+      ValueError: For an unknown weighting, lanes below 1, or weights by examples with a
+        private mechanism, whose sensitivity they would change.
+    """
+    mechanism = dp.no_privacy() if mechanism is None else mechanism
+    aggregator = smpc.clear() if aggregator is None else aggregator
+    server_optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    num_lanes = lanes.default_num_lanes() if num_lanes is None else num_lanes
+    checks.at_least("num_lanes", num_lanes, 1)
+    checks.known("weighting", weighting, WEIGHTINGS)
+    if mechanism.private and weighting != "uniform":
+        raise ValueError(
+            f"weighting '{weighting}' would change a private mechanism's sensitivity; "
+            "use weighting='uniform'"
+        )
+    dimension = _dimension(task)
+
+    def init(key: base.Key) -> ServerState:
+        params = task.init(key)
+        return ServerState(
+            params, server_optimizer.init(params), mechanism.init(), jnp.int32(0)
+        )
+
+    def train_and_sum(
+        key: base.Key, state: ServerState, clients: base.Clients, cohort: base.Cohort
+    ) -> dict[str, Any]:
+        sizes = clients.offsets[1:] - clients.offsets[:-1]
+        # Weights of at most 1 keep coordinates inside the secure sum's bound.
+        largest = jnp.max(sizes).astype(jnp.float32)
+
+        def report(
+            client_key: base.Key,
+            client: Array,
+            size: Array,
+            update: PyTree,
+            info: dict[str, Array],
+        ) -> dict[str, Any]:
+            del client
+            clip_key, encode_key = jax.random.split(client_key)
+            weight = jnp.float32(1)
+            if weighting == "examples":
+                weight = size.astype(jnp.float32) / largest
+                update = jax.tree.map(lambda leaf: leaf * weight, update)
+            norm = optax.tree.norm(update)
+            update = mechanism.clip(clip_key, state.mechanism_state, update)
+            return {
+                "message": aggregator.encode(encode_key, update),
+                "weight": weight,
+                "scalars": info | {"update_norm": norm, "cohort_size": jnp.float32(1)},
+            }
+
+        def fold(total: dict[str, Any], reports: dict[str, Any]) -> dict[str, Any]:
+            message = aggregator.aggregate(total["message"], reports["message"])
+            rest = {
+                name: (total[name], reports[name]) for name in ("weight", "scalars")
+            }
+            summed = {
+                name: jax.tree.map(lambda t, r: t + jnp.sum(r, axis=0), *pair)
+                for name, pair in rest.items()
+            }
+            return {"message": message} | summed
+
+        return lanes.train_cohort(
+            key, trainer, state.params, clients, cohort, report, fold, num_lanes
+        )
+
+    def one_round(
+        key: base.Key, state: ServerState, clients: base.Clients
+    ) -> tuple[ServerState, dict[str, Array]]:
+        _check_population(sampler, clients)
+        sample_key, train_key, noise_key = jax.random.split(key, 3)
+        cohort = sampler.sample(sample_key)
+        summed = train_and_sum(train_key, state, clients, cohort)
+        bound = mechanism.norm_bound(state.mechanism_state)
+        total, mechanism_state = mechanism.privatize(
+            noise_key,
+            state.mechanism_state,
+            aggregator.decode(summed["message"]),
+            aggregator.sensitivity(bound, dimension),
+        )
+        denominator = sampler.expected_cohort
+        if weighting == "examples":
+            # An empty cohort leaves the model as it was.
+            denominator = jnp.maximum(summed["weight"], jnp.finfo(jnp.float32).tiny)
+        direction = jax.tree.map(lambda leaf: -leaf / denominator, total)
+        changes, opt_state = server_optimizer.update(
+            direction, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, changes)
+        cohort_size = summed["scalars"].pop("cohort_size")
+        info = {
+            name: value / jnp.maximum(cohort_size, 1)
+            for name, value in summed["scalars"].items()
+        }
+        next_state = ServerState(
+            params, opt_state, mechanism_state, state.rounds_done + 1
+        )
+        return next_state, info | {"cohort_size": cohort_size}
+
+    def event(num_rounds: int) -> base.PrivacyEvent:
+        from ppml_lab.dp import events
+
+        single = mechanism.event(sampler) if mechanism.private else trainer.event()
+        return single._replace(event=events.compose(single.event, num_rounds))
+
+    return base.FederatedAlgorithm(
+        init=init,
+        round=one_round,
+        event=event,
+        cost=lambda: aggregator.cost(dimension),
+    )
+
+
+def _dimension(task: base.Task) -> int:
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+
+
+def _check_population(sampler: base.ClientSampler, clients: base.Clients) -> None:
+    num_clients = clients.offsets.shape[0] - 1
+    if sampler.population != num_clients:
+        raise ValueError(
+            f"the sampler draws from {sampler.population} clients, the data set has "
+            f"{num_clients}; build the sampler for {num_clients}"
+        )

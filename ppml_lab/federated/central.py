@@ -1,0 +1,113 @@
+"""Central training: what accuracy would be if the data were in one place."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from ppml_lab import base, checks, dp, trees
+from ppml_lab.federated.averaging import ServerState
+
+
+def central_sgd(
+    task: base.Task,
+    optimizer: optax.GradientTransformation,
+    sampler: base.ClientSampler,
+    *,
+    mechanism: base.PrivacyMechanism | None = None,
+    steps_per_round: int = 1,
+    microbatch_size: int | None = None,
+) -> base.FederatedAlgorithm:
+    """SGD, or DP-SGD, on everybody's examples pooled.
+
+    Abadi et al., "Deep Learning with Differential Privacy", CCS 2016. A "round" is
+    `steps_per_round` steps, so that runs compare with federated ones.
+
+    **Guarantee:** with a private mechanism, examples (not clients) are protected as
+    `event` states: `steps_per_round` compositions per round of the mechanism under the
+    sampler's amplification. Whoever pools the data sees all of it.
+
+    Args:
+      task: What is learnt.
+      optimizer: Any optax optimizer.
+      sampler: Draws the examples of each step; its population is the data set's.
+      mechanism: Example-level; `dp.no_privacy()` by default.
+      steps_per_round: Steps in one call of `round`.
+      microbatch_size: How many per-example gradients exist at once, None for all.
+
+    Raises:
+      ValueError: For step counts below 1.
+    """
+    checks.at_least("steps_per_round", steps_per_round, 1)
+    mechanism = dp.no_privacy() if mechanism is None else mechanism
+    gradient = (
+        dp.clipped_gradient(task.loss, mechanism, microbatch_size=microbatch_size)
+        if mechanism.private
+        else dp.summed_gradient(task.loss)
+    )
+
+    def init(key: base.Key) -> ServerState:
+        params = task.init(key)
+        return ServerState(
+            params, optimizer.init(params), mechanism.init(), jnp.int32(0)
+        )
+
+    def step(
+        key: base.Key, state: ServerState, clients: base.Clients
+    ) -> tuple[ServerState, dict[str, Array]]:
+        sample_key, grad_key, noise_key = jax.random.split(key, 3)
+        batch = sampler.sample(sample_key)
+        examples = trees.take(clients.examples, batch.indices)
+        grad_sum, loss_sum = gradient(grad_key, state.params, examples, batch.weights)
+        noisy, mechanism_state = mechanism.privatize(
+            noise_key,
+            state.mechanism_state,
+            grad_sum,
+            mechanism.norm_bound(state.mechanism_state),
+        )
+        grads = jax.tree.map(lambda g: g / sampler.expected_cohort, noisy)
+        changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, changes)
+        present = jnp.sum(batch.weights)
+        info = {
+            "train_loss": loss_sum / jnp.maximum(present, 1),
+            "batch_size": present,
+        }
+        return state._replace(
+            params=params, opt_state=opt_state, mechanism_state=mechanism_state
+        ), info
+
+    def one_round(
+        key: base.Key, state: ServerState, clients: base.Clients
+    ) -> tuple[ServerState, dict[str, Array]]:
+        _check_population(sampler, clients)
+
+        def scan_step(
+            state: ServerState, number: Array
+        ) -> tuple[ServerState, dict[str, Array]]:
+            return step(jax.random.fold_in(key, number), state, clients)
+
+        state, infos = jax.lax.scan(scan_step, state, jnp.arange(steps_per_round))
+        info = jax.tree.map(lambda values: jnp.mean(values, axis=0), infos)
+        return state._replace(rounds_done=state.rounds_done + 1), info
+
+    def event(num_rounds: int) -> base.PrivacyEvent:
+        from ppml_lab.dp import events
+
+        single = mechanism.event(sampler)
+        return single._replace(
+            event=events.compose(single.event, num_rounds * steps_per_round)
+        )
+
+    return base.FederatedAlgorithm(init, one_round, event, cost=lambda: None)
+
+
+def _check_population(sampler: base.ClientSampler, clients: base.Clients) -> None:
+    num_examples = jax.tree.leaves(clients.examples)[0].shape[0]
+    if sampler.population != num_examples:
+        raise ValueError(
+            f"the sampler draws from {sampler.population} examples, the data set has "
+            f"{num_examples}; build the sampler for {num_examples}"
+        )

@@ -1,0 +1,127 @@
+"""Who takes part in a round, and what the sampling does for privacy.
+
+The same samplers draw clients for a round and examples for a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jax import Array
+from jaxtyping import Bool
+
+from ppml_lab import base, checks
+
+OVERFLOW_PROBABILITY = 1e-12
+"""Chance per draw that a Poisson sample outgrows its arrays and is cut off."""
+
+
+def everyone(population: int) -> base.ClientSampler:
+    """Everybody takes part: no amplification, add-or-remove neighbours.
+
+    Raises:
+      ValueError: If population is below 1.
+    """
+    checks.at_least("population", population, 1)
+    everybody = base.Cohort(
+        jnp.arange(population, dtype=jnp.int32), jnp.ones(population, jnp.float32)
+    )
+    return base.ClientSampler(
+        sample=lambda key: everybody,
+        amplify=lambda event: event,
+        expected_cohort=float(population),
+        max_cohort=population,
+        population=population,
+        neighboring_relation="add_or_remove_one",
+    )
+
+
+def fixed_size(population: int, cohort_size: int) -> base.ClientSampler:
+    """Exactly `cohort_size` of the population, uniformly without replacement.
+
+    **Guarantee:** amplification of sampling without replacement under replace-one
+    neighbours (Wang, Balle, Kasiviswanathan, AISTATS 2019), accounted by RDP; there is
+    no PLD for it.
+
+    Raises:
+      ValueError: If the cohort is empty or larger than the population.
+    """
+    checks.at_least("cohort_size", cohort_size, 1)
+    if cohort_size > population:
+        raise ValueError(
+            f"cohort_size {cohort_size} is larger than the population {population}; "
+            f"choose at most {population}"
+        )
+
+    def sample(key: base.Key) -> base.Cohort:
+        order = jax.random.permutation(key, population)
+        return base.Cohort(
+            order[:cohort_size].astype(jnp.int32), jnp.ones(cohort_size, jnp.float32)
+        )
+
+    def amplify(event: Any) -> Any:
+        from ppml_lab.dp import events
+
+        return events.fixed_size(population, cohort_size, event)
+
+    return base.ClientSampler(
+        sample=sample,
+        amplify=amplify,
+        expected_cohort=float(cohort_size),
+        max_cohort=cohort_size,
+        population=population,
+        neighboring_relation="replace_one",
+    )
+
+
+def poisson(population: int, sampling_prob: float) -> base.ClientSampler:
+    """Each member takes part independently with probability `sampling_prob`.
+
+    The cohort's arrays hold the largest sample that occurs but once in 10^12 draws; a
+    larger one is cut off there.
+
+    **Guarantee:** Poisson amplification under add-or-remove neighbours (Mironov,
+    Talwar, Zhang, 2019), up to the 1e-12 per draw, which is to be added to delta.
+    Averages divide by the expected cohort, which is public, never by the realised one.
+
+    Raises:
+      ValueError: If the population is empty or sampling_prob outside (0, 1].
+    """
+    checks.at_least("population", population, 1)
+    checks.probability("sampling_prob", sampling_prob, allow_one=True)
+    max_cohort = largest_poisson_sample(population, sampling_prob)
+
+    def sample(key: base.Key) -> base.Cohort:
+        drawn = jax.random.bernoulli(key, sampling_prob, (population,))
+        return drawn_to_cohort(drawn, max_cohort)
+
+    def amplify(event: Any) -> Any:
+        from ppml_lab.dp import events
+
+        return events.poisson(sampling_prob, event)
+
+    return base.ClientSampler(
+        sample=sample,
+        amplify=amplify,
+        expected_cohort=population * sampling_prob,
+        max_cohort=max_cohort,
+        population=population,
+        neighboring_relation="add_or_remove_one",
+    )
+
+
+def largest_poisson_sample(population: int, sampling_prob: float) -> int:
+    """The size that a Poisson sample exceeds with probability 1e-12 at most."""
+    quantile = scipy.stats.binom.isf(OVERFLOW_PROBABILITY, population, sampling_prob)
+    return int(np.clip(quantile + 1, 1, population))
+
+
+def drawn_to_cohort(drawn: Bool[Array, " population"], max_cohort: int) -> base.Cohort:
+    """The members drawn, in order, padded (or cut off) to `max_cohort`."""
+    (indices,) = jnp.nonzero(drawn, size=max_cohort, fill_value=0)
+    present = jnp.arange(max_cohort) < jnp.sum(drawn, dtype=jnp.int32)
+    return base.Cohort(indices.astype(jnp.int32), present.astype(jnp.float32))

@@ -1,0 +1,33 @@
+"""The laboratory: configurations, sweeps, records and progress."""
+
+from ppml_lab.lab.budget import calibrated, statement
+from ppml_lab.lab.experiment import (
+    Config,
+    DataConfig,
+    DataFacts,
+    Hyperparams,
+    LabData,
+    build,
+    load_data,
+    make_task,
+)
+from ppml_lab.lab.run import Result, run_experiment
+from ppml_lab.lab.sweep import Outcome, Point, run_sweep
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "DataFacts",
+    "Hyperparams",
+    "LabData",
+    "Outcome",
+    "Point",
+    "Result",
+    "build",
+    "calibrated",
+    "load_data",
+    "make_task",
+    "run_experiment",
+    "run_sweep",
+    "statement",
+]

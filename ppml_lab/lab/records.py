@@ -1,0 +1,191 @@
+"""What a sweep leaves on disk: run folders, tables, and where they came from.
+
+    <folder>/provenance.json      the experiment's configuration and versions
+    <folder>/table.csv            one row per finished run
+    <folder>/runs/<id>/config.json, provenance.json, rounds.jsonl, checkpoint.npz,
+                       result.json (its presence means that the run is finished)
+
+Every file is replaced in one step, so that a killed process leaves no half of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+_PACKAGES = ("ppml_lab", "jax", "jaxlib", "optax", "flax", "dp-accounting", "numpy")
+
+
+def canonical(config: Mapping[str, Any]) -> str:
+    """One text for equal configurations, whatever the order of their keys."""
+    return json.dumps(config, sort_keys=True, default=_plain)
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """A name for a run that depends on its configuration alone."""
+    return hashlib.sha256(canonical(config).encode()).hexdigest()[:16]
+
+
+def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration, versions, device and commit, to stand beside results."""
+    return {
+        "config": json.loads(canonical(config)),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "device": jax.devices()[0].device_kind,
+        "device_count": jax.device_count(),
+        "backend": jax.default_backend(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
+    """Makes a results folder for `config`, or checks that an existing one is its own.
+
+    Raises:
+      ValueError: If the folder holds another configuration; names what differs.
+      OSError: If the folder cannot be written.
+    """
+    stamp = provenance(config)
+    path = folder / "provenance.json"
+    if path.exists():
+        there = read_json(path)["config"]
+        differing = _differences(there, stamp["config"])
+        if differing:
+            raise ValueError(
+                f"{folder} holds results of another configuration "
+                f"({'; '.join(differing[:5])}); give another folder or delete this one"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, stamp)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as JSON, in one step."""
+    _replace(path, (json.dumps(value, indent=1, default=_plain) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text())
+
+
+def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Appends rows to a JSON-lines file."""
+    with path.open("a") as file:
+        file.write("".join(json.dumps(row, default=_plain) + "\n" for row in rows))
+
+
+def keep_lines(path: Path, count: int) -> None:
+    """Cuts a JSON-lines file to its first `count` lines; a killed run may have more."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)[:count]
+        _replace(path, "".join(lines).encode())
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a CSV table; None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: _cell(value) for name, value in row.items()} for row in rows
+    )
+    _replace(path, text.getvalue().encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def save_checkpoint(path: Path, rounds_done: int, state: PyTree) -> None:
+    """Saves a run's arrays, in the order of `jax.tree.leaves`, in one step."""
+    buffer = io.BytesIO()
+    np.savez(buffer, *jax.tree.leaves(state), rounds_done=np.int64(rounds_done))
+    _replace(path, buffer.getvalue())
+
+
+def rounds_saved(path: Path) -> int:
+    """The rounds behind a checkpoint; 0 if there is none."""
+    if not path.exists():
+        return 0
+    with np.load(path) as saved:
+        return int(saved["rounds_done"])
+
+
+def load_checkpoint(path: Path, like: PyTree) -> PyTree:
+    """The saved state, in the structure of `like`."""
+    structure = jax.tree.structure(like)
+    with np.load(path) as saved:
+        leaves = [saved[f"arr_{i}"] for i in range(structure.num_leaves)]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.6g}"
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot record {value!r} of type {type(value).__name__}")
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted(there.keys() | here.keys())
+        parts = [
+            _differences(there.get(key), here.get(key), f"{name}.{key}".strip("."))
+            for key in keys
+        ]
+        return [line for part in parts for line in part]
+    return [] if there == here else [f"{name}: {there} there, {here} here"]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,132 @@
+"""From an experiment's command line to its results folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+
+import jax
+import tyro
+
+from ppml_lab.lab import records
+from ppml_lab.lab.budget import statement
+from ppml_lab.lab.experiment import load_data
+from ppml_lab.lab.progress import progress
+from ppml_lab.lab.sweep import Outcome, Point, run_sweep
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
+
+
+class Result(NamedTuple):
+    """A finished run: which it was, what it guaranteed, what came out."""
+
+    point: Point
+    guarantee: dict[str, Any]
+    outcome: Outcome
+
+
+def run_experiment(
+    stem: str,
+    description: str,
+    configs: Mapping[str, C],
+    points: Callable[[C], list[Point]],
+    table: Callable[[C, list[Result]], list[dict[str, Any]]],
+) -> None:
+    """An experiment's `main`: parse, state epsilon, sweep, write the table.
+
+    The command line names one of `configs` and overrides any of its fields. Results go
+    to `results/<stem>` for "paper" and `results/<stem>/<name>` for the others, or to
+    `--out`. What every run guarantees is printed before anything is trained.
+
+    Args:
+      stem: The experiment's name.
+      description: Its docstring, shown by `--help`.
+      configs: Frozen dataclasses by name.
+      points: The runs of a configuration.
+      table: Rows of table.csv.
+    """
+    config, out = _parse(stem, description, configs)
+    _cache_compilations()
+    try:
+        runs = points(config)
+        guarantees = [_guarantee(run) for run in runs]
+        records.open_folder(out, dataclasses.asdict(config))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    _print_guarantees(runs, guarantees)
+    total = sum(run.config.num_rounds for run in runs)
+    with progress(total, "rounds") as report:
+        outcomes = run_sweep(runs, out, report=report)
+    results = [*map(Result, runs, guarantees, outcomes)]
+    records.write_table(out / "table.csv", table(config, results))
+    print(f"wrote {out / 'table.csv'}")
+
+
+def _guarantee(run: Point) -> dict[str, Any]:
+    facts = load_data(run.config.data).facts
+    return statement(run.config, run.hyperparams, facts, run.delta)
+
+
+def _parse(stem: str, description: str, configs: Mapping[str, C]) -> tuple[C, Path]:
+    kind = type(next(iter(configs.values())))
+    invocation = dataclasses.make_dataclass(
+        "Invocation",
+        # No prefix: the configuration's fields are the command's options.
+        [("config", Annotated[kind, tyro.conf.arg(name="")]), ("out", Path)],
+        frozen=True,
+    )
+    results = Path("results") / stem
+    defaults = {
+        name: (
+            f"The '{name}' configuration; every field can be overridden.",
+            invocation(config, results if name == "paper" else results / name),
+        )
+        for name, config in configs.items()
+    }
+    chosen = tyro.extras.overridable_config_cli(
+        defaults,
+        prog=f"python -m experiments.{stem}",
+        description=description,
+    )
+    return chosen.config, chosen.out
+
+
+def _cache_compilations() -> None:
+    """Keeps compiled programs on disk, unless the user has chosen where already."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "ppml_lab" / "xla"))
+
+
+def _print_guarantees(
+    points: Sequence[Point], guarantees: Sequence[Mapping[str, Any]]
+) -> None:
+    """What every run will guarantee, one line for all its seeds."""
+    print(
+        "Privacy of each run, stated before training (epsilon by RDP; PLD beside it):"
+    )
+    lines = {
+        " | ".join(_show(v) for k, v in point.labels.items() if k != "seed"): row
+        for point, row in zip(points, guarantees, strict=True)
+    }
+    for text, row in lines.items():
+        promise = (
+            f"epsilon {_show(row['epsilon_rdp'])} (PLD {_show(row['epsilon_pld'])}) at "
+            f"delta {_show(row['delta'])}, noise_multiplier "
+            f"{_show(row['noise_multiplier'])}, {row['neighboring_relation']} "
+            f"{row['privacy_unit']}"
+        )
+        print(f"  {text}: {promise if row['privacy_unit'] else 'no privacy'}")
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

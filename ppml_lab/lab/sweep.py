@@ -1,0 +1,311 @@
+"""Sweeps: many runs, one compiled program per static configuration.
+
+Points that share a `Config` differ only in traced hyperparameters and seeds. They run
+in slices: a slice is a `lax.map` over its points, vmapped as wide as the backend likes,
+and advances chunk by chunk of `eval_every` rounds. After every chunk each of its runs
+is saved, so that a killed sweep goes on where it was, to the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ppml_lab import federated
+from ppml_lab.federated.simulate import chunk_lengths, run_chunk
+from ppml_lab.lab import records
+from ppml_lab.lab.experiment import (
+    Config,
+    DataFacts,
+    Hyperparams,
+    build,
+    load_data,
+    make_task,
+)
+
+
+class Point(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+      config: What it compiles to.
+      hyperparams: Concrete numbers.
+      seed: Of initial parameters, sampling, batches, noise and rounding.
+      labels: Columns that say which point this is, first in the table.
+      delta: At which its epsilon is stated; needed by private runs only.
+    """
+
+    config: Config
+    hyperparams: Hyperparams
+    seed: int
+    labels: Mapping[str, Any]
+    delta: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The run's configuration as plain values; its hash names the run's folder."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "hyperparams": {k: float(v) for k, v in self.hyperparams._asdict().items()},
+            "seed": self.seed,
+            "labels": dict(self.labels),
+            "delta": self.delta,
+        }
+
+
+class Outcome(NamedTuple):
+    """What a finished run left.
+
+    Attributes:
+      last: Scalars of its last round, its last metrics by name, `seconds` (wall) and
+        `compute_seconds` (of the processor on a CPU, wall elsewhere), both without
+        compilation and divided among a slice's points, and `compile_seconds` (of the
+        slice's program).
+      folder: Its run folder.
+    """
+
+    last: dict[str, Any]
+    folder: Path
+
+    def history(self, name: str) -> list[Any]:
+        """A scalar at every round where it was recorded."""
+        lines = records.read_lines(self.folder / "rounds.jsonl")
+        return [line[name] for line in lines if name in line]
+
+
+class Slice(NamedTuple):
+    """Points that run side by side in one program, and their folders."""
+
+    config: Config
+    points: list[Point]
+    folders: list[Path]
+
+
+Report = Callable[[int, str], None]
+"""`(rounds done since the last call, what is running)`."""
+
+Programs = dict[tuple[Config, int, int], tuple[Callable[..., Any], float]]
+"""(config, chunk length, slice size) -> compiled chunk, seconds that it took."""
+
+
+def default_width() -> int:
+    """Points vmapped at once: 1 on a CPU, where width gains little, else 32."""
+    return 1 if jax.default_backend() == "cpu" else 32
+
+
+def run_sweep(
+    points: Sequence[Point],
+    folder: Path,
+    *,
+    report: Report = lambda done, text: None,
+    width: int | None = None,
+    slice_size: int | None = None,
+) -> list[Outcome]:
+    """Runs every point that has no result in `folder` yet.
+
+    Args:
+      points: The runs.
+      folder: Where run folders go.
+      report: Told of rounds done.
+      width: Points vmapped at once; chosen by backend if None.
+      slice_size: Points in one program; `width` if None.
+
+    Returns:
+      The outcome of each point, in their order.
+    """
+    width = default_width() if width is None else width
+    slice_size = width if slice_size is None else slice_size
+    folders = [folder / "runs" / records.run_id(point.record()) for point in points]
+    todo = {
+        path: point
+        for path, point in zip(folders, points, strict=True)
+        if not (path / "result.json").exists()
+    }
+    finished = [p for path, p in zip(folders, points, strict=True) if path not in todo]
+    if finished:
+        rounds = sum(point.config.num_rounds for point in finished)
+        report(rounds, f"{len(finished)} runs were finished before")
+    programs: Programs = {}
+    for part in _slices(todo, slice_size):
+        _run_slice(part, report, width, programs)
+    return [Outcome(records.read_json(path / "result.json"), path) for path in folders]
+
+
+def mapped_init(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
+    """`(hyperparams, keys) -> states`, stacked over points."""
+
+    def one(point: tuple[Hyperparams, PyTree]) -> PyTree:
+        hyperparams, key = point
+        return build(config, hyperparams, facts).init(key)
+
+    return lambda hyperparams, keys: jax.lax.map(one, (hyperparams, keys))
+
+
+def mapped_chunk(
+    config: Config, facts: DataFacts, num_rounds: int, width: int
+) -> Callable[..., tuple[PyTree, PyTree, PyTree]]:
+    """`num_rounds` rounds and an evaluation for a whole slice, as one pure function.
+
+    Returns:
+      `(hyperparams, keys, states, clients, test, first_round) -> (states, the rounds'
+      scalars, metrics)`, everything but the data stacked over the slice's points.
+    """
+    evaluate = federated.evaluator(make_task(config, facts))
+
+    def chunk(
+        hyperparams: Hyperparams,
+        keys: PyTree,
+        states: PyTree,
+        clients: PyTree,
+        test: PyTree,
+        first_round: Any,
+    ) -> tuple[PyTree, PyTree, PyTree]:
+        def one(point: tuple[Hyperparams, PyTree, PyTree]) -> tuple[PyTree, ...]:
+            hyper, key, state = point
+            algorithm = build(config, hyper, facts)
+            state, infos = run_chunk(
+                key, algorithm, state, clients, first_round, num_rounds
+            )
+            return state, infos, evaluate(state.params, test)
+
+        # A map of width 1 needs no vmap, which would turn conds into selects.
+        batch_size = None if width == 1 else width
+        return jax.lax.map(one, (hyperparams, keys, states), batch_size=batch_size)
+
+    return chunk
+
+
+def _slices(todo: Mapping[Path, Point], slice_size: int) -> list[Slice]:
+    filling: dict[tuple[Config, int], Slice] = {}
+    full: list[Slice] = []
+    for path, point in todo.items():
+        # Only runs that stopped at the same round can go on side by side.
+        group = (point.config, records.rounds_saved(path / "checkpoint.npz"))
+        part = filling.setdefault(group, Slice(point.config, [], []))
+        part.points.append(point)
+        part.folders.append(path)
+        if len(part.points) == slice_size:
+            full.append(filling.pop(group))
+    return full + list(filling.values())
+
+
+def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> None:
+    config, data = part.config, load_data(part.config.data)
+    hyperparams = jax.tree.map(
+        lambda *values: jnp.asarray(values, jnp.float32),
+        *[point.hyperparams for point in part.points],
+    )
+    keys = jnp.stack([jax.random.key(point.seed) for point in part.points])
+    init_keys, round_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    states = jax.jit(mapped_init(config, data.facts))(hyperparams, init_keys)
+    rounds_done, states = _resume(part, states)
+    text = ", ".join(f"{k} {v}" for k, v in part.points[0].labels.items())
+    report(rounds_done * len(part.points), text)
+    lengths = chunk_lengths(config.num_rounds, config.eval_every)
+    chunks_done = -(-rounds_done // config.eval_every)
+    for length in lengths[chunks_done:]:
+        arguments = (hyperparams, round_keys, states, *data[:2], jnp.int32(rounds_done))
+        chunk, compile_seconds = _compiled(
+            part, data.facts, length, width, arguments, programs
+        )
+        begin = _clocks()
+        states, infos, metrics = jax.block_until_ready(chunk(*arguments))
+        spent = {
+            name: (now - begin[name]) / len(part.points)
+            for name, now in _clocks().items()
+        }
+        rounds_done += length
+        timing = spent | {"compile_seconds": compile_seconds}
+        _save_chunk(part, rounds_done, states, infos, metrics, timing)
+        report(length * len(part.points), text)
+    for path in part.folders:
+        _finish_run(path)
+
+
+def _resume(part: Slice, fresh: PyTree) -> tuple[int, PyTree]:
+    """The slice's saved states, or `fresh` ones; run folders are made or trimmed."""
+    rounds_done = records.rounds_saved(part.folders[0] / "checkpoint.npz")
+    for point, path in zip(part.points, part.folders, strict=True):
+        records.write_json(path / "config.json", point.record())
+        records.write_json(path / "provenance.json", records.provenance(point.record()))
+        records.keep_lines(path / "rounds.jsonl", rounds_done)
+    if not rounds_done:
+        return 0, fresh
+    saved = [
+        records.load_checkpoint(path / "checkpoint.npz", fresh) for path in part.folders
+    ]
+    return rounds_done, jax.tree.map(lambda *leaves: jnp.stack(leaves), *saved)
+
+
+def _compiled(
+    part: Slice,
+    facts: DataFacts,
+    length: int,
+    width: int,
+    arguments: tuple[Any, ...],
+    programs: Programs,
+) -> tuple[Callable[..., Any], float]:
+    which = (part.config, length, len(part.points))
+    if which not in programs:
+        begin = time.perf_counter()
+        chunk = jax.jit(
+            mapped_chunk(part.config, facts, length, width), donate_argnums=2
+        )
+        compiled = chunk.lower(*arguments).compile()
+        programs[which] = compiled, time.perf_counter() - begin
+    return programs[which]
+
+
+def _save_chunk(
+    part: Slice,
+    rounds_done: int,
+    states: PyTree,
+    infos: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    timing: Mapping[str, float],
+) -> None:
+    states, infos, metrics = jax.tree.map(np.asarray, (states, infos, metrics))
+    for i, path in enumerate(part.folders):
+        scalars = {name: values[i] for name, values in infos.items()}
+        length = len(next(iter(scalars.values())))
+        lines = [
+            {"round": rounds_done - length + t + 1}
+            | {name: values[t] for name, values in scalars.items()}
+            for t in range(length)
+        ]
+        lines[-1] |= {name: values[i] for name, values in metrics.items()}
+        lines[-1] |= timing
+        records.append_lines(path / "rounds.jsonl", lines)
+        records.save_checkpoint(
+            path / "checkpoint.npz",
+            rounds_done,
+            jax.tree.map(partial(lambda row, leaf: leaf[row], i), states),
+        )
+
+
+def _finish_run(path: Path) -> None:
+    lines = records.read_lines(path / "rounds.jsonl")
+    spent = {
+        name: sum(line.get(name, 0.0) for line in lines)
+        for name in ("seconds", "compute_seconds")
+    }
+    records.write_json(path / "result.json", lines[-1] | spent)
+    (path / "checkpoint.npz").unlink()
+
+
+def _clocks() -> dict[str, float]:
+    wall = time.perf_counter()
+    # On a CPU, processor seconds do not depend on what else the machine is doing.
+    on_cpu = jax.default_backend() == "cpu"
+    return {
+        "seconds": wall,
+        "compute_seconds": time.process_time() if on_cpu else wall,
+    }

@@ -1,0 +1,89 @@
+"""How the tests run: 4 CPU devices, strict types, annotations checked, shared data.
+
+What concerns jax's start has to happen before jax is first imported.
+"""
+
+# ruff: noqa: E402
+import os
+import typing
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+if jax.config.jax_compilation_cache_dir is None:
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    jax.config.update("jax_compilation_cache_dir", str(home / "ppml_lab" / "tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+# Annotations are meant to be true: in the tests beartype checks them on every call.
+# An int is a float, as PEP 484 has it.
+jaxtyping.install_import_hook(
+    "ppml_lab",
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
+
+from ppml_lab import base, data
+
+for kind in vars(base).values():
+    if getattr(kind, "_is_protocol", False) and kind is not typing.Protocol:
+        typing.runtime_checkable(kind)
+
+
+@pytest.fixture(scope="session")
+def clients() -> base.Clients:
+    """Five clients with 5, 1, 3, 7 and 2 examples of a noisy linear function."""
+    rng = np.random.default_rng(0)
+    owners = np.repeat(np.arange(5), [5, 1, 3, 7, 2])
+    x = rng.normal(size=(18, 2)).astype(np.float32)
+    y = (x @ [1.0, -2.0] + 0.5 + 0.1 * rng.normal(size=18)).astype(np.float32)
+    return data.federate({"x": x, "y": y}, owners)
+
+
+@pytest.fixture(scope="session")
+def regression() -> base.Task:
+    """Least squares; its gradient at an example is `residual * (x, 1)`."""
+
+    def init(key: base.Key) -> dict[str, jax.Array]:
+        return {"w": 0.1 * jax.random.normal(key, (2,)), "b": jnp.float32(0)}
+
+    def residual(params: typing.Any, examples: typing.Any) -> jax.Array:
+        return examples["x"] @ params["w"] + params["b"] - examples["y"]
+
+    def loss(key: base.Key, params: typing.Any, examples: typing.Any) -> jax.Array:
+        return 0.5 * residual(params, examples) ** 2
+
+    def evaluate(params: typing.Any, examples: typing.Any) -> dict[str, jax.Array]:
+        return {"squared": residual(params, examples) ** 2}
+
+    return base.Task(init, loss, evaluate)
+
+
+class CompileCounter:
+    """Counts what jax traced and compiled since `reset`."""
+
+    def __init__(self) -> None:
+        self.compilations = 0
+
+    def __call__(self, event: str, seconds: float, **kwargs: typing.Any) -> None:
+        self.compilations += event == "/jax/core/compile/backend_compile_duration"
+
+    def reset(self) -> None:
+        self.compilations = 0
+
+
+@pytest.fixture
+def compile_counter() -> typing.Iterator[CompileCounter]:
+    """Its `compilations` are the programs that jax compiled (or loaded) since then."""
+    counter = CompileCounter()
+    jax.monitoring.register_event_duration_secs_listener(counter)
+    yield counter
+    jax.monitoring.unregister_event_duration_listener(counter)

@@ -1,0 +1,117 @@
+"""The federated data set: grouping, views, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppml_lab import data
+
+
+def rows_of(clients, i):
+    """Client i's rows, read through its view."""
+    view = data.view(clients, i)
+    start, stop = int(view.start), int(view.start + view.size)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[start:stop], view.examples)
+
+
+def test_groups_by_sorted_user_and_keeps_the_order_of_rows():
+    x = np.arange(12, dtype=np.float32).reshape(6, 2)
+    clients = data.federate(
+        {"x": x, "extra": (np.arange(6),)}, ["bob", "amy", "bob", "zoe", "amy", "bob"]
+    )
+    assert data.num_clients(clients) == 3
+    np.testing.assert_array_equal(data.client_sizes(clients), [2, 3, 1])
+    for i, rows in enumerate([[1, 4], [0, 2, 5], [3]]):
+        np.testing.assert_array_equal(rows_of(clients, i)["x"], x[rows])
+        np.testing.assert_array_equal(rows_of(clients, i)["extra"][0], rows)
+    assert clients.offsets.dtype == jnp.int32
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(clients))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=40))
+def test_every_row_ends_up_with_its_owner_once(user_ids):
+    clients = data.federate(np.arange(len(user_ids)), np.array(user_ids))
+    assert data.num_clients(clients) == len(set(user_ids))
+    for i, user in enumerate(sorted(set(user_ids))):
+        expected = [row for row, owner in enumerate(user_ids) if owner == user]
+        np.testing.assert_array_equal(rows_of(clients, i), expected)
+
+
+@pytest.mark.parametrize(
+    "user_ids",
+    [
+        np.array(["b", "a", "b"]),
+        np.array(["b", "a", "b"], dtype=object),
+        np.array([2.5, -1.0, 2.5]),
+        np.array([True, False, True]),
+        np.array([2**63 + 1, 7, 2**63 + 1], dtype=np.uint64),
+        np.array(["2024-01-02", "2024-01-01", "2024-01-02"], dtype="datetime64[D]"),
+    ],
+    ids=lambda ids: str(ids.dtype),
+)
+def test_any_dtype_of_user_ids(user_ids):
+    clients = data.federate(np.arange(3), user_ids)
+    np.testing.assert_array_equal(clients.examples, [1, 0, 2])
+    np.testing.assert_array_equal(clients.offsets, [0, 1, 3])
+
+
+def test_view_under_jit_and_vmap():
+    clients = data.federate(np.arange(6), [2, 0, 2, 1, 2, 0])
+
+    def total(clients, i):
+        view = data.view(clients, i)
+        row = jnp.arange(6)
+        mine = (row >= view.start) & (row < view.start + view.size)
+        return jnp.where(mine, view.examples, 0).sum(), view.size
+
+    sums, sizes = jax.jit(jax.vmap(total, in_axes=(None, 0)))(clients, jnp.arange(3))
+    np.testing.assert_array_equal(sums, [1 + 5, 3, 0 + 2 + 4])
+    np.testing.assert_array_equal(sizes, data.client_sizes(clients))
+
+
+@pytest.mark.parametrize("i", [-1, 2])
+def test_view_of_nobody(i):
+    clients = data.federate(np.arange(3), [0, 1, 1])
+    with pytest.raises(IndexError, match="does not exist, have 2"):
+        data.view(clients, i)
+
+
+def test_num_clients_keeps_the_numbering():
+    clients = data.federate(np.arange(4), [1, 0, 2, 1], num_clients=3)
+    np.testing.assert_array_equal(data.client_sizes(clients), [1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("examples", "user_ids", "options", "message"),
+    [
+        ({"x": np.zeros(3), "y": np.zeros(2)}, [0, 1, 1], {}, r"'x'\]: 3, .*'y'\]: 2"),
+        ({"x": np.zeros(3)}, [0, 1], {}, "owner of 2 examples, but there are 3"),
+        ({"x": np.zeros((0, 4))}, [], {}, "holds no examples"),
+        ({}, [], {}, "holds no examples"),
+        ({"x": [1, 2, 3]}, [0, 1, 2], {}, "no leading axis"),
+        ({"x": np.zeros(2)}, [("a", "b"), ("a", "c")], {}, "join several columns"),
+        ({"x": np.zeros(2)}, np.array([1, "a"], object), {}, "cannot be sorted"),
+        (np.zeros(3), [0, 4, 2], {"num_clients": 5}, "2 of 5 clients own no .*: 1, 3;"),
+        (np.zeros(3), [0, 1, 2], {"num_clients": 2}, r"num_clients = 2\), got 2"),
+        (np.zeros(3), [0, -1, 1], {"num_clients": 2}, "got -1"),
+        (np.zeros(2), ["a", "b"], {"num_clients": 2}, "one integer per example"),
+    ],
+)
+def test_errors_name_the_problem(examples, user_ids, options, message):
+    with pytest.raises(ValueError, match=message):
+        data.federate(examples, user_ids, **options)
+
+
+@pytest.mark.parametrize(
+    "wide", [np.array([1, 2**40]), np.array([1, 2**63 + 1], dtype=np.uint64)]
+)
+def test_integers_that_jax_would_cut_are_refused(wide):
+    with (
+        jax.enable_x64(False),
+        pytest.raises(ValueError, match=r"'x'\] has u?int64 values that do not fit"),
+    ):
+        data.federate({"x": wide}, [0, 1])

@@ -1,0 +1,373 @@
+"""The federated round: hand-computed rounds, closed forms, privacy, secure sums."""
+
+import functools
+
+import dp_accounting
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from ppml_lab import base, data, dp, federated, smpc
+from ppml_lab.federated import lanes
+
+INF = float("inf")
+KEY = jax.random.key(5)
+
+
+@pytest.fixture(scope="module")
+def run(regression, clients):
+    """One FedSGD round (full batch, rate 0.1), compiled once per kind of round and
+    traced in clip norm, noise and data: `run(params, clients=, clip_norm=, ...)`.
+    """
+    trainer = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
+    samplers = {
+        "everyone": federated.everyone(5),
+        "half": federated.poisson(5, 0.5),
+        "rarely": federated.poisson(5, 1e-6),
+    }
+    sums = {
+        "clear": smpc.clear(),
+        "stochastic": smpc.additive_sharing(3, 5, 8.0),
+        "nearest": smpc.additive_sharing(3, 5, 8.0, rounding="nearest"),
+    }
+
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+    def compiled(sampler, aggregator, private, num_lanes, numbers, key, params, data):
+        algorithm = federated.averaging(
+            regression,
+            trainer,
+            samplers[sampler],
+            mechanism=dp.gaussian(*numbers) if private else None,
+            aggregator=sums[aggregator],
+            num_lanes=num_lanes,
+        )
+        state = algorithm.init(key)._replace(params=params)
+        return algorithm.round(key, state, data)
+
+    def one(
+        params, clients=clients, key=KEY, sampler="everyone", aggregator="clear",
+        clip_norm=None, noise_multiplier=0.0, num_lanes=1,
+    ):  # fmt: skip
+        private = clip_norm is not None
+        numbers = (jnp.float32(clip_norm or 1), jnp.float32(noise_multiplier))
+        state, info = compiled(
+            sampler, aggregator, private, num_lanes, numbers, key, params, clients
+        )
+        assert int(state.rounds_done) == 1
+        return flat(state.params), info
+
+    return one
+
+
+START = {"w": jnp.array([0.3, -0.2]), "b": jnp.float32(0.1)}
+
+
+def flat(params):
+    return np.concatenate([np.asarray(params["w"]), np.asarray(params["b"])[None]])
+
+
+def client_updates(clients, params, clip_norm=INF):
+    """What the five clients send: one full-batch step at rate 0.1, clipped."""
+    x, y = (np.asarray(clients.examples[name], float) for name in "xy")
+    inputs = np.column_stack([x, np.ones(len(x))])
+    grads = (inputs @ flat(params) - y)[:, None] * inputs
+    parts = np.split(grads, np.asarray(clients.offsets)[1:-1])
+    updates = np.array([-0.1 * part.mean(0) for part in parts])
+    norms = np.linalg.norm(updates, axis=1, keepdims=True)
+    return updates * np.minimum(1, clip_norm / norms)
+
+
+def in_cohort(sampler, key):
+    """Who takes part in the round of `key`."""
+    cohort = sampler.sample(jax.random.split(key, 3)[0])
+    return np.asarray(cohort.indices)[np.asarray(cohort.weights) > 0]
+
+
+def test_the_mean_of_one_step_each_is_fedsgd(run, clients):
+    params, info = run(START)
+    updates = client_updates(clients, START)
+    np.testing.assert_allclose(params, flat(START) + updates.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        info["update_norm"], np.linalg.norm(updates, axis=1).mean(), rtol=1e-5
+    )
+    assert info["cohort_size"] == 5
+
+
+def test_one_client_is_gradient_descent(regression, clients):
+    alone = clients._replace(offsets=jnp.array([0, 18], jnp.int32))
+    trainer = federated.local_sgd(regression, optax.sgd(0.1), 18, num_steps=1)
+    algorithm = federated.averaging(regression, trainer, federated.everyone(1))
+    state = algorithm.init(KEY)._replace(params=START)
+    one_round = jax.jit(algorithm.round)
+    params = flat(START)
+    x, y = (np.asarray(clients.examples[name], float) for name in "xy")
+    inputs = np.column_stack([x, np.ones(18)])
+    for number in range(3):
+        state, _ = one_round(jax.random.key(number), state, alone)
+        params = params - 0.1 * inputs.T @ (inputs @ params - y) / 18
+    np.testing.assert_allclose(flat(state.params), params, rtol=1e-5)
+
+
+# Two clients with examples {1, 3} and {5}, loss (w - x)^2 / 2, w = 0, two full-batch
+# steps at rate 1/2: w goes 0 -> 1 -> 1.5 and 0 -> 2.5 -> 3.75. A clip at 2 leaves 1.5
+# and 2.
+@pytest.mark.parametrize(
+    ("weighting", "mechanism", "expected"),
+    [
+        ("uniform", None, (1.5 + 3.75) / 2),
+        ("examples", None, (2 * 1.5 + 1 * 3.75) / 3),
+        ("uniform", dp.gaussian(2.0, 0.0), (1.5 + 2) / 2),
+    ],
+)
+def test_a_round_of_two_clients_by_hand(weighting, mechanism, expected):
+    task = base.Task(
+        init=lambda key: jnp.zeros(1),
+        loss=lambda key, params, examples: 0.5 * (params - examples) ** 2,
+        evaluate=lambda params, examples: {},
+    )
+    clients = base.Clients(jnp.array([1.0, 3.0, 5.0]), jnp.array([0, 2, 3], jnp.int32))
+    algorithm = federated.averaging(
+        task,
+        federated.local_sgd(task, optax.sgd(0.5), 2, num_epochs=2),
+        federated.everyone(2),
+        mechanism=mechanism,
+        weighting=weighting,
+    )
+    state, info = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), clients)
+    np.testing.assert_array_equal(state.params, [expected])
+    # Losses of client one: (1 + 9) / 4, then (0 + 4) / 4; of the other 12.5, 3.125.
+    np.testing.assert_allclose(info["train_loss"], (1.75 + 7.8125) / 2)
+    np.testing.assert_array_equal(info["update_norm"] * 2, {
+        "uniform": 1.5 + 3.75, "examples": 1.5 + 3.75 / 2
+    }[weighting])  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", ["everyone", "half"])
+def test_without_clip_and_noise_a_private_round_is_fedavg_bit_by_bit(run, sampler):
+    plain, _ = run(START, sampler=sampler)
+    private, _ = run(START, sampler=sampler, clip_norm=INF)
+    np.testing.assert_array_equal(private, plain)
+
+
+def test_each_update_is_clipped_before_the_sum(run, clients):
+    params, _ = run(START, clip_norm=0.05)
+    updates = client_updates(clients, START, clip_norm=0.05)
+    assert np.linalg.norm(client_updates(clients, START), axis=1).max() > 0.05
+    np.testing.assert_allclose(params, flat(START) + updates.mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("aggregator", "steps"), [("stochastic", 1), ("nearest", 0.5)])
+def test_a_secure_sum_is_the_clear_sum_up_to_rounding(run, aggregator, steps):
+    clear, _ = run(START)
+    secure, _ = run(START, aggregator=aggregator)
+    difference = np.abs(secure - clear).max()
+    # Five clients, each within `steps` / 2^16, divided by five.
+    assert 0 < difference <= steps / 2**16 + 1e-7
+
+
+def test_the_mean_divides_by_the_expected_cohort(run, clients):
+    sampler = federated.poisson(5, 0.5)
+    keys = [jax.random.key(number) for number in range(6)]
+    sizes = set()
+    for key in keys:
+        members = in_cohort(sampler, key)
+        sizes.add(len(members))
+        params, info = run(START, key=key, sampler="half")
+        update = client_updates(clients, START)[members].sum(0) / 2.5
+        np.testing.assert_allclose(params, flat(START) + update, rtol=2e-5)
+        assert info["cohort_size"] == len(members)
+    assert len(sizes) > 2
+
+
+def test_an_empty_cohort_changes_nothing_without_privacy(run):
+    assert len(in_cohort(federated.poisson(5, 1e-6), KEY)) == 0
+    params, info = run(START, sampler="rarely")
+    np.testing.assert_array_equal(params, flat(START))
+    assert {name: float(value) for name, value in info.items()} == {
+        "train_loss": 0, "update_norm": 0, "cohort_size": 0
+    }  # fmt: skip
+
+
+def test_an_empty_cohort_leaves_the_model_under_weights_by_examples(
+    regression, clients
+):
+    algorithm = federated.averaging(
+        regression,
+        federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1),
+        federated.poisson(5, 1e-6),
+        weighting="examples",
+    )
+    state = algorithm.init(KEY)._replace(params=START)
+    state, _ = jax.jit(algorithm.round)(KEY, state, clients)
+    np.testing.assert_array_equal(flat(state.params), flat(START))
+
+
+@pytest.mark.parametrize("sampler", ["everyone", "rarely"])
+def test_noise_of_the_stated_scale_whether_or_not_anybody_takes_part(run, sampler):
+    expected_cohort = {"everyone": 5, "rarely": 5e-6}[sampler]
+    centre, _ = run(START, sampler=sampler, clip_norm=0.05)
+    noise = np.concatenate(
+        [
+            run(START, key=jax.random.key(number), sampler=sampler, clip_norm=0.05,
+                noise_multiplier=1.4)[0] - centre
+            for number in range(400)
+        ]
+    )  # fmt: skip
+    stddev = 1.4 * 0.05 / expected_cohort
+    assert scipy.stats.kstest(noise / stddev, "norm").pvalue > 1e-4
+    for wrong in (2 / 3, 3 / 2):
+        assert scipy.stats.kstest(noise / stddev / wrong, "norm").pvalue < 1e-9
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_poisoned_client_contributes_exactly_zero(run, clients, bad):
+    zeros = {"w": jnp.zeros(2), "b": jnp.float32(0)}
+    x, y = (np.array(clients.examples[name]) for name in "xy")
+    y[9:16] = 0  # at zero parameters, client 3 has no gradient at all
+    silent = clients._replace(examples={"x": jnp.asarray(x), "y": jnp.asarray(y)})
+    y[10] = bad
+    poisoned = clients._replace(examples={"x": jnp.asarray(x), "y": jnp.asarray(y)})
+    numbers = {"clip_norm": 0.05, "noise_multiplier": 0.7}
+    expected, _ = run(zeros, silent, **numbers)
+    assert np.isfinite(expected).all()
+    np.testing.assert_array_equal(run(zeros, poisoned, **numbers)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("server", "reference"),
+    [
+        (optax.sgd(0.5, momentum=0.9), "momentum"),
+        (optax.adam(0.1, b2=0.99, eps=1e-3), "adam"),
+    ],
+)
+def test_server_optimizers_step_on_the_mean_update(
+    run, regression, clients, server, reference
+):
+    trainer = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
+    algorithm = federated.averaging(
+        regression, trainer, federated.everyone(5), server_optimizer=server
+    )
+    state = algorithm.init(KEY)._replace(params=START)
+
+    def one_round(key, state, clients):
+        # optax's Adam mixes an int count with its decay.
+        with jax.numpy_dtype_promotion("standard"):
+            return compiled(key, state, clients)
+
+    compiled = jax.jit(algorithm.round)
+    params, first, second = flat(START).astype(float), 0.0, 0.0
+    for number in range(1, 4):
+        state, _ = one_round(KEY, state, clients)
+        mean = client_updates(clients, {"w": params[:2], "b": params[2]}).mean(0)
+        if reference == "momentum":
+            first = 0.9 * first + mean
+            params = params + 0.5 * first
+        else:
+            first, second = 0.9 * first + 0.1 * mean, 0.99 * second + 0.01 * mean**2
+            root = np.sqrt(second / (1 - 0.99**number))
+            params = params + 0.1 * first / (1 - 0.9**number) / (root + 1e-3)
+        np.testing.assert_allclose(flat(state.params), params, rtol=1e-4)
+
+
+def test_lanes_change_nothing(regression):
+    # Twelve clients of 1 to 9 examples, so of 2 to 6 steps, in 1 to 12 lanes.
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(1, 10, 12)
+    x = rng.normal(size=(sizes.sum(), 2)).astype(np.float32)
+    clients = data.federate({"x": x, "y": x.sum(1)}, np.repeat(np.arange(12), sizes))
+    trainer = federated.local_sgd(regression, optax.sgd(0.1), 4, num_epochs=2)
+    sums = {"clear": smpc.clear(), "secure": smpc.additive_sharing(2, 12, 8.0)}
+    drawn = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1], np.float32)
+    cohort = base.Cohort(jnp.arange(12, dtype=jnp.int32), jnp.asarray(drawn))
+
+    def report(key, client, size, update, info):
+        seen = jnp.zeros(12).at[client].add(1.0)
+        messages = {name: total.encode(key, update) for name, total in sums.items()}
+        return messages | {"seen": seen, "sizes": seen.astype(int) * size}
+
+    def fold(total, reports):
+        sent = {n: sums[n].aggregate(total[n], reports[n]) for n in sums}
+        return sent | {n: total[n] + reports[n].sum(0) for n in ("seen", "sizes")}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def trained(num_lanes, clients):
+        return lanes.train_cohort(
+            KEY, trainer, START, clients, cohort, report, fold, num_lanes
+        )
+
+    first = trained(1, clients)
+    np.testing.assert_array_equal(first["seen"], drawn)
+    np.testing.assert_array_equal(first["sizes"], drawn * sizes)
+    assert np.abs(flat(first["clear"])).max() > 0.1
+    opened = sums["secure"].decode(first["secure"])
+    np.testing.assert_allclose(flat(opened), flat(first["clear"]), atol=12 / 2**16)
+    for num_lanes in (2, 5, 32):
+        other = trained(num_lanes, clients)
+        np.testing.assert_array_equal(other["seen"], drawn)
+        np.testing.assert_allclose(
+            flat(other["clear"]), flat(first["clear"]), rtol=1e-5
+        )
+        jax.tree.map(np.testing.assert_array_equal, other["secure"], first["secure"])
+
+
+def test_a_round_with_more_lanes_is_the_same_round(run):
+    one, info = run(START, sampler="half", aggregator="clear", clip_norm=INF)
+    many, same = run(
+        START, sampler="half", aggregator="clear", clip_norm=INF, num_lanes=3
+    )
+    np.testing.assert_allclose(many, one, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), same, info)
+
+
+def test_events_compose_over_rounds(regression):
+    event, sampler = dp_accounting.GaussianDpEvent(1.3), federated.poisson(5, 0.5)
+    trainer = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
+    central = federated.averaging(
+        regression, trainer, sampler, mechanism=dp.gaussian(1.0, 1.3)
+    )
+    assert central.event(9) == base.PrivacyEvent(
+        dp_accounting.SelfComposedDpEvent(
+            dp_accounting.PoissonSampledDpEvent(0.5, event), 9
+        ),
+        "add_or_remove_one",
+        "client",
+    )
+    local = federated.averaging(
+        regression, trainer, sampler, mechanism=dp.local_gaussian(1.0, 2.6)
+    )
+    assert local.event(9) == base.PrivacyEvent(
+        dp_accounting.SelfComposedDpEvent(event, 9), "replace_one", "client"
+    )
+    example = dp.gaussian(1.0, 1.3, privacy_unit="example")
+    private = federated.local_dp_sgd(regression, optax.sgd(0.1), example, 1.0, 4, 7)
+    inherited = federated.averaging(regression, private, sampler).event(9)
+    assert inherited.privacy_unit == "example"
+    assert inherited.event == dp_accounting.SelfComposedDpEvent(
+        dp_accounting.SelfComposedDpEvent(event, 4), 9
+    )
+    plain = federated.averaging(regression, trainer, sampler)
+    assert plain.event(9).privacy_unit is None
+    assert plain.cost() == base.Cost(12, 12)
+
+
+def test_what_does_not_go_together_is_an_error(regression, clients):
+    trainer = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
+
+    def build(population=5, **parts):
+        return federated.averaging(
+            regression, trainer, federated.everyone(population), **parts
+        )
+
+    for mechanism in (dp.gaussian(1.0, 1.0), dp.local_gaussian(1.0, 1.0)):
+        with pytest.raises(ValueError, match="weighting='uniform'"):
+            build(mechanism=mechanism, weighting="examples")
+    with pytest.raises(ValueError, match="did you mean 'uniform'"):
+        build(weighting="unifrom")
+    with pytest.raises(ValueError, match="num_lanes"):
+        build(num_lanes=0)
+    algorithm = build(population=4)
+    with pytest.raises(ValueError, match="4 clients, the data set has 5"):
+        algorithm.round(KEY, algorithm.init(KEY), clients)

@@ -1,0 +1,43 @@
+"""Evaluation in batches is the mean over all examples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ppml_lab import federated
+
+PARAMS = {"w": jnp.array([0.3, -0.2]), "b": jnp.float32(0.1)}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 17, 18, 1000])
+def test_batches_of_any_size_give_the_mean(regression, clients, batch_size):
+    evaluate = jax.jit(federated.evaluator(regression, batch_size))
+    found = evaluate(PARAMS, clients.examples)
+    x, y = (np.asarray(clients.examples[name], float) for name in "xy")
+    residuals = x @ np.asarray(PARAMS["w"]) + 0.1 - y
+    assert found.keys() == {"squared"}
+    assert found["squared"].shape == ()
+    np.testing.assert_allclose(found["squared"], np.mean(residuals**2), rtol=1e-5)
+
+
+def test_every_example_counts_once(regression, clients):
+    # Ruin one example after the other; padding repeats the last one.
+    evaluate = jax.jit(federated.evaluator(regression, 5))
+    for row in (0, 4, 5, 16, 17):
+        y = clients.examples["y"].at[row].add(100.0)
+        params = {"w": jnp.zeros(2), "b": jnp.float32(0)}
+        found = evaluate(params, {"x": clients.examples["x"], "y": y})["squared"]
+        np.testing.assert_allclose(found, np.mean(np.asarray(y, float) ** 2), rtol=1e-5)
+
+
+def test_a_metric_that_is_not_finite_is_not_hidden(regression, clients):
+    y = clients.examples["y"].at[3].set(jnp.nan)
+    evaluate = federated.evaluator(regression, 5)
+    found = evaluate(PARAMS, {"x": clients.examples["x"], "y": y})
+    assert np.isnan(found["squared"])
+
+
+def test_bad_arguments_are_named(regression):
+    with pytest.raises(ValueError, match="batch_size"):
+        federated.evaluator(regression, 0)

@@ -1,0 +1,164 @@
+"""Samplers: who is drawn, how often, and what that does to a round's event."""
+
+import dp_accounting
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from ppml_lab import federated
+from ppml_lab.federated import sampling
+
+GAUSSIAN = dp_accounting.GaussianDpEvent(1.3)
+POPULATION, DRAWS = 12, 4000
+SIGNIFICANCE = 1e-4  # of tests on fixed keys: they pass or fail for good
+
+
+def draw(sampler, num_draws=DRAWS, seed=0):
+    """Cohorts of `num_draws` rounds, and who was in them as `[draws, population]`."""
+    keys = jax.random.split(jax.random.key(seed), num_draws)
+    cohorts = jax.tree.map(np.asarray, jax.jit(jax.vmap(sampler.sample))(keys))
+    members = np.zeros((num_draws, sampler.population), int)
+    for row, indices, weights in zip(members, *cohorts, strict=True):
+        np.add.at(row, indices[weights > 0], 1)
+    return cohorts, members
+
+
+def test_everyone_takes_part_once_in_every_round():
+    sampler = federated.everyone(POPULATION)
+    cohort = sampler.sample(jax.random.key(0))
+    np.testing.assert_array_equal(cohort.indices, np.arange(POPULATION))
+    np.testing.assert_array_equal(cohort.weights, np.ones(POPULATION))
+    assert (sampler.expected_cohort, sampler.max_cohort) == (POPULATION, POPULATION)
+    assert sampler.amplify(GAUSSIAN) == GAUSSIAN
+    assert sampler.neighboring_relation == "add_or_remove_one"
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        federated.everyone(POPULATION),
+        federated.fixed_size(POPULATION, 5),
+        federated.poisson(POPULATION, 0.3),
+        federated.poisson(5000, 1e-3),
+    ],
+)
+def test_cohorts_have_a_static_shape_and_distinct_members(sampler):
+    (indices, weights), members = draw(sampler, 50)
+    assert indices.shape == weights.shape == (50, sampler.max_cohort)
+    assert (indices.dtype, weights.dtype) == (np.int32, np.float32)
+    assert set(np.unique(weights)) <= {0.0, 1.0}
+    assert indices.min() >= 0
+    assert indices.max() < sampler.population
+    assert members.max() == 1
+    np.testing.assert_array_equal(members.sum(1), weights.sum(1))
+
+
+def test_fixed_size_is_exact_and_uniform_over_subsets():
+    population, cohort_size = 5, 2
+    sampler = federated.fixed_size(population, cohort_size)
+    _, members = draw(sampler)
+    assert set(members.sum(1)) == {cohort_size}
+    subsets = members @ (1 << np.arange(population))
+    counts = np.unique(subsets, return_counts=True)[1]
+    assert len(counts) == 10
+    assert scipy.stats.chisquare(counts).pvalue > SIGNIFICANCE
+
+
+def test_fixed_size_of_everybody_leaves_nobody_out():
+    sampler = federated.fixed_size(POPULATION, POPULATION)
+    _, members = draw(sampler, 10)
+    assert members.min() == 1
+    assert sampler.amplify(GAUSSIAN) == GAUSSIAN
+
+
+@pytest.mark.parametrize("prob", [0.05, 0.4, 0.9])
+def test_poisson_draws_each_member_at_its_probability(prob):
+    sampler = federated.poisson(POPULATION, prob)
+    assert sampler.expected_cohort == pytest.approx(POPULATION * prob)
+    _, members = draw(sampler)
+    for count in members.sum(0):
+        test = scipy.stats.binomtest(int(count), DRAWS, prob)
+        assert test.pvalue > SIGNIFICANCE / POPULATION
+    # Sizes are binomial, which those of a fixed or clipped cohort are not.
+    sizes = np.bincount(members.sum(1), minlength=POPULATION + 1)
+    expected = DRAWS * scipy.stats.binom.pmf(
+        np.arange(POPULATION + 1), POPULATION, prob
+    )
+    common = expected > 5
+    observed = np.append(sizes[common], sizes[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum())
+    assert scipy.stats.chisquare(observed, wanted).pvalue > SIGNIFICANCE
+
+
+def test_poisson_members_are_independent_of_each_other_and_over_rounds():
+    _, members = draw(federated.poisson(POPULATION, 0.4))
+    limit = scipy.stats.norm.isf(SIGNIFICANCE / POPULATION**2) / np.sqrt(DRAWS)
+    between = np.corrcoef(members.T) - np.eye(POPULATION)
+    assert np.abs(between).max() < limit
+    over_rounds = np.corrcoef(members[:-1].T, members[1:].T)[:POPULATION, POPULATION:]
+    assert np.abs(over_rounds).max() < limit
+
+
+def test_a_key_fixes_the_cohort():
+    sampler = federated.poisson(POPULATION, 0.4)
+    one, two = (sampler.sample(jax.random.key(1)) for _ in range(2))
+    np.testing.assert_array_equal(one.indices, two.indices)
+    np.testing.assert_array_equal(one.weights, two.weights)
+
+
+@pytest.mark.parametrize(
+    ("population", "prob"), [(1, 0.5), (10, 1e-6), (100, 0.1), (2000, 5e-3), (50, 1.0)]
+)
+def test_poisson_outgrows_its_arrays_once_in_a_trillion_draws(population, prob):
+    limit = federated.poisson(population, prob).max_cohort
+    assert 1 <= limit <= population
+    assert scipy.stats.binom.sf(limit, population, prob) < 1e-12
+    # And they are no longer than needed, give or take one.
+    if limit > 2:
+        assert scipy.stats.binom.sf(limit - 2, population, prob) > 1e-12
+
+
+def test_members_drawn_are_padded_or_cut_off():
+    drawn = jnp.array([False, True, False, True, True])
+    padded = sampling.drawn_to_cohort(drawn, 4)
+    np.testing.assert_array_equal(padded.indices[:3], [1, 3, 4])
+    np.testing.assert_array_equal(padded.weights, [1, 1, 1, 0])
+    cut = sampling.drawn_to_cohort(drawn, 2)
+    np.testing.assert_array_equal(cut.indices, [1, 3])
+    np.testing.assert_array_equal(cut.weights, [1, 1])
+    nobody = sampling.drawn_to_cohort(jnp.zeros(5, bool), 3)
+    np.testing.assert_array_equal(nobody.weights, np.zeros(3))
+
+
+def test_events_are_those_of_dp_accounting():
+    poisson = federated.poisson(100, 0.05)
+    assert poisson.amplify(GAUSSIAN) == dp_accounting.PoissonSampledDpEvent(
+        0.05, GAUSSIAN
+    )
+    assert poisson.neighboring_relation == "add_or_remove_one"
+    fixed = federated.fixed_size(100, 7)
+    assert fixed.amplify(GAUSSIAN) == dp_accounting.SampledWithoutReplacementDpEvent(
+        100, 7, GAUSSIAN
+    )
+    assert fixed.neighboring_relation == "replace_one"
+    assert fixed.expected_cohort == 7.0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: federated.everyone(0), "population"),
+        (lambda: federated.fixed_size(5, 6), "cohort_size 6 is larger"),
+        (lambda: federated.fixed_size(5, 0), "cohort_size"),
+        (lambda: federated.poisson(0, 0.5), "population"),
+        (lambda: federated.poisson(5, 0.0), "sampling_prob"),
+        (lambda: federated.poisson(5, -0.1), "sampling_prob"),
+        (lambda: federated.poisson(5, 1.01), "sampling_prob"),
+        (lambda: federated.poisson(5, float("nan")), "sampling_prob"),
+    ],
+)
+def test_bad_arguments_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,163 @@
+"""Whole runs: chunks, stopping, history, and one compiled program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ppml_lab import data, dp, federated, models
+from ppml_lab.federated.simulate import chunk_lengths, run_chunk
+
+KEY = jax.random.key(3)
+
+
+@pytest.fixture(scope="module")
+def algorithm(regression):
+    return federated.averaging(
+        regression,
+        federated.local_sgd(regression, optax.sgd(0.1), 3, num_epochs=1),
+        federated.poisson(5, 0.6),
+        mechanism=dp.gaussian(0.5, 0.3),
+        server_optimizer=optax.sgd(1.0, momentum=0.5),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(algorithm, regression, clients):
+    """Six rounds at once, with one evaluation at the end."""
+    return federated.simulate(
+        KEY,
+        algorithm,
+        clients,
+        6,
+        test=clients.examples,
+        evaluate=federated.evaluator(regression),
+    )
+
+
+def test_the_history_has_one_entry_per_round_and_evaluation(whole):
+    state, history = whole
+    assert int(state.rounds_done) == 6
+    assert {name: values.shape for name, values in history.items()} == {
+        "cohort_size": (6,),
+        "train_loss": (6,),
+        "update_norm": (6,),
+        "squared": (1,),
+        "eval_round": (1,),
+    }
+    assert all(isinstance(values, np.ndarray) for values in history.values())
+    assert len(set(history["cohort_size"])) > 1
+
+
+def test_a_run_is_its_rounds_one_after_the_other(whole, algorithm, clients):
+    init_key, rounds_key = jax.random.split(KEY)
+    state = algorithm.init(init_key)
+    one_round = jax.jit(algorithm.round)
+    for number in range(6):
+        state, info = one_round(jax.random.fold_in(rounds_key, number), state, clients)
+        for name, value in info.items():
+            np.testing.assert_allclose(whole[1][name][number], value, rtol=1e-5)
+    for found, expected in zip(*map(jax.tree.leaves, (whole[0], state)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_chunks_change_nothing_bit_by_bit(whole, algorithm, regression, clients):
+    seen = []
+    state, history = federated.simulate(
+        KEY,
+        algorithm,
+        clients,
+        6,
+        test=clients.examples,
+        evaluate=federated.evaluator(regression),
+        eval_every=4,
+        on_chunk=lambda done, state, part: seen.append(
+            (done, int(state.rounds_done), len(part["train_loss"]))
+        ),
+    )
+    assert seen == [(4, 4, 4), (6, 6, 2)]
+    jax.tree.map(np.testing.assert_array_equal, state, whole[0])
+    for name in ("cohort_size", "train_loss", "update_norm"):
+        np.testing.assert_array_equal(history[name], whole[1][name])
+    np.testing.assert_array_equal(history["eval_round"], [4, 6])
+    assert history["squared"][1] == whole[1]["squared"][0]
+    assert history["squared"][0] != history["squared"][1]
+
+
+def test_on_chunk_stops_the_run_where_it_wants(algorithm, clients, compile_counter):
+    compile_counter.reset()
+    counts = []
+
+    def stop_at_four(done, state, part):
+        counts.append(compile_counter.compilations)
+        return done >= 4
+
+    state, history = federated.simulate(
+        KEY, algorithm, clients, 10, eval_every=1, on_chunk=stop_at_four
+    )
+    assert int(state.rounds_done) == 4
+    assert history["cohort_size"].shape == (4,)
+    # The second chunk and those after it compile nothing.
+    assert len(counts) == 4
+    assert counts[0] == counts[-1] > 0
+
+
+def test_a_chunk_moves_nothing_between_host_and_device(algorithm, clients):
+    chunk = jax.jit(
+        lambda key, state, first: run_chunk(key, algorithm, state, clients, first, 2)
+    )
+    arguments = (KEY, jax.jit(algorithm.init)(KEY), jnp.int32(0))
+    chunk(*arguments)
+    with jax.transfer_guard("disallow"):
+        state, _ = chunk(*arguments)
+    assert int(state.rounds_done) == 2
+
+
+def test_two_thousand_clients_and_fifty_rounds_are_one_program(compile_counter):
+    drawn = data.synthetic(0, 2000, 0.0, 0.0, mean_size=12.0, min_size=2)
+    clients = data.federate(drawn.train, drawn.train_users, num_clients=2000)
+    task = models.flax_classification(models.logistic(10), (60,))
+    algorithm = federated.averaging(
+        task,
+        federated.local_sgd(task, optax.sgd(0.1), 10, num_epochs=1),
+        federated.poisson(2000, 0.01),
+    )
+    traces = []
+
+    def counted(key, state, clients):
+        traces.append(state)
+        return algorithm.round(key, state, clients)
+
+    jnp.int32(0)  # what a first call of these compiles is not the simulation's
+    jax.random.split(KEY)
+    compile_counter.reset()
+    state, history = federated.simulate(
+        KEY, algorithm._replace(round=counted), clients, 50
+    )
+    assert len(traces) == 1
+    # One program makes the first state, one does all 50 rounds.
+    assert compile_counter.compilations == 2
+    assert int(state.rounds_done) == 50
+    assert history["train_loss"][-5:].mean() < history["train_loss"][:5].mean()
+    assert 10 < history["cohort_size"].mean() < 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_rounds": 0}, "num_rounds"),
+        ({"num_rounds": 2, "eval_every": 0}, "eval_every"),
+        ({"num_rounds": 2, "test": 0.0}, "test and evaluate together"),
+        ({"num_rounds": 2, "evaluate": lambda p, t: {}}, "test and evaluate together"),
+    ],
+)
+def test_bad_arguments_are_named(algorithm, clients, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        federated.simulate(KEY, algorithm, clients, **arguments)
+
+
+def test_runs_are_cut_into_chunks_and_the_rest():
+    assert chunk_lengths(10, 4) == [4, 4, 2]
+    assert chunk_lengths(8, 4) == [4, 4]
+    assert chunk_lengths(3, 10) == [3]

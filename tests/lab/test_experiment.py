@@ -1,0 +1,131 @@
+"""Bad configurations are refused when they are built, with the fix in the message."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ppml_lab import lab
+
+INF, NAN = float("inf"), float("nan")
+FACTS = lab.DataFacts(
+    num_clients=100,
+    num_examples=1000,
+    max_client_size=12,
+    num_classes=10,
+    input_shape=(8, 8, 1),
+)
+CONFIG = lab.Config()
+CENTRAL_DP = lab.Config(privacy="central")
+
+
+@pytest.mark.parametrize(
+    ("change", "rates", "message"),
+    [
+        ({"privacy": "central"}, {"noise_multiplier": -1.0}, "noise_multiplier.*-1"),
+        ({"privacy": "central"}, {"noise_multiplier": NAN}, "noise_multiplier.*nan"),
+        ({"privacy": "central"}, {"clip_norm": 0.0}, "clip_norm must be positive.*0"),
+        ({"privacy": "local"}, {"clip_norm": -2.0}, "clip_norm must be positive.*-2"),
+        (
+            {"privacy": "central"},
+            {"clip_norm": INF, "noise_multiplier": 1.0},
+            "finite clip_norm",
+        ),
+        ({}, {"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"cohort": 101.0}, {}, "cohort 101.* larger than the population 100"),
+        (
+            {"sampler": "fixed_size", "cohort": 101.0},
+            {},
+            "cohort_size 101 is larger than the population 100",
+        ),
+        ({"sampler": "fixed_size", "cohort": 9.5}, {}, "cohort must be whole.*9.5"),
+        ({"cohort": 0.0}, {}, r"sampling_prob must lie in \(0, 1\], got 0"),
+        ({"sampler": "poison"}, {}, "unknown sampler 'poison'; did you mean 'poisson'"),
+        ({"model": "logistik"}, {}, "did you mean 'logistic'"),
+        ({"privacy": "centrl"}, {}, "did you mean 'central'"),
+        ({"server_optimizer": "adm"}, {}, "did you mean 'adam'"),
+        (
+            {"weighting": "examples", "privacy": "central"},
+            {},
+            "use weighting='uniform'",
+        ),
+        ({"privacy": "example"}, {}, "belongs to central training"),
+        ({"training": "central", "privacy": "local"}, {}, "has no clients"),
+        (
+            {"secure_sum": "additive_sharing", "scale_bits": 26},
+            {},
+            "modulus too small: .* needs 3[4-9] bits, have 32; lower the scale",
+        ),
+        ({"batch_size": 0}, {}, "batch_size must be an integer of at least 1, got 0"),
+        ({"num_lanes": 0}, {}, "num_lanes must be an integer of at least 1, got 0"),
+    ],
+)
+def test_bad_configurations(
+    change: dict[str, Any], rates: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        lab.build(replace(CONFIG, **change), lab.Hyperparams(**rates), FACTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "mnst"}, r"unknown .*'mnst'; did you mean 'mnist'"),
+        ({"partition": "dirichlt"}, "did you mean 'dirichlet'"),
+        ({"partition": "natural"}, "'digits' has no users"),
+        ({"num_clients": None}, "partition 'iid' needs num_clients"),
+        ({"num_clients": 2000}, "2000"),
+        ({"partition": "dirichlet", "dirichlet_alpha": 0.0}, "alpha"),
+    ],
+)
+def test_bad_data(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lab.load_data(replace(lab.DataConfig(), **change))
+
+
+def test_targets_out_of_reach_and_bad_deltas() -> None:
+    rates = lab.Hyperparams()
+    with pytest.raises(ValueError, match=r"target_epsilon .*0\.001.* out of reach"):
+        lab.calibrated(CENTRAL_DP, rates, FACTS, 1e-3, 1e-12)
+    with pytest.raises(ValueError, match=r"target_epsilon .* out of reach"):
+        lab.calibrated(CONFIG, rates, FACTS, 8.0, 1e-5)  # nothing is private here
+    for delta in (0.0, 1.0, -0.1, NAN):
+        with pytest.raises(ValueError, match="delta"):
+            lab.calibrated(CENTRAL_DP, rates, FACTS, 1.0, delta)
+    with pytest.raises(ValueError, match="needs a delta"):
+        lab.statement(CENTRAL_DP, rates, FACTS, None)
+
+
+@pytest.mark.parametrize("privacy", ["central", "local"])
+@pytest.mark.parametrize("secure_sum", ["clear", "additive_sharing"])
+def test_calibration_meets_its_target(privacy: str, secure_sum: Any) -> None:
+    config = lab.Config(privacy=privacy, secure_sum=secure_sum)
+    rates = lab.calibrated(config, lab.Hyperparams(), FACTS, 2.0, 1e-5)
+    guarantee = lab.statement(config, rates, FACTS, 1e-5)
+    assert 1.99 < guarantee["epsilon_rdp"] <= 2.0
+    assert guarantee["epsilon_pld"] < guarantee["epsilon_rdp"]
+    assert guarantee["privacy_unit"] == "client"
+
+
+def test_without_privacy_epsilon_is_infinite() -> None:
+    guarantee = lab.statement(CONFIG, lab.Hyperparams(), FACTS, None)
+    assert guarantee["epsilon_rdp"] == INF
+    assert guarantee["privacy_unit"] is None
+
+
+def test_local_dp_sgd_protects_examples() -> None:
+    config = lab.Config(privacy="local_dp_sgd", batch_size=4, steps_per_round=3)
+    guarantee = lab.statement(
+        config, lab.Hyperparams(noise_multiplier=1.0), FACTS, 1e-5
+    )
+    assert guarantee["privacy_unit"] == "example"
+    central = lab.Config(
+        training="central",
+        privacy="example",
+        cohort=1000 * 4 / 12,
+        steps_per_round=3,
+    )
+    same = lab.statement(central, lab.Hyperparams(noise_multiplier=1.0), FACTS, 1e-5)
+    assert guarantee["epsilon_rdp"] == pytest.approx(same["epsilon_rdp"])

@@ -1,0 +1,69 @@
+"""What is written to disk, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ppml_lab.lab import records
+
+
+def test_run_id_ignores_the_order_of_keys_and_sees_every_value() -> None:
+    one = {"a": 1, "b": {"c": 0.5, "d": "x"}}
+    assert records.run_id(one) == records.run_id({"b": {"d": "x", "c": 0.5}, "a": 1})
+    assert records.run_id(one) != records.run_id({"a": 1, "b": {"c": 0.6, "d": "x"}})
+
+
+def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    records.open_folder(tmp_path, {"rounds": 5, "base": {"model": "cnn"}})
+    records.open_folder(tmp_path, {"rounds": 5, "base": {"model": "cnn"}})
+    with pytest.raises(
+        ValueError, match=r"another configuration \(base.model: cnn there, 2nn here\)"
+    ):
+        records.open_folder(tmp_path, {"rounds": 5, "base": {"model": "2nn"}})
+
+
+def test_checkpoints_keep_every_bit(tmp_path: Path) -> None:
+    state = {
+        "params": jnp.array([1e-40, -0.0, jnp.pi], jnp.float32),
+        "more": (jnp.int32(7), jnp.arange(3, dtype=jnp.uint32)),
+    }
+    path = tmp_path / "checkpoint.npz"
+    assert records.rounds_saved(path) == 0
+    records.save_checkpoint(path, 12, state)
+    assert records.rounds_saved(path) == 12
+    loaded = records.load_checkpoint(path, state)
+    for old, new in (
+        (state["params"], loaded["params"]),
+        (state["more"][0], loaded["more"][0]),
+        (state["more"][1], loaded["more"][1]),
+    ):
+        assert np.asarray(old).tobytes() == np.asarray(new).tobytes()
+        assert np.asarray(old).dtype == np.asarray(new).dtype
+
+
+def test_lines_after_the_last_checkpoint_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.jsonl"
+    records.append_lines(path, [{"round": 1}, {"round": 2}])
+    records.append_lines(path, [{"round": 3}])
+    records.keep_lines(path, 2)
+    assert records.read_lines(path) == [{"round": 1}, {"round": 2}]
+
+
+def test_a_table_has_empty_cells_for_none(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    records.write_table(path, [{"a": None, "b": 0.123456789, "c": np.float32(2)}])
+    with path.open() as file:
+        assert list(csv.DictReader(file)) == [{"a": "", "b": "0.123457", "c": "2"}]
+
+
+def test_no_half_file_is_left(tmp_path: Path) -> None:
+    records.write_json(tmp_path / "deep" / "x.json", {"a": 1})
+    with pytest.raises(TypeError, match="cannot record"):
+        records.write_json(tmp_path / "deep" / "x.json", {"a": object()})
+    assert records.read_json(tmp_path / "deep" / "x.json") == {"a": 1}
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.json"]

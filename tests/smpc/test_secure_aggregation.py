@@ -1,0 +1,217 @@
+"""Secure sums: near the clear sum, the same in any order, with a sound sensitivity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppml_lab import base, smpc
+
+KEY = jax.random.key(0)
+SHAPES = {"w": (4, 3), "deep": {"b": ()}}
+DIMENSION = 13
+each_rounding = pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+each_count = pytest.mark.parametrize("num_parties", [2, 5])
+
+
+def updates(num_clients: int, max_abs: float = 1.0, seed: int = 0):
+    """Stacked over clients."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda shape: jnp.array(
+            rng.uniform(-max_abs, max_abs, (num_clients, *shape)), jnp.float32
+        ),
+        SHAPES,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def encode_all(aggregator, stacked, key=KEY):
+    num_clients = len(jax.tree.leaves(stacked)[0])
+    return jax.vmap(aggregator.encode)(jax.random.split(key, num_clients), stacked)
+
+
+def zeros_for(messages):
+    return jax.tree.map(lambda m: jnp.zeros(m.shape[1:], m.dtype), messages)
+
+
+def secure_sum(aggregator, stacked, key=KEY):
+    messages = encode_all(aggregator, stacked, key)
+    return aggregator.decode(aggregator.aggregate(zeros_for(messages), messages))
+
+
+def largest_error(total, stacked) -> float:
+    exact = jax.tree.map(lambda leaf: np.float64(leaf).sum(0), stacked)
+    errors = jax.tree.map(lambda a, b: np.abs(np.float64(a) - b).max(), total, exact)
+    return float(max(jax.tree.leaves(errors)))
+
+
+def bits(tree) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@each_rounding
+@pytest.mark.parametrize(
+    ("num_parties", "num_clients", "scale"),
+    [(2, 1, 2.0**10), (5, 7, 2.0**4), (3, 200, 2.0**10)],
+)
+def test_is_near_the_clear_sum(num_parties, rounding, num_clients, scale):
+    aggregator = smpc.additive_sharing(num_parties, 200, 3.0, scale, rounding)
+    stacked = updates(num_clients, max_abs=3.0)
+    total = secure_sum(aggregator, stacked)
+    assert jax.tree.map(jnp.shape, total) == jax.tree.map(
+        lambda leaf: leaf.shape[1:], stacked
+    )
+    error = largest_error(total, stacked)
+    half = 0.5 if rounding == "nearest" else 1.0
+    assert error <= half * num_clients / scale
+    if num_clients == 200:  # a random walk of errors, far inside the hard bound
+        deviation = np.sqrt(num_clients) / scale * (np.sqrt(1 / 12), 0.5)[half == 1.0]
+        assert deviation / 2 < error < 5 * deviation
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), cuts=st.sets(st.integers(1, 22), max_size=6))
+def test_order_and_chunks_change_no_bit(seed, cuts):
+    messages = MESSAGES
+    whole = SHARED.aggregate(zeros_for(messages), messages)
+    order = np.random.default_rng(seed).permutation(23)
+    total = zeros_for(messages)
+    for chunk in np.split(order, sorted(cuts)):
+        part = jax.tree.map(lambda m, chunk=chunk: m[chunk], messages)
+        total = SHARED.aggregate(total, part)
+    assert bits(total) == bits(whole)
+    assert bits(SHARED.decode(total)) == bits(SHARED.decode(whole))
+
+
+SHARED = smpc.additive_sharing(3, 23, 1.0)
+MESSAGES = encode_all(SHARED, updates(23))
+
+
+def test_sums_of_sums_are_sums():
+    halves = [jax.tree.map(lambda m, s=s: m[s::2], MESSAGES) for s in (0, 1)]
+    sums = [SHARED.aggregate(zeros_for(MESSAGES), half) for half in halves]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sums)
+    total = SHARED.aggregate(zeros_for(MESSAGES), stacked)
+    assert bits(total) == bits(SHARED.aggregate(zeros_for(MESSAGES), MESSAGES))
+
+
+@each_rounding
+def test_nobody_sums_to_zero(rounding):
+    aggregator = smpc.additive_sharing(2, 5, 1.0, rounding=rounding)
+    for leaf in jax.tree.leaves(aggregator.decode(zeros_for(MESSAGES))):
+        np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+
+
+@each_rounding
+def test_shares_hide_the_update_and_the_sum_does_not_depend_on_them(rounding):
+    """Two rounds with other keys: other messages, nearly the same sum."""
+    aggregator = smpc.additive_sharing(2, 5, 1.0, 2.0**10, rounding)
+    stacked = updates(5)
+    one, two = (encode_all(aggregator, stacked, jax.random.key(s)) for s in (1, 2))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert np.mean(np.asarray(a) == np.asarray(b)) < 0.01
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(one)])
+    assert len(set(flat.tolist())) == flat.size  # no mask serves two coordinates
+    sums = [secure_sum(aggregator, stacked, jax.random.key(s)) for s in (1, 2)]
+    if rounding == "nearest":
+        assert bits(sums[0]) == bits(sums[1])
+    else:
+        assert bits(sums[0]) != bits(sums[1])
+
+
+def test_bad_updates_cannot_wrap_the_sum():
+    aggregator = smpc.additive_sharing(2, 3, 1.0, 2.0**16)
+    stacked = {"x": jnp.array([[np.nan, np.inf], [0.25, 1e30], [0.5, 1.0]])}
+    messages = encode_all(aggregator, stacked)
+    total = aggregator.decode(aggregator.aggregate(zeros_for(messages), messages))
+    np.testing.assert_array_equal(total["x"], [0.75, 3.0])
+
+
+@each_count
+def test_cost_is_the_size_of_the_messages(num_parties):
+    aggregator = smpc.additive_sharing(num_parties, 5, 1.0)
+    update = jax.tree.map(lambda leaf: leaf[0], updates(1))
+    message = aggregator.encode(KEY, update)
+    sent = sum(leaf.nbytes for leaf in jax.tree.leaves(message))
+    model = sum(leaf.nbytes for leaf in jax.tree.leaves(update))
+    assert aggregator.cost(DIMENSION) == base.Cost(sent, model)
+    assert aggregator.cost(DIMENSION) == (4 * num_parties * DIMENSION, 4 * DIMENSION)
+    assert smpc.clear().cost(DIMENSION) == (4 * DIMENSION, 4 * DIMENSION)
+
+
+def norms_of(stacked) -> np.ndarray:
+    """Of each client, all leaves together."""
+    rows = [np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(stacked)]
+    return np.linalg.norm(np.concatenate(rows, axis=1), axis=1)
+
+
+@each_rounding
+@pytest.mark.parametrize("scale", [2.0, 64.0, 2.0**16])
+def test_sensitivity_bounds_what_one_client_adds(rounding, scale):
+    """Add a client to others: the decoded sum moves by at most the sensitivity."""
+    clip_norm = 1.5
+    aggregator = smpc.additive_sharing(2, 10, clip_norm, scale, rounding)
+    bound = aggregator.sensitivity(clip_norm, DIMENSION)
+    directions = updates(40, seed=3)
+    norms = norms_of(directions)
+    clipped = jax.tree.map(
+        lambda d: d * (clip_norm / norms).reshape(-1, *[1] * (d.ndim - 1)), directions
+    )
+    decode = jax.jit(jax.vmap(aggregator.decode))
+    moved = norms_of(decode(encode_all(aggregator, clipped)))
+    assert moved.max() <= bound * (1 + 1e-6)
+    if scale == 2.0:
+        assert moved.max() > clip_norm  # the plain clip norm would not have been one
+
+
+@each_rounding
+def test_sensitivity_is_nearly_met_by_the_worst_update(rounding):
+    """Coordinates above the threshold go up: always, or all of them by luck."""
+    aggregator = smpc.additive_sharing(2, 2, 1.0, 4.0, rounding)
+    part = {"nearest": 0.126, "stochastic": 0.1}[rounding]
+    update = jnp.full(8, part, jnp.float32)
+    keys = jax.random.split(KEY, 5000)
+    send = jax.jit(
+        jax.vmap(lambda key: aggregator.decode(aggregator.encode(key, update)))
+    )
+    sent = send(keys)
+    norms = np.linalg.norm(sent, axis=1)
+    bound = aggregator.sensitivity(part * np.sqrt(8), 8)
+    assert norms.max() <= bound
+    if rounding == "nearest":
+        assert norms.max() > 0.99 * bound
+
+
+def test_clear_sums_are_float_sums():
+    aggregator = smpc.clear()
+    stacked = updates(6)
+    total = secure_sum(aggregator, stacked)
+    assert largest_error(total, stacked) < 1e-5
+    assert aggregator.sensitivity(2.5, 100) == 2.5
+
+
+def test_stochastic_is_the_default_rounding_and_two_to_the_sixteen_the_scale():
+    default = smpc.additive_sharing(2, 10, 1.0)
+    explicit = smpc.additive_sharing(2, 10, 1.0, 2.0**16, "stochastic")
+    assert bits(encode_all(default, updates(3))) == bits(
+        encode_all(explicit, updates(3))
+    )
+    assert default.sensitivity(1.0, 100) == 1.0 + 10 / 2**16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1, 10, 1.0), "num_parties must be an integer of at least 2, got 1"),
+        ((2, 0, 1.0), "num_summands must be an integer of at least 1, got 0"),
+        ((2, 40_000, 1.0), "40000 clients .* needs 33 bits, have 32"),
+        ((2, 10, float("inf")), "max_abs must be positive and finite, got inf"),
+        ((2, 10, 1.0, 2.0, "down"), "unknown rounding 'down'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        smpc.additive_sharing(*arguments)

@@ -1,0 +1,238 @@
+"""Everything the lab builds keeps the contract of its protocol in `base`."""
+
+import functools
+import inspect
+import typing
+
+import dp_accounting
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ppml_lab import base, dp, federated, models, smpc
+
+KEY = jax.random.key(11)
+UPDATE = {"w": jnp.array([0.25, -0.5]), "b": jnp.float32(1.5)}
+SGD = optax.sgd(0.1)
+
+SAMPLERS = {
+    "everyone": federated.everyone(5),
+    "fixed_size": federated.fixed_size(5, 2),
+    "poisson": federated.poisson(5, 0.6),
+}
+MECHANISMS = {
+    "no_privacy": dp.no_privacy(),
+    "gaussian": dp.gaussian(0.5, 1.0),
+    "local_gaussian": dp.local_gaussian(0.5, 1.0),
+}
+AGGREGATORS = {
+    "clear": smpc.clear(),
+    "additive_sharing": smpc.additive_sharing(3, 5, 8.0),
+}
+TRAINERS = {
+    "local_sgd": lambda task: federated.local_sgd(task, SGD, 3, num_epochs=1),
+    "local_dp_sgd": lambda task: federated.local_dp_sgd(
+        task, SGD, dp.gaussian(0.5, 1.0, privacy_unit="example"), 0.5, 2, 7
+    ),
+}
+TASKS = {
+    "classification": lambda: models.classification(
+        lambda key: jnp.zeros((2, 3)), lambda params, x: x @ params
+    ),
+    "flax_classification": lambda: models.flax_classification(models.logistic(3), (2,)),
+}
+ALGORITHMS = {
+    "averaging": lambda task, trainer, **parts: federated.averaging(
+        task, trainer, SAMPLERS["poisson"], **parts
+    ),
+    "central_sgd": lambda task, trainer, **parts: federated.central_sgd(
+        task, SGD, federated.poisson(18, 0.5), **parts
+    ),
+}
+
+
+@functools.cache
+def protocols(kind):
+    """The fields of `kind`, and the signature that each must have (None for data)."""
+    return {
+        name: inspect.signature(hint.__call__)
+        if getattr(hint, "_is_protocol", False)
+        else None
+        for name, hint in typing.get_type_hints(kind).items()
+    }
+
+
+def check_signatures(built):
+    """Every function field has its protocol's arguments, by name and in order."""
+    for name, wanted in protocols(type(built)).items():
+        value = getattr(built, name)
+        if wanted is None:
+            assert not callable(value), f"{name} is data"
+            continue
+        found = inspect.signature(value)
+        assert [*found.parameters] == [*wanted.parameters][1:], name
+
+
+@pytest.mark.parametrize("table", [SAMPLERS, MECHANISMS, AGGREGATORS])
+def test_arguments_are_those_of_the_protocol(table):
+    for built in table.values():
+        check_signatures(built)
+
+
+def test_arguments_of_what_is_built_from_a_task(regression):
+    check_signatures(regression)
+    for make in TASKS.values():
+        check_signatures(make())
+    for make in TRAINERS.values():
+        trainer = make(regression)
+        check_signatures(trainer)
+        for algorithm in ALGORITHMS.values():
+            check_signatures(algorithm(regression, trainer))
+
+
+def test_every_builder_is_in_these_tables():
+    tables = {
+        "base.Task": TASKS,
+        "base.ClientTrainer": TRAINERS,
+        "base.ClientSampler": SAMPLERS,
+        "base.PrivacyMechanism": MECHANISMS,
+        "base.SecureAggregator": AGGREGATORS,
+        "base.FederatedAlgorithm": ALGORITHMS,
+    }
+    for module in (dp, smpc, federated, models):
+        for name in module.__all__:
+            builder = getattr(module, name)
+            if inspect.isfunction(builder):
+                kind = builder.__annotations__.get("return")
+                assert name in tables.get(kind, [name]), f"{name} builds a {kind}"
+
+
+def same_shapes(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def stacked(count):
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * count), UPDATE)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers(name):
+    sampler = SAMPLERS[name]
+    cohort = jax.jit(sampler.sample)(KEY)
+    assert cohort.indices.shape == cohort.weights.shape == (sampler.max_cohort,)
+    many = jax.vmap(sampler.sample)(jax.random.split(KEY, 3))
+    same_shapes(jax.tree.map(lambda leaf: leaf[0], many), cohort)
+    assert sampler.population == 5
+    assert 0 < sampler.expected_cohort <= sampler.max_cohort <= 5
+    amplified = sampler.amplify(event=dp_accounting.GaussianDpEvent(1.0))
+    assert isinstance(amplified, dp_accounting.DpEvent)
+    assert sampler.neighboring_relation in ("add_or_remove_one", "replace_one")
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_mechanisms(name):
+    mechanism = MECHANISMS[name]
+    state = mechanism.init()
+    same_shapes(jax.jit(mechanism.clip)(KEY, state, UPDATE), UPDATE)
+    keys = jax.random.split(KEY, 3)
+    clipped = jax.vmap(mechanism.clip, in_axes=(0, None, 0))(keys, state, stacked(3))
+    same_shapes(clipped, stacked(3))
+    bound = mechanism.norm_bound(state=state)
+    noisy, next_state = jax.jit(mechanism.privatize)(KEY, state, UPDATE, bound)
+    same_shapes(noisy, UPDATE)
+    assert jax.tree.structure(next_state) == jax.tree.structure(state)
+    for sampler in SAMPLERS.values():
+        event = mechanism.event(sampler=sampler)
+        assert isinstance(event.event, dp_accounting.DpEvent)
+        assert (event.privacy_unit is not None) == mechanism.private
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_aggregators(name):
+    aggregator = AGGREGATORS[name]
+    keys = jax.random.split(KEY, 4)
+    messages = jax.jit(jax.vmap(aggregator.encode))(keys, stacked(4))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), messages)
+    total = jax.jit(aggregator.aggregate)(zeros, messages)
+    same_shapes(total, zeros)
+    decoded = aggregator.decode(total)
+    same_shapes(decoded, UPDATE)
+    for leaf, update in zip(*map(jax.tree.leaves, (decoded, UPDATE)), strict=True):
+        np.testing.assert_allclose(leaf, 4 * update, atol=4 / 2**16)
+    # Associative: the same total from two halves.
+    halves = zeros
+    for half in (slice(0, 1), slice(1, 4)):
+        part = jax.tree.map(lambda leaf, half=half: leaf[half], messages)
+        halves = aggregator.aggregate(halves, part)
+    jax.tree.map(np.testing.assert_array_equal, halves, total)
+    assert aggregator.sensitivity(clip_norm=1.0, dimension=3) >= 1.0
+    assert aggregator.cost(dimension=30).uplink_bytes >= 120
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_trainers(name, regression, clients):
+    trainer = TRAINERS[name](regression)
+    view = base.ClientView(clients.examples, jnp.int32(9), jnp.int32(7))
+    steps = trainer.num_steps(view.size)
+    assert (steps.shape, steps.dtype) == ((), jnp.int32)
+    assert jax.vmap(trainer.num_steps)(jnp.array([1, 7])).min() >= 1
+    state = trainer.init(KEY, UPDATE)
+    after = jax.eval_shape(trainer.step, KEY, state, view, jnp.int32(0))
+    same_shapes(after, state)
+    update, info = jax.eval_shape(trainer.finish, after, UPDATE)
+    same_shapes(update, UPDATE)
+    assert all(value.shape == () for value in info.values())
+    assert isinstance(trainer.event(), base.PrivacyEvent)
+
+
+def one_round(algorithm, clients):
+    """One compiled round, under jax's check that no key is used twice."""
+    state = algorithm.init(KEY)
+    with jax.debug_key_reuse(True):
+        after, info = jax.jit(algorithm.round)(jax.random.key(1), state, clients)
+    same_shapes(after, state)
+    assert int(after.rounds_done) == 1
+    assert all(value.shape == () for value in info.values())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after, info)))
+    changed = jax.tree.map(
+        lambda a, b: bool((a != b).all()), after.params, state.params
+    )
+    assert all(jax.tree.leaves(changed))
+    event = algorithm.event(num_rounds=3)
+    assert isinstance(event, base.PrivacyEvent)
+    return event
+
+
+@pytest.mark.parametrize("aggregator", AGGREGATORS)
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_averaging_with_every_mechanism_and_sum(
+    mechanism, aggregator, regression, clients
+):
+    algorithm = ALGORITHMS["averaging"](
+        regression,
+        TRAINERS["local_sgd"](regression),
+        mechanism=MECHANISMS[mechanism],
+        aggregator=AGGREGATORS[aggregator],
+    )
+    event = one_round(algorithm, clients)
+    assert (event.privacy_unit is not None) == MECHANISMS[mechanism].private
+
+
+def test_averaging_with_private_trainers(regression, clients):
+    trainer = TRAINERS["local_dp_sgd"](regression)
+    algorithm = ALGORITHMS["averaging"](regression, trainer)
+    assert one_round(algorithm, clients).privacy_unit == "example"
+
+
+@pytest.mark.parametrize("mechanism", ["no_privacy", "example"])
+def test_central(mechanism, regression, clients):
+    example = dp.gaussian(0.5, 1.0, privacy_unit="example")
+    algorithm = ALGORITHMS["central_sgd"](
+        regression, None, mechanism=(MECHANISMS | {"example": example})[mechanism]
+    )
+    unit = one_round(algorithm, clients).privacy_unit
+    assert unit == ("example" if mechanism == "example" else None)

@@ -1,0 +1,126 @@
+"""The house rules: who imports whom, what stays lazy, how long a file may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ppml_lab
+
+PACKAGE = Path(ppml_lab.__file__).parent
+ROOT = PACKAGE.parent
+BOTTOM = {"base", "checks", "random", "trees"}
+PATTERNS = {"data", "models", "dp", "smpc"}
+MIDDLE = BOTTOM | PATTERNS | {"federated"}
+MAY_IMPORT = {
+    "base": set(),
+    "checks": BOTTOM,
+    "random": BOTTOM,
+    "trees": BOTTOM,
+    **{pattern: BOTTOM | {pattern} for pattern in PATTERNS},
+    "federated": MIDDLE,
+    "audit": MIDDLE | {"audit", "lab"},
+    "lab": MIDDLE | {"audit", "lab"},
+}
+"""DESIGN.md, "Who may import whom". The command line, `__main__`, may import all."""
+
+
+def sources(folder):
+    return sorted(folder.rglob("*.py")) if folder.exists() else []
+
+
+def imports(source, outside_functions=False):
+    """The dotted names that a file imports, from inside functions too."""
+    tree = ast.parse(source)
+    if outside_functions:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.Lambda):
+                node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "import from ppml_lab by its name"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def layers(source):
+    """Which parts of ppml_lab a file imports."""
+    names = [name.split(".") for name in imports(source)]
+    return {parts[1] for parts in names if parts[0] == "ppml_lab" and len(parts) > 1}
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize(
+    "path", sources(PACKAGE), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_a_file_imports_only_from_below(path):
+    part = part_of(path)
+    if part == "__main__":
+        return
+    if part == "__init__":
+        assert not layers(path.read_text())
+        return
+    assert part in MAY_IMPORT, f"{part} has no place in the import order yet"
+    too_high = layers(path.read_text()) - MAY_IMPORT[part]
+    assert not too_high, f"{path.name} belongs to {part}, which may not import them"
+
+
+def test_the_reader_of_imports_misses_none():
+    source = """
+from ppml_lab import base, dp
+import ppml_lab.smpc.ring as r
+def f():
+    from ppml_lab.lab.records import run_id
+    import dp_accounting.pld
+"""
+    assert layers(source) == {"base", "dp", "smpc", "lab"}
+    assert "dp_accounting.pld" in imports(source)
+    assert "dp_accounting.pld" not in imports(source, outside_functions=True)
+
+
+def top_levels(path, **how):
+    return {name.split(".")[0] for name in imports(path.read_text(), **how)}
+
+
+@pytest.mark.parametrize(
+    "path", sources(ROOT / "paper_figures"), ids=lambda path: path.name
+)
+def test_figures_need_neither_jax_nor_the_lab(path):
+    ours_and_heavy = top_levels(path) - set(sys.stdlib_module_names)
+    assert ours_and_heavy <= {"numpy", "matplotlib", "paper_figures"}
+
+
+def test_nothing_imports_experiments_or_figures_from_below():
+    for path in sources(PACKAGE):
+        assert not top_levels(path) & {"experiments", "paper_figures", "tests"}
+    for path in sources(ROOT / "experiments"):
+        assert not top_levels(path) & {"paper_figures", "tests"}
+
+
+def test_only_functions_import_dp_accounting():
+    for path in sources(PACKAGE):
+        assert "dp_accounting" not in top_levels(path, outside_functions=True), path
+        if part_of(path) not in ("dp", "smpc", "audit"):
+            assert "dp_accounting" not in top_levels(path), path
+
+
+def test_training_does_not_load_dp_accounting():
+    code = (
+        "import sys, ppml_lab.federated, ppml_lab.lab.experiment; "
+        "sys.exit('dp_accounting' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda path: path.name)
+def test_no_file_is_longer_than_400_lines(path):
+    assert len(path.read_text().splitlines()) <= 400

@@ -1,0 +1,73 @@
+"""Every experiment runs from its command line, and has its results and its figure."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STEMS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+TINY = {
+    "privacy_utility": [
+        *("--num-seeds", "2", "--target-epsilons", "inf", "8"),
+        *("--base.num-rounds", "2", "--base.eval-every", "1"),
+        *("--base.local-epochs", "1"),
+    ],
+    "fedavg_rounds": ["--num-seeds", "1", "--base.num-rounds", "15"],
+}
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_experiment_is_listed_here() -> None:
+    assert sorted(TINY) == STEMS
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_results_and_figure_are_committed(stem: str) -> None:
+    table = ROOT / "results" / stem / "table.csv"
+    with table.open() as file:
+        assert next(csv.DictReader(file))
+    assert (table.parent / "provenance.json").exists()
+    for suffix in ("pdf", "png"):
+        figure = ROOT / "paper_figures" / f"{stem}.{suffix}"
+        assert 0 < figure.stat().st_size < 300_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", STEMS)
+def test_smoke_run_figure_and_refusal(stem: str, tmp_path: Path) -> None:
+    command = ["-m", f"experiments.{stem}", "smoke", "--out", str(tmp_path)]
+    done = run(*command, *TINY[stem])
+    assert done.returncode == 0, done.stderr
+    stated = done.stdout.index("stated before training")
+    assert stated < done.stdout.index("rounds")
+    drawn = run(f"paper_figures/{stem}.py", str(tmp_path))
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / f"{stem}.png").stat().st_size > 10_000
+
+    other = run(*command)
+    assert other.returncode != 0
+    assert "holds results of another configuration" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_a_misspelt_option_suggests_the_nearest() -> None:
+    done = run("-m", "experiments.privacy_utility", "smoke", "--num-seds", "2")
+    assert done.returncode == 2
+    assert "--num-seeds" in done.stdout + done.stderr
