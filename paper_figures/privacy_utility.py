@@ -19,102 +19,91 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
-STYLE = {  # colour, marker, line; colour-blind safe, and distinct in grey
-    "central training": ("0.15", None, "-"),
-    "federated": ("#0072B2", None, "-"),
-    "federated + secure sum": ("#D55E00", None, (0, (4, 4))),
+DASHED = (0, (4, 4))
+STYLE = {  # colour, marker, line: safe for the colour-blind, and distinct where equal
+    "central training": ("0.15", "", "-"),
+    "federated": ("#0072B2", "", "-"),
+    "federated + secure sum": ("#D55E00", "", DASHED),
     "central training + DP": ("0.15", "v", ":"),
     "federated + central DP": ("#0072B2", "o", "-"),
-    "federated + central DP + secure sum": ("#D55E00", "s", (0, (4, 4))),
+    "federated + central DP + secure sum": ("#D55E00", "s", DASHED),
     "federated + local DP": ("#009E73", "^", "-"),
 }
+T_QUANTILE = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
+Rows = list[dict[str, str]]
 
 
-def columns(rows: list[dict[str, str]], pattern: str, name: str) -> dict[float, list]:
-    """The values of a column by target epsilon."""
-    found: dict[float, list[float]] = {}
-    for row in rows:
-        if row["pattern"] == pattern and row[name]:
-            found.setdefault(float(row["target_epsilon"]), []).append(float(row[name]))
-    return dict(sorted(found.items()))
+def values(rows: Rows, name: str, **where: str) -> np.ndarray:
+    """A column of the rows that match, without its empty cells."""
+    chosen = [row for row in rows if all(row[key] == where[key] for key in where)]
+    return np.array([float(row[name]) for row in chosen if row[name]])
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half width of the 95% t interval over seeds."""
-    t = {1: np.nan, 2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values), 2.26)
-    return float(np.mean(values)), t * float(np.std(values, ddof=1)) / len(
-        values
-    ) ** 0.5
-
-
-def draw_accuracy(axis: plt.Axes, rows: list[dict[str, str]]) -> None:
+def draw_accuracy(axis: plt.Axes, rows: Rows) -> None:
+    """Means over seeds with their 95% t intervals; horizontal lines have no epsilon."""
+    targets = sorted({row["target_epsilon"] for row in rows} - {"inf"}, key=float)
     for pattern, (color, marker, line) in STYLE.items():
-        by_epsilon = columns(rows, pattern, "accuracy")
-        finite = [eps for eps in by_epsilon if np.isfinite(eps)]
-        means, halves = zip(*map(interval, by_epsilon.values()), strict=True)
-        if finite:
-            axis.errorbar(
-                finite, means, halves, label=pattern, color=color, marker=marker,
-                linestyle=line, capsize=3, markersize=5, linewidth=1.4,
-            )  # fmt: skip
-        else:
-            axis.axhline(
-                means[0], label=pattern, color=color, linestyle=line, linewidth=1
-            )
+        look = {"color": color, "linestyle": line, "label": pattern}
+        plain = values(rows, "accuracy", pattern=pattern, target_epsilon="inf")
+        if len(plain):
+            axis.axhline(plain.mean(), linewidth=1, **look)
+            continue
+        seeds = [
+            values(rows, "accuracy", pattern=pattern, target_epsilon=t) for t in targets
+        ]
+        halves = [
+            T_QUANTILE.get(len(s), 2.0) * s.std(ddof=1) / len(s) ** 0.5
+            if len(s) > 1
+            else 0
+            for s in seeds
+        ]
+        means = [s.mean() for s in seeds]
+        axis.errorbar(
+            [*map(float, targets)], means, halves, marker=marker, capsize=3, **look
+        )
     axis.set_xscale("log", base=2)
-    ticks = sorted({float(row["target_epsilon"]) for row in rows} - {np.inf})
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.minorticks_off()
-    axis.set_xlabel("ε of the whole run (RDP)")
-    axis.set_ylabel("test accuracy")
-    axis.set_ylim(0, 1)
+    axis.set_xticks([*map(float, targets)], targets)
+    axis.set(xlabel="ε of the whole run (RDP)", ylabel="test accuracy", ylim=(0, 1))
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7, loc="center right", frameon=True)
+    axis.legend(fontsize=7, loc="center right")
 
 
-def draw_cost(axis: plt.Axes, rows: list[dict[str, str]], name: str, text: str) -> None:
+def draw_cost(axis: plt.Axes, rows: Rows, name: str, unit: float, text: str) -> None:
+    """Medians over all runs of a pattern, with quartiles."""
     for place, (pattern, (color, _, _)) in enumerate(STYLE.items()):
-        values = [v for group in columns(rows, pattern, name).values() for v in group]
-        if not values:
+        found = values(rows, name, pattern=pattern) / unit
+        if not len(found):
             axis.text(0, place, " not applicable", va="center", fontsize=7, color="0.5")
             continue
-        middle = float(np.median(values))
-        low, high = np.quantile(values, [0.25, 0.75])
+        low, middle, high = np.quantile(found, [0.25, 0.5, 0.75])
         spread = [[middle - low], [high - middle]]
         axis.barh(place, middle, xerr=spread, color=color, alpha=0.75, height=0.6)
         axis.text(high, place, f"  {middle:.3g}", va="center", fontsize=7)
     axis.set_yticks(range(len(STYLE)), list(STYLE), fontsize=7)
-    axis.invert_yaxis()
-    axis.margins(x=0.25)
+    axis.set_ylim(len(STYLE) - 0.4, -0.6)
+    axis.margins(x=0.2)
     axis.set_xlabel(text, fontsize=8)
-    axis.tick_params(axis="x", labelsize=7)
 
 
 def main(folder: Path, out: Path) -> None:
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for row in rows:
-        row["uplink_kb"] = row["uplink_bytes"] and str(float(row["uplink_bytes"]) / 1e3)
     figure = plt.figure(figsize=(10, 4.4), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=[1.25, 1])
-    draw_accuracy(figure.add_subplot(grid[:, 0]), rows)
-    draw_cost(
+    bytes_axis, time_axis = (
         figure.add_subplot(grid[0, 1]),
-        rows,
-        "uplink_kb",
-        "uplink, kB per client and round",
+        figure.add_subplot(grid[1, 1]),
     )
+    draw_accuracy(figure.add_subplot(grid[:, 0]), rows)
+    draw_cost(bytes_axis, rows, "uplink_bytes", 1e3, "uplink, kB per client and round")
     draw_cost(
-        figure.add_subplot(grid[1, 1]), rows, "compute_overhead",
-        "compute time / plain federated (median, quartiles)",
-    )  # fmt: skip
+        time_axis, rows, "compute_overhead", 1, "compute time over plain federated"
+    )
     for suffix in ("pdf", "png"):
         figure.savefig(out / f"privacy_utility.{suffix}", dpi=150)
     print(f"wrote {out / 'privacy_utility.png'}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]), Path(sys.argv[1]))
-    else:
-        main(HERE.parent / "results" / "privacy_utility", HERE)
+    named = [Path(argument) for argument in sys.argv[1:2]]
+    main(*(named * 2 or [HERE.parent / "results" / "privacy_utility", HERE]))

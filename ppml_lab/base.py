@@ -234,7 +234,8 @@ class PrivacyMechanism(NamedTuple):
     """A mechanism and its accounting, from one builder so that they cannot drift apart.
 
     Attributes:
-      private: False for the mechanism that promises nothing (`dp.no_privacy`).
+      privacy_unit: Whose contribution `clip` bounds, "client" or "example"; None for
+        the mechanism that promises nothing (`dp.no_privacy`).
     """
 
     init: MechanismInit
@@ -242,7 +243,7 @@ class PrivacyMechanism(NamedTuple):
     norm_bound: MechanismNormBound
     privatize: MechanismPrivatize
     event: MechanismEvent
-    private: bool
+    privacy_unit: str | None
 
 
 class AggregatorEncode(Protocol):

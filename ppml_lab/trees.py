@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, PyTree
 
@@ -35,6 +37,26 @@ def where(mask: Bool[Array, "..."], tree: PyTree, other: PyTree | float) -> PyTr
     if jax.tree.structure(other) == jax.tree.structure(0.0):
         return jax.tree.map(lambda leaf: select(leaf, other), tree)
     return jax.tree.map(select, tree, other)
+
+
+def as_vector(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """All leaves as one vector, and what cuts `[..., size]` up into the tree again.
+
+    Unlike `jax.flatten_util.ravel_pytree`, the way back keeps leading axes and the
+    dtype that it is given.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def cut(vector: Array) -> PyTree:
+        parts = jnp.split(vector, ends, axis=-1)
+        shaped = [
+            part.reshape(*part.shape[:-1], *leaf.shape)
+            for part, leaf in zip(parts, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, shaped)
+
+    return jnp.concatenate([leaf.reshape(-1) for leaf in leaves]), cut
 
 
 def take(tree: PyTree, rows: Array) -> PyTree:

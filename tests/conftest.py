@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-if jax.config.jax_compilation_cache_dir is None:
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(home / "ppml_lab" / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -73,7 +73,7 @@ class CompileCounter:
     def __init__(self) -> None:
         self.compilations = 0
 
-    def __call__(self, event: str, seconds: float, **kwargs: typing.Any) -> None:
+    def __call__(self, event: str, duration_secs: float, **kwargs: int | str) -> None:
         self.compilations += event == "/jax/core/compile/backend_compile_duration"
 
     def reset(self) -> None:

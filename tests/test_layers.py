@@ -36,7 +36,7 @@ def imports(source, outside_functions=False):
     tree = ast.parse(source)
     if outside_functions:
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.Lambda):
+            if isinstance(node, ast.FunctionDef):
                 node.body = []
     found = set()
     for node in ast.walk(tree):

@@ -15,15 +15,13 @@ from ppml_lab import random
 
 LONGEST = 5000
 whole = jax.jit(
-    lambda seed, size: random.permute(
-        jax.random.key(seed), jnp.arange(LONGEST, dtype=jnp.int32), size
-    )
+    lambda key, size: random.permute(key, jnp.arange(LONGEST, dtype=jnp.int32), size)
 )
 
 
-def permutation(seed: int, size: int) -> np.ndarray:
+def permutation(key: jax.Array, size: int) -> np.ndarray:
     """All of it, by the one program compiled for a traced size."""
-    return np.asarray(whole(jnp.uint32(seed), jnp.int32(size)))[:size]
+    return np.asarray(whole(key, jnp.int32(size)))[:size]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -37,7 +35,8 @@ def permutation(seed: int, size: int) -> np.ndarray:
 @example(seed=6, size=4999)
 @example(seed=2**32 - 1, size=LONGEST)
 def test_is_a_bijection(seed, size):
-    np.testing.assert_array_equal(np.sort(permutation(seed, size)), np.arange(size))
+    order = permutation(jax.random.key(seed), size)
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
@@ -56,21 +55,22 @@ def test_distinct_positions_stay_distinct_and_inside_at_any_size(seed, size, dat
 jit_permute = jax.jit(random.permute)
 
 
-@pytest.mark.parametrize("size", [1, 3, 17, 1000])
+vmap_positions = jax.jit(jax.vmap(random.permute, in_axes=(None, 0, None)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 100])
 def test_each_element_can_be_computed_alone(size):
     key = jax.random.key(7)
-    positions = jnp.arange(size, dtype=jnp.int32)
-    together = jit_permute(key, positions, jnp.int32(size))
-    assert together.dtype == positions.dtype
+    positions = jnp.arange(100, dtype=jnp.int32)[::-1] % size
     alone = vmap_positions(key, positions, jnp.int32(size))
-    np.testing.assert_array_equal(together, alone)
-    backwards = jit_permute(key, positions[::-1].reshape(-1, 1), jnp.int32(size))
-    np.testing.assert_array_equal(together, backwards[::-1, 0])
-    known_size = jax.jit(lambda key, at: random.permute(key, at, size))
-    np.testing.assert_array_equal(together, known_size(key, positions))
+    assert alone.dtype == positions.dtype
+    np.testing.assert_array_equal(alone, permutation(key, size)[positions])
 
 
-vmap_positions = jax.jit(jax.vmap(random.permute, in_axes=(None, 0, None)))
+def test_a_known_size_gives_the_same_outside_jit():
+    key, positions = jax.random.key(8), jnp.array([[4, 2], [0, 16]], jnp.int32)
+    together = random.permute(key, positions, 17)
+    np.testing.assert_array_equal(together, permutation(key, 17)[positions])
 
 
 def test_lanes_with_their_own_key_and_size():
@@ -80,9 +80,8 @@ def test_lanes_with_their_own_key_and_size():
     lanes = jax.jit(jax.vmap(random.permute, in_axes=(0, None, 0)))(
         keys, positions, sizes
     )
-    for key, size, lane in zip(keys, sizes, lanes, strict=True):
-        expected = jit_permute(key, positions[:size], size)
-        np.testing.assert_array_equal(lane[:size], expected)
+    for key, size, lane in zip(keys, sizes.tolist(), lanes, strict=True):
+        np.testing.assert_array_equal(lane[:size], permutation(key, size))
 
 
 def test_keys_differ_also_in_one_word_only():
@@ -92,8 +91,7 @@ def test_keys_differ_also_in_one_word_only():
         words = base_words.copy()
         words[word] ^= np.uint32(1 << bit)
         key = jax.random.wrap_key_data(jnp.asarray(words))
-        order = jit_permute(key, jnp.arange(50, dtype=jnp.int32), jnp.int32(50))
-        orders.add(tuple(order.tolist()))
+        orders.add(tuple(permutation(key, 50).tolist()))
     assert len(orders) == 64
 
 
@@ -133,7 +131,7 @@ def least_p_value(orders: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("fold", [False, True])
-@pytest.mark.parametrize("size", [2, 3, 5, 8, 13])
+@pytest.mark.parametrize("size", [3, 5, 13])
 def test_is_close_to_a_uniform_shuffle(size, fold):
     assert least_p_value(permutations(size, 20_000, fold)) > 1e-3
 
@@ -145,7 +143,7 @@ def test_the_test_of_uniformity_rejects_rotations(size):
     assert least_p_value(rotations) < 1e-9
 
 
-@pytest.mark.parametrize("size", [4, 8, 13])
+@pytest.mark.parametrize("size", [4, 13])
 def test_the_test_of_uniformity_rejects_a_short_network(size, monkeypatch):
     monkeypatch.setattr(random, "_SWAP_ROUNDS", 4)
     assert least_p_value(permutations(size, 20_000)) < 1e-9

@@ -80,3 +80,16 @@ def test_take_gathers_rows_of_every_leaf():
     np.testing.assert_array_equal(taken["x"], [[9, 10, 11], [0, 1, 2], [9, 10, 11]])
     np.testing.assert_array_equal(taken["y"], [3, 0, 3])
     np.testing.assert_array_equal(trees.take(tree, jnp.array(2))["x"], [6, 7, 8])
+
+
+def test_as_vector_and_back_with_leading_axes_and_another_dtype():
+    tree = {"a": jnp.arange(6.0).reshape(2, 3), "b": (jnp.float32(7), jnp.ones(2))}
+    vector, cut = trees.as_vector(tree)
+    np.testing.assert_array_equal(vector, [0, 1, 2, 3, 4, 5, 7, 1, 1])
+    back = cut(vector)
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    jax.tree.map(np.testing.assert_array_equal, back, tree)
+    stacked = cut(jnp.stack([vector, vector]).astype(jnp.uint32))
+    assert stacked["a"].shape == (2, 2, 3)
+    assert stacked["b"][0].shape == (2,)
+    assert stacked["a"].dtype == jnp.uint32

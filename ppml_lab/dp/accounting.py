@@ -172,7 +172,8 @@ def _smallest_noise(
         return math.log(min(max(found / target, 1e-20), 1e20))
 
     bracket = math.log(low), math.log(high)
-    root = math.exp(optimize.brentq(excess, *bracket, xtol=2e-7, rtol=1e-15))
+    log_root: Any = optimize.brentq(excess, *bracket, xtol=2e-7, rtol=1e-15)
+    root = math.exp(log_root)
     margin = 5e-7
     while epsilon_at(root * (1 + margin)) > target:
         margin *= 2

@@ -47,13 +47,18 @@ def clipped_gradient(
 
     Args:
       loss: Per-example losses.
-      mechanism: Its `clip` bounds each example.
+      mechanism: Its `clip` bounds each example; its privacy_unit must say so.
       microbatch_size: How many gradients exist at once; None for the whole batch. The
         batch is padded up to a multiple of it.
 
     Raises:
-      ValueError: If microbatch_size is below 1.
+      ValueError: If microbatch_size is below 1, or the mechanism protects clients.
     """
+    if mechanism.privacy_unit != "example":
+        raise ValueError(
+            f"clipping examples protects examples, not '{mechanism.privacy_unit}'; "
+            'build the mechanism with privacy_unit="example"'
+        )
     if microbatch_size is not None:
         checks.at_least("microbatch_size", microbatch_size, 1)
 
@@ -61,10 +66,12 @@ def clipped_gradient(
         key: base.Key, params: PyTree, example: PyTree, weight: Float[Array, ""]
     ) -> tuple[PyTree, Float[Array, ""]]:
         def single(params: PyTree) -> Float[Array, ""]:
-            return loss(key, params, jax.tree.map(lambda leaf: leaf[None], example))[0]
+            batch = jax.tree.map(lambda leaf: leaf[None], example)
+            return loss(loss_key, params, batch)[0]
 
+        loss_key, clip_key = jax.random.split(key)
         value, grads = jax.value_and_grad(single)(params)
-        clipped = mechanism.clip(key, mechanism.init(), grads)
+        clipped = mechanism.clip(clip_key, mechanism.init(), grads)
         return trees.where(weight > 0, (clipped, value), 0.0)
 
     def batch_sum(

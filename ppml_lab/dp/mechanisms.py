@@ -23,12 +23,12 @@ def no_privacy() -> base.PrivacyMechanism:
         )
 
     return base.PrivacyMechanism(
-        init=tuple,
+        init=lambda: (),
         clip=lambda key, state, update: update,
         norm_bound=lambda state: float("inf"),
         privatize=lambda key, state, total, sensitivity: (total, state),
         event=event,
-        private=False,
+        privacy_unit=None,
     )
 
 
@@ -71,7 +71,7 @@ def gaussian(
         )
 
     return base.PrivacyMechanism(
-        init=tuple,
+        init=lambda: (),
         clip=lambda key, state, update: clipping.clip_by_global_norm(update, clip_norm)[
             0
         ],
@@ -81,7 +81,7 @@ def gaussian(
             state,
         ),
         event=event,
-        private=True,
+        privacy_unit=privacy_unit,
     )
 
 
@@ -115,12 +115,12 @@ def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechani
         return base.PrivacyEvent(noise, "replace_one", "client")
 
     return base.PrivacyMechanism(
-        init=tuple,
+        init=lambda: (),
         clip=clip,
         norm_bound=lambda state: clip_norm,
         privatize=lambda key, state, total, sensitivity: (total, state),
         event=event,
-        private=True,
+        privacy_unit="client",
     )
 
 

@@ -75,8 +75,9 @@ def averaging(
       num_lanes: Clients trained at once; chosen by backend if None.
 
     Raises:
-      ValueError: For an unknown weighting, lanes below 1, or weights by examples with a
-        private mechanism, whose sensitivity they would change.
+      ValueError: For an unknown weighting, lanes below 1, a mechanism that protects
+        examples, or weights by examples with a private mechanism, whose sensitivity
+        they would change.
     """
     mechanism = dp.no_privacy() if mechanism is None else mechanism
     aggregator = smpc.clear() if aggregator is None else aggregator
@@ -84,7 +85,12 @@ def averaging(
     num_lanes = lanes.default_num_lanes() if num_lanes is None else num_lanes
     checks.at_least("num_lanes", num_lanes, 1)
     checks.known("weighting", weighting, WEIGHTINGS)
-    if mechanism.private and weighting != "uniform":
+    if mechanism.privacy_unit == "example":
+        raise ValueError(
+            "averaging clips whole updates, which protects clients, not 'example'; "
+            'build the mechanism with privacy_unit="client"'
+        )
+    if mechanism.privacy_unit is not None and weighting != "uniform":
         raise ValueError(
             f"weighting '{weighting}' would change a private mechanism's sensitivity; "
             "use weighting='uniform'"
@@ -176,7 +182,8 @@ def averaging(
     def event(num_rounds: int) -> base.PrivacyEvent:
         from ppml_lab.dp import events
 
-        single = mechanism.event(sampler) if mechanism.private else trainer.event()
+        private = mechanism.privacy_unit is not None
+        single = mechanism.event(sampler) if private else trainer.event()
         return single._replace(event=events.compose(single.event, num_rounds))
 
     return base.FederatedAlgorithm(

@@ -38,15 +38,16 @@ def central_sgd(
       microbatch_size: How many per-example gradients exist at once, None for all.
 
     Raises:
-      ValueError: For step counts below 1.
+      ValueError: For step counts below 1, or a mechanism that protects clients.
     """
     checks.at_least("steps_per_round", steps_per_round, 1)
     mechanism = dp.no_privacy() if mechanism is None else mechanism
-    gradient = (
-        dp.clipped_gradient(task.loss, mechanism, microbatch_size=microbatch_size)
-        if mechanism.private
-        else dp.summed_gradient(task.loss)
-    )
+    if mechanism.privacy_unit is None:
+        gradient = dp.summed_gradient(task.loss)
+    else:
+        gradient = dp.clipped_gradient(
+            task.loss, mechanism, microbatch_size=microbatch_size
+        )
 
     def init(key: base.Key) -> ServerState:
         params = task.init(key)

@@ -85,12 +85,13 @@ def local_sgd(
         epoch, batch = jnp.divmod(step_number, batches_per_epoch(client.size))
         place = batch * batch_size + jnp.arange(batch_size, dtype=client.size.dtype)
         weights = (place < client.size).astype(jnp.float32)
+        order_key, loss_key = jax.random.split(key)
         order = random.permute(
-            jax.random.fold_in(key, epoch), place % client.size, client.size
+            jax.random.fold_in(order_key, epoch), place % client.size, client.size
         )
         examples = trees.take(client.examples, client.start + order)
         grad_sum, loss_sum = gradient(
-            jax.random.fold_in(key, step_number), state.params, examples, weights
+            jax.random.fold_in(loss_key, step_number), state.params, examples, weights
         )
         present = jnp.sum(weights)
         return _descend(optimizer, state, grad_sum, loss_sum, present)
@@ -133,7 +134,8 @@ def local_dp_sgd(
       max_client_size: Examples of the largest client.
 
     Raises:
-      ValueError: For a probability outside (0, 1] or sizes below 1.
+      ValueError: For a probability outside (0, 1], sizes below 1, or a mechanism that
+        protects clients.
     """
     checks.at_least("num_steps", num_steps, 1)
     checks.at_least("max_client_size", max_client_size, 1)

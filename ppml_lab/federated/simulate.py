@@ -73,7 +73,7 @@ def simulate(
       evaluate: `(params, test) -> scalars`, see `evaluator`.
       eval_every: Rounds per chunk; all by default.
       on_chunk: Called with (rounds done, state, the chunk's history); a true result
-        stops the run.
+        stops the run. The state's buffers go to the next chunk: copy what is to stay.
 
     Returns:
       The final state, and the history: the rounds' scalars `[rounds]`, and, with
@@ -106,7 +106,9 @@ def simulate(
             rounds_key, state, (clients, test), jnp.int32(done), length
         )
         done += length
-        part = {name: np.asarray(value) for name, value in infos.items()}
+        part: dict[str, np.ndarray] = {
+            name: np.asarray(value) for name, value in infos.items()
+        }
         part |= {name: np.asarray(value)[None] for name, value in metrics.items()}
         if metrics:
             part["eval_round"] = np.array([done])

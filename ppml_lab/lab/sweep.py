@@ -9,6 +9,7 @@ is saved, so that a killed sweep goes on where it was, to the same bits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -205,7 +206,7 @@ def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> N
     )
     keys = jnp.stack([jax.random.key(point.seed) for point in part.points])
     init_keys, round_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    states = jax.jit(mapped_init(config, data.facts))(hyperparams, init_keys)
+    states = _init_program(config, data.facts)(hyperparams, init_keys)
     rounds_done, states = _resume(part, states)
     text = ", ".join(f"{k} {v}" for k, v in part.points[0].labels.items())
     report(rounds_done * len(part.points), text)
@@ -228,6 +229,12 @@ def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> N
         report(length * len(part.points), text)
     for path in part.folders:
         _finish_run(path)
+
+
+@functools.lru_cache(maxsize=8)
+def _init_program(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
+    # One function for all slices, so that jax compiles it once for each slice size.
+    return jax.jit(mapped_init(config, facts))
 
 
 def _resume(part: Slice, fresh: PyTree) -> tuple[int, PyTree]:

@@ -78,7 +78,8 @@ def analytic_gaussian(noise_multiplier, delta):
         lower = math.exp(epsilon + stats.norm.logcdf(-mean / 2 - epsilon / mean))
         return upper - lower - delta
 
-    return optimize.brentq(excess, 0.0, 600.0, xtol=1e-12)
+    root: Any = optimize.brentq(excess, 0.0, 600.0, xtol=1e-12)
+    return float(root)
 
 
 @rows

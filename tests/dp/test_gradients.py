@@ -158,7 +158,7 @@ def test_every_example_has_its_own_key(microbatch_size):
     def random_loss(key, params, examples):
         return params * jax.random.normal(key, examples.shape)
 
-    mechanism = dp.gaussian(float("inf"), 0.0)
+    mechanism = dp.gaussian(float("inf"), 0.0, privacy_unit="example")
     gradient = dp.clipped_gradient(
         random_loss, mechanism, microbatch_size=microbatch_size
     )
@@ -176,5 +176,15 @@ def test_every_example_has_its_own_key(microbatch_size):
 def test_bad_microbatch_size(microbatch_size):
     with pytest.raises(ValueError, match=f"microbatch_size .*got {microbatch_size}"):
         dp.clipped_gradient(
-            loss, dp.gaussian(1.0, 0.0), microbatch_size=microbatch_size
+            loss,
+            dp.gaussian(1.0, 0.0, privacy_unit="example"),
+            microbatch_size=microbatch_size,
         )
+
+
+@pytest.mark.parametrize(
+    "mechanism", [dp.gaussian(1.0, 1.0), dp.local_gaussian(1.0, 1.0), dp.no_privacy()]
+)
+def test_a_mechanism_that_does_not_protect_examples_is_refused(mechanism):
+    with pytest.raises(ValueError, match='privacy_unit="example"'):
+        dp.clipped_gradient(loss, mechanism)

@@ -124,7 +124,7 @@ def test_no_privacy_changes_nothing_and_promises_nothing():
     assert mechanism.privatize(jax.random.key(0), (), bad, 1.0) == (bad, ())
     event = mechanism.event(sampling.poisson(100, 0.1))
     assert event == (dp_accounting.NonPrivateDpEvent(), "add_or_remove_one", None)
-    assert not mechanism.private
+    assert mechanism.privacy_unit is None
     assert mechanism.norm_bound(mechanism.init()) == float("inf")
 
 
@@ -166,7 +166,7 @@ def test_the_event_follows_the_sampler(name, unit):
     sampler, relation, expected = SAMPLERS[name]
     mechanism = dp.gaussian(CLIP, NOISE, privacy_unit=unit)
     assert mechanism.event(sampler) == (expected, relation, unit)
-    assert mechanism.private
+    assert mechanism.privacy_unit is not None
     assert mechanism.norm_bound(mechanism.init()) == CLIP
 
 

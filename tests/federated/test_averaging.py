@@ -10,8 +10,7 @@ import optax
 import pytest
 import scipy.stats
 
-from ppml_lab import base, data, dp, federated, smpc
-from ppml_lab.federated import lanes
+from ppml_lab import base, dp, federated, smpc
 
 INF = float("inf")
 KEY = jax.random.key(5)
@@ -272,47 +271,6 @@ def test_server_optimizers_step_on_the_mean_update(
         np.testing.assert_allclose(flat(state.params), params, rtol=1e-4)
 
 
-def test_lanes_change_nothing(regression):
-    # Twelve clients of 1 to 9 examples, so of 2 to 6 steps, in 1 to 12 lanes.
-    rng = np.random.default_rng(1)
-    sizes = rng.integers(1, 10, 12)
-    x = rng.normal(size=(sizes.sum(), 2)).astype(np.float32)
-    clients = data.federate({"x": x, "y": x.sum(1)}, np.repeat(np.arange(12), sizes))
-    trainer = federated.local_sgd(regression, optax.sgd(0.1), 4, num_epochs=2)
-    sums = {"clear": smpc.clear(), "secure": smpc.additive_sharing(2, 12, 8.0)}
-    drawn = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1], np.float32)
-    cohort = base.Cohort(jnp.arange(12, dtype=jnp.int32), jnp.asarray(drawn))
-
-    def report(key, client, size, update, info):
-        seen = jnp.zeros(12).at[client].add(1.0)
-        messages = {name: total.encode(key, update) for name, total in sums.items()}
-        return messages | {"seen": seen, "sizes": seen.astype(int) * size}
-
-    def fold(total, reports):
-        sent = {n: sums[n].aggregate(total[n], reports[n]) for n in sums}
-        return sent | {n: total[n] + reports[n].sum(0) for n in ("seen", "sizes")}
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def trained(num_lanes, clients):
-        return lanes.train_cohort(
-            KEY, trainer, START, clients, cohort, report, fold, num_lanes
-        )
-
-    first = trained(1, clients)
-    np.testing.assert_array_equal(first["seen"], drawn)
-    np.testing.assert_array_equal(first["sizes"], drawn * sizes)
-    assert np.abs(flat(first["clear"])).max() > 0.1
-    opened = sums["secure"].decode(first["secure"])
-    np.testing.assert_allclose(flat(opened), flat(first["clear"]), atol=12 / 2**16)
-    for num_lanes in (2, 5, 32):
-        other = trained(num_lanes, clients)
-        np.testing.assert_array_equal(other["seen"], drawn)
-        np.testing.assert_allclose(
-            flat(other["clear"]), flat(first["clear"]), rtol=1e-5
-        )
-        jax.tree.map(np.testing.assert_array_equal, other["secure"], first["secure"])
-
-
 def test_a_round_with_more_lanes_is_the_same_round(run):
     one, info = run(START, sampler="half", aggregator="clear", clip_norm=INF)
     many, same = run(
@@ -371,3 +329,12 @@ def test_what_does_not_go_together_is_an_error(regression, clients):
     algorithm = build(population=4)
     with pytest.raises(ValueError, match="4 clients, the data set has 5"):
         algorithm.round(KEY, algorithm.init(KEY), clients)
+
+
+def test_a_mechanism_for_examples_is_refused(regression):
+    trainer = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
+    mechanism = dp.gaussian(1.0, 1.0, privacy_unit="example")
+    with pytest.raises(ValueError, match="protects clients, not 'example'"):
+        federated.averaging(
+            regression, trainer, federated.everyone(5), mechanism=mechanism
+        )

@@ -1,5 +1,7 @@
 """Models have their published sizes; any `(init, apply)` pair makes a task."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +53,7 @@ def test_models_give_one_row_of_logits_per_example(module, shape):
 
 def test_mlp_is_relu_between_dense_layers():
     module = models.MLP((5, 2))
-    params = module.init(KEY, jnp.zeros((1, 2, 3)))
+    params: Any = module.init(KEY, jnp.zeros((1, 2, 3)))
     first, last = (params["params"][f"Dense_{i}"] for i in (0, 1))
     x = jax.random.normal(KEY, (4, 2, 3))
     hidden = np.maximum(x.reshape(4, 6) @ first["kernel"] + first["bias"], 0)

@@ -55,7 +55,7 @@ def bits(tree) -> list[bytes]:
 @each_rounding
 @pytest.mark.parametrize(
     ("num_parties", "num_clients", "scale"),
-    [(2, 1, 2.0**10), (5, 7, 2.0**4), (3, 200, 2.0**10)],
+    [(2, 1, 2.0**10), (5, 7, 2.0**4), (2, 200, 2.0**10)],
 )
 def test_is_near_the_clear_sum(num_parties, rounding, num_clients, scale):
     aggregator = smpc.additive_sharing(num_parties, 200, 3.0, scale, rounding)
@@ -73,11 +73,11 @@ def test_is_near_the_clear_sum(num_parties, rounding, num_clients, scale):
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 10**6), cuts=st.sets(st.integers(1, 22), max_size=6))
+@given(seed=st.integers(0, 10**6), cuts=st.sets(st.sampled_from([1, 50, 51, 150])))
 def test_order_and_chunks_change_no_bit(seed, cuts):
     messages = MESSAGES
     whole = SHARED.aggregate(zeros_for(messages), messages)
-    order = np.random.default_rng(seed).permutation(23)
+    order = np.random.default_rng(seed).permutation(200)
     total = zeros_for(messages)
     for chunk in np.split(order, sorted(cuts)):
         part = jax.tree.map(lambda m, chunk=chunk: m[chunk], messages)
@@ -86,8 +86,8 @@ def test_order_and_chunks_change_no_bit(seed, cuts):
     assert bits(SHARED.decode(total)) == bits(SHARED.decode(whole))
 
 
-SHARED = smpc.additive_sharing(3, 23, 1.0)
-MESSAGES = encode_all(SHARED, updates(23))
+SHARED = smpc.additive_sharing(2, 200, 1.0)
+MESSAGES = encode_all(SHARED, updates(200))
 
 
 def test_sums_of_sums_are_sums():
@@ -108,8 +108,8 @@ def test_nobody_sums_to_zero(rounding):
 @each_rounding
 def test_shares_hide_the_update_and_the_sum_does_not_depend_on_them(rounding):
     """Two rounds with other keys: other messages, nearly the same sum."""
-    aggregator = smpc.additive_sharing(2, 5, 1.0, 2.0**10, rounding)
-    stacked = updates(5)
+    aggregator = smpc.additive_sharing(2, 200, 1.0, 2.0**10, rounding)
+    stacked = updates(200)
     one, two = (encode_all(aggregator, stacked, jax.random.key(s)) for s in (1, 2))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         assert np.mean(np.asarray(a) == np.asarray(b)) < 0.01
@@ -153,15 +153,14 @@ def norms_of(stacked) -> np.ndarray:
 def test_sensitivity_bounds_what_one_client_adds(rounding, scale):
     """Add a client to others: the decoded sum moves by at most the sensitivity."""
     clip_norm = 1.5
-    aggregator = smpc.additive_sharing(2, 10, clip_norm, scale, rounding)
+    aggregator = smpc.additive_sharing(2, 200, clip_norm, scale, rounding)
     bound = aggregator.sensitivity(clip_norm, DIMENSION)
-    directions = updates(40, seed=3)
+    directions = updates(200, seed=3)
     norms = norms_of(directions)
     clipped = jax.tree.map(
         lambda d: d * (clip_norm / norms).reshape(-1, *[1] * (d.ndim - 1)), directions
     )
-    decode = jax.jit(jax.vmap(aggregator.decode))
-    moved = norms_of(decode(encode_all(aggregator, clipped)))
+    moved = norms_of(jax.vmap(aggregator.decode)(encode_all(aggregator, clipped)))
     assert moved.max() <= bound * (1 + 1e-6)
     if scale == 2.0:
         assert moved.max() > clip_norm  # the plain clip norm would not have been one
@@ -187,17 +186,17 @@ def test_sensitivity_is_nearly_met_by_the_worst_update(rounding):
 
 def test_clear_sums_are_float_sums():
     aggregator = smpc.clear()
-    stacked = updates(6)
+    stacked = updates(200)
     total = secure_sum(aggregator, stacked)
-    assert largest_error(total, stacked) < 1e-5
+    assert largest_error(total, stacked) < 1e-4
     assert aggregator.sensitivity(2.5, 100) == 2.5
 
 
 def test_stochastic_is_the_default_rounding_and_two_to_the_sixteen_the_scale():
-    default = smpc.additive_sharing(2, 10, 1.0)
-    explicit = smpc.additive_sharing(2, 10, 1.0, 2.0**16, "stochastic")
-    assert bits(encode_all(default, updates(3))) == bits(
-        encode_all(explicit, updates(3))
+    default = smpc.additive_sharing(2, 200, 1.0)
+    explicit = smpc.additive_sharing(2, 200, 1.0, 2.0**16, "stochastic")
+    assert bits(encode_all(default, updates(200))) == bits(
+        encode_all(explicit, updates(200))
     )
     assert default.sensitivity(1.0, 100) == 1.0 + 10 / 2**16
 

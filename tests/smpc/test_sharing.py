@@ -20,7 +20,7 @@ each_count = pytest.mark.parametrize("num_parties", [2, 3, 4, 5])
 
 @pytest.mark.parametrize("x64", [False, True])
 @each_count
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**32 - 1),
     secret=st.lists(words, min_size=6, max_size=6),

@@ -1,0 +1,42 @@
+"""The README's example and commands work as printed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+
+
+def test_the_example_runs_and_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    epsilon = re.search(r"epsilon ([0-9.]+)", printed)
+    accuracy = re.search(r"accuracy \[([0-9.]+)\]", printed)
+    assert epsilon is not None
+    assert accuracy is not None
+    assert 1 < float(epsilon[1]) < 20
+    assert float(accuracy[1]) > 0.8
+
+
+def test_the_commands_at_the_prompt_run() -> None:
+    commands = re.findall(r"^\.venv/bin/python (-m ppml_lab .*)$", README, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, *command.split()],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "rdp" in done.stdout
+
+
+def test_every_experiment_has_its_row() -> None:
+    stems = {p.stem for p in (Path(__file__).parents[1] / "experiments").glob("*.py")}
+    assert stems == set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
