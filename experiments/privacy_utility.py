@@ -18,6 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from ppml_lab import lab
 
 INF = float("inf")
@@ -126,17 +128,23 @@ def points(experiment: Experiment) -> list[lab.Point]:
     ]
 
 
+def overheads(results: list[lab.Result]) -> dict[str, list[float]]:
+    """Quartiles of each pattern's run time over plain federated learning's."""
+    firsts = {run.point.labels["pattern"]: run.point for run in reversed(results)}
+    seconds = lab.seconds_in_turns(list(firsts.values()))
+    ratios = seconds / seconds[:, [list(firsts).index("federated")]]
+    quartiles = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0)
+    return dict(zip(firsts, quartiles.T.tolist(), strict=True))
+
+
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
-    """One row per run; overhead is over plain federated learning of the same seed."""
+    """One row per run; a pattern's overhead is measured apart, in turns."""
     facts = lab.load_data(experiment.base.data).facts
-    baseline = {
-        run.point.seed: run.outcome.last["compute_seconds"]
-        for run in results
-        if run.point.labels["pattern"] == "federated"
-    }
+    overhead = overheads(results)
 
     def row(run: lab.Result) -> dict[str, Any]:
         point, last = run.point, run.outcome.last
+        low, middle, high = overhead[point.labels["pattern"]]
         cost = lab.build(point.config, point.hyperparams, facts).cost()
         return {
             **point.labels,
@@ -146,7 +154,9 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
             "uplink_bytes": cost and cost.uplink_bytes,
             "downlink_bytes": cost and cost.downlink_bytes,
             "seconds": last["seconds"],
-            "compute_overhead": last["compute_seconds"] / baseline[point.seed],
+            "compute_overhead": middle,
+            "compute_overhead_low": low,
+            "compute_overhead_high": high,
         }
 
     order = list(patterns(experiment))

@@ -65,17 +65,20 @@ def draw_accuracy(axis: plt.Axes, rows: Rows) -> None:
     axis.set_xticks([*map(float, targets)], targets)
     axis.set(xlabel="ε of the whole run (RDP)", ylabel="test accuracy", ylim=(0, 1))
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7, loc="center right")
+    axis.legend(fontsize=7, loc="center")
 
 
 def draw_cost(axis: plt.Axes, rows: Rows, name: str, unit: float, text: str) -> None:
-    """Medians over all runs of a pattern, with quartiles."""
+    """A bar per pattern, with quartiles where the table has them."""
     for place, (pattern, (color, _, _)) in enumerate(STYLE.items()):
-        found = values(rows, name, pattern=pattern) / unit
-        if not len(found):
+        found = [row for row in rows if row["pattern"] == pattern and row[name]]
+        if not found:
             axis.text(0, place, " not applicable", va="center", fontsize=7, color="0.5")
             continue
-        low, middle, high = np.quantile(found, [0.25, 0.5, 0.75])
+        middle, low, high = (
+            float(found[0].get(name + end, found[0][name])) / unit
+            for end in ("", "_low", "_high")
+        )
         spread = [[middle - low], [high - middle]]
         axis.barh(place, middle, xerr=spread, color=color, alpha=0.75, height=0.6)
         axis.text(high, place, f"  {middle:.3g}", va="center", fontsize=7)

@@ -13,6 +13,7 @@ from ppml_lab.lab.experiment import (
 )
 from ppml_lab.lab.run import Result, run_experiment
 from ppml_lab.lab.sweep import Outcome, Point, run_sweep
+from ppml_lab.lab.timing import seconds_in_turns
 
 __all__ = [
     "Config",
@@ -29,5 +30,6 @@ __all__ = [
     "make_task",
     "run_experiment",
     "run_sweep",
+    "seconds_in_turns",
     "statement",
 ]

@@ -66,10 +66,9 @@ class Outcome(NamedTuple):
     """What a finished run left.
 
     Attributes:
-      last: Scalars of its last round, its last metrics by name, `seconds` (wall) and
-        `compute_seconds` (of the processor on a CPU, wall elsewhere), both without
-        compilation and divided among a slice's points, and `compile_seconds` (of the
-        slice's program).
+      last: Scalars of its last round, its last metrics by name, `seconds` (wall,
+        without compilation, divided among a slice's points) and `compile_seconds` (of
+        the slice's program).
       folder: Its run folder.
     """
 
@@ -217,14 +216,11 @@ def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> N
         chunk, compile_seconds = _compiled(
             part, data.facts, length, width, arguments, programs
         )
-        begin = _clocks()
+        begin = time.perf_counter()
         states, infos, metrics = jax.block_until_ready(chunk(*arguments))
-        spent = {
-            name: (now - begin[name]) / len(part.points)
-            for name, now in _clocks().items()
-        }
+        seconds = (time.perf_counter() - begin) / len(part.points)
         rounds_done += length
-        timing = spent | {"compile_seconds": compile_seconds}
+        timing = {"seconds": seconds, "compile_seconds": compile_seconds}
         _save_chunk(part, rounds_done, states, infos, metrics, timing)
         report(length * len(part.points), text)
     for path in part.folders:
@@ -300,19 +296,6 @@ def _save_chunk(
 
 def _finish_run(path: Path) -> None:
     lines = records.read_lines(path / "rounds.jsonl")
-    spent = {
-        name: sum(line.get(name, 0.0) for line in lines)
-        for name in ("seconds", "compute_seconds")
-    }
-    records.write_json(path / "result.json", lines[-1] | spent)
+    seconds = sum(line.get("seconds", 0.0) for line in lines)
+    records.write_json(path / "result.json", lines[-1] | {"seconds": seconds})
     (path / "checkpoint.npz").unlink()
-
-
-def _clocks() -> dict[str, float]:
-    wall = time.perf_counter()
-    # On a CPU, processor seconds do not depend on what else the machine is doing.
-    on_cpu = jax.default_backend() == "cpu"
-    return {
-        "seconds": wall,
-        "compute_seconds": time.process_time() if on_cpu else wall,
-    }

@@ -1,0 +1,52 @@
+"""Run times of several configurations, measured in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ppml_lab.lab.experiment import load_data
+from ppml_lab.lab.sweep import Point, mapped_chunk, mapped_init
+
+
+def seconds_in_turns(
+    points: Sequence[Point], turns: int = 7
+) -> Float[np.ndarray, "turns points"]:
+    """Wall seconds of one chunk of `eval_every` rounds of every point.
+
+    Each turn runs all points once, so that a machine that is busy for a while is busy
+    for all alike: take ratios within a turn, and their median. Compilation and a first
+    run are not counted.
+    """
+    programs = [_ready_chunk(point) for point in points]
+    seconds = np.empty((turns, len(points)))
+    for turn in range(turns):
+        for i, program in enumerate(programs):
+            begin = time.perf_counter()
+            program()
+            seconds[turn, i] = time.perf_counter() - begin
+    return seconds
+
+
+def _ready_chunk(point: Point) -> Callable[[], Any]:
+    config, data = point.config, load_data(point.config.data)
+    hyperparams = jax.tree.map(
+        lambda value: jnp.asarray([value], jnp.float32), point.hyperparams
+    )
+    keys = jnp.stack([jax.random.key(point.seed)])
+    states = jax.jit(mapped_init(config, data.facts))(hyperparams, keys)
+    chunk = jax.jit(mapped_chunk(config, data.facts, config.eval_every, width=1))
+
+    def run() -> Any:
+        return jax.block_until_ready(
+            chunk(hyperparams, keys, states, *data[:2], jnp.int32(0))
+        )
+
+    run()
+    return run
