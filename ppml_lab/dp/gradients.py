@@ -18,7 +18,11 @@ SummedGradient = Callable[
 
 
 def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
-    """The gradient of the summed loss; `weights` (0 or 1) mask padding."""
+    """The gradient of the summed loss; `weights` (0 or 1) mask padding.
+
+    Padding rows must be finite (copies of real ones are): the gradient of a masked NaN
+    is NaN.
+    """
 
     def gradient(
         key: base.Key, params: PyTree, examples: PyTree, weights: Float[Array, " n"]

@@ -120,6 +120,9 @@ def run_sweep(
 
     Returns:
       The outcome of each point, in their order.
+
+    Raises:
+      ValueError: If a point cannot be built; nothing is run then.
     """
     width = default_width() if width is None else width
     slice_size = width if slice_size is None else slice_size
@@ -133,6 +136,9 @@ def run_sweep(
     if finished:
         rounds = sum(point.config.num_rounds for point in finished)
         report(rounds, f"{len(finished)} runs were finished before")
+    for config, hyperparams in {(p.config, p.hyperparams) for p in todo.values()}:
+        # With numbers the builder checks what it cannot check of traced values.
+        build(config, hyperparams, load_data(config.data).facts)
     programs: Programs = {}
     for part in _slices(todo, slice_size):
         _run_slice(part, report, width, programs)

@@ -59,7 +59,7 @@ def bits_needed(num_summands: int, max_abs: float, scale: float) -> int:
     """The least width of a two's complement ring whose sums cannot wrap around."""
     # Each summand is an integer of at most ceil(max_abs * scale) in absolute value.
     largest = num_summands * math.ceil(max_abs * scale)
-    return 1 + max(1, (largest).bit_length())
+    return 1 + largest.bit_length()
 
 
 def fixed_point(

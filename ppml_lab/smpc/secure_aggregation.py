@@ -63,6 +63,7 @@ def additive_sharing(
       ValueError: If the sum would not fit in 32 bits, or for bad arguments.
     """
     checks.at_least("num_parties", num_parties, 2)
+    checks.at_least("max_clients", max_clients, 1)
     encoding = fixed_point(max_clients, max_abs, scale, rounding)
 
     def encode(key: base.Key, update: PyTree) -> PyTree:

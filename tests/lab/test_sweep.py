@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -137,3 +138,16 @@ def test_sigkill_loses_no_finished_run_and_changes_no_bit(
             for folder in (killed, whole)
         ]
         assert untimed(histories[0]) == untimed(histories[1])
+
+
+def test_a_point_that_cannot_be_built_stops_the_sweep_before_it_starts(
+    tmp_path: Path,
+) -> None:
+    secure = dataclasses.replace(
+        TINY, privacy="central", secure_sum="additive_sharing", scale_bits=24
+    )
+    good = points_of(TINY, range(1))
+    bad = [lab.Point(secure, lab.Hyperparams(clip_norm=30.0), 0, {})]
+    with pytest.raises(ValueError, match="modulus too small"):
+        lab.run_sweep(good + bad, tmp_path)
+    assert not (tmp_path / "runs").exists()

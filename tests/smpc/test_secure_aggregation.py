@@ -205,7 +205,7 @@ def test_stochastic_is_the_default_rounding_and_two_to_the_sixteen_the_scale():
     ("arguments", "message"),
     [
         ((1, 10, 1.0), "num_parties must be an integer of at least 2, got 1"),
-        ((2, 0, 1.0), "num_summands must be an integer of at least 1, got 0"),
+        ((2, 0, 1.0), "max_clients must be an integer of at least 1, got 0"),
         ((2, 40_000, 1.0), "40000 clients .* needs 33 bits, have 32"),
         ((2, 10, float("inf")), "max_abs must be positive and finite, got inf"),
         ((2, 10, 1.0, 2.0, "down"), "unknown rounding 'down'"),
