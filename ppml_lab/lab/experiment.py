@@ -28,16 +28,18 @@ class DataConfig:
     """Name of a data set: digits, mnist, fashion_mnist or synthetic."""
     partition: str = "iid"
     """iid, dirichlet, shards, quantity_skew, or natural (the data set's own users)."""
-    num_clients: int | None = 100
-    """Number of clients; None with the natural partition."""
+    num_clients: int = 100
+    """Number of clients; the natural partition has its own, but for synthetic data."""
     dirichlet_alpha: float = 0.5
     """Concentration of the dirichlet partition; small is skewed."""
     shards_per_client: int = 2
     """Shards of sorted labels that each client gets in the shards partition."""
     size_sigma: float = 1.0
     """Log-standard-deviation of client sizes in the quantity_skew partition."""
+    synthetic_beta: float = 1.0
+    """Variance of the clients' input centres in the synthetic data."""
     data_seed: int = 0
-    """Seed of the partition; the runs' seeds do not change the data."""
+    """Seed of synthetic data and of the partition; runs' seeds do not change them."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,13 @@ def load_data(config: DataConfig) -> LabData:
       ValueError: For unknown names or partitions that do not fit.
       FileNotFoundError: If files are missing; says where to put them.
     """
-    dataset = data.load(config.dataset)
+    if config.dataset == "synthetic":
+        # Its alpha shifts all logits alike and changes nothing.
+        dataset = data.synthetic(
+            config.data_seed, config.num_clients, 1.0, config.synthetic_beta
+        )
+    else:
+        dataset = data.load(config.dataset)
     owners = _owners(config, dataset)
     clients = data.federate(dataset.train, owners)
     test = {name: jnp.asarray(rows) for name, rows in dataset.test.items()}
@@ -170,31 +178,20 @@ def load_data(config: DataConfig) -> LabData:
 
 
 def _owners(config: DataConfig, dataset: data.Dataset) -> np.ndarray:
-    rng = np.random.default_rng(config.data_seed)
-    labels, count = dataset.train["y"], config.num_clients
-    partitions: Mapping[str, Callable[[int], np.ndarray]] = {
-        "iid": lambda k: data.partition.iid(rng, len(labels), k),
-        "dirichlet": lambda k: data.partition.dirichlet(
-            rng, labels, k, config.dirichlet_alpha
+    deal = data.partition
+    rng, count = np.random.default_rng(config.data_seed), config.num_clients
+    labels = dataset.train["y"]
+    partitions: Mapping[str, Callable[[], np.ndarray]] = {
+        "iid": lambda: deal.iid(rng, len(labels), count),
+        "dirichlet": lambda: deal.dirichlet(rng, labels, count, config.dirichlet_alpha),
+        "shards": lambda: deal.shards(rng, labels, count, config.shards_per_client),
+        "quantity_skew": lambda: deal.quantity_skew(
+            rng, len(labels), count, config.size_sigma
         ),
-        "shards": lambda k: data.partition.shards(
-            rng, labels, k, config.shards_per_client
-        ),
-        "quantity_skew": lambda k: data.partition.quantity_skew(
-            rng, len(labels), k, config.size_sigma
-        ),
+        "natural": lambda: deal.natural(dataset.train_users),
     }
-    checks.known("partition", config.partition, [*partitions, "natural"])
-    if config.partition == "natural":
-        if dataset.train_users is None:
-            raise ValueError(
-                f"data set '{dataset.name}' has no users of its own; choose another "
-                "partition than 'natural'"
-            )
-        return data.partition.natural(dataset.train_users)
-    if count is None:
-        raise ValueError(f"partition '{config.partition}' needs num_clients, got None")
-    return partitions[config.partition](count)
+    checks.known("partition", config.partition, partitions)
+    return partitions[config.partition]()
 
 
 def make_task(config: Config, facts: DataFacts) -> base.Task:

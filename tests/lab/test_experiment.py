@@ -74,8 +74,7 @@ def test_bad_configurations(
     [
         ({"dataset": "mnst"}, r"unknown .*'mnst'; did you mean 'mnist'"),
         ({"partition": "dirichlt"}, "did you mean 'dirichlet'"),
-        ({"partition": "natural"}, "'digits' has no users"),
-        ({"num_clients": None}, "partition 'iid' needs num_clients"),
+        ({"partition": "natural"}, "no natural users"),
         ({"num_clients": 2000}, "2000"),
         ({"partition": "dirichlet", "dirichlet_alpha": 0.0}, "alpha"),
     ],
@@ -129,3 +128,17 @@ def test_local_dp_sgd_protects_examples() -> None:
     )
     same = lab.statement(central, lab.Hyperparams(noise_multiplier=1.0), FACTS, 1e-5)
     assert guarantee["epsilon_rdp"] == pytest.approx(same["epsilon_rdp"])
+
+
+def test_synthetic_data_has_as_many_clients_as_wanted() -> None:
+    config = lab.DataConfig(
+        dataset="synthetic", partition="natural", num_clients=37, synthetic_beta=0.5
+    )
+    assert lab.load_data(config).facts.num_clients == 37
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet", "shards", "quantity_skew"])
+def test_every_partition_is_reached_by_its_name(partition: str) -> None:
+    facts = lab.load_data(lab.DataConfig(partition=partition, num_clients=30)).facts
+    assert facts.num_clients == 30
+    assert facts.num_examples == 1437
