@@ -7,6 +7,7 @@ ICLR 2021 (FedOpt: any server optimizer).
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -85,16 +86,7 @@ def averaging(
     num_lanes = lanes.default_num_lanes() if num_lanes is None else num_lanes
     checks.at_least("num_lanes", num_lanes, 1)
     checks.known("weighting", weighting, WEIGHTINGS)
-    if mechanism.privacy_unit == "example":
-        raise ValueError(
-            "averaging clips whole updates, which protects clients, not 'example'; "
-            'build the mechanism with privacy_unit="client"'
-        )
-    if mechanism.privacy_unit is not None and weighting != "uniform":
-        raise ValueError(
-            f"weighting '{weighting}' would change a private mechanism's sensitivity; "
-            "use weighting='uniform'"
-        )
+    _check_mechanism(mechanism, weighting)
     dimension = _dimension(task)
 
     def init(key: base.Key) -> ServerState:
@@ -103,56 +95,21 @@ def averaging(
             params, server_optimizer.init(params), mechanism.init(), jnp.int32(0)
         )
 
-    def train_and_sum(
-        key: base.Key, state: ServerState, clients: base.Clients, cohort: base.Cohort
-    ) -> dict[str, Any]:
-        sizes = clients.offsets[1:] - clients.offsets[:-1]
-        # Weights of at most 1 keep coordinates inside the secure sum's bound.
-        largest = jnp.max(sizes).astype(jnp.float32)
-
-        def report(
-            client_key: base.Key,
-            client: Array,
-            size: Array,
-            update: PyTree,
-            info: dict[str, Array],
-        ) -> dict[str, Any]:
-            del client
-            clip_key, encode_key = jax.random.split(client_key)
-            weight = jnp.float32(1)
-            if weighting == "examples":
-                weight = size.astype(jnp.float32) / largest
-                update = jax.tree.map(lambda leaf: leaf * weight, update)
-            norm = optax.tree.norm(update)
-            update = mechanism.clip(clip_key, state.mechanism_state, update)
-            return {
-                "message": aggregator.encode(encode_key, update),
-                "weight": weight,
-                "scalars": info | {"update_norm": norm, "cohort_size": jnp.float32(1)},
-            }
-
-        def fold(total: dict[str, Any], reports: dict[str, Any]) -> dict[str, Any]:
-            message = aggregator.aggregate(total["message"], reports["message"])
-            rest = {
-                name: (total[name], reports[name]) for name in ("weight", "scalars")
-            }
-            summed = {
-                name: jax.tree.map(lambda t, r: t + jnp.sum(r, axis=0), *pair)
-                for name, pair in rest.items()
-            }
-            return {"message": message} | summed
-
-        return lanes.train_cohort(
-            key, trainer, state.params, clients, cohort, report, fold, num_lanes
-        )
-
     def one_round(
         key: base.Key, state: ServerState, clients: base.Clients
     ) -> tuple[ServerState, dict[str, Array]]:
         _check_population(sampler, clients)
         sample_key, train_key, noise_key = jax.random.split(key, 3)
-        cohort = sampler.sample(sample_key)
-        summed = train_and_sum(train_key, state, clients, cohort)
+        summed = lanes.train_cohort(
+            train_key,
+            trainer,
+            state.params,
+            clients,
+            sampler.sample(sample_key),
+            _report(mechanism, state.mechanism_state, aggregator, weighting, clients),
+            functools.partial(_fold, aggregator),
+            num_lanes,
+        )
         bound = mechanism.norm_bound(state.mechanism_state)
         total, mechanism_state = mechanism.privatize(
             noise_key,
@@ -168,16 +125,15 @@ def averaging(
         changes, opt_state = server_optimizer.update(
             direction, state.opt_state, state.params
         )
-        params = optax.apply_updates(state.params, changes)
-        cohort_size = summed["scalars"].pop("cohort_size")
-        info = {
-            name: value / jnp.maximum(cohort_size, 1)
-            for name, value in summed["scalars"].items()
-        }
         next_state = ServerState(
-            params, opt_state, mechanism_state, state.rounds_done + 1
+            optax.apply_updates(state.params, changes),
+            opt_state,
+            mechanism_state,
+            state.rounds_done + 1,
         )
-        return next_state, info | {"cohort_size": cohort_size}
+        present = summed["cohort_size"]
+        info = jax.tree.map(lambda s: s / jnp.maximum(present, 1), summed["scalars"])
+        return next_state, info | {"cohort_size": present}
 
     def event(num_rounds: int) -> base.PrivacyEvent:
         from ppml_lab.dp import events
@@ -192,6 +148,70 @@ def averaging(
         event=event,
         cost=lambda: aggregator.cost(dimension),
     )
+
+
+def _report(
+    mechanism: base.PrivacyMechanism,
+    mechanism_state: PyTree,
+    aggregator: base.SecureAggregator,
+    weighting: str,
+    clients: base.Clients,
+) -> lanes.Report:
+    """What a client that has trained contributes to the round's sums."""
+    sizes = clients.offsets[1:] - clients.offsets[:-1]
+    # Weights of at most 1 keep coordinates inside the secure sum's bound.
+    unit = jnp.max(sizes).astype(jnp.float32)
+
+    def report(
+        key: base.Key,
+        client: Array,
+        size: Array,
+        update: PyTree,
+        info: dict[str, Array],
+    ) -> dict[str, Any]:
+        del client
+        clip_key, encode_key = jax.random.split(key)
+        weight = jnp.float32(1)
+        if weighting == "examples":
+            weight = size.astype(jnp.float32) / unit
+            update = jax.tree.map(lambda leaf: leaf * weight, update)
+        scalars = info | {"update_norm": optax.tree.norm(update)}
+        bounded = mechanism.clip(clip_key, mechanism_state, update)
+        return {
+            "message": aggregator.encode(encode_key, bounded),
+            "weight": weight,
+            "cohort_size": jnp.float32(1),
+            "scalars": scalars,
+        }
+
+    return report
+
+
+def _fold(
+    aggregator: base.SecureAggregator, total: dict[str, Any], reports: dict[str, Any]
+) -> dict[str, Any]:
+    plain = {name: total[name] for name in total if name != "message"}
+    added = jax.tree.map(
+        lambda t, r: t + jnp.sum(r, axis=0),
+        plain,
+        {name: reports[name] for name in plain},
+    )
+    return added | {
+        "message": aggregator.aggregate(total["message"], reports["message"])
+    }
+
+
+def _check_mechanism(mechanism: base.PrivacyMechanism, weighting: str) -> None:
+    if mechanism.privacy_unit == "example":
+        raise ValueError(
+            "averaging clips whole updates, which protects clients, not 'example'; "
+            'build the mechanism with privacy_unit="client"'
+        )
+    if mechanism.privacy_unit is not None and weighting != "uniform":
+        raise ValueError(
+            f"weighting '{weighting}' would change a private mechanism's sensitivity; "
+            "use weighting='uniform'"
+        )
 
 
 def _dimension(task: base.Task) -> int:
