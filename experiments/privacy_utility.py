@@ -40,7 +40,7 @@ class Experiment:
         )
     )
     """Federated averaging; the patterns change its privacy and its secure sum."""
-    plain: lab.Hyperparams = lab.Hyperparams(learning_rate=4.0)
+    plain: lab.Hyperparams = lab.Hyperparams(2.0, server_learning_rate=2.0)
     """Rates of federated learning without DP."""
     private: lab.Hyperparams = lab.Hyperparams(1.0, server_learning_rate=2.0)
     """Rates and clip norm of clients' updates under DP."""
@@ -69,7 +69,7 @@ CONFIGS = {
             eval_every=25,
             batch_size=10,
         ),
-        plain=lab.Hyperparams(learning_rate=1.0),
+        plain=lab.Hyperparams(learning_rate=1.0, server_learning_rate=2.0),
         private=lab.Hyperparams(learning_rate=0.5, server_learning_rate=2.0),
         central=lab.Hyperparams(learning_rate=1.0),
         central_batch=600.0,
@@ -131,6 +131,7 @@ def points(experiment: Experiment) -> list[lab.Point]:
 def overheads(results: list[lab.Result]) -> dict[str, list[float]]:
     """Quartiles of each pattern's run time over plain federated learning's."""
     firsts = {run.point.labels["pattern"]: run.point for run in reversed(results)}
+    print("measuring the patterns' run times in turns", flush=True)
     seconds = lab.seconds_in_turns(list(firsts.values()))
     ratios = seconds / seconds[:, [list(firsts).index("federated")]]
     quartiles = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0)
