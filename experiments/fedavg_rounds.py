@@ -6,7 +6,7 @@ of them per round, one local epoch with batches of 10, reaches 97% test accuracy
 rounds with the best client learning rate of a grid.
 
 As in the paper, accuracy is made monotone over the rounds and interpolated between
-them, and the best rate of the grid is the one that counts. `paper` takes about twenty
+them, and the best rate of the grid is the one that counts. `paper` takes about ten
 minutes on 2 cores; `smoke` (logistic regression on digits to 90%) a few seconds.
 
     python -m experiments.fedavg_rounds smoke
@@ -58,7 +58,7 @@ CONFIGS = {
             model="2nn",
             sampler="fixed_size",
             cohort=10,
-            num_rounds=150,
+            num_rounds=120,
             eval_every=1,
             batch_size=10,
             weighting="examples",
