@@ -32,7 +32,7 @@ def test_epsilon_as_text():
     assert (done.returncode, done.stderr) == (0, "")
     assert "Poisson sampling, add-or-remove-one neighbours" in done.stdout
     assert "rdp  6.71274   the headline" in done.stdout
-    assert "pld  6.18774" in done.stdout
+    assert "pld  6.1877" in done.stdout  # the next digit varies with NumPy
 
 
 def test_calibrate_as_json():
