@@ -7,7 +7,7 @@ that shrinks as epsilon grows, and local differential privacy costs most of it.
 Rows: central training (with DP-SGD that protects single examples), federated averaging,
 with a secure sum, with central DP, with both, with local DP (these protect whole
 clients), for each target epsilon and seed. Time on 2 cores: `smoke` (digits, 350
-clients) about two minutes, `paper` (MNIST, 2,000 clients) about half an hour.
+clients) about two minutes, `paper` (MNIST, 2,000 clients) about twenty minutes.
 
     python -m experiments.privacy_utility smoke python -m experiments.privacy_utility
     paper
