@@ -9,10 +9,9 @@ is saved, so that a killed sweep goes on where it was, to the same bits.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -233,7 +232,7 @@ def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> N
         _finish_run(path)
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def _init_program(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
     # One function for all slices, so that jax compiles it once for each slice size.
     return jax.jit(mapped_init(config, facts))
@@ -296,7 +295,7 @@ def _save_chunk(
         records.save_checkpoint(
             path / "checkpoint.npz",
             rounds_done,
-            jax.tree.map(partial(lambda row, leaf: leaf[row], i), states),
+            jax.tree.map(lambda leaf, row=i: leaf[row], states),
         )
 
 

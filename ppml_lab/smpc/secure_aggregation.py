@@ -67,7 +67,7 @@ def additive_sharing(
     encoding = fixed_point(max_clients, max_abs, scale, rounding)
 
     def encode(key: base.Key, update: PyTree) -> PyTree:
-        # One draw for all leaves: each random array costs a second of compilation.
+        # One draw for all leaves: every random array is a generator to compile.
         vector, cut = trees.as_vector(update)
         round_key, share_key = jax.random.split(key)
         secret = encoding.encode(round_key, vector)
