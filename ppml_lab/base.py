@@ -118,15 +118,28 @@ class TrainerNumSteps(Protocol):
         ...
 
 
+class TrainerKeep(Protocol):
+    def __call__(self, params: PyTree) -> PyTree:
+        """What a client keeps for itself before its first round; `()` for nothing."""
+        ...
+
+
 class TrainerInit(Protocol):
-    def __call__(self, key: Key, params: PyTree) -> PyTree:
-        """State of a client that has just received the server's `params`."""
+    def __call__(self, key: Key, sent: PyTree, kept: PyTree) -> PyTree:
+        """State of a client that has just received what the server sent, with what it
+        kept from its last round.
+        """
         ...
 
 
 class TrainerStep(Protocol):
     def __call__(
-        self, key: Key, state: PyTree, client: ClientView, step_number: Int[Array, ""]
+        self,
+        key: Key,
+        sent: PyTree,
+        state: PyTree,
+        client: ClientView,
+        step_number: Int[Array, ""],
     ) -> PyTree:
         """One local step. `key` is the client's for this round, the same at every step:
         fold `step_number` in.
@@ -136,9 +149,11 @@ class TrainerStep(Protocol):
 
 class TrainerFinish(Protocol):
     def __call__(
-        self, state: PyTree, params: PyTree
-    ) -> tuple[PyTree, dict[str, Array]]:
-        """The update (local minus server parameters) and scalars about the training."""
+        self, sent: PyTree, state: PyTree
+    ) -> tuple[PyTree, PyTree, dict[str, Array]]:
+        """The update for the server, what the client keeps until its next round, and
+        scalars about the training.
+        """
         ...
 
 
@@ -150,14 +165,52 @@ class TrainerEvent(Protocol):
 
 class ClientTrainer(NamedTuple):
     """McMahan's ClientUpdate cut into steps, so that lanes of clients of any size never
-    idle.
+    idle. An algorithm is a trainer and the `Server` that understands its updates.
     """
 
     num_steps: TrainerNumSteps
+    keep: TrainerKeep
     init: TrainerInit
     step: TrainerStep
     finish: TrainerFinish
     event: TrainerEvent
+
+
+class ServerInit(Protocol):
+    def __call__(self, params: PyTree) -> PyTree:
+        """What the server remembers beside the model, before round 0."""
+        ...
+
+
+class ServerSend(Protocol):
+    def __call__(self, params: PyTree, memory: PyTree) -> PyTree:
+        """What every participant receives."""
+        ...
+
+
+class ServerStep(Protocol):
+    def __call__(
+        self, params: PyTree, memory: PyTree, mean: PyTree, share: Any
+    ) -> tuple[PyTree, PyTree]:
+        """The next model and memory from the mean of the clients' updates.
+
+        `share` is the part of the population that the mean counts: mean times share is
+        the sum of the updates over the number of all clients.
+        """
+        ...
+
+
+class Server(NamedTuple):
+    """What a server makes of the mean of its clients' updates.
+
+    Attributes:
+      weighting: The only weighting under which `step` is right; None if any is.
+    """
+
+    init: ServerInit
+    send: ServerSend
+    step: ServerStep
+    weighting: str | None
 
 
 class SamplerSample(Protocol):

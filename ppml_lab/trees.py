@@ -62,3 +62,20 @@ def as_vector(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
 def take(tree: PyTree, rows: Array) -> PyTree:
     """Rows of every leaf."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def check_same_shapes(what: str, before: PyTree, after: PyTree) -> None:
+    """Raises ValueError, opening with `what`, unless two trees have the same structure,
+    shapes and dtypes.
+    """
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise ValueError(
+            f"{what}: from {jax.tree.structure(before)} to {jax.tree.structure(after)}"
+        )
+    paths = jax.tree_util.tree_leaves_with_path(before)
+    for (path, old), new in zip(paths, jax.tree.leaves(after), strict=True):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise ValueError(
+                f"{what}: {jax.tree_util.keystr(path)} from {old.dtype}"
+                f"{list(old.shape)} to {new.dtype}{list(new.shape)}"
+            )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import sweep
+from ppml_lab.lab import program, sweep
 
 CONFIG = lab.Config(
     data=lab.DataConfig(dataset="digits", num_clients=10),
@@ -44,6 +44,7 @@ def counted(tmp_path_factory):
             programs.append(str(rest.get("fun_name")))
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "build", counting)
         patch.setattr(sweep, "build", counting)
         jax.monitoring.register_event_duration_secs_listener(listen)
         for slice_size, width in [(20, 1), (1, 1), (20, 4)]:

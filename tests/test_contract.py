@@ -36,12 +36,18 @@ AGGREGATORS = {
     "clear": smpc.clear(),
     "additive_sharing": smpc.additive_sharing(3, 5, 8.0),
 }
+SERVERS = {"fedopt": federated.fedopt(SGD)}
 TRAINERS = {
     "local_sgd": lambda task: federated.local_sgd(task, SGD, 3, num_epochs=1),
+    "proximal_sgd": lambda task: federated.proximal_sgd(
+        task, SGD, 3, 0.5, num_epochs=1
+    ),
     "local_dp_sgd": lambda task: federated.local_dp_sgd(
         task, SGD, dp.gaussian(0.5, 1.0, privacy_unit="example"), 0.5, 2, 7
     ),
 }
+PAIRS = {"scaffold": lambda task: federated.scaffold(task, SGD, 3, num_epochs=1)}
+"""A trainer and the server that understands it."""
 TASKS = {
     "classification": lambda: models.classification(
         lambda key: jnp.zeros((2, 3)), lambda params, x: x @ params
@@ -80,7 +86,7 @@ def check_signatures(built):
         assert [*found.parameters] == [*wanted.parameters][1:], name
 
 
-@pytest.mark.parametrize("table", [SAMPLERS, MECHANISMS, AGGREGATORS])
+@pytest.mark.parametrize("table", [SAMPLERS, MECHANISMS, AGGREGATORS, SERVERS])
 def test_arguments_are_those_of_the_protocol(table):
     for built in table.values():
         check_signatures(built)
@@ -95,12 +101,17 @@ def test_arguments_of_what_is_built_from_a_task(regression):
         check_signatures(trainer)
         for algorithm in ALGORITHMS.values():
             check_signatures(algorithm(regression, trainer))
+    for make in PAIRS.values():
+        for built in make(regression):
+            check_signatures(built)
 
 
 def test_every_builder_is_in_these_tables():
     tables = {
         "base.Task": TASKS,
         "base.ClientTrainer": TRAINERS,
+        "base.Server": SERVERS,
+        "tuple[base.ClientTrainer, base.Server]": PAIRS,
         "base.ClientSampler": SAMPLERS,
         "base.PrivacyMechanism": MECHANISMS,
         "base.SecureAggregator": AGGREGATORS,
@@ -128,11 +139,7 @@ def stacked(count):
 
 @pytest.fixture
 def no_key_twice():
-    """No key may be used twice.
-
-    The check does not see that `lanes` folds another step into a client's key in every
-    turn of its loop, so whole federated rounds go without it.
-    """
+    """No key may be used twice, nowhere in a round either."""
     with jax.debug_key_reuse(True):
         yield
 
@@ -194,27 +201,47 @@ def test_aggregators(name):
     assert aggregator.cost(dimension=30).uplink_bytes >= 120
 
 
+def conversations(task):
+    """Every trainer with a server that it understands."""
+    plain = {name: (make(task), SERVERS["fedopt"]) for name, make in TRAINERS.items()}
+    return plain | {name: make(task) for name, make in PAIRS.items()}
+
+
 @pytest.mark.usefixtures("no_key_twice")
-@pytest.mark.parametrize("name", TRAINERS)
-def test_trainers(name, regression, clients):
-    trainer = TRAINERS[name](regression)
+@pytest.mark.parametrize("name", [*TRAINERS, *PAIRS])
+def test_trainers_and_servers(name, regression, clients):
+    trainer, server = conversations(regression)[name]
     view = base.ClientView(clients.examples, jnp.int32(9), jnp.int32(7))
     steps = trainer.num_steps(view.size)
     assert (steps.shape, steps.dtype) == ((), jnp.int32)
     assert jax.vmap(trainer.num_steps)(jnp.array([1, 7])).min() >= 1
-    state = trainer.init(fresh(), UPDATE)
-    after = jax.jit(trainer.step)(fresh(), state, view, jnp.int32(0))
+    memory, kept = server.init(params=UPDATE), trainer.keep(params=UPDATE)
+    sent = jax.jit(server.send)(UPDATE, memory)
+    state = trainer.init(fresh(), sent, kept)
+    after = jax.jit(trainer.step)(fresh(), sent, state, view, jnp.int32(0))
     same_shapes(after, state)
-    update, info = trainer.finish(after, UPDATE)
-    same_shapes(update, UPDATE)
+    update, keeps, info = trainer.finish(sent=sent, state=after)
+    same_shapes(keeps, kept)
     assert all(value.shape == () for value in info.values())
     assert isinstance(trainer.event(), base.PrivacyEvent)
+    # The servers' mean has the shape of an update.
+    for share in (0.5, jnp.float32(0.5)):
+        stepped = server.step(params=UPDATE, memory=memory, mean=update, share=share)
+        same_shapes(stepped, (UPDATE, memory))
+    assert server.weighting in (None, "uniform", "examples")
 
 
-def one_round(algorithm, clients):
-    """One compiled round; returns the event of three."""
-    state = algorithm.init(fresh())
-    after, info = jax.jit(algorithm.round)(jax.random.key(1), state, clients)
+def one_round(algorithm, clients, counter):
+    """One compiled round, and another whose cohort is another; the event of three."""
+    traces = []
+
+    def counted(key, state, clients):
+        traces.append(key)
+        return algorithm.round(key, state, clients)
+
+    compiled = jax.jit(counted)
+    state = jax.jit(algorithm.init)(fresh())
+    after, info = compiled(jax.random.key(1), state, clients)
     same_shapes(after, state)
     assert int(after.rounds_done) == 1
     assert all(value.shape == () for value in info.values())
@@ -223,40 +250,76 @@ def one_round(algorithm, clients):
         lambda a, b: bool((a != b).all()), after.params, state.params
     )
     assert all(jax.tree.leaves(changed))
+    other_key = jax.random.key(2)
+    counter.reset()
+    _, other = compiled(other_key, after, clients)
+    assert counter.compilations == 0
+    assert len(traces) == 1
+    size = "batch_size" if "batch_size" in info else "cohort_size"
+    assert other[size] != info[size]
     event = algorithm.event(num_rounds=3)
     assert isinstance(event, base.PrivacyEvent)
     return event
 
 
+@pytest.mark.usefixtures("no_key_twice")
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_averaging_with_every_mechanism_and_sum(
-    mechanism, aggregator, regression, clients
+@pytest.mark.parametrize("name", ["local_sgd", "proximal_sgd", "scaffold"])
+def test_every_algorithm_with_every_mechanism_and_sum(
+    name, mechanism, aggregator, regression, clients, compile_counter
 ):
+    trainer, server = conversations(regression)[name]
     algorithm = ALGORITHMS["averaging"](
         regression,
-        TRAINERS["local_sgd"](regression),
+        trainer,
+        server=server,
         mechanism=MECHANISMS[mechanism],
         aggregator=AGGREGATORS[aggregator],
     )
-    event = one_round(algorithm, clients)
+    event = one_round(algorithm, clients, compile_counter)
     assert (event.privacy_unit is not None) == (
         MECHANISMS[mechanism].privacy_unit is not None
     )
 
 
-def test_averaging_with_private_trainers(regression, clients):
+@pytest.mark.usefixtures("no_key_twice")
+@pytest.mark.parametrize("num_lanes", [1, 3])
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_lanes_devices_and_dropouts_use_no_key_twice(
+    num_devices, num_lanes, regression, clients, compile_counter
+):
+    trainer, server = conversations(regression)["scaffold"]
+    algorithm = ALGORITHMS["averaging"](
+        regression,
+        trainer,
+        server=server,
+        dropout_prob=0.3,
+        num_lanes=num_lanes,
+        mesh=federated.client_mesh(num_devices),
+    )
+    everywhere = federated.on_every_device(federated.client_mesh(num_devices))
+    on_devices = algorithm._replace(
+        init=lambda key: jax.lax.with_sharding_constraint(
+            algorithm.init(key), everywhere
+        )
+    )
+    one_round(on_devices, jax.device_put(clients, everywhere), compile_counter)
+
+
+@pytest.mark.usefixtures("no_key_twice")
+def test_averaging_with_private_trainers(regression, clients, compile_counter):
     trainer = TRAINERS["local_dp_sgd"](regression)
     algorithm = ALGORITHMS["averaging"](regression, trainer)
-    assert one_round(algorithm, clients).privacy_unit == "example"
+    assert one_round(algorithm, clients, compile_counter).privacy_unit == "example"
 
 
 @pytest.mark.usefixtures("no_key_twice")
 @pytest.mark.parametrize("mechanism", ["no_privacy", "example"])
-def test_central(mechanism, regression, clients):
+def test_central(mechanism, regression, clients, compile_counter):
     example = dp.gaussian(0.5, 1.0, privacy_unit="example")
     algorithm = ALGORITHMS["central_sgd"](
         regression, None, mechanism=(MECHANISMS | {"example": example})[mechanism]
     )
-    unit = one_round(algorithm, clients).privacy_unit
+    unit = one_round(algorithm, clients, compile_counter).privacy_unit
     assert unit == ("example" if mechanism == "example" else None)

@@ -102,6 +102,61 @@ def shards(
     return owners
 
 
+def label_limited(
+    rng: np.random.Generator, labels: Any, num_clients: int, labels_per_client: int
+) -> Owners:
+    """Every client has exactly so many classes; a class is split evenly by its owners.
+
+    Client `i` gets the `i`-th class (modulo their number) and further ones at random,
+    so that no class is without an owner while there are at least as many clients.
+
+    Li, Diao, Chen, He. Federated Learning on Non-IID Data Silos: An Experimental Study.
+    ICDE 2022 (its "#C = k").
+
+    Args:
+      rng: Source of randomness.
+      labels: `[n]` class of each example.
+      num_clients: How many clients, at least as many as classes.
+      labels_per_client: Classes that each of them gets.
+
+    Raises:
+      ValueError: More classes per client than there are, fewer clients than classes, a
+        class with fewer examples than owners, labels that are not one axis.
+    """
+    labels = _one_axis("labels", labels)
+    _check_clients(len(labels), num_clients)
+    checks.at_least("labels_per_client", labels_per_client, 1)
+    classes = np.unique(labels)
+    if labels_per_client > len(classes):
+        raise ValueError(
+            f"labels_per_client {labels_per_client} exceeds the {len(classes)} classes"
+        )
+    if num_clients < len(classes):
+        raise ValueError(
+            f"{num_clients} clients leave some of {len(classes)} classes without an "
+            "owner; take at least as many clients as classes"
+        )
+    owners_of: list[list[int]] = [[] for _ in classes]
+    for client in range(num_clients):
+        first = client % len(classes)
+        others = np.delete(np.arange(len(classes)), first)
+        more = rng.choice(others, labels_per_client - 1, replace=False)
+        for place in (first, *more):
+            owners_of[place].append(client)
+    owners = np.empty(len(labels), dtype=np.int64)
+    for label, sharing in zip(classes, owners_of, strict=True):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        if len(rows) < len(sharing):
+            raise ValueError(
+                f"class {label} has {len(rows)} examples for {len(sharing)} clients; "
+                "lower num_clients or labels_per_client"
+            )
+        owners[rows] = np.array(sharing)[
+            np.arange(len(rows)) * len(sharing) // len(rows)
+        ]
+    return owners
+
+
 def quantity_skew(
     rng: np.random.Generator, num_examples: int, num_clients: int, sigma: float
 ) -> Owners:
@@ -140,7 +195,7 @@ def natural(user_ids: Any) -> Owners:
     if user_ids is None:
         raise ValueError(
             "user_ids is None: this data set has no natural users; use partition.iid, "
-            "dirichlet, shards or quantity_skew"
+            "dirichlet, shards, label_limited or quantity_skew"
         )
     user_ids = _one_axis("user_ids", user_ids)
     try:

@@ -3,18 +3,30 @@
 from ppml_lab.federated.averaging import averaging
 from ppml_lab.federated.central import central_sgd
 from ppml_lab.federated.client import local_dp_sgd, local_sgd
-from ppml_lab.federated.evaluation import evaluator
+from ppml_lab.federated.devices import client_mesh, on_every_device, use_all_cores
+from ppml_lab.federated.evaluation import client_evaluator, client_spread, evaluator
+from ppml_lab.federated.fedprox import proximal_sgd
 from ppml_lab.federated.sampling import everyone, fixed_size, poisson
+from ppml_lab.federated.scaffold import scaffold
+from ppml_lab.federated.server import fedopt
 from ppml_lab.federated.simulate import simulate
 
 __all__ = [
     "averaging",
     "central_sgd",
+    "client_evaluator",
+    "client_mesh",
+    "client_spread",
     "evaluator",
     "everyone",
+    "fedopt",
     "fixed_size",
     "local_dp_sgd",
     "local_sgd",
+    "on_every_device",
     "poisson",
+    "proximal_sgd",
+    "scaffold",
     "simulate",
+    "use_all_cores",
 ]

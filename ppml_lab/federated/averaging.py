@@ -1,8 +1,7 @@
 """Federated averaging: one round of clients training, a private secure sum, a step.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
-Data", AISTATS 2017 (FedAvg, FedSGD); Reddi et al., "Adaptive Federated Optimization",
-ICLR 2021 (FedOpt: any server optimizer).
+Data", AISTATS 2017.
 """
 
 from __future__ import annotations
@@ -15,27 +14,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
-from ppml_lab import base, checks, dp, smpc
-from ppml_lab.federated import lanes
+from ppml_lab import base, checks, dp, smpc, trees
+from ppml_lab.federated import devices, lanes
+from ppml_lab.federated.server import fedopt
 
 WEIGHTINGS = ("examples", "uniform")
 
 
 class ServerState(NamedTuple):
-    """The server between rounds.
+    """The simulation between rounds.
 
     Attributes:
       params: The model.
-      opt_state: The server optimizer's state.
+      memory: What the server remembers beside it, such as its optimizer's state.
       mechanism_state: The privacy mechanism's.
+      kept: What the clients keep, leaves `[clients, ...]`; no server sees it.
       rounds_done: How many rounds made this state.
     """
 
     params: PyTree
-    opt_state: PyTree
+    memory: PyTree
     mechanism_state: PyTree
+    kept: PyTree
     rounds_done: Int[Array, ""]
 
 
@@ -44,71 +47,98 @@ def averaging(
     trainer: base.ClientTrainer,
     sampler: base.ClientSampler,
     *,
+    server: base.Server | None = None,
     mechanism: base.PrivacyMechanism | None = None,
     aggregator: base.SecureAggregator | None = None,
-    server_optimizer: optax.GradientTransformation | None = None,
     weighting: str = "uniform",
+    dropout_prob: float = 0.0,
     num_lanes: int | None = None,
+    mesh: Mesh | None = None,
 ) -> base.FederatedAlgorithm:
-    """FedAvg and its relatives, with privacy and a secure sum where they are wanted.
+    """Rounds of any algorithm that averages: FedAvg and its relatives, with privacy and
+    a secure sum where they are wanted.
 
     A round samples a cohort; each client trains, bounds its update and encodes it; the
-    messages are summed and the sum decoded, privatized and divided; the server
-    optimizer takes the mean update for a descent direction. The default server
-    optimizer, `optax.sgd(1.0)`, is FedAvg; with momentum it is FedAvgM, and
-    `optax.adam`, `yogi`, `adagrad` give FedAdam, FedYogi, FedAdagrad. A trainer of one
-    full-batch step is FedSGD.
+    messages of those who do not drop out are summed and the sum decoded, privatized and
+    divided; the server makes its next model of the mean. `local_sgd` with the default
+    server is FedAvg, `proximal_sgd` FedProx, `scaffold` SCAFFOLD; `fedopt(optimizer)`
+    as server gives FedAvgM and the FedOpt family; a trainer of one full-batch step is
+    FedSGD.
 
-    **Guarantee:** with a private mechanism the server's state after every round is
-    differentially private as `event` says, under the trust that the mechanism states.
-    The mean divides by the sampler's expected cohort, which is public. The scalars that
-    `round` returns beside the state are for the researcher and not private.
+    **Guarantee:** with a private mechanism the model and the server's memory are, after
+    every round, differentially private as `event` says, under the trust that the
+    mechanism states. The mean divides by the expected number of reports, which is
+    public; nothing is claimed for drop-outs, and a round that nobody reports in still
+    gets its noise. What clients keep, and the scalars that `round` returns beside the
+    state, are for the researcher and not private.
 
     Args:
       task: Gives the initial parameters.
       trainer: What clients do.
       sampler: Who takes part.
+      server: What becomes of the mean; FedAvg's, `fedopt(optax.sgd(1.0))`, by default.
       mechanism: `dp.no_privacy()` by default.
       aggregator: `smpc.clear()` by default.
-      server_optimizer: Any optax transformation, `optax.sgd(1.0)` by default.
       weighting: "uniform" (each client counts the same, the mean divides by the
-        expected cohort) or "examples" (McMahan's n_k / n among those taking part).
-      num_lanes: Clients trained at once; chosen by backend if None.
+        expected number of reports) or "examples" (McMahan's n_k / n among those who
+        report).
+      dropout_prob: Chance of a participant to drop out before its upload,
+        independently. It then contributes nothing and keeps what it kept before.
+      num_lanes: Clients trained at once on a device; chosen by backend if None.
+      mesh: Devices, along an axis "clients", over which a cohort is dealt; one device
+        if None.
 
     Raises:
-      ValueError: For an unknown weighting, lanes below 1, a mechanism that protects
-        examples, or weights by examples with a private mechanism, whose sensitivity
-        they would change.
+      ValueError: For an unknown weighting, lanes below 1, a drop-out probability
+        outside [0, 1), a mesh without that axis, a trainer and a server that do not
+        understand each other or change the model's shape, a mechanism that protects
+        examples, or weights by examples where they would break the mechanism's
+        sensitivity or the server's mean.
     """
+    server = fedopt(optax.sgd(1.0)) if server is None else server
     mechanism = dp.no_privacy() if mechanism is None else mechanism
     aggregator = smpc.clear() if aggregator is None else aggregator
-    server_optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
     num_lanes = lanes.default_num_lanes() if num_lanes is None else num_lanes
     checks.at_least("num_lanes", num_lanes, 1)
     checks.known("weighting", weighting, WEIGHTINGS)
-    _check_mechanism(mechanism, weighting)
-    dimension = _dimension(task)
+    _check_parts(server, mechanism, weighting, dropout_prob, mesh)
+    dimension = _dimension(_update_shapes(task, trainer, server))
+    expected_reports = sampler.expected_cohort * (1.0 - dropout_prob)
+    private = mechanism.privacy_unit is not None
 
     def init(key: base.Key) -> ServerState:
         params = task.init(key)
-        return ServerState(
-            params, server_optimizer.init(params), mechanism.init(), jnp.int32(0)
+        kept = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (sampler.population, *leaf.shape)),
+            trainer.keep(params),
         )
+        return ServerState(
+            params, server.init(params), mechanism.init(), kept, jnp.int32(0)
+        )
+
+    def reporters(key: base.Key, cohort: base.Cohort) -> base.Cohort:
+        if not checks.is_traced(dropout_prob) and dropout_prob == 0:
+            return cohort
+        stays = jax.random.bernoulli(key, 1.0 - dropout_prob, cohort.weights.shape)
+        return cohort._replace(weights=jnp.where(stays, cohort.weights, 0.0))
 
     def one_round(
         key: base.Key, state: ServerState, clients: base.Clients
     ) -> tuple[ServerState, dict[str, Array]]:
-        _check_population(sampler, clients)
-        sample_key, train_key, noise_key = jax.random.split(key, 3)
-        summed = lanes.train_cohort(
+        _check_population(sampler, state, clients)
+        sample_key, dropout_key, train_key, noise_key = jax.random.split(key, 4)
+        cohort = sampler.sample(sample_key)
+        summed, kept = lanes.train_cohort(
             train_key,
             trainer,
-            state.params,
+            server.send(state.params, state.memory),
+            state.kept,
             clients,
-            sampler.sample(sample_key),
+            reporters(dropout_key, cohort),
             _report(mechanism, state.mechanism_state, aggregator, weighting, clients),
             functools.partial(_fold, aggregator),
             num_lanes,
+            mesh,
         )
         bound = mechanism.norm_bound(state.mechanism_state)
         total, mechanism_state = mechanism.privatize(
@@ -117,28 +147,30 @@ def averaging(
             aggregator.decode(summed["message"]),
             aggregator.sensitivity(bound, dimension),
         )
-        denominator = sampler.expected_cohort
+        reports = summed["num_reports"]
+        denominator, counted = expected_reports, expected_reports
         if weighting == "examples":
-            # An empty cohort leaves the model as it was.
             denominator = jnp.maximum(summed["weight"], jnp.finfo(jnp.float32).tiny)
-        direction = jax.tree.map(lambda leaf: -leaf / denominator, total)
-        changes, opt_state = server_optimizer.update(
-            direction, state.opt_state, state.params
+            counted = reports
+        mean = jax.tree.map(lambda leaf: leaf / denominator, total)
+        params, memory = server.step(
+            state.params, state.memory, mean, counted / sampler.population
         )
+        if not private:
+            # Without noise to hide it, a round that nobody reports in did not happen.
+            params, memory = trees.where(
+                reports > 0, (params, memory), (state.params, state.memory)
+            )
         next_state = ServerState(
-            optax.apply_updates(state.params, changes),
-            opt_state,
-            mechanism_state,
-            state.rounds_done + 1,
+            params, memory, mechanism_state, kept, state.rounds_done + 1
         )
-        present = summed["cohort_size"]
-        info = jax.tree.map(lambda s: s / jnp.maximum(present, 1), summed["scalars"])
-        return next_state, info | {"cohort_size": present}
+        info = jax.tree.map(lambda s: s / jnp.maximum(reports, 1), summed["scalars"])
+        sampled = jnp.sum(cohort.weights > 0, dtype=jnp.float32)
+        return next_state, info | {"cohort_size": sampled, "num_reports": reports}
 
     def event(num_rounds: int) -> base.PrivacyEvent:
         from ppml_lab.dp import events
 
-        private = mechanism.privacy_unit is not None
         single = mechanism.event(sampler) if private else trainer.event()
         return single._replace(event=events.compose(single.event, num_rounds))
 
@@ -163,13 +195,8 @@ def _report(
     unit = jnp.max(sizes).astype(jnp.float32)
 
     def report(
-        key: base.Key,
-        client: Array,
-        size: Array,
-        update: PyTree,
-        info: dict[str, Array],
+        key: base.Key, size: Array, update: PyTree, info: dict[str, Array]
     ) -> dict[str, Any]:
-        del client
         clip_key, encode_key = jax.random.split(key)
         weight = jnp.float32(1)
         if weighting == "examples":
@@ -180,8 +207,8 @@ def _report(
         return {
             "message": aggregator.encode(encode_key, bounded),
             "weight": weight,
-            "cohort_size": jnp.float32(1),
-            "scalars": scalars,
+            "num_reports": jnp.float32(1),
+            "scalars": jax.tree.map(jnp.float32, scalars),
         }
 
     return report
@@ -201,7 +228,13 @@ def _fold(
     }
 
 
-def _check_mechanism(mechanism: base.PrivacyMechanism, weighting: str) -> None:
+def _check_parts(
+    server: base.Server,
+    mechanism: base.PrivacyMechanism,
+    weighting: str,
+    dropout_prob: float,
+    mesh: Mesh | None,
+) -> None:
     if mechanism.privacy_unit == "example":
         raise ValueError(
             "averaging clips whole updates, which protects clients, not 'example'; "
@@ -212,17 +245,62 @@ def _check_mechanism(mechanism: base.PrivacyMechanism, weighting: str) -> None:
             f"weighting '{weighting}' would change a private mechanism's sensitivity; "
             "use weighting='uniform'"
         )
+    if server.weighting not in (None, weighting):
+        raise ValueError(
+            f"this server's step is right only for the '{server.weighting}' mean, got "
+            f"weighting '{weighting}'; use weighting='{server.weighting}'"
+        )
+    if not checks.is_traced(dropout_prob) and not 0 <= dropout_prob < 1:
+        raise ValueError(f"dropout_prob must lie in [0, 1), got {dropout_prob}")
+    if mesh is not None and devices.AXIS not in mesh.shape:
+        raise ValueError(
+            f"mesh has axes {tuple(mesh.shape)}, but cohorts are dealt along "
+            f"'{devices.AXIS}'; name an axis so"
+        )
 
 
-def _dimension(task: base.Task) -> int:
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+def _update_shapes(
+    task: base.Task, trainer: base.ClientTrainer, server: base.Server
+) -> PyTree:
+    """The shapes of an update, once trainer and server are known to fit together."""
+
+    def conversation(key: base.Key) -> tuple[PyTree, ...]:
+        params = task.init(key)
+        memory, kept = server.init(params), trainer.keep(params)
+        sent = server.send(params, memory)
+        update, keeps, _ = trainer.finish(sent, trainer.init(key, sent, kept))
+        after = server.step(params, memory, update, 1.0)
+        return (params, memory), after, kept, keeps, update
+
+    try:
+        shapes = jax.eval_shape(conversation, jax.random.key(0))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"the trainer and the server do not fit together: {error}; take both from "
+            "one algorithm, such as scaffold(...)"
+        ) from error
+    before, after, kept, keeps, update = shapes
+    trees.check_same_shapes("the server's step changes (params, memory)", before, after)
+    trees.check_same_shapes("the trainer's finish changes what is kept", kept, keeps)
+    return update
+
+
+def _dimension(shapes: PyTree) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
 
 
-def _check_population(sampler: base.ClientSampler, clients: base.Clients) -> None:
+def _check_population(
+    sampler: base.ClientSampler, state: ServerState, clients: base.Clients
+) -> None:
     num_clients = clients.offsets.shape[0] - 1
     if sampler.population != num_clients:
         raise ValueError(
             f"the sampler draws from {sampler.population} clients, the data set has "
             f"{num_clients}; build the sampler for {num_clients}"
         )
+    for leaf in jax.tree.leaves(state.kept):
+        if leaf.shape[0] != num_clients:
+            raise ValueError(
+                f"the state keeps something for {leaf.shape[0]} clients, the data set "
+                f"has {num_clients}; start from this population's own init"
+            )

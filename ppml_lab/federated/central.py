@@ -52,7 +52,7 @@ def central_sgd(
     def init(key: base.Key) -> ServerState:
         params = task.init(key)
         return ServerState(
-            params, optimizer.init(params), mechanism.init(), jnp.int32(0)
+            params, optimizer.init(params), mechanism.init(), (), jnp.int32(0)
         )
 
     def step(
@@ -69,7 +69,7 @@ def central_sgd(
             mechanism.norm_bound(state.mechanism_state),
         )
         grads = jax.tree.map(lambda g: g / sampler.expected_cohort, noisy)
-        changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        changes, opt_state = optimizer.update(grads, state.memory, state.params)
         params = optax.apply_updates(state.params, changes)
         present = jnp.sum(batch.weights)
         info = {
@@ -77,7 +77,7 @@ def central_sgd(
             "batch_size": present,
         }
         return state._replace(
-            params=params, opt_state=opt_state, mechanism_state=mechanism_state
+            params=params, memory=opt_state, mechanism_state=mechanism_state
         ), info
 
     def one_round(

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Int, PyTree
 
-from ppml_lab import base, checks, dp, random, trees
-from ppml_lab.federated import sampling
-
-
-class LocalState(NamedTuple):
-    """A client in training.
-
-    Attributes:
-      params: Its model.
-      opt_state: Its optimizer's state, fresh in every round.
-      loss_sum: Sum of the mean losses of its batches, for reports.
-      steps: Steps taken.
-    """
-
-    params: PyTree
-    opt_state: PyTree
-    loss_sum: Float[Array, ""]
-    steps: Int[Array, ""]
+from ppml_lab import base, checks, dp, trees
+from ppml_lab.federated import minibatch, sampling
 
 
 def local_sgd(
@@ -55,53 +37,9 @@ def local_sgd(
     Raises:
       ValueError: For sizes below 1, or unless exactly one length is given.
     """
-    checks.at_least("batch_size", batch_size, 1)
-    if (num_epochs is None) == (num_steps is None):
-        raise ValueError(
-            f"give either num_epochs or num_steps, got num_epochs={num_epochs} and "
-            f"num_steps={num_steps}"
-        )
-    if num_epochs is not None:
-        checks.at_least("num_epochs", num_epochs, 1)
-    if num_steps is not None:
-        checks.at_least("num_steps", num_steps, 1)
-    gradient = dp.summed_gradient(task.loss)
-
-    def batches_per_epoch(size: Int[Array, ""]) -> Int[Array, ""]:
-        return (size + batch_size - 1) // batch_size
-
-    def steps_of(size: Int[Array, ""]) -> Int[Array, ""]:
-        if num_steps is not None:
-            return jnp.full_like(size, num_steps)
-        assert num_epochs is not None
-        return num_epochs * batches_per_epoch(size)
-
-    def step(
-        key: base.Key,
-        state: LocalState,
-        client: base.ClientView,
-        step_number: Int[Array, ""],
-    ) -> LocalState:
-        epoch, batch = jnp.divmod(step_number, batches_per_epoch(client.size))
-        place = batch * batch_size + jnp.arange(batch_size, dtype=client.size.dtype)
-        weights = (place < client.size).astype(jnp.float32)
-        order_key, loss_key = jax.random.split(key)
-        order = random.permute(
-            jax.random.fold_in(order_key, epoch), place % client.size, client.size
-        )
-        examples = trees.take(client.examples, client.start + order)
-        grad_sum, loss_sum = gradient(
-            jax.random.fold_in(loss_key, step_number), state.params, examples, weights
-        )
-        present = jnp.sum(weights)
-        return _descend(optimizer, state, grad_sum, loss_sum, present)
-
-    return base.ClientTrainer(
-        num_steps=steps_of,
-        init=lambda key, params: _start(optimizer, params),
-        step=step,
-        finish=_finish,
-        event=_nothing_promised,
+    batches = minibatch.minibatches(task, batch_size, num_epochs, num_steps)
+    return minibatch.trainer(
+        task, batches, optimizer, lambda grads, params, sent: grads
     )
 
 
@@ -144,10 +82,12 @@ def local_dp_sgd(
 
     def step(
         key: base.Key,
-        state: LocalState,
+        sent: PyTree,
+        state: minibatch.LocalState,
         client: base.ClientView,
         step_number: Int[Array, ""],
-    ) -> LocalState:
+    ) -> minibatch.LocalState:
+        del sent
         draw_key, grad_key, noise_key = jax.random.split(
             jax.random.fold_in(key, step_number), 3
         )
@@ -161,7 +101,8 @@ def local_dp_sgd(
             noise_key, nothing, grad_sum, mechanism.norm_bound(nothing)
         )
         expected = sampling_prob * client.size.astype(jnp.float32)
-        return _descend(optimizer, state, noisy, loss_sum, expected)
+        grads = jax.tree.map(lambda g: g / expected, noisy)
+        return minibatch.descend(optimizer, state, grads, loss_sum / expected)
 
     def event() -> base.PrivacyEvent:
         from ppml_lab.dp import events
@@ -171,39 +112,9 @@ def local_dp_sgd(
 
     return base.ClientTrainer(
         num_steps=lambda size: jnp.full_like(size, num_steps),
-        init=lambda key, params: _start(optimizer, params),
+        keep=lambda params: (),
+        init=lambda key, sent, kept: minibatch.start(task, optimizer, sent),
         step=step,
-        finish=_finish,
+        finish=minibatch.finish,
         event=event,
     )
-
-
-def _start(optimizer: optax.GradientTransformation, params: PyTree) -> LocalState:
-    return LocalState(params, optimizer.init(params), jnp.float32(0), jnp.int32(0))
-
-
-def _descend(
-    optimizer: optax.GradientTransformation,
-    state: LocalState,
-    grad_sum: PyTree,
-    loss_sum: Float[Array, ""],
-    denominator: Float[Array, ""],
-) -> LocalState:
-    grads = jax.tree.map(lambda g: g / denominator, grad_sum)
-    changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    return LocalState(
-        optax.apply_updates(state.params, changes),
-        opt_state,
-        state.loss_sum + loss_sum / denominator,
-        state.steps + 1,
-    )
-
-
-def _finish(state: LocalState, params: PyTree) -> tuple[PyTree, dict[str, Array]]:
-    update = jax.tree.map(jnp.subtract, state.params, params)
-    return update, {"train_loss": state.loss_sum / state.steps.astype(jnp.float32)}
-
-
-def _nothing_promised() -> base.PrivacyEvent:
-    nothing: Any = dp.no_privacy().event(sampling.everyone(1))
-    return nothing

@@ -3,7 +3,7 @@
 `num_lanes` clients train at once; a lane that finishes its client reports it and takes
 the next from a queue, longest training first. So there is no padding to the largest
 client, reports are folded and never stacked, and the program does not depend on who
-takes part.
+takes part. On several devices each has its own queue and its own lanes.
 """
 
 from __future__ import annotations
@@ -14,31 +14,43 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree
 
 from ppml_lab import base, trees
+from ppml_lab.federated.devices import sum_over_devices
 
 
 class Lane(NamedTuple):
-    """One lane: which client it trains and how far that is.
+    """One lane: whom it trains and how far that is.
 
     Attributes:
-      client: The client in training.
-      key: That client's key in this round.
+      place: The client's place in the cohort.
       state: The trainer's.
       step_number: The next step.
       live: False once the queue is empty.
     """
 
-    client: Int[Array, ""]
-    key: base.Key
+    place: Int[Array, ""]
     state: PyTree
     step_number: Int[Array, ""]
     live: Bool[Array, ""]
 
 
-Report = Callable[[base.Key, Array, Array, PyTree, dict[str, Array]], PyTree]
-"""`(key, client, size, update, info) -> report`, what one client contributes."""
+class Queue(NamedTuple):
+    """The clients of one device, longest training first.
+
+    Attributes:
+      places: Their places in the cohort; beyond `length`, anything.
+      length: How many there are.
+    """
+
+    places: Int[Array, " cohort"]
+    length: Int[Array, ""]
+
+
+Report = Callable[[base.Key, Array, PyTree, dict[str, Array]], PyTree]
+"""`(key, size, update, info) -> report`, what one client contributes."""
 
 Fold = Callable[[PyTree, PyTree], PyTree]
 """`(total, reports) -> total` for reports stacked over lanes; zeros are empty."""
@@ -52,90 +64,182 @@ def default_num_lanes() -> int:
 def train_cohort(
     key: base.Key,
     trainer: base.ClientTrainer,
-    params: PyTree,
+    sent: PyTree,
+    kept: PyTree,
     clients: base.Clients,
     cohort: base.Cohort,
     report: Report,
     fold: Fold,
     num_lanes: int,
-) -> PyTree:
-    """Trains every participant of `cohort` from `params` and folds their reports.
+    mesh: Mesh | None = None,
+) -> tuple[PyTree, PyTree]:
+    """Trains every participant of `cohort` and folds their reports.
 
     A client's keys are folded from `key` and the client, so that its training and its
-    message do not depend on the lane, the order or the rest of the cohort.
+    message do not depend on the lane, the device, the order or the rest of the cohort.
+
+    Args:
+      key: For this round.
+      trainer: What clients do.
+      sent: What they receive.
+      kept: What all clients keep, leaves `[clients, ...]`.
+      clients: Their data.
+      cohort: Who takes part.
+      report: What a client that has trained contributes.
+      fold: Adds reports to a total.
+      num_lanes: Clients trained at once on a device.
+      mesh: If given, the cohort is dealt to the devices along its axis "clients" and
+        their totals are added up; sums of integers are the same to the bit.
 
     Returns:
-      The folded reports; zeros when nobody takes part.
+      The folded reports, zeros when nobody takes part, and `kept` with what the
+      participants keep now.
     """
-    train_key, report_key = jax.random.split(key)
-    cohort_size = cohort.indices.shape[0]
-    num_lanes = min(num_lanes, cohort_size)
-    sizes = clients.offsets[1:] - clients.offsets[:-1]
-    steps = jax.vmap(trainer.num_steps)(sizes[cohort.indices])
-    steps = jnp.where(cohort.weights > 0, steps, 0)
-    queue = cohort.indices[jnp.argsort(-steps)]
-    num_participants = jnp.sum(cohort.weights > 0, dtype=jnp.int32)
 
-    def view(client: Array) -> base.ClientView:
-        return base.ClientView(clients.examples, clients.offsets[client], sizes[client])
-
-    def start(position: Array) -> Lane:
-        client = queue[jnp.minimum(position, cohort_size - 1)]
-        client_key = jax.random.fold_in(train_key, client)
-        return Lane(
-            client,
-            client_key,
-            trainer.init(client_key, params),
-            jnp.int32(0),
-            position < num_participants,
+    def train(
+        device: Array,
+        num_devices: int,
+        key: base.Key,
+        sent: PyTree,
+        kept: PyTree,
+        clients: base.Clients,
+        cohort: base.Cohort,
+    ) -> tuple[PyTree, PyTree]:
+        queue = _deal(_num_steps(trainer, clients, cohort), device, num_devices)
+        lanes = min(num_lanes, cohort.indices.shape[0])
+        return _run_queue(
+            key, trainer, sent, kept, clients, cohort, queue, report, fold, lanes
         )
 
+    total, fresh = sum_over_devices(train, mesh, key, sent, kept, clients, cohort)
+    # Out of range, and so dropped, for padding.
+    population = clients.offsets.shape[0] - 1
+    rows = jnp.where(cohort.weights > 0, cohort.indices, population)
+    scattered = jax.tree.map(
+        lambda old, new: old.at[rows].set(new, mode="drop"), kept, fresh
+    )
+    return total, scattered
+
+
+def _num_steps(
+    trainer: base.ClientTrainer, clients: base.Clients, cohort: base.Cohort
+) -> Int[Array, " cohort"]:
+    """Steps of each participant, 0 for padding."""
+    sizes = clients.offsets[1:] - clients.offsets[:-1]
+    steps = jax.vmap(trainer.num_steps)(sizes[cohort.indices])
+    return jnp.where(cohort.weights > 0, steps, 0)
+
+
+def _deal(steps: Int[Array, " cohort"], device: Array, num_devices: int) -> Queue:
+    """The queue of `device` when each client, longest first, goes to the device that
+    has the least to do.
+    """
+    order = jnp.argsort(-steps)
+    if num_devices == 1:
+        return Queue(order, jnp.sum(steps > 0, dtype=jnp.int32))
+
+    def give(loads: Array, more: Array) -> tuple[Array, Array]:
+        owner = jnp.argmin(loads)
+        return loads.at[owner].add(more), owner
+
+    _, owners = jax.lax.scan(give, jnp.zeros(num_devices, steps.dtype), steps[order])
+    mine = (owners == device) & (steps[order] > 0)
+    return Queue(order[jnp.argsort(~mine)], jnp.sum(mine, dtype=jnp.int32))
+
+
+def _run_queue(
+    key: base.Key,
+    trainer: base.ClientTrainer,
+    sent: PyTree,
+    kept: PyTree,
+    clients: base.Clients,
+    cohort: base.Cohort,
+    queue: Queue,
+    report: Report,
+    fold: Fold,
+    num_lanes: int,
+) -> tuple[PyTree, PyTree]:
+    """The folded reports of a queue, and what its clients keep, `[cohort, ...]`."""
+    cohort_size = cohort.indices.shape[0]
+    each = jax.vmap if num_lanes > 1 else _single
+
+    def view(client: Array) -> base.ClientView:
+        start = clients.offsets[client]
+        return base.ClientView(
+            clients.examples, start, clients.offsets[client + 1] - start
+        )
+
+    # Keys are folded where they are used: carried through the loop they would look
+    # reused to jax's key checker.
+    def training_key(client: Array) -> base.Key:
+        return jax.random.fold_in(jax.random.fold_in(key, client), 0)
+
+    def report_key(client: Array) -> base.Key:
+        return jax.random.fold_in(jax.random.fold_in(key, client), 1)
+
+    def start(position: Array) -> Lane:
+        place = queue.places[jnp.minimum(position, cohort_size - 1)]
+        client = cohort.indices[place]
+        state = trainer.init(training_key(client), sent, trees.take(kept, client))
+        return Lane(place, state, jnp.int32(0), position < queue.length)
+
     def advance(lane: Lane) -> Lane:
-        state = trainer.step(lane.key, lane.state, view(lane.client), lane.step_number)
+        client = cohort.indices[lane.place]
+        state = trainer.step(
+            training_key(client), sent, lane.state, view(client), lane.step_number
+        )
+        trees.check_same_shapes(
+            "the trainer's step changes its state", lane.state, state
+        )
         return lane._replace(state=state, step_number=lane.step_number + 1)
 
     def is_done(lane: Lane) -> Array:
-        return lane.live & (lane.step_number >= trainer.num_steps(sizes[lane.client]))
+        size = view(cohort.indices[lane.place]).size
+        return lane.live & (lane.step_number >= trainer.num_steps(size))
 
-    def finish(lane: Lane) -> PyTree:
-        update, info = trainer.finish(lane.state, params)
-        client_key = jax.random.fold_in(report_key, lane.client)
-        return report(client_key, lane.client, sizes[lane.client], update, info)
+    def finish(lane: Lane) -> tuple[PyTree, PyTree]:
+        client = cohort.indices[lane.place]
+        update, keeps, info = trainer.finish(sent, lane.state)
+        return report(report_key(client), view(client).size, update, info), keeps
 
-    def loop(carry: tuple[Lane, Array, PyTree]) -> tuple[Lane, Array, PyTree]:
-        lanes, next_position, total = carry
-        lanes = jax.vmap(advance)(lanes)
-        done = jax.vmap(is_done)(lanes)
-
-        def flush(lanes: Lane, total: PyTree) -> tuple[Lane, PyTree]:
-            reports = trees.where(done, jax.vmap(finish)(lanes), 0)
-            positions = next_position + jnp.cumsum(done, dtype=jnp.int32) - 1
-            fresh = jax.vmap(start)(positions)
-            return _where_lanes(done, fresh, lanes), fold(total, reports)
-
-        lanes, total = jax.lax.cond(
-            jnp.any(done), flush, lambda *same: same, lanes, total
+    def loop(carry: tuple[Lane, Array, PyTree, PyTree]) -> tuple[Any, ...]:
+        lanes, next_position, total, fresh = carry
+        lanes = jax.lax.while_loop(
+            lambda lanes: ~jnp.any(each(is_done)(lanes)), each(advance), lanes
         )
-        return lanes, next_position + jnp.sum(done, dtype=jnp.int32), total
+        done = each(is_done)(lanes)
+        reports, keeps = each(finish)(lanes)
+        places = jnp.where(done, lanes.place, cohort_size)
+        fresh = jax.tree.map(
+            lambda old, new: old.at[places].set(new, mode="drop"), fresh, keeps
+        )
+        following = each(start)(next_position + jnp.cumsum(done, dtype=jnp.int32) - 1)
+        if num_lanes > 1:  # A single lane is done here, always.
+            reports = trees.where(done, reports, 0)
+            following = trees.where(done, following, lanes)
+        next_position += jnp.sum(done, dtype=jnp.int32)
+        return following, next_position, fold(total, reports), fresh
 
-    lanes = jax.vmap(start)(jnp.arange(num_lanes, dtype=jnp.int32))
-    empty = _empty_total(finish, jax.tree.map(lambda leaf: leaf[0], lanes))
-    _, _, total = jax.lax.while_loop(
+    lanes = each(start)(jnp.arange(num_lanes, dtype=jnp.int32))
+    first = jax.tree.map(lambda leaf: leaf[0], lanes)
+    shapes, kept_shapes = jax.eval_shape(finish, first)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    fresh = jax.tree.map(
+        lambda leaf: jnp.zeros((cohort_size, *leaf.shape), leaf.dtype), kept_shapes
+    )
+    _, _, total, fresh = jax.lax.while_loop(
         lambda carry: jnp.any(carry[0].live),
         loop,
-        (lanes, jnp.int32(num_lanes), empty),
+        (lanes, jnp.int32(num_lanes), empty, fresh),
     )
-    return total
+    return total, fresh
 
 
-def _where_lanes(mask: Array, fresh: Lane, old: Lane) -> Lane:
-    def select(new: Any, current: Any) -> Any:
-        shape = mask.shape + (1,) * (current.ndim - mask.ndim)
-        return jnp.where(mask.reshape(shape), new, current)
+def _single(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`vmap` over an axis of length 1, without batched operations."""
 
-    return jax.tree.map(select, fresh, old)
+    def mapped(*arguments: PyTree) -> PyTree:
+        alone = jax.tree.map(lambda leaf: leaf[0], arguments)
+        return jax.tree.map(lambda leaf: leaf[None], function(*alone))
 
-
-def _empty_total(finish: Callable[[Lane], PyTree], lane: Lane) -> PyTree:
-    shapes = jax.eval_shape(finish, lane)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return mapped

@@ -98,7 +98,8 @@ def simulate(
         metrics = {} if evaluate is None else evaluate(state.params, test)
         return state, infos, metrics
 
-    state = jax.jit(algorithm.init)(init_key)
+    where_data_are = clients.offsets.sharding
+    state = jax.jit(algorithm.init, out_shardings=where_data_are)(init_key)
     history: dict[str, list[np.ndarray]] = {}
     done = 0
     for length in lengths:

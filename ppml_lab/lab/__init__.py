@@ -1,5 +1,6 @@
 """The laboratory: configurations, sweeps, records and progress."""
 
+from ppml_lab.lab.benchmark import run_benchmark
 from ppml_lab.lab.budget import calibrated, statement
 from ppml_lab.lab.experiment import (
     Config,
@@ -28,6 +29,7 @@ __all__ = [
     "calibrated",
     "load_data",
     "make_task",
+    "run_benchmark",
     "run_experiment",
     "run_sweep",
     "seconds_in_turns",

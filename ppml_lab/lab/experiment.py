@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import optax
 from jaxtyping import PyTree
@@ -27,13 +27,16 @@ class DataConfig:
     dataset: str = "digits"
     """Name of a data set: digits, mnist, fashion_mnist or synthetic."""
     partition: str = "iid"
-    """iid, dirichlet, shards, quantity_skew, or natural (the data set's own users)."""
+    """iid, dirichlet, shards, label_limited, quantity_skew, or natural (the data set's
+    own users)."""
     num_clients: int = 100
     """Number of clients; the natural partition has its own, but for synthetic data."""
     dirichlet_alpha: float = 0.5
     """Concentration of the dirichlet partition; small is skewed."""
     shards_per_client: int = 2
     """Shards of sorted labels that each client gets in the shards partition."""
+    labels_per_client: int = 2
+    """Classes that each client has in the label_limited partition."""
     size_sigma: float = 1.0
     """Log-standard-deviation of client sizes in the quantity_skew partition."""
     synthetic_beta: float = 1.0
@@ -49,9 +52,11 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     """Which data, and how they are dealt to clients."""
     model: str = "logistic"
-    """Name of a model: logistic, 2nn or cnn."""
+    """Name of a model: logistic, 2nn, cnn or lenet."""
     training: Literal["federated", "central"] = "federated"
     """Federated averaging, or SGD on everybody's pooled examples."""
+    algorithm: str = "fedavg"
+    """What clients and server do: fedavg, fedprox or scaffold."""
     sampler: str = "poisson"
     """Who takes part: everyone, fixed_size or poisson."""
     cohort: float = 10.0
@@ -59,7 +64,14 @@ class Config:
     num_rounds: int = 50
     """Rounds of training."""
     eval_every: int = 10
-    """Rounds between evaluations; a killed run loses at most so many."""
+    """Rounds between evaluations."""
+    evals_per_chunk: int = 1
+    """Evaluations between two visits to the host; a killed run loses at most so many.
+    """
+    evaluate_clients: bool = False
+    """Whether evaluations also go through every client's own (training) examples."""
+    stop_at_accuracy: float | None = None
+    """Ends the run after a chunk in which the test accuracy reached this."""
     batch_size: int = 10
     """Examples per local step."""
     local_epochs: int = 1
@@ -73,6 +85,8 @@ class Config:
     """Optimizer of the server: sgd (FedAvg), momentum, adam, yogi or adagrad."""
     weighting: Literal["uniform", "examples"] = "uniform"
     """Whether clients count the same or by their number of examples."""
+    dropout_prob: float = 0.0
+    """Chance of a participant to drop out before its upload."""
 
     privacy: str = "none"
     """Mechanism: none, central, local, example (central training) or local_dp_sgd."""
@@ -85,7 +99,9 @@ class Config:
     max_abs: float = 8.0
     """Bound of a shared coordinate where no clip norm bounds it."""
     num_lanes: int | None = None
-    """Clients trained at once; None chooses by backend."""
+    """Clients trained at once on a device; None chooses by backend."""
+    num_devices: int | None = None
+    """Devices that a round's clients are dealt to; None takes all."""
 
 
 class Hyperparams(NamedTuple):
@@ -96,12 +112,14 @@ class Hyperparams(NamedTuple):
       server_learning_rate: Multiplies the mean update (1 is FedAvg).
       clip_norm: L2 bound of a contribution.
       noise_multiplier: Standard deviation of the noise over the clip norm.
+      proximal_mu: Weight of FedProx's proximal term.
     """
 
     learning_rate: Any = 0.1
     server_learning_rate: Any = 1.0
     clip_norm: Any = 1.0
     noise_multiplier: Any = 0.0
+    proximal_mu: Any = 0.01
 
 
 class DataFacts(NamedTuple):
@@ -136,6 +154,7 @@ _MODELS: Mapping[str, Callable[[int], Any]] = {
     "logistic": models.logistic,
     "2nn": models.two_nn,
     "cnn": models.CNN,
+    "lenet": models.LeNet,
 }
 _SAMPLERS: Mapping[str, Callable[[int, float], base.ClientSampler]] = {
     "everyone": lambda population, cohort: federated.everyone(population),
@@ -146,17 +165,22 @@ _SAMPLERS: Mapping[str, Callable[[int, float], base.ClientSampler]] = {
         population, _cohort_prob(population, cohort)
     ),
 }
+ALGORITHMS = ("fedavg", "fedprox", "scaffold")
 PRIVACIES = ("none", "central", "local", "example", "local_dp_sgd")
 
 
-@functools.lru_cache(maxsize=2)
-def load_data(config: DataConfig) -> LabData:
-    """The data set of `config`, dealt to clients, on device.
+def load_data(config: DataConfig, num_devices: int | None = None) -> LabData:
+    """The data set of `config`, dealt to clients, whole on each of the devices.
 
     Raises:
       ValueError: For unknown names or partitions that do not fit.
       FileNotFoundError: If files are missing; says where to put them.
     """
+    return _load_data(config, num_devices)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_data(config: DataConfig, num_devices: int | None) -> LabData:
     if config.dataset == "synthetic":
         # Its alpha shifts all logits alike and changes nothing.
         dataset = data.synthetic(
@@ -165,8 +189,9 @@ def load_data(config: DataConfig) -> LabData:
     else:
         dataset = data.load(config.dataset)
     owners = _owners(config, dataset)
-    clients = data.federate(dataset.train, owners)
-    test = {name: jnp.asarray(rows) for name, rows in dataset.test.items()}
+    sharding = federated.on_every_device(federated.client_mesh(num_devices))
+    clients = data.federate(dataset.train, owners, sharding=sharding)
+    test = jax.device_put(dataset.test, sharding)
     facts = DataFacts(
         num_clients=data.num_clients(clients),
         num_examples=len(owners),
@@ -185,6 +210,9 @@ def _owners(config: DataConfig, dataset: data.Dataset) -> np.ndarray:
         "iid": lambda: deal.iid(rng, len(labels), count),
         "dirichlet": lambda: deal.dirichlet(rng, labels, count, config.dirichlet_alpha),
         "shards": lambda: deal.shards(rng, labels, count, config.shards_per_client),
+        "label_limited": lambda: deal.label_limited(
+            rng, labels, count, config.labels_per_client
+        ),
         "quantity_skew": lambda: deal.quantity_skew(
             rng, len(labels), count, config.size_sigma
         ),
@@ -213,6 +241,7 @@ def build(
       ValueError: For unknown names (the nearest is suggested), bad numbers, or parts
         that do not go together.
     """
+    checks.known("algorithm", config.algorithm, ALGORITHMS)
     checks.known("privacy", config.privacy, PRIVACIES)
     checks.known("sampler", config.sampler, _SAMPLERS)
     checks.known("client_optimizer", config.client_optimizer, _OPTIMIZERS)
@@ -229,17 +258,18 @@ def build(
             "examples with 'local_dp_sgd'"
         )
     sampler = _SAMPLERS[config.sampler](facts.num_clients, config.cohort)
+    trainer, server = _parts(config, hyperparams, facts, task, optimizer)
     return federated.averaging(
         task,
-        _trainer(config, hyperparams, facts, task, optimizer),
+        trainer,
         sampler,
+        server=server,
         mechanism=_mechanism(config, hyperparams),
         aggregator=_aggregator(config, hyperparams, sampler),
-        server_optimizer=_OPTIMIZERS[config.server_optimizer](
-            hyperparams.server_learning_rate
-        ),
         weighting=config.weighting,
+        dropout_prob=config.dropout_prob,
         num_lanes=config.num_lanes,
+        mesh=federated.client_mesh(config.num_devices),
     )
 
 
@@ -264,16 +294,44 @@ def _build_central(
     )
 
 
-def _trainer(
+def _parts(
+    config: Config,
+    hyperparams: Hyperparams,
+    facts: DataFacts,
+    task: base.Task,
+    optimizer: optax.GradientTransformation,
+) -> tuple[base.ClientTrainer, base.Server]:
+    """What the algorithm's clients do, and its server."""
+    server_optimizer = _OPTIMIZERS[config.server_optimizer](
+        hyperparams.server_learning_rate
+    )
+    server = federated.fedopt(server_optimizer)
+    size, epochs = config.batch_size, config.local_epochs
+    if config.privacy == "local_dp_sgd":
+        return _private_trainer(config, hyperparams, facts, task, optimizer), server
+    if config.algorithm == "fedprox":
+        mu = hyperparams.proximal_mu
+        return federated.proximal_sgd(
+            task, optimizer, size, mu, num_epochs=epochs
+        ), server
+    if config.algorithm == "scaffold":
+        return federated.scaffold(
+            task, optimizer, size, num_epochs=epochs, server_optimizer=server_optimizer
+        )
+    return federated.local_sgd(task, optimizer, size, num_epochs=epochs), server
+
+
+def _private_trainer(
     config: Config,
     hyperparams: Hyperparams,
     facts: DataFacts,
     task: base.Task,
     optimizer: optax.GradientTransformation,
 ) -> base.ClientTrainer:
-    if config.privacy != "local_dp_sgd":
-        return federated.local_sgd(
-            task, optimizer, config.batch_size, num_epochs=config.local_epochs
+    if config.algorithm != "fedavg":
+        raise ValueError(
+            "privacy 'local_dp_sgd' noises the gradients of plain local SGD, of which "
+            f"algorithm '{config.algorithm}' has no version; use 'fedavg'"
         )
     mechanism = dp.gaussian(
         hyperparams.clip_norm, hyperparams.noise_multiplier, privacy_unit="example"

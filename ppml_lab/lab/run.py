@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 import jax
 import tyro
 
+from ppml_lab import federated
 from ppml_lab.lab import records
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.experiment import load_data
@@ -52,7 +53,8 @@ def run_experiment(
       points: The runs of a configuration.
       table: Rows of table.csv.
     """
-    config, out = _parse(stem, description, configs)
+    config, out = parse(stem, description, configs)
+    federated.use_all_cores()
     _cache_compilations()
     try:
         runs = points(config)
@@ -74,7 +76,8 @@ def _guarantee(run: Point) -> dict[str, Any]:
     return statement(run.config, run.hyperparams, facts, run.delta)
 
 
-def _parse(stem: str, description: str, configs: Mapping[str, C]) -> tuple[C, Path]:
+def parse(stem: str, description: str, configs: Mapping[str, C]) -> tuple[C, Path]:
+    """An experiment's command line: its configuration and its results folder."""
     kind = type(next(iter(configs.values())))
     invocation = dataclasses.make_dataclass(
         "Invocation",

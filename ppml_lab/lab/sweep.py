@@ -2,7 +2,7 @@
 
 Points that share a `Config` differ only in traced hyperparameters and seeds. They run
 in slices: a slice is a `lax.map` over its points, vmapped as wide as the backend likes,
-and advances chunk by chunk of `eval_every` rounds. After every chunk each of its runs
+and advances chunk by chunk of some evaluations. After every chunk each of its runs
 is saved, so that a killed sweep goes on where it was, to the same bits.
 """
 
@@ -20,8 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import federated
-from ppml_lab.federated.simulate import chunk_lengths, run_chunk
 from ppml_lab.lab import records
 from ppml_lab.lab.experiment import (
     Config,
@@ -29,8 +27,8 @@ from ppml_lab.lab.experiment import (
     Hyperparams,
     build,
     load_data,
-    make_task,
 )
+from ppml_lab.lab.program import Chunk, chunks_of, mapped_chunk, mapped_init, placing
 
 
 class Point(NamedTuple):
@@ -91,8 +89,8 @@ class Slice(NamedTuple):
 Report = Callable[[int, str], None]
 """`(rounds done since the last call, what is running)`."""
 
-Programs = dict[tuple[Config, int, int], tuple[Callable[..., Any], float]]
-"""(config, chunk length, slice size) -> compiled chunk, seconds that it took."""
+Programs = dict[tuple[Config, Chunk, int], tuple[Callable[..., Any], float]]
+"""(config, chunk, slice size) -> compiled chunk, seconds that it took."""
 
 
 def default_width() -> int:
@@ -137,55 +135,11 @@ def run_sweep(
         report(rounds, f"{len(finished)} runs were finished before")
     for config, hyperparams in {(p.config, p.hyperparams) for p in todo.values()}:
         # With numbers the builder checks what it cannot check of traced values.
-        build(config, hyperparams, load_data(config.data).facts)
+        build(config, hyperparams, load_data(config.data, config.num_devices).facts)
     programs: Programs = {}
     for part in _slices(todo, slice_size):
         _run_slice(part, report, width, programs)
     return [Outcome(records.read_json(path / "result.json"), path) for path in folders]
-
-
-def mapped_init(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
-    """`(hyperparams, keys) -> states`, stacked over points."""
-
-    def one(point: tuple[Hyperparams, PyTree]) -> PyTree:
-        hyperparams, key = point
-        return build(config, hyperparams, facts).init(key)
-
-    return lambda hyperparams, keys: jax.lax.map(one, (hyperparams, keys))
-
-
-def mapped_chunk(
-    config: Config, facts: DataFacts, num_rounds: int, width: int
-) -> Callable[..., tuple[PyTree, PyTree, PyTree]]:
-    """`num_rounds` rounds and an evaluation for a whole slice, as one pure function.
-
-    Returns:
-      `(hyperparams, keys, states, clients, test, first_round) -> (states, the rounds'
-      scalars, metrics)`, everything but the data stacked over the slice's points.
-    """
-    evaluate = federated.evaluator(make_task(config, facts))
-
-    def chunk(
-        hyperparams: Hyperparams,
-        keys: PyTree,
-        states: PyTree,
-        clients: PyTree,
-        test: PyTree,
-        first_round: Any,
-    ) -> tuple[PyTree, PyTree, PyTree]:
-        def one(point: tuple[Hyperparams, PyTree, PyTree]) -> tuple[PyTree, ...]:
-            hyper, key, state = point
-            algorithm = build(config, hyper, facts)
-            state, infos = run_chunk(
-                key, algorithm, state, clients, first_round, num_rounds
-            )
-            return state, infos, evaluate(state.params, test)
-
-        # A map of width 1 needs no vmap, which would turn conds into selects.
-        batch_size = None if width == 1 else width
-        return jax.lax.map(one, (hyperparams, keys, states), batch_size=batch_size)
-
-    return chunk
 
 
 def _slices(todo: Mapping[Path, Point], slice_size: int) -> list[Slice]:
@@ -203,7 +157,7 @@ def _slices(todo: Mapping[Path, Point], slice_size: int) -> list[Slice]:
 
 
 def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> None:
-    config, data = part.config, load_data(part.config.data)
+    config, data = part.config, load_data(part.config.data, part.config.num_devices)
     hyperparams = jax.tree.map(
         lambda *values: jnp.asarray(values, jnp.float32),
         *[point.hyperparams for point in part.points],
@@ -214,20 +168,26 @@ def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> N
     rounds_done, states = _resume(part, states)
     text = ", ".join(f"{k} {v}" for k, v in part.points[0].labels.items())
     report(rounds_done * len(part.points), text)
-    lengths = chunk_lengths(config.num_rounds, config.eval_every)
-    chunks_done = -(-rounds_done // config.eval_every)
-    for length in lengths[chunks_done:]:
+    end_of_chunk = 0
+    for chunk in chunks_of(config):
+        length = chunk.num_evals * chunk.num_rounds
+        end_of_chunk += length
+        if end_of_chunk <= rounds_done:
+            continue
         arguments = (hyperparams, round_keys, states, *data[:2], jnp.int32(rounds_done))
-        chunk, compile_seconds = _compiled(
-            part, data.facts, length, width, arguments, programs
+        program, compile_seconds = _compiled(
+            part, data.facts, chunk, width, arguments, programs
         )
         begin = time.perf_counter()
-        states, infos, metrics = jax.block_until_ready(chunk(*arguments))
+        states, infos, metrics = jax.block_until_ready(program(*arguments))
         seconds = (time.perf_counter() - begin) / len(part.points)
         rounds_done += length
         timing = {"seconds": seconds, "compile_seconds": compile_seconds}
-        _save_chunk(part, rounds_done, states, infos, metrics, timing)
+        _save_chunk(part, chunk, rounds_done, states, infos, metrics, timing)
         report(length * len(part.points), text)
+        if _has_arrived(config, metrics):
+            report((config.num_rounds - rounds_done) * len(part.points), text)
+            break
     for path in part.folders:
         _finish_run(path)
 
@@ -235,7 +195,7 @@ def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> N
 @lru_cache(maxsize=8)
 def _init_program(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
     # One function for all slices, so that jax compiles it once for each slice size.
-    return jax.jit(mapped_init(config, facts))
+    return jax.jit(mapped_init(config, facts), out_shardings=placing(config))
 
 
 def _resume(part: Slice, fresh: PyTree) -> tuple[int, PyTree]:
@@ -250,30 +210,38 @@ def _resume(part: Slice, fresh: PyTree) -> tuple[int, PyTree]:
     saved = [
         records.load_checkpoint(path / "checkpoint.npz", fresh) for path in part.folders
     ]
-    return rounds_done, jax.tree.map(lambda *leaves: jnp.stack(leaves), *saved)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *saved)
+    return rounds_done, jax.device_put(stacked, placing(part.config))
 
 
 def _compiled(
     part: Slice,
     facts: DataFacts,
-    length: int,
+    chunk: Chunk,
     width: int,
     arguments: tuple[Any, ...],
     programs: Programs,
 ) -> tuple[Callable[..., Any], float]:
-    which = (part.config, length, len(part.points))
+    which = (part.config, chunk, len(part.points))
     if which not in programs:
         begin = time.perf_counter()
-        chunk = jax.jit(
-            mapped_chunk(part.config, facts, length, width), donate_argnums=2
-        )
-        compiled = chunk.lower(*arguments).compile()
+        run = jax.jit(mapped_chunk(part.config, facts, chunk, width), donate_argnums=2)
+        compiled = run.lower(*arguments).compile()
         programs[which] = compiled, time.perf_counter() - begin
     return programs[which]
 
 
+def _has_arrived(config: Config, metrics: Mapping[str, Any]) -> bool:
+    """Whether every run of the slice reached its goal in this chunk."""
+    if config.stop_at_accuracy is None:
+        return False
+    best = np.max(np.asarray(metrics["accuracy"]), axis=1)
+    return bool(np.all(best >= config.stop_at_accuracy))
+
+
 def _save_chunk(
     part: Slice,
+    chunk: Chunk,
     rounds_done: int,
     states: PyTree,
     infos: Mapping[str, Any],
@@ -289,7 +257,9 @@ def _save_chunk(
             | {name: values[t] for name, values in scalars.items()}
             for t in range(length)
         ]
-        lines[-1] |= {name: values[i] for name, values in metrics.items()}
+        for e in range(chunk.num_evals):
+            evaluated = {name: values[i][e] for name, values in metrics.items()}
+            lines[(e + 1) * chunk.num_rounds - 1] |= evaluated
         lines[-1] |= timing
         records.append_lines(path / "rounds.jsonl", lines)
         records.save_checkpoint(

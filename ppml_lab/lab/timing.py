@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ppml_lab.lab.experiment import load_data
-from ppml_lab.lab.sweep import Point, mapped_chunk, mapped_init
+from ppml_lab.lab.program import Chunk, mapped_chunk, mapped_init, placing
+from ppml_lab.lab.sweep import Point
 
 
 def seconds_in_turns(
@@ -35,13 +36,16 @@ def seconds_in_turns(
 
 
 def _ready_chunk(point: Point) -> Callable[[], Any]:
-    config, data = point.config, load_data(point.config.data)
+    config = point.config
+    data = load_data(config.data, config.num_devices)
     hyperparams = jax.tree.map(
         lambda value: jnp.asarray([value], jnp.float32), point.hyperparams
     )
     keys = jnp.stack([jax.random.key(point.seed)])
-    states = jax.jit(mapped_init(config, data.facts))(hyperparams, keys)
-    chunk = jax.jit(mapped_chunk(config, data.facts, config.eval_every, width=1))
+    init = jax.jit(mapped_init(config, data.facts), out_shardings=placing(config))
+    states = init(hyperparams, keys)
+    rounds = Chunk(1, config.eval_every)
+    chunk = jax.jit(mapped_chunk(config, data.facts, rounds, width=1))
 
     def run() -> Any:
         return jax.block_until_ready(

@@ -1,11 +1,12 @@
 """Models as flax modules, and tasks made of any `(init, apply)` pair."""
 
-from ppml_lab.models.modules import CNN, MLP, logistic, two_nn
+from ppml_lab.models.modules import CNN, MLP, LeNet, logistic, two_nn
 from ppml_lab.models.tasks import classification, flax_classification
 
 __all__ = [
     "CNN",
     "MLP",
+    "LeNet",
     "classification",
     "flax_classification",
     "logistic",

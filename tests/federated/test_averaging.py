@@ -33,8 +33,10 @@ def run(regression, clients):
         "nearest": smpc.additive_sharing(3, 5, 8.0, rounding="nearest"),
     }
 
-    @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-    def compiled(sampler, aggregator, private, num_lanes, numbers, key, params, data):
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+    def compiled(
+        sampler, aggregator, private, num_lanes, num_devices, numbers, key, params, data
+    ):
         algorithm = federated.averaging(
             regression,
             trainer,
@@ -42,19 +44,21 @@ def run(regression, clients):
             mechanism=dp.gaussian(*numbers) if private else None,
             aggregator=sums[aggregator],
             num_lanes=num_lanes,
+            mesh=num_devices and federated.client_mesh(num_devices),
         )
         state = algorithm.init(key)._replace(params=params)
         return algorithm.round(key, state, data)
 
     def one(
         params, clients=clients, key=KEY, sampler="everyone", aggregator="clear",
-        clip_norm=None, noise_multiplier=0.0, num_lanes=1,
+        clip_norm=None, noise_multiplier=0.0, num_lanes=1, num_devices=None,
     ):  # fmt: skip
         private = clip_norm is not None
         numbers = (jnp.float32(clip_norm or 1), jnp.float32(noise_multiplier))
         state, info = compiled(
-            sampler, aggregator, private, num_lanes, numbers, key, params, clients
-        )
+            sampler, aggregator, private, num_lanes, num_devices, numbers, key, params,
+            clients,
+        )  # fmt: skip
         assert int(state.rounds_done) == 1
         return flat(state.params), info
 
@@ -81,7 +85,7 @@ def client_updates(clients, params, clip_norm=INF):
 
 def in_cohort(sampler, key):
     """Who takes part in the round of `key`."""
-    cohort = sampler.sample(jax.random.split(key, 3)[0])
+    cohort = sampler.sample(jax.random.split(key, 4)[0])
     return np.asarray(cohort.indices)[np.asarray(cohort.weights) > 0]
 
 
@@ -92,7 +96,7 @@ def test_the_mean_of_one_step_each_is_fedsgd(run, clients):
     np.testing.assert_allclose(
         info["update_norm"], np.linalg.norm(updates, axis=1).mean(), rtol=1e-5
     )
-    assert info["cohort_size"] == 5
+    assert info["cohort_size"] == info["num_reports"] == 5
 
 
 def test_one_client_is_gradient_descent(regression, clients):
@@ -186,7 +190,7 @@ def test_an_empty_cohort_changes_nothing_without_privacy(run):
     params, info = run(START, sampler="rarely")
     np.testing.assert_array_equal(params, flat(START))
     assert {name: float(value) for name, value in info.items()} == {
-        "train_loss": 0, "update_norm": 0, "cohort_size": 0
+        "train_loss": 0, "update_norm": 0, "cohort_size": 0, "num_reports": 0
     }  # fmt: skip
 
 
@@ -246,17 +250,13 @@ def test_server_optimizers_step_on_the_mean_update(
     run, regression, clients, server, reference
 ):
     trainer = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
-    algorithm = federated.averaging(
-        regression, trainer, federated.everyone(5), server_optimizer=server
-    )
-    state = algorithm.init(KEY)._replace(params=START)
-
-    def one_round(key, state, clients):
-        # optax's Adam mixes an int count with its decay.
-        with jax.numpy_dtype_promotion("standard"):
-            return compiled(key, state, clients)
-
-    compiled = jax.jit(algorithm.round)
+    # optax's Adam mixes an int count with its decay.
+    with jax.numpy_dtype_promotion("standard"):
+        algorithm = federated.averaging(
+            regression, trainer, federated.everyone(5), server=federated.fedopt(server)
+        )
+        state = algorithm.init(KEY)._replace(params=START)
+        one_round = jax.jit(algorithm.round).lower(KEY, state, clients).compile()
     params, first, second = flat(START).astype(float), 0.0, 0.0
     for number in range(1, 4):
         state, _ = one_round(KEY, state, clients)
@@ -278,6 +278,49 @@ def test_a_round_with_more_lanes_is_the_same_round(run):
     )
     np.testing.assert_allclose(many, one, rtol=1e-6)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), same, info)
+
+
+@pytest.mark.parametrize(("num_lanes", "num_devices"), [(4, None), (32, 4), (1, 4)])
+def test_lanes_and_devices_change_no_bit_of_a_secure_round(run, num_lanes, num_devices):
+    round_of = functools.partial(
+        run, START, sampler="half", aggregator="stochastic", clip_norm=0.05,
+        noise_multiplier=0.7,
+    )  # fmt: skip
+    first, info = round_of()
+    params, same = round_of(num_lanes=num_lanes, num_devices=num_devices)
+    np.testing.assert_array_equal(params, first)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), same, info)
+
+
+def test_every_part_of_a_round_has_a_key_of_its_own(regression, clients):
+    seen = {}
+
+    def spied(name, parts):
+        function = getattr(parts, name)
+
+        def spy(key, *rest):
+            if not isinstance(key, jax.core.Tracer):
+                words = tuple(np.asarray(jax.random.key_data(key)).tolist())
+                seen.setdefault(name, set()).add(words)
+            return function(key, *rest)
+
+        return parts._replace(**{name: spy})
+
+    algorithm = federated.averaging(
+        regression,
+        spied("step", federated.local_sgd(regression, optax.sgd(0.1), 3, num_steps=2)),
+        spied("sample", federated.everyone(5)),
+        mechanism=spied("privatize", spied("clip", dp.gaussian(0.5, 1.0))),
+        aggregator=spied("encode", smpc.clear()),
+    )
+    state = algorithm.init(KEY)
+    with jax.disable_jit():
+        algorithm.round(KEY, state, clients)
+    # A client has one key for all its steps.
+    assert {name: len(keys) for name, keys in seen.items()} == {
+        "sample": 1, "step": 5, "clip": 5, "encode": 5, "privatize": 1
+    }  # fmt: skip
+    assert len(set.union(*seen.values())) == 17
 
 
 def test_events_compose_over_rounds(regression):
@@ -311,23 +354,103 @@ def test_events_compose_over_rounds(regression):
     assert plain.cost() == base.Cost(12, 12)
 
 
-def test_what_does_not_go_together_is_an_error(regression, clients):
-    trainer = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
+@pytest.fixture
+def build(regression):
+    """`build(population=, trainer=, **parts)`: averaging of FedSGD's clients."""
+    local = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
 
-    def build(population=5, **parts):
+    def averaging(population=5, trainer=local, **parts):
         return federated.averaging(
             regression, trainer, federated.everyone(population), **parts
         )
 
+    return averaging
+
+
+def test_what_does_not_go_together_is_an_error(build, clients):
     for mechanism in (dp.gaussian(1.0, 1.0), dp.local_gaussian(1.0, 1.0)):
         with pytest.raises(ValueError, match="weighting='uniform'"):
             build(mechanism=mechanism, weighting="examples")
     with pytest.raises(ValueError, match="did you mean 'uniform'"):
         build(weighting="unifrom")
-    with pytest.raises(ValueError, match="num_lanes"):
-        build(num_lanes=0)
+    for num_lanes in (0, -1):
+        with pytest.raises(ValueError, match="num_lanes must be an integer of at"):
+            build(num_lanes=num_lanes)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with pytest.raises(ValueError, match=r"mesh has axes \('data',\).*'clients'"):
+        build(mesh=mesh)
     algorithm = build(population=4)
     with pytest.raises(ValueError, match="4 clients, the data set has 5"):
+        algorithm.round(KEY, algorithm.init(KEY), clients)
+
+
+def test_a_state_of_another_population_is_an_error(build, regression, clients):
+    trainer, server = federated.scaffold(regression, optax.sgd(0.1), 7, num_steps=1)
+    smaller, algorithm = (
+        build(population, trainer, server=server) for population in (4, 5)
+    )
+    with pytest.raises(ValueError, match="for 4 clients, the data set has 5"):
+        algorithm.round(KEY, smaller.init(KEY), clients)
+
+
+def test_a_trainer_that_does_not_understand_the_server_is_an_error(build, regression):
+    trainer, _ = federated.scaffold(regression, optax.sgd(0.1), 7, num_steps=1)
+    with pytest.raises(ValueError, match="trainer"):
+        build(trainer=trainer)
+
+
+def test_a_server_that_the_trainer_does_not_understand_is_an_error(build, regression):
+    _, server = federated.scaffold(regression, optax.sgd(0.1), 7, num_steps=1)
+    with pytest.raises(ValueError, match="server does not send the task's model"):
+        build(server=server)
+
+
+LONGER = {"w": jnp.zeros(3), "b": jnp.float32(0)}
+
+
+def test_a_server_that_changes_the_models_shape_is_an_error(build):
+    server = federated.fedopt(optax.sgd(1.0))
+    for after, message in [
+        (lambda params, memory: (LONGER, memory), r"float32\[2\] to float32\[3\]"),
+        (lambda params, memory: (params["w"], memory), "the server's step changes"),
+        (lambda params, memory: (params, params), "the server's step changes"),
+    ]:
+        changing = server._replace(
+            step=lambda params, memory, mean, share, after=after: after(params, memory)
+        )
+        with pytest.raises(ValueError, match=message):
+            build(server=changing)
+
+
+def test_a_trainer_whose_update_has_another_shape_is_an_error(build, regression):
+    local = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
+    with pytest.raises(ValueError, match="the mean update is not like the model"):
+        build(trainer=local._replace(finish=lambda sent, state: (LONGER, (), {})))
+
+
+def test_a_trainer_that_keeps_something_else_is_an_error(build, regression):
+    trainer, server = federated.scaffold(regression, optax.sgd(0.1), 7, num_steps=1)
+
+    def finish(sent, state):
+        update, _, info = trainer.finish(sent, state)
+        return update, LONGER, info
+
+    with pytest.raises(ValueError, match=r"kept: \['w'\] from float32\[2\] to"):
+        build(trainer=trainer._replace(finish=finish), server=server)
+
+
+@pytest.mark.parametrize("num_lanes", [1, 3])
+def test_a_step_that_changes_its_states_shape_is_an_error(
+    build, regression, clients, num_lanes
+):
+    local = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
+
+    def step(key, sent, state, client, step_number):
+        return state._replace(params=LONGER)
+
+    algorithm = build(trainer=local._replace(step=step), num_lanes=num_lanes)
+    # Known only with data, so in the first round; it says which leaf it was.
+    with pytest.raises((TypeError, ValueError), match=r"params\['w'\]"):
         algorithm.round(KEY, algorithm.init(KEY), clients)
 
 

@@ -19,11 +19,11 @@ def train(trainer, key, params, view):
 
     def run(key, params, view):
         def body(state, number):
-            state = trainer.step(key, state, view, number)
+            state = trainer.step(key, params, state, view, number)
             return state, state.params
 
         # More steps than any client here takes; those beyond its own are cut off.
-        start = trainer.init(key, params)
+        start = trainer.init(key, params, ())
         return jax.lax.scan(body, start, jnp.arange(2 * EPOCHS * 3, dtype=jnp.int32))[1]
 
     path = jax.jit(run)(key, params, view)
@@ -119,11 +119,12 @@ def test_finish_gives_the_update_and_the_mean_loss(regression, clients):
     view = data.view(clients, 3)
     start = {"w": jnp.array([0.3, -0.2]), "b": jnp.float32(0.1)}
     assert int(trainer.num_steps(view.size)) == 2
-    state = trainer.init(jax.random.key(0), start)
+    state = trainer.init(jax.random.key(0), start, trainer.keep(start))
     step = jax.jit(trainer.step)
     for number in range(2):
-        state = step(jax.random.key(0), state, view, jnp.int32(number))
-    update, info = trainer.finish(state, start)
+        state = step(jax.random.key(0), start, state, view, jnp.int32(number))
+    update, keeps, info = trainer.finish(start, state)
+    assert keeps == trainer.keep(start) == ()
     rows = slice(9, 16)
     x, y = (np.asarray(clients.examples[name])[rows] for name in "xy")
     params, losses = jax.tree.map(np.asarray, start), []

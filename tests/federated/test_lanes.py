@@ -7,97 +7,188 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab import base, smpc
+from ppml_lab import base, federated, smpc
 from ppml_lab.federated import lanes
 
 SIZES = np.array([3, 1, 8, 2, 2, 5, 1, 9, 4, 4, 1, 6])
 DRAWN = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1], np.float32)
+# Example k of a client in step k; whole numbers, which float sums exactly.
+ROWS = np.split(np.arange(SIZES.sum()) % 7, np.cumsum(SIZES)[:-1])
+UPDATES = np.array([np.arange(1, len(own) + 1) @ own for own in ROWS])
 SUMS = {
     "clear": smpc.clear(),
     "secure": smpc.additive_sharing(2, 12, 64.0, rounding="nearest"),
 }
+LANES_AND_DEVICES = [(2, 1), (4, 1), (5, 1), (32, 1), (1, 4), (4, 4), (32, 4)]
 
 
 def tracing(weigh_key):
     """A client that takes one step per example, and whose update says which example was
-    used in which step and, with `weigh_key`, which key the client had.
+    used in which step and, with `weigh_key`, which key the client had. It keeps its
+    name and the sum of what it has told.
     """
 
-    def step(key, state, client, step_number):
-        word = jax.random.key_data(key)[1] >> 24
+    def step(key, sent, state, client, step_number):
+        words = jax.random.key_data(key)
         row = client.examples[client.start + step_number]
         position = (step_number + 1).astype(jnp.float32)
-        return state + position * row + weigh_key * word.astype(jnp.float32)
+        total = position * row + weigh_key * (words[1] >> 24).astype(jnp.float32)
+        return state | {"local": state["local"] + total, "key": words}
+
+    def finish(sent, state):
+        update, name = state["local"] - sent, state["name"]
+        keeps = {"name": name, "told": state["told"] + update}
+        return update, keeps, {"name": name, "key": state["key"]}
 
     return base.ClientTrainer(
         num_steps=lambda size: size,
-        init=lambda key, params: params,
+        keep=lambda params: {"name": jnp.int32(0), "told": jnp.float32(0)},
+        init=lambda key, sent, kept: {"local": sent, "key": NO_KEY} | kept,
         step=step,
-        finish=lambda state, params: (state - params, {}),
+        finish=finish,
         event=lambda: base.PrivacyEvent(None, "replace_one", None),
     )
 
 
-def report(key, client, size, update, info):
-    seen = jnp.zeros(12).at[client].add(1.0)
+def report(key, size, update, info):
+    seen = jnp.zeros(12).at[info["name"]].add(1.0)
+    keys = jnp.stack([info["key"], jax.random.key_data(key)])
+    table = jnp.zeros((12, 2, 2), jnp.uint32).at[info["name"]].set(keys)
     messages = {name: total.encode(key, update / 16) for name, total in SUMS.items()}
-    return messages | {"seen": seen, "sizes": seen * size.astype(jnp.float32)}
+    sizes = seen * size.astype(jnp.float32)
+    return messages | {"seen": seen, "sizes": sizes, "keys": table}
 
 
 def fold(total, reports):
     sent = {n: SUMS[n].aggregate(total[n], reports[n]) for n in SUMS}
-    return sent | {n: total[n] + reports[n].sum(0) for n in ("seen", "sizes")}
+    return sent | {
+        n: total[n] + reports[n].sum(0, dtype=total[n].dtype)
+        for n in ("seen", "sizes", "keys")
+    }
+
+
+NO_KEY = jnp.zeros(2, jnp.uint32)
+KEPT = {
+    "name": np.arange(12, dtype=np.int32),
+    "told": 1000 * np.arange(12, dtype=np.float32),
+}
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """`trained(num_lanes, weights, weigh_key)`: the folded reports of a cohort."""
+    """`trained(num_lanes, num_devices, cohort, weigh_key)`: the folded reports of a
+    cohort, and what everybody keeps.
+    """
     offsets = np.concatenate([[0], np.cumsum(SIZES)])
-    rows = (np.arange(SIZES.sum()) % 7).astype(np.float32)
+    rows = np.concatenate(ROWS).astype(np.float32)
     clients = base.Clients(jnp.asarray(rows), jnp.asarray(offsets, jnp.int32))
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(num_lanes, weights, weigh_key):
-        cohort = base.Cohort(jnp.arange(12, dtype=jnp.int32)[::-1], weights[::-1])
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def run(num_lanes, num_devices, cohort, weigh_key):
         return lanes.train_cohort(
-            jax.random.key(5), tracing(weigh_key), jnp.float32(3), clients, cohort,
-            report, fold, num_lanes,
+            jax.random.key(5), tracing(weigh_key), jnp.float32(3),
+            jax.tree.map(jnp.asarray, KEPT), clients, cohort, report, fold, num_lanes,
+            federated.client_mesh(num_devices),
         )  # fmt: skip
 
-    return run
-
-
-@pytest.mark.parametrize("num_lanes", [1, 2, 5, 32])
-def test_everybody_drawn_is_trained_once_and_reported_once(trained, num_lanes):
-    found = trained(num_lanes, jnp.asarray(DRAWN), jnp.float32(0))
-    np.testing.assert_array_equal(found["seen"], DRAWN)
-    np.testing.assert_array_equal(found["sizes"], DRAWN * SIZES)
-    # Whole numbers, which float sums exactly: example k of a client in step k.
-    rows = np.split(np.arange(SIZES.sum()) % 7, np.cumsum(SIZES)[:-1])
-    sums = [np.arange(1, len(own) + 1) @ own for own in rows]
-    np.testing.assert_array_equal(found["clear"] * 16, np.dot(DRAWN, sums))
-    np.testing.assert_array_equal(
-        SUMS["secure"].decode(found["secure"]), found["clear"]
+    return lambda num_lanes, num_devices, cohort, weigh_key: run(
+        num_lanes, num_devices, cohort, jnp.float32(weigh_key)
     )
 
 
-@pytest.mark.parametrize("num_lanes", [2, 5, 32])
-def test_lanes_change_neither_keys_nor_shares(trained, num_lanes):
-    numbers = jnp.asarray(DRAWN), jnp.float32(2**-10)
-    first, other = trained(1, *numbers), trained(num_lanes, *numbers)
+def backwards(weights):
+    """A cohort of all clients, the last first."""
+    indices = jnp.arange(12, dtype=jnp.int32)[::-1]
+    return base.Cohort(indices, jnp.asarray(weights)[::-1])
+
+
+@pytest.mark.parametrize(("num_lanes", "num_devices"), [(1, 1), *LANES_AND_DEVICES])
+def test_everybody_drawn_is_trained_once_and_reported_once(
+    trained, num_lanes, num_devices
+):
+    found, kept = trained(num_lanes, num_devices, backwards(DRAWN), 0)
+    np.testing.assert_array_equal(found["seen"], DRAWN)
+    np.testing.assert_array_equal(found["sizes"], DRAWN * SIZES)
+    np.testing.assert_array_equal(found["clear"] * 16, DRAWN @ UPDATES)
+    np.testing.assert_array_equal(
+        SUMS["secure"].decode(found["secure"]), found["clear"]
+    )
+    # Everybody trained from what it had kept itself, and keeps its own result.
+    np.testing.assert_array_equal(kept["name"], KEPT["name"])
+    np.testing.assert_array_equal(kept["told"], KEPT["told"] + DRAWN * UPDATES)
+
+
+@pytest.mark.parametrize(("num_lanes", "num_devices"), LANES_AND_DEVICES)
+def test_lanes_and_devices_change_neither_keys_nor_shares(
+    trained, num_lanes, num_devices
+):
+    arguments = backwards(DRAWN), 2**-10
+    first, first_kept = trained(1, 1, *arguments)
+    other, other_kept = trained(num_lanes, num_devices, *arguments)
     np.testing.assert_allclose(other["clear"], first["clear"], rtol=1e-6)
     # The sums of shares are whole numbers of a ring: the same bit by bit.
     np.testing.assert_array_equal(other["secure"], first["secure"])
+    np.testing.assert_array_equal(other["keys"], first["keys"])
+    jax.tree.map(np.testing.assert_array_equal, other_kept, first_kept)
 
 
-def test_a_client_does_not_depend_on_the_rest_of_the_cohort(trained):
+@pytest.mark.parametrize(("num_lanes", "num_devices"), [(1, 1), (4, 1), (2, 4)])
+def test_padding_changes_nobody(trained, num_lanes, num_devices):
+    # Clients 4, 0 and 7 take part; the padding names 0 and 7 again, before and after
+    # they come, and 2, who does not take part.
+    cohort = base.Cohort(
+        indices=jnp.array([0, 4, 7, 0, 0, 2, 7, 0, 0], jnp.int32),
+        weights=jnp.array([0, 1, 0, 1, 0, 0, 1, 0, 0], jnp.float32),
+    )
+    found, kept = trained(num_lanes, num_devices, cohort, 0)
+    drawn = np.isin(np.arange(12), [4, 0, 7])
+    np.testing.assert_array_equal(found["seen"], drawn)
+    np.testing.assert_array_equal(found["clear"] * 16, drawn @ UPDATES)
+    np.testing.assert_array_equal(kept["name"], KEPT["name"])
+    np.testing.assert_array_equal(kept["told"], KEPT["told"] + drawn * UPDATES)
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_a_client_does_not_depend_on_the_rest_of_the_cohort(trained, num_devices):
     each = [
-        float(trained(2, jnp.asarray(one), jnp.float32(1))["clear"])
+        float(trained(2, num_devices, backwards(one), 1)[0]["clear"])
         for one in np.eye(12, dtype=np.float32)
     ]
-    together = trained(2, jnp.asarray(DRAWN), jnp.float32(1))
+    together, _ = trained(2, num_devices, backwards(DRAWN), 1)
     np.testing.assert_array_equal(together["clear"], np.float32(np.dot(DRAWN, each)))
-    # Keys differ between clients.
-    none = trained(2, jnp.zeros(12), jnp.float32(1))
-    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(none))
     assert len(set(each)) == 12
+
+
+def test_every_clients_training_and_report_have_keys_of_their_own(trained):
+    everybody = backwards(np.ones(12, np.float32))
+    found, _ = trained(1, 1, everybody, 0)
+    keys = np.asarray(found["keys"]).reshape(24, 2)
+    assert len(np.unique(keys, axis=0)) == 24
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_nobody_reports_zeros_and_keeps_what_it_kept(trained, num_devices):
+    none, kept = trained(2, num_devices, backwards(np.zeros(12, np.float32)), 1)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(none))
+    jax.tree.map(np.testing.assert_array_equal, kept, KEPT)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 7])
+def test_everybody_is_dealt_to_one_device_and_loads_are_even(num_devices):
+    deal = jax.jit(lanes._deal, static_argnums=2)
+    rng = np.random.default_rng(num_devices)
+    for number in range(20):
+        # From equal trainings to one that is as long as all others together.
+        steps = np.ceil(rng.lognormal(1, number / 8, size=30)).astype(np.int32)
+        steps[rng.random(30) < 0.3] = 0
+        queues = []
+        for device in range(num_devices):
+            places, length = deal(jnp.asarray(steps), jnp.int32(device), num_devices)
+            queues.append(np.asarray(places)[: int(length)])
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate(queues)), np.flatnonzero(steps)
+        )
+        # Longest first: the last that a device got is its shortest.
+        assert all((np.diff(steps[queue]) <= 0).all() for queue in queues)
+        loads = [steps[queue].sum() for queue in queues]
+        assert max(loads) - min(loads) <= steps.max()

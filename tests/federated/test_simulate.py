@@ -6,21 +6,26 @@ import numpy as np
 import optax
 import pytest
 
-from ppml_lab import data, dp, federated, models
+from ppml_lab import data, dp, federated, models, smpc
 from ppml_lab.federated.simulate import chunk_lengths, run_chunk
 
 KEY = jax.random.key(3)
 
 
-@pytest.fixture(scope="module")
-def algorithm(regression):
+def build(regression, mesh=None):
     return federated.averaging(
         regression,
         federated.local_sgd(regression, optax.sgd(0.1), 3, num_epochs=1),
         federated.poisson(5, 0.6),
         mechanism=dp.gaussian(0.5, 0.3),
-        server_optimizer=optax.sgd(1.0, momentum=0.5),
+        server=federated.fedopt(optax.sgd(1.0, momentum=0.5)),
+        mesh=mesh,
     )
+
+
+@pytest.fixture(scope="module")
+def algorithm(regression):
+    return build(regression)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +46,7 @@ def test_the_history_has_one_entry_per_round_and_evaluation(whole):
     assert int(state.rounds_done) == 6
     assert {name: values.shape for name, values in history.items()} == {
         "cohort_size": (6,),
+        "num_reports": (6,),
         "train_loss": (6,),
         "update_norm": (6,),
         "squared": (1,),
@@ -103,15 +109,65 @@ def test_on_chunk_stops_the_run_where_it_wants(algorithm, clients, compile_count
     assert counts[0] == counts[-1] > 0
 
 
-def test_a_chunk_moves_nothing_between_host_and_device(algorithm, clients):
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_a_chunk_moves_nothing_between_host_and_devices(
+    regression, clients, num_devices
+):
+    mesh = federated.client_mesh(num_devices)
+    algorithm = build(regression, mesh)
     chunk = jax.jit(
-        lambda key, state, first: run_chunk(key, algorithm, state, clients, first, 2)
+        lambda key, state, clients, first: run_chunk(
+            key, algorithm, state, clients, first, 2
+        )
     )
-    arguments = (KEY, jax.jit(algorithm.init)(KEY), jnp.int32(0))
+    arguments = jax.device_put(
+        (KEY, jax.jit(algorithm.init)(KEY), clients, jnp.int32(0)),
+        federated.on_every_device(mesh),
+    )
     chunk(*arguments)
     with jax.transfer_guard("disallow"):
         state, _ = chunk(*arguments)
     assert int(state.rounds_done) == 2
+    # Every device has the whole state for the next chunk.
+    assert all(
+        len(leaf.devices()) == num_devices and leaf.is_fully_replicated
+        for leaf in jax.tree.leaves(state)
+    )
+
+
+def test_a_run_on_four_devices_is_the_run_on_one(regression, clients, compile_counter):
+    trainer, server = federated.scaffold(regression, optax.sgd(0.1), 3, num_epochs=1)
+
+    def run(num_devices):
+        mesh = federated.client_mesh(num_devices)
+        algorithm = federated.averaging(
+            regression,
+            trainer,
+            federated.poisson(5, 0.6),
+            server=server,
+            aggregator=smpc.additive_sharing(3, 5, 8.0),
+            dropout_prob=0.2,
+            mesh=mesh,
+        )
+        counts = []
+        state, history = federated.simulate(
+            KEY,
+            algorithm,
+            jax.device_put(clients, federated.on_every_device(mesh)),
+            6,
+            eval_every=2,
+            on_chunk=lambda *_: counts.append(compile_counter.compilations),
+        )
+        # The chunks after the first compile nothing.
+        assert counts[0] == counts[-1]
+        return state, history
+
+    (one, one_history), (four, four_history) = run(1), run(4)
+    assert one_history["num_reports"].max() > 1
+    # Sums of whole numbers: no bit of the run depends on who trained where.
+    jax.tree.map(np.testing.assert_array_equal, four, one)
+    for name, values in one_history.items():
+        np.testing.assert_allclose(four_history[name], values, rtol=1e-6)
 
 
 def test_two_thousand_clients_and_fifty_rounds_are_one_program(compile_counter):

@@ -1,0 +1,54 @@
+"""FedProx: local SGD held near the model that the server sent.
+
+Li, Sahu, Zaheer, Sanjabi, Talwalkar and Smith, "Federated Optimization in Heterogeneous
+Networks", MLSys 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from ppml_lab import base, checks
+from ppml_lab.federated import minibatch
+
+
+def proximal_sgd(
+    task: base.Task,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    mu: Any,
+    *,
+    num_epochs: int | None = None,
+    num_steps: int | None = None,
+) -> base.ClientTrainer:
+    """Local SGD on the loss plus `mu / 2` times the squared distance to the sent model.
+
+    With `mu = 0` it is `local_sgd`. Clients differ in how much work they do by the
+    sizes of their data; the paper's stragglers, who stop early, are those with fewer
+    examples here.
+
+    Args:
+      task: What is learnt.
+      optimizer: Any optax optimizer; its state starts afresh in every round.
+      batch_size: Examples per step. A client with fewer uses all it has.
+      mu: Weight of the proximal term, at least 0.
+      num_epochs: Passes over the local data (give this or `num_steps`).
+      num_steps: Steps of every client, whatever its size.
+
+    Raises:
+      ValueError: For a negative `mu`, sizes below 1, or unless exactly one length is
+        given.
+    """
+    checks.non_negative("mu", mu)
+    batches = minibatch.minibatches(task, batch_size, num_epochs, num_steps)
+
+    def pull(grads: PyTree, params: PyTree, sent: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda grad, here, there: grad + mu * (here - there), grads, params, sent
+        )
+
+    return minibatch.trainer(task, batches, optimizer, pull)

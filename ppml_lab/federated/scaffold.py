@@ -1,0 +1,140 @@
+"""SCAFFOLD: control variates against the drift of clients with different data.
+
+Karimireddy, Kale, Mohri, Reddi, Stich and Suresh, "SCAFFOLD: Stochastic Controlled
+Averaging for Federated Learning", ICML 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Int, PyTree
+
+from ppml_lab import base
+from ppml_lab.federated import minibatch, server
+
+
+class Model(NamedTuple):
+    """What is sent, and what is sent back as changes.
+
+    Attributes:
+      params: The model.
+      control: The server's control variate: the mean of all clients'.
+    """
+
+    params: PyTree
+    control: PyTree
+
+
+class ScaffoldState(NamedTuple):
+    """A client in training.
+
+    Attributes:
+      local: As in plain SGD.
+      control: What the client kept from its last round.
+      grad_sum: Sum of its uncorrected gradients.
+    """
+
+    local: minibatch.LocalState
+    control: PyTree
+    grad_sum: PyTree
+
+
+def scaffold(
+    task: base.Task,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    *,
+    num_epochs: int | None = None,
+    num_steps: int | None = None,
+    server_optimizer: optax.GradientTransformation | None = None,
+) -> tuple[base.ClientTrainer, base.Server]:
+    """The trainer and the server of SCAFFOLD, for `averaging`.
+
+    A client corrects each gradient by the server's control minus its own, and keeps for
+    its next round the mean of its uncorrected gradients. For plain SGD that mean is
+    the paper's option II, `c_i - c + (x - y_i) / (K lr)`; unlike the latter it is right
+    for any local optimizer. All controls start at zero, where a first round is FedAvg.
+    A client that drops out before its upload keeps its old control.
+
+    The update is twice as large as the model: the change of the parameters and of the
+    control. A mechanism clips both together, and the secure sum adds both. With noise,
+    clipping or rounding the server's control is the mean of the clients' controls only
+    approximately.
+
+    Args:
+      task: What is learnt.
+      optimizer: The clients' optax optimizer; its state starts afresh in every round.
+      batch_size: Examples per step. A client with fewer uses all it has.
+      num_epochs: Passes over the local data (give this or `num_steps`).
+      num_steps: Steps of every client, whatever its size.
+      server_optimizer: `optax.sgd(1.0)` by default, the paper's global step size 1.
+
+    Raises:
+      ValueError: For sizes below 1, or unless exactly one length is given.
+    """
+    batches = minibatch.minibatches(task, batch_size, num_epochs, num_steps)
+    model_server = server.fedopt(server_optimizer or optax.sgd(1.0))
+
+    def init(key: base.Key, sent: Model, kept: PyTree) -> ScaffoldState:
+        zeros = jax.tree.map(jnp.zeros_like, kept)
+        return ScaffoldState(minibatch.start(task, optimizer, sent.params), kept, zeros)
+
+    def step(
+        key: base.Key,
+        sent: Model,
+        state: ScaffoldState,
+        client: base.ClientView,
+        step_number: Int[Array, ""],
+    ) -> ScaffoldState:
+        local = state.local
+        grads, loss = batches.gradient(key, local.params, client, step_number)
+        corrected = jax.tree.map(
+            lambda grad, everyones, own: grad + everyones - own,
+            grads, sent.control, state.control,
+        )  # fmt: skip
+        return ScaffoldState(
+            minibatch.descend(optimizer, local, corrected, loss),
+            state.control,
+            jax.tree.map(jnp.add, state.grad_sum, grads),
+        )
+
+    def finish(
+        sent: Model, state: ScaffoldState
+    ) -> tuple[Model, PyTree, dict[str, Array]]:
+        update, _, info = minibatch.finish(sent.params, state.local)
+        steps = state.local.steps.astype(jnp.float32)
+        control = jax.tree.map(lambda total: total / steps, state.grad_sum)
+        change = jax.tree.map(jnp.subtract, control, state.control)
+        return Model(update, change), control, info
+
+    def server_init(params: PyTree) -> tuple[PyTree, PyTree]:
+        return model_server.init(params), jax.tree.map(jnp.zeros_like, params)
+
+    def server_step(
+        params: PyTree, memory: tuple[PyTree, PyTree], mean: Model, share: Any
+    ) -> tuple[PyTree, tuple[PyTree, PyTree]]:
+        opt_state, control = memory
+        params, opt_state = model_server.step(params, opt_state, mean.params, share)
+        control = jax.tree.map(lambda c, d: c + share * d, control, mean.control)
+        return params, (opt_state, control)
+
+    trainer = base.ClientTrainer(
+        num_steps=batches.num_steps,
+        keep=lambda params: jax.tree.map(jnp.zeros_like, params),
+        init=init,
+        step=step,
+        finish=finish,
+        event=minibatch.nothing_promised,
+    )
+    # Weights by examples would break that the control is the mean of the clients'.
+    return trainer, base.Server(
+        init=server_init,
+        send=lambda params, memory: Model(params, memory[1]),
+        step=server_step,
+        weighting="uniform",
+    )

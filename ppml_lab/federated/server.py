@@ -1,0 +1,37 @@
+"""What a server does with the mean of its clients' updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from ppml_lab import base, trees
+
+
+def fedopt(optimizer: optax.GradientTransformation) -> base.Server:
+    """Takes the mean update for a descent direction of any optax optimizer.
+
+    Reddi et al., "Adaptive Federated Optimization", ICLR 2021. `optax.sgd(1.0)` is
+    FedAvg, with momentum FedAvgM; `optax.adam`, `yogi` and `adagrad` are FedAdam,
+    FedYogi and FedAdagrad. The server remembers the optimizer's state.
+    """
+
+    def step(
+        params: PyTree, memory: PyTree, mean: PyTree, share: Any
+    ) -> tuple[PyTree, PyTree]:
+        del share
+        trees.check_same_shapes("the mean update is not like the model", params, mean)
+        direction = jax.tree.map(jnp.negative, mean)
+        changes, opt_state = optimizer.update(direction, memory, params)
+        return optax.apply_updates(params, changes), opt_state
+
+    return base.Server(
+        init=optimizer.init,
+        send=lambda params, memory: params,
+        step=step,
+        weighting=None,
+    )

@@ -1,0 +1,47 @@
+"""From a benchmark's command line to its table: experiments that train no sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jax
+
+from ppml_lab import federated
+from ppml_lab.lab import records
+from ppml_lab.lab.run import parse
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
+
+
+def run_benchmark(
+    stem: str,
+    description: str,
+    configs: Mapping[str, C],
+    measure: Callable[[C], list[dict[str, Any]]],
+) -> None:
+    """A benchmark's `main`: parse, measure, write the table.
+
+    The command line and the results folder are those of `run_experiment`. Compiled
+    programs are not kept on disk, so that times of compilation mean what they say.
+
+    Args:
+      stem: The experiment's name.
+      description: Its docstring, shown by `--help`.
+      configs: Frozen dataclasses by name.
+      measure: Rows of table.csv.
+    """
+    config, out = parse(stem, description, configs)
+    federated.use_all_cores()
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        records.open_folder(out, dataclasses.asdict(config))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    records.write_table(out / "table.csv", measure(config))
+    print(f"wrote {out / 'table.csv'}")

@@ -1,0 +1,106 @@
+"""Pieces of runs as pure functions, ready to be compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ppml_lab import base, checks, federated
+from ppml_lab.federated.simulate import run_chunk
+from ppml_lab.lab.experiment import Config, DataFacts, Hyperparams, build, make_task
+
+
+def placing(config: Config) -> jax.sharding.Sharding:
+    """Where states lie: whole on every device, like the data."""
+    return federated.on_every_device(federated.client_mesh(config.num_devices))
+
+
+def mapped_init(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
+    """`(hyperparams, keys) -> states`, stacked over points."""
+
+    def one(point: tuple[Hyperparams, PyTree]) -> PyTree:
+        hyperparams, key = point
+        return build(config, hyperparams, facts).init(key)
+
+    return lambda hyperparams, keys: jax.lax.map(one, (hyperparams, keys))
+
+
+class Chunk(NamedTuple):
+    """A piece of a run between two visits to the host: `num_evals` times `num_rounds`
+    rounds and an evaluation.
+    """
+
+    num_evals: int
+    num_rounds: int
+
+
+def chunks_of(config: Config) -> list[Chunk]:
+    """How a run is cut: full chunks, the evaluations left over, the rounds left over.
+
+    Raises:
+      ValueError: For counts below 1.
+    """
+    checks.at_least("num_rounds", config.num_rounds, 1)
+    checks.at_least("eval_every", config.eval_every, 1)
+    checks.at_least("evals_per_chunk", config.evals_per_chunk, 1)
+    evals, rounds_left = divmod(config.num_rounds, config.eval_every)
+    full, evals_left = divmod(evals, config.evals_per_chunk)
+    chunks = [Chunk(config.evals_per_chunk, config.eval_every)] * full
+    if evals_left:
+        chunks.append(Chunk(evals_left, config.eval_every))
+    return chunks + [Chunk(1, rounds_left)] * (rounds_left > 0)
+
+
+def mapped_chunk(
+    config: Config, facts: DataFacts, chunk: Chunk, width: int
+) -> Callable[..., tuple[PyTree, PyTree, PyTree]]:
+    """A chunk of a whole slice as one pure function.
+
+    Returns:
+      `(hyperparams, keys, states, clients, test, first_round) -> (states, the rounds'
+      scalars [points, rounds], metrics [points, evaluations])`; hyperparameters, keys
+      and states are stacked over the slice's points.
+    """
+    mesh = federated.client_mesh(config.num_devices)
+    task = make_task(config, facts)
+    evaluate_test = federated.evaluator(task, mesh=mesh)
+    evaluate_clients = federated.client_evaluator(task, mesh=mesh)
+
+    def evaluate(params: PyTree, clients: base.Clients, test: PyTree) -> dict[str, Any]:
+        metrics = evaluate_test(params, test)
+        if config.evaluate_clients:
+            of_clients = evaluate_clients(params, clients)
+            metrics |= federated.client_spread(of_clients, clients)
+        return metrics
+
+    def run_chunks(
+        hyperparams: Hyperparams,
+        keys: PyTree,
+        states: PyTree,
+        clients: base.Clients,
+        test: PyTree,
+        first_round: Any,
+    ) -> tuple[PyTree, PyTree, PyTree]:
+        def one(point: tuple[Hyperparams, PyTree, PyTree]) -> tuple[PyTree, ...]:
+            hyper, key, state = point
+            algorithm = build(config, hyper, facts)
+
+            def rounds(state: Any, begin: Any) -> tuple[Any, tuple[PyTree, PyTree]]:
+                state, infos = run_chunk(
+                    key, algorithm, state, clients, begin, chunk.num_rounds
+                )
+                return state, (infos, evaluate(state.params, clients, test))
+
+            begins = first_round + chunk.num_rounds * jnp.arange(chunk.num_evals)
+            state, (infos, metrics) = jax.lax.scan(rounds, state, begins)
+            return state, jax.tree.map(lambda leaf: leaf.reshape(-1), infos), metrics
+
+        # A map of width 1 needs no vmap, which would turn conds into selects.
+        batch_size = None if width == 1 else width
+        return jax.lax.map(one, (hyperparams, keys, states), batch_size=batch_size)
+
+    return run_chunks

@@ -1,0 +1,152 @@
+"""Clients that drop out before their upload: how many, what the mean divides by, and a
+round that nobody reports in.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from ppml_lab import base, dp, federated
+from ppml_lab.federated.simulate import run_chunk
+
+KEY = jax.random.key(4)
+SIZES = np.array([1, 2, 3, 4, 5, 6, 7, 8])
+NEVER = 1 - 1e-7
+"""A drop-out probability with which nobody reports in the rounds below."""
+
+# Every example of client i is the unit vector i, which one step of rate 1 adds: the
+# model says who reported, and with which weight.
+CLIENTS = base.Clients(
+    jnp.asarray(np.repeat(np.eye(8, dtype=np.float32), SIZES, axis=0)),
+    jnp.asarray(np.concatenate([[0], np.cumsum(SIZES)]), jnp.int32),
+)
+
+
+@pytest.fixture(scope="module")
+def telling():
+    return base.Task(
+        init=lambda key: jnp.zeros(8),
+        loss=lambda key, params, examples: -examples @ params,
+        evaluate=lambda params, examples: {},
+    )
+
+
+def build(task, sampler, dropout_prob, **parts):
+    trainer = federated.local_sgd(task, optax.sgd(1.0), 8, num_steps=1)
+    return federated.averaging(
+        task, trainer, sampler, dropout_prob=dropout_prob, **parts
+    )
+
+
+def test_each_participant_drops_out_with_the_stated_probability(telling):
+    sampler = federated.fixed_size(8, 6)
+    algorithm = build(telling, sampler, 0.3)
+    _, history = jax.jit(
+        lambda key, state: run_chunk(key, algorithm, state, CLIENTS, 0, 500)
+    )(KEY, algorithm.init(KEY))
+    assert set(np.asarray(history["cohort_size"])) == {6}
+    reports = np.asarray(history["num_reports"])
+    counts = np.bincount(reports.astype(int), minlength=7)
+
+    def goodness(dropout_prob):
+        # Independently of one another: the counts are binomial.
+        expected = 500 * scipy.stats.binom.pmf(np.arange(7), 6, 1 - dropout_prob)
+        return scipy.stats.chisquare(counts, expected).pvalue
+
+    assert goodness(0.3) > 1e-4
+    assert goodness(0.2) < 1e-9
+    assert goodness(0.4) < 1e-9
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "examples"])
+def test_the_mean_is_over_those_who_report(telling, weighting):
+    algorithm = build(telling, federated.everyone(8), 0.4, weighting=weighting)
+    one_round = jax.jit(algorithm.round)
+    start, seen = algorithm.init(KEY), set()
+    for number in range(10):
+        state, info = one_round(jax.random.key(number), start, CLIENTS)
+        reported = np.asarray(state.params) > 0
+        assert info["cohort_size"] == 8
+        assert int(info["num_reports"]) == reported.sum() > 0
+        # Uniform: a public number divides, whoever reported.
+        weights = reported / (8 * (1 - 0.4))
+        if weighting == "examples":
+            weights = reported * SIZES / SIZES[reported].sum()
+        np.testing.assert_allclose(state.params, weights, rtol=1e-6)
+        assert info["update_norm"] > 0
+        seen.add(tuple(reported))
+    assert len(seen) > 5
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "examples"])
+@pytest.mark.parametrize(
+    ("sampler", "dropout_prob"),
+    [(federated.everyone(8), NEVER), (federated.poisson(8, 1e-7), 0.0)],
+)
+def test_without_privacy_a_round_without_reports_did_not_happen(
+    telling, sampler, dropout_prob, weighting
+):
+    # A server with momentum would roll on.
+    server = federated.fedopt(optax.sgd(1.0, momentum=0.9))
+    parts = {"server": server, "weighting": weighting}
+    full = build(telling, federated.everyone(8), 0.0, **parts)
+    moving, _ = jax.jit(full.round)(KEY, full.init(KEY), CLIENTS)
+    assert np.asarray(moving.memory[0].trace).all()
+    algorithm = build(telling, sampler, dropout_prob, **parts)
+    state, info = jax.jit(algorithm.round)(KEY, moving, CLIENTS)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (state.params, state.memory),
+        (moving.params, moving.memory),
+    )
+    assert int(state.rounds_done) == 2
+    assert {name: float(value) for name, value in info.items()} == {
+        "train_loss": 0, "update_norm": 0, "num_reports": 0,
+        "cohort_size": 8 if dropout_prob else 0,
+    }  # fmt: skip
+
+
+def test_with_privacy_a_round_without_reports_gets_its_noise():
+    silent = base.Task(
+        init=lambda key: jnp.zeros(5000),
+        loss=lambda key, params, examples: -examples @ params[:8],
+        evaluate=lambda params, examples: {},
+    )
+    algorithm = build(
+        silent, federated.everyone(8), NEVER, mechanism=dp.gaussian(0.5, 1.6)
+    )
+    state, info = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), CLIENTS)
+    assert info["num_reports"] == 0
+    # Divided by the expected number of reports, as it would be if somebody did.
+    stddev = 1.6 * 0.5 / (8 * (1 - NEVER))
+    values = np.asarray(state.params)
+    assert scipy.stats.kstest(values / stddev, "norm").pvalue > 1e-4
+    for wrong in (2 / 3, 3 / 2):
+        assert scipy.stats.kstest(values / stddev / wrong, "norm").pvalue < 1e-9
+
+
+def test_those_who_drop_out_keep_what_they_kept(telling):
+    trainer, server = federated.scaffold(telling, optax.sgd(1.0), 8, num_steps=1)
+    algorithm = federated.averaging(
+        telling, trainer, federated.everyone(8), server=server, dropout_prob=0.5
+    )
+    start = algorithm.init(KEY)
+    # All controls are alike, and correct nothing.
+    opt_state, control = start.memory
+    start = start._replace(kept=start.kept + 0.25, memory=(opt_state, control + 0.25))
+    state, info = jax.jit(algorithm.round)(KEY, start, CLIENTS)
+    reported = np.asarray(state.params) > 0
+    assert 0 < reported.sum() == int(info["num_reports"]) < 8
+    # One full batch: a client's control is its gradient, minus its unit vector.
+    np.testing.assert_array_equal(
+        state.kept, np.where(reported[:, None], -np.eye(8), 0.25)
+    )
+
+
+@pytest.mark.parametrize("dropout_prob", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_probability_that_is_not_one_is_an_error(telling, dropout_prob):
+    with pytest.raises(ValueError, match=f"dropout_prob .* got {dropout_prob}"):
+        build(telling, federated.everyone(8), dropout_prob)
