@@ -163,3 +163,34 @@ def test_fast_at_scale():
 def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.random.default_rng(0))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), num_clients=st.integers(4, 30))
+def test_label_limited_clients_have_exactly_so_many_labels(seed, num_clients):
+    labels = np.repeat([7, 3, 5, 9], [100, 150, 120, 133])
+    owners = partition.label_limited(
+        np.random.default_rng(seed), labels, num_clients, 2
+    )
+    parts = []
+    for client in range(num_clients):
+        own, counts = np.unique(labels[owners == client], return_counts=True)
+        assert len(own) == 2
+        parts.append(dict(zip(own.tolist(), counts.tolist(), strict=True)))
+    for label in (7, 3, 5, 9):  # split evenly by those that have it
+        shares = [part[label] for part in parts if label in part]
+        assert sum(shares) == np.sum(labels == label)
+        assert max(shares) - min(shares) <= 1
+
+
+@pytest.mark.parametrize(
+    ("num_clients", "labels_per_client", "message"),
+    [(3, 2, "fewer|at least as many clients"), (4, 5, "exceeds the 4 classes"),
+     (4, 0, "labels_per_client"), (20, 2, "class 1 has 2 examples")],
+)  # fmt: skip
+def test_label_limited_says_what_does_not_fit(num_clients, labels_per_client, message):
+    labels = np.repeat([0, 1, 2, 3], [50, 2, 50, 50])
+    with pytest.raises(ValueError, match=message):
+        partition.label_limited(
+            np.random.default_rng(0), labels, num_clients, labels_per_client
+        )

@@ -137,8 +137,27 @@ def test_synthetic_data_has_as_many_clients_as_wanted() -> None:
     assert lab.load_data(config).facts.num_clients == 37
 
 
-@pytest.mark.parametrize("partition", ["iid", "dirichlet", "shards", "quantity_skew"])
+@pytest.mark.parametrize(
+    "partition", ["iid", "dirichlet", "shards", "label_limited", "quantity_skew"]
+)
 def test_every_partition_is_reached_by_its_name(partition: str) -> None:
     facts = lab.load_data(lab.DataConfig(partition=partition, num_clients=30)).facts
     assert facts.num_clients == 30
     assert facts.num_examples == 1437
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold"])
+@pytest.mark.parametrize("privacy", ["none", "central", "local"])
+def test_every_algorithm_is_built_with_every_privacy(
+    algorithm: str, privacy: str
+) -> None:
+    config = lab.Config(algorithm=algorithm, privacy=privacy, dropout_prob=0.1)
+    built = lab.build(config, lab.Hyperparams(noise_multiplier=1.0), FACTS)
+    cost = built.cost()
+    assert cost is not None
+    plain = lab.build(lab.Config(), lab.Hyperparams(), FACTS).cost()
+    assert plain is not None
+    # SCAFFOLD sends its control variates, too.
+    assert cost.uplink_bytes == plain.uplink_bytes * (1 + (algorithm == "scaffold"))
+    private = built.event(num_rounds=3).privacy_unit is not None
+    assert private == (privacy != "none")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import records
+from ppml_lab.lab import program, records
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = lab.Config(
@@ -151,3 +151,39 @@ def test_a_point_that_cannot_be_built_stops_the_sweep_before_it_starts(
     with pytest.raises(ValueError, match="modulus too small"):
         lab.run_sweep(good + bad, tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+def test_chunks_cover_a_run_exactly() -> None:
+    for rounds, every, evals in [(6, 2, 1), (23, 2, 3), (5, 10, 4), (12, 3, 4)]:
+        config = dataclasses.replace(
+            TINY, num_rounds=rounds, eval_every=every, evals_per_chunk=evals
+        )
+        chunks = program.chunks_of(config)
+        assert sum(chunk.num_evals * chunk.num_rounds for chunk in chunks) == rounds
+        assert all(chunk.num_evals <= evals for chunk in chunks)
+        assert all(chunk.num_rounds == every for chunk in chunks[:-1])
+
+
+def test_evaluations_inside_a_chunk_are_those_of_short_chunks(tmp_path: Path) -> None:
+    often = dataclasses.replace(TINY, num_rounds=7, evaluate_clients=True)
+    rarely = dataclasses.replace(often, evals_per_chunk=3)
+    histories = []
+    for name, config in (("often", often), ("rarely", rarely)):
+        (outcome,) = lab.run_sweep(points_of(config, range(1)), tmp_path / name)
+        names = ("accuracy", "train_loss", "client_accuracy_worst_decile")
+        histories.append([outcome.history(name) for name in names])
+    assert histories[0] == histories[1]
+    assert [len(values) for values in histories[0]] == [4, 7, 4]
+
+
+def test_a_run_ends_after_the_chunk_that_reached_its_goal(tmp_path: Path) -> None:
+    whole = dataclasses.replace(TINY, num_rounds=20, eval_every=1, evals_per_chunk=4)
+    (outcome,) = lab.run_sweep(points_of(whole, range(1)), tmp_path / "whole")
+    accuracies = outcome.history("accuracy")
+    goal = (max(accuracies[:4]) + max(accuracies)) / 2
+    reached = next(i for i, accuracy in enumerate(accuracies) if accuracy >= goal)
+    stopping = dataclasses.replace(whole, stop_at_accuracy=goal)
+    (outcome,) = lab.run_sweep(points_of(stopping, range(1)), tmp_path / "stops")
+    found = outcome.history("accuracy")
+    assert 4 < len(found) == 4 * (reached // 4 + 1)
+    assert found == accuracies[: len(found)]

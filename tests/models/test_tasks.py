@@ -20,9 +20,10 @@ MNIST = (28, 28, 1)
         (models.logistic(10), 7_850),
         (models.two_nn(10), 199_210),
         (models.CNN(10), 1_663_370),
+        (models.LeNet(10), 44_426),
     ],
 )
-def test_parameter_counts_of_mcmahan_et_al(module, expected):
+def test_parameter_counts_of_the_papers(module, expected):
     task = models.flax_classification(module, MNIST)
     shapes = jax.eval_shape(task.init, KEY)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
@@ -34,6 +35,7 @@ def test_parameter_counts_of_mcmahan_et_al(module, expected):
         (models.logistic(10), MNIST),
         (models.two_nn(7), (3, 5)),
         (models.CNN(4), (4, 8, 3)),
+        (models.LeNet(3), (17, 16, 1)),
     ],
 )
 def test_models_give_one_row_of_logits_per_example(module, shape):
