@@ -1,6 +1,10 @@
-"""Rounds to the target accuracy by client learning rate, beside the paper's number.
+"""Rounds to the target accuracy, cell by cell, beside the paper's numbers.
 
 python paper_figures/fedavg_rounds.py [results folder]
+
+Reads table.csv of the folder (results/fedavg_rounds by default, with that of its
+subfolder "cnn" if there is one) and writes the figure as PDF and PNG: beside this file,
+or into the folder if one was named.
 """
 
 from __future__ import annotations
@@ -10,36 +14,54 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
+CELL = ("model", "partition", "C", "E", "B")
+
+
+def name(row: dict[str, str]) -> str:
+    model, partition, fraction, epochs, batch = (row[key] for key in CELL)
+    deal = {"iid": "IID", "shards": "2 digits each"}.get(partition, partition)
+    size = "all" if batch == "600" else batch
+    target = f"{float(row['target_accuracy']):.0%}"
+    return f"{model} to {target}, {deal}: C={fraction}, E={epochs}, B={size}"
 
 
 def main(folder: Path, out: Path) -> None:
-    with (folder / "table.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
-    rates = sorted({row["learning_rate"] for row in rows}, key=float)
-    for place, rate in enumerate(rates):
-        runs = [row for row in rows if row["learning_rate"] == rate]
-        found = [
-            float(run["rounds_to_target"]) for run in runs if run["rounds_to_target"]
-        ]
-        color = "#D55E00" if runs[0]["best_rate"] == "True" else "#0072B2"
-        axis.plot([place] * len(found), found, "o", color=color, alpha=0.7)
-        if missed := len(runs) - len(found):
-            axis.text(place, 0, f"{missed} not reached", ha="center", va="bottom")
-    if rows[0]["paper_rounds"]:
-        paper = float(rows[0]["paper_rounds"])
-        axis.axhline(paper, color="0.3", linestyle="--", label=f"paper: {paper:g}")
-        axis.legend()
-    axis.set_xticks(range(len(rates)), [f"{float(rate):g}" for rate in rates])
-    axis.set_xlabel("client learning rate (best in orange; a dot is a seed)")
-    axis.set_ylabel(f"rounds to {float(rows[0]['target_accuracy']):.0%} test accuracy")
-    axis.set_ylim(bottom=0)
-    axis.grid(axis="y", alpha=0.25)
+    rows: list[dict[str, str]] = []
+    for table in (folder / "table.csv", folder / "cnn" / "table.csv"):
+        if table.exists():
+            with table.open() as file:
+                rows += csv.DictReader(file)
+    cells = list(dict.fromkeys(name(row) for row in rows))
+    size = (7.5, 1.4 + 0.27 * len(cells))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    for place, cell in enumerate(cells):
+        here = [row for row in rows if name(row) == cell]
+        best = [row for row in here if row["best_rate"] == "True"]
+        found = [float(r["rounds_to_target"]) for r in best if r["rounds_to_target"]]
+        if found:
+            axis.plot(found, [place] * len(found), "o", color="#0072B2", alpha=0.5)
+            axis.plot(np.median(found), place, "|", color="#0072B2", ms=16, mew=2)
+        else:
+            ran = max(int(row["rounds_run"]) for row in here)
+            axis.plot(ran, place, ">", color="#0072B2", mfc="none")
+        if here[0]["paper_rounds"]:
+            paper = float(here[0]["paper_rounds"])
+            axis.plot(paper, place, "D", color="#D55E00", mfc="none")
+    axis.plot([], [], "o", color="#0072B2", label="ours: a seed at the best rate")
+    axis.plot([], [], ">", color="#0072B2", mfc="none", label="ours: not reached by")
+    axis.plot([], [], "D", color="#D55E00", mfc="none", label="paper")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
+    axis.set_yticks(range(len(cells)), cells)
+    axis.set_ylim(len(cells) - 0.5, -0.5)
+    axis.set_xscale("log")
+    axis.set_xlabel("rounds")
+    axis.grid(axis="x", which="both", alpha=0.25)
     for suffix in ("pdf", "png"):
         figure.savefig(out / f"fedavg_rounds.{suffix}", dpi=150)
     print(f"wrote {out / 'fedavg_rounds.png'}")

@@ -18,8 +18,12 @@ TINY = {
         *("--base.num-rounds", "2", "--base.eval-every", "1"),
         *("--base.local-epochs", "1"),
     ],
-    "fedavg_rounds": ["--num-seeds", "1", "--base.num-rounds", "15"],
+    "fedavg_rounds": ["--target-accuracy", "0.8"],
+    "throughput": ["--rounds-2nn.ppml-lab", "4", "--cohorts", "10", "--lanes", "2"],
+    "convolutions": ["--turns", "1", "--num-steps", "2", "--batch-sizes", "2"],
 }
+TRAINS_NOTHING = {"convolutions", "throughput"}
+"""Measured by `lab.run_benchmark`: there is no privacy to state."""
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -55,8 +59,9 @@ def test_smoke_run_figure_and_refusal(stem: str, tmp_path: Path) -> None:
     command = ["-m", f"experiments.{stem}", "smoke", "--out", str(tmp_path)]
     done = run(*command, *TINY[stem])
     assert done.returncode == 0, done.stderr
-    stated = done.stdout.index("stated before training")
-    assert stated < done.stdout.index("rounds")
+    if stem not in TRAINS_NOTHING:
+        stated = done.stdout.index("stated before training")
+        assert stated < done.stdout.index("rounds")
     drawn = run(f"paper_figures/{stem}.py", str(tmp_path))
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / f"{stem}.png").stat().st_size > 10_000

@@ -1,0 +1,137 @@
+"""Runs workers one at a time and keeps what they report."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ppml_lab.lab import records
+
+HERE = Path(__file__).resolve().parent
+# Nothing of the caller's may change how many threads or devices a system uses.
+_PRIVATE = ("JAX_", "XLA_", "OMP_", "MKL_", "OPENBLAS_", "PYTHONPATH")
+
+
+Report = dict[str, Any]
+"""What a worker printed."""
+
+
+class Task(NamedTuple):
+    """What a worker is called with, beside the repetition's seed."""
+
+    system: str
+    arguments: tuple[str | int, ...]
+    options: dict[str, int]
+
+    def __str__(self) -> str:
+        flags = [f"--{name} {value}" for name, value in self.options.items()]
+        return " ".join(map(str, (self.system, *self.arguments, *flags)))
+
+
+def interpreter(system: str) -> str | None:
+    """The python that runs a system's worker; None leaves the system out."""
+    if system in ("ppml_lab", "machine"):
+        return sys.executable
+    return os.environ.get(_variable(system))
+
+
+@functools.cache
+def is_here(system: str) -> bool:
+    """Whether a system's interpreter is known; says once if not."""
+    found = interpreter(system) is not None
+    if not found:
+        print(f"{system} is left out: {_variable(system)} names no interpreter")
+    return found
+
+
+def in_turns(
+    tasks: Sequence[Task], repetitions: int, folder: Path, timeout: float
+) -> list[list[Report | None]]:
+    """Every task's reports by repetition; each repetition runs all tasks in order.
+
+    A worker that fails, or takes longer than `timeout` seconds, gets an error line on
+    stderr, and None; what it printed stays beside the reports. Reports of an earlier
+    run into the same folder are not made again.
+    """
+    reports: list[list[Report | None]] = [[] for _ in tasks]
+    for seed in range(repetitions):
+        for task, found in zip(tasks, reports, strict=True):
+            report = _report(task, seed, folder, timeout)
+            found.append(report)
+            shown = "failed"
+            if report is not None:
+                names = ("client_updates_per_second", "matmul_flops")
+                shown = " ".join(f"{n} {report[n]:.4g}" for n in names if n in report)
+            print(f"{seed + 1}/{repetitions} {task}: {shown}", flush=True)
+    return reports
+
+
+def _report(task: Task, seed: int, folder: Path, timeout: float) -> Report | None:
+    about = {**task._asdict(), "seed": seed}
+    report = folder / "runs" / f"{records.run_id(about)}.json"
+    if report.exists():
+        return records.read_json(report)["report"]
+    options = task.options | {"seed": seed}
+    flags = [f"--{name.replace('_', '-')}={n}" for name, n in options.items()]
+    worker = HERE / f"{task.system}_worker.py"
+    python = interpreter(task.system)
+    assert python is not None
+    log = report.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [python, str(worker), *map(str, task.arguments), *flags]
+    code = _wait(command, _environment(task.system), log, timeout)
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line]
+    found = [line for line in lines if line.startswith('{"system"')]
+    if code != 0 or not found:
+        why = "took too long" if code is None else f"ended with status {code}"
+        said = lines[-1][:200] if lines else "nothing"
+        print(f"error: {task} {why}, saying '{said}'; see {log}", file=sys.stderr)
+        return None
+    log.unlink()
+    records.write_json(report, {**about, "report": json.loads(found[-1])})
+    return records.read_json(report)["report"]
+
+
+def _variable(system: str) -> str:
+    return f"PPML_LAB_{system.upper()}_PYTHON"
+
+
+def _environment(system: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_PRIVATE)}
+    if system == "ppml_lab":
+        kept["PYTHONPATH"] = str(HERE.parents[1])
+    return kept | {"JAX_PLATFORMS": "cpu"}
+
+
+def _wait(
+    command: list[str], environment: dict[str, str], log: Path, timeout: float
+) -> int | None:
+    """The command's exit status; None if it had to be ended."""
+    with log.open("w") as out:
+        # A session of its own, so that what it starts can be ended with it.
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # A launcher passes it on.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
