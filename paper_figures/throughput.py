@@ -87,7 +87,8 @@ def main(folder: Path, out: Path) -> None:
     figure = plt.figure(figsize=(10, 6.4), layout="constrained")
     top, bottom = figure.add_gridspec(2, 1, height_ratios=[1.25, 1])
     draw_comparison(figure.add_subplot(top), rows["comparison"])
-    left, right = np.ravel(bottom.subgridspec(1, 2).subplots())
+    grid = bottom.subgridspec(1, 2)
+    left, right = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
     over, text = "clients_per_round", "clients per round, of 10,000 with 6 examples"
     draw_curve(left, rows["growth"], over, text)
     left.set_ylabel("client updates per second")

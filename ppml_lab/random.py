@@ -42,9 +42,12 @@ def permute(
     words = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
     size = jnp.asarray(size).astype(jnp.uint32)
     x = positions.astype(jnp.uint32)
+    # All rounds' seeds and pivots at once: one small array operation, not 32.
+    numbers = jnp.arange(_SWAP_ROUNDS, dtype=jnp.uint32)
+    seeds = _mix(words[0] + numbers * jnp.uint32(0x9E3779B9))
+    pivots = _mix(seeds ^ words[1]) % size
     for number in range(_SWAP_ROUNDS):
-        seed = _mix(words[0] + jnp.uint32((number * 0x9E3779B9) & 0xFFFFFFFF))
-        pivot = _mix(seed ^ words[1]) % size
+        seed, pivot = seeds[number], pivots[number]
         partner = jnp.where(pivot >= x, pivot - x, pivot + size - x)
         swap = _mix(jnp.maximum(x, partner) + seed) >> 31
         x = jnp.where(swap == 1, partner, x)

@@ -161,7 +161,9 @@ def _run_queue(
 ) -> tuple[PyTree, PyTree]:
     """The folded reports of a queue, and what its clients keep, `[cohort, ...]`."""
     cohort_size = cohort.indices.shape[0]
-    each = jax.vmap if num_lanes > 1 else _single
+    # A single lane has no axis of its own: batches of one compute slower.
+    alone = num_lanes == 1
+    each = (lambda function: function) if alone else jax.vmap
 
     def view(client: Array) -> base.ClientView:
         start = clients.offsets[client]
@@ -213,15 +215,19 @@ def _run_queue(
         fresh = jax.tree.map(
             lambda old, new: old.at[places].set(new, mode="drop"), fresh, keeps
         )
-        following = each(start)(next_position + jnp.cumsum(done, dtype=jnp.int32) - 1)
-        if num_lanes > 1:  # A single lane is done here, always.
+        if alone:  # and therefore done
+            following = start(next_position)
+            reports = jax.tree.map(lambda leaf: leaf[None], reports)
+        else:
+            turns = jnp.cumsum(done, dtype=jnp.int32) - 1
+            started = each(start)(next_position + turns)
+            following = trees.where(done, started, lanes)
             reports = trees.where(done, reports, 0)
-            following = trees.where(done, following, lanes)
         next_position += jnp.sum(done, dtype=jnp.int32)
         return following, next_position, fold(total, reports), fresh
 
-    lanes = each(start)(jnp.arange(num_lanes, dtype=jnp.int32))
-    first = jax.tree.map(lambda leaf: leaf[0], lanes)
+    first = start(jnp.int32(0))
+    lanes = first if alone else each(start)(jnp.arange(num_lanes, dtype=jnp.int32))
     shapes, kept_shapes = jax.eval_shape(finish, first)
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     fresh = jax.tree.map(
@@ -233,13 +239,3 @@ def _run_queue(
         (lanes, jnp.int32(num_lanes), empty, fresh),
     )
     return total, fresh
-
-
-def _single(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`vmap` over an axis of length 1, without batched operations."""
-
-    def mapped(*arguments: PyTree) -> PyTree:
-        alone = jax.tree.map(lambda leaf: leaf[0], arguments)
-        return jax.tree.map(lambda leaf: leaf[None], function(*alone))
-
-    return mapped
