@@ -2,9 +2,8 @@
 
 python paper_figures/fedavg_rounds.py [results folder]
 
-Reads table.csv of the folder (results/fedavg_rounds by default, with that of its
-subfolder "cnn" if there is one) and writes the figure as PDF and PNG: beside this file,
-or into the folder if one was named.
+Reads table.csv of the folder (results/fedavg_rounds by default) and writes the figure
+as PDF and PNG: beside this file, or into the folder if one was named.
 """
 
 from __future__ import annotations
@@ -26,17 +25,13 @@ CELL = ("model", "partition", "C", "E", "B")
 def name(row: dict[str, str]) -> str:
     model, partition, fraction, epochs, batch = (row[key] for key in CELL)
     deal = {"iid": "IID", "shards": "2 digits each"}.get(partition, partition)
-    size = "all" if batch == "600" else batch
     target = f"{float(row['target_accuracy']):.0%}"
-    return f"{model} to {target}, {deal}: C={fraction}, E={epochs}, B={size}"
+    return f"{model} to {target}, {deal}: C={fraction}, E={epochs}, B={batch}"
 
 
 def main(folder: Path, out: Path) -> None:
-    rows: list[dict[str, str]] = []
-    for table in (folder / "table.csv", folder / "cnn" / "table.csv"):
-        if table.exists():
-            with table.open() as file:
-                rows += csv.DictReader(file)
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
     cells = list(dict.fromkeys(name(row) for row in rows))
     size = (7.5, 1.4 + 0.27 * len(cells))
     figure, axis = plt.subplots(figsize=size, layout="constrained")

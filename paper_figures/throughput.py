@@ -55,7 +55,8 @@ def draw_comparison(axis: plt.Axes, rows: Rows) -> None:
             np.array(cell) + (place - 3) * 0.125, middle, 0.125, yerr=spread, capsize=2,
             color=color, hatch=hatch, edgecolor="white", label=", ".join(name),
         )  # fmt: skip
-        axis.bar_label(bars, [f"{m:.3g}" for m in middle], fontsize=6, padding=2)
+        shown = [f"{m:,.0f}" if m >= 100 else f"{m:.3g}" for m in middle]
+        axis.bar_label(bars, shown, fontsize=6, padding=2)
     names = [f"{m.upper()}, {s.replace('_', '-')} sizes" for m, s in cells]
     axis.set_xticks(range(len(cells)), names)
     axis.set(yscale="log", ylabel="client updates per second")
@@ -75,9 +76,9 @@ def draw_curve(axis: plt.Axes, rows: Rows, over: str, text: str) -> None:
     ticks = sorted(set(column(rows, over).astype(int)))
     axis.set(xscale="log", yscale="log", xlabel=text)
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axis.minorticks_off()
+    axis.xaxis.minorticks_off()
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7, loc="upper left")
+    axis.legend(fontsize=7)
 
 
 def main(folder: Path, out: Path) -> None:
