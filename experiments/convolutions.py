@@ -57,7 +57,7 @@ class Experiment:
     """Repetitions of every program."""
 
 
-CONFIGS = {"smoke": Experiment(), "paper": Experiment((10, 20), (1, 4, 16), turns=5)}
+CONFIGS = {"smoke": Experiment(), "paper": Experiment((10, 20), (1, 4, 16), turns=3)}
 
 
 def patches(lhs: Array, rhs: Array, *_: Any, **__: Any) -> Array:
