@@ -9,7 +9,7 @@ own, one client after the other beats XLA's grouped convolutions.
 McMahan's CNN on 28x28 images: a whole step of SGD, and its convolutions alone. Every
 program runs its steps in one loop, but for "xla straight", which has none; all programs
 take turns, so that a busy machine is busy for all. Times are per step and client;
-nothing is learnt. `smoke` takes about a minute on 2 cores, `paper` about twenty.
+nothing is learnt. `smoke` takes about a minute on 2 cores, `paper` about five.
 
     python -m experiments.convolutions smoke
     python -m experiments.convolutions paper

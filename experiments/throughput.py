@@ -12,7 +12,8 @@ replacement. The peers FedJAX, pfl-research and Flower have their own environmen
 variables PPML_LAB_FEDJAX_PYTHON, PPML_LAB_PFL_PYTHON and PPML_LAB_FLOWER_PYTHON name
 their interpreters, and one that is not named is left out. Systems run one at a time, in
 turns, on the CPU; leave the machine idle otherwise. "growth" and "lanes" are ours
-alone: more clients per round, and more that train at once on a device.
+alone: more clients per round, and more that train at once on a device. `paper` takes
+about 45 minutes on 2 cores with all peers, `smoke` a few.
 
     python -m experiments.throughput smoke
     python -m experiments.throughput paper

@@ -4,8 +4,9 @@ XLA on CPU hands a convolution to its fast kernel only in the layout NHWC x HWIO
 rewrites others into it, but not inside the body of a while loop, and JAX writes the two
 backward convolutions of training in other layouts: there they run many times slower.
 Here all three are written in that layout from the start. Under `vmap` over kernels,
-which would make a grouped convolution, each backend gets what measured fastest there
-(see `experiments/convolutions.py`).
+which would make a grouped convolution, a CPU takes one kernel after the other, the
+fastest way measured there (`experiments/convolutions.py`); other backends multiply
+patches, which is not measured yet.
 """
 
 from __future__ import annotations
