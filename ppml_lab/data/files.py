@@ -8,6 +8,7 @@ import http.client
 import math
 import os
 import tempfile
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,8 @@ def find(
         for name in filenames:
             paths[name] = locate(dataset, name) or _download(dataset, name, sources)
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # It is the response, and holds the connection.
         missing = [
             n for n in filenames if n not in paths and locate(dataset, n) is None
         ]
