@@ -13,6 +13,7 @@ from jaxtyping import Int, UInt32
 from ppml_lab import base
 
 _SWAP_ROUNDS = 32
+_FUSED_ROUNDS = 8
 
 
 def _mix(x: UInt32[Array, "*s"]) -> UInt32[Array, "*s"]:
@@ -51,4 +52,8 @@ def permute(
         partner = jnp.where(pivot >= x, pivot - x, pivot + size - x)
         swap = _mix(jnp.maximum(x, partner) + seed) >> 31
         x = jnp.where(swap == 1, partner, x)
+        if number % _FUSED_ROUNDS == _FUSED_ROUNDS - 1:
+            # A round reads `x` several times, so fusing all rounds into one doubles
+            # the work at each: under vmap jax 0.11 did not end compiling it.
+            x = jax.lax.optimization_barrier(x)
     return x.astype(positions.dtype)

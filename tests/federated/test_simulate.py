@@ -186,7 +186,7 @@ def test_two_thousand_clients_and_fifty_rounds_are_one_program(compile_counter):
         return algorithm.round(key, state, clients)
 
     jnp.int32(0)  # what a first call of these compiles is not the simulation's
-    jax.random.split(KEY)
+    _, _ = jax.random.split(KEY)
     compile_counter.reset()
     state, history = federated.simulate(
         KEY, algorithm._replace(round=counted), clients, 50
