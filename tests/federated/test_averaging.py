@@ -93,9 +93,6 @@ def test_the_mean_of_one_step_each_is_fedsgd(run, clients):
     params, info = run(START)
     updates = client_updates(clients, START)
     np.testing.assert_allclose(params, flat(START) + updates.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(
-        info["update_norm"], np.linalg.norm(updates, axis=1).mean(), rtol=1e-5
-    )
     assert info["cohort_size"] == info["num_reports"] == 5
 
 
@@ -143,9 +140,8 @@ def test_a_round_of_two_clients_by_hand(weighting, mechanism, expected):
     np.testing.assert_array_equal(state.params, [expected])
     # Losses of client one: (1 + 9) / 4, then (0 + 4) / 4; of the other 12.5, 3.125.
     np.testing.assert_allclose(info["train_loss"], (1.75 + 7.8125) / 2)
-    np.testing.assert_array_equal(info["update_norm"] * 2, {
-        "uniform": 1.5 + 3.75, "examples": 1.5 + 3.75 / 2
-    }[weighting])  # fmt: skip
+    if mechanism is not None:
+        np.testing.assert_array_equal(info["update_norm"], (1.5 + 3.75) / 2)
 
 
 @pytest.mark.parametrize("sampler", ["everyone", "half"])
@@ -190,7 +186,7 @@ def test_an_empty_cohort_changes_nothing_without_privacy(run):
     params, info = run(START, sampler="rarely")
     np.testing.assert_array_equal(params, flat(START))
     assert {name: float(value) for name, value in info.items()} == {
-        "train_loss": 0, "update_norm": 0, "cohort_size": 0, "num_reports": 0
+        "train_loss": 0, "cohort_size": 0, "num_reports": 0
     }  # fmt: skip
 
 
