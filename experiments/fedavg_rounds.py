@@ -1,13 +1,13 @@
 """How many rounds does FedAvg need, and is that what its paper reports?
 
 Claim (McMahan et al., "Communication-Efficient Learning of Deep Networks from
-Decentralized Data", AISTATS 2017, Table 1): on MNIST with 100 clients the 2NN reaches
-97% test accuracy in the rounds that the cells below list, each with the best client
-learning rate of a grid.
+Decentralized Data", AISTATS 2017, Tables 1 and 2): on MNIST with 100 clients the 2NN
+reaches 97% and the CNN 99% test accuracy in the rounds that the cells below list, each
+with the best client learning rate of a grid.
 
 As in the paper, accuracy is made monotone over the rounds and interpolated between
 them, and the best rate of the grid is the one that counts. A run ends once it has
-reached its target. `paper` takes some minutes on 2 cores; `smoke` (logistic
+reached its target. `paper` takes about two hours on 2 cores; `smoke` (logistic
 regression on digits to 90%) a few seconds.
 
     python -m experiments.fedavg_rounds smoke
@@ -16,20 +16,25 @@ regression on digits to 90%) a few seconds.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ppml_lab import lab
 
+TARGETS = {"logistic": 0.9, "2nn": 0.97, "cnn": 0.99}
+"""The test accuracy that a model is to reach."""
+ALL = 600
+"""The batch size that is all of a client's examples: infinity in the paper."""
+
 
 class Cell(NamedTuple):
     """A cell of the paper's tables, and how it is tried here.
 
     Attributes:
+      model: One of TARGETS.
       partition: iid, or shards (two digits per client).
       cohort: Clients per round; a hundredth of it is the paper's C.
       epochs: E.
@@ -40,6 +45,7 @@ class Cell(NamedTuple):
       num_seeds: Repetitions of every rate.
     """
 
+    model: str
     partition: str
     cohort: int
     epochs: int
@@ -47,50 +53,54 @@ class Cell(NamedTuple):
     paper_rounds: float | None
     learning_rates: tuple[float, ...]
     max_rounds: int
-    num_seeds: int = 1
+    num_seeds: int
+
+
+# Steps of the paper's grid of 10^(1/3).
+LOW, MIDDLE, HIGH = (
+    (0.0464, 0.1, 0.215),
+    (0.0464, 0.1, 0.215, 0.464),
+    (0.215, 0.464, 1.0),
+)
+CELLS = (
+    Cell("2nn", "iid", 10, 1, 10, 87, MIDDLE, 150, 3),
+    Cell("2nn", "iid", 20, 1, 10, 77, MIDDLE, 150, 3),
+    Cell("2nn", "iid", 50, 1, 10, 75, MIDDLE, 150, 3),
+    Cell("2nn", "shards", 10, 1, 10, 664, LOW, 700, 3),
+    Cell("2nn", "shards", 20, 1, 10, 619, LOW, 700, 3),
+    Cell("2nn", "shards", 50, 1, 10, 443, LOW, 500, 3),
+    Cell("2nn", "iid", 10, 1, ALL, 1474, HIGH, 1500, 3),
+    Cell("2nn", "iid", 20, 1, ALL, 1658, HIGH, 1500, 3),
+    Cell("2nn", "iid", 50, 1, ALL, None, HIGH, 1500, 1),
+    Cell("2nn", "shards", 10, 1, ALL, 1796, HIGH, 1800, 3),
+    Cell("2nn", "shards", 20, 1, ALL, 1528, HIGH, 1600, 3),
+    Cell("2nn", "shards", 50, 1, ALL, None, HIGH, 1500, 1),
+    # The CNN as far as two cores allow.
+    Cell("cnn", "iid", 10, 1, 10, 34, (0.1, 0.215), 50, 1),
+    Cell("cnn", "iid", 10, 1, 50, 65, (0.215, 0.464), 90, 1),
+    Cell("cnn", "iid", 10, 5, 50, 29, (0.1, 0.215), 45, 1),
+    Cell("cnn", "iid", 10, 5, 10, 18, (0.0464, 0.1), 30, 1),
+    Cell("cnn", "shards", 10, 1, 10, 350, (0.1,), 250, 1),
+    Cell("cnn", "iid", 20, 5, 10, 18, (0.1,), 30, 1),
+    Cell("cnn", "iid", 50, 5, 10, 18, (0.1,), 25, 1),
+)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Cells that share a data set, a model and a target."""
+    """Cells on a data set."""
 
-    base: lab.Config = field(
-        default_factory=lambda: lab.Config(
-            data=lab.DataConfig(dataset="mnist", num_clients=100),
-            sampler="fixed_size",
-            eval_every=1,
-            evals_per_chunk=10,
-            weighting="examples",
-        )
-    )
-    """What the cells have in common."""
-    target_accuracy: float = 0.97
-    """Test accuracy to reach."""
-    cells: tuple[Cell, ...] = ()
+    dataset: str = "mnist"
+    """Among 100 clients."""
+    cells: tuple[Cell, ...] = CELLS
     """The cells."""
 
 
-# Steps of the paper's grid of 10^(1/3).
-RATES = (0.0464, 0.1, 0.215, 0.464)
-MLP_CELLS = (
-    Cell("iid", 10, 1, 10, 87, RATES, 150, num_seeds=3),
-    Cell("iid", 20, 1, 10, 77, RATES, 150, num_seeds=3),
-    Cell("iid", 50, 1, 10, 75, RATES, 150, num_seeds=3),
-)
-ON_DIGITS = Cell("iid", 10, 1, 5, None, (0.1, 1.0), 60, num_seeds=2)
-
-
-def _with(experiment: Experiment, **changes: Any) -> Experiment:
-    base = dataclasses.replace(experiment.base, **changes)
-    return dataclasses.replace(experiment, base=base)
-
-
 CONFIGS = {
-    "smoke": _with(
-        Experiment(target_accuracy=0.9, cells=(ON_DIGITS,)),
-        data=lab.DataConfig(dataset="digits", num_clients=100),
+    "smoke": Experiment(
+        "digits", (Cell("logistic", "iid", 10, 1, 5, None, (0.1, 1.0), 60, 2),)
     ),
-    "paper": _with(Experiment(cells=MLP_CELLS), model="2nn"),
+    "paper": Experiment(),
 }
 
 
@@ -109,21 +119,27 @@ def points(experiment: Experiment) -> list[lab.Point]:
     """Every cell, rate and seed."""
     return [
         lab.Point(
-            dataclasses.replace(
-                experiment.base,
-                data=dataclasses.replace(
-                    experiment.base.data, partition=cell.partition
+            lab.Config(
+                data=lab.DataConfig(
+                    dataset=experiment.dataset,
+                    num_clients=100,
+                    partition=cell.partition,
                 ),
+                model=cell.model,
+                sampler="fixed_size",
                 cohort=cell.cohort,
+                weighting="examples",
                 local_epochs=cell.epochs,
                 batch_size=cell.batch_size,
                 num_rounds=cell.max_rounds,
-                stop_at_accuracy=experiment.target_accuracy,
+                eval_every=1,
+                evals_per_chunk=10,
+                stop_at_accuracy=TARGETS[cell.model],
             ),
             lab.Hyperparams(learning_rate=rate),
             seed,
             {
-                "model": experiment.base.model,
+                "model": cell.model,
                 "partition": cell.partition,
                 "C": cell.cohort / 100,
                 "E": cell.epochs,
@@ -131,6 +147,7 @@ def points(experiment: Experiment) -> list[lab.Point]:
                 "learning_rate": rate,
                 "seed": seed,
                 "paper_rounds": cell.paper_rounds,
+                "target_accuracy": TARGETS[cell.model],
             },
         )
         for cell in experiment.cells
@@ -141,21 +158,22 @@ def points(experiment: Experiment) -> list[lab.Point]:
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
     """One row per run; `best_rate` marks the best median over seeds of its cell."""
-    target = experiment.target_accuracy
-    rows = [
-        {
-            **run.point.labels,
-            "target_accuracy": target,
-            "rounds_to_target": rounds_to(target, run.outcome.history("accuracy")),
-            "best_accuracy": max(run.outcome.history("accuracy")),
-            "rounds_run": run.outcome.last["round"],
-            "seconds": run.outcome.last["seconds"],
-        }
-        for run in results
-    ]
+    rows = []
+    for run in results:
+        accuracy = run.outcome.history("accuracy")
+        found = rounds_to(run.point.labels["target_accuracy"], accuracy)
+        rows.append(
+            {
+                **run.point.labels,
+                "rounds_to_target": found,
+                "best_accuracy": max(accuracy),
+                "rounds_run": run.outcome.last["round"],
+                "seconds": run.outcome.last["seconds"],
+            }
+        )
 
     def cell_of(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(row[name] for name in ("partition", "C", "E", "B"))
+        return tuple(row[name] for name in ("model", "partition", "C", "E", "B"))
 
     def median(row: dict[str, Any]) -> float:
         alike = (cell_of(row), row["learning_rate"])

@@ -25,8 +25,9 @@ CELL = ("model", "partition", "C", "E", "B")
 def name(row: dict[str, str]) -> str:
     model, partition, fraction, epochs, batch = (row[key] for key in CELL)
     deal = {"iid": "IID", "shards": "2 digits each"}.get(partition, partition)
+    size = "all" if batch == "600" else batch
     target = f"{float(row['target_accuracy']):.0%}"
-    return f"{model} to {target}, {deal}: C={fraction}, E={epochs}, B={batch}"
+    return f"{model} to {target}, {deal}: C={fraction}, E={epochs}, B={size}"
 
 
 def main(folder: Path, out: Path) -> None:
