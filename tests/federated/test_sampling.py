@@ -1,5 +1,7 @@
 """Samplers: who is drawn, how often, and what that does to a round's event."""
 
+import math
+
 import dp_accounting
 import jax
 import jax.numpy as jnp
@@ -55,15 +57,32 @@ def test_cohorts_have_a_static_shape_and_distinct_members(sampler):
     np.testing.assert_array_equal(members.sum(1), weights.sum(1))
 
 
-def test_fixed_size_is_exact_and_uniform_over_subsets():
-    population, cohort_size = 5, 2
+@pytest.mark.parametrize(("population", "cohort_size"), [(5, 2), (8, 4)])
+def test_fixed_size_is_exact_and_uniform_over_subsets(population, cohort_size):
     sampler = federated.fixed_size(population, cohort_size)
     _, members = draw(sampler)
     assert set(members.sum(1)) == {cohort_size}
     subsets = members @ (1 << np.arange(population))
     counts = np.unique(subsets, return_counts=True)[1]
-    assert len(counts) == 10
+    assert len(counts) == math.comb(population, cohort_size)
     assert scipy.stats.chisquare(counts).pvalue > SIGNIFICANCE
+
+
+def test_fixed_size_draws_members_and_pairs_of_a_large_population_evenly():
+    population, cohort_size = 400, 20
+    _, members = draw(federated.fixed_size(population, cohort_size))
+    taken = members.sum(0)
+    # Negatively correlated counts: a chi-square with a known scale.
+    spread = DRAWS * (cohort_size / population) * (1 - cohort_size / population)
+    statistic = ((taken - taken.mean()) ** 2).sum() / spread
+    tails = scipy.stats.chi2(population - 1).cdf(statistic)
+    assert SIGNIFICANCE < tails < 1 - SIGNIFICANCE
+    # Two rounds share 20 * 20 / 400 members on average, hypergeometrically.
+    shared = (members[1:] * members[:-1]).sum(1)
+    law = scipy.stats.hypergeom(population, cohort_size, cohort_size)
+    observed = np.bincount(np.minimum(shared, 4), minlength=5)
+    expected = len(shared) * np.append(law.pmf(range(4)), law.sf(3))
+    assert scipy.stats.chisquare(observed, expected).pvalue > SIGNIFICANCE
 
 
 def test_fixed_size_of_everybody_leaves_nobody_out():
