@@ -37,10 +37,12 @@ def main() -> None:
         federated.use_all_cores()
     compilations = Compilations()
     mesh = federated.client_mesh(options.devices)
-    num_lanes = options.lanes or default_num_lanes()
     clients, test = federated_data(options, federated.on_every_device(mesh))
     modules = {"2nn": models.two_nn, "cnn": models.CNN}
     task = models.flax_classification(modules[options.model](10), (28, 28, 1))
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    dimension = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    num_lanes = options.lanes or default_num_lanes(dimension)
     algorithm = federated.averaging(
         task,
         federated.local_sgd(
@@ -80,7 +82,7 @@ def main() -> None:
     meter.report(
         "ppml_lab",
         importlib.metadata.version("ppml_lab"),
-        sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        dimension,
         float(evaluate(state.params, test)["accuracy"]),
         compile_seconds=compile_seconds,
         recompilations=recompilations,

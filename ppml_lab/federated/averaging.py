@@ -84,7 +84,8 @@ def averaging(
         report).
       dropout_prob: Chance of a participant to drop out before its upload,
         independently. It then contributes nothing and keeps what it kept before.
-      num_lanes: Clients trained at once on a device; chosen by backend if None.
+      num_lanes: Clients trained at once on a device; chosen by backend
+        and model if None.
       mesh: Devices, along an axis "clients", over which a cohort is dealt; one device
         if None.
 
@@ -98,11 +99,11 @@ def averaging(
     server = fedopt(optax.sgd(1.0)) if server is None else server
     mechanism = dp.no_privacy() if mechanism is None else mechanism
     aggregator = smpc.clear() if aggregator is None else aggregator
-    num_lanes = lanes.default_num_lanes() if num_lanes is None else num_lanes
-    checks.at_least("num_lanes", num_lanes, 1)
     checks.known("weighting", weighting, WEIGHTINGS)
     _check_parts(server, mechanism, weighting, dropout_prob, mesh)
     dimension = _dimension(_update_shapes(task, trainer, server))
+    num_lanes = lanes.default_num_lanes(dimension) if num_lanes is None else num_lanes
+    checks.at_least("num_lanes", num_lanes, 1)
     expected_reports = sampler.expected_cohort * (1.0 - dropout_prob)
     private = mechanism.privacy_unit is not None
 

@@ -56,9 +56,18 @@ Fold = Callable[[PyTree, PyTree], PyTree]
 """`(total, reports) -> total` for reports stacked over lanes; zeros are empty."""
 
 
-def default_num_lanes() -> int:
-    """1 on a CPU, where one client's weights stay in cache; many on accelerators."""
-    return 1 if jax.default_backend() == "cpu" else 64
+_SMALL_MODEL = 16_384
+
+
+def default_num_lanes(dimension: int) -> int:
+    """The lanes of a model of `dimension` parameters, unless the user knows better.
+
+    On a CPU 1, so that one client's weights stay in cache, or 2 where the model is so
+    small that the cost of starting operations counts for more; 64 on accelerators.
+    """
+    if jax.default_backend() != "cpu":
+        return 64
+    return 2 if dimension <= _SMALL_MODEL else 1
 
 
 def train_cohort(

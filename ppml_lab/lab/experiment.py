@@ -99,7 +99,7 @@ class Config:
     max_abs: float = 8.0
     """Bound of a shared coordinate where no clip norm bounds it."""
     num_lanes: int | None = None
-    """Clients trained at once on a device; None chooses by backend."""
+    """Clients trained at once on a device; None chooses by backend and model."""
     num_devices: int | None = None
     """Devices that a round's clients are dealt to; None takes all."""
 

@@ -22,6 +22,12 @@ SUMS = {
 LANES_AND_DEVICES = [(2, 1), (4, 1), (5, 1), (32, 1), (1, 4), (4, 4), (32, 4)]
 
 
+def test_a_cpu_trains_small_models_side_by_side_and_others_alone():
+    logistic, two_nn = 7_850, 199_210
+    assert lanes.default_num_lanes(logistic) > 1
+    assert lanes.default_num_lanes(two_nn) == 1
+
+
 def tracing(weigh_key):
     """A client that takes one step per example, and whose update says which example was
     used in which step and, with `weigh_key`, which key the client had. It keeps its
