@@ -253,15 +253,23 @@ class MechanismInit(Protocol):
 
 class MechanismClip(Protocol):
     def __call__(self, key: Key, state: PyTree, update: PyTree) -> PyTree:
-        """What leaves one client: its update, bounded; under local DP also with the
-        client's own noise.
+        """What leaves one client: its update, bounded, and whatever else `privatize`
+        wants summed; under local DP also with the client's own noise.
+        """
+        ...
+
+
+class MechanismClipExamples(Protocol):
+    def __call__(self, state: PyTree, gradients: Any, weights: Array) -> PyTree:
+        """The sum of a batch's `clip`ped gradients, from a `dp.PerExample`, without
+        those of weight 0.
         """
         ...
 
 
 class MechanismNormBound(Protocol):
     def __call__(self, state: PyTree) -> Any:
-        """The L2 norm that `clip` guarantees, before any noise."""
+        """The L2 norm that what is clipped has at most, before any noise."""
         ...
 
 
@@ -269,8 +277,8 @@ class MechanismPrivatize(Protocol):
     def __call__(
         self, key: Key, state: PyTree, total: PyTree, sensitivity: Any
     ) -> tuple[PyTree, PyTree]:
-        """Adds noise to a **sum** with the given L2 sensitivity; returns the noisy sum
-        and the next state.
+        """Adds noise to a **sum** of what was clipped, with the given L2 sensitivity;
+        returns the noisy sum of updates and the next state.
         """
         ...
 
@@ -287,12 +295,13 @@ class PrivacyMechanism(NamedTuple):
     """A mechanism and its accounting, from one builder so that they cannot drift apart.
 
     Attributes:
-      privacy_unit: Whose contribution `clip` bounds, "client" or "example"; None for
+      privacy_unit: Whose contribution is bounded, "client" or "example"; None for
         the mechanism that promises nothing (`dp.no_privacy`).
     """
 
     init: MechanismInit
     clip: MechanismClip
+    clip_examples: MechanismClipExamples
     norm_bound: MechanismNormBound
     privatize: MechanismPrivatize
     event: MechanismEvent

@@ -30,6 +30,9 @@ SAMPLERS = {
 MECHANISMS = {
     "no_privacy": dp.no_privacy(),
     "gaussian": dp.gaussian(0.5, 1.0),
+    "per_layer": dp.gaussian(0.5, 1.0, rule="per_layer"),
+    "normalised": dp.gaussian(0.5, 1.0, rule="normalised"),
+    "adaptive_gaussian": dp.adaptive_gaussian(0.5, 1.0, 5.0),
     "local_gaussian": dp.local_gaussian(0.5, 1.0),
 }
 AGGREGATORS = {
@@ -43,7 +46,13 @@ TRAINERS = {
         task, SGD, 3, 0.5, num_epochs=1
     ),
     "local_dp_sgd": lambda task: federated.local_dp_sgd(
-        task, SGD, dp.gaussian(0.5, 1.0, privacy_unit="example"), 0.5, 2, 7
+        task,
+        SGD,
+        dp.gaussian(0.5, 1.0, privacy_unit="example"),
+        0.5,
+        2,
+        7,
+        method="vmap",
     ),
 }
 PAIRS = {"scaffold": lambda task: federated.scaffold(task, SGD, 3, num_epochs=1)}
@@ -59,7 +68,7 @@ ALGORITHMS = {
         task, trainer, SAMPLERS["poisson"], **parts
     ),
     "central_sgd": lambda task, trainer, **parts: federated.central_sgd(
-        task, SGD, federated.poisson(18, 0.5), **parts
+        task, SGD, federated.poisson(18, 0.5), method="vmap", **parts
     ),
 }
 
@@ -164,12 +173,14 @@ def test_samplers(name):
 def test_mechanisms(name):
     mechanism = MECHANISMS[name]
     state = mechanism.init()
-    same_shapes(jax.jit(mechanism.clip)(fresh(), state, UPDATE), UPDATE)
+    message = jax.jit(mechanism.clip)(fresh(), state, UPDATE)
     keys = jax.random.split(fresh(), 3)
     clipped = jax.vmap(mechanism.clip, in_axes=(0, None, 0))(keys, state, stacked(3))
-    same_shapes(clipped, stacked(3))
+    same_shapes(jax.tree.map(lambda leaf: leaf[0], clipped), message)
     bound = mechanism.norm_bound(state=state)
-    noisy, next_state = jax.jit(mechanism.privatize)(fresh(), state, UPDATE, bound)
+    if name != "local_gaussian":  # which adds noise to the message
+        assert float(optax.tree.norm(message)) <= bound * (1 + 1e-6)
+    noisy, next_state = jax.jit(mechanism.privatize)(fresh(), state, message, bound)
     same_shapes(noisy, UPDATE)
     assert jax.tree.structure(next_state) == jax.tree.structure(state)
     for sampler in SAMPLERS.values():

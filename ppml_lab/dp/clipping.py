@@ -1,32 +1,151 @@
-"""Clipping: what bounds a client's or an example's influence."""
+"""Clipping: what bounds a client's or an example's influence.
+
+A clipping rule sees the norms of a contribution's leaves and says by which factors to
+scale them; so it serves updates, which are there, and per-example gradients, of which
+only the norms are (`ghost`).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import trees
+from ppml_lab import checks
+from ppml_lab.dp.per_example import PerExample
+
+
+class Clipping(NamedTuple):
+    """A rule.
+
+    **Guarantee:** a contribution scaled by the factors has L2 norm at most
+    `norm_bound`, up to float rounding (relative 1e-6); if any of it is NaN or infinite,
+    or its norm overflows, all factors are exactly zero, so that it cannot poison a sum.
+
+    Attributes:
+      factors: `squared_norms -> factors`, both shaped like the contribution with `[]`
+        or `[n]` at each leaf.
+      norm_bound: The bound.
+    """
+
+    factors: Callable[[PyTree], PyTree]
+    norm_bound: Any
+
+
+def flat(clip_norm: Any) -> Clipping:
+    """Scales the whole contribution down to `clip_norm`; `inf` leaves it as it is."""
+
+    def factors(squared_norms: PyTree) -> PyTree:
+        norm = total_norm(squared_norms)
+        factor = jnp.where(jnp.isfinite(norm), jnp.minimum(1.0, clip_norm / norm), 0.0)
+        return jax.tree.map(lambda _: factor, squared_norms)
+
+    return Clipping(factors, clip_norm)
+
+
+def per_layer(clip_norm: Any) -> Clipping:
+    """Scales each layer (the leaves of one parent) down to its share of `clip_norm`.
+
+    All shares are the same, `clip_norm / sqrt(layers)`, so that together they keep
+    within `clip_norm` (McMahan et al., "Learning Differentially Private Recurrent
+    Language Models", ICLR 2018).
+    """
+
+    def factors(squared_norms: PyTree) -> PyTree:
+        finite = jnp.isfinite(total_norm(squared_norms))
+        paths, structure = jax.tree.flatten_with_path(squared_norms)
+        layers: dict[Any, list[Array]] = {}
+        for path, leaf in paths:
+            layers.setdefault(path[:-1], []).append(leaf)
+        share = clip_norm / jnp.sqrt(jnp.float32(len(layers)))
+        factor = {
+            layer: jnp.where(finite, jnp.minimum(1.0, share / total_norm(own)), 0.0)
+            for layer, own in layers.items()
+        }
+        return jax.tree.unflatten(structure, [factor[path[:-1]] for path, _ in paths])
+
+    return Clipping(factors, clip_norm)
+
+
+def normalised(clip_norm: Any, stability: float = 0.01) -> Clipping:
+    """Scales every contribution to (nearly) `clip_norm`, small ones up too.
+
+    "Automatic clipping", `clip_norm / (norm + stability)`, of Bu, Wang, Zha, Karypis,
+    "Automatic Clipping: Differentially Private Deep Learning Made Easier and Stronger",
+    NeurIPS 2023.
+    """
+
+    def factors(squared_norms: PyTree) -> PyTree:
+        norm = total_norm(squared_norms)
+        factor = jnp.where(jnp.isfinite(norm), clip_norm / (norm + stability), 0.0)
+        return jax.tree.map(lambda _: factor, squared_norms)
+
+    return Clipping(factors, clip_norm)
+
+
+RULES = {"flat": flat, "per_layer": per_layer, "normalised": normalised}
+
+
+def rule(name: str, clip_norm: Any) -> Clipping:
+    """A rule by its name.
+
+    Raises:
+      ValueError: For a name not in RULES, or a clip_norm that is no positive number
+        (`inf` is one for "flat" and "per_layer").
+    """
+    checks.known("clipping", name, tuple(RULES))
+    checks.positive("clip_norm", clip_norm, allow_inf=name != "normalised")
+    return RULES[name](clip_norm)
+
+
+def clip(clipping: Clipping, update: PyTree) -> PyTree:
+    """An update, scaled as the rule says."""
+
+    def scaled(leaf: Array, factor: Array) -> Array:
+        # Not a product alone: 0 times NaN is NaN.
+        return jnp.where(factor > 0, leaf * factor.astype(leaf.dtype), 0)
+
+    return jax.tree.map(scaled, update, clipping.factors(squared_norms(update)))
+
+
+def clip_examples(
+    clipping: Clipping, gradients: PerExample, weights: Float[Array, " n"]
+) -> PyTree:
+    """The sum of per-example gradients, each scaled as the rule says; examples of
+    weight 0 are left out.
+    """
+    factors = clipping.factors(gradients.squared_norms)
+    heard = jax.tree.map(lambda f: jnp.where(weights > 0, f, 0.0), factors)
+    return gradients.weighted_sum(heard)
+
+
+def squared_norms(update: PyTree) -> PyTree:
+    """The squared L2 norm of every leaf."""
+
+    def squared(leaf: Array) -> Array:
+        # Squares of short floats would overflow.
+        wide = leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf
+        return jnp.sum(wide * wide)
+
+    return jax.tree.map(squared, update)
 
 
 def clip_by_global_norm(
     update: PyTree, clip_norm: Any
 ) -> tuple[PyTree, Float[Array, ""]]:
-    """Scales `update` down to L2 norm `clip_norm`, all leaves together.
-
-    **Guarantee:** the result has norm at most `clip_norm`, up to float rounding
-    (relative 1e-6). An update that holds a NaN or an infinity, or whose norm overflows,
-    becomes exactly zero, so that it cannot poison the sum. `clip_norm = inf` returns
-    finite updates unchanged, bit by bit.
+    """`flat` clipping of one update.
 
     Returns:
       The clipped update and the norm that it had before (NaN or inf if it was bad).
     """
-    norm = optax.tree.norm(update)
-    scale = jnp.minimum(1.0, clip_norm / norm)
-    clipped = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), update)
-    return trees.where(jnp.isfinite(norm), clipped, 0.0), norm
+    return clip(flat(clip_norm), update), total_norm(squared_norms(update))
+
+
+def total_norm(squared_norms: PyTree) -> Array:
+    """The L2 norm of all leaves together."""
+    first, *others = jax.tree.leaves(squared_norms)
+    return jnp.sqrt(sum(others, first))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -10,11 +11,21 @@ from jax import Array
 from jaxtyping import Float, PyTree
 
 from ppml_lab import base, checks, trees
+from ppml_lab.dp import ghost, per_example
+
+METHODS = ("auto", "ghost", "vmap")
 
 SummedGradient = Callable[
     [base.Key, PyTree, PyTree, Float[Array, " n"]], tuple[PyTree, Float[Array, ""]]
 ]
 """`(key, params, examples, weights) -> (sum of gradients, sum of losses)`."""
+
+ClippedGradient = Callable[
+    [base.Key, PyTree, PyTree, PyTree, Float[Array, " n"]],
+    tuple[PyTree, Float[Array, ""]],
+]
+"""`(key, mechanism_state, params, examples, weights) -> (what the mechanism privatizes,
+sum of losses)`."""
 
 
 def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
@@ -41,22 +52,28 @@ def clipped_gradient(
     loss: base.TaskLoss,
     mechanism: base.PrivacyMechanism,
     *,
+    method: str = "auto",
     microbatch_size: int | None = None,
-) -> SummedGradient:
-    """The sum of each example's gradient, clipped by `mechanism`, through `vmap(grad)`.
+) -> ClippedGradient:
+    """The sum of each example's gradient, clipped by `mechanism`.
 
     **Guarantee:** adding or removing one example moves the sum by at most
     `mechanism.norm_bound`; an example with weight 0, or whose gradient is not finite,
-    contributes exactly zero.
+    contributes exactly zero. Every example goes through the loss alone, as a batch of
+    one, with a key of its own.
 
     Args:
       loss: Per-example losses.
-      mechanism: Its `clip` bounds each example; its privacy_unit must say so.
-      microbatch_size: How many gradients exist at once; None for the whole batch. The
-        batch is padded up to a multiple of it.
+      mechanism: Its `clip_examples` bounds each example; its privacy_unit must say so.
+      method: "ghost" needs per-example gradients of few layers only and knows flax's
+        common layers (`dp.ghost`); "vmap" makes them all and knows any model; "auto"
+        takes the first where it can, and warns where it cannot.
+      microbatch_size: How many examples go through the model at once; None for the
+        whole batch. The batch is padded up to a multiple of it.
 
     Raises:
-      ValueError: If microbatch_size is below 1, or the mechanism protects clients.
+      ValueError: If microbatch_size is below 1, the method unknown, or the mechanism
+        protects clients; with "ghost", when called, for a model that it does not know.
     """
     if mechanism.privacy_unit != "example":
         raise ValueError(
@@ -65,46 +82,63 @@ def clipped_gradient(
         )
     if microbatch_size is not None:
         checks.at_least("microbatch_size", microbatch_size, 1)
-
-    def one(
-        key: base.Key, params: PyTree, example: PyTree, weight: Float[Array, ""]
-    ) -> tuple[PyTree, Float[Array, ""]]:
-        def single(params: PyTree) -> Float[Array, ""]:
-            batch = jax.tree.map(lambda leaf: leaf[None], example)
-            return loss(loss_key, params, batch)[0]
-
-        loss_key, clip_key = jax.random.split(key)
-        value, grads = jax.value_and_grad(single)(params)
-        clipped = mechanism.clip(clip_key, mechanism.init(), grads)
-        return trees.where(weight > 0, (clipped, value), 0.0)
+    gradients_of = _method(loss, method)
 
     def batch_sum(
-        keys: base.Key, params: PyTree, examples: PyTree, weights: Float[Array, " n"]
+        keys: base.Key,
+        state: PyTree,
+        params: PyTree,
+        examples: PyTree,
+        weights: Float[Array, " n"],
     ) -> tuple[PyTree, Float[Array, ""]]:
-        parts = jax.vmap(one, in_axes=(0, None, 0, 0))(keys, params, examples, weights)
-        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), parts)
+        gradients = gradients_of(keys, params, examples)
+        losses = jnp.where(weights > 0, gradients.losses, 0.0)
+        return mechanism.clip_examples(state, gradients, weights), jnp.sum(losses)
 
     def gradient(
-        key: base.Key, params: PyTree, examples: PyTree, weights: Float[Array, " n"]
+        key: base.Key,
+        state: PyTree,
+        params: PyTree,
+        examples: PyTree,
+        weights: Float[Array, " n"],
     ) -> tuple[PyTree, Float[Array, ""]]:
         n = weights.shape[0]
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n))
         if microbatch_size is None or microbatch_size >= n:
-            return batch_sum(keys, params, examples, weights)
+            return batch_sum(keys, state, params, examples, weights)
         num_parts = -(-n // microbatch_size)
         rows = jnp.arange(num_parts * microbatch_size)
         present = jnp.where(rows < n, weights[jnp.minimum(rows, n - 1)], 0.0)
 
-        def add(total: PyTree, part: Array) -> tuple[PyTree, None]:
-            at = rows[part]
+        def part_sum(at: Array) -> tuple[PyTree, Float[Array, ""]]:
             inside = jnp.minimum(at, n - 1)
-            summed = batch_sum(
-                keys[inside], params, trees.take(examples, inside), present[at]
-            )
-            return jax.tree.map(jnp.add, total, summed), None
+            rows = trees.take(examples, inside)
+            return batch_sum(keys[inside], state, params, rows, present[at])
 
-        zero = jax.tree.map(jnp.zeros_like, (params, jnp.float32(0)))
+        def add(total: PyTree, at: Array) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, part_sum(at)), None
+
         parts = rows.reshape(num_parts, microbatch_size)
+        shapes = jax.eval_shape(part_sum, parts[0])
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.scan(add, zero, parts)[0]
 
     return gradient
+
+
+def _method(loss: base.TaskLoss, name: str) -> per_example.Method:
+    checks.known("method", name, METHODS)
+    by_vmap, by_layers = per_example.by_vmap(loss), ghost.by_layers(loss)
+    if name != "auto":
+        return {"vmap": by_vmap, "ghost": by_layers}[name]
+
+    def either(
+        keys: base.Key, params: PyTree, examples: PyTree
+    ) -> per_example.PerExample:
+        try:
+            return by_layers(keys, params, examples)
+        except ghost.UnknownLayerError as unknown:
+            warnings.warn(f"slower per-example gradients: {unknown}", stacklevel=2)
+            return by_vmap(keys, params, examples)
+
+    return either

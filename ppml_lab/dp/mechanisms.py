@@ -25,6 +25,7 @@ def no_privacy() -> base.PrivacyMechanism:
     return base.PrivacyMechanism(
         init=lambda: (),
         clip=lambda key, state, update: update,
+        clip_examples=_clips_no_examples,
         norm_bound=lambda state: float("inf"),
         privatize=lambda key, state, total, sensitivity: (total, state),
         event=event,
@@ -33,7 +34,11 @@ def no_privacy() -> base.PrivacyMechanism:
 
 
 def gaussian(
-    clip_norm: Any, noise_multiplier: Any, *, privacy_unit: str = "client"
+    clip_norm: Any,
+    noise_multiplier: Any,
+    *,
+    privacy_unit: str = "client",
+    rule: str = "flat",
 ) -> base.PrivacyMechanism:
     """Clips each contribution and adds Gaussian noise to their sum (central DP).
 
@@ -54,11 +59,15 @@ def gaussian(
       noise_multiplier: Standard deviation of the noise over the sensitivity when one
         contribution is added or removed.
       privacy_unit: Whose contribution is clipped, "client" or "example".
+      rule: How: "flat" (all of it together), "per_layer" or "normalised"; see
+        `dp.clipping`.
 
     Raises:
-      ValueError: For a clip_norm or noise_multiplier that is not a bound or a scale.
+      ValueError: For a clip_norm or noise_multiplier that is not a bound or a scale, or
+        an unknown rule.
     """
     _check(clip_norm, noise_multiplier, privacy_unit)
+    clip = clipping.rule(rule, clip_norm)
 
     def event(sampler: base.ClientSampler) -> base.PrivacyEvent:
         from ppml_lab.dp import events
@@ -72,12 +81,13 @@ def gaussian(
 
     return base.PrivacyMechanism(
         init=lambda: (),
-        clip=lambda key, state, update: clipping.clip_by_global_norm(update, clip_norm)[
-            0
-        ],
+        clip=lambda key, state, update: clipping.clip(clip, update),
+        clip_examples=lambda state, gradients, weights: clipping.clip_examples(
+            clip, gradients, weights
+        ),
         norm_bound=lambda state: clip_norm,
         privatize=lambda key, state, total, sensitivity: (
-            _add_noise(key, total, noise_multiplier, sensitivity),
+            add_noise(key, total, noise_multiplier, sensitivity),
             state,
         ),
         event=event,
@@ -106,7 +116,7 @@ def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechani
 
     def clip(key: base.Key, state: PyTree, update: PyTree) -> PyTree:
         clipped, _ = clipping.clip_by_global_norm(update, clip_norm)
-        return _add_noise(key, clipped, noise_multiplier, clip_norm)
+        return add_noise(key, clipped, noise_multiplier, clip_norm)
 
     def event(sampler: base.ClientSampler) -> base.PrivacyEvent:
         from ppml_lab.dp import events
@@ -117,11 +127,16 @@ def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechani
     return base.PrivacyMechanism(
         init=lambda: (),
         clip=clip,
+        clip_examples=_clips_no_examples,
         norm_bound=lambda state: clip_norm,
         privatize=lambda key, state, total, sensitivity: (total, state),
         event=event,
         privacy_unit="client",
     )
+
+
+def _clips_no_examples(state: PyTree, gradients: Any, weights: jax.Array) -> PyTree:
+    raise ValueError("this mechanism does not bound examples")
 
 
 def _check(clip_norm: Any, noise_multiplier: Any, privacy_unit: str) -> None:
@@ -136,9 +151,12 @@ def _check(clip_norm: Any, noise_multiplier: Any, privacy_unit: str) -> None:
         )
 
 
-def _add_noise(
+def add_noise(
     key: base.Key, tree: PyTree, noise_multiplier: Any, sensitivity: Any
 ) -> PyTree:
+    """Independent Gaussian noise on every coordinate, of `noise_multiplier *
+    sensitivity`; none without a multiplier, whatever the sensitivity.
+    """
     # Without noise the sensitivity may be infinite, and 0 * inf is NaN.
     silent = jnp.asarray(noise_multiplier) == 0
     stddev = jnp.where(

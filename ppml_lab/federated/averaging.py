@@ -101,7 +101,13 @@ def averaging(
     aggregator = smpc.clear() if aggregator is None else aggregator
     checks.known("weighting", weighting, WEIGHTINGS)
     _check_parts(server, mechanism, weighting, dropout_prob, mesh)
-    dimension = _dimension(_update_shapes(task, trainer, server))
+    update = _update_shapes(task, trainer, server)
+    message = jax.eval_shape(
+        lambda key, update: mechanism.clip(key, mechanism.init(), update),
+        jax.random.key(0),
+        update,
+    )
+    dimension = _dimension(message)
     num_lanes = lanes.default_num_lanes(dimension) if num_lanes is None else num_lanes
     checks.at_least("num_lanes", num_lanes, 1)
     expected_reports = sampler.expected_cohort * (1.0 - dropout_prob)

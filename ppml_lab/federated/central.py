@@ -18,6 +18,7 @@ def central_sgd(
     *,
     mechanism: base.PrivacyMechanism | None = None,
     steps_per_round: int = 1,
+    method: str = "auto",
     microbatch_size: int | None = None,
 ) -> base.FederatedAlgorithm:
     """SGD, or DP-SGD, on everybody's examples pooled.
@@ -35,7 +36,8 @@ def central_sgd(
       sampler: Draws the examples of each step; its population is the data set's.
       mechanism: Example-level; `dp.no_privacy()` by default.
       steps_per_round: Steps in one call of `round`.
-      microbatch_size: How many per-example gradients exist at once, None for all.
+      method: How examples are clipped, see `dp.clipped_gradient`.
+      microbatch_size: How many examples are clipped at once, None for all.
 
     Raises:
       ValueError: For step counts below 1, or a mechanism that protects clients.
@@ -43,10 +45,11 @@ def central_sgd(
     checks.at_least("steps_per_round", steps_per_round, 1)
     mechanism = dp.no_privacy() if mechanism is None else mechanism
     if mechanism.privacy_unit is None:
-        gradient = dp.summed_gradient(task.loss)
+        plain = dp.summed_gradient(task.loss)
+        gradient: dp.ClippedGradient = lambda key, state, *batch: plain(key, *batch)  # noqa: E731
     else:
         gradient = dp.clipped_gradient(
-            task.loss, mechanism, microbatch_size=microbatch_size
+            task.loss, mechanism, method=method, microbatch_size=microbatch_size
         )
 
     def init(key: base.Key) -> ServerState:
@@ -61,7 +64,9 @@ def central_sgd(
         sample_key, grad_key, noise_key = jax.random.split(key, 3)
         batch = sampler.sample(sample_key)
         examples = trees.take(clients.examples, batch.indices)
-        grad_sum, loss_sum = gradient(grad_key, state.params, examples, batch.weights)
+        grad_sum, loss_sum = gradient(
+            grad_key, state.mechanism_state, state.params, examples, batch.weights
+        )
         noisy, mechanism_state = mechanism.privatize(
             noise_key,
             state.mechanism_state,

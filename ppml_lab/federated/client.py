@@ -50,6 +50,8 @@ def local_dp_sgd(
     sampling_prob: float,
     num_steps: int,
     max_client_size: int,
+    *,
+    method: str = "auto",
 ) -> base.ClientTrainer:
     """DP-SGD (Abadi et al., CCS 2016) by each client on its own examples.
 
@@ -70,15 +72,21 @@ def local_dp_sgd(
       sampling_prob: Chance of an example to be in a step's batch.
       num_steps: Steps of every client per round.
       max_client_size: Examples of the largest client.
+      method: How examples are clipped, see `dp.clipped_gradient`.
 
     Raises:
       ValueError: For a probability outside (0, 1], sizes below 1, or a mechanism that
-        protects clients.
+        protects clients or carries state.
     """
+    if jax.tree.leaves(mechanism.init()):
+        raise ValueError(
+            "local_dp_sgd starts the mechanism afresh in every step, so one that "
+            "learns over rounds would not; take one without state, such as dp.gaussian"
+        )
     checks.at_least("num_steps", num_steps, 1)
     checks.at_least("max_client_size", max_client_size, 1)
     sampler = sampling.poisson(max_client_size, sampling_prob)
-    gradient = dp.clipped_gradient(task.loss, mechanism)
+    gradient = dp.clipped_gradient(task.loss, mechanism, method=method)
 
     def step(
         key: base.Key,
@@ -95,8 +103,10 @@ def local_dp_sgd(
         weights = jnp.where(batch.indices < client.size, batch.weights, 0.0)
         rows = client.start + jnp.minimum(batch.indices, client.size - 1)
         examples = trees.take(client.examples, rows)
-        grad_sum, loss_sum = gradient(grad_key, state.params, examples, weights)
         nothing = mechanism.init()
+        grad_sum, loss_sum = gradient(
+            grad_key, nothing, state.params, examples, weights
+        )
         noisy, _ = mechanism.privatize(
             noise_key, nothing, grad_sum, mechanism.norm_bound(nothing)
         )

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ppml_lab.dp import clip_by_global_norm
+from ppml_lab import dp
+from ppml_lab.dp import clip_by_global_norm, clipping, per_example
 
 clip = jax.jit(clip_by_global_norm)
 SHAPES = {"one": [(7,)], "scalar": [()], "many": [(3, 2), (), (4,), (1, 1, 5), (2,)]}
@@ -101,3 +102,76 @@ def test_short_floats_keep_their_type_and_their_bound_up_to_rounding(dtype):
     clipped, _ = clip([jnp.full(100, 3, dtype), jnp.ones(2, dtype)], 1.0)
     assert {leaf.dtype for leaf in clipped} == {jnp.dtype(dtype)}
     assert norm_of(clipped) <= 1 + 2 * float(jnp.finfo(dtype).eps)
+
+
+LAYERS = {
+    "first": {"kernel": jnp.array([[3.0, 0.0]]), "bias": jnp.array([4.0])},
+    "second": {"kernel": jnp.array([[0.1]]), "bias": jnp.array([0.0])},
+}
+
+
+def test_per_layer_gives_every_layer_the_same_share():
+    rule = clipping.rule("per_layer", 1.0)
+    clipped = clipping.clip(rule, LAYERS)
+    share = np.sqrt(0.5)
+    np.testing.assert_allclose(
+        [clipped["first"]["kernel"][0, 0], clipped["first"]["bias"][0]],
+        [0.6 * share, 0.8 * share],
+        rtol=1e-6,
+    )
+    # The second layer is within its share and stays.
+    jax.tree.map(np.testing.assert_array_equal, clipped["second"], LAYERS["second"])
+
+
+def test_per_layer_meets_its_bound_when_all_layers_are_long():
+    long = jax.tree.map(lambda leaf: 100 * (leaf + 1), LAYERS)
+    clipped = clipping.clip(clipping.rule("per_layer", 0.3), long)
+    np.testing.assert_allclose(norm_of(jax.tree.leaves(clipped)), 0.3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_normalised_is_short_of_the_bound_by_the_stability(scale):
+    update = jax.tree.map(lambda leaf: scale * leaf, LAYERS)
+    before = float(norm_of(jax.tree.leaves(update)))
+    clipped = clipping.clip(clipping.rule("normalised", 2.0), update)
+    found = norm_of(jax.tree.leaves(clipped))
+    np.testing.assert_allclose(found, 2.0 * before / (before + 0.01), rtol=1e-5)
+    assert found < 2.0
+
+
+@pytest.mark.parametrize("name", ["flat", "per_layer", "normalised"])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e30])
+def test_a_bad_leaf_silences_all_leaves_under_every_rule(name, bad):
+    update = LAYERS | {"third": {"bias": jnp.array([bad])}}
+    clipped = clipping.clip(clipping.rule(name, 1.0), update)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(clipped))
+
+
+@pytest.mark.parametrize("name", ["flat", "per_layer", "normalised"])
+def test_examples_are_clipped_as_updates_are(name):
+    rows = jax.tree.map(
+        lambda leaf: leaf * jnp.arange(4.0).reshape(4, *[1] * leaf.ndim), LAYERS
+    )
+    rule = clipping.rule(name, 1.5)
+    one_by_one = jax.vmap(lambda row: clipping.clip(rule, row))(rows)
+    weights = jnp.array([1.0, 1.0, 0.0, 1.0])
+    expected = jax.tree.map(lambda leaf: leaf[0] + leaf[1] + leaf[3], one_by_one)
+    factors = jax.vmap(clipping.squared_norms)(rows)
+    gradients = dp.PerExample(
+        jnp.zeros(4),
+        factors,
+        lambda f: jax.tree.map(per_example.weighted_rows, f, rows),
+    )
+    found = clipping.clip_examples(rule, gradients, weights)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected
+    )
+
+
+def test_bad_rules():
+    with pytest.raises(ValueError, match=r"unknown clipping 'flatt'.*'flat'"):
+        clipping.rule("flatt", 1.0)
+    with pytest.raises(ValueError, match="clip_norm must be positive and finite"):
+        clipping.rule("normalised", np.inf)
+    with pytest.raises(ValueError, match="clip_norm must be positive, got 0"):
+        clipping.rule("per_layer", 0.0)

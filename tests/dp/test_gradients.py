@@ -1,5 +1,8 @@
 """Sums of clipped per-example gradients, against closed forms in NumPy."""
 
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +19,23 @@ def loss(key, params, examples):
     del key
     logits = jax.nn.log_softmax(examples["x"] @ params["w"] + params["b"])
     return -jnp.take_along_axis(logits, examples["y"][:, None], 1)[:, 0]
+
+
+def by_layer(key, params, examples):
+    """The same by flax, of which ghost norms know the layers."""
+    del key
+    own = {"kernel": params["w"], "bias": params["b"]}
+    logits: Any = nn.Dense(CLASSES).apply({"params": own}, examples["x"])
+    logits = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(logits, examples["y"][:, None], 1)[:, 0]
+
+
+# A method, and how many examples at once.
+WAYS = [
+    *(("vmap", size) for size in (None, 1, 4, 5, 12, 13, 100)),
+    *(("ghost", size) for size in (None, 4, 13)),
+]
+FEW_WAYS = [("vmap", None), ("vmap", 3), ("ghost", None), ("ghost", 3)]
 
 
 def problem(seed: int, n: int):
@@ -52,10 +72,16 @@ def by_hand(params, examples, weights, clip_norm):
     return total, losses, np.array(norms)
 
 
-def clipped(microbatch_size=None, clip_norm=CLIP):
-    mechanism = dp.gaussian(clip_norm, 0.0, privacy_unit="example")
-    gradient = dp.clipped_gradient(loss, mechanism, microbatch_size=microbatch_size)
-    return jax.jit(gradient)
+def clipped(way=("vmap", None), clip_norm=CLIP):
+    """`(key, params, examples, weights) -> sums`, without noise."""
+    method, microbatch_size = way
+    gradient = dp.clipped_gradient(
+        by_layer if method == "ghost" else loss,
+        dp.gaussian(clip_norm, 0.0, privacy_unit="example"),
+        method=method,
+        microbatch_size=microbatch_size,
+    )
+    return jax.jit(lambda key, *rest: gradient(key, (), *rest))
 
 
 def assert_close(tree, expected):
@@ -65,14 +91,14 @@ def assert_close(tree, expected):
     jax.tree.map(check, tree, expected)
 
 
-@pytest.mark.parametrize("microbatch_size", [None, 1, 4, 5, 12, 13, 100])
-def test_clipped_gradient_is_the_loop_over_examples(microbatch_size):
+@pytest.mark.parametrize("way", WAYS)
+def test_clipped_gradient_is_the_loop_over_examples(way):
     params, examples = problem(0, 13)
     weights = jnp.array([1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1], jnp.float32)
     total, losses, norms = by_hand(params, examples, weights, CLIP)
     assert (norms > CLIP).any()
     assert (norms < CLIP).any()
-    grads, loss_sum = clipped(microbatch_size)(KEY, params, examples, weights)
+    grads, loss_sum = clipped(way)(KEY, params, examples, weights)
     assert_close(grads, total)
     np.testing.assert_allclose(loss_sum, losses, rtol=1e-5)
 
@@ -92,12 +118,12 @@ def test_without_a_bound_it_is_the_gradient_of_the_masked_sum():
     assert_close(by_hand(params, examples, weights, np.inf)[0], expected)
 
 
-@pytest.mark.parametrize("microbatch_size", [None, 3])
+@pytest.mark.parametrize("way", FEW_WAYS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_padded_row_counts_for_exactly_nothing(bad, microbatch_size):
+def test_a_padded_row_counts_for_exactly_nothing(bad, way):
     params, examples = problem(2, 7)
     weights = jnp.array([1, 1, 0, 1, 1, 1, 0], jnp.float32)
-    gradient = clipped(microbatch_size)
+    gradient = clipped(way)
     expected, losses = gradient(KEY, params, examples, weights)
     poisoned = examples | {"x": examples["x"].at[np.array([2, 6])].set(bad)}
     grads, loss_sum = gradient(KEY, params, poisoned, weights)
@@ -105,23 +131,23 @@ def test_a_padded_row_counts_for_exactly_nothing(bad, microbatch_size):
     assert loss_sum == losses
 
 
-@pytest.mark.parametrize("microbatch_size", [None, 3])
+@pytest.mark.parametrize("way", FEW_WAYS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_a_present_bad_example_adds_exactly_zero_gradient(bad, microbatch_size):
+def test_a_present_bad_example_adds_exactly_zero_gradient(bad, way):
     params, examples = problem(3, 7)
     poisoned = examples | {"x": examples["x"].at[4].set(bad)}
-    gradient = clipped(microbatch_size)
+    gradient = clipped(way)
     without = jnp.ones(7).at[4].set(0)
     expected, _ = gradient(KEY, params, examples, without)
     grads, _ = gradient(KEY, params, poisoned, jnp.ones(7))
     jax.tree.map(np.testing.assert_array_equal, grads, expected)
 
 
-@pytest.mark.parametrize("microbatch_size", [None, 4])
+@pytest.mark.parametrize("way", FEW_WAYS)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4, 1e15])
-def test_one_example_moves_the_sum_by_at_most_the_clip_norm(scale, microbatch_size):
+def test_one_example_moves_the_sum_by_at_most_the_clip_norm(scale, way):
     params, examples = problem(4, 10)
-    gradient = clipped(microbatch_size)
+    gradient = clipped(way)
     moved = []
     for at in range(10):
         hostile = examples | {"x": examples["x"].at[at].multiply(scale)}
@@ -134,15 +160,15 @@ def test_one_example_moves_the_sum_by_at_most_the_clip_norm(scale, microbatch_si
         assert max(moved) > 0.99 * CLIP  # and the bound is met
 
 
-@pytest.mark.parametrize("microbatch_size", [None, 2])
-def test_under_vmap_over_clients(microbatch_size):
+@pytest.mark.parametrize("way", FEW_WAYS)
+def test_under_vmap_over_clients(way):
     problems = [problem(seed, 5) for seed in range(3)]
     params, examples = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
     weights = jnp.array(
         [[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [0, 0, 0, 0, 0]], jnp.float32
     )
     keys = jax.random.split(KEY, 3)
-    gradient = clipped(microbatch_size)
+    gradient = clipped(way)
     grads, loss_sums = jax.vmap(gradient)(keys, params, examples, weights)
     for i, (own_params, own_examples) in enumerate(problems):
         total, losses, _ = by_hand(own_params, own_examples, weights[i], CLIP)
@@ -151,25 +177,29 @@ def test_under_vmap_over_clients(microbatch_size):
     assert not any(np.any(leaf[2]) for leaf in jax.tree.leaves(grads))
 
 
-@pytest.mark.parametrize("microbatch_size", [None, 3])
-def test_every_example_has_its_own_key(microbatch_size):
-    """Losses that are nothing but dropout differ, the same in any microbatches."""
+@pytest.mark.parametrize("way", FEW_WAYS)
+def test_every_example_has_its_own_key(way):
+    """Losses that are nothing but noise differ, the same in any microbatches."""
 
     def random_loss(key, params, examples):
-        return params * jax.random.normal(key, examples.shape)
+        scale = {"params": {"kernel": params}}
+        values: Any = nn.Dense(1, use_bias=False).apply(scale, examples[:, None])
+        return values[:, 0] * jax.random.normal(key, examples.shape)
 
+    method, microbatch_size = way
     mechanism = dp.gaussian(float("inf"), 0.0, privacy_unit="example")
     gradient = dp.clipped_gradient(
-        random_loss, mechanism, microbatch_size=microbatch_size
+        random_loss, mechanism, method=method, microbatch_size=microbatch_size
     )
-    draws = [
-        float(gradient(KEY, jnp.float32(1), jnp.zeros(7), jnp.zeros(7).at[i].set(1))[0])
-        for i in range(7)
-    ]
+
+    @jax.jit
+    def summed(weights):
+        sums, _ = gradient(KEY, (), jnp.ones((1, 1)), jnp.ones(7), weights)
+        return sums[0, 0]
+
+    draws = [float(summed(row)) for row in jnp.eye(7)]
     assert len(set(draws)) == 7
-    whole = dp.clipped_gradient(random_loss, mechanism)
-    total = whole(KEY, jnp.float32(1), jnp.zeros(7), jnp.ones(7))[0]
-    np.testing.assert_allclose(total, sum(draws), rtol=1e-5)
+    np.testing.assert_allclose(summed(jnp.ones(7)), sum(draws), rtol=1e-5)
 
 
 @pytest.mark.parametrize("microbatch_size", [0, -1])

@@ -48,6 +48,7 @@ def test_full_batches_are_gradient_descent_with_momentum(
         federated.everyone(18),
         mechanism=mechanism,
         steps_per_round=2,
+        method="vmap",
         microbatch_size=microbatch_size,
     )
     state = algorithm.init(KEY)._replace(params=START)
@@ -103,6 +104,7 @@ def test_noise_has_the_stated_scale_and_is_fresh_in_every_step(clients):
             federated.poisson(18, 0.25),
             mechanism=example_mechanism(0.5, 1.6),
             steps_per_round=steps,
+            method="vmap",
         )
         state, _ = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), clients)
         return np.asarray(state.params)
@@ -125,6 +127,7 @@ def test_one_bad_example_contributes_exactly_zero(regression, clients):
         optax.sgd(1.0),
         federated.everyone(18),
         mechanism=example_mechanism(0.5, 0.7),
+        method="vmap",
     )
     one_round = jax.jit(algorithm.round)
     found = []

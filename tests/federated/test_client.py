@@ -161,6 +161,7 @@ def test_local_dp_sgd_without_noise_is_clipped_gradient_descent(
         sampling_prob=1.0,
         num_steps=num_steps,
         max_client_size=7,
+        method="vmap",
     )
     start = {"w": jnp.array([0.3, -0.2]), "b": jnp.float32(0.1)}
     offsets = np.asarray(clients.offsets)
@@ -195,6 +196,7 @@ def pure_noise():
         sampling_prob=0.25,
         num_steps=2,
         max_client_size=8,
+        method="vmap",
     )
     clients = base.Clients(jnp.ones(10), jnp.array([0, 8, 10], jnp.int32))
     paths = [

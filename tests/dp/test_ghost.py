@@ -1,0 +1,284 @@
+"""Ghost norms and gradients are those of `vmap(grad)`, layer by layer and mixed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppml_lab import dp, models
+from ppml_lab.dp import ghost, per_example
+
+N = 5
+KEYS = jax.random.split(jax.random.key(7), N)
+PADDINGS = st.sampled_from(["SAME", "VALID", "CIRCULAR", 1])
+
+
+def squared_error(module: nn.Module) -> Any:
+    """A loss that every output of the module changes differently."""
+
+    def loss(key: Any, params: Any, examples: Any) -> Any:
+        del key
+        outputs: Any = module.apply(params, examples)
+        places = jnp.arange(outputs[0].size, dtype=jnp.float32)
+        flat = outputs.reshape(len(outputs), -1)
+        return jnp.sum(jnp.square(jnp.tanh(flat) - jnp.cos(places)), axis=1)
+
+    return loss
+
+
+def compare(module: nn.Module, examples: Any, seed: int = 0) -> None:
+    """Norms to 1e-5 relative, weighted sums to 1e-5 of the largest entry."""
+    loss = squared_error(module)
+    params = jax.jit(module.init)(jax.random.key(seed), examples[:1])
+    places = iter(jax.random.split(jax.random.key(seed + 1), 99))
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(next(places), leaf.shape), params
+    )
+    check(loss, params, examples)
+
+
+def check(loss: Any, params: Any, examples: Any) -> None:
+    factors = jnp.array([0.3, 0.0, 1.0, 2.0, 0.1])
+
+    def both(method: per_example.Method) -> Any:
+        found = method(KEYS, params, examples)
+        weights = jax.tree.map(lambda _: factors, params)
+        return found.losses, found.squared_norms, found.weighted_sum(weights)
+
+    expected = jax.jit(lambda: both(per_example.by_vmap(loss)))()
+    found = jax.jit(lambda: both(ghost.by_layers(loss)))()
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    for got, wanted in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * scale)
+
+
+shapes = settings(max_examples=8, deadline=None, derandomize=True)
+
+
+@shapes
+@given(
+    places=st.lists(st.integers(1, 9), max_size=2),
+    inputs=st.integers(1, 12),
+    outputs=st.integers(1, 12),
+    use_bias=st.booleans(),
+)
+def test_dense(places, inputs, outputs, use_bias):
+    examples = jax.random.normal(jax.random.key(1), (N, *places, inputs))
+    compare(nn.Dense(outputs, use_bias=use_bias), examples)
+
+
+@shapes
+@given(
+    size=st.lists(st.integers(4, 8), min_size=1, max_size=2),
+    kernel=st.integers(1, 3),
+    channels=st.tuples(st.integers(1, 3), st.integers(1, 4)),
+    stride=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    padding=PADDINGS,
+)
+def test_conv(size, kernel, channels, stride, dilation, padding):
+    inputs, outputs = channels
+    layer = nn.Conv(
+        outputs, (kernel,) * len(size), stride, padding=padding,
+        kernel_dilation=1 if padding == "VALID" else dilation,
+    )  # fmt: skip
+    compare(layer, jax.random.normal(jax.random.key(1), (N, *size, inputs)))
+
+
+def test_conv_with_dilated_inputs_causal_padding_and_the_labs_own_convolution():
+    images = jax.random.normal(jax.random.key(1), (N, 5, 6, 2))
+    compare(nn.Conv(3, (2, 3), input_dilation=(2, 1), padding=((1, 2), (0, 1))), images)
+    compare(nn.Conv(3, 2, padding="CAUSAL"), images[:, :, 0])
+    own = nn.Conv(3, (3, 3), conv_general_dilated=models.conv.conv_general_dilated)
+    compare(own, images)
+
+
+@shapes
+@given(
+    places=st.lists(st.integers(1, 6), max_size=2),
+    entries=st.integers(2, 4),
+    features=st.integers(1, 5),
+)
+def test_embed_adds_up_words_that_come_again(places, entries, features):
+    words = jax.random.randint(jax.random.key(1), (N, *places), 0, entries)
+    compare(nn.Embed(entries, features), words)
+
+
+@shapes
+@given(
+    places=st.lists(st.integers(1, 4), min_size=1, max_size=2),
+    groups=st.integers(1, 3),
+    use=st.sampled_from([(True, True), (True, False), (False, True)]),
+)
+def test_norms(places, groups, use):
+    examples = jax.random.normal(jax.random.key(1), (N, *places, 2 * groups))
+    scale, bias = use
+    compare(nn.LayerNorm(use_scale=scale, use_bias=bias), examples)
+    compare(nn.GroupNorm(groups, use_scale=scale, use_bias=bias), examples)
+    if scale:
+        compare(nn.RMSNorm(), examples)
+
+
+class Mixed(nn.Module):
+    """All layers, some of them used several times."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        shared, words = nn.Dense(6), nn.Embed(5, 6)
+        h = nn.Conv(4, (3, 2), strides=(2, 1), padding="CIRCULAR")(x)
+        h = nn.relu(nn.GroupNorm(2)(h))
+        h = nn.Conv(3, (2, 2), kernel_dilation=2)(h)
+        h = shared(nn.LayerNorm()(h.reshape(h.shape[0], -1, 6)))
+        h = shared(jnp.tanh(h)) + words((jnp.abs(h[..., 0]) * 3).astype(int) % 5)
+        h = h + words(jnp.zeros(h.shape[:2], int))
+        return nn.Dense(10)(nn.RMSNorm()(h).mean(1))
+
+
+class Unrolled(nn.Module):
+    """An LSTM whose steps are calls of the same layers."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        cell = nn.LSTMCell(4)
+        carry = cell.initialize_carry(jax.random.key(0), x[:, 0].shape)
+        h = carry[1]
+        for step in range(x.shape[1]):
+            carry, h = cell(carry, x[:, step])
+        return nn.Dense(3)(h)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (Mixed(), (8, 6, 2)),
+        (Unrolled(), (6, 3)),
+        (models.two_nn(10), (28, 28, 1)),
+        (models.CNN(10), (12, 12, 1)),
+        (models.LeNet(10), (28, 28, 1)),
+    ],
+)
+def test_whole_models(module, shape):
+    compare(module, jax.random.normal(jax.random.key(2), (N, *shape)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_example_is_heard_in_no_layer(bad):
+    """Its factor is 0; its inputs and gradients are not finite."""
+    module = Mixed()
+    loss = squared_error(module)
+    examples = jax.random.normal(jax.random.key(2), (N, 8, 6, 2))
+    params = module.init(jax.random.key(0), examples[:1])
+    mechanism = dp.gaussian(0.7, 0.0, privacy_unit="example")
+    gradient = dp.clipped_gradient(loss, mechanism, method="ghost")
+    present = jnp.ones(N).at[3].set(0)
+    key = jax.random.key(0)
+    expected, _ = gradient(key, (), params, examples, present)
+    spoilt = examples.at[3, 2, 1, 0].set(bad)
+    for weights in (present, jnp.ones(N)):
+        found, _ = gradient(key, (), params, spoilt, weights)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_over_clients_and_their_models():
+    module = Mixed()
+    loss = squared_error(module)
+    examples = jax.random.normal(jax.random.key(2), (3, N, 8, 6, 2))
+    start = jax.vmap(module.init)(jax.random.split(KEYS[0], 3), examples[:, :1])
+
+    def norms(method: per_example.Method) -> Any:
+        return jax.vmap(lambda p, x: method(KEYS, p, x).squared_norms)(start, examples)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9),
+        norms(ghost.by_layers(loss)),
+        norms(per_example.by_vmap(loss)),
+    )
+
+
+def with_own_parameter() -> Any:
+    class Scaled(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            scale = self.param("scale", nn.initializers.ones, (3,))
+            return nn.Dense(3)(x) * scale
+
+    return Scaled(), "scale"
+
+
+def with_an_unknown_layer() -> Any:
+    return nn.Sequential([nn.Dense(4), nn.DenseGeneral(3)]), "layers_1"
+
+
+def with_a_tied_table() -> Any:
+    class Tied(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            words = nn.Embed(4, 3)
+            return words.attend(words(jnp.abs(x).astype(int) % 4))
+
+    return Tied(), "embedding"
+
+
+def with_a_scan() -> Any:
+    return nn.RNN(nn.LSTMCell(3)), "kernel"
+
+
+def with_groups() -> Any:
+    return nn.Conv(4, (2,), feature_group_count=2), "kernel"
+
+
+def with_a_subclass() -> Any:
+    class Doubled(nn.Dense):
+        @nn.compact
+        def __call__(self, inputs: Any) -> Any:
+            return 2 * super().__call__(inputs)
+
+    return Doubled(3), "kernel"
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        with_own_parameter, with_an_unknown_layer, with_a_tied_table, with_a_scan,
+        with_groups, with_a_subclass,
+    ],
+)  # fmt: skip
+def test_what_it_does_not_know_is_refused_or_goes_through_vmap(build: Callable):
+    module, named = build()
+    examples = jax.random.normal(jax.random.key(2), (N, 5, 4))
+    params, loss = module.init(KEYS[0], examples), squared_error(module)
+    mechanism = dp.gaussian(0.7, 0.0, privacy_unit="example")
+
+    def gradient(method: str) -> Any:
+        clipped = dp.clipped_gradient(loss, mechanism, method=method)
+        return clipped(KEYS[0], (), params, examples, jnp.ones(N))[0]
+
+    with pytest.raises(ValueError, match=f'{named}.* reach the loss.*method="vmap"'):
+        gradient("ghost")
+    with pytest.warns(UserWarning, match=named):
+        found = gradient("auto")
+    jax.tree.map(np.testing.assert_array_equal, found, gradient("vmap"))
+
+
+def test_parameters_that_do_not_reach_the_loss_or_are_not_trained():
+    frozen, trained = nn.Dense(4), nn.Dense(2)
+    examples = jax.random.normal(jax.random.key(2), (N, 3))
+    fixed = frozen.init(KEYS[0], examples)
+    params = {
+        "used": trained.init(KEYS[1], jnp.zeros((1, 4))),
+        "idle": jnp.ones(3),
+    }
+
+    def loss(key: Any, params: Any, examples: Any) -> Any:
+        hidden: Any = frozen.apply(fixed, examples)
+        outputs: Any = trained.apply(params["used"], hidden)
+        return jnp.sum(outputs**2, axis=1)
+
+    check(loss, params, examples)
