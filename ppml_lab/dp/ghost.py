@@ -19,12 +19,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
-from jax.extend.core import Jaxpr, Var, get_opaque_trace_state
+from jax.extend.core import Jaxpr, Var
 from jaxtyping import PyTree
 
 from ppml_lab import base
 from ppml_lab.dp import tokens
+from ppml_lab.dp.hearing import hearing
 from ppml_lab.dp.layers import Rule, rule_of
 from ppml_lab.dp.per_example import Method, PerExample, single_loss
 
@@ -35,13 +37,13 @@ class Call(NamedTuple):
     Attributes:
       layer: Unbound.
       rule: How to tell its gradients.
-      leaves: Which leaf of the model's parameters each of its own is.
+      leaves: Which leaf of the model's parameters each of its own is, by path.
       output: What it returns.
     """
 
     layer: nn.Module
     rule: Rule
-    leaves: dict[str, int]
+    leaves: dict[tuple[str, ...], int]
     output: jax.ShapeDtypeStruct
 
 
@@ -52,9 +54,9 @@ class UnknownLayerError(ValueError):
 def by_layers(loss: base.TaskLoss) -> Method:
     """Gradients of a model of known layers, by their inputs and output gradients.
 
-    The model may be any code that calls flax's Dense, Conv, Embed, LayerNorm, RMSNorm
-    and GroupNorm, each any number of times. An example goes through it alone, as a
-    batch of one, so that nothing can mix examples.
+    The model may be any code that calls flax's Dense, Conv, Embed, LayerNorm, RMSNorm,
+    GroupNorm and RNN (of cells made of dense layers), each any number of times. An
+    example goes through it alone, as a batch of one, so that nothing can mix examples.
 
     Raises:
       UnknownLayerError: When called, if parameters reach the loss other than through
@@ -81,16 +83,19 @@ def by_layers(loss: base.TaskLoss) -> Method:
                 inputs.append(value)
                 return output + taps[len(inputs) - 1]
 
-            with nn.intercept_methods(_hearing(hear)):
+            with hearing(_is_known, hear):
                 return single(params, key, example), inputs
 
         single_grads = jax.value_and_grad(tapped, has_aux=True)
         (losses, inputs), grads = jax.vmap(single_grads)(taps, keys, examples)
         uses: list[list[tokens.Tokens]] = [[] for _ in leaves]
         for call, value, grad in zip(known, inputs, grads, strict=True):
-            found = call.rule(call.layer, value, grad)
-            for name, place in call.leaves.items():
-                uses[place].append(found[name])
+            weights = {path: leaves[place] for path, place in call.leaves.items()}
+            found: Any = flatten_dict(
+                call.rule.tokens(call.layer, unflatten_dict(weights), value, grad)
+            )
+            for path, place in call.leaves.items():
+                uses[place].append(found[path])
         parts = [
             tokens.gradients(own, leaf.shape) if own else _none(leaf, len(keys))
             for own, leaf in zip(uses, leaves, strict=True)
@@ -108,25 +113,13 @@ def by_layers(loss: base.TaskLoss) -> Method:
     return gradients
 
 
+def _is_known(layer: nn.Module) -> bool:
+    return rule_of(layer) is not None
+
+
 def _none(leaf: Array, n: int) -> tokens.Gradients:
     """The gradients of a parameter that the loss does not use."""
     return tokens.Gradients(jnp.zeros(n), lambda factors: jnp.zeros_like(leaf))
-
-
-def _hearing(hear: Callable[[nn.Module, Array, Array], Array]) -> Any:
-    """An interceptor that shows `hear` the input and output of calls of layers."""
-    outside = get_opaque_trace_state(convention="flax")
-
-    def intercept(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        output = next_call(*args, **kwargs)
-        plain = context.method_name == "__call__" and len(args) == 1 and not kwargs
-        if not plain or rule_of(context.module) is None:
-            return output
-        if get_opaque_trace_state(convention="flax") != outside:
-            return output  # The body of a scan, say, which could not tell its inputs.
-        return hear(context.module, args[0], output)
-
-    return intercept
 
 
 def _calls(
@@ -141,19 +134,19 @@ def _calls(
         places = {id(leaf): at for at, leaf in enumerate(jax.tree.leaves(params))}
 
         def hear(layer: nn.Module, value: Array, output: Array) -> Array:
-            own = layer.variables.get("params", {})
             rule = rule_of(layer)
+            assert rule is not None
+            own = flatten_dict(rule.owner(layer).variables.get("params", {}))
             if not own or any(id(leaf) not in places for leaf in own.values()):
                 calls.append(None)
                 return output
-            leaves = {name: places[id(leaf)] for name, leaf in own.items()}
-            assert rule is not None
+            leaves = {path: places[id(leaf)] for path, leaf in own.items()}
             shape = jax.ShapeDtypeStruct(output.shape, output.dtype)
             calls.append(Call(layer.clone(parent=None), rule, leaves, shape))
             # Something of this shape that knows the input but not the parameters.
             return jnp.zeros_like(output) + jnp.sum(value).astype(output.dtype)
 
-        with nn.intercept_methods(_hearing(hear)):
+        with hearing(_is_known, hear):
             return single(params, key, example)
 
     jaxpr = jax.make_jaxpr(without_known_layers)(params, key, example).jaxpr
@@ -166,8 +159,8 @@ def _calls(
     ]
     if unknown:
         raise UnknownLayerError(
-            f"ghost norms know Dense, Conv, Embed, LayerNorm, RMSNorm and GroupNorm, "
-            f"but {', '.join(unknown[:3])} reach the loss in another way; use "
+            f"ghost norms know Dense, Conv, Embed, LayerNorm, RMSNorm, GroupNorm and "
+            f"RNN, but {', '.join(unknown[:3])} reach the loss in another way; use "
             'method="vmap"'
         )
     return calls

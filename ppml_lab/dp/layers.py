@@ -5,32 +5,52 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import PyTree
 
-from ppml_lab.dp.tokens import Tokens
+from ppml_lab.dp.recurrent import is_plain_rnn, rnn
+from ppml_lab.dp.tokens import Tokens, places
 
-Rule = Callable[[Any, Array, Array], dict[str, Tokens]]
-"""`(layer, inputs [n, ...], output gradients [n, ...]) -> its parameters' tokens`."""
+
+class Rule(NamedTuple):
+    """What there is to know about a type of layer.
+
+    Attributes:
+      tokens: `(layer, weights, inputs [n, ...], output gradients [n, ...]) -> tokens`,
+        nested as the weights are.
+      holds: Whether that is right for a layer with its options.
+      owner: The module whose parameters the layer uses.
+    """
+
+    tokens: Callable[[Any, PyTree, Array, Array], dict[str, Any]]
+    holds: Callable[[Any], bool]
+    owner: Callable[[Any], nn.Module] = lambda layer: layer
 
 
 def rule_of(layer: nn.Module) -> Rule | None:
     """How to tell the layer's gradients; None if that is not known."""
     # By exact type: a subclass may do something else with its parameters.
-    rule, knows = _RULES.get(type(layer), (None, lambda layer: False))
-    return rule if knows(layer) else None
+    rule = _RULES.get(type(layer))
+    return rule if rule is not None and rule.holds(layer) else None
 
 
-def _dense(layer: nn.Dense, inputs: Array, grads: Array) -> dict[str, Tokens]:
-    right = _places(grads)
-    return {"kernel": Tokens(_places(inputs), right), "bias": Tokens(None, right)}
+def _dense(
+    layer: nn.Dense, weights: PyTree, inputs: Array, grads: Array
+) -> dict[str, Tokens]:
+    del weights
+    right = places(grads)
+    return {"kernel": Tokens(places(inputs), right), "bias": Tokens(None, right)}
 
 
-def _conv(layer: nn.Conv, inputs: Array, grads: Array) -> dict[str, Tokens]:
+def _conv(
+    layer: nn.Conv, weights: PyTree, inputs: Array, grads: Array
+) -> dict[str, Tokens]:
+    del weights
     # The layer itself, with its padding, but cutting patches instead of convolving.
     cutter = layer.clone(
         parent=None, features=1, use_bias=False, conv_general_dilated=_patches
@@ -40,22 +60,28 @@ def _conv(layer: nn.Conv, inputs: Array, grads: Array) -> dict[str, Tokens]:
     patches: Any = jax.vmap(lambda x: cutter.apply({"params": {"kernel": kernel}}, x))(
         inputs
     )
-    right = _places(grads)
-    return {"kernel": Tokens(_places(patches), right), "bias": Tokens(None, right)}
+    right = places(grads)
+    return {"kernel": Tokens(places(patches), right), "bias": Tokens(None, right)}
 
 
-def _embed(layer: nn.Embed, inputs: Array, grads: Array) -> dict[str, Tokens]:
-    return {"embedding": Tokens(inputs.reshape(len(inputs), -1), _places(grads))}
+def _embed(
+    layer: nn.Embed, weights: PyTree, inputs: Array, grads: Array
+) -> dict[str, Tokens]:
+    del weights
+    return {"embedding": Tokens(inputs.reshape(len(inputs), -1), places(grads))}
 
 
-def _norm(layer: Any, inputs: Array, grads: Array) -> dict[str, Tokens]:
+def _norm(
+    layer: Any, weights: PyTree, inputs: Array, grads: Array
+) -> dict[str, Tokens]:
+    del weights
     switches = ("use_scale", "use_bias")
     off = {name: False for name in switches if hasattr(layer, name)}
     plain = layer.clone(parent=None, **off)
     normalised = jax.vmap(lambda x: plain.apply({}, x))(inputs)
     return {
-        "scale": Tokens(None, _places(grads * normalised)),
-        "bias": Tokens(None, _places(grads)),
+        "scale": Tokens(None, places(grads * normalised)),
+        "bias": Tokens(None, places(grads)),
     }
 
 
@@ -76,19 +102,15 @@ def _is_whole_group(layer: nn.GroupNorm) -> bool:
     return layer.reduction_axes is None and layer.axis_name is None
 
 
-_RULES: dict[type[nn.Module], tuple[Rule, Callable[[Any], bool]]] = {
-    nn.Dense: (_dense, _is_plain_dense),
-    nn.Conv: (_conv, _is_plain_conv),
-    nn.Embed: (_embed, lambda layer: True),
-    nn.LayerNorm: (_norm, _is_per_position),
-    nn.RMSNorm: (_norm, _is_per_position),
-    nn.GroupNorm: (_norm, _is_whole_group),
+_RULES: dict[type[nn.Module], Rule] = {
+    nn.Dense: Rule(_dense, _is_plain_dense),
+    nn.Conv: Rule(_conv, _is_plain_conv),
+    nn.Embed: Rule(_embed, lambda layer: True),
+    nn.LayerNorm: Rule(_norm, _is_per_position),
+    nn.RMSNorm: Rule(_norm, _is_per_position),
+    nn.GroupNorm: Rule(_norm, _is_whole_group),
+    nn.RNN: Rule(rnn, is_plain_rnn, owner=lambda layer: layer.cell),
 }
-
-
-def _places(values: Array) -> Array:
-    """`[n, ..., features]` as `[n, places, features]`."""
-    return values.reshape(len(values), -1, values.shape[-1])
 
 
 def _sequence(size: int | Sequence[int]) -> tuple[int, ...]:

@@ -34,6 +34,11 @@ class Gradients(NamedTuple):
     weighted_sum: Callable[[Float[Array, " n"]], Array]
 
 
+def places(values: Array) -> Array:
+    """`[n, ..., features]` as `[n, places, features]`."""
+    return values.reshape(len(values), -1, values.shape[-1])
+
+
 def gradients(uses: Sequence[Tokens], shape: tuple[int, ...]) -> Gradients:
     """The gradients of a parameter of this shape, over all its uses in the model.
 

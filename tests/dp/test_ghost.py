@@ -126,6 +126,27 @@ def test_norms(places, groups, use):
         compare(nn.RMSNorm(), examples)
 
 
+@pytest.mark.parametrize(
+    "cell", [nn.LSTMCell(3), nn.GRUCell(2), nn.MGUCell(2), nn.SimpleCell(3)]
+)
+def test_the_steps_of_a_recurrent_network_are_added_up(cell):
+    compare(nn.RNN(cell), jax.random.normal(jax.random.key(1), (N, 7, 2)))
+
+
+class Speaker(nn.Module):
+    """Words through two layers of LSTM, of which the second is used twice."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        again: Any = nn.RNN(nn.LSTMCell(4))
+        h = nn.RNN(nn.LSTMCell(4))(nn.Embed(5, 3)(x))
+        return nn.Dense(5)(again(again(h)))
+
+
+def test_a_language_model():
+    compare(Speaker(), jax.random.randint(jax.random.key(1), (N, 6), 0, 5))
+
+
 class Mixed(nn.Module):
     """All layers, some of them used several times."""
 
@@ -226,8 +247,8 @@ def with_a_tied_table() -> Any:
     return Tied(), "embedding"
 
 
-def with_a_scan() -> Any:
-    return nn.RNN(nn.LSTMCell(3)), "kernel"
+def with_an_unknown_scan() -> Any:
+    return nn.RNN(nn.OptimizedLSTMCell(3)), "kernel"
 
 
 def with_groups() -> Any:
@@ -246,8 +267,8 @@ def with_a_subclass() -> Any:
 @pytest.mark.parametrize(
     "build",
     [
-        with_own_parameter, with_an_unknown_layer, with_a_tied_table, with_a_scan,
-        with_groups, with_a_subclass,
+        with_own_parameter, with_an_unknown_layer, with_a_tied_table,
+        with_an_unknown_scan, with_groups, with_a_subclass,
     ],
 )  # fmt: skip
 def test_what_it_does_not_know_is_refused_or_goes_through_vmap(build: Callable):
