@@ -5,25 +5,32 @@ takes a second to load.
 """
 
 from ppml_lab.dp.adaptive import adaptive_gaussian
+from ppml_lab.dp.clipping import RULES as CLIPPING_RULES
 from ppml_lab.dp.clipping import clip_by_global_norm
 from ppml_lab.dp.gradients import (
     ClippedGradient,
     SummedGradient,
     clipped_gradient,
+    example_keys,
     summed_gradient,
 )
-from ppml_lab.dp.mechanisms import gaussian, local_gaussian, no_privacy
+from ppml_lab.dp.local import local_gaussian, local_laplace, randomised_response
+from ppml_lab.dp.mechanisms import gaussian, no_privacy
 from ppml_lab.dp.per_example import PerExample
 
 __all__ = [
+    "CLIPPING_RULES",
     "ClippedGradient",
     "PerExample",
     "SummedGradient",
     "adaptive_gaussian",
     "clip_by_global_norm",
     "clipped_gradient",
+    "example_keys",
     "gaussian",
     "local_gaussian",
+    "local_laplace",
     "no_privacy",
+    "randomised_response",
     "summed_gradient",
 ]

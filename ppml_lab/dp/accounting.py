@@ -9,46 +9,38 @@ Steinke, "The Discrete Gaussian for Differential Privacy", NeurIPS 2020, Proposi
 Honkela, AISTATS 2020), discretised from above by connecting the dots (Doroshenko et
 al., PoPETs 2022).
 
-RDP of the Poisson-subsampled Gaussian is our own exact one (`dp.rdp`); the rest is
-dp-accounting's. Before any accountant sees an event it is flattened (`dp.events`) into
-counted mechanisms whose parameters are checked Python floats.
+RDP of the Poisson-subsampled Gaussian and the conversion are our own (`dp.rdp`); the
+rest is dp-accounting's. Before any accountant sees an event it is flattened
+(`dp.events`) into counted mechanisms whose parameters are checked Python floats.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
 import math
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, SupportsFloat
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
 import numpy as np
+from jaxtyping import Float
 
 from ppml_lab import checks
 from ppml_lab.base import PrivacyEvent
-from ppml_lab.dp import events, rdp
+from ppml_lab.dp import accountants, events, rdp
 
-ACCOUNTANTS = ("rdp", "pld")
-_RELATIONS = ("add_or_remove_one", "replace_one")
+ACCOUNTANTS = accountants.NAMES
 
-# All of dp-accounting's own orders, and between them enough that the best order is
-# never far: its jump from 63 to 128 alone costs up to a factor of 1.9.
-_FRACTIONS = sorted(
-    {1 + i / 10 for i in range(1, 100)} | {1.05 + i / 10 for i in range(30)}
-)
-_SPARSE = (*range(288, 513, 32), 640, 768, 1024, 1536, 2048)
-_ORDERS = np.array(sorted({*_FRACTIONS, *range(2, 257), *_SPARSE}))
-# Fixed-size sampling costs time quadratic in each order: fewer above 64.
-_FIXED_SIZE = (*range(2, 64), *range(64, 128, 8), *range(128, 257, 32), 512, 1024)
-_FIXED_SIZE_ORDERS = np.isin(_ORDERS, [*_FRACTIONS, *_FIXED_SIZE])
 
-_PLD_INTERVAL = 1e-4
-_PLD_KINDS = {
-    f"{kind}DpEvent" for kind in ("NonPrivate", "Gaussian", "Laplace", "PoissonSampled")
-}
+class RdpCurve(NamedTuple):
+    """What RDP says of an event.
+
+    Attributes:
+      values: RDP in nats at `rdp.ORDERS`, given that nothing fails; inf where unknown.
+      failure: The probability that something fails (`events.failing`), part of delta.
+    """
+
+    values: Float[np.ndarray, " orders"]
+    failure: float
 
 
 def supports(privacy_event: PrivacyEvent, accountant: str) -> bool:
@@ -56,7 +48,7 @@ def supports(privacy_event: PrivacyEvent, accountant: str) -> bool:
     Invalid parameters raise all the same.
     """
     try:
-        _mechanisms(privacy_event, accountant)
+        accountants.flat(privacy_event, accountant)
     except events.UnsupportedEventError:
         return False
     return True
@@ -85,23 +77,128 @@ def epsilon(
 
     Raises:
       events.UnsupportedEventError: A ValueError: the accountant has no bound;
-      `supports`
-        asks without raising.
-      ValueError: If an argument or a parameter of the event is out of range.
+        `supports` asks without raising.
+      ValueError: If an argument or a parameter of the event is out of range, or if
+        what may fail (`events.failing`) uses up delta.
     """
-    import dp_accounting
-
     delta = events.to_float("delta", delta)
     checks.probability("delta", delta, allow_one=False)
-    mechanisms = _mechanisms(privacy_event, accountant)
-    promised = privacy_event.privacy_unit is not None
-    if not promised or dp_accounting.NonPrivateDpEvent() in mechanisms:
-        return math.inf
-    by_rdp = _rdp_epsilon(mechanisms, delta)
+    mechanisms, failure = accountants.flat(privacy_event, accountant)
+    left = delta_left(delta, failure)
+    total = accountants.rdp_total(mechanisms)
+    by_rdp = float(rdp.epsilon_of_rdp(total, rdp.ORDERS, left))
     if accountant == "rdp" or math.isinf(by_rdp):
         return by_rdp
-    interval = _PLD_INTERVAL * max(1.0, by_rdp / 10)
-    return _pld_epsilon(frozenset(mechanisms.items()), delta, interval)
+    return accountants.pld_epsilon(frozenset(mechanisms.items()), left, by_rdp)
+
+
+def epsilons(
+    noise_multipliers: Iterable[SupportsFloat],
+    sampling_prob: SupportsFloat,
+    num_steps: SupportsInt,
+    delta: SupportsFloat,
+    accountant: str = "rdp",
+) -> list[float]:
+    """`epsilon` of Poisson-sampled Gaussian runs that differ in their noise.
+
+    Two hundred of them by RDP take about a quarter of a second.
+
+    Args:
+      noise_multipliers: Stddev over L2 sensitivity when one contribution is added or
+        removed; 0 is no privacy.
+      sampling_prob: In (0, 1].
+      num_steps: Draws of the whole run, at least 1.
+      delta: In (0, 1).
+      accountant: "rdp" or "pld".
+
+    Returns:
+      One Python float for each noise multiplier, with `epsilon`'s guarantee.
+
+    Raises:
+      ValueError: If an argument is out of range.
+    """
+
+    def run(noise_multiplier: SupportsFloat) -> PrivacyEvent:
+        step = events.poisson(sampling_prob, events.gaussian(noise_multiplier))
+        return PrivacyEvent(
+            events.compose(step, num_steps), "add_or_remove_one", "example"
+        )
+
+    return [epsilon(run(noise), delta, accountant) for noise in noise_multipliers]
+
+
+def epsilon_curve(
+    privacy_event: PrivacyEvent,
+    rounds: Iterable[SupportsInt],
+    delta: SupportsFloat,
+    accountant: str = "rdp",
+) -> list[float]:
+    """`epsilon` along a run: after each number of `rounds`, each at least 1, of an
+    event that states ONE round. Raises as `epsilon` does.
+    """
+    once = privacy_event.event
+    return [
+        epsilon(
+            privacy_event._replace(event=events.compose(once, count)), delta, accountant
+        )
+        for count in rounds
+    ]
+
+
+def delta_curve(
+    privacy_event: PrivacyEvent,
+    epsilons: Iterable[SupportsFloat],
+    accountant: str = "rdp",
+) -> list[float]:
+    """The delta of an event at each of `epsilons`: its privacy profile.
+
+    **Guarantee:** `epsilon`'s, at every point; the probability that something fails
+    (`events.failing`) is part of delta.
+
+    Args:
+      privacy_event: The event of a whole run.
+      epsilons: Finite, at least 0.
+      accountant: "rdp" or "pld".
+
+    Returns:
+      Python floats in [0, 1]; 1 where nothing is promised.
+
+    Raises:
+      events.UnsupportedEventError: If the accountant has no bound for the event.
+      ValueError: If an argument is out of range.
+    """
+    points = [events.to_float("epsilons", value) for value in epsilons]
+    for value in points:
+        checks.non_negative("epsilons", value)
+    mechanisms, failure = accountants.flat(privacy_event, accountant)
+    total = accountants.rdp_total(mechanisms)
+    deltas = rdp.delta_of_rdp(total, rdp.ORDERS, np.array(points, float)).tolist()
+    if accountant == "pld" and np.isfinite(total).any():
+        by_rdp = float(rdp.epsilon_of_rdp(total, rdp.ORDERS, 1e-6))
+        counted = frozenset(mechanisms.items())
+        deltas = accountants.pld_deltas(counted, points, by_rdp)
+    return [min(1.0, value + failure) for value in deltas]
+
+
+def rdp_curve(privacy_event: PrivacyEvent) -> RdpCurve:
+    """The RDP of an event, for conversions other than `epsilon`; raises as it does."""
+    mechanisms, failure = accountants.flat(privacy_event, "rdp")
+    return RdpCurve(accountants.rdp_total(mechanisms), failure)
+
+
+def delta_left(delta: float, failure: float) -> float:
+    """What of delta remains beside the probability that something fails.
+
+    Raises:
+      ValueError: If nothing does.
+    """
+    if failure >= delta:
+        raise ValueError(
+            f"delta {delta:g} must exceed {failure:.3g}, the probability that a cut"
+            " sample or another failure (`events.failing`) voids the guarantee; raise"
+            " delta"
+        )
+    return delta - failure
 
 
 def calibrate_noise_multiplier(
@@ -178,99 +275,3 @@ def _smallest_noise(
     while epsilon_at(root * (1 + margin)) > target:
         margin *= 2
     return root * (1 + margin)
-
-
-def _mechanisms(privacy_event: PrivacyEvent, accountant: str) -> Counter[Any]:
-    """The event, flat: how often each mechanism runs; refuses what has no bound."""
-    relation = privacy_event.neighboring_relation
-    checks.known("accountant", accountant, ACCOUNTANTS)
-    checks.known("neighboring_relation", relation, _RELATIONS)
-    mechanisms = events.flatten(privacy_event.event)
-    kinds = {type(mechanism).__name__ for mechanism in mechanisms}
-    if "PoissonSampledDpEvent" in kinds and relation == "replace_one":
-        raise events.UnsupportedEventError(
-            "Poisson sampling has no bound under replace_one; state it under"
-            " add_or_remove_one, or sample cohorts of fixed size"
-        )
-    if "SampledWithoutReplacementDpEvent" in kinds and relation != "replace_one":
-        raise events.UnsupportedEventError(
-            "fixed-size sampling has a bound only under replace_one, as its population"
-            f" is public; got neighboring_relation '{relation}'"
-        )
-    if accountant == "pld" and (kinds - _PLD_KINDS):
-        raise events.UnsupportedEventError(
-            'fixed-size sampling and zCDP have no PLD bound; use accountant "rdp"'
-        )
-    return mechanisms
-
-
-def _rdp_epsilon(mechanisms: Counter[Any], delta: float) -> float:
-    import dp_accounting.rdp
-
-    total = np.zeros_like(_ORDERS)
-    for mechanism, count in mechanisms.items():
-        total = total + count * _rdp_vector(mechanism)
-    with _quiet():
-        found = dp_accounting.rdp.compute_epsilon(
-            _ORDERS.tolist(), total.tolist(), delta
-        )
-        return float(found[0])
-
-
-@functools.lru_cache(maxsize=4096)
-def _rdp_vector(mechanism: Any) -> np.ndarray:
-    """RDP of one run at `_ORDERS`, inf where unknown; cached, so that an epsilon at
-    another time costs one weighted sum.
-    """
-    import dp_accounting.rdp
-
-    if isinstance(mechanism, dp_accounting.PoissonSampledDpEvent):
-        noise: Any = mechanism.event
-        return rdp.subsampled_gaussian(
-            mechanism.sampling_probability, noise.noise_multiplier, _ORDERS
-        )
-    chosen, relation = np.ones_like(_ORDERS, bool), "ADD_OR_REMOVE_ONE"
-    if isinstance(mechanism, dp_accounting.SampledWithoutReplacementDpEvent):
-        chosen, relation = _FIXED_SIZE_ORDERS, "REPLACE_ONE"
-    accountant = dp_accounting.rdp.RdpAccountant(
-        _ORDERS[chosen].tolist(), dp_accounting.NeighboringRelation[relation]
-    )
-    vector = np.full_like(_ORDERS, np.inf)
-    with _quiet():
-        vector[chosen] = accountant.compose(mechanism).rdp
-    # dp-accounting takes a negative value, which only rounding gives, for no cost.
-    vector[~(vector >= 0)] = np.inf
-    vector.flags.writeable = False
-    return vector
-
-
-@functools.lru_cache(maxsize=4096)
-def _pld_epsilon(
-    mechanisms: frozenset[tuple[Any, int]], delta: float, interval: float
-) -> float:
-    """PLD's epsilon, under add-or-remove whatever the relation: for unsampled noise
-    relative to the sensitivity the relation no longer matters, and dp-accounting would
-    double the sensitivity under replace-one.
-    """
-    from dp_accounting import pld
-
-    accountant = pld.PLDAccountant(value_discretization_interval=interval)
-    with _quiet():
-        for mechanism, count in mechanisms:
-            accountant.compose(mechanism, count)
-        return float(accountant.get_epsilon(delta))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps dp-accounting's log lines and NumPy's warnings to itself: what they are
-    about (an order that did not converge) is an infinite bound at that order.
-    """
-    logger = logging.getLogger("absl")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = disabled

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, SupportsFloat, SupportsInt
+from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
 from ppml_lab import checks
 
@@ -19,6 +19,12 @@ LEAST_NOISE = 1e-3
 
 MOST_NOISE = 1e6
 """Releases with more noise count as having this much."""
+
+
+class Failure(NamedTuple):
+    """Part of an event: with this `probability`, on any data, anything is released."""
+
+    probability: float
 
 
 class UnsupportedEventError(ValueError):
@@ -45,6 +51,29 @@ def gaussian(noise_multiplier: SupportsFloat) -> Any:
     if noise == 0:
         return dp_accounting.NonPrivateDpEvent()
     return dp_accounting.GaussianDpEvent(noise)
+
+
+def laplace(noise_multiplier: SupportsFloat) -> Any:
+    """One release with Laplace noise of scale `noise_multiplier` times the L1
+    sensitivity; otherwise as `gaussian`.
+    """
+    import dp_accounting
+
+    noise = _noise(noise_multiplier)
+    if noise == 0:
+        return dp_accounting.NonPrivateDpEvent()
+    return dp_accounting.LaplaceDpEvent(noise)
+
+
+def randomised_response(random_prob: SupportsFloat, num_values: SupportsInt) -> Any:
+    """One value out of `num_values`, told truly but for a chance of `random_prob` to
+    tell any of them, evenly drawn. Its neighbours replace the value.
+    """
+    import dp_accounting
+
+    prob = to_float("random_prob", random_prob)
+    checks.probability("random_prob", prob, allow_one=True)
+    return dp_accounting.RandomizedResponseDpEvent(prob, _int("num_values", num_values))
 
 
 def poisson(sampling_prob: SupportsFloat, event: Any) -> Any:
@@ -89,6 +118,31 @@ def compose(event: Any, num_rounds: SupportsInt) -> Any:
     return dp_accounting.SelfComposedDpEvent(event, _int("num_rounds", num_rounds))
 
 
+def failing(event: Any, probability: SupportsFloat) -> Any:
+    """`event` that with a small probability breaks its promise, each time that it runs.
+
+    **Guarantee:** accounting adds `probability` times the number of runs to delta. That
+    is right where the failure is drawn apart from any one client's (or example's)
+    presence: neighbours fail together, and given that nothing failed the event holds;
+    then delta gains the chance of a failure, once and without a factor exp(epsilon).
+
+    Args:
+      event: A `DpEvent`.
+      probability: In [0, 1).
+
+    Returns:
+      The event beside a `Failure`, which dp-accounting's own accountants refuse.
+    """
+    import dp_accounting
+
+    chance = to_float("probability", probability)
+    if chance == 0 or event == dp_accounting.NonPrivateDpEvent():
+        return event
+    checks.probability("probability", chance, allow_one=False)
+    parts: list[Any] = [event, Failure(chance)]
+    return dp_accounting.ComposedDpEvent(parts)
+
+
 def flatten(event: Any, count: int = 1) -> Counter[Any]:
     """Counts the mechanisms that an event composes, `count` times over.
 
@@ -102,6 +156,9 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
             return Counter()
         case dp.NonPrivateDpEvent():
             return Counter({event: count})
+        case Failure(probability=chance):
+            checks.probability("probability", chance, allow_one=False)
+            return Counter({Failure(to_float("probability", chance)): count})
         case dp.SelfComposedDpEvent(event=inner, count=times):
             return flatten(inner, count * _int("count", times))
         case dp.ComposedDpEvent(events=events):
@@ -112,6 +169,8 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
         case dp.GaussianDpEvent() | dp.LaplaceDpEvent():
             noise = _noise(event.noise_multiplier)
             return Counter({_within_range(type(event), noise): count})
+        case dp.RandomizedResponseDpEvent(noise_parameter=prob, num_buckets=values):
+            return Counter({randomised_response(prob, values): count})
         case dp.ZCDpEvent(rho=rho, xi=xi):
             checks.non_negative("rho", rho)
             checks.non_negative("xi", xi)

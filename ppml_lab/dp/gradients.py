@@ -24,8 +24,8 @@ ClippedGradient = Callable[
     [base.Key, PyTree, PyTree, PyTree, Float[Array, " n"]],
     tuple[PyTree, Float[Array, ""]],
 ]
-"""`(key, mechanism_state, params, examples, weights) -> (what the mechanism privatizes,
-sum of losses)`."""
+"""`(keys [n], mechanism_state, params, examples, weights) -> (what the mechanism
+privatizes, sum of losses)`."""
 
 
 def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
@@ -96,14 +96,13 @@ def clipped_gradient(
         return mechanism.clip_examples(state, gradients, weights), jnp.sum(losses)
 
     def gradient(
-        key: base.Key,
+        keys: base.Key,
         state: PyTree,
         params: PyTree,
         examples: PyTree,
         weights: Float[Array, " n"],
     ) -> tuple[PyTree, Float[Array, ""]]:
         n = weights.shape[0]
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n))
         if microbatch_size is None or microbatch_size >= n:
             return batch_sum(keys, state, params, examples, weights)
         num_parts = -(-n // microbatch_size)
@@ -124,6 +123,11 @@ def clipped_gradient(
         return jax.lax.scan(add, zero, parts)[0]
 
     return gradient
+
+
+def example_keys(key: base.Key, n: int) -> base.Key:
+    """A key for each of n examples."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n))
 
 
 def _method(loss: base.TaskLoss, name: str) -> per_example.Method:

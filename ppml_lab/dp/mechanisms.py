@@ -25,7 +25,7 @@ def no_privacy() -> base.PrivacyMechanism:
     return base.PrivacyMechanism(
         init=lambda: (),
         clip=lambda key, state, update: update,
-        clip_examples=_clips_no_examples,
+        clip_examples=clips_no_examples,
         norm_bound=lambda state: float("inf"),
         privatize=lambda key, state, total, sensitivity: (total, state),
         event=event,
@@ -66,7 +66,8 @@ def gaussian(
       ValueError: For a clip_norm or noise_multiplier that is not a bound or a scale, or
         an unknown rule.
     """
-    _check(clip_norm, noise_multiplier, privacy_unit)
+    check_noise(clip_norm, noise_multiplier)
+    checks.known("privacy_unit", privacy_unit, ("client", "example"))
     clip = clipping.rule(rule, clip_norm)
 
     def event(sampler: base.ClientSampler) -> base.PrivacyEvent:
@@ -95,54 +96,15 @@ def gaussian(
     )
 
 
-def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
-    """Clips each update and adds Gaussian noise to it on the client (local DP).
-
-    **Guarantee:** what each client sends hides which update it had: any two updates
-    differ by at most `2 * clip_norm`, and the client's own noise has standard deviation
-    `noise_multiplier * clip_norm`, so nobody else is trusted. The neighbours are
-    "replace_one" (the client's data become any others). The server sees who takes part,
-    so sampling amplifies nothing, and a run is accounted as if every client took part
-    in every round. Noise as in `gaussian`: not cryptographic.
-
-    Args:
-      clip_norm: L2 bound; `inf` only without noise.
-      noise_multiplier: Standard deviation of each client's noise over `clip_norm`.
-
-    Raises:
-      ValueError: For a clip_norm or noise_multiplier that is not a bound or a scale.
-    """
-    _check(clip_norm, noise_multiplier, "client")
-
-    def clip(key: base.Key, state: PyTree, update: PyTree) -> PyTree:
-        clipped, _ = clipping.clip_by_global_norm(update, clip_norm)
-        return add_noise(key, clipped, noise_multiplier, clip_norm)
-
-    def event(sampler: base.ClientSampler) -> base.PrivacyEvent:
-        from ppml_lab.dp import events
-
-        noise = events.gaussian(float(noise_multiplier) / 2.0)
-        return base.PrivacyEvent(noise, "replace_one", "client")
-
-    return base.PrivacyMechanism(
-        init=lambda: (),
-        clip=clip,
-        clip_examples=_clips_no_examples,
-        norm_bound=lambda state: clip_norm,
-        privatize=lambda key, state, total, sensitivity: (total, state),
-        event=event,
-        privacy_unit="client",
-    )
-
-
-def _clips_no_examples(state: PyTree, gradients: Any, weights: jax.Array) -> PyTree:
+def clips_no_examples(state: PyTree, gradients: Any, weights: jax.Array) -> PyTree:
+    """The `clip_examples` of mechanisms that know clients only."""
     raise ValueError("this mechanism does not bound examples")
 
 
-def _check(clip_norm: Any, noise_multiplier: Any, privacy_unit: str) -> None:
+def check_noise(clip_norm: Any, noise_multiplier: Any) -> None:
+    """Raises ValueError unless these are a bound and a scale that go together."""
     checks.positive("clip_norm", clip_norm, allow_inf=True)
     checks.non_negative("noise_multiplier", noise_multiplier)
-    checks.known("privacy_unit", privacy_unit, ("client", "example"))
     if checks.is_traced(clip_norm) or checks.is_traced(noise_multiplier):
         return
     if clip_norm == float("inf") and noise_multiplier > 0:

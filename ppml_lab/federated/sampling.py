@@ -87,8 +87,11 @@ def poisson(population: int, sampling_prob: float) -> base.ClientSampler:
     larger one is cut off there.
 
     **Guarantee:** Poisson amplification under add-or-remove neighbours (Mironov,
-    Talwar, Zhang, 2019), up to the 1e-12 per draw, which is to be added to delta.
-    Averages divide by the expected cohort, which is public, never by the realised one.
+    Talwar, Zhang, 2019), up to the 1e-12 per draw, which the event states and
+    accounting adds to delta. That is enough: where the members whom both neighbours
+    have leave a free place in the arrays, nothing is cut for either; they leave none
+    with that probability for both, whoever else is there. Averages divide by the
+    expected cohort, which is public, never by the realised one.
 
     Raises:
       ValueError: If the population is empty or sampling_prob outside (0, 1].
@@ -104,7 +107,8 @@ def poisson(population: int, sampling_prob: float) -> base.ClientSampler:
     def amplify(event: Any) -> Any:
         from ppml_lab.dp import events
 
-        return events.poisson(sampling_prob, event)
+        cut = OVERFLOW_PROBABILITY if max_cohort < population else 0.0
+        return events.failing(events.poisson(sampling_prob, event), cut)
 
     return base.ClientSampler(
         sample=sample,
@@ -117,7 +121,9 @@ def poisson(population: int, sampling_prob: float) -> base.ClientSampler:
 
 
 def largest_poisson_sample(population: int, sampling_prob: float) -> int:
-    """The size that a Poisson sample exceeds with probability 1e-12 at most."""
+    """The size that a Poisson sample reaches with probability 1e-12 at most, or the
+    population.
+    """
     quantile = scipy.stats.binom.isf(OVERFLOW_PROBABILITY, population, sampling_prob)
     return int(np.clip(quantile + 1, 1, population))
 

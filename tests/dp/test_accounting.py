@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from ppml_lab.base import PrivacyEvent
-from ppml_lab.dp import accounting, events
+from ppml_lab.dp import accountants, accounting, events
 
 REFERENCE = pathlib.Path(__file__).parent / "reference" / "accounting.csv"
 ROWS = list(csv.DictReader(REFERENCE.read_text().splitlines()))
@@ -199,9 +199,9 @@ def test_results_are_python_floats():
 
 
 def test_epsilon_over_time_computes_one_vector():
-    accounting._rdp_vector.cache_clear()
+    accountants.rdp_vector.cache_clear()
     curve = [accounting.epsilon(poisson_run(0.02, 1.3, t), 1e-5) for t in range(1, 51)]
-    assert accounting._rdp_vector.cache_info().misses == 1
+    assert accountants.rdp_vector.cache_info().misses == 1
     assert np.all(np.diff(curve) > 0)
 
 
@@ -406,3 +406,106 @@ def test_importing_does_not_pay_for_dp_accounting():
         "import sys, ppml_lab.dp.accounting; sys.exit('dp_accounting' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
+def test_epsilons_are_those_of_one_event_each(accountant):
+    noises = [0.0, 0.7, np.float32(1.3), 5]
+    found = accounting.epsilons(noises, 0.02, 50, 1e-5, accountant)
+    assert found == [
+        accounting.epsilon(poisson_run(0.02, float(noise), 50), 1e-5, accountant)
+        for noise in noises
+    ]
+    assert all(type(value) is float for value in found)
+
+
+def test_a_sweep_of_noise_is_quick():
+    noises = np.linspace(0.5, 10, 200)
+    accounting.epsilons([1.0], 0.01, 10_000, 1e-5)
+    accountants.rdp_vector.cache_clear()
+    start = time.process_time()
+    found = accounting.epsilons(noises, 0.01, 10_000, 1e-5)
+    # A quarter of a second where nothing else runs.
+    assert time.process_time() - start < 2
+    assert np.all(np.diff(found) < 0)
+
+
+@pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
+def test_epsilon_curve(accountant):
+    once = poisson_run(0.02, 1.3, 1)._replace(
+        event=events.poisson(0.02, events.gaussian(1.3))
+    )
+    rounds = [1, 10, 100]
+    found = accounting.epsilon_curve(once, rounds, 1e-5, accountant)
+    assert found == [
+        accounting.epsilon(poisson_run(0.02, 1.3, count), 1e-5, accountant)
+        for count in rounds
+    ]
+    with pytest.raises(ValueError, match="num_rounds must be an integer"):
+        accounting.epsilon_curve(once, [0], 1e-5, accountant)
+
+
+def test_delta_curve_of_a_gaussian():
+    run = gaussian_run(2.0, 4)
+    points = [0.0, 0.5, 1.0, 3.0]
+    mean = 1.0
+    exact = [
+        stats.norm.cdf(mean / 2 - e / mean)
+        - math.exp(e) * stats.norm.cdf(-mean / 2 - e / mean)
+        for e in points
+    ]
+    by_pld = accounting.delta_curve(run, points, "pld")
+    assert by_pld == pytest.approx(exact, rel=1e-4)
+    by_rdp = accounting.delta_curve(run, points)
+    assert all(np.array(exact) < by_rdp)
+    assert all(np.array(by_rdp) < 5 * np.array(exact))
+    assert all(type(value) is float for value in by_rdp + by_pld)
+
+
+@pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
+def test_delta_curve_inverts_epsilon(accountant):
+    run = poisson_run(0.02, 1.3, 100)
+    deltas = [1e-8, 1e-5, 1e-3]
+    points = [accounting.epsilon(run, delta, accountant) for delta in deltas]
+    found = accounting.delta_curve(run, points, accountant)
+    assert found == pytest.approx(deltas, 1e-3, 0)
+    assert accounting.delta_curve(gaussian_run(0), [1.0], accountant) == [1.0]
+    with pytest.raises(ValueError, match="epsilons must be finite and not negative"):
+        accounting.delta_curve(run, [-1.0], accountant)
+
+
+def failing_run(probability, num_rounds=100):
+    step = events.failing(events.poisson(0.02, events.gaussian(1.3)), probability)
+    event = events.compose(step, num_rounds)
+    return PrivacyEvent(event, "add_or_remove_one", "client")
+
+
+@pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
+def test_failures_are_part_of_delta(accountant):
+    sound = poisson_run(0.02, 1.3, 100)
+    found = accounting.epsilon(failing_run(1e-7), 3e-5, accountant)
+    assert found == pytest.approx(accounting.epsilon(sound, 2e-5, accountant), rel=1e-9)
+    assert found > accounting.epsilon(sound, 3e-5, accountant)
+    (delta,) = accounting.delta_curve(failing_run(1e-7), [found], accountant)
+    assert delta == pytest.approx(3e-5, rel=1e-3)
+    assert accounting.delta_curve(failing_run(0.1), [1.0], accountant) == [1.0]
+
+
+def test_failures_that_use_up_delta_are_named():
+    assert failing_run(0) == poisson_run(0.02, 1.3, 100)
+    with pytest.raises(
+        ValueError, match=r"delta 1e-05 must exceed 2e-05, the prob.*; raise delta"
+    ):
+        accounting.epsilon(failing_run(2e-7), 1e-5)
+    with pytest.raises(ValueError, match=r"probability must lie in \(0, 1\), got 1.0"):
+        events.failing(events.gaussian(1.0), 1)
+    # What is not private anyway does not care.
+    naked = failing_run(1e-7)._replace(privacy_unit=None)
+    assert accounting.epsilon(naked, 1e-5) == math.inf
+
+
+def test_what_cuts_samples_may_not_be_sampled_again():
+    inner = events.failing(events.gaussian(1.0), 1e-12)
+    run = poisson_run(0.1, 1.0, 1)._replace(event=events.poisson(0.1, inner))
+    with pytest.raises(events.UnsupportedEventError, match="only Gaussian releases"):
+        accounting.epsilon(run, 1e-5)

@@ -199,11 +199,10 @@ def test_a_bad_example_is_heard_in_no_layer(bad):
     mechanism = dp.gaussian(0.7, 0.0, privacy_unit="example")
     gradient = dp.clipped_gradient(loss, mechanism, method="ghost")
     present = jnp.ones(N).at[3].set(0)
-    key = jax.random.key(0)
-    expected, _ = gradient(key, (), params, examples, present)
+    expected, _ = gradient(KEYS, (), params, examples, present)
     spoilt = examples.at[3, 2, 1, 0].set(bad)
     for weights in (present, jnp.ones(N)):
-        found, _ = gradient(key, (), params, spoilt, weights)
+        found, _ = gradient(KEYS, (), params, spoilt, weights)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
@@ -279,7 +278,7 @@ def test_what_it_does_not_know_is_refused_or_goes_through_vmap(build: Callable):
 
     def gradient(method: str) -> Any:
         clipped = dp.clipped_gradient(loss, mechanism, method=method)
-        return clipped(KEYS[0], (), params, examples, jnp.ones(N))[0]
+        return clipped(KEYS, (), params, examples, jnp.ones(N))[0]
 
     with pytest.raises(ValueError, match=f'{named}.* reach the loss.*method="vmap"'):
         gradient("ghost")

@@ -81,7 +81,12 @@ def clipped(way=("vmap", None), clip_norm=CLIP):
         method=method,
         microbatch_size=microbatch_size,
     )
-    return jax.jit(lambda key, *rest: gradient(key, (), *rest))
+
+    def sums(key, params, examples, weights):
+        keys = dp.example_keys(key, len(weights))
+        return gradient(keys, (), params, examples, weights)
+
+    return jax.jit(sums)
 
 
 def assert_close(tree, expected):
@@ -194,7 +199,8 @@ def test_every_example_has_its_own_key(way):
 
     @jax.jit
     def summed(weights):
-        sums, _ = gradient(KEY, (), jnp.ones((1, 1)), jnp.ones(7), weights)
+        keys = dp.example_keys(KEY, 7)
+        sums, _ = gradient(keys, (), jnp.ones((1, 1)), jnp.ones(7), weights)
         return sums[0, 0]
 
     draws = [float(summed(row)) for row in jnp.eye(7)]

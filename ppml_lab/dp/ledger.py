@@ -1,0 +1,199 @@
+"""One ledger of everything that a run releases about its data.
+
+A run may mix mechanisms: model updates, metrics, an adaptive clip norm, example-level
+noise inside client-level noise, or the runs of a sweep. Each is a named entry. Entries
+that promise the same thing (the same privacy unit under the same neighbouring relation)
+add up; others are reported side by side, because no sum of them means anything.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, SupportsFloat, SupportsInt
+
+from ppml_lab.base import PrivacyEvent
+from ppml_lab.dp import accountants, accounting, events
+
+
+class Entry(NamedTuple):
+    """A release: what it is called and what it costs in the whole run."""
+
+    name: str
+    event: PrivacyEvent
+
+
+class Ledger(NamedTuple):
+    """Entries in the order in which they were added; `Ledger()` is empty."""
+
+    entries: tuple[Entry, ...] = ()
+
+
+class Promise(NamedTuple):
+    """Whom an event protects, from which change; a unit of None promises nothing."""
+
+    privacy_unit: str | None
+    neighboring_relation: str
+
+
+class MixedPromisesError(ValueError):
+    """Entries were to be added up that promise different things."""
+
+
+def add(
+    ledger: Ledger,
+    name: str,
+    privacy_event: PrivacyEvent,
+    times: SupportsInt = 1,
+) -> Ledger:
+    """The ledger with one more entry; the one given stays as it was.
+
+    Args:
+      ledger: To be added to.
+      name: What is released; new in this ledger.
+      privacy_event: What one release costs.
+      times: How often it happens in the run, at least 1.
+
+    Raises:
+      events.UnsupportedEventError: If no accountant has a bound for the event.
+      ValueError: If the name is empty or taken, or a number of the event is bad.
+    """
+    if not name or name in {entry.name for entry in ledger.entries}:
+        taken = ", ".join(repr(entry.name) for entry in ledger.entries) or "none"
+        raise ValueError(
+            f"name must be new and not empty, got {name!r}; taken are {taken}"
+        )
+    accountants.flat(privacy_event, "rdp")
+    composed = events.compose(privacy_event.event, times)
+    entry = Entry(name, privacy_event._replace(event=composed))
+    return Ledger((*ledger.entries, entry))
+
+
+def by_promise(ledger: Ledger) -> dict[Promise, Ledger]:
+    """The entries sorted into ledgers that can be added up, in order of appearance."""
+    groups: dict[Promise, Ledger] = {}
+    for entry in ledger.entries:
+        promise = _promise(entry)
+        earlier = groups.get(promise, Ledger()).entries
+        groups[promise] = Ledger((*earlier, entry))
+    return groups
+
+
+def total(ledger: Ledger) -> PrivacyEvent:
+    """All entries as one event, for `accounting.epsilon` and the curves.
+
+    **Guarantee:** adaptive composition: whoever sees all the releases learns what the
+    event allows, even if one release was made in the light of another. The entries'
+    parameters must not depend on the data.
+
+    Raises:
+      MixedPromisesError: If entries differ in privacy unit or neighbouring relation; it
+        says which.
+      ValueError: If there are none.
+    """
+    import dp_accounting
+
+    if not ledger.entries:
+        raise ValueError("the ledger has no entries; add what the run releases")
+    groups = by_promise(ledger)
+    if len(groups) > 1:
+        parts = "; ".join(
+            f"{', '.join(repr(entry.name) for entry in group.entries)} promise"
+            f" ({promise.privacy_unit}, {promise.neighboring_relation})"
+            for promise, group in groups.items()
+        )
+        raise MixedPromisesError(
+            f"entries with different promises do not add up: {parts}; `report` states"
+            " them side by side, `by_promise` takes them apart"
+        )
+    (promise,) = groups
+    composed = dp_accounting.ComposedDpEvent(
+        [entry.event.event for entry in ledger.entries]
+    )
+    return PrivacyEvent(composed, promise.neighboring_relation, promise.privacy_unit)
+
+
+def report(
+    ledger: Ledger, delta: SupportsFloat | Mapping[str, SupportsFloat]
+) -> dict[str, list[dict[str, Any]]]:
+    """What the run costs: every entry alone, and the total of every promise.
+
+    **Guarantee:** each total covers the releases that it names, and nothing else. It is
+    the run's cost for its privacy unit only if everything that the run releases is
+    among them or is made from them. Totals of different promises do not add up: an
+    example-level one says nothing about clients, and one whose privacy unit is None has
+    an infinite epsilon.
+
+    Args:
+      ledger: What the run releases.
+      delta: In (0, 1); one for all, or one for each privacy unit by name.
+
+    Returns:
+      Lists of rows of plain Python values under "entries" and "totals": `name` (of an
+      entry; of a total the list `names`), `privacy_unit`, `neighboring_relation`,
+      `delta` (None where nothing is promised), `epsilon_rdp`, and `epsilon_pld`, None
+      where there is no PLD; entries have their `mechanisms` in words too.
+
+    Raises:
+      ValueError: If a delta is missing or out of range.
+    """
+    rows = [
+        {
+            "name": entry.name,
+            **_cost(entry.event, delta),
+            "mechanisms": _mechanisms(entry.event),
+        }
+        for entry in ledger.entries
+    ]
+    totals = [
+        {
+            "names": [entry.name for entry in group.entries],
+            **_cost(total(group), delta),
+        }
+        for group in by_promise(ledger).values()
+    ]
+    return {"entries": rows, "totals": totals}
+
+
+def to_json(ledger: Ledger, delta: SupportsFloat | Mapping[str, SupportsFloat]) -> str:
+    """`report` as strict JSON, which has no infinity: that epsilon is "inf"."""
+    parts = {
+        part: [
+            {name: "inf" if cell == math.inf else cell for name, cell in row.items()}
+            for row in rows
+        ]
+        for part, rows in report(ledger, delta).items()
+    }
+    return json.dumps(parts, indent=1, allow_nan=False)
+
+
+def _promise(entry: Entry) -> Promise:
+    return Promise(entry.event.privacy_unit, entry.event.neighboring_relation)
+
+
+def _cost(
+    event: PrivacyEvent, delta: SupportsFloat | Mapping[str, SupportsFloat]
+) -> dict[str, Any]:
+    unit = event.privacy_unit
+    row = {"privacy_unit": unit, "neighboring_relation": event.neighboring_relation}
+    if unit is None:
+        return row | {"delta": None, "epsilon_rdp": math.inf, "epsilon_pld": math.inf}
+    if isinstance(delta, Mapping):
+        if unit not in delta:
+            raise ValueError(
+                f"delta has none for privacy_unit '{unit}', only for"
+                f" {', '.join(sorted(delta)) or 'nothing'}; add it"
+            )
+        delta = delta[unit]
+    has_pld = accounting.supports(event, "pld")
+    return row | {
+        "delta": events.to_float("delta", delta),
+        "epsilon_rdp": accounting.epsilon(event, delta, "rdp"),
+        "epsilon_pld": accounting.epsilon(event, delta, "pld") if has_pld else None,
+    }
+
+
+def _mechanisms(event: PrivacyEvent) -> list[str]:
+    counted = events.flatten(event.event)
+    return [f"{count} x {mechanism}" for mechanism, count in counted.items()]

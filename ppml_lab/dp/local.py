@@ -1,0 +1,145 @@
+"""Local differential privacy: what leaves a client is already private.
+
+The neighbours of all of these are "replace_one": the client's data become any others.
+The server sees who takes part, so sampling amplifies nothing, and a run is accounted as
+if every client took part in every round. The noise comes from `jax.random`: fit for
+research, not cryptographic, and a client with other plans can send anything.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ppml_lab import base, checks, trees
+from ppml_lab.dp import clipping, mechanisms
+
+
+def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
+    """Clips each update and adds Gaussian noise to it on the client.
+
+    **Guarantee:** what each client sends hides which update it had: any two updates
+    differ by at most `2 * clip_norm`, and the client's own noise has standard deviation
+    `noise_multiplier * clip_norm` on every coordinate, so nobody else is trusted.
+
+    Args:
+      clip_norm: L2 bound; `inf` only without noise.
+      noise_multiplier: Standard deviation of each client's noise over `clip_norm`.
+
+    Raises:
+      ValueError: For a clip_norm or noise_multiplier that is not a bound or a scale.
+    """
+    mechanisms.check_noise(clip_norm, noise_multiplier)
+
+    def clip(key: base.Key, state: PyTree, update: PyTree) -> PyTree:
+        clipped, _ = clipping.clip_by_global_norm(update, clip_norm)
+        return mechanisms.add_noise(key, clipped, noise_multiplier, clip_norm)
+
+    def event() -> Any:
+        from ppml_lab.dp import events
+
+        return events.gaussian(float(noise_multiplier) / 2.0)
+
+    return _at_the_client(clip, clip_norm, event)
+
+
+def local_laplace(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
+    """Clips each update in L1 norm and adds Laplace noise to it on the client.
+
+    Dwork, McSherry, Nissim, Smith, "Calibrating Noise to Sensitivity in Private Data
+    Analysis", TCC 2006.
+
+    **Guarantee:** any two clipped updates differ by at most `2 * clip_norm` in L1 norm,
+    and every coordinate gets Laplace noise of scale `noise_multiplier * clip_norm`, so
+    each participation is `2 / noise_multiplier`-DP.
+
+    Args:
+      clip_norm: L1 bound, finite; it bounds the L2 norm too.
+      noise_multiplier: Scale of each client's noise over `clip_norm`, positive.
+
+    Raises:
+      ValueError: For a clip_norm or noise_multiplier that is not positive and finite.
+    """
+    checks.positive("clip_norm", clip_norm)
+    checks.positive("noise_multiplier", noise_multiplier)
+
+    def clip(key: base.Key, state: PyTree, update: PyTree) -> PyTree:
+        norm = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(update))
+        factor = jnp.minimum(1.0, clip_norm / norm)
+
+        def noisy(leaf_key: base.Key, leaf: jax.Array) -> jax.Array:
+            clipped = jnp.where(jnp.isfinite(norm), leaf * factor, 0)
+            noise = jax.random.laplace(leaf_key, leaf.shape, leaf.dtype)
+            return clipped + noise_multiplier * clip_norm * noise
+
+        return jax.tree.map(noisy, trees.leaf_keys(key, update), update)
+
+    def event() -> Any:
+        from ppml_lab.dp import events
+
+        return events.laplace(float(noise_multiplier) / 2.0)
+
+    return _at_the_client(clip, clip_norm, event)
+
+
+def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechanism:
+    """Each client sends the sign of one random coordinate, or the opposite one.
+
+    The coordinate's value, bounded by `max_abs`, is first rounded to `+-max_abs` at
+    random without bias, then its sign goes through Warner's randomised response; what
+    is sent is scaled so that its mean is the bounded update. Duchi, Jordan, Wainwright,
+    "Minimax Optimal Procedures for Locally Private Estimation", JASA 2018, for one
+    coordinate (Warner, "Randomized Response", JASA 1965).
+
+    **Guarantee:** each participation is `target_epsilon`-DP: the coordinate is drawn
+    without looking at the data, and the sign sent is the true one with probability
+    `e^epsilon / (1 + e^epsilon)`. An update that is not finite counts as zero.
+
+    Args:
+      max_abs: Bound of every coordinate, positive.
+      target_epsilon: Of one participation, positive.
+
+    Raises:
+      ValueError: For numbers that are not positive and finite.
+    """
+    checks.positive("max_abs", max_abs)
+    checks.positive("target_epsilon", target_epsilon)
+
+    def loudness(dimension: int) -> Any:
+        return dimension * max_abs / jnp.tanh(jnp.float32(target_epsilon) / 2)
+
+    def clip(key: base.Key, state: PyTree, update: PyTree) -> PyTree:
+        vector, cut = trees.as_vector(update)
+        place_key, round_key, answer_key = jax.random.split(key, 3)
+        place = jax.random.randint(place_key, (), 0, vector.size)
+        finite = jnp.all(jnp.isfinite(vector))
+        value = jnp.where(finite, jnp.clip(vector[place] / max_abs, -1, 1), 0)
+        positive = jax.random.bernoulli(round_key, (1 + value) / 2)
+        honest = jax.random.bernoulli(answer_key, jax.nn.sigmoid(target_epsilon))
+        sign = jnp.where(positive == honest, 1.0, -1.0)
+        answer = sign * loudness(vector.size)
+        return cut(jnp.zeros_like(vector).at[place].set(answer))
+
+    def event() -> Any:
+        from ppml_lab.dp import events
+
+        return events.randomised_response(2 / (1 + math.exp(float(target_epsilon))), 2)
+
+    return _at_the_client(clip, float("inf"), event)
+
+
+def _at_the_client(clip: Any, norm_bound: Any, event: Any) -> base.PrivacyMechanism:
+    """A mechanism that has nothing left to do once updates are summed."""
+    return base.PrivacyMechanism(
+        init=lambda: (),
+        clip=clip,
+        clip_examples=mechanisms.clips_no_examples,
+        norm_bound=lambda state: norm_bound,
+        privatize=lambda key, state, total, sensitivity: (total, state),
+        event=lambda sampler: base.PrivacyEvent(event(), "replace_one", "client"),
+        privacy_unit="client",
+    )

@@ -1,0 +1,123 @@
+"""Local mechanisms: bounds, the right noise and no other, probabilities, means."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from ppml_lab import dp, federated
+from ppml_lab.dp import accounting
+
+KEYS = jax.random.split(jax.random.key(5), 20_000)
+
+
+def sent(mechanism, update, keys=KEYS):
+    return jax.vmap(mechanism.clip, in_axes=(0, None, None))(keys, (), update)
+
+
+def test_laplace_clips_in_l1():
+    silent = dp.local_laplace(1.5, 1e-9)
+    update = {"a": jnp.array([3.0, -1.0]), "b": jnp.array(2.0)}
+    found = silent.clip(KEYS[0], (), update)
+    np.testing.assert_allclose(found["a"], [0.75, -0.25], rtol=1e-6)
+    np.testing.assert_allclose(found["b"], 0.5, rtol=1e-6)
+    small = {"a": jnp.array([0.5, -0.5]), "b": jnp.array(0.25)}
+    found = silent.clip(KEYS[0], (), small)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, small)
+
+
+def test_laplace_noise_has_the_stated_scale_and_no_other():
+    clip_norm, noise_multiplier = 0.5, 3.0
+    mechanism = dp.local_laplace(clip_norm, noise_multiplier)
+    noise = np.asarray(sent(mechanism, jnp.zeros(2)))
+    scale = clip_norm * noise_multiplier
+    for column in noise.T:
+        assert scipy.stats.kstest(column, "laplace", (0, scale)).pvalue > 1e-4
+        for wrong in (2 / 3, 3 / 2):
+            law = (0, wrong * scale)
+            assert scipy.stats.kstest(column, "laplace", law).pvalue < 1e-9
+    assert abs(np.corrcoef(*noise.T)[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_update_is_noise_alone(bad):
+    mechanism = dp.local_laplace(0.5, 1.0)
+    key = KEYS[1]
+    found = mechanism.clip(key, (), jnp.array([1.0, bad]))
+    expected = mechanism.clip(key, (), jnp.zeros(2))
+    np.testing.assert_array_equal(found, expected)
+    answer = dp.randomised_response(1.0, 1.0).clip(key, (), jnp.array([1.0, bad]))
+    assert np.isfinite(answer).all()
+
+
+@pytest.mark.parametrize("target_epsilon", [0.5, 2.0])
+def test_randomised_response_lies_as_often_as_stated(target_epsilon):
+    mechanism = dp.randomised_response(2.0, target_epsilon)
+    answers = np.asarray(sent(mechanism, jnp.array([2.0, 2.0, 2.0])))
+    assert (np.count_nonzero(answers, axis=1) == 1).all()
+    places = np.bincount(np.abs(answers).argmax(1), minlength=3)
+    assert scipy.stats.chisquare(places).pvalue > 1e-4
+    honest = np.exp(target_epsilon) / (1 + np.exp(target_epsilon))
+    found = int((answers.sum(1) > 0).sum())
+    assert scipy.stats.binomtest(found, len(KEYS), honest).pvalue > 1e-4
+
+
+def test_no_update_changes_an_answers_probability_by_more_than_epsilon():
+    mechanism = dp.randomised_response(1.0, 1.0)
+    extremes = [jnp.array([1.0, -1.0]), jnp.array([-1.0, 1.0]), jnp.array([9.0, 0.3])]
+    laws = []
+    for update in extremes:
+        answers = np.asarray(sent(mechanism, update))
+        kinds = [(answers[:, i] * s > 0).mean() for i in (0, 1) for s in (1, -1)]
+        laws.append(np.array(kinds))
+    worst = max((a / b).max() for a in laws for b in laws)
+    assert 0.85 * np.e < worst < 1.15 * np.e
+
+
+def test_answers_are_the_bounded_update_on_average():
+    update = {"a": jnp.array([0.3, -0.8]), "b": jnp.array(5.0)}
+    answers = sent(dp.randomised_response(1.0, 3.0), update)
+    means = np.array([*answers["a"].mean(0), answers["b"].mean()])
+    spread = np.std(np.asarray(answers["b"])) / np.sqrt(len(KEYS))
+    np.testing.assert_allclose(means, [0.3, -0.8, 1.0], atol=5 * spread)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.inf, np.nan])
+def test_bad_numbers(bad):
+    for build, names in (
+        (dp.local_laplace, ("clip_norm", "noise_multiplier")),
+        (dp.randomised_response, ("max_abs", "target_epsilon")),
+    ):
+        for place, name in enumerate(names):
+            arguments = [1.0, 1.0]
+            arguments[place] = bad
+            with pytest.raises(ValueError, match=f"{name} must be positive"):
+                build(*arguments)
+
+
+def test_epsilon_of_one_and_of_many_participations():
+    """One participation costs what it says as delta goes to 0, whoever else is in."""
+    sampler = federated.poisson(100, 0.1)
+    for mechanism, pure in (
+        (dp.local_laplace(0.5, 4.0), 0.5),
+        (dp.randomised_response(0.5, 0.5), 0.5),
+    ):
+        once = mechanism.event(sampler)
+        assert (once.neighboring_relation, once.privacy_unit) == (
+            "replace_one",
+            "client",
+        )
+        # RDP ends at order 2048, which leaves log(1 / delta) / 2047.
+        assert 0.3 < accounting.epsilon(once, 1e-12) <= pure * 1.03
+        many = once._replace(event=accounting.events.compose(once.event, 100))
+        # Advanced composition beats adding up.
+        assert pure < accounting.epsilon(many, 1e-5) < 0.7 * 100 * pure
+
+
+def test_randomised_response_has_no_bound_for_leaving():
+    event = dp.randomised_response(1.0, 1.0).event(federated.everyone(3))
+    with pytest.raises(ValueError, match="under replace_one; got"):
+        accounting.epsilon(
+            event._replace(neighboring_relation="add_or_remove_one"), 1e-5
+        )
