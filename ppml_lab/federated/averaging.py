@@ -262,11 +262,7 @@ def _check_parts(
         )
     if not checks.is_traced(dropout_prob) and not 0 <= dropout_prob < 1:
         raise ValueError(f"dropout_prob must lie in [0, 1), got {dropout_prob}")
-    if mesh is not None and devices.AXIS not in mesh.shape:
-        raise ValueError(
-            f"mesh has axes {tuple(mesh.shape)}, but cohorts are dealt along "
-            f"'{devices.AXIS}'; name an axis so"
-        )
+    devices.check_mesh(mesh)
 
 
 def _update_shapes(

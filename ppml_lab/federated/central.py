@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from ppml_lab import base, checks, dp, trees
 from ppml_lab.federated.averaging import ServerState
+from ppml_lab.federated.devices import check_mesh, sum_over_devices
 
 
 def central_sgd(
@@ -20,6 +23,7 @@ def central_sgd(
     steps_per_round: int = 1,
     method: str = "auto",
     microbatch_size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> base.FederatedAlgorithm:
     """SGD, or DP-SGD, on everybody's examples pooled.
 
@@ -37,20 +41,35 @@ def central_sgd(
       mechanism: Example-level; `dp.no_privacy()` by default.
       steps_per_round: Steps in one call of `round`.
       method: How examples are clipped, see `dp.clipped_gradient`.
-      microbatch_size: How many examples are clipped at once, None for all.
+      microbatch_size: How many examples are clipped at once on a device, None for all.
+      mesh: Devices, along an axis "clients", over which a step's examples are dealt;
+        one device if None. The sums are the same up to rounding.
 
     Raises:
-      ValueError: For step counts below 1, or a mechanism that protects clients.
+      ValueError: For step counts below 1, a mechanism that protects clients, or a mesh
+        without that axis.
     """
     checks.at_least("steps_per_round", steps_per_round, 1)
+    check_mesh(mesh)
     mechanism = dp.no_privacy() if mechanism is None else mechanism
-    if mechanism.privacy_unit is None:
-        plain = dp.summed_gradient(task.loss)
-        gradient: dp.ClippedGradient = lambda key, state, *batch: plain(key, *batch)  # noqa: E731
-    else:
-        gradient = dp.clipped_gradient(
-            task.loss, mechanism, method=method, microbatch_size=microbatch_size
-        )
+    gradient = _gradient(task, mechanism, method, microbatch_size)
+
+    def part(
+        device: Array,
+        num_devices: int,
+        key: base.Key,
+        state: ServerState,
+        clients: base.Clients,
+        batch: base.Cohort,
+    ) -> tuple[PyTree, Array]:
+        """A device's part of the sums over a batch."""
+        n = batch.indices.shape[0]
+        mine = device + num_devices * jnp.arange(-(-n // num_devices))
+        rows = jnp.minimum(mine, n - 1)
+        weights = jnp.where(mine < n, batch.weights[rows], 0.0)
+        examples = trees.take(clients.examples, batch.indices[rows])
+        keys = dp.example_keys(key, n)[rows]
+        return gradient(keys, state.mechanism_state, state.params, examples, weights)
 
     def init(key: base.Key) -> ServerState:
         params = task.init(key)
@@ -63,9 +82,8 @@ def central_sgd(
     ) -> tuple[ServerState, dict[str, Array]]:
         sample_key, grad_key, noise_key = jax.random.split(key, 3)
         batch = sampler.sample(sample_key)
-        examples = trees.take(clients.examples, batch.indices)
-        grad_sum, loss_sum = gradient(
-            grad_key, state.mechanism_state, state.params, examples, batch.weights
+        grad_sum, loss_sum = sum_over_devices(
+            part, mesh, grad_key, state, clients, batch
         )
         noisy, mechanism_state = mechanism.privatize(
             noise_key,
@@ -108,6 +126,26 @@ def central_sgd(
         )
 
     return base.FederatedAlgorithm(init, one_round, event, cost=lambda: None)
+
+
+def _gradient(
+    task: base.Task,
+    mechanism: base.PrivacyMechanism,
+    method: str,
+    microbatch_size: int | None,
+) -> dp.ClippedGradient:
+    if mechanism.privacy_unit is not None:
+        return dp.clipped_gradient(
+            task.loss, mechanism, method=method, microbatch_size=microbatch_size
+        )
+    plain = dp.summed_gradient(task.loss)
+
+    def gradient(
+        keys: base.Key, state: PyTree, params: PyTree, examples: PyTree, weights: Array
+    ) -> tuple[PyTree, Array]:
+        return plain(keys[0], params, examples, weights)
+
+    return gradient
 
 
 def _check_population(sampler: base.ClientSampler, clients: base.Clients) -> None:

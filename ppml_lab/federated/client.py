@@ -104,9 +104,8 @@ def local_dp_sgd(
         rows = client.start + jnp.minimum(batch.indices, client.size - 1)
         examples = trees.take(client.examples, rows)
         nothing = mechanism.init()
-        grad_sum, loss_sum = gradient(
-            grad_key, nothing, state.params, examples, weights
-        )
+        keys = dp.example_keys(grad_key, sampler.max_cohort)
+        grad_sum, loss_sum = gradient(keys, nothing, state.params, examples, weights)
         noisy, _ = mechanism.privatize(
             noise_key, nothing, grad_sum, mechanism.norm_bound(nothing)
         )

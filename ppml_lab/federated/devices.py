@@ -57,6 +57,15 @@ def client_mesh(num_devices: int | None = None) -> Mesh:
     )  # fmt: skip
 
 
+def check_mesh(mesh: Mesh | None) -> None:
+    """Raises ValueError unless clients (or examples) can be dealt along the mesh."""
+    if mesh is not None and AXIS not in mesh.shape:
+        raise ValueError(
+            f"mesh has axes {tuple(mesh.shape)}, but cohorts are dealt along "
+            f"'{AXIS}'; name an axis so"
+        )
+
+
 def on_every_device(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays that every device of the mesh holds whole."""
     return NamedSharding(mesh, PartitionSpec())

@@ -31,16 +31,19 @@ def example_mechanism(clip_norm, noise_multiplier):
 
 
 @pytest.mark.parametrize(
-    ("mechanism", "microbatch_size"),
+    ("mechanism", "microbatch_size", "num_devices"),
     [
-        (None, None),
-        (example_mechanism(INF, 0.0), None),
-        (example_mechanism(INF, 0.0), 4),
-        (example_mechanism(0.5, 0.0), 18),
+        (None, None, 1),
+        (None, None, 4),
+        (example_mechanism(INF, 0.0), None, 1),
+        (example_mechanism(INF, 0.0), 4, 1),
+        (example_mechanism(INF, 0.0), 4, 4),
+        (example_mechanism(0.5, 0.0), 18, 1),
+        (example_mechanism(0.5, 0.0), 18, 4),
     ],
 )
 def test_full_batches_are_gradient_descent_with_momentum(
-    regression, clients, mechanism, microbatch_size
+    regression, clients, mechanism, microbatch_size, num_devices
 ):
     algorithm = federated.central_sgd(
         regression,
@@ -50,6 +53,7 @@ def test_full_batches_are_gradient_descent_with_momentum(
         steps_per_round=2,
         method="vmap",
         microbatch_size=microbatch_size,
+        mesh=federated.client_mesh(num_devices),
     )
     state = algorithm.init(KEY)._replace(params=START)
     one_round = jax.jit(algorithm.round)
