@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.throughput_workers import launch
+from experiments.side_by_side import launch
 from ppml_lab import lab
 from ppml_lab.lab.run import parse
 
@@ -141,14 +141,17 @@ def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
     """Compared systems in turns, then the curves; a row of medians for each."""
     runs = plan(config)
     compared_tasks = [task for what, _, task in runs if what == "comparison"]
-    machine, *found = launch.in_turns(
-        [launch.Task("machine", (), {}), *compared_tasks],
-        config.repetitions,
+    workers = launch.Workers(
+        Path(__file__).with_name("throughput_workers"),
         folder,
         config.timeout,
+        headlines=(RATE, "matmul_flops"),
+    )
+    machine, *found = launch.in_turns(
+        workers, [launch.Task("machine", (), {}), *compared_tasks], config.repetitions
     )
     curves = [task for what, _, task in runs if what != "comparison"]
-    found += launch.in_turns(curves, 1, folder, config.timeout)
+    found += launch.in_turns(workers, curves, 1)
     matmul = max((m["matmul_flops"] for m in machine if m), default=float("nan"))
     ours: dict[Any, list[launch.Report | None]] = {}
     rows = []

@@ -18,7 +18,7 @@ TINY = {
         *("--base.num-rounds", "2", "--base.eval-every", "1"),
         *("--base.local-epochs", "1"),
     ],
-    "fedavg_rounds": [],
+    "fedavg_rounds": ["--cells.0.max-rounds", "30"],
     "heterogeneity": ["--num-seeds", "1", "--base.num-rounds", "1"],
     "throughput": ["--rounds-2nn.ppml-lab", "4", "--cohorts", "10", "--lanes", "2"],
     "convolutions": ["--turns", "1", "--num-steps", "2", "--batch-sizes", "2"],

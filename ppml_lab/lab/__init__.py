@@ -2,16 +2,9 @@
 
 from ppml_lab.lab.benchmark import run_benchmark
 from ppml_lab.lab.budget import calibrated, statement
-from ppml_lab.lab.experiment import (
-    Config,
-    DataConfig,
-    DataFacts,
-    Hyperparams,
-    LabData,
-    build,
-    load_data,
-    make_task,
-)
+from ppml_lab.lab.config import Config, DataConfig, Hyperparams
+from ppml_lab.lab.experiment import build, make_task
+from ppml_lab.lab.loading import DataFacts, LabData, load_data
 from ppml_lab.lab.run import Result, run_experiment
 from ppml_lab.lab.sweep import Outcome, Point, run_sweep
 from ppml_lab.lab.timing import seconds_in_turns

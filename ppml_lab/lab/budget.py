@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ppml_lab.dp import accounting
-from ppml_lab.lab.experiment import Config, DataFacts, Hyperparams, build
+from ppml_lab.lab.config import Config, Hyperparams
+from ppml_lab.lab.experiment import build
+from ppml_lab.lab.loading import DataFacts
 
 
 def calibrated(

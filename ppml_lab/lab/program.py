@@ -11,7 +11,9 @@ from jaxtyping import PyTree
 
 from ppml_lab import base, checks, federated
 from ppml_lab.federated.simulate import run_chunk
-from ppml_lab.lab.experiment import Config, DataFacts, Hyperparams, build, make_task
+from ppml_lab.lab.config import Config, Hyperparams
+from ppml_lab.lab.experiment import build, make_task
+from ppml_lab.lab.loading import DataFacts
 
 
 def placing(config: Config) -> jax.sharding.Sharding:

@@ -15,7 +15,7 @@ import tyro
 from ppml_lab import federated
 from ppml_lab.lab import records
 from ppml_lab.lab.budget import statement
-from ppml_lab.lab.experiment import load_data
+from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.progress import progress
 from ppml_lab.lab.sweep import Outcome, Point, run_sweep
 

@@ -21,13 +21,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab.lab import records
-from ppml_lab.lab.experiment import (
-    Config,
-    DataFacts,
-    Hyperparams,
-    build,
-    load_data,
-)
+from ppml_lab.lab.config import Config, Hyperparams
+from ppml_lab.lab.experiment import build
+from ppml_lab.lab.loading import DataFacts, load_data
 from ppml_lab.lab.program import Chunk, chunks_of, mapped_chunk, mapped_init, placing
 
 

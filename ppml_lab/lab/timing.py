@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ppml_lab.lab.experiment import load_data
+from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.program import Chunk, mapped_chunk, mapped_init, placing
 from ppml_lab.lab.sweep import Point
 

@@ -69,6 +69,40 @@ class CNN(nn.Module):
         return nn.Dense(self.num_classes)(x)
 
 
+def max_of_neighbours(x: Float[Array, "n h w c"]) -> Float[Array, "n h1 w1 c"]:
+    """Max-pooling of the 2x2 block at every place, with stride 1."""
+    x = jnp.maximum(x[:, :-1], x[:, 1:])
+    return jnp.maximum(x[:, :, :-1], x[:, :, 1:])
+
+
+class TutorialCNN(nn.Module):
+    """The CNN of the DP-SGD tutorials of TensorFlow Privacy and Opacus for MNIST:
+    8x8x16, pool, 4x4x32, pool, 32: 26,010 parameters.
+
+    Both convolutions have stride 2, both pools stride 1. With tanh it is the CNN of
+    Papernot, Thakurta, Song, Chien, Erlingsson, "Tempered Sigmoid Activations for Deep
+    Learning with Differential Privacy", AAAI 2021.
+    """
+
+    num_classes: int
+    convolution: Callable[..., Array] = conv_general_dilated
+    activation: Callable[[Array], Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+        for channels, size, padding in ((16, 8, "SAME"), (32, 4, "VALID")):
+            layer = nn.Conv(
+                channels,
+                (size, size),
+                strides=2,
+                padding=padding,
+                conv_general_dilated=self.convolution,
+            )
+            x = max_of_neighbours(self.activation(layer(x)))
+        x = self.activation(nn.Dense(32)(x.reshape(x.shape[0], -1)))
+        return nn.Dense(self.num_classes)(x)
+
+
 class LeNet(nn.Module):
     """The CNN of NIID-Bench (Li, Diao, Chen, He, ICDE 2022): 5x5x6, pool, 5x5x16, pool,
     120, 84: 44,426 parameters on MNIST.

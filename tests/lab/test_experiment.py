@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,12 @@ CENTRAL_DP = lab.Config(privacy="central")
         ({"sampler": "poison"}, {}, "unknown sampler 'poison'; did you mean 'poisson'"),
         ({"model": "logistik"}, {}, "did you mean 'logistic'"),
         ({"privacy": "centrl"}, {}, "did you mean 'central'"),
+        ({"clipping": "adaptve"}, {}, "did you mean 'adaptive'"),
+        (
+            {"training": "central", "privacy": "example", "per_example": "gost"},
+            {},
+            "did you mean 'ghost'",
+        ),
         ({"server_optimizer": "adm"}, {}, "did you mean 'adam'"),
         (
             {"weighting": "examples", "privacy": "central"},
@@ -87,7 +94,7 @@ def test_bad_data(change: dict[str, Any], message: str) -> None:
 def test_targets_out_of_reach_and_bad_deltas() -> None:
     rates = lab.Hyperparams()
     with pytest.raises(ValueError, match=r"target_epsilon .*0\.001.* out of reach"):
-        lab.calibrated(CENTRAL_DP, rates, FACTS, 1e-3, 1e-12)
+        lab.calibrated(CENTRAL_DP, rates, FACTS, 1e-3, 1e-9)
     with pytest.raises(ValueError, match=r"target_epsilon .* out of reach"):
         lab.calibrated(CONFIG, rates, FACTS, 8.0, 1e-5)  # nothing is private here
     for delta in (0.0, 1.0, -0.1, NAN):
@@ -161,3 +168,22 @@ def test_every_algorithm_is_built_with_every_privacy(
     assert cost.uplink_bytes == plain.uplink_bytes * (1 + (algorithm == "scaffold"))
     private = built.event(num_rounds=3).privacy_unit is not None
     assert private == (privacy != "none")
+
+
+@pytest.mark.parametrize("clipping", ["flat", "per_layer", "normalised", "adaptive"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"privacy": "central", "secure_sum": "additive_sharing"},
+        {"privacy": "example", "training": "central", "cohort": 50.0},
+    ],
+)
+def test_every_clipping_trains_and_costs_the_same(
+    clipping: str, kind: dict[str, Any], tmp_path: Path
+) -> None:
+    config = replace(CONFIG, clipping=clipping, num_rounds=2, eval_every=2, **kind)
+    rates = lab.Hyperparams(noise_multiplier=1.0)
+    (outcome,) = lab.run_sweep([lab.Point(config, rates, 0, {}, 1e-5)], tmp_path)
+    assert 0 < outcome.last["loss"] < 3
+    stated = lab.statement(config, rates, FACTS, 1e-5)
+    assert stated == lab.statement(replace(config, clipping="flat"), rates, FACTS, 1e-5)

@@ -21,6 +21,7 @@ MNIST = (28, 28, 1)
         (models.two_nn(10), 199_210),
         (models.CNN(10), 1_663_370),
         (models.LeNet(10), 44_426),
+        (models.TutorialCNN(10), 26_010),
     ],
 )
 def test_parameter_counts_of_the_papers(module, expected):
@@ -36,6 +37,7 @@ def test_parameter_counts_of_the_papers(module, expected):
         (models.two_nn(7), (3, 5)),
         (models.CNN(4), (4, 8, 3)),
         (models.LeNet(3), (17, 16, 1)),
+        (models.TutorialCNN(3), (17, 16, 1)),
     ],
 )
 def test_models_give_one_row_of_logits_per_example(module, shape):

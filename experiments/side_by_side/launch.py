@@ -1,4 +1,12 @@
-"""Runs workers one at a time and keeps what they report."""
+"""Runs workers one at a time and keeps what they report.
+
+A worker is a script NAME_worker.py that times one system in one process, with an
+interpreter of the system's own. It is called
+
+    INTERPRETER NAME_worker.py ARGUMENTS --option=VALUE ... --seed=REPETITION
+
+and prints one JSON object in a line, "system" first.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ppml_lab.lab import records
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 # Nothing of the caller's may change how many threads or devices a system uses.
 _PRIVATE = ("JAX_", "XLA_", "OMP_", "MKL_", "OPENBLAS_", "PYTHONPATH")
 
@@ -52,42 +60,58 @@ def is_here(system: str) -> bool:
     return found
 
 
+class Workers(NamedTuple):
+    """How an experiment's workers are run.
+
+    Attributes:
+      scripts: The folder of NAME_worker.py.
+      results: The folder that keeps reports, and what failing workers printed.
+      timeout: Seconds after which a worker is given up.
+      headlines: What is shown of a report.
+    """
+
+    scripts: Path
+    results: Path
+    timeout: float
+    headlines: tuple[str, ...]
+
+
 def in_turns(
-    tasks: Sequence[Task], repetitions: int, folder: Path, timeout: float
+    workers: Workers, tasks: Sequence[Task], repetitions: int
 ) -> list[list[Report | None]]:
     """Every task's reports by repetition; each repetition runs all tasks in order.
 
-    A worker that fails, or takes longer than `timeout` seconds, gets an error line on
-    stderr, and None; what it printed stays beside the reports. Reports of an earlier
-    run into the same folder are not made again.
+    A worker that fails, or takes too long, gets an error line on stderr, and None; what
+    it printed stays beside the reports. Reports of an earlier run into the same folder
+    are not made again.
     """
     reports: list[list[Report | None]] = [[] for _ in tasks]
     for seed in range(repetitions):
         for task, found in zip(tasks, reports, strict=True):
-            report = _report(task, seed, folder, timeout)
+            report = _report(workers, task, seed)
             found.append(report)
             shown = "failed"
             if report is not None:
-                names = ("client_updates_per_second", "matmul_flops")
-                shown = " ".join(f"{n} {report[n]:.4g}" for n in names if n in report)
+                names = [name for name in workers.headlines if name in report]
+                shown = " ".join(f"{name} {report[name]:.4g}" for name in names)
             print(f"{seed + 1}/{repetitions} {task}: {shown}", flush=True)
     return reports
 
 
-def _report(task: Task, seed: int, folder: Path, timeout: float) -> Report | None:
+def _report(workers: Workers, task: Task, seed: int) -> Report | None:
     about = {**task._asdict(), "seed": seed}
-    report = folder / "runs" / f"{records.run_id(about)}.json"
+    report = workers.results / "runs" / f"{records.run_id(about)}.json"
     if report.exists():
         return records.read_json(report)["report"]
     options = task.options | {"seed": seed}
     flags = [f"--{name.replace('_', '-')}={n}" for name, n in options.items()]
-    worker = HERE / f"{task.system}_worker.py"
+    worker = workers.scripts / f"{task.system}_worker.py"
     python = interpreter(task.system)
     assert python is not None
     log = report.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [python, str(worker), *map(str, task.arguments), *flags]
-    code = _wait(command, _environment(task.system), log, timeout)
+    code = _wait(command, _environment(), log, workers.timeout)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line]
     found = [line for line in lines if line.startswith('{"system"')]
     if code != 0 or not found:
@@ -104,11 +128,9 @@ def _variable(system: str) -> str:
     return f"PPML_LAB_{system.upper()}_PYTHON"
 
 
-def _environment(system: str) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(_PRIVATE)}
-    if system == "ppml_lab":
-        kept["PYTHONPATH"] = str(HERE.parents[1])
-    return kept | {"JAX_PLATFORMS": "cpu"}
+    return kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
 def _wait(

@@ -1,0 +1,122 @@
+"""What a run is: a frozen `Config`, which is compiled, and traced `Hyperparams`.
+
+What changes the compiled program (shapes, algorithm) is in the first; what only changes
+numbers is in the second, so that a sweep over it compiles once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, and how they are dealt to clients."""
+
+    dataset: str = "digits"
+    """Name of a data set: digits, mnist, fashion_mnist or synthetic."""
+    partition: str = "iid"
+    """iid, dirichlet, shards, label_limited, quantity_skew, or natural (the data set's
+    own users)."""
+    num_clients: int = 100
+    """Number of clients; the natural partition has its own, but for synthetic data."""
+    dirichlet_alpha: float = 0.5
+    """Concentration of the dirichlet partition; small is skewed."""
+    shards_per_client: int = 2
+    """Shards of sorted labels that each client gets in the shards partition."""
+    labels_per_client: int = 2
+    """Classes that each client has in the label_limited partition."""
+    size_sigma: float = 1.0
+    """Log-standard-deviation of client sizes in the quantity_skew partition."""
+    synthetic_beta: float = 1.0
+    """Variance of the clients' input centres in the synthetic data."""
+    data_seed: int = 0
+    """Seed of synthetic data and of the partition; runs' seeds do not change them."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about a run that is fixed when it is compiled."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Which data, and how they are dealt to clients."""
+    model: str = "logistic"
+    """Name of a model: logistic, 2nn, cnn, lenet, tutorial_cnn or tanh_cnn."""
+    training: Literal["federated", "central"] = "federated"
+    """Federated averaging, or SGD on everybody's pooled examples."""
+    algorithm: str = "fedavg"
+    """What clients and server do: fedavg, fedprox or scaffold."""
+    sampler: str = "poisson"
+    """Who takes part: everyone, fixed_size or poisson."""
+    cohort: float = 10.0
+    """Expected clients per round; with central training, expected examples per step."""
+    num_rounds: int = 50
+    """Rounds of training."""
+    eval_every: int = 10
+    """Rounds between evaluations."""
+    evals_per_chunk: int = 1
+    """Evaluations between two visits to the host; a killed run loses at most so many.
+    """
+    evaluate_clients: bool = False
+    """Whether evaluations also go through every client's own (training) examples."""
+    stop_at_accuracy: float | None = None
+    """Ends the run after a chunk in which the test accuracy reached this."""
+    batch_size: int = 10
+    """Examples per local step."""
+    local_epochs: int = 1
+    """Passes over its data that a client makes per round."""
+    steps_per_round: int = 1
+    """Steps per round in central training, and per client with privacy "local_dp_sgd".
+    """
+    client_optimizer: str = "sgd"
+    """Optimizer of clients, and of central training: sgd, momentum or adam."""
+    server_optimizer: str = "sgd"
+    """Optimizer of the server: sgd (FedAvg), momentum, adam, yogi or adagrad."""
+    weighting: Literal["uniform", "examples"] = "uniform"
+    """Whether clients count the same or by their number of examples."""
+    dropout_prob: float = 0.0
+    """Chance of a participant to drop out before its upload."""
+
+    privacy: str = "none"
+    """Mechanism: none, central, local, example (central training) or local_dp_sgd."""
+    clipping: str = "flat"
+    """How contributions are clipped: flat, per_layer, normalised, or adaptive (flat, to
+    the `target_quantile` of their norms)."""
+    target_quantile: float = 0.5
+    """The share of contributions that adaptive clipping leaves as they are."""
+    per_example: str = "auto"
+    """How examples' gradients are clipped: ghost, vmap, or auto for the first where it
+    knows the model."""
+    microbatch_size: int | None = None
+    """Examples that are clipped at once; None for the whole batch."""
+    secure_sum: Literal["clear", "additive_sharing"] = "clear"
+    """How updates are summed."""
+    num_parties: int = 3
+    """Servers among which updates are shared."""
+    scale_bits: int = 16
+    """Fixed point: 2^scale_bits steps per unit."""
+    max_abs: float = 8.0
+    """Bound of a shared coordinate where no clip norm bounds it."""
+    num_lanes: int | None = None
+    """Clients trained at once on a device; None chooses by backend and model."""
+    num_devices: int | None = None
+    """Devices that a round's clients are dealt to; None takes all."""
+
+
+class Hyperparams(NamedTuple):
+    """Traced scalars: changing them does not compile again.
+
+    Attributes:
+      learning_rate: The clients', or central training's.
+      server_learning_rate: Multiplies the mean update (1 is FedAvg).
+      clip_norm: L2 bound of a contribution.
+      noise_multiplier: Standard deviation of the noise over the clip norm.
+      proximal_mu: Weight of FedProx's proximal term.
+    """
+
+    learning_rate: Any = 0.1
+    server_learning_rate: Any = 1.0
+    clip_norm: Any = 1.0
+    noise_multiplier: Any = 0.0
+    proximal_mu: Any = 0.01

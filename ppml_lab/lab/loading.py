@@ -1,0 +1,85 @@
+"""The data set of a configuration, dealt to clients and put on the devices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ppml_lab import base, checks, data, federated
+from ppml_lab.lab.config import DataConfig
+
+
+class DataFacts(NamedTuple):
+    """What algorithms need to know about the data when they are built."""
+
+    num_clients: int
+    num_examples: int
+    max_client_size: int
+    num_classes: int
+    input_shape: tuple[int, ...]
+
+
+class LabData(NamedTuple):
+    """A federated data set, its test set, and the facts about them."""
+
+    clients: base.Clients
+    test: PyTree
+    facts: DataFacts
+
+
+def load_data(config: DataConfig, num_devices: int | None = None) -> LabData:
+    """The data set of `config`, dealt to clients, whole on each of the devices.
+
+    Raises:
+      ValueError: For unknown names or partitions that do not fit.
+      FileNotFoundError: If files are missing; says where to put them.
+    """
+    return _load_data(config, num_devices)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_data(config: DataConfig, num_devices: int | None) -> LabData:
+    if config.dataset == "synthetic":
+        # Its alpha shifts all logits alike and changes nothing.
+        dataset = data.synthetic(
+            config.data_seed, config.num_clients, 1.0, config.synthetic_beta
+        )
+    else:
+        dataset = data.load(config.dataset)
+    owners = _owners(config, dataset)
+    sharding = federated.on_every_device(federated.client_mesh(num_devices))
+    clients = data.federate(dataset.train, owners, sharding=sharding)
+    test = jax.device_put(dataset.test, sharding)
+    facts = DataFacts(
+        num_clients=data.num_clients(clients),
+        num_examples=len(owners),
+        max_client_size=int(np.max(data.client_sizes(clients))),
+        num_classes=dataset.num_classes,
+        input_shape=dataset.train["x"].shape[1:],
+    )
+    return LabData(clients, test, facts)
+
+
+def _owners(config: DataConfig, dataset: data.Dataset) -> np.ndarray:
+    deal = data.partition
+    rng, count = np.random.default_rng(config.data_seed), config.num_clients
+    labels = dataset.train["y"]
+    partitions: Mapping[str, Callable[[], np.ndarray]] = {
+        "iid": lambda: deal.iid(rng, len(labels), count),
+        "dirichlet": lambda: deal.dirichlet(rng, labels, count, config.dirichlet_alpha),
+        "shards": lambda: deal.shards(rng, labels, count, config.shards_per_client),
+        "label_limited": lambda: deal.label_limited(
+            rng, labels, count, config.labels_per_client
+        ),
+        "quantity_skew": lambda: deal.quantity_skew(
+            rng, len(labels), count, config.size_sigma
+        ),
+        "natural": lambda: deal.natural(dataset.train_users),
+    }
+    checks.known("partition", config.partition, partitions)
+    return partitions[config.partition]()
