@@ -7,7 +7,7 @@ with the best client learning rate of a grid.
 
 As in the paper, accuracy is made monotone over the rounds and interpolated between
 them, and the best rate of the grid is the one that counts. A run ends once it has
-reached its target. `paper` takes about two hours on 2 cores; `smoke` (logistic
+reached its target. `paper` takes about an hour and a half on 2 cores; `smoke` (logistic
 regression on digits to 90%) a few seconds.
 
     python -m experiments.fedavg_rounds smoke
