@@ -13,7 +13,7 @@ Small Cost", ICML 2023.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -150,7 +150,7 @@ def _calls(
             return single(params, key, example)
 
     jaxpr = jax.make_jaxpr(without_known_layers)(params, key, example).jaxpr
-    used = set(_used(jaxpr))
+    used = _used(jaxpr)
     paths = [path for path, _ in jax.tree.leaves_with_path(params)]
     unknown = [
         jax.tree_util.keystr(path)
@@ -166,10 +166,10 @@ def _calls(
     return calls
 
 
-def _used(jaxpr: Jaxpr) -> Iterator[Any]:
+def _used(jaxpr: Jaxpr) -> set[Any]:
     """The variables on which the outputs may depend."""
     needed = {v for v in jaxpr.outvars if isinstance(v, Var)}
     for equation in reversed(jaxpr.eqns):
         if any(output in needed for output in equation.outvars):
             needed |= {v for v in equation.invars if isinstance(v, Var)}
-    return iter(needed)
+    return needed
