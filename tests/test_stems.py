@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ppml_lab.lab import records
 
 ROOT = Path(__file__).resolve().parents[1]
 STEMS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
@@ -52,6 +56,17 @@ def test_results_and_figure_are_committed(stem: str) -> None:
     for suffix in ("pdf", "png"):
         figure = ROOT / "paper_figures" / f"{stem}.{suffix}"
         assert 0 < figure.stat().st_size < 300_000
+
+
+@pytest.mark.parametrize(
+    "stem", [stem for stem in STEMS if (ROOT / "results" / stem / "smoke").exists()]
+)
+def test_a_fresh_clone_can_run_smoke(stem: str, tmp_path: Path) -> None:
+    """Committed results do not stand in the way of today's configuration."""
+    committed = ROOT / "results" / stem / "smoke" / "provenance.json"
+    (tmp_path / "provenance.json").write_text(committed.read_text())
+    configs = importlib.import_module(f"experiments.{stem}").CONFIGS
+    records.open_folder(tmp_path, dataclasses.asdict(configs["smoke"]))
 
 
 @pytest.mark.slow

@@ -57,7 +57,8 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
-    """Makes a results folder for `config`, or checks that an existing one is its own.
+    """Makes a results folder for `config`, or checks that an existing one is its own,
+    as far as the options go that there were when it was made.
 
     Raises:
       ValueError: If the folder holds another configuration; names what differs.
@@ -164,10 +165,10 @@ def _plain(value: Any) -> Any:
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:
     if isinstance(there, dict) and isinstance(here, dict):
-        keys = sorted(there.keys() | here.keys())
+        # An option that came after the folder was made is not held against it.
         parts = [
-            _differences(there.get(key), here.get(key), f"{name}.{key}".strip("."))
-            for key in keys
+            _differences(value, here.get(key), f"{name}.{key}".strip("."))
+            for key, value in sorted(there.items())
         ]
         return [line for part in parts for line in part]
     return [] if there == here else [f"{name}: {there} there, {here} here"]

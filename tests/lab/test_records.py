@@ -25,6 +25,15 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"another configuration \(base.model: cnn there, 2nn here\)"
     ):
         records.open_folder(tmp_path, {"rounds": 5, "base": {"model": "2nn"}})
+    with pytest.raises(ValueError, match=r"\(rounds: 5 there, None here\)"):
+        records.open_folder(tmp_path, {"base": {"model": "cnn"}})
+
+
+def test_a_folder_from_before_an_option_can_be_used(tmp_path: Path) -> None:
+    records.open_folder(tmp_path, {"base": {"model": "cnn"}})
+    config = {"base": {"model": "cnn", "lanes": 2}, "rounds": 5}
+    records.open_folder(tmp_path, config)
+    assert records.read_json(tmp_path / "provenance.json")["config"] == config
 
 
 def test_checkpoints_keep_every_bit(tmp_path: Path) -> None:
