@@ -9,8 +9,8 @@ The setting is that of a published run of the study's (batches of 64, SGD of rat
 and momentum 0.9, the same small CNN; best test accuracy over the rounds), but shorter:
 10 rounds of 2 local epochs where it has 50 of 10, and no weight decay of 1e-5. Beside
 the global test accuracy stand the accuracies on each client's own training examples:
-their mean, their spread, and the worst tenth of the clients. `paper` takes about an
-hour on 2 cores, `smoke` (digits, logistic regression) a minute.
+their mean, their spread, and the worst tenth of the clients. `paper` takes about half
+an hour on 2 cores, `smoke` (digits, logistic regression) a minute.
 
     python -m experiments.heterogeneity smoke
     python -m experiments.heterogeneity paper

@@ -101,8 +101,6 @@ def epsilons(
 ) -> list[float]:
     """`epsilon` of Poisson-sampled Gaussian runs that differ in their noise.
 
-    Two hundred of them by RDP take about a quarter of a second.
-
     Args:
       noise_multipliers: Stddev over L2 sensitivity when one contribution is added or
         removed; 0 is no privacy.

@@ -76,20 +76,20 @@ def adaptive_gaussian(
     def clip(key: base.Key, state: Array, update: PyTree) -> dict[str, PyTree]:
         del key
         norms = clipping.squared_norms(update)
-        rule = clipping.flat(state)
+        factors = clipping.flat(state).factors(norms)
         return {
-            "update": clipping.clip(rule, update),
-            "within": within(state, norms, rule.factors(norms)),
+            "update": clipping.scale(update, factors),
+            "within": within(state, norms, factors),
         }
 
     def clip_examples(
         state: Array, gradients: PerExample, weights: Float[Array, " n"]
     ) -> dict[str, PyTree]:
-        rule = clipping.flat(state)
         norms = gradients.squared_norms
-        votes = within(state, norms, rule.factors(norms))
+        factors = clipping.flat(state).factors(norms)
+        votes = within(state, norms, factors)
         return {
-            "update": clipping.clip_examples(rule, gradients, weights),
+            "update": clipping.scaled_sum(gradients, factors, weights),
             "within": jnp.sum(jnp.where(weights > 0, votes, 0.0)),
         }
 

@@ -104,12 +104,17 @@ def rule(name: str, clip_norm: Any) -> Clipping:
 
 def clip(clipping: Clipping, update: PyTree) -> PyTree:
     """An update, scaled as the rule says."""
+    return scale(update, clipping.factors(squared_norms(update)))
+
+
+def scale(update: PyTree, factors: PyTree) -> PyTree:
+    """Every leaf times its factor; zeros where that is 0."""
 
     def scaled(leaf: Array, factor: Array) -> Array:
         # Not a product alone: 0 times NaN is NaN.
         return jnp.where(factor > 0, leaf * factor.astype(leaf.dtype), 0)
 
-    return jax.tree.map(scaled, update, clipping.factors(squared_norms(update)))
+    return jax.tree.map(scaled, update, factors)
 
 
 def clip_examples(
@@ -119,6 +124,13 @@ def clip_examples(
     weight 0 are left out.
     """
     factors = clipping.factors(gradients.squared_norms)
+    return scaled_sum(gradients, factors, weights)
+
+
+def scaled_sum(
+    gradients: PerExample, factors: PyTree, weights: Float[Array, " n"]
+) -> PyTree:
+    """The sum of per-example gradients times their factors, without weights of 0."""
     heard = jax.tree.map(lambda f: jnp.where(weights > 0, f, 0.0), factors)
     return gradients.weighted_sum(heard)
 

@@ -211,7 +211,7 @@ def _report(
             update = jax.tree.map(lambda leaf: leaf * weight, update)
         scalars = dict(info)
         if mechanism.privacy_unit is not None:
-            # What clipping computes anyway; a pass over the update costs others 8%.
+            # What clipping computes anyway; for others it is one more pass.
             scalars["update_norm"] = optax.tree.norm(update)
         bounded = mechanism.clip(clip_key, mechanism_state, update)
         return {

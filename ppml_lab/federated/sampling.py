@@ -43,11 +43,10 @@ def everyone(population: int) -> base.ClientSampler:
 def fixed_size(population: int, cohort_size: int) -> base.ClientSampler:
     """Exactly `cohort_size` of the population, uniformly without replacement.
 
-    The draw is a stretch of `random.permute`'s shuffle.
-
-    **Guarantee:** amplification of sampling without replacement under replace-one
-    neighbours (Wang, Balle, Kasiviswanathan, AISTATS 2019), accounted by RDP; there is
-    no PLD for it.
+    **Guarantee:** amplification of uniform sampling without replacement, to which the
+    shuffle of `random.permute` comes statistically close, under replace-one neighbours
+    (Wang, Balle, Kasiviswanathan, AISTATS 2019), accounted by RDP; there is no PLD for
+    it.
 
     Raises:
       ValueError: If the cohort is empty or larger than the population.
