@@ -73,17 +73,19 @@ class PrivacyEvent(NamedTuple):
         to what one neighbour can change".
       neighboring_relation: "add_or_remove_one" or "replace_one".
       privacy_unit: "client" or "example", or None if nothing is promised.
+      population: How many of them there are, where that is known: a delta above one
+        over it promises next to nothing, and accounting warns.
     """
 
     event: Any
     neighboring_relation: str
     privacy_unit: str | None
+    population: int | None = None
 
 
 class TaskInit(Protocol):
     def __call__(self, key: Key) -> PyTree[Array]:
         """Fresh model parameters."""
-        ...
 
 
 class TaskLoss(Protocol):
@@ -93,7 +95,6 @@ class TaskLoss(Protocol):
         """The loss of each example, so that callers can mask, weigh and clip; `key` is
         for dropout and the like.
         """
-        ...
 
 
 class TaskEvaluate(Protocol):
@@ -101,7 +102,6 @@ class TaskEvaluate(Protocol):
         self, params: PyTree, examples: PyTree
     ) -> dict[str, Float[Array, " n"]]:
         """Metrics of each example; their means are reported."""
-        ...
 
 
 class Task(NamedTuple):
@@ -115,13 +115,11 @@ class Task(NamedTuple):
 class TrainerNumSteps(Protocol):
     def __call__(self, size: Int[Array, ""]) -> Int[Array, ""]:
         """How many steps a client with `size` examples takes; at least 1."""
-        ...
 
 
 class TrainerKeep(Protocol):
     def __call__(self, params: PyTree) -> PyTree:
         """What a client keeps for itself before its first round; `()` for nothing."""
-        ...
 
 
 class TrainerInit(Protocol):
@@ -129,7 +127,6 @@ class TrainerInit(Protocol):
         """State of a client that has just received what the server sent, with what it
         kept from its last round.
         """
-        ...
 
 
 class TrainerStep(Protocol):
@@ -144,7 +141,6 @@ class TrainerStep(Protocol):
         """One local step. `key` is the client's for this round, the same at every step:
         fold `step_number` in.
         """
-        ...
 
 
 class TrainerFinish(Protocol):
@@ -154,13 +150,11 @@ class TrainerFinish(Protocol):
         """The update for the server, what the client keeps until its next round, and
         scalars about the training.
         """
-        ...
 
 
 class TrainerEvent(Protocol):
     def __call__(self) -> PrivacyEvent:
         """What one participation costs the client's own examples."""
-        ...
 
 
 class ClientTrainer(NamedTuple):
@@ -179,13 +173,11 @@ class ClientTrainer(NamedTuple):
 class ServerInit(Protocol):
     def __call__(self, params: PyTree) -> PyTree:
         """What the server remembers beside the model, before round 0."""
-        ...
 
 
 class ServerSend(Protocol):
     def __call__(self, params: PyTree, memory: PyTree) -> PyTree:
         """What every participant receives."""
-        ...
 
 
 class ServerStep(Protocol):
@@ -197,7 +189,6 @@ class ServerStep(Protocol):
         `share` is the part of the population that the mean counts: mean times share is
         the sum of the updates over the number of all clients.
         """
-        ...
 
 
 class Server(NamedTuple):
@@ -216,13 +207,11 @@ class Server(NamedTuple):
 class SamplerSample(Protocol):
     def __call__(self, key: Key) -> Cohort:
         """Draws one round's participants."""
-        ...
 
 
 class SamplerAmplify(Protocol):
     def __call__(self, event: Any) -> Any:
         """The `DpEvent` of a round whose participants were drawn by this sampler."""
-        ...
 
 
 class ClientSampler(NamedTuple):
@@ -248,7 +237,6 @@ class ClientSampler(NamedTuple):
 class MechanismInit(Protocol):
     def __call__(self) -> PyTree:
         """State carried over rounds (for example an adaptive clip)."""
-        ...
 
 
 class MechanismClip(Protocol):
@@ -256,7 +244,6 @@ class MechanismClip(Protocol):
         """What leaves one client: its update, bounded, and whatever else `privatize`
         wants summed; under local DP also with the client's own noise.
         """
-        ...
 
 
 class MechanismClipExamples(Protocol):
@@ -264,13 +251,11 @@ class MechanismClipExamples(Protocol):
         """The sum of a batch's `clip`ped gradients, from a `dp.PerExample`, without
         those of weight 0.
         """
-        ...
 
 
 class MechanismNormBound(Protocol):
     def __call__(self, state: PyTree) -> Any:
         """The L2 norm that what is clipped has at most, before any noise."""
-        ...
 
 
 class MechanismPrivatize(Protocol):
@@ -280,21 +265,32 @@ class MechanismPrivatize(Protocol):
         """Adds noise to a **sum** of what was clipped, with the given L2 sensitivity;
         returns the noisy sum of updates and the next state.
         """
-        ...
+
+
+class MechanismNoise(Protocol):
+    def __call__(self, state: PyTree) -> Any:
+        """The next release's standard deviation of Gaussian noise over the sensitivity
+        when one contribution is added or removed.
+        """
+
+
+class MechanismReport(Protocol):
+    def __call__(self, state: PyTree) -> dict[str, Array]:
+        """Scalars of the state for a round's info, made of what was released."""
 
 
 class MechanismEvent(Protocol):
-    def __call__(self, sampler: ClientSampler) -> PrivacyEvent:
-        """The cost of one round whose participants `sampler` draws. Host side; needs
-        concrete hyperparameters.
+    def __call__(self, sampler: ClientSampler, num_releases: int) -> PrivacyEvent:
+        """The cost of a run's first `num_releases` releases, each of participants whom
+        `sampler` draws. Host side; needs concrete hyperparameters.
         """
-        ...
 
 
 class PrivacyMechanism(NamedTuple):
     """A mechanism and its accounting, from one builder so that they cannot drift apart.
 
     Attributes:
+      noise_multiplier: None where a release is not one Gaussian on the sum.
       privacy_unit: Whose contribution is bounded, "client" or "example"; None for
         the mechanism that promises nothing (`dp.no_privacy`).
     """
@@ -304,6 +300,8 @@ class PrivacyMechanism(NamedTuple):
     clip_examples: MechanismClipExamples
     norm_bound: MechanismNormBound
     privatize: MechanismPrivatize
+    noise_multiplier: MechanismNoise | None
+    report: MechanismReport
     event: MechanismEvent
     privacy_unit: str | None
 
@@ -311,7 +309,6 @@ class PrivacyMechanism(NamedTuple):
 class AggregatorEncode(Protocol):
     def __call__(self, key: Key, update: PyTree) -> PyTree:
         """One client's message."""
-        ...
 
 
 class AggregatorAggregate(Protocol):
@@ -319,7 +316,6 @@ class AggregatorAggregate(Protocol):
         """Folds messages, stacked along a leading axis, into a running total; zeros are
         the empty total.
         """
-        ...
 
 
 class AggregatorDecode(Protocol):
@@ -327,7 +323,6 @@ class AggregatorDecode(Protocol):
         """The sum of the encoded updates, the only thing that the servers learn
         together.
         """
-        ...
 
 
 class AggregatorSensitivity(Protocol):
@@ -335,13 +330,11 @@ class AggregatorSensitivity(Protocol):
         """The L2 norm of a client's part in the decoded sum when its update has norm
         `clip_norm` at most.
         """
-        ...
 
 
 class AggregatorCost(Protocol):
     def __call__(self, dimension: int) -> Cost:
         """Bytes of one client for an update with `dimension` coordinates."""
-        ...
 
 
 class SecureAggregator(NamedTuple):
@@ -359,7 +352,6 @@ class SecureAggregator(NamedTuple):
 class AlgorithmInit(Protocol):
     def __call__(self, key: Key) -> Any:
         """The server's state before round 0; `state.params` is the model."""
-        ...
 
 
 class AlgorithmRound(Protocol):
@@ -369,19 +361,16 @@ class AlgorithmRound(Protocol):
         """One round: the next state, and scalars about it. The scalars are for the
         researcher: they are not private.
         """
-        ...
 
 
 class AlgorithmEvent(Protocol):
     def __call__(self, num_rounds: int) -> PrivacyEvent:
         """The cost of a whole run."""
-        ...
 
 
 class AlgorithmCost(Protocol):
     def __call__(self) -> Cost | None:
         """Bytes per participating client and round; None where clients take no part."""
-        ...
 
 
 class FederatedAlgorithm(NamedTuple):

@@ -14,9 +14,11 @@ from ppml_lab.dp.gradients import (
     example_keys,
     summed_gradient,
 )
+from ppml_lab.dp.live import live
 from ppml_lab.dp.local import local_gaussian, local_laplace, randomised_response
 from ppml_lab.dp.mechanisms import gaussian, no_privacy
 from ppml_lab.dp.per_example import PerExample
+from ppml_lab.dp.scheduled import scheduled_gaussian
 
 __all__ = [
     "CLIPPING_RULES",
@@ -28,9 +30,11 @@ __all__ = [
     "clipped_gradient",
     "example_keys",
     "gaussian",
+    "live",
     "local_gaussian",
     "local_laplace",
     "no_privacy",
     "randomised_response",
+    "scheduled_gaussian",
     "summed_gradient",
 ]

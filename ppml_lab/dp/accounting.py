@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
@@ -66,7 +67,7 @@ def epsilon(
 
     Args:
       privacy_event: The event of a whole run and what it promises to whom.
-      delta: In (0, 1); well below 1 / population.
+      delta: In (0, 1), well below 1 / population: warns above it.
       accountant: "rdp", the headline, or "pld", tighter, for Gaussian and Laplace
         releases and Poisson sampling. PLD discretises privacy loss by 1e-4, and by more
         where RDP's epsilon exceeds 10, so that time and memory stay bounded.
@@ -83,6 +84,7 @@ def epsilon(
     """
     delta = events.to_float("delta", delta)
     checks.probability("delta", delta, allow_one=False)
+    _warn_of_large_delta(privacy_event, delta)
     mechanisms, failure = accountants.flat(privacy_event, accountant)
     left = delta_left(delta, failure)
     total = accountants.rdp_total(mechanisms)
@@ -197,6 +199,17 @@ def delta_left(delta: float, failure: float) -> float:
             " delta"
         )
     return delta - failure
+
+
+def _warn_of_large_delta(privacy_event: PrivacyEvent, delta: float) -> None:
+    population, unit = privacy_event.population, privacy_event.privacy_unit
+    if unit is not None and population is not None and delta > 1 / population:
+        warnings.warn(
+            f"delta {delta:g} is larger than one over the {population} {unit}s: it"
+            f" allows publishing one {unit}'s data whole; choose one well below"
+            f" {1 / population:.3g}",
+            stacklevel=3,
+        )
 
 
 def calibrate_noise_multiplier(

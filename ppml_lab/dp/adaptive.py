@@ -108,4 +108,5 @@ def adaptive_gaussian(
         clip_examples=clip_examples,
         norm_bound=lambda state: state * jnp.sqrt(1 + jnp.float32(count_weight) ** 2),
         privatize=privatize,
+        report=lambda state: {"clip_norm": state},
     )

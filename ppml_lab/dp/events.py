@@ -9,7 +9,7 @@ converted here, on the way in and again when an event is flattened for an accoun
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
 from ppml_lab import checks
@@ -115,7 +115,15 @@ def compose(event: Any, num_rounds: SupportsInt) -> Any:
     """`num_rounds` adaptive repetitions of `event`; an integer of at least 1."""
     import dp_accounting
 
-    return dp_accounting.SelfComposedDpEvent(event, _int("num_rounds", num_rounds))
+    count = _int("num_rounds", num_rounds)
+    return event if count == 1 else dp_accounting.SelfComposedDpEvent(event, count)
+
+
+def together(parts: Sequence[Any]) -> Any:
+    """All of these events, one after the other."""
+    import dp_accounting
+
+    return parts[0] if len(parts) == 1 else dp_accounting.ComposedDpEvent([*parts])
 
 
 def failing(event: Any, probability: SupportsFloat) -> Any:
@@ -139,8 +147,7 @@ def failing(event: Any, probability: SupportsFloat) -> Any:
     if chance == 0 or event == dp_accounting.NonPrivateDpEvent():
         return event
     checks.probability("probability", chance, allow_one=False)
-    parts: list[Any] = [event, Failure(chance)]
-    return dp_accounting.ComposedDpEvent(parts)
+    return together([event, Failure(chance)])
 
 
 def flatten(event: Any, count: int = 1) -> Counter[Any]:

@@ -69,7 +69,10 @@ def clipped_gradient(
         common layers (`dp.ghost`); "vmap" makes them all and knows any model; "auto"
         takes the first where it can, and warns where it cannot.
       microbatch_size: How many examples go through the model at once; None for the
-        whole batch. The batch is padded up to a multiple of it.
+        whole batch. The batch is padded up to a multiple of it, and microbatches of
+        padding alone are skipped. What fits the processor's cache is fastest on a CPU:
+        16 to 64 for convolutional models, all for small dense ones
+        (`experiments/dp_sgd_speed.py`).
 
     Raises:
       ValueError: If microbatch_size is below 1, the method unknown, or the mechanism
@@ -115,7 +118,14 @@ def clipped_gradient(
             return batch_sum(keys[inside], state, params, rows, present[at])
 
         def add(total: PyTree, at: Array) -> tuple[PyTree, None]:
-            return jax.tree.map(jnp.add, total, part_sum(at)), None
+            # A Poisson sample's arrays end in padding: a third of them at 256 examples.
+            grown = jax.lax.cond(
+                jnp.any(present[at] > 0),
+                lambda total: jax.tree.map(jnp.add, total, part_sum(at)),
+                lambda total: total,
+                total,
+            )
+            return grown, None
 
         parts = rows.reshape(num_parts, microbatch_size)
         shapes = jax.eval_shape(part_sum, parts[0])

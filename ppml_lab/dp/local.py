@@ -134,12 +134,21 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
 
 def _at_the_client(clip: Any, norm_bound: Any, event: Any) -> base.PrivacyMechanism:
     """A mechanism that has nothing left to do once updates are summed."""
+
+    def releases(sampler: base.ClientSampler, num_releases: int) -> base.PrivacyEvent:
+        from ppml_lab.dp import events
+
+        composed = events.compose(event(), num_releases)
+        return base.PrivacyEvent(composed, "replace_one", "client", sampler.population)
+
     return base.PrivacyMechanism(
         init=lambda: (),
         clip=clip,
         clip_examples=mechanisms.clips_no_examples,
         norm_bound=lambda state: norm_bound,
         privatize=lambda key, state, total, sensitivity: (total, state),
-        event=lambda sampler: base.PrivacyEvent(event(), "replace_one", "client"),
+        noise_multiplier=None,
+        report=lambda state: {},
+        event=releases,
         privacy_unit="client",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,11 +16,14 @@ from ppml_lab.dp import clipping
 def no_privacy() -> base.PrivacyMechanism:
     """The mechanism that changes nothing and promises nothing."""
 
-    def event(sampler: base.ClientSampler) -> base.PrivacyEvent:
+    def event(sampler: base.ClientSampler, num_releases: int) -> base.PrivacyEvent:
         import dp_accounting
 
         return base.PrivacyEvent(
-            dp_accounting.NonPrivateDpEvent(), sampler.neighboring_relation, None
+            dp_accounting.NonPrivateDpEvent(),
+            sampler.neighboring_relation,
+            None,
+            sampler.population,
         )
 
     return base.PrivacyMechanism(
@@ -28,6 +32,8 @@ def no_privacy() -> base.PrivacyMechanism:
         clip_examples=clips_no_examples,
         norm_bound=lambda state: float("inf"),
         privatize=lambda key, state, total, sensitivity: (total, state),
+        noise_multiplier=None,
+        report=lambda state: {},
         event=event,
         privacy_unit=None,
     )
@@ -70,14 +76,9 @@ def gaussian(
     checks.known("privacy_unit", privacy_unit, ("client", "example"))
     clip = clipping.rule(rule, clip_norm)
 
-    def event(sampler: base.ClientSampler) -> base.PrivacyEvent:
-        from ppml_lab.dp import events
-
-        # Replacing a contribution moves the sum by up to twice the clip norm.
-        change = 2.0 if sampler.neighboring_relation == "replace_one" else 1.0
-        noise = events.gaussian(float(noise_multiplier) / change)
-        return base.PrivacyEvent(
-            sampler.amplify(noise), sampler.neighboring_relation, privacy_unit
+    def event(sampler: base.ClientSampler, num_releases: int) -> base.PrivacyEvent:
+        return gaussian_event(
+            sampler, {float(noise_multiplier): num_releases}, privacy_unit
         )
 
     return base.PrivacyMechanism(
@@ -91,8 +92,32 @@ def gaussian(
             add_noise(key, total, noise_multiplier, sensitivity),
             state,
         ),
+        noise_multiplier=lambda state: noise_multiplier,
+        report=lambda state: {},
         event=event,
         privacy_unit=privacy_unit,
+    )
+
+
+def gaussian_event(
+    sampler: base.ClientSampler, releases: Mapping[float, int], privacy_unit: str
+) -> base.PrivacyEvent:
+    """Gaussian releases of sampled sums: how many with each noise multiplier, which is
+    relative to what adding or removing a contribution can change.
+    """
+    from ppml_lab.dp import events
+
+    # Replacing a contribution moves the sum by up to twice the clip norm.
+    change = 2.0 if sampler.neighboring_relation == "replace_one" else 1.0
+    parts = [
+        events.compose(sampler.amplify(events.gaussian(noise / change)), count)
+        for noise, count in releases.items()
+    ]
+    return base.PrivacyEvent(
+        events.together(parts),
+        sampler.neighboring_relation,
+        privacy_unit,
+        sampler.population,
     )
 
 

@@ -72,7 +72,13 @@ def weighted_rows(
     factors: Float[Array, " n"], rows: Float[Array, "n *s"]
 ) -> Float[Array, "*s"]:
     """The sum of rows, each times its factor; nothing of rows whose factor is 0."""
-    return jnp.tensordot(factors, silenced(factors, rows), axes=1)
+    # Silencing copies all rows, for a batch that seldom needs it.
+    return jax.lax.cond(
+        jnp.all(jnp.isfinite(squared_norms(rows))),
+        lambda rows: jnp.tensordot(factors, rows, axes=1),
+        lambda rows: jnp.tensordot(factors, silenced(factors, rows), axes=1),
+        rows,
+    )
 
 
 def silenced(

@@ -52,16 +52,29 @@ def gradients(uses: Sequence[Tokens], shape: tuple[int, ...]) -> Gradients:
     if left.ndim == 2:
         return _table(left, right, shape)
     t, d, o = right.shape[1], left.shape[2], right.shape[2]
-    if t * (d + o) >= d * o:
-        return _kept(jnp.einsum("ntd,nto->ndo", left, right), shape)
-    return _outer(left, right, shape)
+    # Products between the places, which `_outer` makes, cost t (d + o) per place and
+    # product; gradients that are kept cost no second product but memory.
+    cheaper, small = t * t * (d + o) >= d * o, d * o <= 4 * t * (d + o)
+    return (_products if cheaper and small else _outer)(left, right, shape)
 
 
 def _kept(rows: Float[Array, "n *s"], shape: tuple[int, ...]) -> Gradients:
-    """Gradients that are no larger than what they are made of."""
+    """Gradients that are there whole."""
     return Gradients(
         squared_norms(rows),
         lambda factors: weighted_rows(factors, rows).reshape(shape),
+    )
+
+
+def _products(left: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
+    """Gradients kept whole because that is cheaper than telling their norms."""
+    d, o = left.shape[-1], right.shape[-1]
+    if d < o:
+        return _kept(jnp.einsum("ntd,nto->ndo", left, right), shape)
+    # Long rows make these small products faster.
+    rows = _kept(jnp.einsum("ntd,nto->nod", left, right), (o, d))
+    return rows._replace(
+        weighted_sum=lambda factors: rows.weighted_sum(factors).T.reshape(shape)
     )
 
 

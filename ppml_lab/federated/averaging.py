@@ -172,13 +172,18 @@ def averaging(
             params, memory, mechanism_state, kept, state.rounds_done + 1
         )
         info = jax.tree.map(lambda s: s / jnp.maximum(reports, 1), summed["scalars"])
-        sampled = jnp.sum(cohort.weights > 0, dtype=jnp.float32)
-        return next_state, info | {"cohort_size": sampled, "num_reports": reports}
+        info |= {
+            "cohort_size": jnp.sum(cohort.weights > 0, dtype=jnp.float32),
+            "num_reports": reports,
+        }
+        return next_state, info | mechanism.report(mechanism_state)
 
     def event(num_rounds: int) -> base.PrivacyEvent:
         from ppml_lab.dp import events
 
-        single = mechanism.event(sampler) if private else trainer.event()
+        if private:
+            return mechanism.event(sampler, num_rounds)
+        single = trainer.event()
         return single._replace(event=events.compose(single.event, num_rounds))
 
     return base.FederatedAlgorithm(

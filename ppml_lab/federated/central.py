@@ -114,16 +114,12 @@ def central_sgd(
             return step(jax.random.fold_in(key, number), state, clients)
 
         state, infos = jax.lax.scan(scan_step, state, jnp.arange(steps_per_round))
-        info = jax.tree.map(lambda values: jnp.mean(values, axis=0), infos)
+        means = jax.tree.map(lambda values: jnp.mean(values, axis=0), infos)
+        info = means | mechanism.report(state.mechanism_state)
         return state._replace(rounds_done=state.rounds_done + 1), info
 
     def event(num_rounds: int) -> base.PrivacyEvent:
-        from ppml_lab.dp import events
-
-        single = mechanism.event(sampler)
-        return single._replace(
-            event=events.compose(single.event, num_rounds * steps_per_round)
-        )
+        return mechanism.event(sampler, num_rounds * steps_per_round)
 
     return base.FederatedAlgorithm(init, one_round, event, cost=lambda: None)
 

@@ -113,17 +113,11 @@ def local_dp_sgd(
         grads = jax.tree.map(lambda g: g / expected, noisy)
         return minibatch.descend(optimizer, state, grads, loss_sum / expected)
 
-    def event() -> base.PrivacyEvent:
-        from ppml_lab.dp import events
-
-        single = mechanism.event(sampler)
-        return single._replace(event=events.compose(single.event, num_steps))
-
     return base.ClientTrainer(
         num_steps=lambda size: jnp.full_like(size, num_steps),
         keep=lambda params: (),
         init=lambda key, sent, kept: minibatch.start(task, optimizer, sent),
         step=step,
         finish=minibatch.finish,
-        event=event,
+        event=lambda: mechanism.event(sampler, num_steps),
     )

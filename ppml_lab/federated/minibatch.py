@@ -172,5 +172,5 @@ def trainer(
 
 def nothing_promised() -> base.PrivacyEvent:
     """The event of a trainer without privacy."""
-    nothing: Any = dp.no_privacy().event(sampling.everyone(1))
+    nothing: Any = dp.no_privacy().event(sampling.everyone(1), 1)
     return nothing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from ppml_lab.dp import accounting
@@ -33,6 +35,23 @@ def calibrated(
         delta,
     )
     return hyperparams._replace(noise_multiplier=noise)
+
+
+def epsilons_after(
+    config: Config,
+    hyperparams: Hyperparams,
+    facts: DataFacts,
+    delta: float | None,
+    rounds: Iterable[int],
+) -> list[float | None]:
+    """The epsilon, by RDP, of a run's first so many rounds; None where nothing is
+    promised.
+    """
+    algorithm = build(config, hyperparams, facts)
+    if delta is None or algorithm.event(1).privacy_unit is None:
+        return [None for _ in rounds]
+    found = [accounting.epsilon(algorithm.event(count), delta) for count in rounds]
+    return [epsilon if math.isfinite(epsilon) else None for epsilon in found]
 
 
 def statement(

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab.lab import records
+from ppml_lab.lab.budget import epsilons_after
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.experiment import build
 from ppml_lab.lab.loading import DataFacts, load_data
@@ -179,7 +180,9 @@ def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> N
         seconds = (time.perf_counter() - begin) / len(part.points)
         rounds_done += length
         timing = {"seconds": seconds, "compile_seconds": compile_seconds}
-        _save_chunk(part, chunk, rounds_done, states, infos, metrics, timing)
+        _save_chunk(
+            part, data.facts, chunk, rounds_done, states, infos, metrics, timing
+        )
         report(length * len(part.points), text)
         if _has_arrived(config, metrics):
             report((config.num_rounds - rounds_done) * len(part.points), text)
@@ -237,6 +240,7 @@ def _has_arrived(config: Config, metrics: Mapping[str, Any]) -> bool:
 
 def _save_chunk(
     part: Slice,
+    facts: DataFacts,
     chunk: Chunk,
     rounds_done: int,
     states: PyTree,
@@ -245,7 +249,7 @@ def _save_chunk(
     timing: Mapping[str, float],
 ) -> None:
     states, infos, metrics = jax.tree.map(np.asarray, (states, infos, metrics))
-    for i, path in enumerate(part.folders):
+    for i, (point, path) in enumerate(zip(part.points, part.folders, strict=True)):
         scalars = {name: values[i] for name, values in infos.items()}
         length = len(next(iter(scalars.values())))
         lines = [
@@ -253,9 +257,14 @@ def _save_chunk(
             | {name: values[t] for name, values in scalars.items()}
             for t in range(length)
         ]
-        for e in range(chunk.num_evals):
+        at = [(e + 1) * chunk.num_rounds - 1 for e in range(chunk.num_evals)]
+        counts = [lines[place]["round"] for place in at]
+        spent = epsilons_after(
+            part.config, point.hyperparams, facts, point.delta, counts
+        )
+        for e, place in enumerate(at):
             evaluated = {name: values[i][e] for name, values in metrics.items()}
-            lines[(e + 1) * chunk.num_rounds - 1] |= evaluated
+            lines[place] |= evaluated | {"epsilon": spent[e]}
         lines[-1] |= timing
         records.append_lines(path / "rounds.jsonl", lines)
         records.save_checkpoint(

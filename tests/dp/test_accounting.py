@@ -20,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from ppml_lab import dp
 from ppml_lab.base import PrivacyEvent
 from ppml_lab.dp import accountants, accounting, events
+from ppml_lab.federated import sampling
 
 REFERENCE = pathlib.Path(__file__).parent / "reference" / "accounting.csv"
 ROWS = list(csv.DictReader(REFERENCE.read_text().splitlines()))
@@ -502,6 +504,15 @@ def test_failures_that_use_up_delta_are_named():
     # What is not private anyway does not care.
     naked = failing_run(1e-7)._replace(privacy_unit=None)
     assert accounting.epsilon(naked, 1e-5) == math.inf
+
+
+def test_a_delta_above_one_over_the_population_warns():
+    event = dp.gaussian(1.0, 1.0).event(sampling.poisson(200, 0.1), 3)
+    with pytest.warns(UserWarning, match="larger than one over the 200 clients"):
+        accounting.epsilon(event, 0.006)
+    accounting.epsilon(event, 0.005)
+    nothing = dp.no_privacy().event(sampling.poisson(200, 0.1), 3)
+    assert accounting.epsilon(nothing, 0.1) == np.inf
 
 
 def test_what_cuts_samples_may_not_be_sampled_again():

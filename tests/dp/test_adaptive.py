@@ -100,7 +100,7 @@ def test_it_costs_what_a_gaussian_of_the_same_multiplier_costs():
     """
     sampler = federated.poisson(100, 0.1)
     adaptive = dp.adaptive_gaussian(0.7, 1.5, 10.0, count_weight=0.1)
-    found, plain = (m.event(sampler) for m in (adaptive, dp.gaussian(0.7, 1.5)))
+    found, plain = (m.event(sampler, 9) for m in (adaptive, dp.gaussian(0.7, 1.5)))
     assert accounting.epsilon(found, 1e-5) == accounting.epsilon(plain, 1e-5)
     z_update = 1.5 * np.sqrt(1.01)
     z_count = 1.5 * np.sqrt(1.01) / (2 * 0.1)

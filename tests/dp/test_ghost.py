@@ -183,6 +183,7 @@ class Unrolled(nn.Module):
         (models.two_nn(10), (28, 28, 1)),
         (models.CNN(10), (12, 12, 1)),
         (models.LeNet(10), (28, 28, 1)),
+        (models.TutorialCNN(10), (28, 28, 1)),
     ],
 )
 def test_whole_models(module, shape):

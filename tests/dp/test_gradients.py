@@ -108,6 +108,26 @@ def test_clipped_gradient_is_the_loop_over_examples(way):
     np.testing.assert_allclose(loss_sum, losses, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("num_present", "num_computed"), [(0, 0), (3, 4), (9, 12)])
+def test_microbatches_of_padding_are_not_computed(num_present, num_computed):
+    params, examples = problem(0, 13)
+    computed = []
+
+    def heard(key, params, examples):
+        jax.debug.callback(lambda label: computed.append(label), examples["y"][0])
+        return loss(key, params, examples)
+
+    mechanism = dp.gaussian(CLIP, 0.0, privacy_unit="example")
+    gradient = dp.clipped_gradient(heard, mechanism, method="vmap", microbatch_size=4)
+    weights = (jnp.arange(13) < num_present).astype(jnp.float32)
+    keys = dp.example_keys(KEY, 13)
+    found = jax.jit(gradient)(keys, (), params, examples, weights)
+    jax.effects_barrier()
+    assert len(computed) == num_computed
+    total, losses, _ = by_hand(params, examples, weights, CLIP)
+    assert_close(found, (total, np.float64(losses)))
+
+
 def test_without_a_bound_it_is_the_gradient_of_the_masked_sum():
     params, examples = problem(1, 9)
     weights = jnp.array([1, 0, 1, 1, 0, 1, 1, 1, 1], jnp.float32)

@@ -103,20 +103,20 @@ def test_epsilon_of_one_and_of_many_participations():
         (dp.local_laplace(0.5, 4.0), 0.5),
         (dp.randomised_response(0.5, 0.5), 0.5),
     ):
-        once = mechanism.event(sampler)
+        once = mechanism.event(sampler, 1)
         assert (once.neighboring_relation, once.privacy_unit) == (
             "replace_one",
             "client",
         )
         # RDP ends at order 2048, which leaves log(1 / delta) / 2047.
         assert 0.3 < accounting.epsilon(once, 1e-12) <= pure * 1.03
-        many = once._replace(event=accounting.events.compose(once.event, 100))
+        many = mechanism.event(sampler, 100)
         # Advanced composition beats adding up.
         assert pure < accounting.epsilon(many, 1e-5) < 0.7 * 100 * pure
 
 
 def test_randomised_response_has_no_bound_for_leaving():
-    event = dp.randomised_response(1.0, 1.0).event(federated.everyone(3))
+    event = dp.randomised_response(1.0, 1.0).event(federated.everyone(3), 1)
     with pytest.raises(ValueError, match="under replace_one; got"):
         accounting.epsilon(
             event._replace(neighboring_relation="add_or_remove_one"), 1e-5

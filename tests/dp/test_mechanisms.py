@@ -123,8 +123,8 @@ def test_no_privacy_changes_nothing_and_promises_nothing():
     bad = {"a": jnp.array([jnp.nan, 1e30])}
     assert mechanism.clip(jax.random.key(0), (), bad) is bad
     assert mechanism.privatize(jax.random.key(0), (), bad, 1.0) == (bad, ())
-    event = mechanism.event(sampling.poisson(100, 0.1))
-    assert event == (dp_accounting.NonPrivateDpEvent(), "add_or_remove_one", None)
+    event = mechanism.event(sampling.poisson(100, 0.1), 9)
+    assert event == (dp_accounting.NonPrivateDpEvent(), "add_or_remove_one", None, 100)
     assert mechanism.privacy_unit is None
     assert mechanism.norm_bound(mechanism.init()) == float("inf")
 
@@ -166,20 +166,22 @@ SAMPLERS = {
 def test_the_event_follows_the_sampler(name, unit):
     sampler, relation, expected = SAMPLERS[name]
     mechanism = dp.gaussian(CLIP, NOISE, privacy_unit=unit)
-    assert mechanism.event(sampler) == (expected, relation, unit)
+    assert mechanism.event(sampler, 1) == (expected, relation, unit, 1000)
+    composed = dp_accounting.SelfComposedDpEvent(expected, 7)
+    assert mechanism.event(sampler, 7).event == composed
     assert mechanism.privacy_unit is not None
     assert mechanism.norm_bound(mechanism.init()) == CLIP
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_local_privacy_is_never_amplified(name):
-    event = dp.local_gaussian(CLIP, NOISE).event(SAMPLERS[name][0])
-    assert event == (GAUSSIAN(0.35), "replace_one", "client")
+    event = dp.local_gaussian(CLIP, NOISE).event(SAMPLERS[name][0], 1)
+    assert event == (GAUSSIAN(0.35), "replace_one", "client", 1000)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_without_noise_nothing_is_promised(name):
-    event = BUILDERS[name](CLIP, 0.0).event(SAMPLERS["poisson"][0]).event
+    event = BUILDERS[name](CLIP, 0.0).event(SAMPLERS["poisson"][0], 1).event
     assert event == dp_accounting.NonPrivateDpEvent()
 
 

@@ -332,12 +332,13 @@ def test_events_compose_over_rounds(regression):
         ),
         "add_or_remove_one",
         "client",
+        5,
     )
     local = federated.averaging(
         regression, trainer, sampler, mechanism=dp.local_gaussian(1.0, 2.6)
     )
     assert local.event(9) == base.PrivacyEvent(
-        dp_accounting.SelfComposedDpEvent(event, 9), "replace_one", "client"
+        dp_accounting.SelfComposedDpEvent(event, 9), "replace_one", "client", 5
     )
     example = dp.gaussian(1.0, 1.3, privacy_unit="example")
     private = federated.local_dp_sgd(regression, optax.sgd(0.1), example, 1.0, 4, 7)

@@ -154,7 +154,7 @@ def test_events_count_steps(regression):
     )
     step = dp_accounting.PoissonSampledDpEvent(0.25, dp_accounting.GaussianDpEvent(1.6))
     assert algorithm.event(5) == base.PrivacyEvent(
-        dp_accounting.SelfComposedDpEvent(step, 15), "add_or_remove_one", "example"
+        dp_accounting.SelfComposedDpEvent(step, 15), "add_or_remove_one", "example", 18
     )
     assert algorithm.cost() is None
 

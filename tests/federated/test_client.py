@@ -227,12 +227,12 @@ def test_local_dp_sgd_states_its_event(regression):
         regression, optax.sgd(0.1), dp.gaussian(1.0, 1.3, privacy_unit="example"),
         sampling_prob=0.25, num_steps=6, max_client_size=8,
     )  # fmt: skip
-    event, relation, unit = trainer.event()
+    event, relation, unit, population = trainer.event()
     sampled = dp_accounting.PoissonSampledDpEvent(
         0.25, dp_accounting.GaussianDpEvent(1.3)
     )
     assert event == dp_accounting.SelfComposedDpEvent(sampled, 6)
-    assert (relation, unit) == ("add_or_remove_one", "example")
+    assert (relation, unit, population) == ("add_or_remove_one", "example", 8)
 
 
 def test_bad_arguments_are_named(regression):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ppml_lab import lab
+from ppml_lab.dp import accounting
 from ppml_lab.lab import program, records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +80,26 @@ def test_a_run_leaves_its_records(tmp_path: Path) -> None:
     assert outcome.history("accuracy") == [line["accuracy"] for line in lines[1::2]]
     assert outcome.last["seconds"] > 0
     assert not (folder / "checkpoint.npz").exists()
+
+
+def test_every_evaluation_knows_the_epsilon_so_far(tmp_path: Path) -> None:
+    private = dataclasses.replace(TINY, privacy="central", sampler="poisson")
+    noise = lab.Hyperparams(noise_multiplier=1.5)
+    points = [
+        lab.Point(config, rates, 0, {"name": name}, delta)
+        for name, config, rates, delta in (
+            ("private", private, noise, 0.01),
+            ("silent", private, lab.Hyperparams(noise_multiplier=0.0), 0.01),
+            ("plain", TINY, lab.Hyperparams(), None),
+        )
+    ]
+    outcomes = lab.run_sweep(points, tmp_path)
+    facts = lab.load_data(TINY.data).facts
+    algorithm = lab.build(private, noise, facts)
+    expected = [accounting.epsilon(algorithm.event(t), 0.01) for t in (2, 4, 6)]
+    assert outcomes[0].history("epsilon") == expected
+    for outcome in outcomes[1:]:
+        assert outcome.history("epsilon") == [None, None, None]
 
 
 def test_rounds_that_do_not_divide_into_chunks(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""Epsilon inside the compiled round, for noise that only the run itself decides."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, PyTree
+
+from ppml_lab import base, checks
+from ppml_lab.dp import rdp
+
+
+class LiveState(NamedTuple):
+    """A mechanism's state, and what its releases have cost.
+
+    Attributes:
+      inner: The mechanism's own state.
+      spent: RDP of all releases so far at `rdp.ORDERS`, in nats.
+      noise: The last release's noise multiplier.
+      cost: RDP of a release with that noise.
+      failure: The probability that something has failed (`events.failing`).
+    """
+
+    inner: PyTree
+    spent: Float[Array, " orders"]
+    noise: Float[Array, ""]
+    cost: Float[Array, " orders"]
+    failure: Float[Array, ""]
+
+
+def live(
+    mechanism: base.PrivacyMechanism, sampler: base.ClientSampler, delta: float
+) -> base.PrivacyMechanism:
+    """`mechanism`, which also accounts for every release as it makes it and reports
+    the epsilon so far with each round.
+
+    Noise may then depend on earlier releases, which no event can state beforehand, and
+    may differ between the points of a compiled sweep.
+
+    **Guarantee:** where noise is fixed beforehand, the epsilon reported is that of the
+    releases so far, as `accounting.epsilon` states it by RDP, up to a relative 1e-4 in
+    float32. Where noise depends on earlier releases, the RDP of each release adds up
+    all the same, but epsilon is a guarantee only for a run that was to stop before
+    exceeding a budget fixed beforehand, and did (a privacy filter: Feldman, Zrnic,
+    "Individual Privacy Accounting via a Renyi Filter", NeurIPS 2021); `event` then
+    states nothing that the run has to keep.
+
+    Args:
+      mechanism: Gaussian noise on sums: one with a `noise_multiplier`.
+      sampler: Draws the participants of every release; `poisson` or `everyone`.
+      delta: Of the epsilon reported, in (0, 1).
+
+    Raises:
+      ValueError: For a mechanism or a sampler whose releases are not those of the
+        sampled Gaussian, or a delta out of range.
+    """
+    checks.probability("delta", delta, allow_one=False)
+    noise_of = mechanism.noise_multiplier
+    if noise_of is None:
+        raise ValueError(
+            "the mechanism's releases are not one Gaussian on a sum each: its epsilon "
+            "is accounting.epsilon of its event, there is none to compute live"
+        )
+    sampling_prob, failure = _sampling(sampler)
+
+    def init() -> LiveState:
+        zero = jnp.zeros(rdp.ORDERS.shape)
+        return LiveState(
+            mechanism.init(), zero, jnp.float32(math.nan), zero, jnp.float32(0)
+        )
+
+    def privatize(
+        key: base.Key, state: LiveState, total: PyTree, sensitivity: Any
+    ) -> tuple[PyTree, LiveState]:
+        noise = jnp.asarray(noise_of(state.inner), jnp.float32)
+        cost = jax.lax.cond(
+            noise == state.noise,
+            lambda noise: state.cost,
+            lambda noise: rdp.subsampled_gaussian(sampling_prob, noise, rdp.ORDERS),
+            noise,
+        )
+        noisy, inner = mechanism.privatize(key, state.inner, total, sensitivity)
+        return noisy, LiveState(
+            inner, state.spent + cost, noise, cost, state.failure + failure
+        )
+
+    def report(state: LiveState) -> dict[str, Array]:
+        left = delta - state.failure
+        epsilon = rdp.epsilon_of_rdp(state.spent, rdp.ORDERS, jnp.maximum(left, 0.0))
+        return {**mechanism.report(state.inner), "epsilon": epsilon}
+
+    return mechanism._replace(
+        init=init,
+        clip=lambda key, state, update: mechanism.clip(key, state.inner, update),
+        clip_examples=lambda state, gradients, weights: mechanism.clip_examples(
+            state.inner, gradients, weights
+        ),
+        norm_bound=lambda state: mechanism.norm_bound(state.inner),
+        privatize=privatize,
+        noise_multiplier=lambda state: noise_of(state.inner),
+        report=report,
+    )
+
+
+def _sampling(sampler: base.ClientSampler) -> tuple[float, float]:
+    """The probability of taking part, and that of a failure in every release."""
+    import dp_accounting
+
+    from ppml_lab.dp import events
+
+    release = dp_accounting.GaussianDpEvent(1.0)
+    parts = events.flatten(sampler.amplify(release))
+    failure = sum(p.probability for p in parts if isinstance(p, events.Failure))
+    (drawn,) = [part for part in parts if not isinstance(part, events.Failure)]
+    if sampler.neighboring_relation == "add_or_remove_one":
+        if isinstance(drawn, dp_accounting.PoissonSampledDpEvent):
+            return drawn.sampling_probability, failure
+        if drawn == release:
+            return 1.0, failure
+    raise ValueError(
+        "cohorts of fixed size have no formula for a compiled round; sample by "
+        "federated.poisson, or use accounting.epsilon on the host"
+    )
