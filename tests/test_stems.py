@@ -25,9 +25,10 @@ TINY = {
     "fedavg_rounds": ["--cells.0.max-rounds", "30"],
     "heterogeneity": ["--num-seeds", "1", "--base.num-rounds", "1"],
     "throughput": ["--rounds-2nn.ppml-lab", "4", "--cohorts", "10", "--lanes", "2"],
+    "dp_sgd_speed": ["--models", "mlp", "--microbatches", "64", "--blocks", "1"],
     "convolutions": ["--turns", "1", "--num-steps", "2", "--batch-sizes", "2"],
 }
-TRAINS_NOTHING = {"convolutions", "throughput"}
+TRAINS_NOTHING = {"convolutions", "throughput", "dp_sgd_speed"}
 """Measured by `lab.run_benchmark`: there is no privacy to state."""
 
 
