@@ -31,7 +31,8 @@ def draw(axis: plt.Axes, rows: list[dict[str, str]], names: list[Name]) -> None:
         axis.plot(time, place, "o", mec=color, mfc=color if best else "none")
         if best:
             axis.plot([float(row["low"]), float(row["high"])], [place] * 2, color=color)
-            shown = f"{float(row['ratio_to_no_privacy']):.3g}x by {row['microbatch']}"
+            ratio = float(row["ratio_to_no_privacy"])
+            shown = f"{ratio:.3g}x, {row['microbatch']} at once"
             axis.text(time, place - 0.2, shown, fontsize=7, ha="center")
     plain, noise = (fastest["ppml_lab", name] for name in ("no_privacy", "noise"))
     axis.axvline(1.5 * plain + noise, color="0.8", linestyle="--", zorder=0)
