@@ -2,6 +2,7 @@
 
 from ppml_lab.lab.benchmark import run_benchmark
 from ppml_lab.lab.budget import calibrated, statement
+from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.config import Config, DataConfig, Hyperparams
 from ppml_lab.lab.experiment import build, make_task
 from ppml_lab.lab.loading import DataFacts, LabData, load_data
@@ -20,6 +21,7 @@ __all__ = [
     "Result",
     "build",
     "calibrated",
+    "cost_together",
     "load_data",
     "make_task",
     "run_benchmark",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
 
+from ppml_lab import base
 from ppml_lab.dp import accounting
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.experiment import build
@@ -54,6 +56,14 @@ def epsilons_after(
     return [epsilon if math.isfinite(epsilon) else None for epsilon in found]
 
 
+@functools.lru_cache(maxsize=1024)
+def whole_run(
+    config: Config, hyperparams: Hyperparams, facts: DataFacts
+) -> base.PrivacyEvent:
+    """The event of all rounds; cached, because the seeds of a sweep share it."""
+    return build(config, hyperparams, facts).event(config.num_rounds)
+
+
 def statement(
     config: Config, hyperparams: Hyperparams, facts: DataFacts, delta: float | None
 ) -> dict[str, Any]:
@@ -67,7 +77,7 @@ def statement(
     Raises:
       ValueError: If the run is private and no delta is given.
     """
-    event = build(config, hyperparams, facts).event(config.num_rounds)
+    event = whole_run(config, hyperparams, facts)
     if event.privacy_unit is None:
         infinite = {"epsilon_rdp": float("inf"), "epsilon_pld": float("inf")}
         return infinite | dict.fromkeys(

@@ -15,6 +15,7 @@ import tyro
 from ppml_lab import federated
 from ppml_lab.lab import records
 from ppml_lab.lab.budget import statement
+from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.progress import progress
 from ppml_lab.lab.sweep import Outcome, Point, run_sweep
@@ -44,7 +45,8 @@ def run_experiment(
 
     The command line names one of `configs` and overrides any of its fields. Results go
     to `results/<stem>` for "paper" and `results/<stem>/<name>` for the others, or to
-    `--out`. What every run guarantees is printed before anything is trained.
+    `--out`. What every run guarantees is printed before anything is trained, and what
+    all of them cost together, which is in privacy.json too.
 
     Args:
       stem: The experiment's name.
@@ -63,6 +65,9 @@ def run_experiment(
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     _print_guarantees(runs, guarantees)
+    together = cost_together(runs)
+    _print_together(together)
+    records.write_json(out / "privacy.json", together)
     total = sum(run.config.num_rounds for run in runs)
     with progress(total, "rounds") as report:
         outcomes = run_sweep(runs, out, report=report)
@@ -127,6 +132,16 @@ def _print_guarantees(
             f"{row['privacy_unit']}"
         )
         print(f"  {text}: {promise if row['privacy_unit'] else 'no privacy'}")
+
+
+def _print_together(together: Sequence[Mapping[str, Any]]) -> None:
+    """What choosing among the runs by their results costs, if all are shown."""
+    for row in together:
+        print(
+            f"All {row['runs']} private runs on {row['dataset']} together: epsilon "
+            f"{_show(row['epsilon_rdp'])} at delta {_show(row['delta'])}, "
+            f"{row['neighboring_relation']} {row['privacy_unit']}"
+        )
 
 
 def _show(value: Any) -> str:
