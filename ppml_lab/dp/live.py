@@ -36,7 +36,7 @@ def live(
     mechanism: base.PrivacyMechanism, sampler: base.ClientSampler, delta: float
 ) -> base.PrivacyMechanism:
     """`mechanism`, which also accounts for every release as it makes it and reports
-    the epsilon so far with each round.
+    the epsilon so far with each round. `live_delta=` of an algorithm does this.
 
     Noise may then depend on earlier releases, which no event can state beforehand, and
     may differ between the points of a compiled sweep.
@@ -46,8 +46,8 @@ def live(
     float32. Where noise depends on earlier releases, the RDP of each release adds up
     all the same, but epsilon is a guarantee only for a run that was to stop before
     exceeding a budget fixed beforehand, and did (a privacy filter: Feldman, Zrnic,
-    "Individual Privacy Accounting via a Renyi Filter", NeurIPS 2021); `event` then
-    states nothing that the run has to keep.
+    "Individual Privacy Accounting via a Renyi Filter", NeurIPS 2021), and `event` is
+    what `mechanism` says.
 
     Args:
       mechanism: Gaussian noise on sums: one with a `noise_multiplier`.
@@ -65,6 +65,7 @@ def live(
             "the mechanism's releases are not one Gaussian on a sum each: its epsilon "
             "is accounting.epsilon of its event, there is none to compute live"
         )
+    own_sampler, of_releases = sampler, mechanism.event
     sampling_prob, failure = _sampling(sampler)
 
     def init() -> LiveState:
@@ -93,6 +94,14 @@ def live(
         epsilon = rdp.epsilon_of_rdp(state.spent, rdp.ORDERS, jnp.maximum(left, 0.0))
         return {**mechanism.report(state.inner), "epsilon": epsilon}
 
+    def event(sampler: base.ClientSampler, num_releases: int) -> base.PrivacyEvent:
+        if sampler is not own_sampler:
+            raise ValueError(
+                "the live epsilon is that of another sampler; build `live` with the "
+                "sampler that draws the participants"
+            )
+        return of_releases(sampler, num_releases)
+
     return mechanism._replace(
         init=init,
         clip=lambda key, state, update: mechanism.clip(key, state.inner, update),
@@ -103,6 +112,7 @@ def live(
         privatize=privatize,
         noise_multiplier=lambda state: noise_of(state.inner),
         report=report,
+        event=event,
     )
 
 

@@ -52,6 +52,7 @@ def averaging(
     aggregator: base.SecureAggregator | None = None,
     weighting: str = "uniform",
     dropout_prob: float = 0.0,
+    live_delta: float | None = None,
     num_lanes: int | None = None,
     mesh: Mesh | None = None,
 ) -> base.FederatedAlgorithm:
@@ -84,6 +85,8 @@ def averaging(
         report).
       dropout_prob: Chance of a participant to drop out before its upload,
         independently. It then contributes nothing and keeps what it kept before.
+      live_delta: If given, every round's scalars have the `epsilon` spent so far at
+        this delta, computed inside the compiled round (`dp.live`).
       num_lanes: Clients trained at once on a device; chosen by backend
         and model if None.
       mesh: Devices, along an axis "clients", over which a cohort is dealt; one device
@@ -98,6 +101,8 @@ def averaging(
     """
     server = fedopt(optax.sgd(1.0)) if server is None else server
     mechanism = dp.no_privacy() if mechanism is None else mechanism
+    if live_delta is not None:
+        mechanism = dp.live(mechanism, sampler, live_delta)
     aggregator = smpc.clear() if aggregator is None else aggregator
     checks.known("weighting", weighting, WEIGHTINGS)
     _check_parts(server, mechanism, weighting, dropout_prob, mesh)

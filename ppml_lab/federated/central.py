@@ -23,6 +23,7 @@ def central_sgd(
     steps_per_round: int = 1,
     method: str = "auto",
     microbatch_size: int | None = None,
+    live_delta: float | None = None,
     mesh: Mesh | None = None,
 ) -> base.FederatedAlgorithm:
     """SGD, or DP-SGD, on everybody's examples pooled.
@@ -42,6 +43,8 @@ def central_sgd(
       steps_per_round: Steps in one call of `round`.
       method: How examples are clipped, see `dp.clipped_gradient`.
       microbatch_size: How many examples are clipped at once on a device, None for all.
+      live_delta: If given, every round's scalars have the `epsilon` spent so far at
+        this delta, computed inside the compiled round (`dp.live`).
       mesh: Devices, along an axis "clients", over which a step's examples are dealt;
         one device if None. The sums are the same up to rounding.
 
@@ -52,6 +55,8 @@ def central_sgd(
     checks.at_least("steps_per_round", steps_per_round, 1)
     check_mesh(mesh)
     mechanism = dp.no_privacy() if mechanism is None else mechanism
+    if live_delta is not None:
+        mechanism = dp.live(mechanism, sampler, live_delta)
     gradient = _gradient(task, mechanism, method, microbatch_size)
 
     def part(

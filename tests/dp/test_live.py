@@ -109,7 +109,7 @@ def test_rounds_report_it(regression, clients):
     for algorithm, steps in (
         (
             federated.averaging(
-                regression, trainer, sampler, mechanism=dp.live(adaptive, sampler, 0.1)
+                regression, trainer, sampler, mechanism=adaptive, live_delta=0.1
             ),
             1,
         ),
@@ -118,11 +118,8 @@ def test_rounds_report_it(regression, clients):
                 regression,
                 optax.sgd(0.1),
                 federated.poisson(18, 0.5),
-                mechanism=dp.live(
-                    dp.gaussian(0.5, 1.0, privacy_unit="example"),
-                    federated.poisson(18, 0.5),
-                    0.05,
-                ),
+                mechanism=dp.gaussian(0.5, 1.0, privacy_unit="example"),
+                live_delta=0.05,
                 steps_per_round=2,
                 method="vmap",
             ),
@@ -142,6 +139,12 @@ def test_samples_cut_off_use_up_delta():
     expected = stated(mechanism, sampler, 3, delta=3.5e-12)
     np.testing.assert_allclose(found[:3], expected, rtol=1e-3)
     assert np.isinf(found[3:]).all()
+
+
+def test_its_event_is_that_of_its_own_sampler():
+    live = dp.live(dp.gaussian(1.0, 1.0), federated.poisson(500, 0.1), DELTA)
+    with pytest.raises(ValueError, match="another sampler"):
+        live.event(federated.poisson(500, 0.2), 3)
 
 
 @pytest.mark.parametrize(
