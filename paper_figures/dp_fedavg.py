@@ -60,9 +60,9 @@ def main(folder: Path, out: Path) -> None:
         draw(bottom, private, "projected_epsilon_rdp")
         cohort_there = int(own[0]["projected_cohort"])
         population = int(own[0]["projected_population"])
-        bottom.set(
-            xscale="log",
-            xlabel=f"epsilon projected to {cohort_there:,} of {population:,}",
+        bottom.set_xscale("log")
+        bottom.set_xlabel(
+            f"epsilon projected to {cohort_there:,} of {population:,}", fontsize=8
         )
     for axis in axes[:, 0]:
         axis.set_ylabel("test accuracy, %")
