@@ -27,6 +27,7 @@ TINY = {
     "throughput": ["--rounds-2nn.ppml-lab", "4", "--cohorts", "10", "--lanes", "2"],
     "dp_sgd_speed": ["--models", "mlp", "--microbatches", "64", "--blocks", "1"],
     "dp_fedavg": ["--num-seeds", "1", "--cohorts", "10", "--base.num-rounds", "2"],
+    "dp_sgd": ["--num-seeds", "1"],
     "convolutions": ["--turns", "1", "--num-steps", "2", "--batch-sizes", "2"],
 }
 TRAINS_NOTHING = {"convolutions", "throughput", "dp_sgd_speed"}

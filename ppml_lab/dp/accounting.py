@@ -186,6 +186,20 @@ def rdp_curve(privacy_event: PrivacyEvent) -> RdpCurve:
     return RdpCurve(accountants.rdp_total(mechanisms), failure)
 
 
+def old_conversion_epsilon(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
+    """Epsilon by RDP as papers printed it before 2020, to compare with them.
+
+    The conversion of Mironov, "Rényi Differential Privacy", CSF 2017, Proposition 3:
+    `rdp + log(1 / delta) / (order - 1)`, never below `epsilon` and as true a bound.
+    Raises as `epsilon` does.
+    """
+    delta = events.to_float("delta", delta)
+    checks.probability("delta", delta, allow_one=False)
+    values, failure = rdp_curve(privacy_event)
+    slack = -math.log(delta_left(delta, failure))
+    return float(np.min(values + slack / (rdp.ORDERS - 1)))
+
+
 def delta_left(delta: float, failure: float) -> float:
     """What of delta remains beside the probability that something fails.
 
