@@ -8,8 +8,8 @@ with the best client learning rate of a grid.
 As in the paper, accuracy is made monotone over the rounds and interpolated between
 them, and the best rate of the grid is the one that counts. A run ends once it has
 reached its target. `paper` takes about an hour and a half on 2 cores; `cnn_non_iid`,
-the only non-IID cell of the CNN that they are asked for, half an hour; `smoke`
-(logistic regression on digits to 90%) a few seconds.
+the only non-IID cell of the CNN that they are asked for, at one rate, half an hour;
+`smoke` (logistic regression on digits to 90%) a few seconds.
 
     python -m experiments.fedavg_rounds smoke
     python -m experiments.fedavg_rounds paper
@@ -100,7 +100,7 @@ CONFIGS = {
     ),
     "paper": Experiment(),
     "cnn_non_iid": Experiment(
-        cells=(Cell("cnn", "shards", 10, 1, 10, 350, (0.0464, 0.1), 350, 1),)
+        cells=(Cell("cnn", "shards", 10, 1, 10, 350, (0.0464,), 350, 1),)
     ),
 }
 
