@@ -520,3 +520,20 @@ def test_what_cuts_samples_may_not_be_sampled_again():
     run = poisson_run(0.1, 1.0, 1)._replace(event=events.poisson(0.1, inner))
     with pytest.raises(events.UnsupportedEventError, match="only Gaussian releases"):
         accounting.epsilon(run, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("noise", "batch", "epochs", "printed"),
+    [(1.3, 256, 15, 1.19), (1.1, 256, 60, 3.01), (0.7, 256, 45, 7.10)],
+)
+def test_the_old_conversion_gives_what_tutorials_printed(noise, batch, epochs, printed):
+    """The MNIST tutorial of TensorFlow Privacy, at its coarser grid of orders."""
+    step = events.poisson(batch / 60_000, events.gaussian(noise))
+    run = PrivacyEvent(
+        events.compose(step, 60_000 // batch * epochs), "add_or_remove_one", "example"
+    )
+    old = accounting.old_conversion_epsilon(run, 1e-5)
+    assert printed - 0.015 < old < printed + 0.005
+    assert accounting.epsilon(run, 1e-5) < old
+    with pytest.raises(ValueError, match="delta"):
+        accounting.old_conversion_epsilon(run, 1.0)
