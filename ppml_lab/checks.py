@@ -48,7 +48,7 @@ def probability(name: str, value: Any, *, allow_one: bool) -> None:
         )
 
 
-def at_least(name: str, value: int, least: int) -> None:
+def at_least(name: str, value: Any, least: int) -> None:
     """Raises ValueError unless `value` is an integer of at least `least`."""
     if is_traced(value):
         return

@@ -1,4 +1,9 @@
-"""Random choices whose every element can be computed alone, from a key and a position.
+"""Random numbers whose every element can be computed alone, from a key and a position.
+
+The generator is threefry2x32 with 20 rounds, as published: Salmon, Moraes, Dror, Shaw,
+"Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. A *seed* is its key, two words
+`[..., 2]`; it names a stream of words, the same ones under any chunking, vmap and
+sharding, and whatever jax's own generator is.
 
 Fit for simulation, not cryptographic.
 """
@@ -7,13 +12,95 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Int, UInt32
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float, Int, Integer, UInt32
 
 from ppml_lab import base
 
+BLOCK = 1024
+"""Words in a block of a stream; chunks of a stream start at blocks."""
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_OWN_COUNTER = 0x70706D6C
 _SWAP_ROUNDS = 32
 _FUSED_ROUNDS = 8
+
+
+def seed(key: base.Key) -> UInt32[Array, " 2"]:
+    """The seed that a jax key stands for; whoever takes it has used the key."""
+    data = jax.random.key_data(key).astype(jnp.uint32)
+    # A counter that jax, which counts from (0, 0), does not reach with the same key.
+    return child(data[..., -2:], _OWN_COUNTER)
+
+
+def threefry2x32(
+    seed: UInt32[Array, "*#s 2"],
+    high: Integer[Array, "*#s"],
+    low: Integer[Array, "*#s"],
+) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:
+    """The two words at counter `(high, low)`; all arguments broadcast."""
+    k0, k1 = seed[..., 0], seed[..., 1]
+    keys = (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA))
+    a = jnp.asarray(high).astype(jnp.uint32) + k0
+    b = jnp.asarray(low).astype(jnp.uint32) + k1
+    for group in range(5):
+        for distance in _ROTATIONS[group % 2]:
+            a = a + b
+            b = a ^ ((b << jnp.uint32(distance)) | (b >> jnp.uint32(32 - distance)))
+        a = a + keys[(group + 1) % 3]
+        b = b + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return a, b
+
+
+def child(
+    seed: UInt32[Array, "*#s 2"],
+    high: Integer[Array, "*#s"] | int,
+    low: Integer[Array, "*#s"] | int = 0,
+) -> UInt32[Array, "... 2"]:
+    """The seed of a stream of its own, named by two numbers; arguments broadcast."""
+    return jnp.stack(threefry2x32(seed, jnp.asarray(high), jnp.asarray(low)), axis=-1)
+
+
+def words(
+    seed: UInt32[Array, "*s 2"], length: int, first_block: Integer[Array, ""] | int = 0
+) -> UInt32[Array, "*s length"]:
+    """`length` words of each seed's stream, from block `first_block` on.
+
+    Uniform over all 2^32 values. A block's first half are the first words at counters
+    `(block, 0)`, `(block, 1)`, ...; its second half are the second words.
+    """
+    num_blocks, half = -(-length // BLOCK), BLOCK // 2
+    grid = (num_blocks, half)
+    blocks = lax.broadcasted_iota(jnp.uint32, grid, 0)
+    blocks = blocks + jnp.asarray(first_block).astype(jnp.uint32)
+    places = lax.broadcasted_iota(jnp.uint32, grid, 1)
+    pair = threefry2x32(seed[..., None, None, :], blocks, places)
+    stream = jnp.stack(pair, axis=-2)
+    return stream.reshape(*seed.shape[:-1], num_blocks * BLOCK)[..., :length]
+
+
+def normal(
+    seed: UInt32[Array, "*s 2"], length: int, first_block: Integer[Array, ""] | int = 0
+) -> Float[Array, "*s length"]:
+    """Standard normal float32 numbers, one for each of `words`, by the inverse of their
+    distribution function at 2^23 places: none exceeds 5.3 in absolute value.
+    """
+    # 23 bits make a float in [1, 2); the middles of cells of (-1, 1) are never an end.
+    bits = (words(seed, length, first_block) >> jnp.uint32(9)) | jnp.uint32(0x3F800000)
+    unit = lax.bitcast_convert_type(bits, jnp.float32)
+    middle = (unit - np.float32(1.5)) * 2 + np.float32(2.0**-23)
+    return np.float32(np.sqrt(2)) * lax.erf_inv(middle)
+
+
+def dither(key: base.Key, length: int) -> Float[Array, " length"]:
+    """Uniform float32 numbers in [0, 1) that cost a fraction of `words`: for stochastic
+    rounding, where they decide about less than a step. Not for masks, shares or noise.
+    """
+    data = jax.random.key_data(key).astype(jnp.uint32)
+    places = jnp.arange(length, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+    mixed = _mix(_mix(places + data[-2]) ^ data[-1])
+    return (mixed >> 8).astype(jnp.int32).astype(jnp.float32) * np.float32(2.0**-24)
 
 
 def _mix(x: UInt32[Array, "*s"]) -> UInt32[Array, "*s"]:

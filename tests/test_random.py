@@ -1,4 +1,6 @@
-"""`permute` is a bijection for every key and size, and close to a uniform shuffle."""
+"""The generator is threefry, the same under chunks, vmap and devices; `permute` is a
+bijection for every key and size, and close to a uniform shuffle.
+"""
 
 import itertools
 import math
@@ -10,6 +12,7 @@ import pytest
 import scipy.stats
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh, PartitionSpec
 
 from ppml_lab import random
 
@@ -156,3 +159,125 @@ def test_long_permutations_mix_neighbours():
     assert abs(distances - 1001 / 3) < 5 * 236 / np.sqrt(200 * 999 / 2)
     displaced = np.abs(orders - np.arange(1000)).mean()
     assert abs(displaced - 1000 / 3) < 5 * 236 / np.sqrt(200 * 1000 / 2)
+
+
+SEED = jnp.array([11, 12], jnp.uint32)
+LONG = 8 * random.BLOCK
+words = jax.jit(random.words, static_argnums=1)
+normal = jax.jit(random.normal, static_argnums=1)
+each_x64 = pytest.mark.parametrize("x64", [False, True])
+
+
+@each_x64
+@pytest.mark.parametrize(
+    ("key", "counter", "expected"),
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((2**32 - 1,) * 2, (2**32 - 1,) * 2, (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_published_vectors(x64, key, counter, expected):
+    """Of Random123's `kat_vectors`."""
+    with jax.enable_x64(x64):
+        seed, (high, low) = (jnp.asarray(np.uint32(v)) for v in (key, counter))
+        pair = random.threefry2x32(seed, high, low)
+        assert all(word.dtype == jnp.uint32 for word in pair)
+        assert tuple(map(int, pair)) == expected
+        assert tuple(random.child(seed, high, low).tolist()) == expected
+
+
+def test_words_are_the_counters_of_their_block_and_place():
+    drawn = np.asarray(words(SEED, 1500, 3))
+    half = random.BLOCK // 2
+    for index in (0, 1, half - 1, half, random.BLOCK - 1, random.BLOCK, 1499):
+        block, place = 3 + index // random.BLOCK, index % random.BLOCK
+        pair = random.child(SEED, block, place % half)
+        assert drawn[index] == pair[place // half]
+
+
+@each_x64
+@pytest.mark.parametrize("draw", [words, normal], ids=["words", "normal"])
+def test_the_same_numbers_in_chunks_under_vmap_and_on_devices(x64, draw):
+    whole = np.asarray(draw(SEED, LONG))
+    mesh = Mesh(np.array(jax.devices()[:4]), ("parts",))
+    spread = PartitionSpec("parts")
+    with jax.enable_x64(x64):
+        for length in (0, 1, 700, 5000):
+            np.testing.assert_array_equal(draw(SEED, length), whole[:length])
+        chunks = [draw(SEED, 3 * random.BLOCK, first) for first in (0, jnp.int32(3))]
+        chunks.append(draw(SEED, 2 * random.BLOCK, 6))
+        np.testing.assert_array_equal(np.concatenate(chunks), whole)
+
+        blocks = jnp.arange(8, dtype=jnp.int32)
+        each = jax.vmap(lambda first: draw(SEED, random.BLOCK, first))
+        np.testing.assert_array_equal(each(blocks).reshape(-1), whole)
+        dealt = jax.shard_map(each, mesh=mesh, in_specs=spread, out_specs=spread)
+        np.testing.assert_array_equal(jax.jit(dealt)(blocks).reshape(-1), whole)
+
+        seeds = jnp.stack([random.child(SEED, 5), SEED])
+        rows = draw(seeds, LONG)
+        lanes = jax.vmap(lambda seed: draw(seed, LONG))(seeds)
+    np.testing.assert_array_equal(rows, lanes)
+    np.testing.assert_array_equal(rows[1], whole)
+    assert rows.dtype == whole.dtype
+    assert np.mean(rows[0] == whole) < 0.01
+
+
+def least_p_value_of_bytes(drawn: np.ndarray) -> float:
+    """As `least_p_value`, of each byte of 32-bit words, and of the lowest two bits."""
+    counts = [np.bincount((drawn >> s) & 255, minlength=256) for s in (0, 8, 16, 24)]
+    counts.append(np.bincount(drawn & 3, minlength=4))
+    return min(scipy.stats.chisquare(c).pvalue for c in counts) * len(counts)
+
+
+def test_words_are_uniform():
+    assert least_p_value_of_bytes(np.asarray(words(SEED, 200_000))) > 1e-3
+    seeds = random.child(SEED, jnp.arange(20_000, dtype=jnp.uint32))
+    across = np.asarray(words(seeds, 3))
+    for column in across.T:
+        assert least_p_value_of_bytes(column) > 1e-3
+    assert least_p_value_of_bytes(across[:, 0] ^ across[:, 1]) > 1e-3
+    assert least_p_value_of_bytes(across[1:, 0] - across[:-1, 0]) > 1e-3
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_the_test_of_uniformity_rejects_a_missing_top_value(bits):
+    """Flower 1.42 draws masks by `randint(0, num_range - 1)`, its end excluded."""
+    rng = np.random.default_rng(0)
+    high = rng.integers(0, 2 ** (32 - bits), 200_000, np.uint32) << np.uint32(bits)
+    low = rng.integers(0, 2**bits - 1, 200_000, np.uint32)
+    assert least_p_value_of_bytes(high | low) < 1e-9
+    whole = rng.integers(0, 2**bits, 200_000, np.uint32)
+    assert least_p_value_of_bytes(high | whole) > 1e-3
+
+
+def test_seeds_differ_in_every_bit_of_key_and_name():
+    """Flower 1.42 folds 256 bits of a seed to 32: equal folds give equal masks."""
+    flips = jnp.asarray(np.array([[1 << k, 0] for k in range(32)], np.uint32))
+    seeds = jnp.concatenate([SEED[None], SEED ^ flips, SEED ^ flips[:, ::-1]])
+    streams = {tuple(row) for row in np.asarray(words(seeds, 4)).tolist()}
+    assert len(streams) == 65
+    names = jnp.arange(100, dtype=jnp.uint32)
+    children = random.child(SEED, names[:, None], names)
+    assert len({tuple(c) for c in children.reshape(-1, 2).tolist()}) == 100**2
+    keys = jax.random.split(jax.random.key(0), 100)
+    from_keys = jax.vmap(random.seed)(keys)
+    assert len({tuple(s) for s in from_keys.tolist()}) == 100
+    assert not np.isin(np.asarray(jax.random.key_data(keys)), from_keys).any()
+
+
+def test_normal_numbers_have_the_right_scale_and_no_other():
+    drawn = np.asarray(normal(SEED, 50_000), np.float64)
+    assert np.abs(drawn).max() < 5.3
+    assert scipy.stats.kstest(drawn, "norm").pvalue > 1e-3
+    for scale in (2 / 3, 3 / 2):
+        assert scipy.stats.kstest(drawn * scale, "norm").pvalue < 1e-9
+
+
+def test_dither_is_uniform_below_one():
+    drawn = np.asarray(random.dither(jax.random.key(1), 50_000), np.float64)
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
+    assert scipy.stats.kstest(drawn, "uniform").pvalue > 1e-3
+    assert scipy.stats.kstest(drawn**1.1, "uniform").pvalue < 1e-9

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, trees
+from ppml_lab import base, checks, random, trees
 from ppml_lab.dp import clipping
 
 
@@ -56,8 +56,8 @@ def gaussian(
     independent Gaussian noise of standard deviation `noise_multiplier * sensitivity` on
     every coordinate, whether or not anybody took part, where `sensitivity` is
     `clip_norm` plus what rounding in a secure sum can add. Who computes the sum and
-    adds the noise is trusted. The noise comes from `jax.random` in float32: fit for
-    research, not protected against a party that predicts the generator or exploits
+    adds the noise is trusted. The noise comes from `ppml_lab.random` in float32: fit
+    for research, not protected against a party that predicts the generator or exploits
     floating point (Mironov, CCS 2012).
 
     Args:
@@ -151,7 +151,7 @@ def add_noise(
     )
 
     def noisy(leaf_key: base.Key, leaf: jax.Array) -> jax.Array:
-        noise = jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
-        return leaf + stddev.astype(leaf.dtype) * noise
+        noise = random.normal(random.seed(leaf_key), leaf.size).reshape(leaf.shape)
+        return leaf + stddev.astype(leaf.dtype) * noise.astype(leaf.dtype)
 
     return jax.tree.map(noisy, trees.leaf_keys(key, tree), tree)
