@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 from jax import Array
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 
 Key = Array
 """A typed jax key (`jax.random.key`)."""
@@ -306,9 +306,23 @@ class PrivacyMechanism(NamedTuple):
     privacy_unit: str | None
 
 
+class AggregatorBegin(Protocol):
+    def __call__(
+        self,
+        key: Key,
+        invited: Bool[Array, " cohort"],
+        reporting: Bool[Array, " cohort"],
+    ) -> PyTree:
+        """What a round's participants, by place in the cohort, agree on beforehand. Of
+        the `invited`, the simulation knows who will be `reporting`.
+        """
+
+
 class AggregatorEncode(Protocol):
-    def __call__(self, key: Key, update: PyTree) -> PyTree:
-        """One client's message."""
+    def __call__(
+        self, key: Key, session: PyTree, place: Int[Array, ""], update: PyTree
+    ) -> PyTree:
+        """The message of the client at `place` in the cohort; `key` is its own."""
 
 
 class AggregatorAggregate(Protocol):
@@ -319,9 +333,12 @@ class AggregatorAggregate(Protocol):
 
 
 class AggregatorDecode(Protocol):
-    def __call__(self, total: PyTree) -> PyTree:
-        """The sum of the encoded updates, the only thing that the servers learn
-        together.
+    def __call__(
+        self, session: PyTree, total: PyTree
+    ) -> tuple[PyTree, Bool[Array, ""]]:
+        """The sum of the encoded updates of all who report, the only thing that the
+        servers learn together, and whether the protocol completed: without that the sum
+        is zero.
         """
 
 
@@ -342,6 +359,7 @@ class SecureAggregator(NamedTuple):
     is associative.
     """
 
+    begin: AggregatorBegin
     encode: AggregatorEncode
     aggregate: AggregatorAggregate
     decode: AggregatorDecode

@@ -69,9 +69,10 @@ def averaging(
     **Guarantee:** with a private mechanism the model and the server's memory are, after
     every round, differentially private as `event` says, under the trust that the
     mechanism states. The mean divides by the expected number of reports, which is
-    public; nothing is claimed for drop-outs, and a round that nobody reports in still
-    gets its noise. What clients keep, and the scalars that `round` returns beside the
-    state, are for the researcher and not private.
+    public; nothing is claimed for drop-outs, and a round that nobody reports in, or
+    whose secure sum aborts for want of reports, still gets its noise. What clients
+    keep, and the scalars that `round` returns beside the state, are for the researcher
+    and not private.
 
     Args:
       task: Gives the initial parameters.
@@ -138,28 +139,41 @@ def averaging(
         key: base.Key, state: ServerState, clients: base.Clients
     ) -> tuple[ServerState, dict[str, Array]]:
         _check_population(sampler, state, clients)
-        sample_key, dropout_key, train_key, noise_key = jax.random.split(key, 4)
+        keys = jax.random.split(key, 5)
+        sample_key, dropout_key, train_key, noise_key, session_key = keys
         cohort = sampler.sample(sample_key)
+        reporting = reporters(dropout_key, cohort)
+        session = aggregator.begin(
+            session_key, cohort.weights > 0, reporting.weights > 0
+        )
         summed, kept = lanes.train_cohort(
             train_key,
             trainer,
             server.send(state.params, state.memory),
             state.kept,
             clients,
-            reporters(dropout_key, cohort),
-            _report(mechanism, state.mechanism_state, aggregator, weighting, clients),
+            reporting,
+            _report(
+                mechanism,
+                state.mechanism_state,
+                aggregator,
+                session,
+                weighting,
+                clients,
+            ),
             functools.partial(_fold, aggregator),
             num_lanes,
             mesh,
         )
+        decoded, completed = aggregator.decode(session, summed["message"])
         bound = mechanism.norm_bound(state.mechanism_state)
         total, mechanism_state = mechanism.privatize(
             noise_key,
             state.mechanism_state,
-            aggregator.decode(summed["message"]),
+            decoded,
             aggregator.sensitivity(bound, dimension),
         )
-        reports = summed["num_reports"]
+        reports = jnp.where(completed, summed["num_reports"], 0.0)
         denominator, counted = expected_reports, expected_reports
         if weighting == "examples":
             denominator = jnp.maximum(summed["weight"], jnp.finfo(jnp.float32).tiny)
@@ -176,7 +190,8 @@ def averaging(
         next_state = ServerState(
             params, memory, mechanism_state, kept, state.rounds_done + 1
         )
-        info = jax.tree.map(lambda s: s / jnp.maximum(reports, 1), summed["scalars"])
+        trained = jnp.maximum(summed["num_reports"], 1)
+        info = jax.tree.map(lambda s: s / trained, summed["scalars"])
         info |= {
             "cohort_size": jnp.sum(cohort.weights > 0, dtype=jnp.float32),
             "num_reports": reports,
@@ -203,6 +218,7 @@ def _report(
     mechanism: base.PrivacyMechanism,
     mechanism_state: PyTree,
     aggregator: base.SecureAggregator,
+    session: PyTree,
     weighting: str,
     clients: base.Clients,
 ) -> lanes.Report:
@@ -212,7 +228,7 @@ def _report(
     unit = jnp.max(sizes).astype(jnp.float32)
 
     def report(
-        key: base.Key, size: Array, update: PyTree, info: dict[str, Array]
+        key: base.Key, place: Array, size: Array, update: PyTree, info: dict[str, Array]
     ) -> dict[str, Any]:
         clip_key, encode_key = jax.random.split(key)
         weight = jnp.float32(1)
@@ -225,7 +241,7 @@ def _report(
             scalars["update_norm"] = optax.tree.norm(update)
         bounded = mechanism.clip(clip_key, mechanism_state, update)
         return {
-            "message": aggregator.encode(encode_key, bounded),
+            "message": aggregator.encode(encode_key, session, place, bounded),
             "weight": weight,
             "num_reports": jnp.float32(1),
             "scalars": jax.tree.map(jnp.float32, scalars),

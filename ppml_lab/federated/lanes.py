@@ -49,8 +49,9 @@ class Queue(NamedTuple):
     length: Int[Array, ""]
 
 
-Report = Callable[[base.Key, Array, PyTree, dict[str, Array]], PyTree]
-"""`(key, size, update, info) -> report`, what one client contributes."""
+Report = Callable[[base.Key, Array, Array, PyTree, dict[str, Array]], PyTree]
+"""`(key, place in the cohort, size, update, info) -> report`, what one client
+contributes."""
 
 Fold = Callable[[PyTree, PyTree], PyTree]
 """`(total, reports) -> total` for reports stacked over lanes; zeros are empty."""
@@ -211,7 +212,8 @@ def _run_queue(
     def finish(lane: Lane) -> tuple[PyTree, PyTree]:
         client = cohort.indices[lane.place]
         update, keeps, info = trainer.finish(sent, lane.state)
-        return report(report_key(client), view(client).size, update, info), keeps
+        size = view(client).size
+        return report(report_key(client), lane.place, size, update, info), keeps
 
     def loop(carry: tuple[Lane, Array, PyTree, PyTree]) -> tuple[Any, ...]:
         lanes, next_position, total, fresh = carry

@@ -90,8 +90,15 @@ class Config:
     knows the model."""
     microbatch_size: int | None = None
     """Examples that are clipped at once; None for the whole batch."""
-    secure_sum: Literal["clear", "additive_sharing"] = "clear"
-    """How updates are summed."""
+    secure_sum: Literal["clear", "additive_sharing", "pairwise_masking"] = "clear"
+    """How updates are summed: as they are, as shares of several servers, or under masks
+    that cancel (on the complete graph)."""
+    secure_mode: Literal["identity", "ideal", "full"] = "full"
+    """Whether a secure sum's messages are made in full; "identity" makes none, and
+    "ideal" (masking only) draws them by their law. Sums and stated costs are equal."""
+    mask_threshold: int | None = None
+    """Shares that open a masked client's secrets, and so the least reports of a masked
+    sum; None for more than two thirds of the expected cohort."""
     num_parties: int = 3
     """Servers among which updates are shared."""
     scale_bits: int = 16

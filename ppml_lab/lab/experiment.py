@@ -205,12 +205,17 @@ def _aggregator(
     # A clipped update's coordinates are at most the clip norm; local noise is not, and
     # an adaptive clip norm may grow.
     bounded = config.privacy == "central" and config.clipping != "adaptive"
-    return smpc.additive_sharing(
-        config.num_parties,
-        sampler.max_cohort,
-        hyperparams.clip_norm if bounded else config.max_abs,
-        2.0**config.scale_bits,
-    )
+    max_abs = hyperparams.clip_norm if bounded else config.max_abs
+    scale, mode = 2.0**config.scale_bits, config.secure_mode
+    if config.secure_sum == "additive_sharing":
+        return smpc.additive_sharing(
+            config.num_parties, sampler.max_cohort, max_abs, scale, mode=mode
+        )
+    threshold = config.mask_threshold
+    if threshold is None:
+        threshold = int(2 * sampler.expected_cohort / 3) + 1
+    graph = smpc.graphs.complete(sampler.max_cohort, threshold)
+    return smpc.pairwise_masking(graph, max_abs, scale, mode=mode)
 
 
 def _whole_cohort(cohort: float) -> int:

@@ -1,18 +1,18 @@
-"""Reals as integers of the ring: `x` becomes about `x * scale`."""
+"""Reals as integers of a ring: `x` becomes about `x * scale`."""
 
 from __future__ import annotations
 
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Float, UInt32
+from jax import Array, lax
+from jaxtyping import Float
 
-from ppml_lab import base, checks
+from ppml_lab import base, checks, random
 from ppml_lab.smpc import ring
+from ppml_lab.smpc.ring import Z32, Element, Ring
 
 ROUNDINGS = ("stochastic", "nearest")
 
@@ -25,13 +25,18 @@ class FixedPoint(NamedTuple):
       max_abs: Inputs are clamped to [-max_abs, max_abs].
       rounding: "stochastic" (unbiased, each value within 1 / scale) or "nearest"
         (within 1 / (2 * scale)).
+      ring: Of the integers.
+      bits: Of a sum, of which higher bits are dropped: at most the ring's. A sum that
+        needs more wraps around. May be traced where the ring is Z_2^32.
     """
 
-    scale: float
+    scale: Any
     max_abs: Any
     rounding: str
+    ring: Ring = Z32
+    bits: Any = 32
 
-    def encode(self, key: base.Key, values: Float[Array, "*s"]) -> UInt32[Array, "*s"]:
+    def encode(self, key: base.Key, values: Float[Array, "*s"]) -> Element:
         """Clamps, scales and rounds to the ring; NaN becomes 0."""
         values = jnp.where(jnp.isnan(values), 0.0, values).astype(jnp.float32)
         scaled = jnp.clip(values, -self.max_abs, self.max_abs) * self.scale
@@ -41,13 +46,19 @@ class FixedPoint(NamedTuple):
             # Only the fraction is compared, which float32 holds exactly: adding the
             # random number to `scaled` would lose its low bits.
             whole = jnp.floor(scaled)
-            up = jax.random.uniform(key, values.shape, jnp.float32) < scaled - whole
-            whole = whole + up.astype(whole.dtype)
-        return ring.from_signed(whole.astype(jnp.int32))
+            drawn = random.dither(key, values.size).reshape(values.shape)
+            whole = whole + (drawn < scaled - whole).astype(whole.dtype)
+        return ring.from_float(self.ring, whole)
 
-    def decode(self, values: UInt32[Array, "*s"]) -> Float[Array, "*s"]:
-        """The real in [-2^31, 2^31) / scale, to float32 precision."""
-        return ring.to_signed(values).astype(jnp.float32) / self.scale
+    def decode(self, values: Element) -> Float[Array, "*s"]:
+        """The real nearest to 0 that the integer stands for, to float32 precision."""
+        if self.ring.modulus != 2**32:
+            return ring.to_float(self.ring, values) / self.scale
+        # The sign bit of a narrower sum moves to the top and back.
+        unused = jnp.asarray(32 - self.bits).astype(jnp.uint32)
+        signed = lax.bitcast_convert_type(values << unused, jnp.int32)
+        whole = signed >> unused.astype(jnp.int32)
+        return whole.astype(jnp.float32) / self.scale
 
     def rounding_norm(self, dimension: int) -> float:
         """How much rounding can add to the L2 norm of a vector."""
@@ -62,36 +73,62 @@ def bits_needed(num_summands: int, max_abs: float, scale: float) -> int:
     return 1 + largest.bit_length()
 
 
+def headroom(num_summands: int, max_abs: float, scale: float, bits: int) -> int:
+    """Bits that the largest sum leaves free; negative where it can wrap around."""
+    return bits - bits_needed(num_summands, max_abs, scale)
+
+
+def largest_scale(num_summands: int, max_abs: float, bits: int) -> float:
+    """The largest power of two as a scale whose sums fit into `bits`."""
+    room = max(1, (2 ** (bits - 1) - 1) // num_summands)
+    return 2.0 ** math.floor(math.log2(room / _largest_step(max_abs, 1.0)))
+
+
 def fixed_point(
-    num_summands: int, max_abs: Any, scale: float, rounding: str = "stochastic"
+    num_summands: int,
+    max_abs: Any,
+    scale: Any,
+    rounding: str = "stochastic",
+    *,
+    ring: Ring = Z32,
+    bits: Any = None,
 ) -> FixedPoint:
-    """An encoding whose sums of `num_summands` values cannot wrap around in Z_2^32.
+    """An encoding whose sums of `num_summands` values cannot wrap around.
 
     Args:
       num_summands: The most values that are ever added.
       max_abs: Bound of each coordinate; larger ones are clamped.
       scale: Integer steps per unit; a power of two scales without rounding.
       rounding: "stochastic" or "nearest".
+      ring: Of the integers.
+      bits: Of a sum; the ring's by default, fewer only in Z_2^32.
 
     Raises:
       ValueError: For bad arguments, or when the sum does not fit; the error says how
-        many bits would do.
+        many bits would do. Traced values are not checked, and sums may wrap around.
     """
+    bits = ring.bits if bits is None else bits
     checks.at_least("num_summands", num_summands, 1)
     checks.positive("max_abs", max_abs)
     checks.positive("scale", scale)
     checks.known("rounding", rounding, ROUNDINGS)
-    if not checks.is_traced(max_abs):
-        bits = bits_needed(num_summands, _largest_step(max_abs, scale), 1.0)
-        if bits > ring.BITS:
-            room = max(1, (2 ** (ring.BITS - 1) - 1) // num_summands)
-            enough = math.floor(math.log2(room / _largest_step(max_abs, 1.0)))
+    checks.at_least("bits", bits, 1)
+    most_free = 32 if ring.modulus == 2**32 else 0
+    if not checks.is_traced(bits) and bits != ring.bits and bits > most_free:
+        raise ValueError(
+            f"bits must be {ring.bits}, those of {ring.name}, or fewer in Z_2^32, "
+            f"got {bits}"
+        )
+    if not any(map(checks.is_traced, (max_abs, scale, bits))):
+        needed = bits_needed(num_summands, _largest_step(max_abs, scale), 1.0)
+        if needed > bits:
+            exponent = math.log2(largest_scale(num_summands, max_abs, bits))
             raise ValueError(
                 f"modulus too small: {num_summands} clients x max_abs {max_abs} x "
-                f"scale {scale} needs {bits} bits, have {ring.BITS}; lower the scale "
-                f"to at most 2^{enough}"
+                f"scale {scale} needs {needed} bits, have {bits}; lower the scale "
+                f"to at most 2^{exponent:.0f}"
             )
-    return FixedPoint(scale, max_abs, rounding)
+    return FixedPoint(scale, max_abs, rounding, ring, bits)
 
 
 def _largest_step(max_abs: Any, scale: float) -> float:

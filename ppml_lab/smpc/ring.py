@@ -1,33 +1,202 @@
-"""The ring Z_2^32 as uint32 arrays; additions wrap, which is the arithmetic wanted."""
+"""The rings Z_2^32 and Z_2^64: batched arithmetic that wraps, which is what is wanted.
+
+A ring is a NamedTuple of functions on *elements*: a uint32 array, or for rings of more
+than 32 bits a `Wide` pair of them, so that nothing depends on `jax_enable_x64`. The
+prime fields of `field` are rings of the same type.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Int32, UInt32
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float, UInt32, UInt64
 
-from ppml_lab import base
+from ppml_lab import random
 
-BITS = 32
-WORD_BYTES = 4
-
-
-def uniform(key: base.Key, shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
-    """Uniform ring elements (simulation randomness, not cryptographic)."""
-    return jax.random.bits(key, shape, jnp.uint32)
+Seed = UInt32[Array, "*s 2"]
 
 
-def sum_over(values: UInt32[Array, "..."], axis: int) -> UInt32[Array, "..."]:
-    """The sum modulo 2^32 along `axis`, whatever `jax_enable_x64` says."""
-    return jnp.sum(values, axis=axis, dtype=jnp.uint32)
+class Wide(NamedTuple):
+    """An element of up to 64 bits as two words."""
+
+    low: UInt32[Array, "*s"]
+    high: UInt32[Array, "*s"]
 
 
-def from_signed(values: Int32[Array, "*s"]) -> UInt32[Array, "*s"]:
-    """Two's complement: a negative integer becomes its residue."""
-    return jax.lax.bitcast_convert_type(values, jnp.uint32)
+Element = Any
+"""A uint32 array, or a `Wide` of two."""
 
 
-def to_signed(values: UInt32[Array, "*s"]) -> Int32[Array, "*s"]:
-    """The representative in [-2^31, 2^31)."""
-    return jax.lax.bitcast_convert_type(values, jnp.int32)
+class Ring(NamedTuple):
+    """The integers modulo `modulus`, on arrays of any shape.
+
+    Attributes:
+      name: What errors call it.
+      modulus: 2^32, 2^64 or a prime.
+      bits: Of an element in a message.
+      add: The sum of two elements.
+      subtract: Their difference.
+      multiply: Their product.
+      sum_over: `(elements, axis)`, the sum along an axis.
+      uniform: `(seed, length, first_block=0)`, elements `[*s, length]`, each value with
+        the same probability (simulation randomness, not cryptographic), the same ones
+        under any chunking into blocks of `random.BLOCK`.
+      from_unsigned: An element from a `Wide` below the modulus.
+      to_unsigned: And back.
+    """
+
+    name: str
+    modulus: int
+    bits: int
+    add: Callable[[Element, Element], Element]
+    subtract: Callable[[Element, Element], Element]
+    multiply: Callable[[Element, Element], Element]
+    sum_over: Callable[[Element, int], Element]
+    uniform: Callable[..., Element]
+    from_unsigned: Callable[[Wide], Element]
+    to_unsigned: Callable[[Element], Wide]
+
+
+def zeros(ring: Ring, shape: tuple[int, ...]) -> Element:
+    """The neutral element, `shape` times."""
+    none = jnp.zeros(shape, jnp.uint32)
+    return ring.from_unsigned(Wide(none, none))
+
+
+def shape_of(element: Element) -> tuple[int, ...]:
+    """The shape of the array of elements."""
+    return jax.tree.leaves(element)[0].shape
+
+
+def from_float(ring: Ring, whole: Float[Array, "*s"]) -> Element:
+    """Whole float32 numbers of at most half the modulus in absolute value; a negative
+    one becomes its residue.
+    """
+    if ring.modulus == 2**32:
+        return lax.bitcast_convert_type(whole.astype(jnp.int32), jnp.uint32)
+    size = jnp.abs(whole)
+    high = jnp.floor(size * np.float32(2.0**-32))
+    low = size - high * np.float32(2.0**32)
+    unsigned = Wide(low.astype(jnp.uint32), high.astype(jnp.uint32))
+    positive = ring.from_unsigned(unsigned)
+    negative = ring.subtract(zeros(ring, whole.shape), positive)
+    return jax.tree.map(lambda p, n: jnp.where(whole < 0, n, p), positive, negative)
+
+
+def to_float(ring: Ring, element: Element) -> Float[Array, "*s"]:
+    """The representative nearest to 0, to float32 precision."""
+    negated = ring.subtract(zeros(ring, shape_of(element)), element)
+    value, other = ring.to_unsigned(element), ring.to_unsigned(negated)
+    # An element above half the modulus is the negative of one below.
+    below = (value.high < other.high) | (
+        (value.high == other.high) & (value.low <= other.low)
+    )
+    size = jax.tree.map(lambda v, o: jnp.where(below, v, o), value, other)
+    real = size.high.astype(jnp.float32) * np.float32(2.0**32)
+    real = real + size.low.astype(jnp.float32)
+    return jnp.where(below, real, -real)
+
+
+def from_integers(ring: Ring, values: Any) -> Element:
+    """Elements of Python integers of any size and sign (an array or nested lists)."""
+    residues = np.asarray(values, object) % ring.modulus
+    words = [
+        jnp.asarray(np.asarray((residues >> shift) & 0xFFFFFFFF).astype(np.uint32))
+        for shift in (0, 32)
+    ]
+    return ring.from_unsigned(Wide(*words))
+
+
+def to_integers(ring: Ring, element: Element) -> np.ndarray:
+    """The residues in [0, modulus) as Python integers, an array of objects."""
+    wide = ring.to_unsigned(element)
+    low, high = (np.asarray(word).astype(object) for word in wide)
+    return np.asarray(low + (high << 32), object)
+
+
+def x64() -> Any:
+    """A scope in which 64-bit integers and floats can be computed with."""
+    return jax.enable_x64(True)
+
+
+def widened(wide: Wide) -> UInt64[Array, "*s"]:
+    """As one word; only inside `x64`."""
+    low, high = (word.astype(jnp.uint64) for word in wide)
+    return (high << jnp.uint64(32)) | low
+
+
+def narrowed(value: UInt64[Array, "*s"]) -> Wide:
+    """As two words; only inside `x64`."""
+    high = value >> jnp.uint64(32)
+    return Wide(value.astype(jnp.uint32), high.astype(jnp.uint32))
+
+
+def _sum32(elements: Element, axis: int) -> Element:
+    return jnp.sum(elements, axis=axis, dtype=jnp.uint32)
+
+
+def _uniform32(seed: Seed, length: int, first_block: Any = 0) -> Element:
+    return random.words(seed, length, first_block)
+
+
+Z32 = Ring(
+    name="Z_2^32",
+    modulus=2**32,
+    bits=32,
+    add=lambda a, b: a + b,
+    subtract=lambda a, b: a - b,
+    multiply=lambda a, b: a * b,
+    sum_over=_sum32,
+    uniform=_uniform32,
+    from_unsigned=lambda wide: wide.low,
+    to_unsigned=lambda element: Wide(element, jnp.zeros_like(element)),
+)
+"""Words."""
+
+
+def _add64(a: Any, b: Any) -> Wide:
+    low = a.low + b.low
+    return Wide(low, a.high + b.high + (low < a.low).astype(jnp.uint32))
+
+
+def _subtract64(a: Any, b: Any) -> Wide:
+    borrow = (a.low < b.low).astype(jnp.uint32)
+    return Wide(a.low - b.low, a.high - b.high - borrow)
+
+
+def _multiply64(a: Any, b: Any) -> Wide:
+    with x64():
+        return narrowed(widened(a) * widened(b))
+
+
+def _sum64(elements: Any, axis: int) -> Wide:
+    with x64():
+        return narrowed(jnp.sum(widened(elements), axis=axis, dtype=jnp.uint64))
+
+
+def wide_words(seed: Seed, length: int, first_block: Any = 0) -> Wide:
+    """Uniform pairs of words, from two streams of their own."""
+    return Wide(
+        random.words(random.child(seed, 0), length, first_block),
+        random.words(random.child(seed, 1), length, first_block),
+    )
+
+
+Z64 = Ring(
+    name="Z_2^64",
+    modulus=2**64,
+    bits=64,
+    add=_add64,
+    subtract=_subtract64,
+    multiply=_multiply64,
+    sum_over=_sum64,
+    uniform=wide_words,
+    from_unsigned=lambda wide: wide,
+    to_unsigned=lambda element: element,
+)
+"""Pairs of words."""

@@ -1,28 +1,54 @@
-"""Sums of client updates: in the clear, or of additive shares."""
+"""Secure sums of client updates for federated rounds.
+
+All but the clear sum are one thing: updates become integers of a ring, a *protection*
+hides the integers, the servers add up what is hidden, and only the sum is opened. The
+sum does not depend on the protection; what a server sees and what it costs does.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jax import Array
+from jaxtyping import Int, PyTree, UInt32
 
-from ppml_lab import base, checks, trees
-from ppml_lab.smpc import ring, sharing
-from ppml_lab.smpc.fixed_point import fixed_point
+from ppml_lab import base, checks, random, trees
+from ppml_lab.smpc import cost, graphs, mask_keys, masking, sharing
+from ppml_lab.smpc.fixed_point import FixedPoint, fixed_point
+from ppml_lab.smpc.ring import Z32
 
 _FLOAT_BYTES = 4
+
+
+class Protection(NamedTuple):
+    """How integers are hidden from those who add them up.
+
+    Attributes:
+      begin: As `base.SecureAggregator`'s.
+      protect: `(key, session, place, integers) -> message`; integers are a tree of
+        elements, a message is one of elements that may have axes in front.
+      reveal: `(session, sum of messages) -> (sum of integers, completed)`.
+      messages: `dimension -> cost.Messages` of a round.
+    """
+
+    begin: base.AggregatorBegin
+    protect: Callable[..., PyTree]
+    reveal: Callable[..., tuple[PyTree, Any]]
+    messages: Callable[[int], cost.Messages]
 
 
 def clear() -> base.SecureAggregator:
     """The plain float sum: the server sees every update."""
     return base.SecureAggregator(
-        encode=lambda key, update: update,
+        begin=_nothing_to_agree,
+        encode=lambda key, session, place, update: update,
         aggregate=lambda total, messages: jax.tree.map(
             lambda t, m: t + jnp.sum(m, axis=0), total, messages
         ),
-        decode=lambda total: total,
+        decode=lambda session, total: (total, jnp.bool_(True)),
         sensitivity=lambda clip_norm, dimension: clip_norm,
         cost=lambda dimension: base.Cost(
             _FLOAT_BYTES * dimension, _FLOAT_BYTES * dimension
@@ -34,8 +60,11 @@ def additive_sharing(
     num_parties: int,
     max_clients: int,
     max_abs: Any,
-    scale: float = 2.0**16,
+    scale: Any = 2.0**16,
     rounding: str = "stochastic",
+    *,
+    bits: Any = 32,
+    mode: str = "full",
 ) -> base.SecureAggregator:
     """Each client shares its update among `num_parties` servers over Z_2^32.
 
@@ -48,8 +77,8 @@ def additive_sharing(
     `num_clients / scale` per coordinate of the clear sum with stochastic rounding and
     `num_clients / (2 * scale)` with nearest, the same whatever the order, chunking or
     number of devices. The emulation shows the arithmetic, its error and its bytes; it
-    sends nothing, keeps no party apart from another, and draws shares from
-    `jax.random`.
+    sends nothing, keeps no party apart from another, and draws shares from a generator
+    that is not cryptographic.
 
     Args:
       num_parties: Servers, at least 2.
@@ -58,37 +87,214 @@ def additive_sharing(
         Larger coordinates are clamped.
       scale: Integer steps per unit.
       rounding: "stochastic" or "nearest".
+      bits: Of the sum; fewer than 32 emulate a smaller ring. May be traced, as scale
+        and max_abs may: then sums can wrap around.
+      mode: "full" makes every share; "identity" adds the integers themselves, which
+        gives the same sum, and states the same cost, at the speed of the clear sum.
 
     Raises:
-      ValueError: If the sum would not fit in 32 bits, or for bad arguments.
+      ValueError: If the sum would not fit, or for bad arguments.
     """
     checks.at_least("num_parties", num_parties, 2)
     checks.at_least("max_clients", max_clients, 1)
-    encoding = fixed_point(max_clients, max_abs, scale, rounding)
+    checks.known("mode", mode, ("identity", "full"))
+    encoding = fixed_point(max_clients, max_abs, scale, rounding, bits=bits)
+    scheme = sharing.additive(num_parties, encoding.ring)
 
-    def encode(key: base.Key, update: PyTree) -> PyTree:
-        # One draw for all leaves: every random array is a generator to compile.
-        vector, cut = trees.as_vector(update)
-        round_key, share_key = jax.random.split(key)
-        secret = encoding.encode(round_key, vector)
-        return cut(sharing.share(share_key, secret, num_parties))
+    def messages(dimension: int) -> cost.Messages:
+        word_bits = encoding.ring.bits if checks.is_traced(bits) else int(bits)
+        return cost.additive_sharing(num_parties, dimension, word_bits)
+
+    def shares(key: base.Key, session: PyTree, place: Any, integers: PyTree) -> PyTree:
+        # One vector for all leaves: every random array is a generator to compile.
+        vector, cut = trees.as_vector(integers)
+        return cut(sharing.share(random.seed(key), vector, scheme).shares)
+
+    if mode == "identity":
+        return _modular(encoding, unprotected(messages))
+    return _modular(
+        encoding,
+        Protection(
+            begin=_nothing_to_agree,
+            protect=shares,
+            reveal=lambda session, total: (
+                jax.tree.map(lambda leaf: encoding.ring.sum_over(leaf, 0), total),
+                jnp.bool_(True),
+            ),
+            messages=messages,
+        ),
+    )
+
+
+MODES = ("identity", "ideal", "full")
+
+
+class MaskSession(NamedTuple):
+    """What the participants of a round agree on before they train.
+
+    Attributes:
+      places: The place on the graph's ring of each client of the cohort, at random.
+      alive: Who is there after each round of the protocol, by place.
+      seed: Of everything random in the protocol.
+      setup: Everybody's keys; None in the modes that need none.
+    """
+
+    places: Int[Array, " cohort"]
+    alive: mask_keys.Alive
+    seed: UInt32[Array, " 2"]
+    setup: mask_keys.Setup | None
+
+
+def pairwise_masking(
+    graph: graphs.Graph,
+    max_abs: Any,
+    scale: Any = 2.0**16,
+    rounding: str = "stochastic",
+    *,
+    bits: Any = 32,
+    mode: str = "full",
+) -> base.SecureAggregator:
+    """One server adds masked updates whose masks cancel, and unmasks with the help of
+    those who stay: Bonawitz et al., CCS 2017, on `graphs.complete`; Bell et al., CCS
+    2020, on `graphs.k_regular` (see `masking`).
+
+    A round's participants share keys before they train. Whoever then drops out, as the
+    round decides, leaves masks in the sum that the others' shares remove; where too few
+    are left for that the protocol aborts, and the round has no sum.
+
+    **Guarantee:** that of the graph: a semi-honest server and fewer than its threshold
+    of corrupt clients see uniform words and the sum over those who stay. The decoded
+    sum is that of `additive_sharing`, to the bit. The emulation computes the protocol's
+    numbers with keys far too short to be safe, from a generator that is not
+    cryptographic, in one memory.
+
+    Args:
+      graph: On as many places as the cohort's arrays are long. Padding counts as
+        clients that never came, so a Poisson sampler, whose arrays are longer than the
+        expected cohort, wants a threshold below that.
+      max_abs: Bound of each coordinate of an update.
+      scale: Integer steps per unit.
+      rounding: "stochastic" or "nearest".
+      bits: Of the sum, as in `additive_sharing`.
+      mode: "full" makes every key, mask and share; "ideal" uploads what follows the
+        same joint law, uniform given the sum, at one mask per client; "identity" adds
+        the integers themselves. Sum, aborts and stated cost are the same in all.
+
+    Raises:
+      ValueError: If the sum would not fit, or for bad arguments; when a round is
+        traced, if its cohort has not as many places as the graph.
+    """
+    encoding = fixed_point(graph.num_clients, max_abs, scale, rounding, bits=bits)
+    graphs.check(graph)
+    checks.known("mode", mode, MODES)
+    draw, add, subtract = Z32.uniform, Z32.add, Z32.subtract
+
+    def begin(key: base.Key, invited: Any, reporting: Any) -> MaskSession:
+        if invited.shape != (graph.num_clients,):
+            raise ValueError(
+                f"the graph has {graph.num_clients} places and the cohort "
+                f"{invited.shape[0]}; build it for {invited.shape[0]} clients"
+            )
+        order_key, seed_key = jax.random.split(key)
+        numbers = jnp.arange(graph.num_clients, dtype=jnp.int32)
+        places = random.permute(order_key, numbers, graph.num_clients)
+        here, stays = (
+            jnp.zeros_like(who).at[places].set(who) for who in (invited, reporting)
+        )
+        seed = random.seed(seed_key)
+        setup = mask_keys.setup(seed, graph) if mode == "full" else None
+        alive = mask_keys.nested(here, here, stays, stays)
+        return MaskSession(places, alive, seed, setup)
+
+    def mask(session: MaskSession, place: Any, length: int) -> Any:
+        if session.setup is None:
+            return draw(random.child(session.seed, place), length)
+        shared = session.alive.shared
+        return masking.client_mask(session.setup, graph, shared, place, length)
+
+    def protect(
+        key: base.Key, session: MaskSession, place: Any, integers: PyTree
+    ) -> PyTree:
+        del key
+        if mode == "identity":
+            return integers
+        vector, cut = trees.as_vector(integers)
+        return cut(add(vector, mask(session, session.places[place], vector.size)))
+
+    def reveal(session: MaskSession, total: PyTree) -> tuple[PyTree, Any]:
+        alive = session.alive
+        if mode == "identity":
+            return total, mask_keys.completes(graph, alive)
+        vector, cut = trees.as_vector(total)
+        if session.setup is None:
+            removed = masking.sum_of_masks(
+                Z32,
+                random.child(session.seed, jnp.arange(graph.num_clients)),
+                alive.uploaded.astype(jnp.int32),
+                vector.size,
+            )
+            return cut(subtract(vector, removed)), mask_keys.completes(graph, alive)
+        unmasking = mask_keys.unmask(session.setup, graph, alive)
+        removed = masking.mask_of_sum(unmasking, graph, alive, vector.size)
+        return cut(subtract(vector, removed)), unmasking.completed
+
+    def messages(dimension: int) -> cost.Messages:
+        word_bits = encoding.ring.bits if checks.is_traced(bits) else int(bits)
+        return cost.bonawitz(graph, dimension, word_bits)
+
+    return _modular(encoding, Protection(begin, protect, reveal, messages))
+
+
+def unprotected(messages: Callable[[int], cost.Messages]) -> Protection:
+    """Integers as they are: the sum of a protocol that costs `messages`, at no cost."""
+    return Protection(
+        begin=_nothing_to_agree,
+        protect=lambda key, session, place, integers: integers,
+        reveal=lambda session, total: (total, jnp.bool_(True)),
+        messages=messages,
+    )
+
+
+def _nothing_to_agree(key: base.Key, invited: Any, reporting: Any) -> PyTree:
+    del key, invited, reporting
+    return ()
+
+
+def _modular(encoding: FixedPoint, protection: Protection) -> base.SecureAggregator:
+    """The aggregator of fixed-point integers under a protection."""
+    ring = encoding.ring
+
+    def encode(key: base.Key, session: PyTree, place: Any, update: PyTree) -> PyTree:
+        round_key, hide_key = jax.random.split(key)
+        keys = trees.leaf_keys(round_key, update)
+        integers = jax.tree.map(encoding.encode, keys, update)
+        return protection.protect(hide_key, session, place, integers)
 
     def aggregate(total: PyTree, messages: PyTree) -> PyTree:
-        return jax.tree.map(lambda t, m: t + ring.sum_over(m, 0), total, messages)
-
-    def decode(total: PyTree) -> PyTree:
         return jax.tree.map(
-            lambda shares: encoding.decode(sharing.reconstruct(shares)), total
+            lambda t, m: ring.add(t, ring.sum_over(m, 0)), total, messages
         )
 
+    def decode(session: PyTree, total: PyTree) -> tuple[PyTree, Any]:
+        opened, completed = protection.reveal(session, total)
+        real = jax.tree.map(encoding.decode, opened)
+        return jax.tree.map(lambda leaf: jnp.where(completed, leaf, 0), real), completed
+
     return base.SecureAggregator(
+        begin=protection.begin,
         encode=encode,
         aggregate=aggregate,
         decode=decode,
         sensitivity=lambda clip_norm, dimension: (
             clip_norm + encoding.rounding_norm(dimension)
         ),
-        cost=lambda dimension: base.Cost(
-            num_parties * ring.WORD_BYTES * dimension, _FLOAT_BYTES * dimension
-        ),
+        cost=lambda dimension: _cost(protection.messages(dimension), dimension),
+    )
+
+
+def _cost(messages: cost.Messages, dimension: int) -> base.Cost:
+    """What a client sends in the protocol, and receives with the model."""
+    traffic = cost.traffic(messages)
+    return base.Cost(
+        traffic.uplink_bytes, traffic.downlink_bytes + _FLOAT_BYTES * dimension
     )

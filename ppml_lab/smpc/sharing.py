@@ -1,33 +1,237 @@
-"""Additive secret sharing over Z_2^32."""
+"""Shared values: made, computed with where that takes no messages, and revealed."""
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-from jax import Array
-from jaxtyping import UInt32
+import math
+from collections.abc import Callable, Sequence
 
-from ppml_lab import base, checks
-from ppml_lab.smpc import ring
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ppml_lab import checks, random
+from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc import scheme as schemes
+from ppml_lab.smpc import shamir, transcript
+from ppml_lab.smpc.ring import Element, Ring, Seed
+from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
+
+__all__ = [
+    "Scheme",
+    "Shared",
+    "add",
+    "add_public",
+    "additive",
+    "multiply_public",
+    "replicated",
+    "reveal",
+    "shape_of",
+    "share",
+    "subtract",
+    "view",
+    "zero_sharing",
+]
+
+
+def additive(num_parties: int, ring: Ring = rings.Z32, scale: float = 1.0) -> Scheme:
+    """The shares are summands of the secret.
+
+    **Guarantee:** any `num_parties - 1` shares are uniform and independent of the
+    secret. That holds for the arithmetic; the emulation keeps all shares in one place
+    and draws them from a generator that is not cryptographic.
+
+    Args:
+      num_parties: At least 2.
+      ring: Of secret and shares.
+      scale: Fixed-point steps per unit; 1.0 for integers.
+
+    Raises:
+      ValueError: For bad arguments.
+    """
+    checks.at_least("num_parties", num_parties, 2)
+    checks.positive("scale", scale)
+    return Scheme("additive", ring, num_parties, num_parties, float(scale))
+
+
+def replicated(ring: Ring = rings.Z32, scale: float = 1.0) -> Scheme:
+    """Three summands of the secret; party i holds the i-th and the one after it.
+
+    Araki, Furukawa, Lindell, Nof, Ohara, "High-Throughput Semi-Honest Secure
+    Three-Party Computation with an Honest Majority", CCS 2016.
+
+    **Guarantee:** what one party holds is uniform and independent of the secret, which
+    any two know. That holds for the arithmetic; the emulation keeps all summands in
+    one place, once each, and draws them from a generator that is not cryptographic.
+
+    Args:
+      ring: Of secret and summands.
+      scale: Fixed-point steps per unit; 1.0 for integers.
+
+    Raises:
+      ValueError: If the scale is not positive.
+    """
+    checks.positive("scale", scale)
+    return Scheme("replicated", ring, 3, 2, float(scale))
 
 
 def share(
-    key: base.Key, secret: UInt32[Array, "*s"], num_parties: int
-) -> UInt32[Array, "parties *s"]:
-    """Splits `secret` into `num_parties` summands, one per party.
+    seed: Seed, secret: Element, scheme: Scheme, first_block: Array | int = 0
+) -> Shared:
+    """Splits `secret` among the parties; what it guarantees is the scheme's.
 
-    **Guarantee:** any `num_parties - 1` of the shares are independent and uniform,
-    whatever the secret: together they say nothing about it. That holds for the
-    arithmetic; the uniform words come from `jax.random`, so an opponent who predicts
-    the generator is not kept out.
+    Notes no message: who owns the secret, and so who sends shares, the caller knows.
+
+    Args:
+      seed: Of randomness that nothing else uses, `[2]`.
+      secret: An element of any shape.
+      scheme: How to share.
+      first_block: Where `secret` is a part of a flat one: the number of elements before
+        it over `random.BLOCK`. The shares are those of the whole.
 
     Raises:
-      ValueError: For fewer than 2 parties.
+      TypeError: If the secret is no element of the scheme's ring.
+      ValueError: If a part of a secret is not flat.
     """
-    checks.at_least("num_parties", num_parties, 2)
-    masks = ring.uniform(key, (num_parties - 1, *secret.shape))
-    return jnp.concatenate([(secret - ring.sum_over(masks, 0))[None], masks])
+    if scheme.kind == "shamir":
+        return shamir.share(seed, secret, scheme, first_block)
+    schemes.check_secret(scheme.ring, secret, first_block)
+    ring, num_parties, shape = scheme.ring, scheme.num_parties, rings.shape_of(secret)
+    streams = random.child(seed, jnp.arange(1, num_parties))
+    masks = ring.uniform(streams, math.prod(shape), first_block)
+    # XLA would draw the masks a second time inside the sum.
+    masks = lax.optimization_barrier(masks)
+    masks = jax.tree.map(lambda leaf: leaf.reshape(num_parties - 1, *shape), masks)
+    first = ring.subtract(secret, ring.sum_over(masks, 0))
+    return Shared(
+        jax.tree.map(lambda f, m: jnp.concatenate([f[None], m]), first, masks), scheme
+    )
 
 
-def reconstruct(shares: UInt32[Array, "parties *s"]) -> UInt32[Array, "*s"]:
-    """Opens a shared value: the sum of all parties' shares."""
-    return ring.sum_over(shares, 0)
+def zero_sharing(seed: Seed, shape: tuple[int, ...], scheme: Scheme) -> Shared:
+    """Random shares of zeros: added to a value they make its shares fresh.
+
+    In a deployment parties that have agreed on pairwise keys draw them without a
+    message; this draws the same distribution at once.
+    """
+    return share(seed, rings.zeros(scheme.ring, shape), scheme)
+
+
+def view(shared: Shared, party: int) -> tuple[Element, ...]:
+    """What one party holds: its share, or two of three summands.
+
+    Raises:
+      ValueError: If there is no such party.
+    """
+    scheme = shared.scheme
+    schemes.check_parties("party", [party], scheme)
+    held = (party, (party + 1) % 3) if scheme.kind == "replicated" else (party,)
+    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], shared.shares) for i in held)
+
+
+def reveal(
+    shared: Shared, *, name: str, receivers: Sequence[transcript.Party] | None = None
+) -> Element:
+    """Opens a value, which the transcript records, with one round of messages.
+
+    Of Shamir's shares the first parties send theirs; `shamir.reveal` lets others.
+
+    Args:
+      shared: The value.
+      name: Of the value, in the transcript.
+      receivers: Who learns it: numbers, and names of others, such as "client". By
+        default all parties.
+
+    Returns:
+      The secret, `[*s]`.
+
+    Raises:
+      ValueError: For receivers that there are not.
+    """
+    scheme = shared.scheme
+    if scheme.kind == "shamir":
+        return shamir.reveal(shared, name=name, receivers=receivers)
+    learners, shape = schemes.receivers_of(scheme, receivers), shape_of(shared)
+    transcript.record_reveal(name, scheme, shape, learners)
+    with transcript.scope(name):
+        num_bits = scheme.ring.bits * math.prod(shape)
+        for receiver in learners:
+            for sender in _senders(scheme, receiver):
+                transcript.record_message("share", sender, receiver, num_bits)
+    return scheme.ring.sum_over(shared.shares, 0)
+
+
+def _senders(scheme: Scheme, receiver: transcript.Party) -> list[int]:
+    """Who send a summand each to whoever lacks them."""
+    if scheme.kind == "replicated" and isinstance(receiver, int):
+        # The summand that party i lacks is the first of party i - 1's two.
+        return [(receiver - 1) % 3]
+    return [party for party in range(scheme.num_parties) if party != receiver]
+
+
+def add(one: Shared, other: Shared) -> Shared:
+    """The sum, without a message; shapes broadcast.
+
+    Raises:
+      ValueError: If the two are not shared alike.
+    """
+    return _combined(one.scheme.ring.add, one, other)
+
+
+def subtract(one: Shared, other: Shared) -> Shared:
+    """The difference, without a message; shapes broadcast.
+
+    Raises:
+      ValueError: If the two are not shared alike.
+    """
+    return _combined(one.scheme.ring.subtract, one, other)
+
+
+def add_public(shared: Shared, public: Element) -> Shared:
+    """The sum with what everybody knows, at the same scale; shapes broadcast.
+
+    Raises:
+      TypeError: If `public` is no element of the ring.
+    """
+    scheme = shared.scheme
+    schemes.check_element(scheme.ring, public, "public")
+    shape = jnp.broadcast_shapes(shape_of(shared), rings.shape_of(public))
+    shares = _at_rank(shared.shares, len(shape))
+    # Of summands one takes it all; a polynomial rises everywhere.
+    first = jnp.arange(scheme.num_parties) == 0
+    takes = (first | (scheme.kind == "shamir")).reshape(-1, *[1] * len(shape))
+    added = jax.tree.map(lambda leaf: jnp.where(takes, leaf, jnp.uint32(0)), public)
+    return Shared(scheme.ring.add(shares, added), scheme)
+
+
+def multiply_public(shared: Shared, public: Element) -> Shared:
+    """The product with integers that everybody knows; shapes broadcast.
+
+    The scale stays: a factor that is a fixed-point number has to be truncated after.
+
+    Raises:
+      TypeError: If `public` is no element of the ring.
+    """
+    scheme = shared.scheme
+    schemes.check_element(scheme.ring, public, "public")
+    rank = max(len(shape_of(shared)), len(rings.shape_of(public)))
+    shares = _at_rank(shared.shares, rank)
+    return Shared(scheme.ring.multiply(shares, public), scheme)
+
+
+def _combined(
+    operation: Callable[[Element, Element], Element], one: Shared, other: Shared
+) -> Shared:
+    schemes.check_same(one.scheme, other.scheme)
+    rank = max(len(shape_of(one)), len(shape_of(other)))
+    shares = operation(_at_rank(one.shares, rank), _at_rank(other.shares, rank))
+    return Shared(shares, one.scheme)
+
+
+def _at_rank(shares: Element, rank: int) -> Element:
+    """With a secret of so many axes: broadcasting must not meet the parties' axis."""
+
+    def spread(leaf: Array) -> Array:
+        num_parties, *shape = leaf.shape
+        return leaf.reshape(num_parties, *[1] * (rank - len(shape)), *shape)
+
+    return jax.tree.map(spread, shares)

@@ -56,11 +56,13 @@ def tracing(weigh_key):
     )
 
 
-def report(key, size, update, info):
+def report(key, place, size, update, info):
     seen = jnp.zeros(12).at[info["name"]].add(1.0)
     keys = jnp.stack([info["key"], jax.random.key_data(key)])
     table = jnp.zeros((12, 2, 2), jnp.uint32).at[info["name"]].set(keys)
-    messages = {name: total.encode(key, update / 16) for name, total in SUMS.items()}
+    messages = {
+        name: total.encode(key, (), place, update / 16) for name, total in SUMS.items()
+    }
     sizes = seen * size.astype(jnp.float32)
     return messages | {"seen": seen, "sizes": sizes, "keys": table}
 
@@ -117,7 +119,7 @@ def test_everybody_drawn_is_trained_once_and_reported_once(
     np.testing.assert_array_equal(found["sizes"], DRAWN * SIZES)
     np.testing.assert_array_equal(found["clear"] * 16, DRAWN @ UPDATES)
     np.testing.assert_array_equal(
-        SUMS["secure"].decode(found["secure"]), found["clear"]
+        SUMS["secure"].decode((), found["secure"])[0], found["clear"]
     )
     # Everybody trained from what it had kept itself, and keeps its own result.
     np.testing.assert_array_equal(kept["name"], KEPT["name"])

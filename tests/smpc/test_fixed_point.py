@@ -75,8 +75,10 @@ def test_stochastic_rounding_is_unbiased():
     deviation = np.sqrt(fraction * (1 - fraction) / len(keys))
     assert (np.abs(rounded.mean(0) - exact) <= 4.5 * deviation).all()
     assert (np.abs(rounded - exact) < 1).all()
-    # Coordinates are rounded independently.
-    correlation = np.corrcoef(rounded[:, fraction > 0].T)
+    # Coordinates are rounded independently; where one outcome is rare, a few common
+    # ones decide the correlation, which then has no normal distribution.
+    often = (fraction > 0.1) & (fraction < 0.9)
+    correlation = np.corrcoef(rounded[:, often].T)
     off_diagonal = correlation - np.eye(len(correlation))
     assert np.abs(off_diagonal).max() < 4.5 / np.sqrt(len(keys))
 
@@ -148,7 +150,7 @@ def test_one_client_more_would_wrap():
     most = (2**31 - 1) // 2**16
     encoding = smpc.fixed_point(most, 1.0, 2.0**16)
     one = encoding.encode(KEY, jnp.ones(1))
-    total = ring.sum_over(jnp.tile(one, (most, 1)), 0)
+    total = ring.Z32.sum_over(jnp.tile(one, (most, 1)), 0)
     assert encoding.decode(total) == most
     assert encoding.decode(total + one) == -(most + 1)
     with pytest.raises(ValueError, match=r"32768 clients .* needs 33 bits, have 32"):

@@ -1,5 +1,7 @@
 """Secure sums: near the clear sum, the same in any order, with a sound sensitivity."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,15 @@ def updates(num_clients: int, max_abs: float = 1.0, seed: int = 0):
 
 def encode_all(aggregator, stacked, key=KEY):
     num_clients = len(jax.tree.leaves(stacked)[0])
-    return jax.vmap(aggregator.encode)(jax.random.split(key, num_clients), stacked)
+    encode = jax.vmap(aggregator.encode, in_axes=(0, None, 0, 0))
+    keys, places = jax.random.split(key, num_clients), jnp.arange(num_clients)
+    return encode(keys, (), places, stacked)
+
+
+def opened(aggregator, total):
+    decoded, completed = aggregator.decode((), total)
+    assert completed.dtype == bool
+    return decoded
 
 
 def zeros_for(messages):
@@ -39,7 +49,7 @@ def zeros_for(messages):
 
 def secure_sum(aggregator, stacked, key=KEY):
     messages = encode_all(aggregator, stacked, key)
-    return aggregator.decode(aggregator.aggregate(zeros_for(messages), messages))
+    return opened(aggregator, aggregator.aggregate(zeros_for(messages), messages))
 
 
 def largest_error(total, stacked) -> float:
@@ -83,7 +93,7 @@ def test_order_and_chunks_change_no_bit(seed, cuts):
         part = jax.tree.map(lambda m, chunk=chunk: m[chunk], messages)
         total = SHARED.aggregate(total, part)
     assert bits(total) == bits(whole)
-    assert bits(SHARED.decode(total)) == bits(SHARED.decode(whole))
+    assert bits(opened(SHARED, total)) == bits(opened(SHARED, whole))
 
 
 SHARED = smpc.additive_sharing(2, 200, 1.0)
@@ -101,7 +111,7 @@ def test_sums_of_sums_are_sums():
 @each_rounding
 def test_nobody_sums_to_zero(rounding):
     aggregator = smpc.additive_sharing(2, 5, 1.0, rounding=rounding)
-    for leaf in jax.tree.leaves(aggregator.decode(zeros_for(MESSAGES))):
+    for leaf in jax.tree.leaves(opened(aggregator, zeros_for(MESSAGES))):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
 
 
@@ -126,7 +136,7 @@ def test_bad_updates_cannot_wrap_the_sum():
     aggregator = smpc.additive_sharing(2, 3, 1.0, 2.0**16)
     stacked = {"x": jnp.array([[np.nan, np.inf], [0.25, 1e30], [0.5, 1.0]])}
     messages = encode_all(aggregator, stacked)
-    total = aggregator.decode(aggregator.aggregate(zeros_for(messages), messages))
+    total = opened(aggregator, aggregator.aggregate(zeros_for(messages), messages))
     np.testing.assert_array_equal(total["x"], [0.75, 3.0])
 
 
@@ -134,7 +144,7 @@ def test_bad_updates_cannot_wrap_the_sum():
 def test_cost_is_the_size_of_the_messages(num_parties):
     aggregator = smpc.additive_sharing(num_parties, 5, 1.0)
     update = jax.tree.map(lambda leaf: leaf[0], updates(1))
-    message = aggregator.encode(KEY, update)
+    message = aggregator.encode(KEY, (), jnp.int32(0), update)
     sent = sum(leaf.nbytes for leaf in jax.tree.leaves(message))
     model = sum(leaf.nbytes for leaf in jax.tree.leaves(update))
     assert aggregator.cost(DIMENSION) == base.Cost(sent, model)
@@ -160,7 +170,8 @@ def test_sensitivity_bounds_what_one_client_adds(rounding, scale):
     clipped = jax.tree.map(
         lambda d: d * (clip_norm / norms).reshape(-1, *[1] * (d.ndim - 1)), directions
     )
-    moved = norms_of(jax.vmap(aggregator.decode)(encode_all(aggregator, clipped)))
+    sent = encode_all(aggregator, clipped)
+    moved = norms_of(jax.vmap(lambda message: opened(aggregator, message))(sent))
     assert moved.max() <= bound * (1 + 1e-6)
     if scale == 2.0:
         assert moved.max() > clip_norm  # the plain clip norm would not have been one
@@ -173,15 +184,53 @@ def test_sensitivity_is_nearly_met_by_the_worst_update(rounding):
     part = {"nearest": 0.126, "stochastic": 0.1}[rounding]
     update = jnp.full(8, part, jnp.float32)
     keys = jax.random.split(KEY, 5000)
-    send = jax.jit(
-        jax.vmap(lambda key: aggregator.decode(aggregator.encode(key, update)))
-    )
-    sent = send(keys)
+
+    def send(key):
+        return opened(aggregator, aggregator.encode(key, (), jnp.int32(0), update))
+
+    sent = jax.jit(jax.vmap(send))(keys)
     norms = np.linalg.norm(sent, axis=1)
     bound = aggregator.sensitivity(part * np.sqrt(8), 8)
     assert norms.max() <= bound
     if rounding == "nearest":
         assert norms.max() > 0.99 * bound
+
+
+@each_rounding
+@each_count
+def test_identity_is_the_same_sum_at_the_same_cost(num_parties, rounding):
+    build = functools.partial(
+        smpc.additive_sharing, num_parties, 200, 3.0, 2.0**12, rounding
+    )
+    full, identity = build(), build(mode="identity")
+    stacked = updates(200, max_abs=3.0)
+    assert bits(secure_sum(full, stacked)) == bits(secure_sum(identity, stacked))
+    assert full.cost(DIMENSION) == identity.cost(DIMENSION)
+    assert full.sensitivity(1.0, 9) == identity.sensitivity(1.0, 9)
+
+
+@pytest.mark.parametrize("num_bits", [9, 16, 31])
+def test_fewer_bits_are_a_smaller_ring(num_bits):
+    """Within the range the same sum, beyond it that sum modulo 2^bits."""
+    scale = 2.0 ** (num_bits - 9)
+    stacked = {"x": jnp.array([[100.0, -128.0, 127.0], [27.0, 0.0, 1.0]])}
+
+    def build(bits):
+        return smpc.additive_sharing(2, 2, 64.0, scale, "nearest", bits=bits)
+
+    with pytest.raises(ValueError, match=f"have {num_bits - 1}"):
+        build(num_bits - 2 + 1)
+    narrow = build(num_bits)
+    clamped = jax.tree.map(lambda x: jnp.clip(x, -64, 64), stacked)
+    assert largest_error(secure_sum(narrow, stacked), clamped) == 0
+
+    def traced(bits, max_abs):
+        free = smpc.additive_sharing(2, 2, max_abs, scale, "nearest", bits=bits)
+        return secure_sum(free, stacked)["x"]
+
+    # Traced sizes are not checked: 127 and -128 fit, 128 wraps around.
+    total = jax.jit(traced)(num_bits - 1, 128.0)
+    np.testing.assert_array_equal(total, [127.0, -128.0, -128.0])
 
 
 def test_clear_sums_are_float_sums():
@@ -214,3 +263,17 @@ def test_stochastic_is_the_default_rounding_and_two_to_the_sixteen_the_scale():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         smpc.additive_sharing(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": 0}, "bits must be an integer of at least 1, got 0"),
+        ({"bits": 33}, r"bits must be 32, those of Z_2\^32, or fewer"),
+        ({"bits": 12}, "needs 21 bits, have 12; lower the scale to at most 2\\^7"),
+        ({"mode": "ideal"}, "unknown mode 'ideal'.*full, identity"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        smpc.additive_sharing(2, 10, 1.0, **options)

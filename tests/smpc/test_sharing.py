@@ -1,5 +1,6 @@
-"""Additive shares open to the secret, and all but one of them are uniform words."""
+"""Shared values open to the secret, hide it before, and are no arrays."""
 
+import functools
 import itertools
 
 import jax
@@ -7,65 +8,197 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh, PartitionSpec
 
-from ppml_lab import smpc
-from ppml_lab.smpc import sharing
+from ppml_lab import random
+from ppml_lab.smpc import field, ring, scheme, shamir, sharing
 
-EDGES = [0, 1, 2**31 - 1, 2**31, 2**32 - 1]
-words = st.one_of(st.sampled_from(EDGES), st.integers(0, 2**32 - 1))
-each_count = pytest.mark.parametrize("num_parties", [2, 3, 4, 5])
+SEED = jnp.array([7, 8], jnp.uint32)
+SCHEMES = [
+    sharing.additive(2),
+    sharing.additive(5, ring.Z64, scale=2.0**16),
+    sharing.additive(3, field.F31),
+    sharing.additive(3, field.F61),
+    sharing.replicated(),
+    sharing.replicated(ring.Z64, scale=2.0**20),
+    shamir.shamir(2, 3),
+    shamir.shamir(3, 4, field.F61),
+]
+share = jax.jit(sharing.share, static_argnames="scheme")
+names = scheme.describe
+each_scheme = pytest.mark.parametrize("how", SCHEMES, ids=names)
+each_x64 = pytest.mark.parametrize("x64", [False, True])
 
 
-@pytest.mark.parametrize("x64", [False, True])
-@each_count
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    secret=st.lists(words, min_size=6, max_size=6),
-)
-@example(seed=0, secret=[*EDGES, 0])
-def test_shares_open_to_the_secret(x64, num_parties, seed, secret):
+def integers(how, element):
+    return ring.to_integers(how.ring, element)
+
+
+def opened(shared):
+    """By definition, in Python's integers."""
+    shares, p = integers(shared.scheme, shared.shares), shared.scheme.ring.modulus
+    weights = [1] * len(shares)
+    if shared.scheme.kind == "shamir":
+        points = range(1, len(shares) + 1)
+        for j, x in enumerate(points):
+            for y in {*points} - {x}:
+                weights[j] = weights[j] * y * pow(y - x, -1, p) % p
+    total = sum(share * weight for share, weight in zip(shares, weights, strict=True))
+    return np.asarray(total % p, object)
+
+
+@functools.cache
+def computed(how):
+    """Compiled once: shares of two values, and what is computed from them."""
+
+    def compute(seeds, pair, factor):
+        both = jax.vmap(lambda seed, v: sharing.share(seed, v, how))(seeds, pair)
+        one, other = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
+        results = [
+            one,
+            sharing.add(one, other),
+            sharing.subtract(one, other),
+            sharing.add_public(one, factor),
+            sharing.multiply_public(other, factor),
+        ]
+        return results, [sharing.reveal(result, name="value") for result in results]
+
+    return jax.jit(compute)
+
+
+@each_scheme
+@each_x64
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_what_is_opened_is_what_was_computed(how, x64, data):
+    p = how.ring.modulus
+    edges = st.sampled_from([0, 1, p // 2, p // 2 + 1, p - 1])
+    values = st.lists(st.one_of(edges, st.integers(0, p - 1)), min_size=15, max_size=15)
+    drawn = np.array(data.draw(values), object)
+    pair, factor = drawn[:12].reshape(2, 2, 3), drawn[12:]
     with jax.enable_x64(x64):
-        value = jnp.asarray(np.array(secret, np.uint32).reshape(2, 3))
-        shares = smpc.share(jax.random.key(seed), value, num_parties)
-        assert shares.shape == (num_parties, 2, 3)
-        assert shares.dtype == jnp.uint32
-        exact = np.asarray(shares).astype(object).sum(axis=0) % 2**32
-        assert exact.ravel().tolist() == secret
-        opened = smpc.reconstruct(shares)
-        assert opened.dtype == jnp.uint32
-        assert np.ravel(opened).tolist() == secret
+        elements = [ring.from_integers(how.ring, v) for v in (pair, factor)]
+        seeds = random.child(SEED, jnp.arange(2, dtype=jnp.uint32))
+        shared, revealed = computed(how)(seeds, *elements)
+    a, b = pair
+    exact = [a, a + b, a - b, a + factor, b * factor]
+    for result, element, value in zip(shared, revealed, exact, strict=True):
+        assert result.scheme == how
+        assert sharing.shape_of(result) == (2, 3)
+        assert integers(how, element).tolist() == (value % p).tolist()
+        assert opened(result).tolist() == (value % p).tolist()
 
 
-@each_count
-def test_sums_of_shares_are_shares_of_the_sum(num_parties):
-    one, two = (jnp.asarray(np.array(e, np.uint32)) for e in (EDGES, EDGES[::-1]))
-    first = smpc.share(jax.random.key(0), one, num_parties)
-    second = smpc.share(jax.random.key(1), two, num_parties)
-    np.testing.assert_array_equal(smpc.reconstruct(first + second), one + two)
+@pytest.mark.parametrize("how", [SCHEMES[1], SCHEMES[2], SCHEMES[4], SCHEMES[6]])
+def test_shares_of_zero_make_shares_fresh(how):
+    @jax.jit
+    def compute(secret):
+        before = sharing.share(SEED, secret, how)
+        zeros = sharing.zero_sharing(random.child(SEED, 0), (1, 3), how)
+        return before, zeros, sharing.add(before, zeros)
+
+    before, zeros, after = compute(ring.from_integers(how.ring, [[1, 2, 3]]))
+    assert opened(zeros).tolist() == [[0, 0, 0]]
+    assert opened(after).tolist() == [[1, 2, 3]]
+    assert not (integers(how, before.shares) == integers(how, after.shares)).any()
 
 
-def test_all_shares_are_needed():
-    secret = jnp.zeros(1000, jnp.uint32)
-    shares = smpc.share(jax.random.key(0), secret, 3)
-    for left_out in range(3):
-        opened = smpc.reconstruct(jnp.delete(shares, left_out, axis=0))
-        assert np.mean(np.asarray(opened) == 0) < 0.01
+@each_scheme
+def test_shapes_broadcast_past_the_parties(how):
+    """With as many columns as parties, a careless broadcast would mix the two."""
+    n = how.num_parties
+    row, column = np.arange(n), 10 * np.arange(n).reshape(n, 1)
+
+    @jax.jit
+    def compute(a, b, three):
+        one, other = (sharing.share(SEED, v, how) for v in (a, b))
+        return (
+            sharing.add(one, other),
+            sharing.add_public(one, b),
+            sharing.add_public(other, a),
+            sharing.multiply_public(one, b),
+            sharing.multiply_public(one, three),
+            sharing.share(SEED, three, how),
+        )
+
+    results = compute(*(ring.from_integers(how.ring, v) for v in (row, column, 3)))
+    added = row + column
+    exact = (added, added, added, row * column, 3 * row, np.array(3))
+    for result, value in zip(results, exact, strict=True):
+        assert opened(result).tolist() == value.tolist()
 
 
-def least_p_value(shares: np.ndarray) -> float:
+def test_what_a_party_holds():
+    secret = jnp.arange(4, dtype=jnp.uint32)
+    shared = sharing.share(SEED, secret, sharing.replicated())
+    held = [sharing.view(shared, party) for party in range(3)]
+    for party in range(3):
+        (first, second), (again, third) = held[party], held[(party + 1) % 3]
+        np.testing.assert_array_equal(second, again)
+        np.testing.assert_array_equal(first + second + third, secret)
+    plain = sharing.share(SEED, secret, sharing.additive(3))
+    for party in range(3):
+        (share,) = sharing.view(plain, party)
+        np.testing.assert_array_equal(share, plain.shares[party])
+    with pytest.raises(ValueError, match="party must be distinct, from 0 to 2, got"):
+        sharing.view(shared, 3)
+
+
+LONG = 8192
+
+
+def long_secret(how):
+    return ring.from_integers(how.ring, np.arange(LONG) * 12345)
+
+
+@pytest.mark.parametrize("how", [SCHEMES[k] for k in (0, 2, 5, 6)], ids=names)
+def test_devices_that_share_a_part_each_make_the_shares_of_the_whole(how):
+    secret = long_secret(how)
+    whole = share(SEED, secret, scheme=how)
+    mesh = Mesh(np.array(jax.devices()[:4]), ("parts",))
+
+    def part(mine):
+        block = jax.lax.axis_index("parts") * (LONG // 4 // random.BLOCK)
+        return sharing.share(SEED, mine, how, block)
+
+    parts = jax.jit(
+        jax.shard_map(
+            part,
+            mesh=mesh,
+            in_specs=PartitionSpec("parts"),
+            out_specs=PartitionSpec(None, "parts"),
+        )
+    )(secret)
+    chunk = jax.tree.map(lambda leaf: leaf[2048:5000], secret)
+    middle = share(SEED, chunk, scheme=how, first_block=2)
+    for one, split, piece in zip(
+        *map(jax.tree.leaves, (whole, parts, middle)), strict=True
+    ):
+        np.testing.assert_array_equal(one, split)
+        np.testing.assert_array_equal(one[:, 2048:5000], piece)
+
+
+@pytest.mark.parametrize("how", [SCHEMES[1], SCHEMES[4], SCHEMES[6]], ids=names)
+def test_vmap_shares_each_as_alone(how):
+    seeds = random.child(SEED, jnp.arange(3, dtype=jnp.uint32))
+    secrets = ring.from_integers(how.ring, np.arange(12).reshape(3, 4))
+    together = jax.vmap(functools.partial(share, scheme=how))(seeds, secrets)
+    last = share(seeds[2], jax.tree.map(lambda leaf: leaf[2], secrets), scheme=how)
+    for lanes, alone in zip(*map(jax.tree.leaves, (together, last)), strict=True):
+        np.testing.assert_array_equal(lanes[2], alone)
+
+
+def least_p_value(shares):
     """The least of chi-square p-values, times how many there were (Bonferroni).
 
     Of every byte of every combination, with coefficients -1, 0, 1, of all shares but
     one: words that are uniform together have only uniform combinations.
     """
-    num_parties = len(shares)
     p_values = []
-    for signs in itertools.product((-1, 0, 1), repeat=num_parties):
-        if not any(signs) or all(signs):
-            continue
+    choices = itertools.product((-1, 0, 1), repeat=len(shares))
+    for signs in (c for c in choices if any(c) and not all(c)):
         combined = (np.array(signs, np.int32).view(np.uint32)[:, None] * shares).sum(
             axis=0, dtype=np.uint32
         )
@@ -75,28 +208,29 @@ def least_p_value(shares: np.ndarray) -> float:
     return min(p_values) * len(p_values)
 
 
-def many_shares(secret: int, num_parties: int, across_keys: bool) -> np.ndarray:
-    """`[num_parties, 20000]`, of one long array or of one word by many keys."""
-    key = jax.random.key(num_parties)
-    if not across_keys:
+def many_shares(how, secret, across_seeds):
+    """`[num_parties, 20000]`, of one long secret or of one word by many seeds."""
+    if not across_seeds:
         long = jnp.full(20_000, secret, jnp.uint32)
-        return np.asarray(smpc.share(key, long, num_parties))
+        return np.asarray(share(SEED, long, scheme=how).shares)
+    seeds = random.child(SEED, jnp.arange(20_000, dtype=jnp.uint32))
     word = jnp.asarray(secret, jnp.uint32)
-    share = jax.jit(jax.vmap(lambda key: smpc.share(key, word, num_parties)))
-    return np.asarray(share(jax.random.split(key, 20_000))).T
+    each = jax.vmap(lambda seed: share(seed, word, scheme=how).shares)
+    return np.asarray(jax.jit(each)(seeds)).T
 
 
-@pytest.mark.parametrize("across_keys", [False, True])
+@pytest.mark.parametrize("across_seeds", [False, True])
 @pytest.mark.parametrize("secret", [0, 0xDEADBEEF])
 @pytest.mark.parametrize("num_parties", [2, 3, 4])
 def test_all_shares_but_one_are_uniform_whatever_the_secret(
-    num_parties, secret, across_keys
+    num_parties, secret, across_seeds
 ):
-    assert least_p_value(many_shares(secret, num_parties, across_keys)) > 1e-3
+    shares = many_shares(sharing.additive(num_parties), secret, across_seeds)
+    assert least_p_value(shares) > 1e-3
 
 
 def test_the_test_of_uniformity_rejects_leaks():
-    shares = many_shares(0, 3, False)
+    shares = many_shares(sharing.additive(3), 0, False)
     one_mask_for_all = np.stack([-(shares[1] + shares[1]), shares[1], shares[1]])
     assert least_p_value(one_mask_for_all) < 1e-9
     in_the_clear = np.stack([0 * shares[0], shares[1], -shares[1]])
@@ -106,7 +240,62 @@ def test_the_test_of_uniformity_rejects_leaks():
     assert least_p_value(top_bit_missing) < 1e-9
 
 
-@pytest.mark.parametrize("num_parties", [1, 0, -3])
-def test_too_few_parties(num_parties):
-    with pytest.raises(ValueError, match=f"num_parties .*2, got {num_parties}"):
-        sharing.share(jax.random.key(0), jnp.zeros(3, jnp.uint32), num_parties)
+ONE = sharing.share(SEED, jnp.arange(3, dtype=jnp.uint32), sharing.additive(2))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        np.asarray, np.sum, np.exp, jnp.asarray, jnp.sum, jnp.exp, float, int, bool,
+        len, iter, lambda v: v + 1, lambda v: 2 * v, lambda v: v @ v, lambda v: v[0],
+        lambda v: v > 0, lambda v: jnp.ones(3) + v, lambda v: np.ones(3) * v, jnp.stack,
+        jax.grad(lambda v: v.shares.sum()), lambda v: jnp.where(v, 1, 0),
+        jax.jit(lambda v: v + v), jax.jit(jnp.negative),
+    ],
+)  # fmt: skip
+def test_a_shared_value_is_no_array(function):
+    with pytest.raises(TypeError):
+        function(ONE)
+
+
+def test_a_shared_value_prints_how_it_is_shared():
+    described = "Shared(additive, 2 of 2 parties over Z_2^32, scale 1.0)"
+    assert str(ONE) == repr(ONE) == described
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        sharing.additive(3),
+        sharing.additive(2, scale=2.0),
+        sharing.additive(2, field.F31),
+    ],
+    ids=names,
+)
+def test_shares_that_differ_do_not_mix(other):
+    theirs = sharing.share(SEED, jnp.arange(3, dtype=jnp.uint32), other)
+    for operation in (sharing.add, sharing.subtract):
+        with pytest.raises(ValueError, match="cannot mix shares") as error:
+            operation(ONE, theirs)
+        assert names(ONE.scheme) in str(error.value)
+        assert names(other) in str(error.value)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="num_parties must be an integer"):
+        sharing.additive(1)
+    with pytest.raises(ValueError, match="scale must be positive and finite, got 0"):
+        sharing.replicated(scale=0.0)
+    with pytest.raises(ValueError, match="first_block 1 needs a flat secret"):
+        sharing.share(SEED, jnp.zeros((2, 2), jnp.uint32), sharing.additive(2), 1)
+    uses = [
+        lambda bad: sharing.share(SEED, bad, sharing.additive(2)),
+        lambda bad: sharing.add_public(ONE, bad),
+        lambda bad: sharing.multiply_public(ONE, bad),
+    ]
+    wrong = [jnp.zeros(3), jnp.zeros(3, jnp.int32), ring.zeros(ring.Z64, (3,)), 1]
+    for use, bad in itertools.product(uses, wrong):
+        with pytest.raises(TypeError, match="must be an element of Z_2"):
+            use(bad)
+    with pytest.raises(TypeError, match="must be an element of Z_2"):
+        sharing.share(SEED, jnp.zeros(3, jnp.uint32), SCHEMES[1])

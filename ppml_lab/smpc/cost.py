@@ -1,0 +1,396 @@
+"""What protocols send and compute, and how long sending takes: closed forms.
+
+A protocol's cost is the tuple of its messages, known before anything runs: exact Python
+integers, in bits, that depend on shapes only. What every federated round sends besides,
+the model to the clients, is not a protocol's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ppml_lab import checks
+from ppml_lab.smpc import graphs
+
+_KEY_BITS = 256
+_SHARE_BITS = 256
+
+
+class Message(NamedTuple):
+    """One kind of message, of all those who send it.
+
+    Attributes:
+      name: What is sent.
+      sender: The role that sends: "client" or "server".
+      receiver: The role that receives, in equal parts.
+      num_bits: What one sender sends, to all its receivers together.
+      num_senders: How many have the sending role in this message.
+      num_receivers: How many have the receiving role in this message.
+      round_number: The protocol's round, from 0; what a round sends depends on what
+        earlier rounds received.
+    """
+
+    name: str
+    sender: str
+    receiver: str
+    num_bits: int
+    num_senders: int
+    num_receivers: int
+    round_number: int
+
+
+Messages = tuple[Message, ...]
+
+
+class Traffic(NamedTuple):
+    """A protocol's messages, summed; bytes, rounded up.
+
+    Attributes:
+      uplink_bytes: What one client sends, to whomever.
+      downlink_bytes: What one client receives.
+      server_bytes: What one server sends and receives.
+      num_rounds: Rounds of messages that wait for each other.
+    """
+
+    uplink_bytes: int
+    downlink_bytes: int
+    server_bytes: int
+    num_rounds: int
+
+
+class Network(NamedTuple):
+    """The links between parties, all alike.
+
+    Attributes:
+      bandwidth_bits_per_second: Of a party's link, in each direction.
+      round_trip_seconds: From a message to its answer.
+    """
+
+    bandwidth_bits_per_second: float
+    round_trip_seconds: float
+
+
+# The settings of TF Encrypted's benchmarks, from its README.
+LAN = Network(40e9, 0.02e-3)
+WAN = Network(352e6, 40e-3)
+
+
+class Work(NamedTuple):
+    """One party's operations in one protocol run.
+
+    Attributes:
+      mask_words: Words of the vector's length expanded from seeds.
+      key_agreements: Diffie-Hellman computations.
+      shares: Shamir shares evaluated, of one secret at one point each.
+      reconstructions: Secrets interpolated from `threshold` shares.
+    """
+
+    mask_words: int
+    key_agreements: int
+    shares: int
+    reconstructions: int
+
+
+class Operations(NamedTuple):
+    """What one client that stays, and the server, compute."""
+
+    client: Work
+    server: Work
+
+
+def modulus_bits(num_clients: int, input_bits: int) -> int:
+    """Bits of a word that holds the sum of `num_clients` inputs of `input_bits` each.
+
+    `ceil(log2(n (2^b - 1) + 1))`, exactly.
+
+    Raises:
+      ValueError: If an argument is not at least 1.
+    """
+    checks.at_least("num_clients", num_clients, 1)
+    checks.at_least("input_bits", input_bits, 1)
+    return (num_clients * (2**input_bits - 1)).bit_length()
+
+
+def closed_form_bits(
+    num_holders: int,
+    dimension: int,
+    word_bits: int,
+    key_bits: int = _KEY_BITS,
+    share_bits: int = _SHARE_BITS,
+) -> int:
+    """Bits that one client sends and receives: `2 n a_K + (5 n - 4) a_S + m w`.
+
+    Bonawitz et al. 2017, section 7; `bonawitz` itemises it. The paper's n is everybody,
+    because everybody holds a share of each secret, its owner included: with k
+    neighbours it is k + 1. (Published comparisons also put k itself.)
+
+    Args:
+      num_holders: n, who hold shares of one client's secrets, itself included.
+      dimension: m, the vector's length.
+      word_bits: w, of one masked coordinate.
+      key_bits: a_K, of a public key.
+      share_bits: a_S, of a share.
+
+    Raises:
+      ValueError: If a size is not at least 1.
+    """
+    _check_sizes(num_holders=num_holders, dimension=dimension, word_bits=word_bits)
+    _check_sizes(key_bits=key_bits, share_bits=share_bits)
+    keys, shares = 2 * num_holders, 5 * num_holders - 4
+    return keys * key_bits + shares * share_bits + dimension * word_bits
+
+
+def bonawitz(
+    graph: graphs.Graph,
+    dimension: int,
+    word_bits: int,
+    *,
+    num_dropped: int = 0,
+    key_bits: int = _KEY_BITS,
+    share_bits: int = _SHARE_BITS,
+) -> Messages:
+    """Secure aggregation by pairwise masks, semi-honest, over any graph.
+
+    Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine
+    Learning", CCS 2017; on a k-regular graph Bell et al., CCS 2020. One client's bits
+    sum to `closed_form_bits` with `degree + 1` holders. As in the papers' count, lists
+    of names, signatures and what encryption adds to a share are left out.
+
+    Args:
+      graph: Who are neighbours.
+      dimension: The vector's length.
+      word_bits: Of one masked coordinate: `modulus_bits` at least.
+      num_dropped: Clients that vanish after sharing their keys, which is when they cost
+        the server most. Per client the numbers are those of one that stays.
+      key_bits: Of a public key.
+      share_bits: Of a share of a seed or a private key.
+
+    Raises:
+      ValueError: If there is no such graph, too few clients stay, or a size is not at
+        least 1.
+    """
+    num_alive = _alive(graph, num_dropped)
+    _check_sizes(dimension=dimension, word_bits=word_bits)
+    _check_sizes(key_bits=key_bits, share_bits=share_bits)
+    everybody, peers = graph.num_clients, graph.degree
+    # One key pair for masks and one to encrypt shares; two secrets to share.
+    keys, shares = 2 * key_bits, 2 * share_bits * peers
+    return (
+        _up("advertise_keys", keys, everybody, 0),
+        _down("neighbours_keys", keys * peers, everybody, 0),
+        _up("encrypted_shares", shares, everybody, 1),
+        _down("neighbours_shares", shares, everybody, 1),
+        _up("masked_input", dimension * word_bits, num_alive, 2),
+        # Of every neighbour, and of the client itself, one of the two secrets.
+        _up("unmasking_shares", share_bits * (peers + 1), num_alive, 3),
+    )
+
+
+def additive_sharing(
+    num_parties: int, dimension: int, word_bits: int, *, num_clients: int = 1
+) -> Messages:
+    """Clients share their vectors among servers, which open the sum to each other.
+
+    Args:
+      num_parties: Servers, at least 2.
+      dimension: The vector's length.
+      word_bits: Of one coordinate of a share.
+      num_clients: How many share; only the servers' numbers depend on it.
+
+    Raises:
+      ValueError: Fewer than 2 servers, or a size that is not at least 1.
+    """
+    checks.at_least("num_parties", num_parties, 2)
+    _check_sizes(dimension=dimension, word_bits=word_bits, num_clients=num_clients)
+    n, vector = num_parties, dimension * word_bits
+    return (
+        Message("shares", "client", "server", n * vector, num_clients, n, 0),
+        Message("opened_sum", "server", "server", (n - 1) * vector, n, n, 1),
+    )
+
+
+def light_secagg(
+    num_clients: int, surviving: int, privacy: int, dimension: int, word_bits: int
+) -> Messages:
+    """Secure aggregation by coded masks, which are recovered all at once.
+
+    So, He, Yang, Li, Yu, Ali, Guler, Avestimehr, "LightSecAgg: a Lightweight and
+    Versatile Design for Secure Aggregation in Federated Learning", MLSys 2022. A mask
+    is cut into `surviving - privacy` pieces, of which every client gets a coded one.
+
+    Args:
+      num_clients: How many take part.
+      surviving: U, how many must stay, above `privacy`.
+      privacy: T, how many may collude with the server.
+      dimension: The vector's length.
+      word_bits: Of a field element.
+
+    Raises:
+      ValueError: Unless `privacy < surviving <= num_clients`, or if a size is not at
+        least 1.
+    """
+    checks.at_least("num_clients", num_clients, 3)
+    checks.at_least("privacy", privacy, 0)
+    _check_sizes(dimension=dimension, word_bits=word_bits)
+    if not privacy < surviving <= num_clients:
+        raise ValueError(
+            f"surviving must lie above privacy {privacy} and be at most num_clients "
+            f"{num_clients}, got {surviving}: lower privacy or raise surviving"
+        )
+    piece = _ceil_div(dimension, surviving - privacy) * word_bits
+    n = num_clients
+    return (
+        Message("coded_masks", "client", "client", (n - 1) * piece, n, n, 0),
+        _up("masked_input", dimension * word_bits, n, 1),
+        _up("summed_masks", piece, surviving, 2),
+    )
+
+
+def sent_bits(messages: Messages, party: str) -> int:
+    """What one of those in the role `party` sends, in bits."""
+    return sum(m.num_bits for m in messages if m.sender == party)
+
+
+def received_bits(messages: Messages, party: str) -> int:
+    """What one of those in the role `party` receives, in bits."""
+    return sum(_received(m) for m in messages if m.receiver == party)
+
+
+def by_message(messages: Messages, party: str = "client") -> dict[str, dict[str, int]]:
+    """One `party`'s bits by direction, "sent" or "received", and by message's name."""
+    return {
+        "sent": {m.name: m.num_bits for m in messages if m.sender == party},
+        "received": {m.name: _received(m) for m in messages if m.receiver == party},
+    }
+
+
+def num_rounds(messages: Messages) -> int:
+    """How many rounds of messages wait for each other."""
+    return len({m.round_number for m in messages})
+
+
+def traffic(messages: Messages) -> Traffic:
+    """A protocol's bytes per client and direction, per server, and its rounds."""
+    server = sent_bits(messages, "server") + received_bits(messages, "server")
+    return Traffic(
+        _ceil_div(sent_bits(messages, "client"), 8),
+        _ceil_div(received_bits(messages, "client"), 8),
+        _ceil_div(server, 8),
+        num_rounds(messages),
+    )
+
+
+def expansion(client_bits: int | Messages, dimension: int, input_bits: int) -> float:
+    """What one client sends and receives over its bare input, as the papers print it.
+
+    Args:
+      client_bits: A protocol's messages, or a client's bits in both directions.
+      dimension: The vector's length.
+      input_bits: Of one coordinate before masking.
+
+    Raises:
+      ValueError: If a size is not at least 1.
+    """
+    _check_sizes(dimension=dimension, input_bits=input_bits)
+    if not isinstance(client_bits, int):
+        messages = client_bits
+        client_bits = sent_bits(messages, "client") + received_bits(messages, "client")
+    return client_bits / (dimension * input_bits)
+
+
+def seconds(messages: Messages, network: Network, party: str | None = None) -> float:
+    """How long the messages take: a round trip per round, and the busiest link.
+
+    `num_rounds * round_trip + bits / bandwidth`, where the bits are those of the party
+    and direction with most of them. Assumes that every party has a link of the same
+    bandwidth that sends and receives at once, that links are never shared and never
+    lose anything, that a round starts when the last one is complete, and that computing
+    takes no time. With many clients the busiest link is the server's.
+
+    Args:
+      messages: A protocol's.
+      network: Of all parties.
+      party: Count this role's link only, as if all others' were infinitely fast.
+
+    Raises:
+      ValueError: If no message concerns `party`, the bandwidth is not positive or the
+        round trip is negative.
+    """
+    bandwidth, round_trip = network
+    checks.positive("bandwidth_bits_per_second", bandwidth, allow_inf=True)
+    checks.non_negative("round_trip_seconds", round_trip)
+    parties = {role for m in messages for role in (m.sender, m.receiver)}
+    if party is not None:
+        checks.known("party", party, parties)
+        parties = {party}
+    ways = (sent_bits, received_bits)
+    busiest = max((way(messages, role) for role in parties for way in ways), default=0)
+    return num_rounds(messages) * round_trip + busiest / bandwidth
+
+
+def operations(graph: graphs.Graph, dimension: int, num_dropped: int = 0) -> Operations:
+    """What `bonawitz` has its parties compute.
+
+    A client expands its own mask and one per neighbour. The server expands the own
+    masks of clients that stay, and for each that dropped out those which it shared with
+    neighbours that stay. In a k-regular graph their number depends on who drops out:
+    this is its mean over random places, rounded up; in the complete graph it is exact.
+
+    Args:
+      graph: Who are neighbours.
+      dimension: The vector's length.
+      num_dropped: As in `bonawitz`.
+
+    Raises:
+      ValueError: If there is no such graph, too few clients stay, or `dimension` is not
+        at least 1.
+    """
+    num_alive = _alive(graph, num_dropped)
+    _check_sizes(dimension=dimension)
+    holders = graph.degree + 1
+    cut_pairs = _ceil_div(num_dropped * graph.degree * num_alive, graph.num_clients - 1)
+    client = Work(holders * dimension, 2 * graph.degree, 2 * holders, 0)
+    server = Work((num_alive + cut_pairs) * dimension, cut_pairs, 0, graph.num_clients)
+    return Operations(client, server)
+
+
+def _up(name: str, num_bits: int, num_clients: int, round_number: int) -> Message:
+    return Message(name, "client", "server", num_bits, num_clients, 1, round_number)
+
+
+def _down(name: str, num_bits: int, num_clients: int, round_number: int) -> Message:
+    """The server's message of `num_bits` to each client."""
+    total = num_bits * num_clients
+    return Message(name, "server", "client", total, 1, num_clients, round_number)
+
+
+def _received(message: Message) -> int:
+    total = message.num_bits * message.num_senders
+    if total % message.num_receivers:
+        raise ValueError(
+            f"message {message.name}: {total} bits do not divide into num_receivers "
+            f"{message.num_receivers} equal parts; use one message per kind of receiver"
+        )
+    return total // message.num_receivers
+
+
+def _alive(graph: graphs.Graph, num_dropped: int) -> int:
+    graphs.check(graph)
+    checks.at_least("num_dropped", num_dropped, 0)
+    num_alive = graph.num_clients - num_dropped
+    if num_alive < graph.threshold:
+        raise ValueError(
+            f"num_dropped {num_dropped} leaves {num_alive} of {graph.num_clients} "
+            f"clients, below the threshold {graph.threshold}: the protocol aborts; "
+            "drop fewer or lower the threshold"
+        )
+    return num_alive
+
+
+def _ceil_div(value: int, by: int) -> int:
+    return -(-value // by)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        checks.at_least(name, size, 1)

@@ -1,0 +1,323 @@
+"""Keys of masked sums: agreed in pairs, shared among neighbours, opened for dropouts.
+
+Bonawitz, Ivanov, Kreuter, Marcedone, McMahan, Patel, Ramage, Segal, Seth, "Practical
+Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017, against
+semi-honest parties. What `masking` draws the masks from is made here, and what a server
+can know of it: `unmask` looks at no secret, only at shares that survivors reveal.
+
+All arrays are by *place* on the ring of a `graphs.Graph`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int, UInt32
+
+from ppml_lab import random, trees
+from ppml_lab.smpc import field, graphs, shamir
+from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc.field import F61
+from ppml_lab.smpc.ring import Wide
+
+GENERATOR = 37
+"""Of the multiplicative group modulo 2^61 - 1: its powers are all of it."""
+
+NOTHING, SELF_SEED, SECRET_KEY = 0, 1, 2
+"""What survivors are asked to open of a client."""
+
+_SECRET_KEYS, _SELF_SEEDS, _SHARES = range(3)
+_OWN_STREAM, _PAIR_STREAM = range(2)
+# Elements that are worked on at once while secrets are opened: they stay in cache.
+_BATCH = 2**18
+
+
+class Alive(NamedTuple):
+    """Who is still there after each round of the protocol, each a part of the one
+    before.
+
+    Attributes:
+      advertised: Sent a public key.
+      shared: Sent shares of both secrets. Neighbours of this set share masks.
+      uploaded: Sent a masked input: the sum is over these.
+      unmasked: Answered the server's request for shares.
+    """
+
+    advertised: Bool[Array, " clients"]
+    shared: Bool[Array, " clients"]
+    uploaded: Bool[Array, " clients"]
+    unmasked: Bool[Array, " clients"]
+
+
+class Setup(NamedTuple):
+    """Everybody's keys; nobody in the protocol sees all of it.
+
+    Attributes:
+      secret_keys: Exponents, F61.
+      public_keys: Powers of `GENERATOR`, F61.
+      self_seeds: What a client's own mask is drawn from, F61.
+      share_seed: What the coefficients of all sharing polynomials are drawn from.
+    """
+
+    secret_keys: Wide
+    public_keys: Wide
+    self_seeds: Wide
+    share_seed: UInt32[Array, " 2"]
+
+
+class Unmasking(NamedTuple):
+    """All that the server knows beside the uploads.
+
+    Attributes:
+      public_keys: F61.
+      requested: The kind of secret that each client's neighbours are asked to open:
+        `NOTHING`, `SELF_SEED` or `SECRET_KEY`, so never both.
+      secrets: What came out of it, F61; 0 where nothing did.
+      dropped: Places, those first that shared and did not upload.
+      num_dropped: How many those are.
+      pair_seeds: The streams of masks that `dropped` clients have with each neighbour,
+        by the order of `distances`, agreed on with opened secret keys; 0 after the
+        first `num_dropped`.
+      completed: Whether every secret that was asked for came out.
+    """
+
+    public_keys: Wide
+    requested: Int[Array, " clients"]
+    secrets: Wide
+    dropped: Int[Array, " clients"]
+    num_dropped: Int[Array, ""]
+    pair_seeds: UInt32[Array, "clients degree 2"]
+    completed: Bool[Array, ""]
+
+
+def nested(
+    advertised: Bool[Array, " clients"],
+    shared: Bool[Array, " clients"],
+    uploaded: Bool[Array, " clients"],
+    unmasked: Bool[Array, " clients"],
+) -> Alive:
+    """Who stays if nobody comes back: each round only has those of the round before."""
+    shared = advertised & shared
+    uploaded = shared & uploaded
+    return Alive(advertised, shared, uploaded, uploaded & unmasked)
+
+
+def everybody(num_clients: int) -> Alive:
+    """No dropouts."""
+    return nested(*[jnp.ones(num_clients, bool)] * 4)
+
+
+def drop_out(
+    seed: UInt32[Array, " 2"],
+    num_clients: int,
+    dropout_probs: Float[Array, " 4"] | Sequence[float],
+) -> Alive:
+    """Draws who drops out; in each of the four rounds everybody who is left does so on
+    their own with that round's probability.
+    """
+    words = random.words(seed, 4 * num_clients).reshape(4, num_clients)
+    unit = (words >> jnp.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
+    stays = unit >= jnp.asarray(dropout_probs, jnp.float32)[:, None]
+    return nested(*stays)
+
+
+def setup(seed: UInt32[Array, " 2"], graph: graphs.Graph) -> Setup:
+    """Draws the keys of all clients for one sum.
+
+    **Guarantee:** none against anybody who computes: logarithms modulo 2^61 - 1 take
+    seconds, and the generator is not cryptographic. The algebra is that of the real
+    protocol: a mask needs one end's secret key and the other's public key.
+
+    Args:
+      seed: Of this sum only: keys that serve twice give two sums away.
+      graph: Whose clients there are.
+
+    Raises:
+      ValueError: If there is no such graph.
+    """
+    num_clients = graphs.check(graph).num_clients
+    secret_keys = F61.uniform(random.child(seed, _SECRET_KEYS), num_clients)
+    return Setup(
+        secret_keys=secret_keys,
+        public_keys=field.power(F61, rings.from_integers(F61, GENERATOR), secret_keys),
+        self_seeds=F61.uniform(random.child(seed, _SELF_SEEDS), num_clients),
+        share_seed=random.child(seed, _SHARES),
+    )
+
+
+def own_stream(self_seed: Wide) -> UInt32[Array, "*s 2"]:
+    """The seed of the mask that a client has by itself."""
+    return random.child(jnp.stack(self_seed, axis=-1), _OWN_STREAM)
+
+
+def pair_stream(secret_key: Wide, public_key: Wide) -> UInt32[Array, "*s 2"]:
+    """The seed of the mask that two clients share, as either of them agrees on it, by
+    Diffie and Hellman: one's own secret key and the other's public key.
+    """
+    agreed = field.power(F61, public_key, secret_key)
+    return random.child(jnp.stack(agreed, axis=-1), _PAIR_STREAM)
+
+
+def distances(graph: graphs.Graph) -> Int[np.ndarray, " degree"]:
+    """From a place to its neighbours: ahead 1, 2, ... and then behind -1, -2, ..."""
+    num_offsets, half_last = graphs.offsets(graph)
+    ahead = np.arange(1, num_offsets + 1, dtype=np.int32)
+    return np.concatenate([ahead, -ahead[: num_offsets - half_last]])
+
+
+def adds(
+    graph: graphs.Graph, place: Int[Array, "*#s"], distance: Int[Array, "*#s"]
+) -> Bool[Array, "..."]:
+    """Whether `place` adds the mask that it shares with `place + distance`, which then
+    subtracts it: of two neighbours the one behind does.
+    """
+    opposite = 2 * distance == graph.num_clients
+    return (distance > 0) & ~(opposite & (2 * place >= graph.num_clients))
+
+
+def pair_seeds(setup: Setup, graph: graphs.Graph) -> UInt32[Array, "offsets clients 2"]:
+    """The streams of the masks of places i and i + 1, i + 2, ...: each pair's once.
+
+    `4 * num_clients * (degree + 1)` bytes: 4 MB for 1,000 clients that all share masks
+    with each other, 5 MB for 10,000 with 122 neighbours.
+    """
+
+    def at(offset: Int[Array, ""]) -> UInt32[Array, "clients 2"]:
+        ahead = jax.tree.map(lambda key: jnp.roll(key, -offset), setup.public_keys)
+        return pair_stream(setup.secret_keys, ahead)
+
+    return lax.map(at, jnp.arange(1, graphs.offsets(graph).num_offsets + 1))
+
+
+def requested(alive: Alive) -> Int[Array, " clients"]:
+    """What survivors are asked to open of each client: the self seed of one that
+    uploaded, the secret key of one that shared and did not, so never both.
+
+    **Guarantee:** with the self seed the server cannot remove a survivor's pair masks,
+    and with the secret key it cannot remove the own mask of one that seemed to drop
+    out, should its upload be late. That holds for honest answers to one request; a
+    server that asks some for one secret and others for the other gets both, unless the
+    graph's threshold is made for that.
+    """
+    kept = jnp.where(alive.shared, SECRET_KEY, NOTHING)
+    return jnp.where(alive.uploaded, SELF_SEED, kept).astype(jnp.int32)
+
+
+def unmask(setup: Setup, graph: graphs.Graph, alive: Alive) -> Unmasking:
+    """What the server learns from the survivors' shares.
+
+    Each client's two secrets are shared by Shamir's polynomials over F61 among its
+    neighbours and itself, the one at place i at the point i + 1. The server puts what
+    it requests together from the first `threshold` shares that come back. Shares that
+    nobody reads are not computed, and no table of shares is kept: a client's cost
+    `threshold ** 2` products, one client after the other.
+
+    **Guarantee:** a secret is opened only where `threshold` of its holders are in
+    `alive.unmasked`; any fewer shares are uniform whatever the secret. If one is
+    missing the protocol aborts (`completed`), though what came out stays known.
+    """
+    kind = requested(alive)
+    dropped = kind == SECRET_KEY
+    secrets, enough = _opened(setup, graph, alive.unmasked, kind)
+    # The sort is stable: dropped clients in the order of their places.
+    order = jnp.argsort(~dropped, stable=True).astype(jnp.int32)
+    num_dropped = jnp.sum(dropped, dtype=jnp.int32)
+    return Unmasking(
+        public_keys=setup.public_keys,
+        requested=kind,
+        secrets=secrets,
+        dropped=order,
+        num_dropped=num_dropped,
+        pair_seeds=_recovered(setup.public_keys, secrets, graph, order, num_dropped),
+        completed=jnp.any(alive.uploaded) & jnp.all(enough | (kind == NOTHING)),
+    )
+
+
+def completes(graph: graphs.Graph, alive: Alive) -> Bool[Array, ""]:
+    """Whether `unmask` will get every secret that it asks for, without any secret."""
+    asked = requested(alive) != NOTHING
+    answers = alive.unmasked.astype(jnp.int32)
+    if graph.degree == graph.num_clients - 1:
+        holders = jnp.full_like(answers, jnp.sum(answers, dtype=jnp.int32))
+    else:
+        steps = jnp.asarray(distances(graph))
+
+        def add(number: Array, found: Array) -> Array:
+            return found + jnp.roll(answers, -steps[number])
+
+        holders = lax.fori_loop(0, graph.degree, add, answers)
+    enough = holders >= graph.threshold
+    return jnp.any(alive.uploaded) & jnp.all(enough | ~asked)
+
+
+def _opened(
+    setup: Setup,
+    graph: graphs.Graph,
+    answers: Bool[Array, " clients"],
+    kind: Int[Array, " clients"],
+) -> tuple[Wide, Bool[Array, " clients"]]:
+    """The secret of the given kind of each client, 0 where fewer than `threshold` of
+    its holders answer or none is asked for; and where they are enough.
+    """
+    num_clients, degree, threshold = graph
+    around = np.concatenate([np.zeros(1, np.int32), distances(graph)])
+
+    def readers(holders: Int[Array, " holders"]) -> tuple[Wide, Wide, Array]:
+        answering = answers[holders]
+        first = jnp.argsort(~answering, stable=True)[:threshold]
+        points = holders[first].astype(jnp.uint32) + jnp.uint32(1)
+        points = Wide(points, jnp.zeros_like(points))
+        weights = shamir.lagrange_weights(F61, points)
+        return points, weights, jnp.sum(answering) >= threshold
+
+    # In the complete graph everybody holds shares of everybody.
+    is_complete = degree == num_clients - 1
+    everywhere = readers(jnp.arange(num_clients)) if is_complete else None
+
+    def open_one(place: Int[Array, ""]) -> tuple[Wide, Bool[Array, ""]]:
+        points, weights, enough = everywhere or readers((place + around) % num_clients)
+        is_key = kind[place] == SECRET_KEY
+        secret = jax.tree.map(
+            lambda key, own: jnp.where(is_key, key[place], own[place])[None],
+            setup.secret_keys,
+            setup.self_seeds,
+        )
+        stream = random.child(setup.share_seed, place, kind[place])
+        coefficients = jax.tree.map(
+            lambda first, others: jnp.concatenate([first, others[1:]]),
+            secret,
+            F61.uniform(stream, threshold),
+        )
+        shares = shamir.evaluate(F61, coefficients, points)
+        opened = shamir.reconstruct(F61, shares, weights)
+        return trees.where(enough & (kind[place] != NOTHING), opened, 0), enough
+
+    table = threshold if is_complete else threshold**2
+    batch_size = min(num_clients, max(1, _BATCH // table))
+    # Full batches only: a remainder would be compiled by itself.
+    places = jnp.arange(-(-num_clients // batch_size) * batch_size) % num_clients
+    opened = lax.map(open_one, places, batch_size=batch_size)
+    return jax.tree.map(lambda leaf: leaf[:num_clients], opened)
+
+
+def _recovered(
+    public_keys: Wide,
+    secrets: Wide,
+    graph: graphs.Graph,
+    order: Int[Array, " clients"],
+    num_dropped: Int[Array, ""],
+) -> UInt32[Array, "clients degree 2"]:
+    steps = distances(graph)
+
+    def write(number: Array, table: Array) -> Array:
+        place = order[number]
+        theirs = trees.take(public_keys, (place + steps) % graph.num_clients)
+        return table.at[number].set(pair_stream(trees.take(secrets, place), theirs))
+
+    table = jnp.zeros((graph.num_clients, graph.degree, 2), jnp.uint32)
+    return lax.fori_loop(0, num_dropped, write, table)

@@ -1,0 +1,148 @@
+"""What is static about a shared value, and the value itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+from ppml_lab.smpc import ring, transcript
+from ppml_lab.smpc.ring import Element, Ring, Wide
+
+
+class Scheme(NamedTuple):
+    """How a value is shared; static and hashable.
+
+    Make it with `sharing.additive`, `sharing.replicated` or `shamir.shamir`.
+
+    Attributes:
+      kind: "additive" (the shares' sum is the secret), "replicated" (it is the sum of
+        three summands, of which each party lacks one) or "shamir" (the shares are
+        values of a polynomial whose value at 0 is the secret).
+      ring: Of secret and shares.
+      num_parties: Who hold a share each.
+      threshold: How many of them reconstruct; one fewer learn nothing.
+      scale: Fixed-point steps per unit; 1.0 for integers.
+    """
+
+    kind: str
+    ring: Ring
+    num_parties: int
+    threshold: int
+    scale: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Shared:
+    """A secret, as all parties together hold it.
+
+    A pytree, but not an array: what computes with it without knowing what a share is
+    fails. `sharing.reveal` is the way out.
+
+    Attributes:
+      shares: An element with the parties along its leading axis, `[parties, *s]`; if
+        replicated, the three summands.
+      scheme: How it is shared.
+    """
+
+    shares: Element
+    scheme: Scheme
+
+    def __repr__(self) -> str:
+        return f"Shared({describe(self.scheme)})"
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a shared value is neither true nor false: reveal it first")
+
+    def __array__(self, *args: Any) -> NoReturn:
+        raise TypeError("a shared value is no array: reveal it first")
+
+
+jax.tree_util.register_dataclass(Shared, data_fields=["shares"], meta_fields=["scheme"])
+
+
+def shape_of(shared: Shared) -> tuple[int, ...]:
+    """The secret's shape."""
+    return ring.shape_of(shared.shares)[1:]
+
+
+def describe(scheme: Scheme) -> str:
+    """In words."""
+    return (
+        f"{scheme.kind}, {scheme.threshold} of {scheme.num_parties} parties over "
+        f"{scheme.ring.name}, scale {scheme.scale}"
+    )
+
+
+def check_kind(scheme: Scheme, *kinds: str) -> None:
+    """Raises ValueError unless the scheme is of one of the kinds."""
+    if scheme.kind not in kinds:
+        raise ValueError(f"need {' or '.join(kinds)} shares, got {describe(scheme)}")
+
+
+def check_same(one: Scheme, other: Scheme) -> None:
+    """Raises ValueError, naming both, unless two values are shared alike."""
+    if one != other:
+        raise ValueError(
+            f"cannot mix shares: {describe(one)}, and {describe(other)}; share both "
+            "alike"
+        )
+
+
+def check_element(ring: Ring, value: Any, what: str) -> None:
+    """Raises TypeError, opening with `what`, unless `value` is an element."""
+    words = value if isinstance(value, Wide) else (value,)
+    types = [getattr(word, "dtype", type(word).__name__) for word in words]
+    if len(words) != (2 if ring.bits > 32 else 1) or any(
+        t != jnp.uint32 for t in types
+    ):
+        wanted = "ring.Wide of uint32 arrays" if ring.bits > 32 else "uint32 array"
+        raise TypeError(
+            f"{what} must be an element of {ring.name}, a {wanted}, got "
+            f"{type(value).__name__} of {', '.join(map(str, types))}: use "
+            "ring.from_float or ring.from_integers"
+        )
+
+
+def check_secret(ring: Ring, secret: Any, first_block: Any) -> None:
+    """Raises TypeError unless `secret` is an element, and ValueError for a part that is
+    not flat: a block is of a flat stream.
+    """
+    check_element(ring, secret, "secret")
+    shape = jnp.shape(jax.tree.leaves(secret)[0])
+    is_whole = isinstance(first_block, int) and first_block == 0
+    if len(shape) != 1 and not is_whole:
+        raise ValueError(
+            f"first_block {first_block} needs a flat secret, got shape {list(shape)}: "
+            "flatten it"
+        )
+
+
+def check_parties(what: str, parties: Sequence[int], scheme: Scheme) -> None:
+    """Raises ValueError unless `parties` are distinct parties of the scheme."""
+    known = set(range(scheme.num_parties))
+    if len(set(parties)) < len(parties) or not set(parties) <= known:
+        raise ValueError(
+            f"{what} must be distinct, from 0 to {scheme.num_parties - 1}, got "
+            f"{list(parties)}"
+        )
+
+
+def receivers_of(
+    scheme: Scheme, receivers: Sequence[transcript.Party] | None
+) -> tuple[transcript.Party, ...]:
+    """Who learns a value: all parties by default.
+
+    Raises:
+      ValueError: For a number that is no party's, or nobody, or somebody twice.
+    """
+    if receivers is None:
+        return tuple(range(scheme.num_parties))
+    numbers = [receiver for receiver in receivers if isinstance(receiver, int)]
+    check_parties("receivers", numbers, scheme)
+    if not receivers or len(set(receivers)) < len(receivers):
+        raise ValueError(f"receivers must be somebody, each once, got {receivers}")
+    return tuple(receivers)

@@ -1,0 +1,253 @@
+"""Shamir's sharing: values of a random polynomial whose value at 0 is the secret.
+
+Shamir, "How to share a secret", Communications of the ACM, 1979, over the prime fields
+of `field`. Party i has the value at the point i + 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ppml_lab import checks, random
+from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc import scheme as schemes
+from ppml_lab.smpc import transcript
+from ppml_lab.smpc.field import F31, inverse, matmul
+from ppml_lab.smpc.ring import Element, Ring, Seed, Wide
+from ppml_lab.smpc.scheme import Scheme, Shared
+
+
+def shamir(
+    threshold: int, num_parties: int, field: Ring = F31, scale: float = 1.0
+) -> Scheme:
+    """Any `threshold` of `num_parties` parties reconstruct.
+
+    **Guarantee:** any `threshold - 1` shares are independent of the secret. That holds
+    for the arithmetic; the emulation keeps all shares in one place and draws them from
+    a generator that is not cryptographic.
+
+    Args:
+      threshold: From 1, which hides nothing, to `num_parties`.
+      num_parties: Below the field's modulus.
+      field: `field.F31` or `field.F61`.
+      scale: Fixed-point steps per unit.
+
+    Raises:
+      ValueError: For bad arguments.
+    """
+    checks.at_least("threshold", threshold, 1)
+    checks.positive("scale", scale)
+    if threshold > num_parties:
+        raise ValueError(
+            f"threshold {threshold} is out of reach of num_parties {num_parties}: "
+            "lower it or add parties"
+        )
+    if field.modulus % 2 == 0:
+        raise ValueError(f"{field.name} is no field: use field.F31 or field.F61")
+    if num_parties >= field.modulus:
+        raise ValueError(
+            f"num_parties {num_parties} needs as many points other than 0, but "
+            f"{field.name} has {field.modulus - 1}: use a larger field"
+        )
+    return Scheme("shamir", field, num_parties, threshold, float(scale))
+
+
+def share(
+    seed: Seed, secret: Element, scheme: Scheme, first_block: Array | int = 0
+) -> Shared:
+    """Shares of `secret`, as `sharing.share` makes them of a `shamir` scheme.
+
+    All parties' at once: one exact product of the points' powers `[parties, threshold]`
+    and the coefficients `[threshold, secret's size]`.
+    """
+    schemes.check_kind(scheme, "shamir")
+    schemes.check_secret(scheme.ring, secret, first_block)
+    field, num_parties, threshold = scheme[1:4]
+    shape = rings.shape_of(secret)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(1, -1), secret)
+    if threshold == 1:
+        coefficients = flat
+    else:
+        streams = random.child(seed, jnp.arange(1, threshold))
+        length = rings.shape_of(flat)[1]
+        drawn = field.uniform(streams, length, first_block)
+        coefficients = jax.tree.map(lambda *a: jnp.concatenate(a), flat, drawn)
+        # The product takes them apart into limbs: it must not draw for each again.
+        coefficients = lax.optimization_barrier(coefficients)
+    points = range(1, num_parties + 1)
+    powers = [[pow(x, k, field.modulus) for k in range(threshold)] for x in points]
+    values = matmul(field, rings.from_integers(field, powers), coefficients)
+    return Shared(
+        jax.tree.map(lambda leaf: leaf.reshape(num_parties, *shape), values), scheme
+    )
+
+
+def reveal(
+    shared: Shared,
+    *,
+    name: str,
+    parties: Sequence[int] | None = None,
+    receivers: Sequence[transcript.Party] | None = None,
+) -> Element:
+    """Opens a value with the shares of some parties.
+
+    Args:
+      shared: Of a `shamir` scheme.
+      name: Of the value, in the transcript.
+      parties: Whose shares are sent, from 0: at least the threshold. By default the
+        first so many.
+      receivers: Who learns it: numbers, and names of others. By default all parties.
+
+    Returns:
+      The secret, `[*s]`.
+
+    Raises:
+      ValueError: For too few parties, one twice, or one that there is not.
+    """
+    scheme = shared.scheme
+    schemes.check_kind(scheme, "shamir")
+    chosen = tuple(range(scheme.threshold) if parties is None else parties)
+    schemes.check_parties("parties", chosen, scheme)
+    if len(chosen) < scheme.threshold:
+        raise ValueError(
+            f"parties {list(chosen)} are too few: {schemes.describe(scheme)}; "
+            f"{scheme.threshold} shares reconstruct"
+        )
+    learners = schemes.receivers_of(scheme, receivers)
+    shape = schemes.shape_of(shared)
+    transcript.record_reveal(name, scheme, shape, learners)
+    with transcript.scope(name):
+        num_bits = scheme.ring.bits * math.prod(shape)
+        for sender, receiver in itertools.product(chosen, learners):
+            if sender != receiver:
+                transcript.record_message("share", sender, receiver, num_bits)
+    weights = lagrange_weights(scheme.ring, [party + 1 for party in chosen])
+    rows = jnp.array(chosen, jnp.int32)
+    held = jax.tree.map(lambda leaf: leaf[rows], shared.shares)
+    return reconstruct(scheme.ring, held, weights)
+
+
+def lagrange_weights(field: Ring, points: Sequence[int] | Element) -> Element:
+    """What the shares at `points` are multiplied with, so that their sum is the secret.
+
+    The weight of x is the product of y / (y - x) over all other points y.
+
+    Args:
+      field: `field.F31` or `field.F61`.
+      points: Python integers, which are checked, or elements `[t]`, which may be traced
+        and must differ from each other and from 0.
+
+    Returns:
+      Elements `[t]`.
+
+    Raises:
+      ValueError: If a known point is 0 or appears twice, modulo the field's modulus.
+    """
+    if _are_known(points):
+        return rings.from_integers(field, _known_weights(field, points))
+    return _traced_weights(field, points)
+
+
+def _are_known(points: Any) -> bool:
+    return isinstance(points, Sequence) and not isinstance(points, Wide)
+
+
+def _known_weights(field: Ring, points: Sequence[int]) -> list[int]:
+    residues = [x % field.modulus for x in points]
+    if 0 in residues or len(set(residues)) < len(residues):
+        raise ValueError(
+            f"points must be distinct and not 0 modulo {field.modulus}, got "
+            f"{list(points)}"
+        )
+    weights = []
+    for x in residues:
+        above, below = 1, 1
+        for y in residues:
+            if y != x:
+                above = above * y % field.modulus
+                below = below * (y - x) % field.modulus
+        weights.append(above * pow(below, -1, field.modulus) % field.modulus)
+    return weights
+
+
+def _traced_weights(field: Ring, points: Element) -> Element:
+    count = rings.shape_of(points)[0]
+    others = jax.tree.map(lambda leaf: leaf[:, None], points)
+    itself = jnp.eye(count, dtype=bool)
+    one = rings.from_integers(field, 1)
+
+    def product_of_others(factors: Element) -> Element:
+        kept = jax.tree.map(
+            lambda factor, unit: jnp.where(itself, unit, factor), factors, one
+        )
+        return _product(field, kept)
+
+    above = product_of_others(
+        jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, count)), others)
+    )
+    below = product_of_others(field.subtract(others, points))
+    return field.multiply(above, inverse(field, below))
+
+
+def _product(field: Ring, factors: Element) -> Element:
+    """Along the leading axis, which halves again and again."""
+    length = rings.shape_of(factors)[0]
+    while length > 1:
+        half = length // 2
+        first, second, rest = (
+            jax.tree.map(lambda leaf, some=some: leaf[some], factors)
+            for some in (slice(half), slice(half, 2 * half), slice(2 * half, None))
+        )
+        factors = jax.tree.map(
+            lambda *parts: jnp.concatenate(parts), field.multiply(first, second), rest
+        )
+        length -= half
+    return jax.tree.map(lambda leaf: leaf[0], factors)
+
+
+def reconstruct(field: Ring, shares: Element, weights: Element) -> Element:
+    """The secrets `[*s]` from shares `[t, *s]` and their points' `lagrange_weights`
+    `[t]`.
+
+    Raises:
+      ValueError: If there is not one weight per share.
+    """
+    shape, (count, *rest) = rings.shape_of(weights), rings.shape_of(shares)
+    if shape != (count,):
+        raise ValueError(f"need weights of shape [{count}], got {list(shape)}")
+    columns = (1,) * len(rest)
+    spread = jax.tree.map(lambda leaf: leaf.reshape(count, *columns), weights)
+    return field.sum_over(field.multiply(spread, shares), 0)
+
+
+def evaluate(field: Ring, coefficients: Element, points: Any) -> Element:
+    """Polynomials at `points`, by Horner's rule: shares of few secrets, whose
+    coefficients may be traced and batched.
+
+    Args:
+      field: `field.F31` or `field.F61`.
+      coefficients: `[t, *s]`, the constant terms first: the secrets.
+      points: Elements `[k]`, or Python integers.
+
+    Returns:
+      `[k, *s]`.
+    """
+    if _are_known(points):
+        points = rings.from_integers(field, points)
+    shape = rings.shape_of(coefficients)[1:]
+    count = rings.shape_of(points)[0]
+    columns = (1,) * len(shape)
+    spread = jax.tree.map(lambda leaf: leaf.reshape(count, *columns), points)
+
+    def step(total: Element, coefficient: Element) -> tuple[Element, None]:
+        return field.add(field.multiply(total, spread), coefficient), None
+
+    none = rings.zeros(field, (count, *shape))
+    return lax.scan(step, none, coefficients, reverse=True)[0]

@@ -1,0 +1,261 @@
+"""What a protocol sends and shows, written down while it is traced.
+
+Sizes and rounds follow from shapes, so a protocol notes them in passing, as Python
+integers, and the compiled program knows nothing of it. `priced` traces without running.
+
+What runs under `vmap` or in a loop's body is traced once and so counted once: say how
+often it happens with `scope(name, repeat=...)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from ppml_lab import checks
+
+Party = int | str
+"""A computing party's number, or the name of somebody else, such as "client"."""
+
+
+class Message(NamedTuple):
+    """What one party sends to another.
+
+    Attributes:
+      path: The scopes it was sent in and its name: "layer/multiply/opened".
+      sender: Who sends.
+      receiver: Who receives.
+      num_bits: Of all repetitions together.
+      round_number: The protocol's round, from 0; with repetitions that of the first.
+    """
+
+    path: str
+    sender: Party
+    receiver: Party
+    num_bits: int
+    round_number: int
+
+
+class Reveal(NamedTuple):
+    """A value that stops being secret.
+
+    Attributes:
+      path: The scopes it was revealed in and its name.
+      scheme: How it was shared.
+      shape: Of the secret.
+      receivers: Who learns it.
+    """
+
+    path: str
+    scheme: Any
+    shape: tuple[int, ...]
+    receivers: tuple[Party, ...]
+
+
+class _Frame:
+    """An open scope: where it is and when."""
+
+    def __init__(self, path: str, start: int, repeat: int, parallel: bool) -> None:
+        self.path, self.repeat, self.parallel = path, repeat, parallel
+        self.start = self.now = self.end = start
+
+    def child_path(self, name: str) -> str:
+        return f"{self.path}/{name}" if self.path else name
+
+    def includes(self, end: int) -> None:
+        self.end = max(self.end, end)
+
+
+class Recorder:
+    """What was sent and shown since `recording` began, in order.
+
+    Sums are for whatever lies in `scope`, a path such as "layer/multiply" or a
+    message's; the empty path is everything.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.reveals: list[Reveal] = []
+        self._rounds: dict[str, int] = {}
+        self._frames = [_Frame("", 0, 1, False)]
+
+    def sent_bits(self, party: Party | None = None, scope: str = "") -> int:
+        """What one party sends, or all together."""
+        return sum(
+            message.num_bits
+            for message in self.messages
+            if party in (None, message.sender) and _lies_in(message.path, scope)
+        )
+
+    def received_bits(self, party: Party | None = None, scope: str = "") -> int:
+        """What one party receives, or all together."""
+        return sum(
+            message.num_bits
+            for message in self.messages
+            if party in (None, message.receiver) and _lies_in(message.path, scope)
+        )
+
+    def num_rounds(self, scope: str = "") -> int:
+        """How many rounds of messages wait for each other; of a scope that was entered
+        more than once, all of its times together.
+
+        Raises:
+          ValueError: If there was no such scope.
+        """
+        if not scope:
+            return self._frames[0].end
+        checks.known("scope", scope, self._rounds)
+        return self._rounds[scope]
+
+    def parties(self) -> tuple[Party, ...]:
+        """All who send or receive, computing parties first."""
+        found = {p for m in self.messages for p in (m.sender, m.receiver)}
+        return tuple(sorted(found, key=lambda p: (isinstance(p, str), p)))
+
+    def by_path(self) -> dict[str, dict[Party, int]]:
+        """The bits that each party sends, for every message's path and every scope
+        around one: a tree, outer before inner.
+        """
+        tree: dict[str, dict[Party, int]] = {}
+        for message in self.messages:
+            names = message.path.split("/")
+            for depth in range(1, len(names) + 1):
+                node = tree.setdefault("/".join(names[:depth]), {})
+                sent = node.get(message.sender, 0)
+                node[message.sender] = sent + message.num_bits
+        return tree
+
+    def _enter(self, name: str, repeat: int, parallel: bool) -> None:
+        outer = self._frames[-1]
+        start = outer.start if outer.parallel else outer.end
+        self._frames.append(_Frame(outer.child_path(name), start, repeat, parallel))
+
+    def _exit(self) -> None:
+        inner = self._frames.pop()
+        rounds = inner.end - inner.start
+        if not inner.parallel:
+            rounds *= inner.repeat
+        outer = self._frames[-1]
+        outer.includes(inner.start + rounds)
+        if not outer.parallel:
+            outer.now = outer.end
+        for frame in self._frames:
+            rounds *= 1 if frame.parallel else frame.repeat
+        self._rounds[inner.path] = self._rounds.get(inner.path, 0) + rounds
+
+    def _message(
+        self, name: str, sender: Party, receiver: Party, num_bits: int, later: int
+    ) -> None:
+        frame = self._frames[-1]
+        for open_frame in self._frames:
+            num_bits *= open_frame.repeat
+        when = frame.now + later
+        frame.includes(when + 1)
+        path = frame.child_path(name)
+        self.messages.append(Message(path, sender, receiver, num_bits, when))
+
+    def _reveal(self, name: str, *rest: Any) -> None:
+        self.reveals.append(Reveal(self._frames[-1].child_path(name), *rest))
+
+
+_active: contextvars.ContextVar[tuple[Recorder, ...]] = contextvars.ContextVar(
+    "_active", default=()
+)
+# Part of the key of jax's caches: what was traced before is traced again.
+_tracing = jax.make_user_context(None)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[Recorder]:
+    """Records what this thread traces inside.
+
+    Functions under `jax.jit` are traced, and so compiled, again in every recording:
+    else a program that is known already would seem to send nothing. Recordings nest;
+    all that are open see everything.
+    """
+    recorder = Recorder()
+    token = _active.set((*_active.get(), recorder))
+    try:
+        with _tracing(object()):
+            yield recorder
+    finally:
+        _active.reset(token)
+
+
+@contextlib.contextmanager
+def scope(name: str, *, repeat: int = 1, parallel: bool = False) -> Iterator[None]:
+    """Puts `name` before the names of what is recorded inside.
+
+    A scope starts when all before it in the scope around has ended, so that rounds
+    add up.
+
+    Args:
+      name: A layer, a primitive; "/" separates levels.
+      repeat: How often the inside happens for each time that it is traced.
+      parallel: The scopes directly inside, and the repetitions, happen at once: of
+        their rounds the most count, not the sum.
+
+    Raises:
+      ValueError: If `repeat` is not at least 0.
+    """
+    checks.at_least("repeat", repeat, 0)
+    recorders = _active.get()
+    for recorder in recorders:
+        recorder._enter(name, repeat, parallel)
+    try:
+        yield
+    finally:
+        for recorder in recorders:
+            recorder._exit()
+
+
+def record_message(
+    name: str, sender: Party, receiver: Party, num_bits: int, protocol_round: int = 0
+) -> None:
+    """Notes that `sender` sends `num_bits` to `receiver`, if anybody records.
+
+    Args:
+      name: What is sent.
+      sender: Who sends.
+      receiver: Who receives.
+      num_bits: A Python integer.
+      protocol_round: Rounds between the last scope's end (or this one's start) and the
+        message; what is sent in one round does not wait for what others send in it.
+    """
+    for recorder in _active.get():
+        recorder._message(name, sender, receiver, num_bits, protocol_round)
+
+
+def record_reveal(
+    name: str, scheme: Any, shape: tuple[int, ...], receivers: tuple[Party, ...]
+) -> None:
+    """Notes that `receivers` learn a value, if anybody records."""
+    for recorder in _active.get():
+        recorder._reveal(name, scheme, shape, receivers)
+
+
+def priced(function: Callable[..., Any], *args: Any) -> Recorder:
+    """What `function(*args)` sends and shows, without running it.
+
+    Args:
+      function: Of arrays; whatever is static is bound before.
+      *args: Trees of arrays or of `jax.ShapeDtypeStruct`.
+
+    Returns:
+      The recorder of its trace; a recording around this one sees nothing of it.
+    """
+    token = _active.set(())
+    try:
+        with recording() as recorder:
+            jax.eval_shape(lambda *inputs: function(*inputs), *args)
+    finally:
+        _active.reset(token)
+    return recorder
+
+
+def _lies_in(path: str, scope: str) -> bool:
+    return not scope or path == scope or path.startswith(scope + "/")
