@@ -1,0 +1,167 @@
+"""The work that `experiments.secure_throughput` gives to every system, and its timing.
+
+Imports numpy alone, so that every system's interpreter can run it. A worker is called
+
+    INTERPRETER NAME_worker.py TASK [--option=VALUE ...]
+
+with the repository on its path, and its last line is `report`'s. Tasks:
+
+    share_3, share_10   additive shares of words for 3 or 10 parties, and their sum
+    shamir              Shamir shares of secrets, and the secrets from `--threshold`
+    masks               a client's vector plus all its pairwise masks
+    masks_aes           the same, masks by AES-128-CTR
+    masked_round        secure aggregation of `--clients` vectors, start to end
+    memory_bandwidth    a copy of a large array
+    integer_rate        additions and exclusive ors of 32-bit words
+    threefry_c          `masks` by threefry2x32-20 written in C
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PARTIES = {"share_3": 3, "share_10": 10}
+_PARTS = {"shamir": "secrets", "masks": "masks", "masks_aes": "masks"}
+"""What tasks consist of that may be timed in part."""
+
+
+def arguments(tasks: Sequence[str], **timed: int) -> argparse.Namespace:
+    """The command line of a worker that knows these tasks.
+
+    Args:
+      tasks: What it can do.
+      **timed: By task, how many of its masks or secrets are timed by default; all of
+        them in a task that is not named.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=tasks)
+    for name, default, meaning in (
+        ("values", 1_000_000, "words to share"),
+        ("word-bits", 32, "bits of a shared word, 32 or 64"),
+        ("secrets", 100_000, "secrets to share by Shamir's scheme"),
+        ("shares", 100, "Shamir shares of a secret"),
+        ("threshold", 51, "Shamir shares that reconstruct"),
+        ("masks", 98, "pairwise masks of a client"),
+        ("words", 98_304, "words of a mask"),
+        ("clients", 100, "clients of a round"),
+        ("mebibytes", 256, "size of the array that is copied"),
+        ("operations", 10**10, "integer operations"),
+        ("threads", 1, "threads, for the machine's limits"),
+        ("timed", None, "masks or secrets that are timed, the time of all following"),
+        ("repetitions", 5, "timed runs, of which the median counts"),
+        ("seed", 0, "of the inputs"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=meaning)
+    options = parser.parse_args()
+    whole = _parts(options)
+    options.timed = min(options.timed or timed.get(options.task, whole), whole)
+    return options
+
+
+def words(options: argparse.Namespace, count: int, bits: int = 32) -> np.ndarray:
+    """Uniform words, `[count]`: what is shared or masked."""
+    rng = np.random.default_rng(options.seed)
+    return rng.integers(2**bits, size=count, dtype=f"uint{bits}")
+
+
+def report(
+    options: argparse.Namespace,
+    inputs: Any,
+    phases: Mapping[str, Callable[[Any], Any]],
+    *,
+    system: str,
+    version: str,
+    **about: Any,
+) -> Any:
+    """Times a task and prints the worker's line.
+
+    Times are medians over the repetitions, after one that is not counted. `timed` of
+    `of` masks or secrets were timed, and all times are scaled to the whole task.
+
+    Args:
+      options: The worker's.
+      inputs: What the first phase is called with.
+      phases: Done one after the other, each with what the one before returned; they
+        return when they are done.
+      system: Whose worker this is.
+      version: The system's.
+      **about: What else to say.
+
+    Returns:
+      What the last phase returned, to be checked.
+    """
+    whole = _parts(options)
+
+    def run() -> tuple[list[tuple[float, float]], Any]:
+        """Wall and processor milliseconds of each phase, and the last one's result."""
+        times, result = [], inputs
+        for phase in phases.values():
+            wall, cpu = time.perf_counter(), time.process_time()
+            result = phase(result)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            scale = 1e3 * whole / options.timed
+            times.append((scale * wall, scale * cpu))
+        return times, result
+
+    run()  # Compiles, allocates.
+    Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak so far.
+    runs, result = [], None
+    for _ in range(options.repetitions):
+        result = None  # So that two are never held.
+        times, result = run()
+        runs.append(times)
+    status = Path("/proc/self/status").read_text()
+    blocks = np.sum(runs, axis=1)
+    wall, cpu = np.median(blocks, axis=0)
+    amount, unit = _amount(options)
+    line = {
+        "system": system,
+        "version": version,
+        "task": options.task,
+        "milliseconds": wall,
+        "cpu_milliseconds": cpu,
+    }
+    if len(phases) > 1:
+        for name, (wall_of_it, cpu_of_it) in zip(
+            phases, np.median(runs, axis=0), strict=True
+        ):
+            line[f"{name}_milliseconds"] = wall_of_it
+            line[f"{name}_cpu_milliseconds"] = cpu_of_it
+    line |= {
+        "per_second": 1e3 * amount / wall,
+        "unit": unit,
+        "timed": options.timed,
+        "of": whole,
+        "peak_mib": int(re.findall(r"VmHWM:\s*(\d+)", status)[0]) / 1024,
+        "options": vars(options),
+        **about,
+        "blocks": blocks.tolist(),
+    }
+    print(json.dumps(line), flush=True)
+    return result
+
+
+def _parts(options: argparse.Namespace) -> int:
+    """Masks or secrets of the whole task; 1 if it is timed whole."""
+    name = _PARTS.get(options.task)
+    return getattr(options, name) if name else 1
+
+
+def _amount(options: argparse.Namespace) -> tuple[int, str]:
+    """How much the task is, and of what."""
+    if options.task in PARTIES:
+        return options.values, "values"
+    return {
+        "shamir": (options.secrets, "secrets"),
+        "masked_round": (options.clients, "clients"),
+        "memory_bandwidth": (2 * 2**20 * options.mebibytes, "bytes read and written"),
+        "integer_rate": (options.operations, "operations"),
+    }.get(options.task, (options.masks * options.words, "words"))
