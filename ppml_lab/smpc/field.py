@@ -36,11 +36,13 @@ def power(field: Ring, base: Element, exponent: Element) -> Element:
     spread = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), base)
     digits = field.to_unsigned(exponent)
 
-    def digit(number: Array) -> Array:
+    def digit(place: Array | int) -> Array:
+        # A Python integer where loops are not compiled.
+        number = jnp.asarray(place)
         word = jnp.where(number < 32, digits.low, digits.high)
         return (word >> (number % 32).astype(jnp.uint32)) & 1
 
-    def square_and_multiply(number: Array, result: Element) -> Element:
+    def square_and_multiply(number: Array | int, result: Element) -> Element:
         squared = field.multiply(result, result)
         multiplied = field.multiply(squared, spread)
         is_set = digit(field.bits - 1 - number) == 1

@@ -141,11 +141,14 @@ def setup(seed: UInt32[Array, " 2"], graph: graphs.Graph) -> Setup:
       ValueError: If there is no such graph.
     """
     num_clients = graphs.check(graph).num_clients
-    secret_keys = F61.uniform(random.child(seed, _SECRET_KEYS), num_clients)
+    # One draw for both: every random array is a generator to compile.
+    streams = random.child(seed, jnp.array([_SECRET_KEYS, _SELF_SEEDS]))
+    drawn = F61.uniform(streams, num_clients)
+    secret_keys, self_seeds = (Wide(*rows) for rows in zip(*drawn, strict=True))
     return Setup(
         secret_keys=secret_keys,
         public_keys=field.power(F61, rings.from_integers(F61, GENERATOR), secret_keys),
-        self_seeds=F61.uniform(random.child(seed, _SELF_SEEDS), num_clients),
+        self_seeds=self_seeds,
         share_seed=random.child(seed, _SHARES),
     )
 
@@ -171,11 +174,12 @@ def distances(graph: graphs.Graph) -> Int[np.ndarray, " degree"]:
 
 
 def adds(
-    graph: graphs.Graph, place: Int[Array, "*#s"], distance: Int[Array, "*#s"]
+    graph: graphs.Graph, place: Array | int, distance: Array | np.ndarray
 ) -> Bool[Array, "..."]:
     """Whether `place` adds the mask that it shares with `place + distance`, which then
-    subtracts it: of two neighbours the one behind does.
+    subtracts it: of two neighbours the one behind does. Arguments broadcast.
     """
+    distance = jnp.asarray(distance)
     opposite = 2 * distance == graph.num_clients
     return (distance > 0) & ~(opposite & (2 * place >= graph.num_clients))
 

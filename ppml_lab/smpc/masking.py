@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, Int, UInt32
+from jaxtyping import Bool, Int, Integer, UInt32
 
 from ppml_lab import random, trees
 from ppml_lab.smpc import graphs, mask_keys
@@ -34,7 +34,7 @@ from ppml_lab.smpc.ring import Element, Ring
 CHUNK = random.BLOCK
 """Coordinates that are worked on at once."""
 
-Block = Int[Array, ""] | UInt32[Array, ""] | int
+Block = Integer[Array, ""] | int
 
 
 class Outcome(NamedTuple):
@@ -91,7 +91,7 @@ def client_mask(
         trees.take(setup.secret_keys, place), trees.take(setup.public_keys, others)
     )
     signs = jnp.where(mask_keys.adds(graph, place, steps), 1, -1)
-    signs = signs * (shared[place] & shared[others])
+    signs = jnp.where(shared[place] & shared[others], signs, 0)
     own = mask_keys.own_stream(trees.take(setup.self_seeds, place))
     return sum_of_masks(
         ring,
@@ -113,10 +113,10 @@ def masked_inputs(
 ) -> Element:
     """What all clients upload of `length` coordinates, drawing each pair's mask once.
 
-    **Guarantee:** to whoever holds fewer than `threshold` shares of a client's secrets
-    and neither its keys nor those of all its neighbours, its row is uniform whatever
-    its input, if the generator's words are. The emulation's words are not safe from an
-    opponent that computes (`mask_keys.setup`).
+    **Guarantee:** each row is its input plus the client's own mask and one mask per
+    neighbour: to whoever lacks any one of these it is uniform whatever the input, if
+    the generator's words are. The emulation's are not safe from an opponent that
+    computes (`mask_keys.setup`).
 
     Args:
       setup: Of it, only what makes the clients' own masks is read.
