@@ -165,10 +165,9 @@ SEED = jnp.array([11, 12], jnp.uint32)
 LONG = 8 * random.BLOCK
 words = jax.jit(random.words, static_argnums=1)
 normal = jax.jit(random.normal, static_argnums=1)
-each_x64 = pytest.mark.parametrize("x64", [False, True])
 
 
-@each_x64
+@pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize(
     ("key", "counter", "expected"),
     [
@@ -196,13 +195,12 @@ def test_words_are_the_counters_of_their_block_and_place():
         assert drawn[index] == pair[place // half]
 
 
-@each_x64
 @pytest.mark.parametrize("draw", [words, normal], ids=["words", "normal"])
-def test_the_same_numbers_in_chunks_under_vmap_and_on_devices(x64, draw):
+def test_the_same_numbers_in_chunks_under_vmap_on_devices_and_with_x64(draw):
     whole = np.asarray(draw(SEED, LONG))
     mesh = Mesh(np.array(jax.devices()[:4]), ("parts",))
     spread = PartitionSpec("parts")
-    with jax.enable_x64(x64):
+    with jax.enable_x64(True):
         for length in (0, 1, 700, 5000):
             np.testing.assert_array_equal(draw(SEED, length), whole[:length])
         chunks = [draw(SEED, 3 * random.BLOCK, first) for first in (0, jnp.int32(3))]

@@ -174,7 +174,7 @@ def distances(graph: graphs.Graph) -> Int[np.ndarray, " degree"]:
 
 
 def adds(
-    graph: graphs.Graph, place: Array | int, distance: Array | np.ndarray
+    graph: graphs.Graph, place: Array | int, distance: Array | np.ndarray | int
 ) -> Bool[Array, "..."]:
     """Whether `place` adds the mask that it shares with `place + distance`, which then
     subtracts it: of two neighbours the one behind does. Arguments broadcast.
@@ -218,8 +218,8 @@ def unmask(setup: Setup, graph: graphs.Graph, alive: Alive) -> Unmasking:
     Each client's two secrets are shared by Shamir's polynomials over F61 among its
     neighbours and itself, the one at place i at the point i + 1. The server puts what
     it requests together from the first `threshold` shares that come back. Shares that
-    nobody reads are not computed, and no table of shares is kept: a client's cost
-    `threshold ** 2` products, one client after the other.
+    nobody reads are not computed, and no table of all shares is kept: some clients at a
+    time, of about `threshold ** 2` products each.
 
     **Guarantee:** a secret is opened only where `threshold` of its holders are in
     `alive.unmasked`; any fewer shares are uniform whatever the secret. If one is
@@ -251,7 +251,7 @@ def completes(graph: graphs.Graph, alive: Alive) -> Bool[Array, ""]:
     else:
         steps = jnp.asarray(distances(graph))
 
-        def add(number: Array, found: Array) -> Array:
+        def add(number: Array | int, found: Array) -> Array:
             return found + jnp.roll(answers, -steps[number])
 
         holders = lax.fori_loop(0, graph.degree, add, answers)
@@ -318,7 +318,7 @@ def _recovered(
 ) -> UInt32[Array, "clients degree 2"]:
     steps = distances(graph)
 
-    def write(number: Array, table: Array) -> Array:
+    def write(number: Array | int, table: Array) -> Array:
         place = order[number]
         theirs = trees.take(public_keys, (place + steps) % graph.num_clients)
         return table.at[number].set(pair_stream(trees.take(secrets, place), theirs))

@@ -72,9 +72,9 @@ def client_mask(
 ) -> Element:
     """All that one client adds to its input: `length` elements from a block on.
 
-    Its memory is that of one mask, and it agrees on its keys here, so that clients can
-    be worked on one at a time inside a compiled round. The sum of these over all pairs
-    draws each pair's mask twice, `masked_inputs` once.
+    It agrees on its keys here and holds a few masks at a time, so that clients can be
+    worked on one by one inside a compiled round. All clients together so draw each
+    pair's mask twice; `masked_inputs` draws it once.
 
     Args:
       setup: Of it, this client's secrets and everybody's public keys are read.
@@ -134,12 +134,11 @@ def masked_inputs(
     own = ring.uniform(mask_keys.own_stream(setup.self_seeds), length, first_block)
     places = jnp.arange(graph.num_clients)
 
-    def add(number: Array, carry: tuple[Element, Array]) -> tuple[Element, Array]:
+    def add(number: Array | int, carry: tuple[Element, Array]) -> tuple[Element, Array]:
         masked, ahead = carry
         offset = number + 1
         meets = alive.shared & ahead & mask_keys.adds(graph, places, offset)
         masks = trees.where(meets, ring.uniform(seeds[number], length, first_block), 0)
-        masks = lax.optimization_barrier(masks)
         rolled = jax.tree.map(lambda leaf: jnp.roll(leaf, offset, axis=0), masks)
         masked = ring.subtract(ring.add(masked, masks), rolled)
         # Who is ahead is carried along: XLA would look it up for every coordinate.
@@ -174,7 +173,7 @@ def mask_of_sum(
     """
     steps = jnp.asarray(mask_keys.distances(graph))
 
-    def of_dropped(number: Array, total: Element) -> Element:
+    def of_dropped(number: Array | int, total: Element) -> Element:
         place = unmasking.dropped[number]
         # The neighbour subtracts where this one would have added.
         signs = jnp.where(mask_keys.adds(graph, place, steps), -1, 1)
@@ -220,7 +219,7 @@ def run(
       num_chunks: How many, where `inputs` is a function.
 
     Returns:
-      A total `[length]`, or `[num_chunks * chunk]`, of an array's padding nothing.
+      The total, `[length]` as the inputs or `[num_chunks * chunk]`.
 
     Raises:
       ValueError: For a bad graph, a chunk that is no multiple of `random.BLOCK`, or
@@ -328,7 +327,18 @@ def sum_of_masks(
     length: int,
     first_block: Block = 0,
 ) -> Element:
-    """`[length]`, the sum of masks times their signs."""
+    """The sum of masks times their signs.
+
+    Args:
+      ring: Where masks are uniform.
+      seeds: Of each mask.
+      signs: 1, -1, or 0 for none.
+      length: Coordinates.
+      first_block: Where they begin, in blocks of `random.BLOCK`.
+
+    Returns:
+      Elements `[length]`.
+    """
 
     def draw(seed: Array) -> Element:
         # Whole blocks: a generator that stops inside one is not vectorised.

@@ -74,8 +74,8 @@ def shape_of(element: Element) -> tuple[int, ...]:
 
 
 def from_float(ring: Ring, whole: Float[Array, "*s"]) -> Element:
-    """Whole float32 numbers of at most half the modulus in absolute value; a negative
-    one becomes its residue.
+    """Whole float32 numbers in [-modulus / 2, modulus / 2); a negative one becomes its
+    residue.
     """
     if ring.modulus == 2**32:
         return lax.bitcast_convert_type(whole.astype(jnp.int32), jnp.uint32)

@@ -90,7 +90,7 @@ def test_matrix_products(where, x64, data):
 
 @each_field
 @each_x64
-@pytest.mark.parametrize("terms", [64, 65, 200])
+@pytest.mark.parametrize("terms", [64, 200])
 def test_long_products_of_the_largest_elements_are_exact(where, x64, terms):
     largest = where.modulus - 1
     left = np.full((2, terms), largest, object)

@@ -139,14 +139,14 @@ def test_reveal_by_chosen_parties(where, parties):
         assert prices.sent_bits(party) == messages * 4 * where.bits
 
 
-@each_field
-def test_hundreds_of_parties(where):
+def test_hundreds_of_parties():
     """More than 64 terms; powers of points that a 64-bit integer does not hold."""
-    how = shamir.shamir(101, 150, where)
+    where = field.F31
+    how = shamir.shamir(70, 130, where)
     secret = [0, 1, where.modulus - 1, 2**30]
     shared = share(SEED, ring.from_integers(where, secret), scheme=how)
     shares = ring.to_integers(where, shared.shares)
-    for chosen in (range(101), range(49, 150)):
+    for chosen in (range(70), range(60, 130)):
         points = [party + 1 for party in chosen]
         weights = np.array(exact_weights(points, where.modulus), object)
         assert (weights @ shares[list(chosen)] % where.modulus).tolist() == secret
@@ -154,7 +154,7 @@ def test_hundreds_of_parties(where):
         assert not (short == secret).any()
     traced = traced_weights(where)(ring.from_integers(where, [points]))
     assert ring.to_integers(where, traced).tolist() == [weights.tolist()]
-    held = jax.tree.map(lambda leaf: leaf[49:], shared.shares)
+    held = jax.tree.map(lambda leaf: leaf[60:], shared.shares)
     row = jax.tree.map(lambda leaf: leaf[0], traced)
     element = jax.jit(functools.partial(shamir.reconstruct, where))(held, row)
     assert ring.to_integers(where, element).tolist() == secret
