@@ -4,7 +4,17 @@ Exact arithmetic and exact byte counts; no network, no adversary, and randomness
 `ppml_lab.random`, which is not cryptographic.
 """
 
-from ppml_lab.smpc import cost, field, graphs, ring, sharing
+from ppml_lab.smpc import (
+    cost,
+    field,
+    graphs,
+    mask_keys,
+    masking,
+    ring,
+    shamir,
+    sharing,
+    transcript,
+)
 from ppml_lab.smpc.fixed_point import (
     FixedPoint,
     bits_needed,
@@ -25,7 +35,11 @@ __all__ = [
     "graphs",
     "headroom",
     "largest_scale",
+    "mask_keys",
+    "masking",
     "pairwise_masking",
     "ring",
+    "shamir",
     "sharing",
+    "transcript",
 ]

@@ -208,7 +208,9 @@ def pairwise_masking(
 
     def mask(session: MaskSession, place: Any, length: int) -> Any:
         if session.setup is None:
-            return draw(random.child(session.seed, place), length)
+            # Whole blocks: a generator that stops inside one is not vectorised.
+            whole = -(-length // random.BLOCK) * random.BLOCK
+            return draw(random.child(session.seed, place), whole)[:length]
         shared = session.alive.shared
         return masking.client_mask(session.setup, graph, shared, place, length)
 
