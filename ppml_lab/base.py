@@ -336,16 +336,15 @@ class AggregatorDecode(Protocol):
     def __call__(
         self, session: PyTree, total: PyTree
     ) -> tuple[PyTree, Bool[Array, ""]]:
-        """The sum of the encoded updates of all who report, the only thing that the
-        servers learn together, and whether the protocol completed: without that the sum
-        is zero.
+        """The sum of all reported updates, which is all that the servers learn
+        together, and whether the protocol completed; if not, the sum is zero.
         """
 
 
 class AggregatorSensitivity(Protocol):
     def __call__(self, clip_norm: Any, dimension: int) -> Any:
-        """The L2 norm of a client's part in the decoded sum when its update has norm
-        `clip_norm` at most.
+        """The L2 norm of a client's part in the decoded sum, if the sum does not wrap
+        around, when its update has norm `clip_norm` at most.
         """
 
 
@@ -356,7 +355,7 @@ class AggregatorCost(Protocol):
 
 class SecureAggregator(NamedTuple):
     """A sum of updates: `decode(aggregate(0, [encode(x_i)])) ~= sum_i x_i`; aggregate
-    is associative.
+    is associative. `can_abort`: whether too few reports leave a round without a sum.
     """
 
     begin: AggregatorBegin
@@ -365,6 +364,7 @@ class SecureAggregator(NamedTuple):
     decode: AggregatorDecode
     sensitivity: AggregatorSensitivity
     cost: AggregatorCost
+    can_abort: bool
 
 
 class AlgorithmInit(Protocol):

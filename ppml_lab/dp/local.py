@@ -2,8 +2,8 @@
 
 The neighbours of all of these are "replace_one": the client's data become any others.
 The server sees who takes part, so sampling amplifies nothing, and a run is accounted as
-if every client took part in every round. The noise comes from `jax.random`: fit for
-research, not cryptographic, and a client with other plans can send anything.
+if every client took part in every round. The noise comes from generators
+fit for research, not cryptographic, and a client with other plans can send anything.
 """
 
 from __future__ import annotations

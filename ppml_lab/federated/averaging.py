@@ -94,7 +94,8 @@ def averaging(
         if None.
 
     Raises:
-      ValueError: For an unknown weighting, lanes below 1, a drop-out probability
+      ValueError: For a secure sum that can abort with a mechanism whose guarantee the
+        abort would break, an unknown weighting, lanes below 1, a drop-out probability
         outside [0, 1), a mesh without that axis, a trainer and a server that do not
         understand each other or change the model's shape, a mechanism that protects
         examples, or weights by examples where they would break the mechanism's
@@ -107,6 +108,7 @@ def averaging(
     aggregator = smpc.clear() if aggregator is None else aggregator
     checks.known("weighting", weighting, WEIGHTINGS)
     _check_parts(server, mechanism, weighting, dropout_prob, mesh)
+    _check_abort(sampler, mechanism, aggregator)
     update = _update_shapes(task, trainer, server)
     message = jax.eval_shape(
         lambda key, update: mechanism.clip(key, mechanism.init(), update),
@@ -289,6 +291,24 @@ def _check_parts(
     if not checks.is_traced(dropout_prob) and not 0 <= dropout_prob < 1:
         raise ValueError(f"dropout_prob must lie in [0, 1), got {dropout_prob}")
     devices.check_mesh(mesh)
+
+
+def _check_abort(
+    sampler: base.ClientSampler,
+    mechanism: base.PrivacyMechanism,
+    aggregator: base.SecureAggregator,
+) -> None:
+    is_central = mechanism.noise_multiplier is not None
+    if (
+        aggregator.can_abort
+        and is_central
+        and sampler.neighboring_relation == "add_or_remove_one"
+    ):
+        raise ValueError(
+            "this secure sum can abort for want of reports, so that adding one client "
+            "may change all of it, which the mechanism's noise does not hide; use a "
+            "sampler with replace_one neighbours, such as federated.fixed_size"
+        )
 
 
 def _update_shapes(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import UInt32, UInt64
+from jaxtyping import UInt64
 
 from ppml_lab import random
 from ppml_lab.smpc import ring
@@ -133,15 +133,12 @@ def _without(refused: int, draw: Callable[[Seed], Any], seed: Seed) -> Any:
 
 
 def _add31(a: Any, b: Any) -> Element:
-    return _below31(a + b)
+    total = a + b
+    return jnp.where(total >= jnp.uint32(P31), total - jnp.uint32(P31), total)
 
 
 def _subtract31(a: Any, b: Any) -> Element:
     return jnp.where(a >= b, a - b, a + jnp.uint32(P31) - b)
-
-
-def _below31(value: UInt32[Array, "*s"]) -> UInt32[Array, "*s"]:
-    return jnp.where(value >= jnp.uint32(P31), value - jnp.uint32(P31), value)
 
 
 def _multiply31(a: Any, b: Any) -> Element:

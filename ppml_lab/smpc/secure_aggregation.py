@@ -32,12 +32,14 @@ class Protection(NamedTuple):
         elements, a message is one of elements that may have axes in front.
       reveal: `(session, sum of messages) -> (sum of integers, completed)`.
       messages: `dimension -> cost.Messages` of a round.
+      can_abort: As `base.SecureAggregator`'s.
     """
 
     begin: base.AggregatorBegin
     protect: Callable[..., PyTree]
     reveal: Callable[..., tuple[PyTree, Any]]
     messages: Callable[[int], cost.Messages]
+    can_abort: bool
 
 
 def clear() -> base.SecureAggregator:
@@ -53,6 +55,7 @@ def clear() -> base.SecureAggregator:
         cost=lambda dimension: base.Cost(
             _FLOAT_BYTES * dimension, _FLOAT_BYTES * dimension
         ),
+        can_abort=False,
     )
 
 
@@ -88,9 +91,10 @@ def additive_sharing(
       scale: Integer steps per unit.
       rounding: "stochastic" or "nearest".
       bits: Of the sum; fewer than 32 emulate a smaller ring. May be traced, as scale
-        and max_abs may: then sums can wrap around.
+        and max_abs may: then nothing is checked, and with sums that wrap around no
+        privacy holds that counts on `sensitivity`.
       mode: "full" makes every share; "identity" adds the integers themselves, which
-        gives the same sum, and states the same cost, at the speed of the clear sum.
+        gives the same sum and states the same cost.
 
     Raises:
       ValueError: If the sum would not fit, or for bad arguments.
@@ -102,8 +106,7 @@ def additive_sharing(
     scheme = sharing.additive(num_parties, encoding.ring)
 
     def messages(dimension: int) -> cost.Messages:
-        word_bits = encoding.ring.bits if checks.is_traced(bits) else int(bits)
-        return cost.additive_sharing(num_parties, dimension, word_bits)
+        return cost.additive_sharing(num_parties, dimension, _word_bits(encoding))
 
     def shares(key: base.Key, session: PyTree, place: Any, integers: PyTree) -> PyTree:
         # One vector for all leaves: every random array is a generator to compile.
@@ -122,6 +125,7 @@ def additive_sharing(
                 jnp.bool_(True),
             ),
             messages=messages,
+            can_abort=False,
         ),
     )
 
@@ -164,9 +168,11 @@ def pairwise_masking(
 
     **Guarantee:** that of the graph: a semi-honest server and fewer than its threshold
     of corrupt clients see uniform words and the sum over those who stay. The decoded
-    sum is that of `additive_sharing`, to the bit. The emulation computes the protocol's
-    numbers with keys far too short to be safe, from a generator that is not
-    cryptographic, in one memory.
+    sum is that of `additive_sharing`, to the bit. That a sum aborts tells how many were
+    there: with central DP take a sampler for which that is the same for neighbours,
+    such as `federated.fixed_size`; `federated.averaging` asks for it. The emulation
+    computes the protocol's numbers with keys far too short to be safe, from a generator
+    that is not cryptographic, in one memory.
 
     Args:
       graph: On as many places as the cohort's arrays are long. Padding counts as
@@ -187,7 +193,6 @@ def pairwise_masking(
     encoding = fixed_point(graph.num_clients, max_abs, scale, rounding, bits=bits)
     graphs.check(graph)
     checks.known("mode", mode, MODES)
-    draw, add, subtract = Z32.uniform, Z32.add, Z32.subtract
 
     def begin(key: base.Key, invited: Any, reporting: Any) -> MaskSession:
         if invited.shape != (graph.num_clients,):
@@ -208,9 +213,8 @@ def pairwise_masking(
 
     def mask(session: MaskSession, place: Any, length: int) -> Any:
         if session.setup is None:
-            # Whole blocks: a generator that stops inside one is not vectorised.
-            whole = -(-length // random.BLOCK) * random.BLOCK
-            return draw(random.child(session.seed, place), whole)[:length]
+            seed = random.child(session.seed, place)[None]
+            return masking.sum_of_masks(Z32, seed, jnp.ones(1, jnp.int32), length)
         shared = session.alive.shared
         return masking.client_mask(session.setup, graph, shared, place, length)
 
@@ -221,7 +225,7 @@ def pairwise_masking(
         if mode == "identity":
             return integers
         vector, cut = trees.as_vector(integers)
-        return cut(add(vector, mask(session, session.places[place], vector.size)))
+        return cut(Z32.add(vector, mask(session, session.places[place], vector.size)))
 
     def reveal(session: MaskSession, total: PyTree) -> tuple[PyTree, Any]:
         alive = session.alive
@@ -235,16 +239,18 @@ def pairwise_masking(
                 alive.uploaded.astype(jnp.int32),
                 vector.size,
             )
-            return cut(subtract(vector, removed)), mask_keys.completes(graph, alive)
+            completed = mask_keys.completes(graph, alive)
+            return cut(Z32.subtract(vector, removed)), completed
         unmasking = mask_keys.unmask(session.setup, graph, alive)
         removed = masking.mask_of_sum(unmasking, graph, alive, vector.size)
-        return cut(subtract(vector, removed)), unmasking.completed
+        return cut(Z32.subtract(vector, removed)), unmasking.completed
 
     def messages(dimension: int) -> cost.Messages:
-        word_bits = encoding.ring.bits if checks.is_traced(bits) else int(bits)
-        return cost.bonawitz(graph, dimension, word_bits)
+        return cost.bonawitz(graph, dimension, _word_bits(encoding))
 
-    return _modular(encoding, Protection(begin, protect, reveal, messages))
+    return _modular(
+        encoding, Protection(begin, protect, reveal, messages, can_abort=True)
+    )
 
 
 def unprotected(messages: Callable[[int], cost.Messages]) -> Protection:
@@ -254,7 +260,14 @@ def unprotected(messages: Callable[[int], cost.Messages]) -> Protection:
         protect=lambda key, session, place, integers: integers,
         reveal=lambda session, total: (total, jnp.bool_(True)),
         messages=messages,
+        can_abort=False,
     )
+
+
+def _word_bits(encoding: FixedPoint) -> int:
+    """Of a message's words; the ring's where fewer are traced."""
+    traced = checks.is_traced(encoding.bits)
+    return encoding.ring.bits if traced else int(encoding.bits)
 
 
 def _nothing_to_agree(key: base.Key, invited: Any, reporting: Any) -> PyTree:
@@ -291,6 +304,7 @@ def _modular(encoding: FixedPoint, protection: Protection) -> base.SecureAggrega
             clip_norm + encoding.rounding_norm(dimension)
         ),
         cost=lambda dimension: _cost(protection.messages(dimension), dimension),
+        can_abort=protection.can_abort,
     )
 
 

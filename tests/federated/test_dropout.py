@@ -9,7 +9,7 @@ import optax
 import pytest
 import scipy.stats
 
-from ppml_lab import base, dp, federated
+from ppml_lab import base, dp, federated, smpc
 from ppml_lab.federated.simulate import run_chunk
 
 KEY = jax.random.key(4)
@@ -108,19 +108,27 @@ def test_without_privacy_a_round_without_reports_did_not_happen(
     }  # fmt: skip
 
 
-def test_with_privacy_a_round_without_reports_gets_its_noise():
+@pytest.mark.parametrize("masked", [False, True])
+def test_with_privacy_a_round_without_reports_gets_its_noise(masked):
     silent = base.Task(
         init=lambda key: jnp.zeros(5000),
         loss=lambda key, params, examples: -examples @ params[:8],
         evaluate=lambda params, examples: {},
     )
+    # Its sum aborts: a single report would not complete it either.
+    graph = smpc.graphs.complete(8, threshold=4)
+    aggregator = smpc.pairwise_masking(graph, 0.5) if masked else smpc.clear()
     algorithm = build(
-        silent, federated.everyone(8), NEVER, mechanism=dp.gaussian(0.5, 1.6)
+        silent,
+        federated.fixed_size(8, 8),
+        NEVER,
+        mechanism=dp.gaussian(0.5, 1.6),
+        aggregator=aggregator,
     )
     state, info = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), CLIENTS)
     assert info["num_reports"] == 0
     # Divided by the expected number of reports, as it would be if somebody did.
-    stddev = 1.6 * 0.5 / (8 * (1 - NEVER))
+    stddev = 1.6 * aggregator.sensitivity(0.5, 5000) / (8 * (1 - NEVER))
     values = np.asarray(state.params)
     assert scipy.stats.kstest(values / stddev, "norm").pvalue > 1e-4
     for wrong in (2 / 3, 3 / 2):
@@ -143,6 +151,23 @@ def test_those_who_drop_out_keep_what_they_kept(telling):
     np.testing.assert_array_equal(
         state.kept, np.where(reported[:, None], -np.eye(8), 0.25)
     )
+
+
+@pytest.mark.parametrize(
+    "mechanism", [dp.gaussian(0.5, 1.0), dp.adaptive_gaussian(0.5, 1.0, 4.0)]
+)
+def test_an_abort_that_one_client_decides_is_no_noisy_sum(telling, mechanism):
+    masked = smpc.pairwise_masking(smpc.graphs.complete(8, threshold=4), 0.5)
+    for sampler in (federated.everyone(8), federated.poisson(8, 0.999)):
+        with pytest.raises(ValueError, match=r"can abort .* federated\.fixed_size"):
+            build(telling, sampler, 0.1, mechanism=mechanism, aggregator=masked)
+        # Local noise is there whatever the sum.
+        build(
+            telling, sampler, 0.1, mechanism=dp.local_gaussian(0.5, 1.0),
+            aggregator=masked,
+        )  # fmt: skip
+    sampler = federated.fixed_size(8, 8)
+    build(telling, sampler, 0.1, mechanism=mechanism, aggregator=masked)
 
 
 @pytest.mark.parametrize("dropout_prob", [-0.1, 1.0, 1.5, float("nan")])

@@ -146,6 +146,14 @@ def test_what_is_accepted_never_wraps(rounding, num_summands, max_abs, scale):
     assert num_summands * np.abs(steps).max() < 2**31
 
 
+@pytest.mark.parametrize("bits", [12, 20, 32])
+def test_headroom_and_the_largest_scale(bits):
+    scale = smpc.largest_scale(100, 3.0, bits)
+    assert smpc.headroom(100, 3.0, scale, bits) >= 0
+    assert smpc.headroom(100, 3.0, 2 * scale, bits) < 0
+    assert smpc.headroom(1, 1.0, 1.0, bits) == bits - 2  # -1, 0 and 1 need two
+
+
 def test_one_client_more_would_wrap():
     most = (2**31 - 1) // 2**16
     encoding = smpc.fixed_point(most, 1.0, 2.0**16)

@@ -82,6 +82,13 @@ def test_completes_says_what_unmasking_finds(graph):
     assert len(set(outcomes)) == 2
 
 
+def test_the_sum_is_that_of_additive_sharing():
+    everybody = jnp.ones(NUM_CLIENTS, bool)
+    masked = run(aggregators(GRAPHS["complete"])["full"], everybody, everybody)[1]
+    shared = run(smpc.additive_sharing(3, NUM_CLIENTS, 8.0), everybody, everybody)[1]
+    jax.tree.map(np.testing.assert_array_equal, masked, shared)
+
+
 @pytest.mark.parametrize("mode", ["ideal", "full"])
 def test_messages_hide_the_updates(mode):
     """No word of a message is the integer that it hides, nor the same in two rounds."""
