@@ -29,8 +29,7 @@ class Clients(NamedTuple):
 
 
 class ClientView(NamedTuple):
-    """One client inside a compiled round: everybody's examples and where this client's
-    lie.
+    """One client in a compiled round: everybody's examples and where its own lie.
 
     Attributes:
       examples: Leaves `[total_examples, ...]`, those of `Clients`.
@@ -56,9 +55,7 @@ class Cohort(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Bytes that one participating client exchanges with the servers in one round, per
-    direction.
-    """
+    """Bytes between one participating client and the servers in one round."""
 
     uplink_bytes: int
     downlink_bytes: int
@@ -124,9 +121,7 @@ class TrainerKeep(Protocol):
 
 class TrainerInit(Protocol):
     def __call__(self, key: Key, sent: PyTree, kept: PyTree) -> PyTree:
-        """State of a client that has just received what the server sent, with what it
-        kept from its last round.
-        """
+        """State of a client that was `sent` this; `kept` is from its last round."""
 
 
 class TrainerStep(Protocol):
@@ -138,9 +133,7 @@ class TrainerStep(Protocol):
         client: ClientView,
         step_number: Int[Array, ""],
     ) -> PyTree:
-        """One local step. `key` is the client's for this round, the same at every step:
-        fold `step_number` in.
-        """
+        """A local step. `key` is the client's for the round: fold in `step_number`."""
 
 
 class TrainerFinish(Protocol):
@@ -228,7 +221,7 @@ class ClientSampler(NamedTuple):
 
     sample: SamplerSample
     amplify: SamplerAmplify
-    expected_cohort: float
+    expected_cohort: Any
     max_cohort: int
     population: int
     neighboring_relation: str
@@ -341,10 +334,17 @@ class AggregatorDecode(Protocol):
         """
 
 
+class AggregatorWrap(Protocol):
+    def __call__(self, total: PyTree) -> PyTree:
+        """A decoded sum, perhaps with noise, modulo what sums may wrap around at; the
+        sum itself if they may not.
+        """
+
+
 class AggregatorSensitivity(Protocol):
     def __call__(self, clip_norm: Any, dimension: int) -> Any:
-        """The L2 norm of a client's part in the decoded sum, if the sum does not wrap
-        around, when its update has norm `clip_norm` at most.
+        """The L2 norm of a client's part in the exact sum when its update has norm
+        `clip_norm` at most.
         """
 
 
@@ -362,6 +362,7 @@ class SecureAggregator(NamedTuple):
     encode: AggregatorEncode
     aggregate: AggregatorAggregate
     decode: AggregatorDecode
+    wrap: AggregatorWrap
     sensitivity: AggregatorSensitivity
     cost: AggregatorCost
     can_abort: bool
@@ -376,9 +377,7 @@ class AlgorithmRound(Protocol):
     def __call__(
         self, key: Key, state: Any, clients: Clients
     ) -> tuple[Any, dict[str, Array]]:
-        """One round: the next state, and scalars about it. The scalars are for the
-        researcher: they are not private.
-        """
+        """The next state, and scalars for the researcher, which are not private."""
 
 
 class AlgorithmEvent(Protocol):

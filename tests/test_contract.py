@@ -47,13 +47,16 @@ AGGREGATORS = {
     "additive_sharing": smpc.additive_sharing(3, 5, 8.0),
     "identity": smpc.additive_sharing(3, 5, 8.0, mode="identity"),
     "pairwise_masking": smpc.pairwise_masking(smpc.graphs.complete(5, 2), 8.0),
+    "light_secagg": smpc.light_secagg(smpc.lightsecagg.Code(5, 2, 1), 8.0),
 }
 # One protocol with every mechanism; the others, which take longer to compile, with
 # two. Masks do not go with central noise under these samplers' neighbours.
 COMBINATIONS = [
     *itertools.product(MECHANISMS, ("clear", "additive_sharing")),
     *itertools.product(("no_privacy", "gaussian"), ("identity",)),
-    *itertools.product(("no_privacy", "local_gaussian"), ("pairwise_masking",)),
+    *itertools.product(
+        ("no_privacy", "local_gaussian"), ("pairwise_masking", "light_secagg")
+    ),
 ]
 SERVERS = {"fedopt": federated.fedopt(SGD)}
 TRAINERS = {

@@ -279,3 +279,15 @@ def test_dither_is_uniform_below_one():
     assert drawn.max() < 1
     assert scipy.stats.kstest(drawn, "uniform").pvalue > 1e-3
     assert scipy.stats.kstest(drawn**1.1, "uniform").pvalue < 1e-9
+
+
+def test_dithers_hardly_correlate():
+    """Neighbours of one key, and one place of many keys."""
+    drawn = np.asarray(random.dither(jax.random.key(1), 2**18), np.float64)
+    for lag in (*range(1, 300), 784, 1000, 1024, 4096):
+        assert abs(np.corrcoef(drawn[:-lag], drawn[lag:])[0, 1]) < 0.04
+    keys = jax.random.split(jax.random.key(2), 4000)
+    clients = jax.vmap(lambda key: random.dither(key, 8))(keys)
+    assert scipy.stats.kstest(np.ravel(clients), "uniform").pvalue > 1e-3
+    correlations = np.corrcoef(np.asarray(clients), rowvar=False) - np.eye(8)
+    assert np.abs(correlations).max() < 5 / np.sqrt(4000)

@@ -48,7 +48,8 @@ def interpreter(system: str) -> str | None:
     """The python that runs a system's worker; None leaves the system out."""
     if system in ("ppml_lab", "machine"):
         return sys.executable
-    return os.environ.get(_variable(system))
+    ours = sys.executable if system == "numpy" else None
+    return os.environ.get(_variable(system), ours)
 
 
 @functools.cache

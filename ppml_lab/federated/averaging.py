@@ -51,7 +51,7 @@ def averaging(
     mechanism: base.PrivacyMechanism | None = None,
     aggregator: base.SecureAggregator | None = None,
     weighting: str = "uniform",
-    dropout_prob: float = 0.0,
+    dropout_prob: Any = 0.0,
     live_delta: float | None = None,
     num_lanes: int | None = None,
     mesh: Mesh | None = None,
@@ -175,6 +175,7 @@ def averaging(
             decoded,
             aggregator.sensitivity(bound, dimension),
         )
+        total = aggregator.wrap(total)
         reports = jnp.where(completed, summed["num_reports"], 0.0)
         denominator, counted = expected_reports, expected_reports
         if weighting == "examples":
@@ -270,7 +271,7 @@ def _check_parts(
     server: base.Server,
     mechanism: base.PrivacyMechanism,
     weighting: str,
-    dropout_prob: float,
+    dropout_prob: Any,
     mesh: Mesh | None,
 ) -> None:
     if mechanism.privacy_unit == "example":

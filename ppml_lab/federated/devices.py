@@ -79,18 +79,39 @@ def sum_over_devices(
     `device` counts from 0; every device has all of the arguments. Without a mesh there
     is one device.
     """
+    return over_devices(function, add_up, mesh, *arguments)
+
+
+def over_devices(
+    function: Callable[..., PyTree],
+    join: Callable[[PyTree], PyTree],
+    mesh: Mesh | None,
+    *arguments: Any,
+) -> PyTree:
+    """As `sum_over_devices`, but `join`, which is made of `add_up` and `gather`, makes
+    one result of all devices'. One device's is not joined.
+    """
     num_devices = 1 if mesh is None else mesh.shape[AXIS]
     if num_devices == 1:
         return function(jnp.int32(0), 1, *arguments)
 
     def part(*replicated: Any) -> PyTree:
-        mine = function(jax.lax.axis_index(AXIS), num_devices, *replicated)
-        total = jax.lax.psum(mine, AXIS)
-        # Sums of truth values are integers.
-        return jax.tree.map(lambda sum_, one: sum_.astype(one.dtype), total, mine)
+        return join(function(jax.lax.axis_index(AXIS), num_devices, *replicated))
 
-    # Outputs are sums, and so equal on all devices: nothing is left to check.
+    # Outputs are equal on all devices: nothing is left to check.
     everywhere = PartitionSpec()
     return jax.shard_map(
         part, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
     )(*arguments)
+
+
+def add_up(mine: PyTree) -> PyTree:
+    """The sum of every device's."""
+    total = jax.lax.psum(mine, AXIS)
+    # Sums of truth values are integers.
+    return jax.tree.map(lambda sum_, one: sum_.astype(one.dtype), total, mine)
+
+
+def gather(mine: PyTree) -> PyTree:
+    """Every device's, stacked along a leading axis."""
+    return jax.lax.all_gather(mine, AXIS)

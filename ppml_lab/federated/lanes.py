@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree
 
 from ppml_lab import base, trees
-from ppml_lab.federated.devices import sum_over_devices
+from ppml_lab.federated.devices import add_up, gather, over_devices
 
 
 class Lane(NamedTuple):
@@ -99,7 +99,7 @@ def train_cohort(
       fold: Adds reports to a total.
       num_lanes: Clients trained at once on a device.
       mesh: If given, the cohort is dealt to the devices along its axis "clients" and
-        their totals are added up; sums of integers are the same to the bit.
+        their totals folded, too; sums of integers are the same to the bit.
 
     Returns:
       The folded reports, zeros when nobody takes part, and `kept` with what the
@@ -121,7 +121,13 @@ def train_cohort(
             key, trainer, sent, kept, clients, cohort, queue, report, fold, lanes
         )
 
-    total, fresh = sum_over_devices(train, mesh, key, sent, kept, clients, cohort)
+    def join(mine: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        # A secure sum need not be what adding up words gives.
+        total, fresh = mine
+        empty = jax.tree.map(jnp.zeros_like, total)
+        return fold(empty, gather(total)), add_up(fresh)
+
+    total, fresh = over_devices(train, join, mesh, key, sent, kept, clients, cohort)
     # Out of range, and so dropped, for padding.
     population = clients.offsets.shape[0] - 1
     rows = jnp.where(cohort.weights > 0, cohort.indices, population)

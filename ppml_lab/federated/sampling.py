@@ -40,7 +40,9 @@ def everyone(population: int) -> base.ClientSampler:
     )
 
 
-def fixed_size(population: int, cohort_size: int) -> base.ClientSampler:
+def fixed_size(
+    population: int, cohort_size: Any, max_cohort: int | None = None
+) -> base.ClientSampler:
     """Exactly `cohort_size` of the population, uniformly without replacement.
 
     **Guarantee:** amplification of uniform sampling without replacement, to which the
@@ -48,21 +50,41 @@ def fixed_size(population: int, cohort_size: int) -> base.ClientSampler:
     (Wang, Balle, Kasiviswanathan, AISTATS 2019), accounted by RDP; there is no PLD for
     it.
 
+    Args:
+      population: How many there are.
+      cohort_size: How many take part; where `max_cohort` is given it may be a traced
+        float32.
+      max_cohort: The length of a cohort's arrays, `cohort_size` by default.
+
     Raises:
-      ValueError: If the cohort is empty or larger than the population.
+      ValueError: If the cohort is empty, or larger than its arrays, or these than the
+        population.
     """
     checks.at_least("cohort_size", cohort_size, 1)
-    if cohort_size > population:
+    max_cohort = cohort_size if max_cohort is None else max_cohort
+    if checks.is_traced(max_cohort):
         raise ValueError(
-            f"cohort_size {cohort_size} is larger than the population {population}; "
+            "a traced cohort_size needs max_cohort, the length of a cohort's arrays"
+        )
+    if max_cohort > population:
+        raise ValueError(
+            f"cohort_size {max_cohort} is larger than the population {population}; "
             f"choose at most {population}"
         )
+    if not checks.is_traced(cohort_size) and cohort_size > max_cohort:
+        raise ValueError(
+            f"cohort_size {cohort_size} is larger than max_cohort {max_cohort}; raise "
+            "max_cohort"
+        )
+
+    expected = cohort_size if checks.is_traced(cohort_size) else float(cohort_size)
 
     def sample(key: base.Key) -> base.Cohort:
         # Costs what the cohort costs; sorting random words costs the population.
-        places = jnp.arange(cohort_size, dtype=jnp.int32)
+        places = jnp.arange(max_cohort, dtype=jnp.int32)
         indices = random.permute(key, places, population)
-        return base.Cohort(indices, jnp.ones(cohort_size, jnp.float32))
+        taken = places < jnp.asarray(cohort_size).astype(jnp.int32)
+        return base.Cohort(indices, taken.astype(jnp.float32))
 
     def amplify(event: Any) -> Any:
         from ppml_lab.dp import events
@@ -72,8 +94,8 @@ def fixed_size(population: int, cohort_size: int) -> base.ClientSampler:
     return base.ClientSampler(
         sample=sample,
         amplify=amplify,
-        expected_cohort=float(cohort_size),
-        max_cohort=cohort_size,
+        expected_cohort=expected,
+        max_cohort=max_cohort,
         population=population,
         neighboring_relation="replace_one",
     )

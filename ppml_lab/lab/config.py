@@ -50,7 +50,8 @@ class Config:
     sampler: str = "poisson"
     """Who takes part: everyone, fixed_size or poisson."""
     cohort: float = 10.0
-    """Expected clients per round; with central training, expected examples per step."""
+    """Expected clients per round, of which `cohort_share` may take fewer; with central
+    training, expected examples per step."""
     num_rounds: int = 50
     """Rounds of training."""
     eval_every: int = 10
@@ -75,8 +76,6 @@ class Config:
     """Optimizer of the server: sgd (FedAvg), momentum, adam, yogi or adagrad."""
     weighting: Literal["uniform", "examples"] = "uniform"
     """Whether clients count the same or by their number of examples."""
-    dropout_prob: float = 0.0
-    """Chance of a participant to drop out before its upload."""
 
     privacy: str = "none"
     """Mechanism: none, central, local, example (central training) or local_dp_sgd."""
@@ -90,19 +89,30 @@ class Config:
     knows the model."""
     microbatch_size: int | None = None
     """Examples that are clipped at once; None for the whole batch."""
-    secure_sum: Literal["clear", "additive_sharing", "pairwise_masking"] = "clear"
-    """How updates are summed: as they are, as shares of several servers, or under masks
-    that cancel (on the complete graph)."""
+    secure_sum: Literal[
+        "clear", "additive_sharing", "pairwise_masking", "light_secagg"
+    ] = "clear"
+    """How updates are summed: as they are, as shares of several servers, under masks
+    that cancel, or under coded masks."""
     secure_mode: Literal["identity", "ideal", "full"] = "full"
     """Whether a secure sum's messages are made in full; "identity" makes none, and
     "ideal" (masking only) draws them by their law. Sums and stated costs are equal."""
+    mask_graph: Literal["complete", "k_regular"] = "complete"
+    """Who shares pairwise masks: everybody, or as few neighbours as are safe for
+    `corrupt_share` and `dropout_share`."""
     mask_threshold: int | None = None
-    """Shares that open a masked client's secrets, and so the least reports of a masked
-    sum; None for more than two thirds of the expected cohort."""
+    """Reports without which a masked sum aborts (not for k_regular graphs, which have a
+    threshold of their own); None for more than two thirds of the expected cohort."""
+    corrupt_share: float = 0.1
+    """Share of a cohort that may tell the server all it sees: what k_regular graphs and
+    light_secagg are made for."""
+    dropout_share: float = 0.1
+    """Share of a cohort whose dropping out a k_regular graph survives."""
     num_parties: int = 3
     """Servers among which updates are shared."""
-    scale_bits: int = 16
-    """Fixed point: 2^scale_bits steps per unit."""
+    sums_may_wrap: bool = False
+    """Whether a secure sum may outgrow `modulus_bits` and wrap around, its noise with
+    it, so that epsilon holds; otherwise too few bits are an error."""
     max_abs: float = 8.0
     """Bound of a shared coordinate where no clip norm bounds it."""
     num_lanes: int | None = None
@@ -120,6 +130,11 @@ class Hyperparams(NamedTuple):
       clip_norm: L2 bound of a contribution.
       noise_multiplier: Standard deviation of the noise over the clip norm.
       proximal_mu: Weight of FedProx's proximal term.
+      dropout_prob: Chance of a participant to drop out before its upload.
+      cohort_share: Part of `Config.cohort` that a round draws; other than 1 only with
+        the sampler "fixed_size".
+      scale_bits: Fixed point of secure sums: 2^scale_bits steps per unit.
+      modulus_bits: Secure sums are modulo 2^modulus_bits, at most 32.
     """
 
     learning_rate: Any = 0.1
@@ -127,3 +142,7 @@ class Hyperparams(NamedTuple):
     clip_norm: Any = 1.0
     noise_multiplier: Any = 0.0
     proximal_mu: Any = 0.01
+    dropout_prob: Any = 0.0
+    cohort_share: Any = 1.0
+    scale_bits: Any = 16
+    modulus_bits: Any = 32

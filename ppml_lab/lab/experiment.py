@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ppml_lab import base, checks, dp, federated, models, smpc
@@ -31,16 +32,17 @@ _MODELS: Mapping[str, Callable[[int], Any]] = {
     "tutorial_cnn": models.TutorialCNN,
     "tanh_cnn": functools.partial(models.TutorialCNN, activation=jax.nn.tanh),
 }
-_SAMPLERS: Mapping[str, Callable[[int, float], base.ClientSampler]] = {
-    "everyone": lambda population, cohort: federated.everyone(population),
-    "fixed_size": lambda population, cohort: federated.fixed_size(
-        population, _whole_cohort(cohort)
+_SAMPLERS: Mapping[str, Callable[[int, float, Any], base.ClientSampler]] = {
+    "everyone": lambda population, cohort, share: federated.everyone(population),
+    "fixed_size": lambda population, cohort, share: federated.fixed_size(
+        population, _whole_cohort(cohort, share), _whole_cohort(cohort, 1.0)
     ),
-    "poisson": lambda population, cohort: federated.poisson(
+    "poisson": lambda population, cohort, share: federated.poisson(
         population, _cohort_prob(population, cohort)
     ),
 }
 ALGORITHMS = ("fedavg", "fedprox", "scaffold")
+SECURE_SUMS = ("clear", "additive_sharing", "pairwise_masking", "light_secagg")
 PRIVACIES = ("none", "central", "local", "example", "local_dp_sgd")
 
 
@@ -65,12 +67,14 @@ def build(
     """
     checks.known("algorithm", config.algorithm, ALGORITHMS)
     checks.known("privacy", config.privacy, PRIVACIES)
+    checks.known("secure_sum", config.secure_sum, SECURE_SUMS)
     checks.known("clipping", config.clipping, (*dp.CLIPPING_RULES, "adaptive"))
     checks.known("sampler", config.sampler, _SAMPLERS)
     checks.known("client_optimizer", config.client_optimizer, _OPTIMIZERS)
     checks.known("server_optimizer", config.server_optimizer, _OPTIMIZERS)
     checks.positive("learning_rate", hyperparams.learning_rate)
     checks.positive("server_learning_rate", hyperparams.server_learning_rate)
+    _check_share(config, hyperparams.cohort_share)
     task = make_task(config, facts)
     optimizer = _OPTIMIZERS[config.client_optimizer](hyperparams.learning_rate)
     if config.training == "central":
@@ -80,7 +84,9 @@ def build(
             "privacy 'example' belongs to central training; clients protect their "
             "examples with 'local_dp_sgd'"
         )
-    sampler = _SAMPLERS[config.sampler](facts.num_clients, config.cohort)
+    sampler = _SAMPLERS[config.sampler](
+        facts.num_clients, config.cohort, hyperparams.cohort_share
+    )
     trainer, server = _parts(config, hyperparams, facts, task, optimizer)
     return federated.averaging(
         task,
@@ -90,7 +96,7 @@ def build(
         mechanism=_mechanism(config, hyperparams, sampler),
         aggregator=_aggregator(config, hyperparams, sampler),
         weighting=config.weighting,
-        dropout_prob=config.dropout_prob,
+        dropout_prob=hyperparams.dropout_prob,
         num_lanes=config.num_lanes,
         mesh=federated.client_mesh(config.num_devices),
     )
@@ -108,7 +114,9 @@ def _build_central(
             f"central training has no clients: privacy '{config.privacy}' with secure "
             f"sum '{config.secure_sum}' has no meaning; use privacy 'none' or 'example'"
         )
-    sampler = _SAMPLERS[config.sampler](facts.num_examples, config.cohort)
+    sampler = _SAMPLERS[config.sampler](
+        facts.num_examples, config.cohort, hyperparams.cohort_share
+    )
     return federated.central_sgd(
         task,
         optimizer,
@@ -206,22 +214,82 @@ def _aggregator(
     # an adaptive clip norm may grow.
     bounded = config.privacy == "central" and config.clipping != "adaptive"
     max_abs = hyperparams.clip_norm if bounded else config.max_abs
-    scale, mode = 2.0**config.scale_bits, config.secure_mode
+    bits, size = hyperparams.modulus_bits, sampler.max_cohort
+    options = {
+        "scale": smpc.power_of_two(hyperparams.scale_bits),
+        "wraps": config.sums_may_wrap,
+        "mode": config.secure_mode,
+    }
     if config.secure_sum == "additive_sharing":
-        return smpc.additive_sharing(
-            config.num_parties, sampler.max_cohort, max_abs, scale, mode=mode
+        parties = config.num_parties
+        return smpc.additive_sharing(parties, size, max_abs, bits=bits, **options)
+    if config.secure_sum == "pairwise_masking":
+        graph = _mask_graph(config, sampler)
+        return smpc.pairwise_masking(graph, max_abs, bits=bits, **options)
+    if not checks.is_traced(bits) and bits < 31:
+        raise ValueError(
+            f"modulus_bits {bits} has no meaning for light_secagg, whose sums are "
+            "modulo 2^31 - 1; leave it out or choose another secure_sum"
         )
-    threshold = config.mask_threshold
-    if threshold is None:
-        threshold = int(2 * sampler.expected_cohort / 3) + 1
-    graph = smpc.graphs.complete(sampler.max_cohort, threshold)
-    return smpc.pairwise_masking(graph, max_abs, scale, mode=mode)
+    code = smpc.lightsecagg.Code(
+        size, _least_reports(config, sampler), int(config.corrupt_share * size)
+    )
+    return smpc.light_secagg(code, max_abs, **options)
 
 
-def _whole_cohort(cohort: float) -> int:
-    if cohort != int(cohort):
-        raise ValueError(f"cohort must be whole for a fixed size, got {cohort}")
-    return int(cohort)
+def _mask_graph(config: Config, sampler: base.ClientSampler) -> smpc.graphs.Graph:
+    size = sampler.max_cohort
+    if config.mask_graph == "k_regular":
+        if config.mask_threshold is not None or config.sampler == "poisson":
+            raise ValueError(
+                "mask_graph 'k_regular' has its own threshold and needs a cohort whose "
+                f"places are all taken; leave out mask_threshold, and sampler "
+                f"'{config.sampler}' be 'fixed_size' or 'everyone'"
+            )
+        return smpc.graphs.k_regular(size, config.corrupt_share, config.dropout_share)
+    return smpc.graphs.complete(size, _least_reports(config, sampler))
+
+
+def _least_reports(config: Config, sampler: base.ClientSampler) -> Any:
+    """Without which a masked sum aborts; traced where a traced share is drawn."""
+    if config.mask_threshold is not None:
+        return config.mask_threshold
+    expected = sampler.expected_cohort
+    if config.sampler == "fixed_size" and not _may_share(config):
+        expected = config.cohort
+    least = 2 * expected // 3 + 1
+    return least.astype(jnp.int32) if checks.is_traced(least) else int(least)
+
+
+def _check_share(config: Config, share: Any) -> None:
+    checks.probability("cohort_share", share, allow_one=True)
+    if checks.is_traced(share) or share == 1:
+        return
+    if config.sampler != "fixed_size" or not _may_share(config):
+        raise ValueError(
+            f"cohort_share {share} needs sampler 'fixed_size' and, under pairwise "
+            "masks, the complete graph and secure_mode 'identity' or 'ideal', and does "
+            "not go with light_secagg; set Config.cohort instead"
+        )
+
+
+def _may_share(config: Config) -> bool:
+    """Whether nothing but the cohort's weights depends on how many are drawn."""
+    if config.secure_sum == "pairwise_masking":
+        return config.secure_mode != "full" and config.mask_graph == "complete"
+    return config.secure_sum != "light_secagg"
+
+
+def _whole_cohort(cohort: float, share: Any) -> Any:
+    if checks.is_traced(share):
+        return jnp.round(cohort * share)
+    size = round(cohort * share)
+    if abs(cohort * share - size) > 1e-6:
+        raise ValueError(
+            f"cohort must be whole for a fixed size, got {cohort} times a share of "
+            f"{share}"
+        )
+    return size
 
 
 def _cohort_prob(population: int, cohort: float) -> float:

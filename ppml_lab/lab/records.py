@@ -43,7 +43,7 @@ def run_id(config: Mapping[str, Any]) -> str:
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration, versions, device and commit, to stand beside results."""
     return {
-        "config": json.loads(canonical(config)),
+        "config": json.loads(canonical(_by_name(config))),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
@@ -58,7 +58,7 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     """Makes a results folder for `config`, or checks that an existing one is its own,
-    as far as the options go that there were when it was made.
+    as far as the options go that there were when it was made and are still there.
 
     Raises:
       ValueError: If the folder holds another configuration; names what differs.
@@ -68,7 +68,8 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / "provenance.json"
     if path.exists():
         there = read_json(path)["config"]
-        differing = _differences(there, stamp["config"])
+        here = json.loads(json.dumps(_by_name(config), default=_plain))
+        differing = _differences(there, here)
         if differing:
             raise ValueError(
                 f"{folder} holds results of another configuration "
@@ -163,12 +164,28 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"cannot record {value!r} of type {type(value).__name__}")
 
 
+def _by_name(value: Any) -> Any:
+    """Named tuples as dictionaries: JSON would forget the names."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _by_name(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_by_name(part) for part in value]
+    return value
+
+
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    if isinstance(there, list) and isinstance(here, dict):
+        # From when named tuples were written as lists.
+        there = dict(zip(here, there, strict=False))
     if isinstance(there, dict) and isinstance(here, dict):
-        # An option that came after the folder was made is not held against it.
+        # Options that came or went after the folder was made are not held against it:
+        # a run's name depends on all options, so that none is taken for another.
         parts = [
-            _differences(value, here.get(key), f"{name}.{key}".strip("."))
+            _differences(value, here[key], f"{name}.{key}".strip("."))
             for key, value in sorted(there.items())
+            if key in here
         ]
         return [line for part in parts for line in part]
     return [] if there == here else [f"{name}: {there} there, {here} here"]

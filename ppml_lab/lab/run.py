@@ -116,22 +116,32 @@ def _cache_compilations() -> None:
 def _print_guarantees(
     points: Sequence[Point], guarantees: Sequence[Mapping[str, Any]]
 ) -> None:
-    """What every run will guarantee, one line for all its seeds."""
+    """What runs will guarantee, one line for all that guarantee the same."""
     print(
         "Privacy of each run, stated before training (epsilon by RDP; PLD beside it):"
     )
-    lines = {
-        " | ".join(_show(v) for k, v in point.labels.items() if k != "seed"): row
-        for point, row in zip(points, guarantees, strict=True)
-    }
-    for text, row in lines.items():
+    alike: dict[str, list[Mapping[str, Any]]] = {}
+    for point, row in zip(points, guarantees, strict=True):
         promise = (
             f"epsilon {_show(row['epsilon_rdp'])} (PLD {_show(row['epsilon_pld'])}) at "
             f"delta {_show(row['delta'])}, noise_multiplier "
             f"{_show(row['noise_multiplier'])}, {row['neighboring_relation']} "
             f"{row['privacy_unit']}"
         )
-        print(f"  {text}: {promise if row['privacy_unit'] else 'no privacy'}")
+        promise = promise if row["privacy_unit"] else "no privacy"
+        alike.setdefault(promise, []).append(point.labels)
+    for promise, labels in alike.items():
+        print(f"  {_in_common(labels)}: {promise}")
+
+
+def _in_common(labels: Sequence[Mapping[str, Any]]) -> str:
+    """Every label that does not differ, or its values where they are few."""
+    shown = []
+    for name in labels[0]:
+        values = list(dict.fromkeys(_show(label[name]) for label in labels))
+        if name != "seed" and len(values) <= 3:
+            shown.append(f"{name} {', '.join(values)}")
+    return f"{len(labels)} runs, " + " | ".join(shown)
 
 
 def _print_together(together: Sequence[Mapping[str, Any]]) -> None:

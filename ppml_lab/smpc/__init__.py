@@ -6,10 +6,13 @@ Exact arithmetic and exact byte counts; no network, no adversary, and randomness
 
 from ppml_lab.smpc import (
     cost,
+    dropouts,
     field,
     graphs,
+    lightsecagg,
     mask_keys,
     masking,
+    network,
     ring,
     shamir,
     sharing,
@@ -21,8 +24,10 @@ from ppml_lab.smpc.fixed_point import (
     fixed_point,
     headroom,
     largest_scale,
+    power_of_two,
 )
-from ppml_lab.smpc.secure_aggregation import additive_sharing, clear, pairwise_masking
+from ppml_lab.smpc.masked_sums import light_secagg, pairwise_masking
+from ppml_lab.smpc.secure_aggregation import additive_sharing, clear
 
 __all__ = [
     "FixedPoint",
@@ -30,14 +35,19 @@ __all__ = [
     "bits_needed",
     "clear",
     "cost",
+    "dropouts",
     "field",
     "fixed_point",
     "graphs",
     "headroom",
     "largest_scale",
+    "light_secagg",
+    "lightsecagg",
     "mask_keys",
     "masking",
+    "network",
     "pairwise_masking",
+    "power_of_two",
     "ring",
     "shamir",
     "sharing",

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ppml_lab import checks
-from ppml_lab.smpc import graphs
+from ppml_lab.smpc import graphs, lightsecagg, network
+from ppml_lab.smpc.network import Network
 
 _KEY_BITS = 256
 _SHARE_BITS = 256
@@ -56,23 +57,6 @@ class Traffic(NamedTuple):
     downlink_bytes: int
     server_bytes: int
     num_rounds: int
-
-
-class Network(NamedTuple):
-    """The links between parties, all alike.
-
-    Attributes:
-      bandwidth_bits_per_second: Of a party's link, in each direction.
-      round_trip_seconds: From a message to its answer.
-    """
-
-    bandwidth_bits_per_second: float
-    round_trip_seconds: float
-
-
-# The settings of TF Encrypted's benchmarks, from its README.
-LAN = Network(40e9, 0.02e-3)
-WAN = Network(352e6, 40e-3)
 
 
 class Work(NamedTuple):
@@ -229,15 +213,9 @@ def light_secagg(
       ValueError: Unless `privacy < surviving <= num_clients`, or if a size is not at
         least 1.
     """
-    checks.at_least("num_clients", num_clients, 3)
-    checks.at_least("privacy", privacy, 0)
+    code = lightsecagg.check(lightsecagg.Code(num_clients, surviving, privacy))
     _check_sizes(dimension=dimension, word_bits=word_bits)
-    if not privacy < surviving <= num_clients:
-        raise ValueError(
-            f"surviving must lie above privacy {privacy} and be at most num_clients "
-            f"{num_clients}, got {surviving}: lower privacy or raise surviving"
-        )
-    piece = _ceil_div(dimension, surviving - privacy) * word_bits
+    piece = lightsecagg.piece_length(code, dimension) * word_bits
     n = num_clients
     return (
         Message("coded_masks", "client", "client", (n - 1) * piece, n, n, 0),
@@ -298,34 +276,28 @@ def expansion(client_bits: int | Messages, dimension: int, input_bits: int) -> f
     return client_bits / (dimension * input_bits)
 
 
-def seconds(messages: Messages, network: Network, party: str | None = None) -> float:
-    """How long the messages take: a round trip per round, and the busiest link.
+def seconds(messages: Messages, links: Network, party: str | None = None) -> float:
+    """How long the messages take: a round trip per round, and the busiest link, that of
+    the party and direction with most bits (`network.seconds`).
 
-    `num_rounds * round_trip + bits / bandwidth`, where the bits are those of the party
-    and direction with most of them. Assumes that every party has a link of the same
-    bandwidth that sends and receives at once, that links are never shared and never
-    lose anything, that a round starts when the last one is complete, and that computing
-    takes no time. With many clients the busiest link is the server's.
+    With many clients the busiest link is the server's.
 
     Args:
       messages: A protocol's.
-      network: Of all parties.
+      links: `LAN`, `WAN` or another network, of all parties.
       party: Count this role's link only, as if all others' were infinitely fast.
 
     Raises:
       ValueError: If no message concerns `party`, the bandwidth is not positive or the
         round trip is negative.
     """
-    bandwidth, round_trip = network
-    checks.positive("bandwidth_bits_per_second", bandwidth, allow_inf=True)
-    checks.non_negative("round_trip_seconds", round_trip)
     parties = {role for m in messages for role in (m.sender, m.receiver)}
     if party is not None:
         checks.known("party", party, parties)
         parties = {party}
     ways = (sent_bits, received_bits)
     busiest = max((way(messages, role) for role in parties for way in ways), default=0)
-    return num_rounds(messages) * round_trip + busiest / bandwidth
+    return network.seconds(num_rounds(messages), busiest, links)
 
 
 def operations(graph: graphs.Graph, dimension: int, num_dropped: int = 0) -> Operations:

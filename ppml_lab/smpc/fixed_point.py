@@ -26,8 +26,9 @@ class FixedPoint(NamedTuple):
       rounding: "stochastic" (unbiased, each value within 1 / scale) or "nearest"
         (within 1 / (2 * scale)).
       ring: Of the integers.
-      bits: Of a sum, of which higher bits are dropped: at most the ring's. A sum that
-        needs more wraps around. May be traced where the ring is Z_2^32.
+      bits: Of a sum, of which higher bits are dropped: at most the ring's. May be
+        traced where the ring is Z_2^32.
+      wraps: Whether sums may outgrow their bits and wrap around.
     """
 
     scale: Any
@@ -35,6 +36,7 @@ class FixedPoint(NamedTuple):
     rounding: str
     ring: Ring = Z32
     bits: Any = 32
+    wraps: bool = False
 
     def encode(self, key: base.Key, values: Float[Array, "*s"]) -> Element:
         """Clamps, scales and rounds to the ring; NaN becomes 0."""
@@ -60,10 +62,34 @@ class FixedPoint(NamedTuple):
         whole = signed >> unused.astype(jnp.int32)
         return whole.astype(jnp.float32) / self.scale
 
-    def rounding_norm(self, dimension: int) -> float:
+    def wrap(self, values: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """Reals modulo the range of decoded sums, where sums may wrap around.
+
+        **Guarantee:** `wrap(decode(sum) + noise)` is a function of the exact sum plus
+        noise, whether the sum wrapped around or not, and so as private as these are.
+        Without `wrap` it would not be: a sum next to the modulus moves by all of it
+        when one summand changes a little.
+        """
+        if not self.wraps:
+            return values
+        span = self._modulus() / self.scale
+        return values - span * jnp.round(values / span)
+
+    def _modulus(self) -> Any:
+        is_word = self.ring.modulus == 2**32
+        return power_of_two(self.bits) if is_word else float(self.ring.modulus)
+
+    def rounding_norm(self, dimension: int) -> Any:
         """How much rounding can add to the L2 norm of a vector."""
         step = 1.0 if self.rounding == "stochastic" else 0.5
         return step * math.sqrt(dimension) / self.scale
+
+
+def power_of_two(exponent: Any) -> Any:
+    """Exactly 2 to a whole exponent, which may be traced: XLA's `exp2` is not exact."""
+    if not checks.is_traced(exponent):
+        return 2.0 ** float(exponent)
+    return jnp.ldexp(jnp.float32(1), exponent.astype(jnp.int32))
 
 
 def bits_needed(num_summands: int, max_abs: float, scale: float) -> int:
@@ -92,8 +118,9 @@ def fixed_point(
     *,
     ring: Ring = Z32,
     bits: Any = None,
+    wraps: bool = False,
 ) -> FixedPoint:
-    """An encoding whose sums of `num_summands` values cannot wrap around.
+    """An encoding whose sums of `num_summands` values cannot wrap around, or may.
 
     Args:
       num_summands: The most values that are ever added.
@@ -102,10 +129,12 @@ def fixed_point(
       rounding: "stochastic" or "nearest".
       ring: Of the integers.
       bits: Of a sum; the ring's by default, fewer only in Z_2^32.
+      wraps: Whether sums may wrap around all the same: then one value alone must fit
+        into the ring.
 
     Raises:
       ValueError: For bad arguments, or when the sum does not fit; the error says how
-        many bits would do. Traced values are not checked, and sums may wrap around.
+        many bits would do. Traced values are not checked.
     """
     bits = ring.bits if bits is None else bits
     checks.at_least("num_summands", num_summands, 1)
@@ -120,15 +149,16 @@ def fixed_point(
             f"got {bits}"
         )
     if not any(map(checks.is_traced, (max_abs, scale, bits))):
-        needed = bits_needed(num_summands, _largest_step(max_abs, scale), 1.0)
-        if needed > bits:
-            exponent = math.log2(largest_scale(num_summands, max_abs, bits))
+        added, room = (1, ring.bits) if wraps else (num_summands, bits)
+        needed = bits_needed(added, _largest_step(max_abs, scale), 1.0)
+        if needed > room:
+            exponent = math.log2(largest_scale(added, max_abs, room))
             raise ValueError(
-                f"modulus too small: {num_summands} clients x max_abs {max_abs} x "
-                f"scale {scale} needs {needed} bits, have {bits}; lower the scale "
+                f"modulus too small: {added} clients x max_abs {max_abs} x "
+                f"scale {scale} needs {needed} bits, have {room}; lower the scale "
                 f"to at most 2^{exponent:.0f}"
             )
-    return FixedPoint(scale, max_abs, rounding, ring, bits)
+    return FixedPoint(scale, max_abs, rounding, ring, bits, wraps)
 
 
 def _largest_step(max_abs: Any, scale: float) -> float:

@@ -10,18 +10,18 @@ All arrays are by *place* on the ring of a `graphs.Graph`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int, UInt32
+from jaxtyping import Bool, Int, UInt32
 
 from ppml_lab import random, trees
 from ppml_lab.smpc import field, graphs, shamir
 from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc.dropouts import Alive
 from ppml_lab.smpc.field import F61
 from ppml_lab.smpc.ring import Wide
 
@@ -35,23 +35,6 @@ _SECRET_KEYS, _SELF_SEEDS, _SHARES = range(3)
 _OWN_STREAM, _PAIR_STREAM = range(2)
 # Elements that are worked on at once while secrets are opened: they stay in cache.
 _BATCH = 2**18
-
-
-class Alive(NamedTuple):
-    """Who is still there after each round of the protocol, each a part of the one
-    before.
-
-    Attributes:
-      advertised: Sent a public key.
-      shared: Sent shares of both secrets. Neighbours of this set share masks.
-      uploaded: Sent a masked input: the sum is over these.
-      unmasked: Answered the server's request for shares.
-    """
-
-    advertised: Bool[Array, " clients"]
-    shared: Bool[Array, " clients"]
-    uploaded: Bool[Array, " clients"]
-    unmasked: Bool[Array, " clients"]
 
 
 class Setup(NamedTuple):
@@ -93,37 +76,6 @@ class Unmasking(NamedTuple):
     num_dropped: Int[Array, ""]
     pair_seeds: UInt32[Array, "clients degree 2"]
     completed: Bool[Array, ""]
-
-
-def nested(
-    advertised: Bool[Array, " clients"],
-    shared: Bool[Array, " clients"],
-    uploaded: Bool[Array, " clients"],
-    unmasked: Bool[Array, " clients"],
-) -> Alive:
-    """Who stays if nobody comes back: each round only has those of the round before."""
-    shared = advertised & shared
-    uploaded = shared & uploaded
-    return Alive(advertised, shared, uploaded, uploaded & unmasked)
-
-
-def everybody(num_clients: int) -> Alive:
-    """No dropouts."""
-    return nested(*[jnp.ones(num_clients, bool)] * 4)
-
-
-def drop_out(
-    seed: UInt32[Array, " 2"],
-    num_clients: int,
-    dropout_probs: Float[Array, " 4"] | Sequence[float],
-) -> Alive:
-    """Draws who drops out; in each of the four rounds everybody who is left does so on
-    their own with that round's probability.
-    """
-    words = random.words(seed, 4 * num_clients).reshape(4, num_clients)
-    unit = (words >> jnp.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
-    stays = unit >= jnp.asarray(dropout_probs, jnp.float32)[:, None]
-    return nested(*stays)
 
 
 def setup(seed: UInt32[Array, " 2"], graph: graphs.Graph) -> Setup:

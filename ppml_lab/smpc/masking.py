@@ -23,12 +23,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Int, Integer, UInt32
 
 from ppml_lab import random, trees
 from ppml_lab.smpc import graphs, mask_keys
 from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc.mask_keys import Alive, Setup, Unmasking
+from ppml_lab.smpc.dropouts import Alive
+from ppml_lab.smpc.mask_keys import Setup, Unmasking
 from ppml_lab.smpc.ring import Element, Ring
 
 CHUNK = random.BLOCK
@@ -198,6 +200,7 @@ def run(
     ring: Ring = rings.Z32,
     chunk: int = CHUNK,
     num_chunks: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Outcome:
     """The whole protocol.
 
@@ -217,6 +220,7 @@ def run(
       chunk: Coordinates at a time, a multiple of `random.BLOCK`. Memory is a few times
         that of `[clients, chunk]` elements.
       num_chunks: How many, where `inputs` is a function.
+      mesh: Devices that chunks are dealt to; one device if None. Changes no bit.
 
     Returns:
       The total, `[length]` as the inputs or `[num_chunks * chunk]`.
@@ -244,10 +248,11 @@ def run(
         removed = mask_of_sum(unmasking, graph, alive, chunk, begin, ring)
         return ring.subtract(ring.sum_over(uploads, 0), removed)
 
-    numbers = jnp.arange(num_chunks if length is None else -(-length // chunk))
-    total = jax.tree.map(
-        lambda leaf: leaf.reshape(-1)[:length], lax.map(total_of, numbers)
+    count = num_chunks if length is None else -(-length // chunk)
+    totals = jax.tree.map(
+        lambda leaf: leaf[:count], _dealt(total_of, jnp.arange(count), mesh)
     )
+    total = jax.tree.map(lambda leaf: leaf.reshape(-1)[:length], totals)
     return Outcome(trees.where(unmasking.completed, total, 0), unmasking.completed)
 
 
@@ -306,6 +311,24 @@ def ideal_transcript(
     streams = random.child(seed, jnp.arange(len(uploaded)))
     uploads = trees.where(uploaded, ring.uniform(streams, length, first_block), 0)
     return Transcript(uploads, ring.subtract(ring.sum_over(uploads, 0), total))
+
+
+def _dealt(
+    function: Callable[[Array], Element], numbers: Int[Array, " n"], mesh: Mesh | None
+) -> Element:
+    """`function` of every number, in a row at least as long as they are."""
+
+    def in_turn(numbers: Array) -> Element:
+        return lax.map(function, numbers)
+
+    if mesh is None:
+        return in_turn(numbers)
+    dealt = PartitionSpec(mesh.axis_names)
+    # Numbers that fill up the last device's share come once more.
+    again = jnp.resize(numbers, (-(-len(numbers) // mesh.size) * mesh.size,))
+    return jax.shard_map(
+        in_turn, mesh=mesh, in_specs=dealt, out_specs=dealt, check_vma=False
+    )(again)
 
 
 def _chunks(inputs: Element, chunk: int) -> Callable[[Int[Array, ""]], Element]:

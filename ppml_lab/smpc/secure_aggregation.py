@@ -2,7 +2,8 @@
 
 All but the clear sum are one thing: updates become integers of a ring, a *protection*
 hides the integers, the servers add up what is hidden, and only the sum is opened. The
-sum does not depend on the protection; what a server sees and what it costs does.
+sum does not depend on the protection; what a server sees and what it costs does. Shares
+for several servers are here, masks for one server in `masked_sums`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Int, PyTree, UInt32
+from jaxtyping import PyTree
 
 from ppml_lab import base, checks, random, trees
-from ppml_lab.smpc import cost, graphs, mask_keys, masking, sharing
+from ppml_lab.smpc import cost, sharing
 from ppml_lab.smpc.fixed_point import FixedPoint, fixed_point
-from ppml_lab.smpc.ring import Z32
 
 _FLOAT_BYTES = 4
 
@@ -45,12 +44,13 @@ class Protection(NamedTuple):
 def clear() -> base.SecureAggregator:
     """The plain float sum: the server sees every update."""
     return base.SecureAggregator(
-        begin=_nothing_to_agree,
+        begin=nothing_to_agree,
         encode=lambda key, session, place, update: update,
         aggregate=lambda total, messages: jax.tree.map(
             lambda t, m: t + jnp.sum(m, axis=0), total, messages
         ),
         decode=lambda session, total: (total, jnp.bool_(True)),
+        wrap=lambda total: total,
         sensitivity=lambda clip_norm, dimension: clip_norm,
         cost=lambda dimension: base.Cost(
             _FLOAT_BYTES * dimension, _FLOAT_BYTES * dimension
@@ -67,6 +67,7 @@ def additive_sharing(
     rounding: str = "stochastic",
     *,
     bits: Any = 32,
+    wraps: bool = False,
     mode: str = "full",
 ) -> base.SecureAggregator:
     """Each client shares its update among `num_parties` servers over Z_2^32.
@@ -91,8 +92,10 @@ def additive_sharing(
       scale: Integer steps per unit.
       rounding: "stochastic" or "nearest".
       bits: Of the sum; fewer than 32 emulate a smaller ring. May be traced, as scale
-        and max_abs may: then nothing is checked, and with sums that wrap around no
-        privacy holds that counts on `sensitivity`.
+        and max_abs may: then nothing is checked.
+      wraps: Whether sums may outgrow these bits and wrap around. Noise that a round
+        adds is then reduced with the sum (`FixedPoint.wrap`), so that its privacy
+        holds; otherwise that the sum fits is checked.
       mode: "full" makes every share; "identity" adds the integers themselves, which
         gives the same sum and states the same cost.
 
@@ -102,11 +105,13 @@ def additive_sharing(
     checks.at_least("num_parties", num_parties, 2)
     checks.at_least("max_clients", max_clients, 1)
     checks.known("mode", mode, ("identity", "full"))
-    encoding = fixed_point(max_clients, max_abs, scale, rounding, bits=bits)
+    encoding = fixed_point(
+        max_clients, max_abs, scale, rounding, bits=bits, wraps=wraps
+    )
     scheme = sharing.additive(num_parties, encoding.ring)
 
     def messages(dimension: int) -> cost.Messages:
-        return cost.additive_sharing(num_parties, dimension, _word_bits(encoding))
+        return cost.additive_sharing(num_parties, dimension, word_bits(encoding))
 
     def shares(key: base.Key, session: PyTree, place: Any, integers: PyTree) -> PyTree:
         # One vector for all leaves: every random array is a generator to compile.
@@ -114,11 +119,11 @@ def additive_sharing(
         return cut(sharing.share(random.seed(key), vector, scheme).shares)
 
     if mode == "identity":
-        return _modular(encoding, unprotected(messages))
-    return _modular(
+        return modular(encoding, unprotected(messages))
+    return modular(
         encoding,
         Protection(
-            begin=_nothing_to_agree,
+            begin=nothing_to_agree,
             protect=shares,
             reveal=lambda session, total: (
                 jax.tree.map(lambda leaf: encoding.ring.sum_over(leaf, 0), total),
@@ -130,133 +135,10 @@ def additive_sharing(
     )
 
 
-MODES = ("identity", "ideal", "full")
-
-
-class MaskSession(NamedTuple):
-    """What the participants of a round agree on before they train.
-
-    Attributes:
-      places: The place on the graph's ring of each client of the cohort, at random.
-      alive: Who is there after each round of the protocol, by place.
-      seed: Of everything random in the protocol.
-      setup: Everybody's keys; None in the modes that need none.
-    """
-
-    places: Int[Array, " cohort"]
-    alive: mask_keys.Alive
-    seed: UInt32[Array, " 2"]
-    setup: mask_keys.Setup | None
-
-
-def pairwise_masking(
-    graph: graphs.Graph,
-    max_abs: Any,
-    scale: Any = 2.0**16,
-    rounding: str = "stochastic",
-    *,
-    bits: Any = 32,
-    mode: str = "full",
-) -> base.SecureAggregator:
-    """One server adds masked updates whose masks cancel, and unmasks with the help of
-    those who stay: Bonawitz et al., CCS 2017, on `graphs.complete`; Bell et al., CCS
-    2020, on `graphs.k_regular` (see `masking`).
-
-    A round's participants share keys before they train. Whoever then drops out, as the
-    round decides, leaves masks in the sum that the others' shares remove; where too few
-    are left for that the protocol aborts, and the round has no sum.
-
-    **Guarantee:** that of the graph: a semi-honest server and fewer than its threshold
-    of corrupt clients see uniform words and the sum over those who stay. The decoded
-    sum is that of `additive_sharing`, to the bit. That a sum aborts tells how many were
-    there: with central DP take a sampler for which that is the same for neighbours,
-    such as `federated.fixed_size`; `federated.averaging` asks for it. The emulation
-    computes the protocol's numbers with keys far too short to be safe, from a generator
-    that is not cryptographic, in one memory.
-
-    Args:
-      graph: On as many places as the cohort's arrays are long. Padding counts as
-        clients that never came, so a Poisson sampler, whose arrays are longer than the
-        expected cohort, wants a threshold below that.
-      max_abs: Bound of each coordinate of an update.
-      scale: Integer steps per unit.
-      rounding: "stochastic" or "nearest".
-      bits: Of the sum, as in `additive_sharing`.
-      mode: "full" makes every key, mask and share; "ideal" uploads what follows the
-        same joint law, uniform given the sum, at one mask per client; "identity" adds
-        the integers themselves. Sum, aborts and stated cost are the same in all.
-
-    Raises:
-      ValueError: If the sum would not fit, or for bad arguments; when a round is
-        traced, if its cohort has not as many places as the graph.
-    """
-    encoding = fixed_point(graph.num_clients, max_abs, scale, rounding, bits=bits)
-    graphs.check(graph)
-    checks.known("mode", mode, MODES)
-
-    def begin(key: base.Key, invited: Any, reporting: Any) -> MaskSession:
-        if invited.shape != (graph.num_clients,):
-            raise ValueError(
-                f"the graph has {graph.num_clients} places and the cohort "
-                f"{invited.shape[0]}; build it for {invited.shape[0]} clients"
-            )
-        order_key, seed_key = jax.random.split(key)
-        numbers = jnp.arange(graph.num_clients, dtype=jnp.int32)
-        places = random.permute(order_key, numbers, graph.num_clients)
-        here, stays = (
-            jnp.zeros_like(who).at[places].set(who) for who in (invited, reporting)
-        )
-        seed = random.seed(seed_key)
-        setup = mask_keys.setup(seed, graph) if mode == "full" else None
-        alive = mask_keys.nested(here, here, stays, stays)
-        return MaskSession(places, alive, seed, setup)
-
-    def mask(session: MaskSession, place: Any, length: int) -> Any:
-        if session.setup is None:
-            seed = random.child(session.seed, place)[None]
-            return masking.sum_of_masks(Z32, seed, jnp.ones(1, jnp.int32), length)
-        shared = session.alive.shared
-        return masking.client_mask(session.setup, graph, shared, place, length)
-
-    def protect(
-        key: base.Key, session: MaskSession, place: Any, integers: PyTree
-    ) -> PyTree:
-        del key
-        if mode == "identity":
-            return integers
-        vector, cut = trees.as_vector(integers)
-        return cut(Z32.add(vector, mask(session, session.places[place], vector.size)))
-
-    def reveal(session: MaskSession, total: PyTree) -> tuple[PyTree, Any]:
-        alive = session.alive
-        if mode == "identity":
-            return total, mask_keys.completes(graph, alive)
-        vector, cut = trees.as_vector(total)
-        if session.setup is None:
-            removed = masking.sum_of_masks(
-                Z32,
-                random.child(session.seed, jnp.arange(graph.num_clients)),
-                alive.uploaded.astype(jnp.int32),
-                vector.size,
-            )
-            completed = mask_keys.completes(graph, alive)
-            return cut(Z32.subtract(vector, removed)), completed
-        unmasking = mask_keys.unmask(session.setup, graph, alive)
-        removed = masking.mask_of_sum(unmasking, graph, alive, vector.size)
-        return cut(Z32.subtract(vector, removed)), unmasking.completed
-
-    def messages(dimension: int) -> cost.Messages:
-        return cost.bonawitz(graph, dimension, _word_bits(encoding))
-
-    return _modular(
-        encoding, Protection(begin, protect, reveal, messages, can_abort=True)
-    )
-
-
 def unprotected(messages: Callable[[int], cost.Messages]) -> Protection:
     """Integers as they are: the sum of a protocol that costs `messages`, at no cost."""
     return Protection(
-        begin=_nothing_to_agree,
+        begin=nothing_to_agree,
         protect=lambda key, session, place, integers: integers,
         reveal=lambda session, total: (total, jnp.bool_(True)),
         messages=messages,
@@ -264,18 +146,19 @@ def unprotected(messages: Callable[[int], cost.Messages]) -> Protection:
     )
 
 
-def _word_bits(encoding: FixedPoint) -> int:
+def word_bits(encoding: FixedPoint) -> int:
     """Of a message's words; the ring's where fewer are traced."""
     traced = checks.is_traced(encoding.bits)
     return encoding.ring.bits if traced else int(encoding.bits)
 
 
-def _nothing_to_agree(key: base.Key, invited: Any, reporting: Any) -> PyTree:
+def nothing_to_agree(key: base.Key, invited: Any, reporting: Any) -> PyTree:
+    """The session of a sum whose participants need none."""
     del key, invited, reporting
     return ()
 
 
-def _modular(encoding: FixedPoint, protection: Protection) -> base.SecureAggregator:
+def modular(encoding: FixedPoint, protection: Protection) -> base.SecureAggregator:
     """The aggregator of fixed-point integers under a protection."""
     ring = encoding.ring
 
@@ -300,6 +183,7 @@ def _modular(encoding: FixedPoint, protection: Protection) -> base.SecureAggrega
         encode=encode,
         aggregate=aggregate,
         decode=decode,
+        wrap=lambda total: jax.tree.map(encoding.wrap, total),
         sensitivity=lambda clip_norm, dimension: (
             clip_norm + encoding.rounding_norm(dimension)
         ),

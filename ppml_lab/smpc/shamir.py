@@ -6,13 +6,15 @@ of `field`. Party i has the value at the point i + 1.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from ppml_lab import checks, random
@@ -134,82 +136,98 @@ def reveal(
     return reconstruct(scheme.ring, held, weights)
 
 
-def lagrange_weights(field: Ring, points: Sequence[int] | Element) -> Element:
-    """What the shares at `points` are multiplied with, so that their sum is the secret.
+def lagrange_weights(
+    field: Ring, points: Sequence[int] | Element, at: int | Sequence[int] = 0
+) -> Element:
+    """What a polynomial's values at `points` are multiplied with, so that their sum is
+    its value at `at`: by default of the shares at `points`, the secret.
 
-    The weight of x is the product of y / (y - x) over all other points y.
+    The weight of x is the product of (y - at) / (y - x) over all other points y.
 
     Args:
       field: `field.F31` or `field.F61`.
       points: Python integers, which are checked, or elements `[t]`, which may be traced
-        and must differ from each other and from 0.
+        and must differ from each other and from `at`.
+      at: One target, or `k` of them.
 
     Returns:
-      Elements `[t]`.
+      Elements `[t]`, or `[k, t]` for `k` targets.
 
     Raises:
-      ValueError: If a known point is 0 or appears twice, modulo the field's modulus.
+      ValueError: If a known point is a target or appears twice, modulo the field's
+        modulus.
     """
+    targets = [at] if isinstance(at, int) else list(at)
     if _are_known(points):
-        return rings.from_integers(field, _known_weights(field, points))
-    return _traced_weights(field, points)
+        weights = rings.from_integers(field, _known_weights(field, points, targets))
+    else:
+        weights = _traced_weights(field, points, targets)
+    if isinstance(at, int):
+        return jax.tree.map(lambda leaf: leaf[0], weights)
+    return weights
 
 
 def _are_known(points: Any) -> bool:
     return isinstance(points, Sequence) and not isinstance(points, Wide)
 
 
-def _known_weights(field: Ring, points: Sequence[int]) -> list[int]:
-    residues = [x % field.modulus for x in points]
-    if 0 in residues or len(set(residues)) < len(residues):
+def _known_weights(
+    field: Ring, points: Sequence[int], targets: list[int]
+) -> list[list[int]]:
+    p = field.modulus
+    residues = [x % p for x in points]
+    if len(set(residues)) < len(residues) or {t % p for t in targets} & set(residues):
+        named = targets[0] if len(targets) == 1 else f"one of {targets}"
         raise ValueError(
-            f"points must be distinct and not 0 modulo {field.modulus}, got "
-            f"{list(points)}"
+            f"points must be distinct and not {named} modulo {p}, got {list(points)}"
         )
+    inverses = [
+        pow(_product(((y - x) for y in residues if y != x), p), -1, p) for x in residues
+    ]
     weights = []
-    for x in residues:
-        above, below = 1, 1
-        for y in residues:
-            if y != x:
-                above = above * y % field.modulus
-                below = below * (y - x) % field.modulus
-        weights.append(above * pow(below, -1, field.modulus) % field.modulus)
+    for target in targets:
+        above = _product((y - target for y in residues), p)
+        weights.append(
+            [
+                above * pow(x - target, -1, p) * inverse % p
+                for x, inverse in zip(residues, inverses, strict=True)
+            ]
+        )
     return weights
 
 
-def _traced_weights(field: Ring, points: Element) -> Element:
+def _product(factors: Iterable[int], modulus: int) -> int:
+    return functools.reduce(lambda a, b: a * b % modulus, factors, 1)
+
+
+def _traced_weights(field: Ring, points: Element, targets: list[int]) -> Element:
+    """A factor at a time: the memory is that of the weights."""
     count = rings.shape_of(points)[0]
-    others = jax.tree.map(lambda leaf: leaf[:, None], points)
-    itself = jnp.eye(count, dtype=bool)
+    goals = rings.from_integers(field, np.array(targets, object)[:, None])
     one = rings.from_integers(field, 1)
 
-    def product_of_others(factors: Element) -> Element:
-        kept = jax.tree.map(
-            lambda factor, unit: jnp.where(itself, unit, factor), factors, one
-        )
-        return _product(field, kept)
+    def multiply(number: Array | int, products: Element) -> Element:
+        y = jax.tree.map(lambda leaf: leaf[number], points)
+        itself = jnp.arange(count) == number
 
-    above = product_of_others(
-        jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, count)), others)
+        def times(product: Element, factor: Element) -> Element:
+            others = jax.tree.map(
+                lambda leaf, unit: jnp.where(itself, unit, leaf), factor, one
+            )
+            return field.multiply(product, others)
+
+        above, below = products
+        return (
+            times(above, field.subtract(y, goals)),
+            times(below, field.subtract(y, points)),
+        )
+
+    start = (
+        rings.from_integers(field, np.ones((len(targets), count), int)),
+        rings.from_integers(field, np.ones(count, int)),
     )
-    below = product_of_others(field.subtract(others, points))
+    above, below = lax.fori_loop(0, count, multiply, start)
     return field.multiply(above, inverse(field, below))
-
-
-def _product(field: Ring, factors: Element) -> Element:
-    """Along the leading axis, which halves again and again."""
-    length = rings.shape_of(factors)[0]
-    while length > 1:
-        half = length // 2
-        first, second, rest = (
-            jax.tree.map(lambda leaf, some=some: leaf[some], factors)
-            for some in (slice(half), slice(half, 2 * half), slice(2 * half, None))
-        )
-        factors = jax.tree.map(
-            lambda *parts: jnp.concatenate(parts), field.multiply(first, second), rest
-        )
-        length -= half
-    return jax.tree.map(lambda leaf: leaf[0], factors)
 
 
 def reconstruct(field: Ring, shares: Element, weights: Element) -> Element:

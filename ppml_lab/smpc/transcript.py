@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import jax
 
 from ppml_lab import checks
+from ppml_lab.smpc import network
+from ppml_lab.smpc.network import Network
 
 Party = int | str
 """A computing party's number, or the name of somebody else, such as "client"."""
@@ -110,6 +112,20 @@ class Recorder:
             return self._frames[0].end
         checks.known("scope", scope, self._rounds)
         return self._rounds[scope]
+
+    def seconds(self, links: Network, scope: str = "") -> float:
+        """How long the messages take: a round trip per round, and the busiest link,
+        that of the party and direction with most bits (`network.seconds`).
+        """
+        busiest = max(
+            (
+                way(party, scope)
+                for party in self.parties()
+                for way in (self.sent_bits, self.received_bits)
+            ),
+            default=0,
+        )
+        return network.seconds(self.num_rounds(scope), busiest, links)
 
     def parties(self) -> tuple[Party, ...]:
         """All who send or receive, computing parties first."""

@@ -61,10 +61,38 @@ CENTRAL_DP = lab.Config(privacy="central")
         ({"privacy": "example"}, {}, "belongs to central training"),
         ({"training": "central", "privacy": "local"}, {}, "has no clients"),
         (
-            {"secure_sum": "additive_sharing", "scale_bits": 26},
-            {},
+            {"secure_sum": "additive_sharing"},
+            {"scale_bits": 26},
             "modulus too small: .* needs 3[4-9] bits, have 32; lower the scale",
         ),
+        (
+            {"secure_sum": "additive_sharing"},
+            {"modulus_bits": 16},
+            "modulus too small: .* have 16",
+        ),
+        (
+            {"secure_sum": "light_secagg"},
+            {"modulus_bits": 16},
+            "modulus_bits 16 has no",
+        ),
+        (
+            {"secure_sum": "pairwise_masking", "mask_graph": "k_regular"},
+            {},
+            "k_regular.* places are all taken; .*'poisson' be 'fixed_size'",
+        ),
+        ({}, {"cohort_share": 0.5}, "cohort_share 0.5 needs sampler 'fixed_size'"),
+        (
+            {"sampler": "fixed_size", "secure_sum": "pairwise_masking"},
+            {"cohort_share": 0.5},
+            "secure_mode 'identity' or 'ideal'",
+        ),
+        (
+            {"sampler": "fixed_size"},
+            {"cohort_share": 0.33},
+            "cohort must be whole.* 10.0 times a share of 0.33",
+        ),
+        ({}, {"cohort_share": 1.5}, r"cohort_share must lie in \(0, 1\], got 1.5"),
+        ({}, {"dropout_prob": 1.0}, r"dropout_prob must lie in \[0, 1\), got 1.0"),
         ({"batch_size": 0}, {}, "batch_size must be an integer of at least 1, got 0"),
         ({"num_lanes": 0}, {}, "num_lanes must be an integer of at least 1, got 0"),
     ],
@@ -158,7 +186,7 @@ def test_every_partition_is_reached_by_its_name(partition: str) -> None:
 def test_every_algorithm_is_built_with_every_privacy(
     algorithm: str, privacy: str
 ) -> None:
-    config = lab.Config(algorithm=algorithm, privacy=privacy, dropout_prob=0.1)
+    config = lab.Config(algorithm=algorithm, privacy=privacy)
     built = lab.build(config, lab.Hyperparams(noise_multiplier=1.0), FACTS)
     cost = built.cost()
     assert cost is not None
@@ -187,3 +215,50 @@ def test_every_clipping_trains_and_costs_the_same(
     assert 0 < outcome.last["loss"] < 3
     stated = lab.statement(config, rates, FACTS, 1e-5)
     assert stated == lab.statement(replace(config, clipping="flat"), rates, FACTS, 1e-5)
+
+
+SECURE: dict[str, dict[str, Any]] = {
+    "additive_sharing": {},
+    "narrow": {"secure_sum": "additive_sharing", "sums_may_wrap": True},
+    "identity": {"secure_sum": "pairwise_masking", "secure_mode": "identity"},
+    "complete": {"secure_sum": "pairwise_masking"},
+    "k_regular": {"secure_sum": "pairwise_masking", "mask_graph": "k_regular"},
+    "light_secagg": {"secure_sum": "light_secagg"},
+}
+
+
+def last(config: lab.Config, rates: lab.Hyperparams, folder: Path) -> dict[str, Any]:
+    (outcome,) = lab.run_sweep([lab.Point(config, rates, 0, {}, 1e-5)], folder)
+    return {k: v for k, v in outcome.last.items() if not k.endswith("seconds")}
+
+
+def test_every_secure_sum_trains_the_same_model(tmp_path: Path) -> None:
+    """Bit by bit: sums are of the same integers, and nothing here makes one abort."""
+    config = replace(CONFIG, sampler="fixed_size", cohort=20.0, num_rounds=2)
+    rates = lab.Hyperparams(scale_bits=14)
+    found = {}
+    for name, parts in SECURE.items():
+        shared: dict[str, Any] = {"secure_sum": name, "corrupt_share": 0.0}
+        narrow = rates._replace(modulus_bits=22 if name == "narrow" else 32)
+        secure = replace(config, max_abs=4.0, **(shared | parts))
+        found[name] = last(secure, narrow, tmp_path / name)
+    assert found["complete"]["num_reports"] == 20
+    assert all(outcome == found["complete"] for outcome in found.values())
+
+
+def test_a_share_of_a_cohort_is_a_smaller_cohort(tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"secure_sum": "pairwise_masking", "secure_mode": "ideal"}
+    parts |= {"sampler": "fixed_size", "privacy": "central"}
+    config = replace(CONFIG, num_rounds=2, **parts)
+    rates = lab.Hyperparams(noise_multiplier=0.5, dropout_prob=0.2)
+    half = rates._replace(cohort_share=0.5)
+    small = last(replace(config, cohort=5.0), rates, tmp_path / "small")
+    shared = last(config, half, tmp_path / "shared")
+    assert small.keys() == shared.keys()
+    for name, value in small.items():
+        assert shared[name] == pytest.approx(value, rel=1e-3), name
+    one, other = (
+        lab.statement(c, r, FACTS, 1e-5)
+        for c, r in ((replace(config, cohort=5.0), rates), (config, half))
+    )
+    assert one == other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,15 +26,33 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"another configuration \(base.model: cnn there, 2nn here\)"
     ):
         records.open_folder(tmp_path, {"rounds": 5, "base": {"model": "2nn"}})
-    with pytest.raises(ValueError, match=r"\(rounds: 5 there, None here\)"):
-        records.open_folder(tmp_path, {"base": {"model": "cnn"}})
+    with pytest.raises(ValueError, match=r"\(rounds: 5 there, 6 here\)"):
+        records.open_folder(tmp_path, {"rounds": 6, "base": {"model": "cnn"}})
 
 
-def test_a_folder_from_before_an_option_can_be_used(tmp_path: Path) -> None:
-    records.open_folder(tmp_path, {"base": {"model": "cnn"}})
+def test_a_folder_from_before_an_option_came_or_went_can_be_used(
+    tmp_path: Path,
+) -> None:
+    records.open_folder(tmp_path, {"base": {"model": "cnn", "gone": 1}})
     config = {"base": {"model": "cnn", "lanes": 2}, "rounds": 5}
     records.open_folder(tmp_path, config)
     assert records.read_json(tmp_path / "provenance.json")["config"] == config
+
+
+def test_named_tuples_are_known_by_name(tmp_path: Path) -> None:
+    class Rates(NamedTuple):
+        client: float
+        server: float
+
+    records.open_folder(tmp_path, {"rates": [Rates(0.1, 1.0)]})
+    stored = records.read_json(tmp_path / "provenance.json")["config"]
+    assert stored == {"rates": [{"client": 0.1, "server": 1.0}]}
+    other = {"rates": [Rates(0.1, 2.0)]}
+    with pytest.raises(ValueError, match="another configuration"):
+        records.open_folder(tmp_path, other)
+    # From before there were names, and a second rate.
+    records.write_json(tmp_path / "provenance.json", {"config": {"rates": [0.1]}})
+    records.open_folder(tmp_path, {"rates": Rates(0.1, 2.0)})
 
 
 def test_checkpoints_keep_every_bit(tmp_path: Path) -> None:

@@ -164,11 +164,10 @@ def test_sigkill_loses_no_finished_run_and_changes_no_bit(
 def test_a_point_that_cannot_be_built_stops_the_sweep_before_it_starts(
     tmp_path: Path,
 ) -> None:
-    secure = dataclasses.replace(
-        TINY, privacy="central", secure_sum="additive_sharing", scale_bits=24
-    )
+    secure = dataclasses.replace(TINY, privacy="central", secure_sum="additive_sharing")
     good = points_of(TINY, range(1))
-    bad = [lab.Point(secure, lab.Hyperparams(clip_norm=30.0), 0, {})]
+    rates = lab.Hyperparams(clip_norm=30.0, scale_bits=24)
+    bad = [lab.Point(secure, rates, 0, {})]
     with pytest.raises(ValueError, match="modulus too small"):
         lab.run_sweep(good + bad, tmp_path)
     assert not (tmp_path / "runs").exists()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ppml_lab.smpc import cost, graphs
+from ppml_lab.smpc import cost, graphs, network
 
 counts = st.integers(1, 10_000)
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -144,7 +144,7 @@ def test_numbers_are_python_integers():
         cost.light_secagg(100, 70, 50, 10**9, 32),
     ):
         assert all(type(number) is int for number in cost.traffic(messages))
-        assert type(cost.seconds(messages, cost.LAN)) is float
+        assert type(cost.seconds(messages, network.LAN)) is float
         hash(messages)
 
 
@@ -190,24 +190,26 @@ def test_light_secagg_pieces_hold_the_mask(n, dimension, data):
 def test_seconds():
     """Two servers, one client, 80 bits: it sends 160, each opens 80 to the other."""
     messages = cost.additive_sharing(2, 10, 8)
-    network = cost.Network(bandwidth_bits_per_second=40.0, round_trip_seconds=0.5)
-    assert cost.seconds(messages, network) == 2 * 0.5 + 160 / 40
+    links = network.Network(bandwidth_bits_per_second=40.0, round_trip_seconds=0.5)
+    assert cost.seconds(messages, links) == 2 * 0.5 + 160 / 40
     # A server receives two vectors and sends one, at once.
-    assert cost.seconds(messages, network, "server") == 2 * 0.5 + 160 / 40
+    assert cost.seconds(messages, links, "server") == 2 * 0.5 + 160 / 40
     more = cost.additive_sharing(2, 10, 8, num_clients=7)
-    assert cost.seconds(more, network) == 2 * 0.5 + 8 * 80 / 40
-    assert cost.seconds(more, network, "client") == 2 * 0.5 + 160 / 40
-    unlimited = cost.Network(math.inf, 0.5)
+    assert cost.seconds(more, links) == 2 * 0.5 + 8 * 80 / 40
+    assert cost.seconds(more, links, "client") == 2 * 0.5 + 160 / 40
+    unlimited = network.Network(math.inf, 0.5)
     assert cost.seconds(more, unlimited) == 1.0
-    assert cost.seconds((), network) == 0.0
+    assert cost.seconds((), links) == 0.0
 
 
 def test_wide_area_networks_are_slower():
     messages = cost.bonawitz(graphs.complete(100), 10**5, 24)
-    assert cost.seconds(messages, cost.WAN) > 50 * cost.seconds(messages, cost.LAN)
+    assert cost.seconds(messages, network.WAN) > 50 * cost.seconds(
+        messages, network.LAN
+    )
     # On 100 bits, all is latency: 4 rounds of 40 ms.
     short = cost.bonawitz(graphs.complete(3), 100, 1)
-    assert cost.seconds(short, cost.WAN) == pytest.approx(0.16, rel=1e-2)
+    assert cost.seconds(short, network.WAN) == pytest.approx(0.16, rel=1e-2)
 
 
 def test_operations_in_the_complete_graph():
@@ -305,13 +307,13 @@ def test_light_secagg_needs_room(surviving, privacy):
 def test_bad_networks_and_parties():
     messages = cost.additive_sharing(2, 10, 8)
     with pytest.raises(ValueError, match="bandwidth_bits_per_second must be positive"):
-        cost.seconds(messages, cost.Network(0.0, 0.1))
+        cost.seconds(messages, network.Network(0.0, 0.1))
     with pytest.raises(ValueError, match="round_trip_seconds must be finite and not"):
-        cost.seconds(messages, cost.Network(1e9, -0.1))
+        cost.seconds(messages, network.Network(1e9, -0.1))
     with pytest.raises(
         ValueError, match="unknown party 'clint'; did you mean 'client'"
     ):
-        cost.seconds(messages, cost.LAN, "clint")
+        cost.seconds(messages, network.LAN, "clint")
 
 
 def test_uneven_messages_are_refused():

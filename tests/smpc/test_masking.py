@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 from ppml_lab import random
-from ppml_lab.smpc import field, graphs, mask_keys, masking
+from ppml_lab.smpc import dropouts, field, graphs, mask_keys, masking
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc.field import F61
 
@@ -45,8 +45,8 @@ def draw(ring, num_clients: int, length: int = LENGTH):
     return ring.uniform(random.child(seed_of(99), jnp.arange(num_clients)), length)
 
 
-def alive_of(patterns) -> mask_keys.Alive:
-    return mask_keys.nested(*jnp.asarray(patterns, bool))
+def alive_of(patterns) -> dropouts.Alive:
+    return dropouts.nested(*jnp.asarray(patterns, bool))
 
 
 def neighbours_of(graph, place: int) -> set[int]:
@@ -73,7 +73,7 @@ def exact_sum(ring, inputs, uploaded) -> list[int]:
     return (values.sum(axis=0) % ring.modulus).tolist()
 
 
-def dropouts(graph):
+def patterns_of(graph):
     """Mostly all there, for all numbers of rounds to be reached."""
     one = st.integers(0, 9).map(bool)
     clients = st.lists(one, min_size=graph.num_clients, max_size=graph.num_clients)
@@ -94,7 +94,7 @@ def outcome(seed, graph, inputs, alive) -> tuple[list[int], bool]:
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data(), number=st.integers(0, 2**32 - 1))
 def test_the_sum_over_uploads_or_nothing(graph, data, number):
-    alive = alive_of(data.draw(dropouts(graph)))
+    alive = alive_of(data.draw(patterns_of(graph)))
     inputs = draw(rings.Z32, graph.num_clients)
     total, completed = outcome(seed_of(number), graph, inputs, alive)
     assert completed == sums_up(graph, alive)
@@ -237,7 +237,7 @@ def test_one_client_masks_as_all_together_do(name):
 def test_a_round_of_three_by_hand():
     """In Python integers, from the secrets and the words of the streams."""
     graph, prime = graphs.Graph(3, 2, 2), F61.modulus
-    keys, alive = setup(seed_of(3), graph), mask_keys.everybody(3)
+    keys, alive = setup(seed_of(3), graph), dropouts.everybody(3)
     secret, public, own = (rings.to_integers(F61, key) for key in keys[:3])
     assert [pow(mask_keys.GENERATOR, int(a), prime) for a in secret] == list(public)
 
@@ -301,7 +301,7 @@ def test_the_server_opens_what_it_asks_for_and_no_two_secrets(name):
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_no_client_is_asked_for_twice(graph, data):
-    alive = alive_of(data.draw(dropouts(graph)))
+    alive = alive_of(data.draw(patterns_of(graph)))
     kinds = np.asarray(mask_keys.requested(alive))
     own, key = kinds == mask_keys.SELF_SEED, kinds == mask_keys.SECRET_KEY
     assert not np.any(own & key)
@@ -322,22 +322,8 @@ def test_too_few_shares_open_nothing():
     np.testing.assert_array_equal(opened, expected)
 
 
-def test_dropouts_have_their_probabilities():
-    probs = [0.0, 0.1, 0.5, 0.25]
-    alive = mask_keys.drop_out(seed_of(0), 100_000, probs)
-    left = np.ones(100_000, bool)
-    for stage, prob in zip(alive, probs, strict=True):
-        assert not np.any(stage & ~left)
-        stayed, out_of = np.sum(np.asarray(stage)), np.sum(left)
-        assert abs(stayed - out_of * (1 - prob)) <= 5 * np.sqrt(out_of * prob)
-        left = np.asarray(stage)
-    assert all(np.all(stage) for stage in mask_keys.drop_out(seed_of(0), 9, [0.0] * 4))
-    assert all(np.all(stage) for stage in mask_keys.everybody(9))
-    assert not np.any(mask_keys.drop_out(seed_of(0), 99, [1.0, 0, 0, 0]).advertised)
-
-
 def test_bad_arguments():
-    graph, alive = GRAPHS["odd"], mask_keys.everybody(5)
+    graph, alive = GRAPHS["odd"], dropouts.everybody(5)
     inputs = draw(rings.Z32, 5)
     with pytest.raises(ValueError, match="chunk must be a multiple of 1024, got 1000"):
         masking.run(seed_of(0), graph, inputs, alive, chunk=1000)

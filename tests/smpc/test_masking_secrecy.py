@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 
 from ppml_lab import random
-from ppml_lab.smpc import field, graphs, mask_keys, masking
+from ppml_lab.smpc import dropouts, field, graphs, mask_keys, masking
 from ppml_lab.smpc import ring as rings
 
 # Of four clients that all stay.
@@ -40,7 +40,7 @@ def views(number: int, same: bool) -> dict[str, np.ndarray]:
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(0, None))
 def many_runs(seed, inputs) -> dict[str, jax.Array]:
-    alive = mask_keys.everybody(4)
+    alive = dropouts.everybody(4)
     seen, unmasking = masking.transcript(seed, FOUR, inputs, alive)
     keys = mask_keys.setup(seed, FOUR)
     own = rings.Z32.uniform(mask_keys.own_stream(unmasking.secrets), COORDINATES)
@@ -161,7 +161,7 @@ def quarter_ring(num_values: int) -> rings.Ring:
 @pytest.mark.parametrize("num_values", [4, 3])
 def test_masks_take_all_values(num_values):
     """A positive control: masks without the top value, as Flower 1.42 draws them."""
-    graph, alive = graphs.Graph(3, 2, 2), mask_keys.everybody(3)
+    graph, alive = graphs.Graph(3, 2, 2), dropouts.everybody(3)
     inputs, ring = jnp.ones((3, 2**16), jnp.uint32), quarter_ring(num_values)
 
     @jax.jit

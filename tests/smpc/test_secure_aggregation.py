@@ -233,6 +233,35 @@ def test_fewer_bits_are_a_smaller_ring(num_bits):
     np.testing.assert_array_equal(total, [127.0, -128.0, -128.0])
 
 
+@pytest.mark.parametrize("num_bits", [6, 8])
+def test_a_sum_that_wraps_around_is_private_all_the_same(num_bits):
+    """Wrapped after noise, it is the exact sum plus noise, wrapped."""
+    scale = 2.0**4
+    build = functools.partial(smpc.additive_sharing, 2, 50, 8.0, scale, "nearest")
+    stacked = updates(50, max_abs=8.0)
+    exact, narrow = build(), build(bits=num_bits, wraps=True)
+    with pytest.raises(ValueError, match=f"have {num_bits}"):
+        build(bits=num_bits)
+    span = 2.0**num_bits / scale
+
+    def noisy(total):
+        return jax.tree.map(
+            lambda leaf: leaf + 3 * jax.random.normal(jax.random.key(5), leaf.shape),
+            total,
+        )
+
+    wrapped = narrow.wrap(noisy(secure_sum(narrow, stacked)))
+    whole = noisy(secure_sum(exact, stacked))
+    for one, other in zip(*map(jax.tree.leaves, (wrapped, whole)), strict=True):
+        turns = (one - other) / span
+        np.testing.assert_allclose(turns, np.round(turns), atol=1e-4)
+        assert np.abs(one).max() <= span / 2 + 1e-3
+        # A control: it did wrap around, and without `wrap` noise sticks out.
+        assert np.round(turns).any()
+    sticks_out = jax.tree.leaves(noisy(secure_sum(narrow, stacked)))
+    assert max(np.abs(leaf).max() for leaf in sticks_out) > span / 2
+
+
 def test_clear_sums_are_float_sums():
     aggregator = smpc.clear()
     stacked = updates(200)
@@ -270,6 +299,7 @@ def test_bad_arguments(arguments, message):
     [
         ({"bits": 0}, "bits must be an integer of at least 1, got 0"),
         ({"bits": 33}, r"bits must be 32, those of Z_2\^32, or fewer"),
+        ({"bits": 12, "scale": 2.0**32, "wraps": True}, "1 clients .* have 32"),
         ({"bits": 12}, "needs 21 bits, have 12; lower the scale to at most 2\\^7"),
         ({"mode": "ideal"}, "unknown mode 'ideal'.*full, identity"),
     ],

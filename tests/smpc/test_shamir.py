@@ -67,6 +67,26 @@ def test_weights_of_any_number_of_points(where, count):
     assert ring.to_integers(where, traced).tolist() == expected
 
 
+@each_field
+@few
+@given(data=st.data())
+def test_weights_at_other_targets(where, data):
+    p = where.modulus
+    points = data.draw(residues(where, 6, least=1))
+    points, targets = points[:4], [*points[4:], 0]
+    coefficients = np.array(data.draw(residues(where, 4)), object)
+    powers = np.array(points, object)[:, None] ** np.arange(4)
+    values = powers @ coefficients % p
+    expected = np.array(targets, object)[:, None] ** np.arange(4) @ coefficients % p
+    elements = ring.from_integers(where, points)
+    for kind in (points, elements):
+        weights = shamir.lagrange_weights(where, kind, targets)
+        rows = ring.to_integers(where, weights)
+        assert (rows @ values % p).tolist() == expected.tolist()
+        one = shamir.lagrange_weights(where, kind, at=targets[0])
+        assert ring.to_integers(where, one).tolist() == rows[0].tolist()
+
+
 @functools.cache
 def compiled_evaluate(where):
     evaluate = functools.partial(shamir.evaluate, where)
@@ -239,6 +259,8 @@ def test_bad_arguments():
     for points in ([1, 2, 1], [0, 1], [1, 2**31]):
         with pytest.raises(ValueError, match="points must be distinct and not 0 mod"):
             shamir.lagrange_weights(field.F31, points)
+    with pytest.raises(ValueError, match=r"must be distinct and not one of .4, 2. mod"):
+        shamir.lagrange_weights(field.F31, [1, 2, 3], at=[4, 2])
     with pytest.raises(ValueError, match="need weights of shape"):
         shamir.reconstruct(field.F31, SHARED.shares, jnp.zeros(2, jnp.uint32))
     additive = sharing.additive(2)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from ppml_lab import random
-from ppml_lab.smpc import field, ring, shamir, sharing, transcript
+from ppml_lab.smpc import field, network, ring, shamir, sharing, transcript
 
 SEED = jnp.array([1, 2], jnp.uint32)
 
@@ -188,3 +188,17 @@ def test_bad_receivers(receivers):
     shared = sharing.share(random.child(SEED, 0), jnp.zeros(2, jnp.uint32), ADDITIVE)
     with pytest.raises(ValueError, match="receivers must be"):
         sharing.reveal(shared, name="value", receivers=receivers)
+
+
+def test_seconds_are_a_round_trip_a_round_and_the_busiest_link():
+    def open_twice(values):
+        shared = sharing.share(SEED, values, ADDITIVE)
+        sharing.reveal(shared, name="to all")
+        return sharing.reveal(shared, name="to one", receivers=["client"])
+
+    recorder = transcript.priced(open_twice, jnp.zeros(100, jnp.uint32))
+    links = network.Network(bandwidth_bits_per_second=3200.0, round_trip_seconds=0.5)
+    # The client hears four parties; each of these sends three times and once.
+    assert recorder.seconds(links, "to one") == 0.5 + 4
+    assert recorder.seconds(links) == 2 * 0.5 + 4
+    assert transcript.priced(lambda: 0).seconds(links) == 0

@@ -1,0 +1,328 @@
+"""Secure aggregation by coded masks: the sum of all masks is recovered in one step.
+
+So, He, Yang, Li, Yu, Ali, Guler, Avestimehr, "LightSecAgg: a Lightweight and Versatile
+Design for Secure Aggregation in Federated Learning", MLSys 2022. Client i uploads its
+input plus a uniform mask z_i over a prime field. Before that it cuts z_i into U - T
+pieces, appends T uniform ones, and gives client j the value at a point alpha_j of the
+polynomial of degree U - 1 that has these pieces as its values at points beta_1, ...,
+beta_U. Each client that is still there at the end sends the server one vector, the sum
+of the pieces that it holds of those that uploaded. Such sums are values of the sum of
+the polynomials, so any U of them give the sum of the masks and nothing else.
+
+What a dropout costs does not depend on how many there are: nobody's secret is opened.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Int, UInt32
+
+from ppml_lab import checks, random, trees
+from ppml_lab.smpc import field as fields
+from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc import shamir
+from ppml_lab.smpc.dropouts import Alive
+from ppml_lab.smpc.field import F31
+from ppml_lab.smpc.masking import Outcome
+from ppml_lab.smpc.ring import Element, Ring, Wide
+
+Seed = UInt32[Array, " 2"]
+
+_MASK, _PRIVACY = range(2)
+_UPLOADS, _UNKNOWN_PIECES = range(2)
+
+
+class Code(NamedTuple):
+    """How masks are coded.
+
+    Attributes:
+      num_clients: N, at least 3.
+      surviving: U, how many must stay to the end.
+      privacy: T, how many may collude with the server, below U.
+    """
+
+    num_clients: int
+    surviving: int
+    privacy: int
+
+
+class Transcript(NamedTuple):
+    """Of a run, what the server saw; with `decoded` it removes the masks.
+
+    Attributes:
+      uploads: `[clients, length]`, zeros for those that did not upload.
+      holders: The places whose answers are used: the first U that answered, in order.
+      answers: `[U, piece]`, the sums that they sent; zeros for those that did not.
+    """
+
+    uploads: Element
+    holders: Int[Array, " surviving"]
+    answers: Element
+
+
+def check(code: Code) -> Code:
+    """Returns `code`, if there is such a code.
+
+    Raises:
+      ValueError: Fewer than 3 clients, or unless 0 <= T < U <= N.
+    """
+    num_clients, surviving, privacy = code
+    # Of two, each learns the other's input from the sum.
+    checks.at_least("num_clients", num_clients, 3)
+    checks.at_least("privacy", privacy, 0)
+    if not privacy < surviving <= num_clients:
+        raise ValueError(
+            f"surviving must lie above privacy {privacy} and be at most num_clients "
+            f"{num_clients}, got {surviving}: lower privacy or raise surviving"
+        )
+    return code
+
+
+def piece_length(code: Code, length: int) -> int:
+    """Coordinates of one of the U - T pieces that a mask of `length` is cut into."""
+    return -(-length // (check(code).surviving - code.privacy))
+
+
+def client_mask(
+    seed: Seed, place: Int[Array, ""] | int, length: int, field: Ring = F31
+) -> Element:
+    """What one client adds to its input: `length` uniform elements.
+
+    Args:
+      seed: Of this sum only: masks that serve twice give a difference of inputs away.
+      place: The client's.
+      length: Coordinates.
+      field: `field.F31` or `field.F61`.
+    """
+    return _uniform(random.child(seed, place, _MASK), length, field)
+
+
+def coded_mask(
+    seed: Seed, code: Code, place: Int[Array, ""] | int, length: int, field: Ring = F31
+) -> Element:
+    """The pieces that one client sends to all others, and keeps of its own mask.
+
+    **Guarantee:** any `privacy` rows are uniform and independent of the mask, if the
+    generator's words are; the mask is a linear function of any `surviving` rows.
+
+    Args:
+      seed: As in `client_mask`.
+      code: How many pieces there are.
+      place: The client's.
+      length: Of the mask.
+      field: Of the mask.
+
+    Returns:
+      `[clients, piece]`, row j for the client at place j.
+
+    Raises:
+      ValueError: If there is no such code.
+    """
+    mask = client_mask(seed, place, length, field)
+    return _coded(seed, code, place, mask, field)
+
+
+def encode(code: Code, pieces: Element, field: Ring = F31) -> Element:
+    """Values at all clients' points of the polynomial that has `pieces` as values.
+
+    Args:
+      code: Whose points these are.
+      pieces: `[surviving, piece]`: those of the mask, and then `privacy` uniform ones.
+      field: Of the pieces.
+
+    Returns:
+      `[clients, piece]`.
+    """
+    weights = shamir.lagrange_weights(field, _piece_points(code), _client_points(code))
+    # The product takes them apart into limbs: it must not draw for each again.
+    return fields.matmul(field, weights, lax.optimization_barrier(pieces))
+
+
+def completes(code: Code, alive: Alive) -> Bool[Array, ""]:
+    """Whether somebody uploaded and enough answered."""
+    answers = jnp.sum(alive.unmasked, dtype=jnp.int32)
+    return jnp.any(alive.uploaded) & (answers >= check(code).surviving)
+
+
+def first_answers(
+    code: Code, answers: Bool[Array, " clients"]
+) -> Int[Array, " surviving"]:
+    """The places of the first U that answer, and if they are fewer, of others."""
+    places = jnp.argsort(~answers, stable=True).astype(jnp.int32)
+    return places[: check(code).surviving]
+
+
+def decoded(
+    code: Code,
+    holders: Int[Array, " surviving"],
+    answers: Element,
+    length: int,
+    field: Ring = F31,
+) -> Element:
+    """The sum of the masks, `[length]`, from the `answers` `[surviving, piece]` of the
+    clients at the places `holders`, which may be traced and must be distinct.
+    """
+    numbers = holders.astype(jnp.uint32) + jnp.uint32(_client_points(code)[0])
+    points = field.from_unsigned(Wide(numbers, jnp.zeros_like(numbers)))
+    targets = _piece_points(code)[: code.surviving - code.privacy]
+    weights = shamir.lagrange_weights(field, points, targets)
+    pieces = fields.matmul(field, weights, answers)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1)[:length], pieces)
+
+
+def mask_of_sum(
+    code: Code,
+    answers: Bool[Array, " clients"],
+    summed_pieces: Element,
+    length: int,
+    field: Ring = F31,
+) -> Element:
+    """What the server subtracts from the sum of the uploads: `length` elements.
+
+    Args:
+      code: How masks are coded.
+      answers: Who answers, `Alive.unmasked`. If fewer than U do, the result is useless.
+      summed_pieces: `[clients, piece]`, of each client the sum of the coded pieces that
+        it holds of all that uploaded. Only the rows of the first U that answer are
+        looked at.
+      length: Of a mask.
+      field: Of the masks.
+
+    Raises:
+      ValueError: If there is no such code.
+    """
+    holders = first_answers(code, answers)
+    return decoded(code, holders, trees.take(summed_pieces, holders), length, field)
+
+
+def run(
+    seed: Seed, code: Code, inputs: Element, alive: Alive, field: Ring = F31
+) -> Outcome:
+    """The whole protocol: what clients upload and answer, and the server's decoding.
+
+    One client after the other, so that besides inputs and uploads there are two
+    `[clients, piece]` at a time: the pieces of one client and the holders' sums.
+
+    **Guarantee:** any `privacy` clients that collude with the server learn the sum over
+    those that uploaded, which with their own inputs is the sum over the others, and
+    nothing else, if all follow the protocol. A server that asks some holders for one
+    sum and others for another learns more. If fewer than `surviving` answer, what they
+    sent may still say something of the sum, of nothing else. The emulation has no
+    network, one memory for all, and a generator that is not cryptographic.
+
+    Args:
+      seed: Of this sum only.
+      code: How masks are coded.
+      inputs: `[clients, length]`, elements of the field.
+      alive: Who drops out when; `shared` are those that sent their coded pieces.
+      field: `field.F31` or `field.F61`.
+
+    Raises:
+      ValueError: If there is no such code, or not one input for each of its clients.
+    """
+    seen = transcript(seed, code, inputs, alive, field)
+    length = rings.shape_of(inputs)[1]
+    removed = decoded(code, seen.holders, seen.answers, length, field)
+    total = field.subtract(field.sum_over(seen.uploads, 0), removed)
+    completed = completes(code, alive)
+    return Outcome(trees.where(completed, total, 0), completed)
+
+
+def transcript(
+    seed: Seed, code: Code, inputs: Element, alive: Alive, field: Ring = F31
+) -> Transcript:
+    """All that the server of `run` with the same seed sees."""
+    num_inputs, length = rings.shape_of(inputs)
+    if num_inputs != check(code).num_clients:
+        raise ValueError(
+            f"need one row of inputs for each of num_clients {code.num_clients}, got "
+            f"{num_inputs}"
+        )
+
+    def add(summed: Element, row: Any) -> tuple[Element, Element]:
+        place, value, uploaded = row
+        mask = client_mask(seed, place, length, field)
+        pieces = trees.where(uploaded, _coded(seed, code, place, mask, field), 0)
+        upload = trees.where(uploaded, field.add(value, mask), 0)
+        return field.add(summed, pieces), upload
+
+    start = rings.zeros(field, (code.num_clients, piece_length(code, length)))
+    rows = (jnp.arange(code.num_clients), inputs, alive.uploaded)
+    summed_pieces, uploads = lax.scan(add, start, rows)
+    return _seen(code, uploads, summed_pieces, alive)
+
+
+def ideal_transcript(
+    seed: Seed, code: Code, total: Element, alive: Alive, field: Ring = F31
+) -> Transcript:
+    """What the server sees, drawn from the sum alone.
+
+    **Guarantee:** in law that of `transcript`, with the same `alive`. Uploads there are
+    uniform and independent, for masks are; the sum of the masks is that of the uploads
+    less the total; and the sum of the uniform pieces is uniform whatever else there is.
+    Nothing else of the inputs goes in, so nothing else can come out of it.
+
+    Args:
+      seed: Of this transcript only.
+      code: How masks are coded.
+      total: `[length]`, the sum of the inputs of those that uploaded.
+      alive: Who drops out when.
+      field: Of the total.
+    """
+    (length,) = rings.shape_of(total)
+    places = jnp.arange(check(code).num_clients)
+    drawn = _uniform(random.child(seed, places, _UPLOADS), length, field)
+    uploads = trees.where(alive.uploaded, drawn, 0)
+    removed = field.subtract(field.sum_over(uploads, 0), total)
+    unknown = random.child(seed, 0, _UNKNOWN_PIECES)
+    pieces = _with_uniform_pieces(unknown, code, removed, field)
+    return _seen(code, uploads, encode(code, pieces, field), alive)
+
+
+def _client_points(code: Code) -> range:
+    return range(1, code.num_clients + 1)
+
+
+def _piece_points(code: Code) -> range:
+    num_clients, surviving, _ = check(code)
+    return range(num_clients + 1, num_clients + surviving + 1)
+
+
+def _coded(seed: Array, code: Code, place: Any, mask: Element, field: Ring) -> Element:
+    stream = random.child(seed, place, _PRIVACY)
+    return encode(code, _with_uniform_pieces(stream, code, mask, field), field)
+
+
+def _with_uniform_pieces(
+    stream: Array, code: Code, mask: Element, field: Ring
+) -> Element:
+    """`[surviving, piece]`: the pieces of a mask, filled up with zeros, and others."""
+    (length,) = rings.shape_of(mask)
+    piece = piece_length(code, length)
+    missing = (code.surviving - code.privacy) * piece - length
+    others = _uniform(stream, code.privacy * piece, field)
+
+    def cut(known: Array, drawn: Array) -> Array:
+        padded = jnp.pad(known, (0, missing))
+        return jnp.concatenate([padded, drawn]).reshape(code.surviving, piece)
+
+    return jax.tree.map(cut, mask, others)
+
+
+def _uniform(stream: Array, length: int, field: Ring) -> Element:
+    # Whole blocks: a generator that stops inside one is not vectorised.
+    whole = -(-length // random.BLOCK) * random.BLOCK
+    return jax.tree.map(lambda leaf: leaf[..., :length], field.uniform(stream, whole))
+
+
+def _seen(
+    code: Code, uploads: Element, summed_pieces: Element, alive: Alive
+) -> Transcript:
+    holders = first_answers(code, alive.unmasked)
+    sums = trees.take(summed_pieces, holders)
+    answers = trees.where(alive.unmasked[holders], sums, 0)
+    return Transcript(uploads, holders, answers)
