@@ -10,7 +10,11 @@ with the repository on its path, and its last line is `report`'s. Tasks:
     shamir              Shamir shares of secrets, and the secrets from `--threshold`
     masks               a client's vector plus all its pairwise masks
     masks_aes           the same, masks by AES-128-CTR
-    masked_round        secure aggregation of `--clients` vectors, start to end
+    masked_round        secure aggregation of `--clients` vectors, start to end: keys,
+                        shares, masks, `--dropouts` percent gone before they upload
+    ideal_round         a transcript of it, drawn from its law
+    modular_sum         the sum of rounded vectors alone, and that of the vectors
+    federated_round     training by 20 clients, with a plain sum and a modular one
     memory_bandwidth    a copy of a large array
     integer_rate        additions and exclusive ors of 32-bit words
     threefry_c          `masks` by threefry2x32-20 written in C
@@ -45,13 +49,15 @@ def arguments(tasks: Sequence[str], **timed: int) -> argparse.Namespace:
     parser.add_argument("task", choices=tasks)
     for name, default, meaning in (
         ("values", 1_000_000, "words to share"),
-        ("word-bits", 32, "bits of a shared word, 32 or 64"),
+        ("word-bits", 32, "bits of a word, 32 or 64; 31 or 61 for a prime field"),
         ("secrets", 100_000, "secrets to share by Shamir's scheme"),
         ("shares", 100, "Shamir shares of a secret"),
         ("threshold", 51, "Shamir shares that reconstruct"),
         ("masks", 98, "pairwise masks of a client"),
         ("words", 98_304, "words of a mask"),
         ("clients", 100, "clients of a round"),
+        ("degree", 0, "neighbours that a client shares masks with, 0 for all"),
+        ("dropouts", 0, "percent of the clients that drop out"),
         ("mebibytes", 256, "size of the array that is copied"),
         ("operations", 10**10, "integer operations"),
         ("threads", 1, "threads, for the machine's limits"),
@@ -162,6 +168,9 @@ def _amount(options: argparse.Namespace) -> tuple[int, str]:
     return {
         "shamir": (options.secrets, "secrets"),
         "masked_round": (options.clients, "clients"),
+        "ideal_round": (options.clients, "clients"),
+        "modular_sum": (options.clients, "clients"),
+        "federated_round": (20, "clients"),
         "memory_bandwidth": (2 * 2**20 * options.mebibytes, "bytes read and written"),
         "integer_rate": (options.operations, "operations"),
     }.get(options.task, (options.masks * options.words, "words"))

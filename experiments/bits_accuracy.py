@@ -1,0 +1,174 @@
+"""What do few bits cost a private federated model, and when do sums wrap around?
+
+Claim to check: the accuracy of secure training with central noise does not depend on
+the modulus until the sum and its noise outgrow it, and falls at once where they do; and
+a coarse scale costs accuracy through the noise, because rounding after clipping widens
+what one client can change.
+
+A cohort drawn without replacement sums its clipped updates under pairwise masks, modulo
+2^modulus_bits, at 2^scale_bits steps per unit; clients drop out before their upload,
+and a round with at most two thirds of its cohort aborts. Noise for the target epsilon
+is added by the server and reduced with the sum, so that epsilon holds whether the sum
+wraps around or not (`smpc.FixedPoint.wrap`). All of bits, scale, cohort, drop-out rate,
+epsilon and seed are traced: the whole grid is one compiled program, whose masks are not
+made (`secure_mode="identity"`: the sums are those of the full protocol, to the bit).
+
+Logistic regression on MNIST dealt to 3,000 clients. `paper` makes 2,835 runs in about
+25 minutes on 2 cores; `smoke` some on the embedded digits in half a minute.
+
+    python -m experiments.bits_accuracy smoke
+    python -m experiments.bits_accuracy paper
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+from ppml_lab import lab, smpc
+
+
+def base(data: lab.DataConfig, cohort: float, num_rounds: int) -> lab.Config:
+    return lab.Config(
+        data=data,
+        sampler="fixed_size",
+        cohort=cohort,
+        num_rounds=num_rounds,
+        eval_every=num_rounds,
+        batch_size=20,
+        privacy="central",
+        secure_sum="pairwise_masking",
+        secure_mode="identity",
+        sums_may_wrap=True,
+    )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A grid of numbers that one program takes."""
+
+    base: lab.Config = field(
+        default_factory=lambda: base(lab.DataConfig(num_clients=100), 40.0, 5)
+    )
+    """What all runs share; its cohort is the largest."""
+    modulus_bits: tuple[int, ...] = (6, 12, 24)
+    """Sums are modulo 2 to these."""
+    scale_bits: tuple[int, ...] = (4, 10)
+    """Updates have 2 to these steps per unit."""
+    cohort_shares: tuple[float, ...] = (0.5, 1.0)
+    """Parts of the largest cohort."""
+    dropout_probs: tuple[float, ...] = (0.0, 0.3)
+    """Chance of a participant to drop out."""
+    target_epsilons: tuple[float, ...] = (8.0, float("inf"))
+    """Of the whole run, for clients; inf is training without noise."""
+    delta: float = 1e-3
+    """Below one over the clients."""
+    clip_norm: float = 0.3
+    """Of an update."""
+    learning_rate: float = 0.3
+    """Of the clients."""
+    server_learning_rate: float = 3.0
+    """Of the server."""
+    num_seeds: int = 1
+    """Runs of each."""
+
+
+CONFIGS = {
+    "smoke": Experiment(),
+    "paper": Experiment(
+        base=base(lab.DataConfig(dataset="mnist", num_clients=3000), 200.0, 30),
+        modulus_bits=(6, 8, 10, 12, 14, 16, 18),
+        scale_bits=(4, 6, 8, 10, 12),
+        cohort_shares=(0.25, 0.5, 1.0),
+        dropout_probs=(0.0, 0.1, 0.3),
+        target_epsilons=(1.0, 4.0, float("inf")),
+        delta=1e-4,
+        num_seeds=3,
+    ),
+}
+
+
+def points(experiment: Experiment) -> list[lab.Point]:
+    """The whole grid."""
+    config, facts = experiment.base, lab.load_data(experiment.base.data).facts
+    start = lab.Hyperparams(
+        learning_rate=experiment.learning_rate,
+        server_learning_rate=experiment.server_learning_rate,
+        clip_norm=experiment.clip_norm,
+    )
+    noisy = {
+        (share, epsilon): lab.calibrated(
+            config,
+            start._replace(cohort_share=share),
+            facts,
+            epsilon,
+            experiment.delta,
+        )
+        for share in experiment.cohort_shares
+        for epsilon in experiment.target_epsilons
+    }
+    grid = itertools.product(
+        noisy,
+        experiment.dropout_probs,
+        experiment.scale_bits,
+        experiment.modulus_bits,
+        range(experiment.num_seeds),
+    )
+    return [
+        lab.Point(
+            config,
+            noisy[which]._replace(
+                dropout_prob=dropout, scale_bits=scale_bits, modulus_bits=bits
+            ),
+            seed,
+            {
+                "cohort": round(config.cohort * which[0]),
+                "target_epsilon": which[1],
+                "dropout_prob": dropout,
+                "scale_bits": scale_bits,
+                "modulus_bits": bits,
+                "seed": seed,
+            },
+            experiment.delta,
+        )
+        for which, dropout, scale_bits, bits, seed in grid
+    ]
+
+
+def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
+    """One row per setting: the mean over seeds, and their spread."""
+    settings: dict[tuple[Any, ...], list[lab.Result]] = {}
+    for run in results:
+        labels = run.point.labels
+        setting = tuple(v for name, v in labels.items() if name != "seed")
+        settings.setdefault(setting, []).append(run)
+    rows = []
+    for runs in settings.values():
+        labels = runs[0].point.labels
+        cohort, scale = labels["cohort"], 2.0 ** labels["scale_bits"]
+        accuracies = [run.outcome.last["accuracy"] for run in runs]
+        mean = sum(accuracies) / len(runs)
+        squares = sum((accuracy - mean) ** 2 for accuracy in accuracies)
+        reports = [r for run in runs for r in run.outcome.history("num_reports")]
+        bits = labels["modulus_bits"]
+        rows.append(
+            {name: value for name, value in labels.items() if name != "seed"}
+            | {name: runs[0].guarantee[name] for name in ("epsilon_rdp", "delta")}
+            | {
+                "noise_multiplier": runs[0].point.hyperparams.noise_multiplier,
+                "headroom_bits": smpc.headroom(
+                    cohort, experiment.clip_norm, scale, bits
+                ),
+                "accuracy": mean,
+                "accuracy_std": (squares / max(1, len(runs) - 1)) ** 0.5,
+                "aborted_share": sum(r == 0 for r in reports) / len(reports),
+                "seeds": len(runs),
+                "seconds": sum(run.outcome.last["seconds"] for run in runs),
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    lab.run_experiment("bits_accuracy", __doc__ or "", CONFIGS, points, table)
