@@ -28,9 +28,15 @@ TINY = {
     "dp_sgd_speed": ["--models", "mlp", "--microbatches", "64", "--blocks", "1"],
     "dp_fedavg": ["--num-seeds", "1", "--cohorts", "10", "--base.num-rounds", "2"],
     "dp_sgd": ["--num-seeds", "1"],
+    "bits_accuracy": ["--modulus-bits", "6", "24", "--base.num-rounds", "2"],
+    "secure_aggregation_cost": ["--repetitions", "1"],
+    "secure_throughput": ["--dropouts", "0", "10", "--words", "2048"],
     "convolutions": ["--turns", "1", "--num-steps", "2", "--batch-sizes", "2"],
 }
-TRAINS_NOTHING = {"convolutions", "throughput", "dp_sgd_speed"}
+TRAINS_NOTHING = {
+    *("convolutions", "throughput", "dp_sgd_speed"),
+    *("secure_aggregation_cost", "secure_throughput"),
+}
 """Measured by `lab.run_benchmark`: there is no privacy to state."""
 
 

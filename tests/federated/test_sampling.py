@@ -187,3 +187,18 @@ def test_events_are_those_of_dp_accounting():
 def test_bad_arguments_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_traced_size_draws_the_first_of_a_larger_cohort():
+    def draw(size):
+        return federated.fixed_size(50, size, max_cohort=9).sample(jax.random.key(3))
+
+    whole = federated.fixed_size(50, 9).sample(jax.random.key(3))
+    for size in (1, 4, 9):
+        indices, weights = jax.jit(draw)(jnp.float32(size))
+        np.testing.assert_array_equal(indices, whole.indices)
+        np.testing.assert_array_equal(weights, np.arange(9) < size)
+    with pytest.raises(ValueError, match="cohort_size 10 is larger than max_cohort 9"):
+        draw(10)
+    with pytest.raises(ValueError, match="traced cohort_size needs max_cohort"):
+        jax.jit(lambda size: federated.fixed_size(50, size).expected_cohort)(3.0)

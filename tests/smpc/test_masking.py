@@ -217,6 +217,23 @@ def test_devices_change_no_bit():
     np.testing.assert_array_equal(removed, one)
 
 
+@pytest.mark.parametrize("num_chunks", [1, 4, 7])
+def test_a_run_dealt_to_devices_changes_no_bit(num_chunks):
+    graph, (_, _, _, alive) = GRAPHS["k_regular"], protocol("k_regular")
+    inputs = draw(rings.Z32, graph.num_clients, num_chunks * masking.CHUNK - 5)
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def total(mesh):
+        whole = jax.jit(
+            lambda inputs: masking.run(seed_of(1), graph, inputs, alive, mesh=mesh)
+        )
+        return whole(inputs)
+
+    dealt, alone = total(mesh), total(None)
+    assert dealt.completed
+    np.testing.assert_array_equal(dealt.total, alone.total)
+
+
 @each_pattern
 def test_one_client_masks_as_all_together_do(name):
     graph, (keys, seeds, _, alive) = GRAPHS[name], protocol(name)

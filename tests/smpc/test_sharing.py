@@ -240,6 +240,44 @@ def test_the_test_of_uniformity_rejects_leaks():
     assert least_p_value(shares & 0x7FFFFFFF) < 1e-9
 
 
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "as CrypTen"])
+@pytest.mark.parametrize("shift", [0, 8])
+def test_a_share_that_is_sent_on_must_be_made_fresh(fresh, shift):
+    """Three parties shift their summands right, as replicated truncation does: party 0
+    sends what it makes of its two to party 1, which holds the third.
+
+    A positive control: CrypTen 0.4.1 sends it without a sharing of zero added.
+    """
+    how = sharing.replicated()
+    zeros = sharing.zero_sharing(random.child(SEED, 1), (20_000,), how)
+    (mask, _) = map(np.asarray, sharing.view(zeros, 0))
+
+    def seen(secret):
+        long = jnp.full(20_000, secret << shift, jnp.uint32)
+        shared = share(SEED, long, scheme=how)
+        first, second = map(np.asarray, sharing.view(shared, 0))
+        held = map(np.asarray, sharing.view(shared, 1))
+        sent = ((first + second).view(np.int32) >> shift).view(np.uint32)
+        return [*held, sent + mask if fresh else sent]
+
+    def guess(secret):
+        """What the message would be a sharing of, if it were one."""
+        _, third, sent = seen(secret)
+        return sent + (third.view(np.int32) >> shift).view(np.uint32)
+
+    table = [np.bincount(guess(secret) & 15, minlength=16) for secret in (3, 9)]
+    table = np.stack(table)[:, np.sum(table, axis=0) > 0]
+    p_value = scipy.stats.chi2_contingency(table).pvalue
+    unrelated = np.random.default_rng(0).integers(2**32, size=20_000, dtype=np.uint32)
+    whole_view = np.stack([*seen(3), unrelated])
+    if fresh:
+        assert p_value > 1e-3
+        assert least_p_value(whole_view) > 1e-3
+    else:
+        assert p_value < 1e-9
+        assert least_p_value(whole_view) < 1e-9 or shift
+
+
 @pytest.mark.parametrize(
     "function",
     [
