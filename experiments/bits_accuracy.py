@@ -14,7 +14,7 @@ epsilon and seed are traced: the whole grid is one compiled program, whose masks
 made (`secure_mode="identity"`: the sums are those of the full protocol, to the bit).
 
 Logistic regression on MNIST dealt to 3,000 clients. `paper` makes 2,835 runs in about
-25 minutes on 2 cores; `smoke` some on the embedded digits in half a minute.
+8 minutes on 2 cores; `smoke` some on the embedded digits in half a minute.
 
     python -m experiments.bits_accuracy smoke
     python -m experiments.bits_accuracy paper

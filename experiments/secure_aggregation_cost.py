@@ -1,0 +1,319 @@
+"""What does secure aggregation cost, ours beside the published tables?
+
+Claims to check: bytes, degrees and thresholds are the published ones. In time the shape
+is: as soon as anyone drops out, the server of the complete graph takes tens of times as
+long, in proportion to dropped times clients times entries, while a client's time is
+linear in the clients.
+
+Bytes, rounds, expansions (what a client sends and receives over its bare input) and
+seconds on LAN and WAN are `smpc.cost`'s closed forms, with everybody staying. Published
+expansions and LightSecAgg's bytes are values of the papers' own formulas; where a graph
+has k neighbours that formula got k, but k + 1 hold shares: ours are 7 x 256 bits above.
+
+Times are the emulation's, on one device, after a check that the server finds the sum.
+Client: agrees on keys, adds all its masks, shares two secrets; encrypts nothing. Server:
+`opening` secrets, which here also computes the shares that clients would have sent,
+then removing the masks, 1,024 entries at a time, and adding the uploads. Published are
+CPU times of another machine, one thread of Java: what is comparable is the ratio
+between rows (`server_cpu_times_no_dropouts`), and ours stands on masks and keys that
+are cheaper than theirs (threefry, 61 bits). `dropout` is how many vanish, all after
+sharing their keys; elsewhere it is what a graph is made for, in the timed one 20%. What
+was timed into a folder is not timed again. `paper` takes about 5 minutes on 2 idle
+cores, `smoke` 15 seconds.
+
+    python -m experiments.secure_aggregation_cost smoke
+    python -m experiments.secure_aggregation_cost paper
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ppml_lab import lab, random
+from ppml_lab.lab import records
+from ppml_lab.lab.run import parse
+from ppml_lab.smpc import cost, dropouts, graphs, mask_keys, masking, shamir
+from ppml_lab.smpc.field import F61
+from ppml_lab.smpc.network import LAN, WAN
+from ppml_lab.smpc.ring import Z32, Wide
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is timed; closed forms are always in the table."""
+
+    clients: tuple[int, ...] = (20,)
+    """Clients, in the complete graph."""
+    dropouts: tuple[int, ...] = (0, 10, 30)
+    """Percent of them that drop out."""
+    regular_clients: int = 30
+    """Clients in the k-regular graph, made for 20% dropouts."""
+    regular_dropouts: tuple[int, ...] = (0, 10, 20)
+    """Percent of them that drop out."""
+    corrupt: float = 0.0
+    """Share of corrupt clients that the k-regular graph is made for."""
+    entries: int = 2048
+    """Of a client's vector."""
+    repetitions: int = 2
+    """Turns in which everything runs once."""
+
+
+CONFIGS = {
+    "smoke": Experiment(),
+    "paper": Experiment(
+        clients=(500, 1000),
+        regular_clients=1000,
+        corrupt=0.2,
+        entries=100_000,
+        repetitions=3,
+    ),
+}
+BONAWITZ, BELL, LIGHT = "bonawitz_2017", "bell_2020", "lightsecagg_2022"
+COLUMNS = ("source", "quantity", "detail", "clients", "dimension", "input_bits")
+COLUMNS += ("word_bits", "dropout", "corrupt", "degree", "threshold", "ours")
+COLUMNS += ("published", "low", "high", "repetitions")
+RATES = ((0, 0.1), (0.05, 0.1), (0.1, 0.1), (0.2, 0.1), (0.2, 0.2), (0.2, 0.3))
+RATES += ((0.33, 0.33),)  # corrupt, dropouts
+DEGREES = {  # and thresholds, by clients and by RATES
+    100: ((12, 2), (16, 6), (22, 11), (32, 21), (40, 21), (48, 21), (68, 34)),
+    1000: ((18, 2), (36, 19), (48, 27), (68, 44), (98, 54), (140, 67), (286, 150)),
+    10_000: ((20, 2), (42, 22), (54, 31), (80, 51), (122, 67), (182, 87), (422, 221)),
+    100_000: (None,) * 6 + ((480, 251),),
+    1_000_000: (None,) * 6 + ((518, 270),),
+}
+EXPANSIONS = {  # by clients, dimension and whether the graph is complete
+    **{(2**10, 2**20, True): 1.73, (2**14, 2**24, True): 1.98},
+    **{(1000, 2**20, True): 1.7318, (1000, 2**20, False): 1.6354},
+    **{(1000, 10**5, True): 2.744, (1000, 10**5, False): 1.734},
+    **{(10**4, 10**5, True): 13.07, (10**4, 10**5, False): 2.01},
+}
+LIGHT_MB = {"coded_masks": 19.8, "masked_input": 4.0, "summed_masks": 0.2}
+CLIENT_MS = {500: 849, 1000: 1699}  # 100,000 entries
+SERVER_MS = {  # by percent of dropouts
+    500: {0: 2018, 10: 62_239, 30: 143_389},
+    1000: {0: 4887, 10: 180_875, 30: 413_767},
+}
+Row = dict[str, Any]
+
+
+def row(source: str, quantity: str, ours: float, **others: Any) -> Row:
+    first = {"source": source, "quantity": quantity, "ours": ours}
+    return dict.fromkeys(COLUMNS) | first | others
+
+
+def degrees() -> list[Row]:
+    """Degrees and thresholds of k-regular graphs."""
+    cases = {
+        (n, *rates, False): known
+        for n, found in DEGREES.items()
+        for rates, known in zip(RATES, found, strict=True)
+    }
+    cases |= {(1000, 0.45, 0.45, False): (822, 417), (1000, 0.3, 0.3, True): (872, 584)}
+    rows = []
+    for (n, corrupt, dropout, lies), known in cases.items():
+        found = graphs.k_regular(n, corrupt, dropout, semi_malicious=lies)
+        about = {"detail": "semi-malicious" if lies else "semi-honest", "clients": n}
+        about |= {"corrupt": corrupt, "dropout": dropout}
+        degree, threshold = known or (None, None)
+        rows.append(row(BELL, "degree", found.degree, **about, published=degree))
+        ours = found.threshold
+        rows.append(row(BELL, "threshold", ours, **about, published=threshold))
+    return rows
+
+
+def protocols(n: int, dimension: int) -> dict[str, tuple[int, cost.Messages, Row]]:
+    """Bits of a word, messages and parameters of each protocol."""
+    bits, few = cost.modulus_bits(n, 16), graphs.k_regular(n, 0.2, 0.2)
+    clear = cost.Message("input", "client", "server", 16 * dimension, n, 1, 0)
+    all_of, (_, k, t) = graphs.complete(n), few
+    made_for = {"dropout": 0.2, "corrupt": 0.2, "degree": k, "threshold": t}
+    complete = {"degree": n - 1, "threshold": all_of.threshold}
+    coded, servers = (n, 7 * n // 10, n // 2), {"num_clients": n}
+    return {
+        "clear_sum": (16, (clear,), {}),
+        "additive_sharing": (
+            bits,
+            cost.additive_sharing(3, dimension, bits, **servers),
+            {},
+        ),
+        BONAWITZ: (bits, cost.bonawitz(all_of, dimension, bits), complete),
+        BELL: (bits, cost.bonawitz(few, dimension, bits), made_for),
+        LIGHT: (32, cost.light_secagg(*coded, dimension, 32), {"threshold": coded[1]}),
+    }
+
+
+def traffic() -> list[Row]:
+    """Expansions; for some, bytes by message, rounds and seconds too."""
+    rows, whole = [], [*itertools.product((100, 1000, 10_000), (10**5, 10**6))]
+    between = itertools.product((200, 500, 2000, 5000), (10**5, 10**6))
+    for n, m in dict.fromkeys([*whole, *between, *(key[:2] for key in EXPANSIONS)]):
+        for source, (bits, messages, about) in protocols(n, m).items():
+            sizes = {"clients": n, "dimension": m, "input_bits": 16, "word_bits": bits}
+            add = partial(row, source, **sizes, **about)
+            known = EXPANSIONS.get((n, m, source == BONAWITZ))
+            known = known if source in (BONAWITZ, BELL) else None
+            ours = cost.expansion(messages, m, 16)
+            rows.append(add("expansion", ours, published=known))
+            if (n, m) not in whole:
+                continue
+            printed = LIGHT_MB if (source, n, m) == (LIGHT, 100, 10**6) else {}
+            for way, parts in cost.by_message(messages).items():
+                for name, size in parts.items():
+                    known = printed.get(name, 0) * 1e6 if way == "sent" else 0
+                    detail = {"detail": f"{name} {way}", "published": known or None}
+                    rows.append(add("client_bytes", -(-size // 8), **detail))
+            for name, value in cost.traffic(messages)._asdict().items():
+                rows.append(add(name, value))
+            for name, network in {"lan": LAN, "wan": WAN}.items():
+                rows.append(add(f"{name}_seconds", cost.seconds(messages, network)))
+    return rows
+
+
+def client(graph: graphs.Graph, keys: Any, place: Any, values: Any) -> Any:
+    """One client's upload, and its holders' shares of its two secrets."""
+    n, _, threshold = graph
+    everybody = jnp.ones(n, bool)
+    mask = masking.client_mask(keys, graph, everybody, place, len(values))
+    around = np.concatenate([np.zeros(1, np.int32), mask_keys.distances(graph)])
+    points = ((place + around) % n).astype(jnp.uint32) + jnp.uint32(1)
+    kinds = jnp.array([mask_keys.SELF_SEED, mask_keys.SECRET_KEY])
+    streams = random.child(keys.share_seed, place, kinds)
+    coefficients = jax.tree.map(
+        lambda drawn, own, key: drawn.T.at[0].set(jnp.stack([own[place], key[place]])),
+        F61.uniform(streams, threshold),
+        keys.self_seeds,
+        keys.secret_keys,
+    )
+    points = Wide(points, jnp.zeros_like(points))
+    return Z32.add(values, mask), shamir.evaluate(F61, coefficients, points)
+
+
+def remove(graph: graphs.Graph, opened: Any, alive: Any, uploads: Any) -> Any:
+    """The sum of the uploads less what is left of the masks, as `masking.run` does."""
+    length, block = uploads.shape[1], masking.CHUNK
+
+    def masks(number: Any) -> Any:
+        begin = number * (block // random.BLOCK)
+        return masking.mask_of_sum(opened, graph, alive, block, begin)
+
+    removed = jax.lax.map(masks, jnp.arange(-(-length // block))).reshape(-1)[:length]
+    return Z32.subtract(Z32.sum_over(uploads, 0), removed)
+
+
+def timed(function: Any, *given: Any) -> tuple[Any, np.ndarray]:
+    """What comes out, and wall and CPU milliseconds."""
+    jax.block_until_ready(given)
+    before = np.array([time.perf_counter(), time.process_time()])
+    found = jax.block_until_ready(function(*given))
+    return found, 1e3 * (np.array([time.perf_counter(), time.process_time()]) - before)
+
+
+def programs(graph: graphs.Graph, entries: int) -> Any:
+    """Times by percentage of dropouts; compiled, checked, and run without dropouts."""
+    n, rng = graph.num_clients, np.random.default_rng(0)
+    keys = jax.jit(lambda seed: mask_keys.setup(seed, graph))(jnp.array([20, 17], "u4"))
+    opening = jax.jit(lambda keys, alive: mask_keys.unmask(keys, graph, alive))
+    uploading, removing = (jax.jit(partial(f, graph)) for f in (client, remove))
+    order = jnp.asarray(rng.permutation(n))
+    uploads = jnp.asarray(rng.integers(2**32, size=(n, entries), dtype=np.uint32))
+
+    def alive(percent: int) -> dropouts.Alive:
+        here, stays = jnp.ones(n, bool), order >= n * percent // 100
+        return dropouts.nested(here, here, stays, stays)
+
+    def times(percent: int) -> Row:
+        _, uploaded = timed(uploading, keys, jnp.int32(1), uploads[1])
+        opened, first = timed(opening, keys, alive(percent))
+        assert opened.completed
+        _, second = timed(removing, opened, alive(percent), uploads)
+        found = {"client": uploaded, "opening": first, "server": first + second}
+        return {name: milliseconds.tolist() for name, milliseconds in found.items()}
+
+    inputs, stays = uploads[:, : random.BLOCK], alive(10)
+    everybody = jax.lax.map(
+        lambda at: client(graph, keys, *at)[0], (jnp.arange(n), inputs)
+    )
+    sent, there = (
+        jnp.where(stays.uploaded[:, None], x, 0) for x in (everybody, inputs)
+    )
+    total = removing(opening(keys, stays), stays, sent)
+    np.testing.assert_array_equal(total, Z32.sum_over(there, 0))
+    times(0)
+    return times
+
+
+def turns(
+    folder: Path, graph: graphs.Graph, percents: tuple[int, ...], config: Experiment
+) -> dict[int, list[Row]]:
+    """Times by percentage of dropouts and by turn, measured or found in the folder."""
+    ready, found = None, {percent: [] for percent in percents}
+    for turn, percent in itertools.product(range(config.repetitions), percents):
+        about = {"graph": [*graph], "dropouts": percent, "entries": config.entries}
+        path = folder / "runs" / f"{records.run_id(about | {'turn': turn})}.json"
+        if not path.exists():
+            ready = ready or programs(graph, config.entries)
+            records.write_json(path, about | {"turn": turn, "times": ready(percent)})
+        found[percent].append(records.read_json(path)["times"])
+        server = found[percent][-1]["server"][0] / 1e3
+        print(
+            f"{turn + 1} {graph}, {percent}% drop out: server {server:.3g} s",
+            flush=True,
+        )
+    return found
+
+
+def times(folder: Path, config: Experiment) -> list[Row]:
+    """Medians and ranges over the turns, beside the published CPU times."""
+    few = graphs.k_regular(config.regular_clients, config.corrupt, 0.2)
+    cases = {graphs.complete(n): config.dropouts for n in config.clients}
+    rows = []
+    for graph, percents in (cases | {few: config.regular_dropouts}).items():
+        (n, k, threshold), found = graph, turns(folder, graph, percents, config)
+        complete, same = k == n - 1, config.entries == 100_000
+        theirs = SERVER_MS.get(n, {}) if complete and same else {}
+        for percent, reports in found.items():
+            add = partial(
+                row, BONAWITZ if complete else BELL, clients=n, dropout=percent / 100,
+                dimension=config.entries, word_bits=32, degree=k, threshold=threshold,
+                corrupt=None if complete else config.corrupt,
+            )  # fmt: skip
+            known = {"server": theirs.get(percent)}
+            known["client"] = CLIENT_MS.get(n) if theirs and percent == 0 else None
+            columns: dict[str, tuple[Any, float | None]] = {}
+            for name in reports[0]:
+                wall, cpu = np.array([report[name] for report in reports]).T
+                columns[f"{name}_milliseconds"] = wall, None
+                columns[f"{name}_cpu_milliseconds"] = cpu, known.get(name)
+            if 0 in found:
+                server, alone = (
+                    np.array([report["server"][1] for report in found[number]])
+                    for number in (percent, 0)
+                )
+                ratio = theirs[percent] / theirs[0] if percent in theirs else None
+                columns["server_cpu_times_no_dropouts"] = server / alone, ratio
+            for name, (values, published) in columns.items():
+                low, middle, high = np.percentile(values, (0, 50, 100))
+                ends = {"low": low, "high": high, "repetitions": len(values)}
+                rows.append(add(name, middle, published=published, **ends))
+            work = cost.operations(graph, config.entries, n * percent // 100)
+            rows.append(add("server_mask_words", work.server.mask_words))
+    return rows
+
+
+def measure(folder: Path, config: Experiment) -> list[Row]:
+    return degrees() + traffic() + times(folder, config)
+
+
+if __name__ == "__main__":
+    stem = "secure_aggregation_cost"
+    folder = parse(stem, __doc__ or "", CONFIGS)[1]
+    lab.run_benchmark(stem, __doc__ or "", CONFIGS, partial(measure, folder))
