@@ -11,9 +11,9 @@ expansions and LightSecAgg's bytes are values of the papers' own formulas; where
 has k neighbours that formula got k, but k + 1 hold shares: ours are 7 x 256 bits above.
 
 Times are the emulation's, on one device, after a check that the server finds the sum.
-Client: agrees on keys, adds all its masks, shares two secrets; encrypts nothing. Server:
-`opening` secrets, which here also computes the shares that clients would have sent,
-then removing the masks, 1,024 entries at a time, and adding the uploads. Published are
+Client: agrees on keys, adds all its masks, shares two secrets; encrypts nothing.
+Server: `opening` secrets, which here also computes the shares that clients would have
+sent; then it removes masks, 1,024 entries at a time, and adds uploads. Published are
 CPU times of another machine, one thread of Java: what is comparable is the ratio
 between rows (`server_cpu_times_no_dropouts`), and ours stands on masks and keys that
 are cheaper than theirs (threefry, 61 bits). `dropout` is how many vanish, all after

@@ -232,7 +232,7 @@ def modular_sum(options: argparse.Namespace, mesh: Mesh) -> None:
             "identity": lambda both: (both[0], rounded(both[1])),
         },
         **ABOUT,
-        moved_bytes=2 * 4 * updates.size,
+        moved_bytes=4 * updates.size,
     )
     assert np.abs(np.subtract(*map(np.asarray, total))).max() < options.clients / 2**16
 
