@@ -23,20 +23,27 @@ ENTRIES = {10**5: ("-", "o"), 10**6: ("--", "s"), 2**20: ("", "s"), 2**24: ("", 
 Row = dict[str, str]
 
 
-def draw(axis: plt.Axes, rows: list[Row], x: str, marker: str, **looks: str) -> None:
+def draw(
+    axis: plt.Axes,
+    rows: list[Row],
+    x: str,
+    marker: str,
+    style: str,
+    color: str,
+    label: str,
+) -> None:
     """A line through ours, hollow markers where something is published."""
     rows = sorted(rows, key=lambda row: float(row[x]))
     known = [row for row in rows if row["published"]]
     at, ours = ([float(row[name]) for row in rows] for name in (x, "ours"))
-    axis.plot(at, ours, marker=marker, ms=3, **looks)
-    looks |= {"ls": ":" if len(known) > 1 and x == "dropout" else "", "label": ""}
+    axis.plot(at, ours, marker=marker, ms=3, ls=style, color=color, label=label)
+    style = ":" if len(known) > 1 and x == "dropout" else ""
     at, theirs = ([float(row[name]) for row in known] for name in (x, "published"))
-    axis.plot(at, theirs, marker=marker, ms=8, mfc="none", **looks)
+    axis.plot(at, theirs, marker=marker, ms=8, mfc="none", ls=style, color=color)
     for row in rows:
         if row["low"]:
-            axis.plot(
-                [float(row[x])] * 2, [float(row["low"]), float(row["high"])], **looks
-            )
+            ends = float(row["low"]), float(row["high"])
+            axis.plot([float(row[x])] * 2, ends, color=color)
 
 
 def expansions(axis: plt.Axes, table: list[Row]) -> None:
@@ -48,8 +55,8 @@ def expansions(axis: plt.Axes, table: list[Row]) -> None:
                 for r in rows
                 if (r["source"], int(r["dimension"])) == (source, entries)
             ]
-            label = f"masks with {name}, {entries:,} entries" if style else None
-            draw(axis, mine, "clients", marker, ls=style, color=color, label=label)
+            label = f"masks with {name}, {entries:,} entries" if style else ""
+            draw(axis, mine, "clients", marker, style, color, label)
     axis.set(xscale="log", yscale="log", xlabel="clients", yticks=(1.5, 2, 3, 5, 10))
     axis.set(title="a client's bytes over its bare input's")
 
@@ -64,9 +71,9 @@ def times(axis: plt.Axes, table: list[Row]) -> None:
             label = f"{party}, {int(clients):,} clients, {GRAPHS[source][0]}"
             style = "-" if source == "bonawitz_2017" else "--"
             color, marker = next(marks)
-            draw(axis, mine, "dropout", marker, ls=style, color=color, label=label)
+            draw(axis, mine, "dropout", marker, style, color, label)
     axis.set(yscale="log", xlabel="share of clients that drop out")
-    axis.set(title="CPU milliseconds")
+    axis.set(title="CPU milliseconds", ylim=(8, 3e7))
 
 
 def degrees(axis: plt.Axes, table: list[Row]) -> None:
@@ -77,9 +84,9 @@ def degrees(axis: plt.Axes, table: list[Row]) -> None:
     for (corrupt, dropout), color in zip(pairs, SHADES, strict=False):
         mine = [r for r in rows if (r["corrupt"], r["dropout"]) == (corrupt, dropout)]
         label = f"{float(corrupt):.0%} corrupt, {float(dropout):.0%} drop out"
-        draw(axis, mine, "clients", "o", ls="-", color=color, label=label)
+        draw(axis, mine, "clients", "o", "-", color, label)
     axis.set(xscale="log", yscale="log", xlabel="clients")
-    axis.set(title="neighbours each needs")
+    axis.set(title="neighbours each needs", ylim=(3, 700))
 
 
 def main(folder: Path, out: Path) -> None:
