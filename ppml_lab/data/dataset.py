@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ class Dataset(NamedTuple):
       num_classes: How many labels there are.
       train_users: `[n]`, who produced each train example; None without natural users.
       test_users: The same for `test`.
+      feature_names: What each column of x is, such as "age", or "education=Bachelors"
+        where it is one-hot; None where x is not a table.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Dataset(NamedTuple):
     num_classes: int
     train_users: np.ndarray | None
     test_users: np.ndarray | None
+    feature_names: tuple[str, ...] | None = None
 
 
 def make_dataset(
@@ -37,6 +41,7 @@ def make_dataset(
     *,
     train_users: Any = None,
     test_users: Any = None,
+    feature_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Builds a `Dataset` from arrays, checked.
 
@@ -47,6 +52,7 @@ def make_dataset(
       num_classes: How many labels there are, at least 2.
       train_users: `[n]`, who produced each train example.
       test_users: The same for `test`.
+      feature_names: What each column of x is, where x is `[n, columns]`.
 
     Raises:
       ValueError: Lengths that disagree, a label outside `[0, num_classes)`, a value
@@ -60,12 +66,18 @@ def make_dataset(
         num_classes=num_classes,
         train_users=None if train_users is None else np.asarray(train_users),
         test_users=None if test_users is None else np.asarray(test_users),
+        feature_names=None if feature_names is None else tuple(feature_names),
     )
     train_shape, test_shape = dataset.train["x"].shape[1:], dataset.test["x"].shape[1:]
     if train_shape != test_shape:
         raise ValueError(
             f"train and test x must have rows of one shape, got {train_shape} and "
             f"{test_shape}"
+        )
+    if feature_names is not None and train_shape != (len(feature_names),):
+        raise ValueError(
+            f"feature_names must name each column of x, whose rows have shape "
+            f"{train_shape}, got {len(feature_names)} names"
         )
     _check_users("train_users", dataset.train_users, len(dataset.train["y"]))
     _check_users("test_users", dataset.test_users, len(dataset.test["y"]))

@@ -8,6 +8,7 @@ from ppml_lab import checks
 from ppml_lab.data import files
 from ppml_lab.data.dataset import Dataset, make_dataset
 from ppml_lab.data.synthetic import synthetic
+from ppml_lab.data.tabular import adult, heart_disease
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _QMNIST_URL = "https://raw.githubusercontent.com/facebookresearch/qmnist/master/"
@@ -126,6 +127,8 @@ _LOADERS = {
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "synthetic": _synthetic,
+    "adult": adult,
+    "heart_disease": heart_disease,
 }
 
 
@@ -135,7 +138,8 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Dataset:
-    """A data set by name: "digits", "fashion_mnist", "mnist" or "synthetic".
+    """A data set by name: "adult", "digits", "fashion_mnist", "heart_disease", "mnist"
+    or "synthetic".
 
     "synthetic" is `synthetic(seed=0, num_clients=100, alpha=1.0, beta=1.0)`; call that
     function for other settings.

@@ -15,7 +15,7 @@ class DataConfig:
     """Which data, and how they are dealt to clients."""
 
     dataset: str = "digits"
-    """Name of a data set: digits, mnist, fashion_mnist or synthetic."""
+    """Name of a data set: one of `data.names()`, such as digits or mnist."""
     partition: str = "iid"
     """iid, dirichlet, shards, label_limited, quantity_skew, or natural (the data set's
     own users)."""

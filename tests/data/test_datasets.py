@@ -188,7 +188,9 @@ def test_mnist_downloaded_without_writers(tiny_mnist, monkeypatch):
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'mnist'"):
         data.load("mnits")
-    assert data.names() == ["digits", "fashion_mnist", "mnist", "synthetic"]
+    assert data.names() == [
+        *("adult", "digits", "fashion_mnist", "heart_disease", "mnist", "synthetic")
+    ]
 
 
 def test_default_synthetic():
