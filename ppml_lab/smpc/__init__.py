@@ -5,6 +5,10 @@ Exact arithmetic and exact byte counts; no network, no adversary, and randomness
 """
 
 from ppml_lab.smpc import (
+    approximations,
+    arithmetic,
+    bits,
+    comparison,
     cost,
     dropouts,
     field,
@@ -13,10 +17,13 @@ from ppml_lab.smpc import (
     mask_keys,
     masking,
     network,
+    private,
+    products,
     ring,
     shamir,
     sharing,
     transcript,
+    truncation,
 )
 from ppml_lab.smpc.fixed_point import (
     FixedPoint,
@@ -32,8 +39,12 @@ from ppml_lab.smpc.secure_aggregation import additive_sharing, clear
 __all__ = [
     "FixedPoint",
     "additive_sharing",
+    "approximations",
+    "arithmetic",
+    "bits",
     "bits_needed",
     "clear",
+    "comparison",
     "cost",
     "dropouts",
     "field",
@@ -48,8 +59,11 @@ __all__ = [
     "network",
     "pairwise_masking",
     "power_of_two",
+    "private",
+    "products",
     "ring",
     "shamir",
     "sharing",
     "transcript",
+    "truncation",
 ]

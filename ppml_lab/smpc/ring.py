@@ -136,6 +136,34 @@ def narrowed(value: UInt64[Array, "*s"]) -> Wide:
     return Wide(value.astype(jnp.uint32), high.astype(jnp.uint32))
 
 
+def shift_left(ring: Ring, element: Element, distance: Array | int) -> Element:
+    """Of an element of Z_2^32 or Z_2^64; the distance may be traced."""
+    with x64():
+        by = jnp.asarray(distance).astype(jnp.uint64)
+        return _from_word(ring, widened(ring.to_unsigned(element)) << by)
+
+
+def shift_right(
+    ring: Ring, element: Element, distance: Array | int, *, signed: bool = False
+) -> Element:
+    """Of an element of Z_2^32 or Z_2^64, as an unsigned or a signed number."""
+    with x64():
+        by = jnp.asarray(distance).astype(jnp.uint64)
+        value = widened(ring.to_unsigned(element))
+        if not signed:
+            return _from_word(ring, value >> by)
+        # The ring's sign bit moves to the top and back.
+        top = jnp.int64(64 - ring.bits)
+        number = value.astype(jnp.int64) << top
+        return _from_word(
+            ring, (number >> by.astype(jnp.int64) >> top).astype(jnp.uint64)
+        )
+
+
+def _from_word(ring: Ring, value: UInt64[Array, "*s"]) -> Element:
+    return ring.from_unsigned(narrowed(value))
+
+
 def _sum32(elements: Element, axis: int) -> Element:
     return jnp.sum(elements, axis=axis, dtype=jnp.uint32)
 

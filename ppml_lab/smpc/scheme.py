@@ -8,9 +8,25 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from ppml_lab.smpc import ring, transcript
 from ppml_lab.smpc.ring import Element, Ring, Wide
+
+
+class TracedScale(NamedTuple):
+    """A scale that is known only when the program runs, as in a sweep over bits.
+
+    Attributes:
+      name: Of the scale; two of one name are taken to be the same.
+      power: How many times it multiplies the values.
+    """
+
+    name: str
+    power: int = 1
+
+
+Scale = float | TracedScale
 
 
 class Scheme(NamedTuple):
@@ -26,13 +42,16 @@ class Scheme(NamedTuple):
       num_parties: Who hold a share each.
       threshold: How many of them reconstruct; one fewer learn nothing.
       scale: Fixed-point steps per unit; 1.0 for integers.
+      ideal: Whether only the secret is kept, in place of shares: values, messages and
+        the law of every rounding are those of the parties, who are not computed.
     """
 
     kind: str
     ring: Ring
     num_parties: int
     threshold: int
-    scale: float
+    scale: Scale
+    ideal: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -44,7 +63,7 @@ class Shared:
 
     Attributes:
       shares: An element with the parties along its leading axis, `[parties, *s]`; if
-        replicated, the three summands.
+        replicated, the three summands; if ideal, the secret, `[1, *s]`.
       scheme: How it is shared.
     """
 
@@ -69,11 +88,43 @@ def shape_of(shared: Shared) -> tuple[int, ...]:
     return ring.shape_of(shared.shares)[1:]
 
 
+def num_shares(scheme: Scheme) -> int:
+    """How many elements stand for one."""
+    return 1 if scheme.ideal else scheme.num_parties
+
+
+def product_scale(one: Scale, other: Scale) -> Scale:
+    """Of a product.
+
+    Raises:
+      ValueError: If a scale that is traced meets another that is not 1.
+    """
+    if isinstance(one, float) and isinstance(other, float):
+        return one * other
+    if 1.0 in (one, other):
+        return other if one == 1.0 else one
+    names = {scale.name for scale in (one, other) if isinstance(scale, TracedScale)}
+    if len(names) == 1 and not isinstance(one, float) and not isinstance(other, float):
+        return TracedScale(names.pop(), one.power + other.power)
+    raise ValueError(f"cannot mix scales {one} and {other}: encode both alike")
+
+
+def at_rank(shares: Element, rank: int) -> Element:
+    """With a secret of so many axes: broadcasting must not meet the parties' axis."""
+
+    def spread(leaf: Array) -> Array:
+        first, *shape = leaf.shape
+        return leaf.reshape(first, *[1] * (rank - len(shape)), *shape)
+
+    return jax.tree.map(spread, shares)
+
+
 def describe(scheme: Scheme) -> str:
     """In words."""
+    ideal = ", ideal" if scheme.ideal else ""
     return (
         f"{scheme.kind}, {scheme.threshold} of {scheme.num_parties} parties over "
-        f"{scheme.ring.name}, scale {scheme.scale}"
+        f"{scheme.ring.name}, scale {scheme.scale}{ideal}"
     )
 
 

@@ -33,7 +33,13 @@ __all__ = [
 ]
 
 
-def additive(num_parties: int, ring: Ring = rings.Z32, scale: float = 1.0) -> Scheme:
+def additive(
+    num_parties: int,
+    ring: Ring = rings.Z32,
+    scale: schemes.Scale = 1.0,
+    *,
+    ideal: bool = False,
+) -> Scheme:
     """The shares are summands of the secret.
 
     **Guarantee:** any `num_parties - 1` shares are uniform and independent of the
@@ -44,16 +50,20 @@ def additive(num_parties: int, ring: Ring = rings.Z32, scale: float = 1.0) -> Sc
       num_parties: At least 2.
       ring: Of secret and shares.
       scale: Fixed-point steps per unit; 1.0 for integers.
+      ideal: Whether to keep the secret only: as fast as computing in the clear.
 
     Raises:
       ValueError: For bad arguments.
     """
     checks.at_least("num_parties", num_parties, 2)
-    checks.positive("scale", scale)
-    return Scheme("additive", ring, num_parties, num_parties, float(scale))
+    return Scheme(
+        "additive", ring, num_parties, num_parties, _checked_scale(scale), ideal
+    )
 
 
-def replicated(ring: Ring = rings.Z32, scale: float = 1.0) -> Scheme:
+def replicated(
+    ring: Ring = rings.Z32, scale: schemes.Scale = 1.0, *, ideal: bool = False
+) -> Scheme:
     """Three summands of the secret; party i holds the i-th and the one after it.
 
     Araki, Furukawa, Lindell, Nof, Ohara, "High-Throughput Semi-Honest Secure
@@ -66,12 +76,19 @@ def replicated(ring: Ring = rings.Z32, scale: float = 1.0) -> Scheme:
     Args:
       ring: Of secret and summands.
       scale: Fixed-point steps per unit; 1.0 for integers.
+      ideal: Whether to keep the secret only: as fast as computing in the clear.
 
     Raises:
       ValueError: If the scale is not positive.
     """
+    return Scheme("replicated", ring, 3, 2, _checked_scale(scale), ideal)
+
+
+def _checked_scale(scale: schemes.Scale) -> schemes.Scale:
+    if isinstance(scale, schemes.TracedScale):
+        return scale
     checks.positive("scale", scale)
-    return Scheme("replicated", ring, 3, 2, float(scale))
+    return float(scale)
 
 
 def share(
@@ -95,6 +112,8 @@ def share(
     if scheme.kind == "shamir":
         return shamir.share(seed, secret, scheme, first_block)
     schemes.check_secret(scheme.ring, secret, first_block)
+    if scheme.ideal:
+        return Shared(jax.tree.map(lambda leaf: leaf[None], secret), scheme)
     ring, num_parties, shape = scheme.ring, scheme.num_parties, rings.shape_of(secret)
     streams = random.child(seed, jnp.arange(1, num_parties))
     masks = ring.uniform(streams, math.prod(shape), first_block)
@@ -124,6 +143,8 @@ def view(shared: Shared, party: int) -> tuple[Element, ...]:
     """
     scheme = shared.scheme
     schemes.check_parties("party", [party], scheme)
+    if scheme.ideal:
+        raise ValueError("ideal values have no shares to look at: share them in full")
     held = (party, (party + 1) % 3) if scheme.kind == "replicated" else (party,)
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], shared.shares) for i in held)
 
@@ -195,9 +216,9 @@ def add_public(shared: Shared, public: Element) -> Shared:
     scheme = shared.scheme
     schemes.check_element(scheme.ring, public, "public")
     shape = jnp.broadcast_shapes(shape_of(shared), rings.shape_of(public))
-    shares = _at_rank(shared.shares, len(shape))
+    shares = schemes.at_rank(shared.shares, len(shape))
     # Of summands one takes it all; a polynomial rises everywhere.
-    first = jnp.arange(scheme.num_parties) == 0
+    first = jnp.arange(schemes.num_shares(scheme)) == 0
     takes = (first | (scheme.kind == "shamir")).reshape(-1, *[1] * len(shape))
     added = jax.tree.map(lambda leaf: jnp.where(takes, leaf, jnp.uint32(0)), public)
     return Shared(scheme.ring.add(shares, added), scheme)
@@ -214,7 +235,7 @@ def multiply_public(shared: Shared, public: Element) -> Shared:
     scheme = shared.scheme
     schemes.check_element(scheme.ring, public, "public")
     rank = max(len(shape_of(shared)), len(rings.shape_of(public)))
-    shares = _at_rank(shared.shares, rank)
+    shares = schemes.at_rank(shared.shares, rank)
     return Shared(scheme.ring.multiply(shares, public), scheme)
 
 
@@ -223,15 +244,7 @@ def _combined(
 ) -> Shared:
     schemes.check_same(one.scheme, other.scheme)
     rank = max(len(shape_of(one)), len(shape_of(other)))
-    shares = operation(_at_rank(one.shares, rank), _at_rank(other.shares, rank))
+    shares = operation(
+        schemes.at_rank(one.shares, rank), schemes.at_rank(other.shares, rank)
+    )
     return Shared(shares, one.scheme)
-
-
-def _at_rank(shares: Element, rank: int) -> Element:
-    """With a secret of so many axes: broadcasting must not meet the parties' axis."""
-
-    def spread(leaf: Array) -> Array:
-        num_parties, *shape = leaf.shape
-        return leaf.reshape(num_parties, *[1] * (rank - len(shape)), *shape)
-
-    return jax.tree.map(spread, shares)

@@ -33,6 +33,8 @@ class Message(NamedTuple):
       receiver: Who receives.
       num_bits: Of all repetitions together.
       round_number: The protocol's round, from 0; with repetitions that of the first.
+      offline: Whether it depends on no input and so was sent before, which costs no
+        round.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Message(NamedTuple):
     receiver: Party
     num_bits: int
     round_number: int
+    offline: bool = False
 
 
 class Reveal(NamedTuple):
@@ -56,6 +59,20 @@ class Reveal(NamedTuple):
     scheme: Any
     shape: tuple[int, ...]
     receivers: tuple[Party, ...]
+
+
+class View(NamedTuple):
+    """What parties are shown, as an array.
+
+    Attributes:
+      path: The scopes it was shown in and its name.
+      receivers: Who see it.
+      value: An element of a ring.
+    """
+
+    path: str
+    receivers: tuple[Party, ...]
+    value: Any
 
 
 class _Frame:
@@ -76,30 +93,41 @@ class Recorder:
     """What was sent and shown since `recording` began, in order.
 
     Sums are for whatever lies in `scope`, a path such as "layer/multiply" or a
-    message's; the empty path is everything.
+    message's; the empty path is everything. They are of what is sent online, or else
+    of what is sent `offline`, before there are inputs.
     """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.reveals: list[Reveal] = []
+        self.views: list[View] = []
         self._rounds: dict[str, int] = {}
         self._frames = [_Frame("", 0, 1, False)]
 
-    def sent_bits(self, party: Party | None = None, scope: str = "") -> int:
+    def sent_bits(
+        self, party: Party | None = None, scope: str = "", *, offline: bool = False
+    ) -> int:
         """What one party sends, or all together."""
         return sum(
             message.num_bits
-            for message in self.messages
-            if party in (None, message.sender) and _lies_in(message.path, scope)
+            for message in self._some(scope, offline)
+            if party in (None, message.sender)
         )
 
-    def received_bits(self, party: Party | None = None, scope: str = "") -> int:
+    def received_bits(
+        self, party: Party | None = None, scope: str = "", *, offline: bool = False
+    ) -> int:
         """What one party receives, or all together."""
         return sum(
             message.num_bits
-            for message in self.messages
-            if party in (None, message.receiver) and _lies_in(message.path, scope)
+            for message in self._some(scope, offline)
+            if party in (None, message.receiver)
         )
+
+    def _some(self, scope: str, offline: bool) -> Iterator[Message]:
+        for message in self.messages:
+            if message.offline == offline and _lies_in(message.path, scope):
+                yield message
 
     def num_rounds(self, scope: str = "") -> int:
         """How many rounds of messages wait for each other; of a scope that was entered
@@ -132,12 +160,12 @@ class Recorder:
         found = {p for m in self.messages for p in (m.sender, m.receiver)}
         return tuple(sorted(found, key=lambda p: (isinstance(p, str), p)))
 
-    def by_path(self) -> dict[str, dict[Party, int]]:
+    def by_path(self, *, offline: bool = False) -> dict[str, dict[Party, int]]:
         """The bits that each party sends, for every message's path and every scope
         around one: a tree, outer before inner.
         """
         tree: dict[str, dict[Party, int]] = {}
-        for message in self.messages:
+        for message in self._some("", offline):
             names = message.path.split("/")
             for depth in range(1, len(names) + 1):
                 node = tree.setdefault("/".join(names[:depth]), {})
@@ -164,15 +192,25 @@ class Recorder:
         self._rounds[inner.path] = self._rounds.get(inner.path, 0) + rounds
 
     def _message(
-        self, name: str, sender: Party, receiver: Party, num_bits: int, later: int
+        self,
+        name: str,
+        sender: Party,
+        receiver: Party,
+        num_bits: int,
+        later: int,
+        offline: bool,
     ) -> None:
         frame = self._frames[-1]
         for open_frame in self._frames:
             num_bits *= open_frame.repeat
-        when = frame.now + later
-        frame.includes(when + 1)
+        when = 0 if offline else frame.now + later
+        if not offline:
+            frame.includes(when + 1)
         path = frame.child_path(name)
-        self.messages.append(Message(path, sender, receiver, num_bits, when))
+        self.messages.append(Message(path, sender, receiver, num_bits, when, offline))
+
+    def _view(self, name: str, receivers: tuple[Party, ...], value: Any) -> None:
+        self.views.append(View(self._frames[-1].child_path(name), receivers, value))
 
     def _reveal(self, name: str, *rest: Any) -> None:
         self.reveals.append(Reveal(self._frames[-1].child_path(name), *rest))
@@ -230,7 +268,13 @@ def scope(name: str, *, repeat: int = 1, parallel: bool = False) -> Iterator[Non
 
 
 def record_message(
-    name: str, sender: Party, receiver: Party, num_bits: int, protocol_round: int = 0
+    name: str,
+    sender: Party,
+    receiver: Party,
+    num_bits: int,
+    protocol_round: int = 0,
+    *,
+    offline: bool = False,
 ) -> None:
     """Notes that `sender` sends `num_bits` to `receiver`, if anybody records.
 
@@ -241,9 +285,18 @@ def record_message(
       num_bits: A Python integer.
       protocol_round: Rounds between the last scope's end (or this one's start) and the
         message; what is sent in one round does not wait for what others send in it.
+      offline: Whether it is sent before there are inputs, as a dealer's are.
     """
     for recorder in _active.get():
-        recorder._message(name, sender, receiver, num_bits, protocol_round)
+        recorder._message(name, sender, receiver, num_bits, protocol_round, offline)
+
+
+def record_view(name: str, receivers: tuple[Party, ...], value: Any) -> None:
+    """Keeps what `receivers` are shown, if anybody records: the recorder's `views` are
+    the arrays of the trace that records, and may leave it as its results.
+    """
+    for recorder in _active.get():
+        recorder._view(name, receivers, value)
 
 
 def record_reveal(

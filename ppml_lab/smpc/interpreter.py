@@ -1,0 +1,199 @@
+"""Carries out a traced JAX program on shares, operation by operation.
+
+`private` is the door to it. What an operation becomes is in `private_forms`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ppml_lab import random
+from ppml_lab.smpc import approximations, private_forms, transcript
+from ppml_lab.smpc.scheme import Scheme, Shared
+
+_CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
+_CALLS += ("custom_vmap_call", "remat2", "checkpoint")
+"""Operations that only hold a program."""
+
+APPROXIMATED: dict[str, Callable[..., Any]] = {
+    "exp": approximations.exp,
+    "logistic": approximations.sigmoid,
+    "tanh": approximations.tanh,
+    "rsqrt": approximations.inverse_sqrt,
+    "sqrt": lambda x: x * approximations.inverse_sqrt(x),
+    "div": lambda x, y: x * approximations.reciprocal(y),
+}
+"""What is replaced by a program of sums, products and comparisons."""
+
+
+@dataclasses.dataclass
+class Run:
+    """One evaluation: how values are shared, and what it remembers.
+
+    Attributes:
+      seed: Every primitive takes a seed of its own from it.
+      scheme: Of fixed-point values.
+      fraction_bits: Of theirs.
+      truncation: The method.
+      encode: Reals to elements.
+      num_seeds: How many were taken.
+      positive: For values whose sign was asked for, the bit: a ReLU's derivative asks
+        again.
+      spread: For values that only repeat a smaller one: that one, and how.
+    """
+
+    seed: Any
+    scheme: Scheme
+    fraction_bits: Any
+    truncation: str
+    encode: Callable[[Array], Any]
+    num_seeds: int = 0
+    positive: dict[int, tuple[Shared, Shared]] = dataclasses.field(default_factory=dict)
+    spread: dict[int, tuple[Shared, Shared, dict[str, Any]]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def fresh_seed(self) -> Array:
+        self.num_seeds += 1
+        return random.child(self.seed, self.num_seeds)
+
+
+def run(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
+    """The results of a program, shared where they depend on what is."""
+
+    def carry_out(equation: Any, inputs: list[Any]) -> list[Any]:
+        if not any(isinstance(value, Shared) for value in inputs):
+            return _in_the_clear(equation, inputs)
+        name = equation.primitive.name
+        if name == "div" and not isinstance(inputs[1], Shared):
+            return [private_forms.FORMS["mul"](run, {}, inputs[0], 1 / inputs[1])]
+        if name == "div" and id(inputs[1]) in run.spread:
+            # The reciprocal of what is repeated, once.
+            _, small, how = run.spread[id(inputs[1])]
+            (inverse,) = program(approximations.reciprocal, [small])
+            inverse = private_forms.FORMS["broadcast_in_dim"](run, how, inverse)
+            return [private_forms.FORMS["mul"](run, {}, inputs[0], inverse)]
+        if name in APPROXIMATED:
+            return program(APPROXIMATED[name], inputs)
+        if name not in private_forms.FORMS:
+            raise NotImplementedError(
+                f"{name} in {_place(equation)} has no private form; known are "
+                f"{', '.join(sorted([*private_forms.FORMS, *APPROXIMATED]))}"
+            )
+        return [private_forms.FORMS[name](run, equation.params, *inputs)]
+
+    def program(function: Callable[..., Any], inputs: list[Any]) -> list[Any]:
+        shapes = [private_forms.abstract(value) for value in inputs]
+        return _walk(jax.make_jaxpr(function)(*shapes), inputs, carry_out)
+
+    return _walk(closed, list(args), carry_out)
+
+
+def bits_by_layer(
+    closed: Any, args: Sequence[Any], fraction_bits: int
+) -> dict[str, int]:
+    """The most bits that each layer's fixed-point values need, for these arguments."""
+    needed: dict[str, int] = {}
+    layer = "the function"
+
+    def note(values: list[Any], num_products: int) -> None:
+        for value in values:
+            if jnp.issubdtype(value.dtype, jnp.floating):
+                known = np.asarray(value)
+                most = float(np.max(np.abs(known[np.isfinite(known)]), initial=0.0))
+                integer = math.ceil(math.log2(most)) if most else 0
+                # A sign, and the quarter of the ring that truncation leaves free.
+                bits = max(0, integer) + num_products * fraction_bits + 2
+                needed[layer] = max(needed.get(layer, 0), bits)
+
+    def carry_out(equation: Any, inputs: list[Any]) -> list[Any]:
+        nonlocal layer
+        layer = _place(equation) or layer
+        name = equation.primitive.name
+        if name in APPROXIMATED:
+            shapes = [private_forms.abstract(value) for value in inputs]
+            return _walk(jax.make_jaxpr(APPROXIMATED[name])(*shapes), inputs, carry_out)
+        results = _in_the_clear(equation, inputs)
+        is_product = name in ("mul", "dot_general", "conv_general_dilated")
+        note(results, 2 if is_product else 1)
+        return results
+
+    _walk(closed, list(args), carry_out)
+    return needed
+
+
+def _walk(
+    closed: Any, args: list[Any], carry_out: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """Goes through a program, and through those that it holds, in order."""
+    program = closed.jaxpr
+    known = dict(zip(program.constvars, closed.consts, strict=True))
+    known.update(zip(program.invars, args, strict=True))
+
+    def value_of(atom: Any) -> Any:
+        return np.asarray(atom.val) if hasattr(atom, "val") else known[atom]
+
+    for equation in _needed(program):
+        inputs = [value_of(atom) for atom in equation.invars]
+        with _scopes(equation):
+            if equation.primitive.name in _CALLS:
+                inner = _program_of(equation)
+                count = len(inner.jaxpr.invars)
+                results = _walk(inner, inputs[-count:] if count else [], carry_out)
+            else:
+                results = carry_out(equation, inputs)
+        known.update(zip(equation.outvars, results, strict=True))
+    return [value_of(atom) for atom in program.outvars]
+
+
+def _needed(program: Any) -> list[Any]:
+    """The equations whose results are used: gradients leave some that are not."""
+    used = {atom for atom in program.outvars if not hasattr(atom, "val")}
+    kept = []
+    for equation in reversed(program.eqns):
+        if used & set(equation.outvars):
+            kept.append(equation)
+            used |= {atom for atom in equation.invars if not hasattr(atom, "val")}
+    return kept[::-1]
+
+
+def _program_of(equation: Any) -> Any:
+    for name in ("jaxpr", "call_jaxpr", "call"):
+        if name in equation.params:
+            inner = equation.params[name]
+            if not hasattr(inner, "consts"):
+                inner = jax.extend.core.ClosedJaxpr(inner, ())
+            return inner
+    raise NotImplementedError(f"{equation.primitive.name} holds no known program")
+
+
+def _in_the_clear(equation: Any, inputs: list[Any]) -> list[Any]:
+    subfuns, params = equation.primitive.get_bind_params(equation.params)
+    results = equation.primitive.bind(*subfuns, *inputs, **params)
+    return results if equation.primitive.multiple_results else [results]
+
+
+def _place(equation: Any) -> str:
+    """The layer's name, without what JAX puts around it: "transpose(jvp(MLP))"."""
+    return str(equation.source_info.name_stack)
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def _scopes(equation: Any) -> Any:
+    place = _place(equation)
+    return transcript.scope(place) if place else _Nothing()

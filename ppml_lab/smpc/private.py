@@ -1,0 +1,251 @@
+"""Runs an ordinary JAX function on shares: a model's `apply`, or a step of training.
+
+The function is traced on reals, and its operations are carried out one after the other
+by protocols where an operand is shared, and as they are where none is. Nothing of the
+model has to be rewritten:
+
+    protocol = smpc.private.protocol("replicated", fraction_bits=16)
+    logits = smpc.private.evaluate(protocol, seed, module.apply, params, images)
+
+**Guarantee:** that of the protocols (`arithmetic`, `comparison`, `truncation`):
+semi-honest parties learn what is revealed, and shapes. What the function's structure
+gives away, such as the architecture, is known to all parties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from ppml_lab import checks, random
+from ppml_lab.smpc import interpreter, sharing, transcript, truncation
+from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc import scheme as schemes
+from ppml_lab.smpc.fixed_point import power_of_two
+from ppml_lab.smpc.ring import Element, Ring, Seed
+from ppml_lab.smpc.scheme import Scheme, Shared
+
+
+class Protocol(NamedTuple):
+    """How parties compute; make it with `protocol`.
+
+    Attributes:
+      scheme: Of all fixed-point values.
+      fraction_bits: The scale is 2 to this; may be traced.
+      truncation: How products get back to the scale.
+    """
+
+    scheme: Scheme
+    fraction_bits: Any
+    truncation: str
+
+
+def protocol(
+    kind: str = "replicated",
+    *,
+    num_parties: int = 3,
+    ring: Ring = rings.Z64,
+    fraction_bits: Any = 16,
+    truncation_method: str = "msb",
+    ideal: bool = False,
+) -> Protocol:
+    """A way to compute on shares.
+
+    Args:
+      kind: "additive" (any number of parties and a dealer) or "replicated" (three
+        parties, of whom the third deals).
+      num_parties: At least 2; 3 if replicated.
+      ring: `ring.Z32` or `ring.Z64`.
+      fraction_bits: Of fixed-point numbers. May be traced, so that a sweep over bits is
+        one program; then nothing checks that values fit.
+      truncation_method: "local", "pair" or "msb"; see `truncation`.
+      ideal: Whether to compute the values only: with the parties' roundings, messages
+        and costs, at the speed of integers in the clear.
+
+    Raises:
+      ValueError: For bad arguments, or a truncation that would be wrong.
+    """
+    checks.known("kind", kind, ("additive", "replicated"))
+    if checks.is_traced(fraction_bits):
+        scale: schemes.Scale = schemes.TracedScale("fraction_bits")
+    else:
+        most = ring.bits // 2 - 1
+        if not 1 <= fraction_bits <= most:
+            raise ValueError(
+                f"fraction_bits must be from 1 to {most}, as a product in {ring.name} "
+                f"has twice as many, got {fraction_bits}"
+            )
+        scale = 2.0**fraction_bits
+    if kind == "additive":
+        scheme = sharing.additive(num_parties, ring, scale, ideal=ideal)
+    else:
+        if num_parties != 3:
+            raise ValueError(f"replicated shares need 3 parties, got {num_parties}")
+        scheme = sharing.replicated(ring, scale, ideal=ideal)
+    truncation.check_method(scheme, truncation_method)
+    return Protocol(scheme, fraction_bits, truncation_method)
+
+
+def encode(protocol: Protocol, values: Float[Array, "*s"]) -> Element:
+    """Rounds to the nearest fixed-point number; what exceeds the ring is clamped."""
+    ring = protocol.scheme.ring
+    # Above, float32 has no number below half the ring.
+    most = np.float32(2.0 ** (ring.bits - 1) - 2.0 ** (ring.bits - 25))
+    scaled = values * power_of_two(protocol.fraction_bits)
+    return rings.from_float(ring, jnp.clip(jnp.round(scaled), -most, most))
+
+
+def decode(protocol: Protocol, element: Element) -> Float[Array, "*s"]:
+    """The reals that fixed-point numbers stand for, to float32 precision."""
+    whole = rings.to_float(protocol.scheme.ring, element)
+    return whole / power_of_two(protocol.fraction_bits)
+
+
+def share(
+    protocol: Protocol, seed: Seed, values: Any, *, owner: transcript.Party = "client"
+) -> Any:
+    """Shares a tree of reals: one value of `sharing.Shared` for each array.
+
+    Args:
+      protocol: How.
+      seed: Of randomness that nothing else uses, `[2]`.
+      values: A tree of float arrays.
+      owner: Who has them and sends shares: a party's number or another's name.
+    """
+    leaves, tree = jax.tree.flatten(values)
+    with transcript.scope("share"):
+        shared = [
+            _shared(protocol, random.child(seed, number), leaf, owner)
+            for number, leaf in enumerate(leaves)
+        ]
+    return jax.tree.unflatten(tree, shared)
+
+
+def _shared(
+    protocol: Protocol, seed: Seed, values: Array, owner: transcript.Party
+) -> Shared:
+    scheme = protocol.scheme
+    # A party of replicated shares holds two words of each value.
+    held = 2 if scheme.kind == "replicated" else 1
+    for party in range(scheme.num_parties):
+        if party != owner:
+            bits = held * scheme.ring.bits * values.size
+            transcript.record_message("inputs", owner, party, bits)
+    return sharing.share(seed, encode(protocol, values.astype(jnp.float32)), scheme)
+
+
+def reveal(
+    protocol: Protocol,
+    shared: Any,
+    *,
+    name: str = "output",
+    receivers: Sequence[transcript.Party] | None = None,
+) -> Any:
+    """Opens a tree of shared values as reals; see `sharing.reveal`."""
+
+    def opened(value: Shared) -> Array:
+        element = sharing.reveal(value, name=name, receivers=receivers)
+        if value.scheme.scale == 1.0:
+            return rings.to_float(value.scheme.ring, element)
+        schemes.check_same(value.scheme, protocol.scheme)
+        return decode(protocol, element)
+
+    return jax.tree.map(opened, shared, is_leaf=is_shared)
+
+
+def is_shared(value: Any) -> bool:
+    """Whether a tree ends here."""
+    return isinstance(value, Shared)
+
+
+def evaluate(
+    protocol: Protocol, seed: Seed, function: Callable[..., Any], *args: Any
+) -> Any:
+    """`function(*args)`, where some leaves of `args` are shared.
+
+    Messages are noted under the names that the function's parts have in JAX
+    (`jax.named_scope`; flax names its layers). Exponentials, divisions, sigmoids and
+    the like are `approximations`.
+
+    Args:
+      protocol: How shared values are shared.
+      seed: Of randomness that nothing else uses, `[2]`.
+      function: Of trees of float arrays, pure.
+      *args: Trees whose leaves are arrays, known to all parties, or `Shared`.
+
+    Returns:
+      The function's tree, its leaves shared where they depend on what is.
+
+    Raises:
+      NotImplementedError: For an operation without a private form; names it and where
+        it is.
+      ValueError: For values that are shared otherwise.
+    """
+    leaves, tree = jax.tree.flatten(args, is_leaf=is_shared)
+    for leaf in leaves:
+        if is_shared(leaf) and leaf.scheme.scale != 1.0:
+            schemes.check_same(leaf.scheme, protocol.scheme)
+    closed, out_tree = _traced(function, leaves, tree)
+    run = interpreter.Run(
+        seed,
+        protocol.scheme,
+        protocol.fraction_bits,
+        protocol.truncation,
+        lambda values: encode(protocol, values),
+    )
+    return jax.tree.unflatten(out_tree, interpreter.run(run, closed, leaves))
+
+
+def check_ranges(
+    protocol: Protocol, function: Callable[..., Any], *args: Any
+) -> dict[str, int]:
+    """The bits that every layer needs for examples in the clear, checked.
+
+    Args:
+      protocol: With `fraction_bits` that are not traced.
+      function: As for `evaluate`.
+      *args: Trees of float arrays, such as real parameters and inputs.
+
+    Returns:
+      For each layer's name, the most bits that a value in it needs: its integer and
+      fraction bits, those of products doubled, a sign, and one for truncation.
+
+    Raises:
+      ValueError: Where they exceed the ring's; names the layer.
+    """
+    leaves, tree = jax.tree.flatten(args)
+    closed, _ = _traced(function, leaves, tree)
+    needed = interpreter.bits_by_layer(closed, leaves, protocol.fraction_bits)
+    ring = protocol.scheme.ring
+    for layer, bits in needed.items():
+        if bits > ring.bits:
+            raise ValueError(
+                f"fraction_bits {protocol.fraction_bits} too many in {ring.name}: "
+                f"layer {layer} needs {bits} bits, have {ring.bits}; take "
+                f"{protocol.fraction_bits - -(-(bits - ring.bits) // 2)}, or ring.Z64"
+            )
+    return needed
+
+
+def _traced(
+    function: Callable[..., Any], leaves: list[Any], tree: Any
+) -> tuple[Any, Any]:
+    """The function's program, on arrays in place of what is shared."""
+
+    def of_leaves(*values: Array) -> Any:
+        return function(*jax.tree.unflatten(tree, values))
+
+    shapes = [
+        jax.ShapeDtypeStruct(schemes.shape_of(leaf), jnp.float32)
+        if is_shared(leaf)
+        else jax.typeof(leaf)
+        for leaf in leaves
+    ]
+    closed, out = jax.make_jaxpr(of_leaves, return_shape=True)(*shapes)
+    return closed, jax.tree.structure(out)

@@ -1,0 +1,226 @@
+"""Dividing shared fixed-point values by a power of two, after a product.
+
+Every way rounds at random, to one of the two nearest results, with probabilities that
+make the mean exact; the error's standard deviation is 0.41 of the result's step.
+
+- "local": two additive parties shift their own shares, without a message. Wrong by far
+  with probability abs(x) / 2^bits.
+- "pair": additive, one round: opens x masked by a dealer's number of bits - 2 uniform
+  bits, which hides it but for a statistical distance of abs(x) / 2^(bits - 2).
+- "msb": additive in one round with a dealer, or replicated in two: opens x masked by a
+  uniform word, and corrects for the top bit.
+
+The last two are never wrong by more than a step for abs(x) < 2^(bits - 2).
+
+"local" is SecureML's (Mohassel, Zhang, S&P 2017) with the second party rounding the
+other way, without which every result is a step low. "msb" is Catrina and de Hoogh's
+idea with Dalskov, Escudero, Keller's correction ("Secure Evaluation of Quantized Neural
+Networks", PoPETs 2020, and "Fantastic Four", USENIX Security 2021). Among three parties
+nobody may shift alone: the shares' sum wraps around up to twice, and 3 of 8 results
+would be wrong by far; that is refused.
+
+**Guarantee:** semi-honest parties; what is opened is masked with uniform words ("msb":
+the whole ring) that a dealer knows who sees no input. In the replicated scheme the
+third party deals and the result is shared anew, so that no party has both the mask and
+the masked value. Without that renewal two parties' messages give the secret away.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ppml_lab import checks
+from ppml_lab.smpc import arithmetic, transcript
+from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc import scheme as schemes
+from ppml_lab.smpc.ring import Element, Ring, Seed
+from ppml_lab.smpc.scheme import Scheme, Shared, TracedScale, shape_of
+
+METHODS = ("local", "pair", "msb")
+
+
+def truncate(
+    seed: Seed, shared: Shared, num_bits: Array | int, method: str = "msb"
+) -> Shared:
+    """The value over `2^num_bits`, its scale divided by as much.
+
+    Args:
+      seed: Of randomness that nothing else uses, `[2]`.
+      shared: In Z_2^32 or Z_2^64, additive or replicated.
+      num_bits: May be traced where the scale is.
+      method: "local", "pair" or "msb".
+
+    Raises:
+      ValueError: For a method that would be wrong for the scheme.
+    """
+    scheme = shared.scheme
+    check_method(scheme, method)
+    out = scheme._replace(scale=_divided(scheme.scale, num_bits))
+    with transcript.scope("truncate"):
+        if method == "local":
+            shares = _local(seed, shared, num_bits)
+        elif scheme.kind == "replicated":
+            shares = _by_third_party(seed, shared, num_bits)
+        else:
+            whole = scheme.ring.sum_over(shared.shares, 0)
+            shares = _by_dealer(seed, shared, whole, num_bits, method)
+    return Shared(shares, out)
+
+
+def check_method(scheme: Scheme, method: str) -> None:
+    """Raises ValueError for a method that would be wrong for the scheme."""
+    checks.known("truncation", method, METHODS)
+    schemes.check_kind(scheme, "additive", "replicated")
+    if scheme.ring not in (rings.Z32, rings.Z64):
+        raise ValueError(
+            f"cannot shift in {scheme.ring.name}: use ring.Z32 or ring.Z64"
+        )
+    if method == "local" and scheme.num_parties != 2:
+        raise ValueError(
+            f"truncation 'local' is for 2 parties, got {scheme.num_parties}: if more "
+            "of them shift their own shares, 3 of 8 results are wrong; use 'msb'"
+        )
+    if method == "pair" and scheme.kind != "additive":
+        raise ValueError(
+            "truncation 'pair' is for additive shares, got "
+            f"{schemes.describe(scheme)}; use 'msb'"
+        )
+
+
+def _divided(scale: schemes.Scale, num_bits: Array | int) -> schemes.Scale:
+    if isinstance(scale, TracedScale):
+        if scale.power < 2:
+            raise ValueError(f"scale {scale} is not a product's: nothing to truncate")
+        return scale._replace(power=scale.power - 1)
+    if checks.is_traced(num_bits):
+        raise ValueError("num_bits may be traced where the scale is a TracedScale only")
+    return scale / 2.0 ** float(num_bits)
+
+
+def _local(seed: Seed, shared: Shared, num_bits: Array | int) -> Element:
+    ring = shared.scheme.ring
+    shares = shared.shares
+    if shared.scheme.ideal:
+        # The shares that there would be: uniform given the secret.
+        (drawn,) = arithmetic.draws(seed, ring, shape_of(shared))
+        shares = _stacked(ring.subtract(_row(shares, 0), drawn), drawn)
+    first = rings.shift_right(ring, _row(shares, 0), num_bits, signed=True)
+    negated = _negative(ring, _row(shares, 1))
+    second = _negative(ring, rings.shift_right(ring, negated, num_bits, signed=True))
+    if shared.scheme.ideal:
+        return _stacked(ring.add(first, second))
+    return _stacked(first, second)
+
+
+def _by_dealer(
+    seed: Seed, shared: Shared, whole: Element, num_bits: Array | int, method: str
+) -> Element:
+    """Opens the value under a mask whose truncation is dealt too."""
+    scheme, shape = shared.scheme, shape_of(shared)
+    ring = scheme.ring
+    # All but the first party's shares of a linear function of dealt, uniform shares.
+    count = 0 if scheme.ideal else scheme.num_parties - 1
+    mask, others = arithmetic.draws(seed, ring, shape, (count, *shape))
+    if method == "pair":
+        mask = rings.shift_right(ring, mask, 2)
+        opened = ring.subtract(whole, mask)
+    else:
+        opened = ring.add(_raised(ring, whole), mask)
+    parts = _mask_parts(ring, mask, num_bits, method)
+    arithmetic.send_to_all("opened", scheme, shape, values=[opened])
+    if method == "pair":
+        arithmetic.deal("mask", ring, shape)
+    total = _corrected(ring, opened, parts, num_bits, method)
+    for name in parts:
+        arithmetic.deal(name, ring, shape)
+    if scheme.ideal:
+        return _stacked(total)
+    return arithmetic.completed(total, others, scheme).shares
+
+
+def _by_third_party(seed: Seed, shared: Shared, num_bits: Array | int) -> Element:
+    """The last party deals to the first two, who hold two summands of the value."""
+    scheme, shape = shared.scheme, shape_of(shared)
+    ring = scheme.ring
+    whole = ring.sum_over(shared.shares, 0)
+    # Summands 0 and 2 come from keys that the third party has with each of the others.
+    count = 0 if scheme.ideal else 2
+    mask, drawn = arithmetic.draws(seed, ring, shape, (count, *shape))
+    opened = ring.add(_raised(ring, whole), mask)
+    parts = _mask_parts(ring, mask, num_bits, "msb")
+    bits = ring.bits * math.prod(shape)
+    for name in parts:
+        transcript.record_message(name, 2, 1, bits, offline=True)
+    for sender, receiver in ((0, 1), (1, 0)):
+        transcript.record_message("opened", sender, receiver, bits)
+        transcript.record_message("renewed", sender, receiver, bits, 1)
+    total = _corrected(ring, opened, parts, num_bits, "msb")
+    transcript.record_view("opened", (0, 1), opened)
+    if scheme.ideal:
+        return _stacked(total)
+    rest = ring.subtract(total, ring.sum_over(drawn, 0))
+    return _stacked(_row(drawn, 0), rest, _row(drawn, 1))
+
+
+def _raised(ring: Ring, value: Element) -> Element:
+    """Above zero: with a quarter of the ring added."""
+    return ring.add(value, _constant(ring, 2 ** (ring.bits - 2)))
+
+
+def _mask_parts(
+    ring: Ring, mask: Element, num_bits: Array | int, method: str
+) -> dict[str, Element]:
+    """What the dealer deals."""
+    if method == "pair":
+        return {"truncated": rings.shift_right(ring, mask, num_bits)}
+    without_top = rings.shift_right(ring, rings.shift_left(ring, mask, 1), 1)
+    return {
+        "truncated": rings.shift_right(ring, without_top, num_bits),
+        "top": rings.shift_right(ring, mask, ring.bits - 1),
+    }
+
+
+def _corrected(
+    ring: Ring,
+    opened: Element,
+    parts: dict[str, Element],
+    num_bits: Array | int,
+    method: str,
+) -> Element:
+    """The sum of all parties' results, each linear in what was dealt to it."""
+    if method == "pair":
+        # One step is what two roundings down lose together, in the mean.
+        shifted = rings.shift_right(ring, opened, num_bits, signed=True)
+        return ring.add(ring.add(shifted, parts["truncated"]), _constant(ring, 1))
+    top = rings.shift_right(ring, opened, ring.bits - 1)
+    without_top = rings.shift_right(ring, rings.shift_left(ring, opened, 1), 1)
+    shifted = rings.shift_right(ring, without_top, num_bits)
+    # Did the sum of value and mask reach the top bit? Linear, as `top` is known.
+    both = ring.multiply(top, parts["top"])
+    carried = ring.subtract(ring.add(top, parts["top"]), ring.add(both, both))
+    distance = ring.bits - 1 - jnp.asarray(num_bits)
+    carried = rings.shift_left(ring, carried, distance)
+    quarter = rings.shift_right(ring, _constant(ring, 2 ** (ring.bits - 2)), num_bits)
+    result = ring.subtract(shifted, parts["truncated"])
+    return ring.subtract(ring.add(result, carried), quarter)
+
+
+def _constant(ring: Ring, value: int) -> Element:
+    return rings.from_integers(ring, value)
+
+
+def _negative(ring: Ring, element: Element) -> Element:
+    return ring.subtract(rings.zeros(ring, rings.shape_of(element)), element)
+
+
+def _row(element: Element, number: int) -> Element:
+    return jax.tree.map(lambda leaf: leaf[number], element)
+
+
+def _stacked(*rows: Any) -> Element:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
