@@ -6,12 +6,14 @@ from ppml_lab.federated.client import local_dp_sgd, local_sgd
 from ppml_lab.federated.devices import client_mesh, on_every_device, use_all_cores
 from ppml_lab.federated.evaluation import client_evaluator, client_spread, evaluator
 from ppml_lab.federated.fedprox import proximal_sgd
+from ppml_lab.federated.on_shares import SharedTraining, training_on_shares
 from ppml_lab.federated.sampling import everyone, fixed_size, poisson
 from ppml_lab.federated.scaffold import scaffold
 from ppml_lab.federated.server import fedopt
 from ppml_lab.federated.simulate import simulate
 
 __all__ = [
+    "SharedTraining",
     "averaging",
     "central_sgd",
     "client_evaluator",
@@ -28,5 +30,6 @@ __all__ = [
     "proximal_sgd",
     "scaffold",
     "simulate",
+    "training_on_shares",
     "use_all_cores",
 ]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
+from jax.extend import core
 
 from ppml_lab import random
 from ppml_lab.smpc import approximations, private_forms, transcript
@@ -66,13 +68,15 @@ class Run:
         return random.child(self.seed, self.num_seeds)
 
 
-def run(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
+def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
     """The results of a program, shared where they depend on what is."""
 
     def carry_out(equation: Any, inputs: list[Any]) -> list[Any]:
         if not any(isinstance(value, Shared) for value in inputs):
             return _in_the_clear(equation, inputs)
         name = equation.primitive.name
+        if name == "scan":
+            return _scan(run, equation, inputs)
         if name == "div" and not isinstance(inputs[1], Shared):
             return [private_forms.FORMS["mul"](run, {}, inputs[0], 1 / inputs[1])]
         if name == "div" and id(inputs[1]) in run.spread:
@@ -85,7 +89,8 @@ def run(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
             return program(APPROXIMATED[name], inputs)
         if name not in private_forms.FORMS:
             raise NotImplementedError(
-                f"{name} in {_place(equation)} has no private form; known are "
+                f"{name} in {_place(equation) or 'the function'} has no private form; "
+                "known are "
                 f"{', '.join(sorted([*private_forms.FORMS, *APPROXIMATED]))}"
             )
         return [private_forms.FORMS[name](run, equation.params, *inputs)]
@@ -95,6 +100,35 @@ def run(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
         return _walk(jax.make_jaxpr(function)(*shapes), inputs, carry_out)
 
     return _walk(closed, list(args), carry_out)
+
+
+def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
+    """A loop of protocols: compiled once, priced as often as it runs.
+
+    All its real carries become shared, as most will.
+    """
+    params = equation.params
+    length, num_carry = params["length"], params["num_carry"]
+    num_consts = params["num_consts"]
+    consts, carry = inputs[:num_consts], inputs[num_consts:][:num_carry]
+    items = inputs[num_consts + num_carry :]
+    carry = [private_forms.shared_if_real(run, value) for value in carry]
+    seed = run.fresh_seed()
+
+    def body(carry: list[Any], item: tuple[Array, list[Any]]) -> Any:
+        place, values = item
+        inner = dataclasses.replace(
+            run, seed=random.child(seed, place), num_seeds=0, positive={}, spread={}
+        )
+        found = results(inner, params["jaxpr"], [*consts, *carry, *values])
+        new = [private_forms.shared_if_real(run, value) for value in found[:num_carry]]
+        return new, found[num_carry:]
+
+    places = jnp.arange(length, dtype=jnp.uint32)
+    items = [private_forms.axes_swapped(value) for value in items]
+    with transcript.scope("loop", repeat=length):
+        carry, outs = lax.scan(body, carry, (places, items), reverse=params["reverse"])
+    return [*carry, *map(private_forms.axes_swapped, outs)]
 
 
 def bits_by_layer(
@@ -121,13 +155,36 @@ def bits_by_layer(
         if name in APPROXIMATED:
             shapes = [private_forms.abstract(value) for value in inputs]
             return _walk(jax.make_jaxpr(APPROXIMATED[name])(*shapes), inputs, carry_out)
-        results = _in_the_clear(equation, inputs)
+        if name == "scan":
+            return _unrolled(equation, inputs, carry_out)
+        found = _in_the_clear(equation, inputs)
         is_product = name in ("mul", "dot_general", "conv_general_dilated")
-        note(results, 2 if is_product else 1)
-        return results
+        # A small factor is scaled up before it is multiplied with.
+        small = name == "mul" and any(map(private_forms.small_factor, inputs))
+        note(inputs if small else found, 2 if is_product else 1)
+        return found
 
     _walk(closed, list(args), carry_out)
     return needed
+
+
+def _unrolled(
+    equation: Any, inputs: list[Any], carry_out: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """A loop in the clear, step by step."""
+    params = equation.params
+    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    consts, carry = inputs[:num_consts], inputs[num_consts:][:num_carry]
+    items = inputs[num_consts + num_carry :]
+    outs = []
+    for step in range(params["length"]):
+        place = params["length"] - 1 - step if params["reverse"] else step
+        values = [item[place] for item in items]
+        found = _walk(params["jaxpr"], [*consts, *carry, *values], carry_out)
+        carry = found[:num_carry]
+        outs.append(found[num_carry:])
+    outs = outs[::-1] if params["reverse"] else outs
+    return [*carry, *(jnp.stack(each) for each in zip(*outs, strict=True))]
 
 
 def _walk(
@@ -139,29 +196,29 @@ def _walk(
     known.update(zip(program.invars, args, strict=True))
 
     def value_of(atom: Any) -> Any:
-        return np.asarray(atom.val) if hasattr(atom, "val") else known[atom]
+        return np.asarray(atom.val) if _is_literal(atom) else known[atom]
 
     for equation in _needed(program):
         inputs = [value_of(atom) for atom in equation.invars]
-        with _scopes(equation):
+        with _scope(equation):
             if equation.primitive.name in _CALLS:
                 inner = _program_of(equation)
                 count = len(inner.jaxpr.invars)
-                results = _walk(inner, inputs[-count:] if count else [], carry_out)
+                found = _walk(inner, inputs[-count:] if count else [], carry_out)
             else:
-                results = carry_out(equation, inputs)
-        known.update(zip(equation.outvars, results, strict=True))
+                found = carry_out(equation, inputs)
+        known.update(zip(equation.outvars, found, strict=True))
     return [value_of(atom) for atom in program.outvars]
 
 
 def _needed(program: Any) -> list[Any]:
     """The equations whose results are used: gradients leave some that are not."""
-    used = {atom for atom in program.outvars if not hasattr(atom, "val")}
+    used = {atom for atom in program.outvars if not _is_literal(atom)}
     kept = []
     for equation in reversed(program.eqns):
         if used & set(equation.outvars):
             kept.append(equation)
-            used |= {atom for atom in equation.invars if not hasattr(atom, "val")}
+            used |= {atom for atom in equation.invars if not _is_literal(atom)}
     return kept[::-1]
 
 
@@ -170,30 +227,31 @@ def _program_of(equation: Any) -> Any:
         if name in equation.params:
             inner = equation.params[name]
             if not hasattr(inner, "consts"):
-                inner = jax.extend.core.ClosedJaxpr(inner, ())
+                inner = core.ClosedJaxpr(inner, ())
             return inner
     raise NotImplementedError(f"{equation.primitive.name} holds no known program")
 
 
 def _in_the_clear(equation: Any, inputs: list[Any]) -> list[Any]:
-    subfuns, params = equation.primitive.get_bind_params(equation.params)
-    results = equation.primitive.bind(*subfuns, *inputs, **params)
-    return results if equation.primitive.multiple_results else [results]
+    """By JAX itself: as a program of this operation alone."""
+    values = {
+        atom: value
+        for atom, value in zip(equation.invars, inputs, strict=True)
+        if not _is_literal(atom)
+    }
+    alone = core.Jaxpr((), list(values), equation.outvars, [equation])
+    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*values.values())
+
+
+def _is_literal(atom: Any) -> bool:
+    return isinstance(atom, core.Literal)
 
 
 def _place(equation: Any) -> str:
-    """The layer's name, without what JAX puts around it: "transpose(jvp(MLP))"."""
+    """The layer's name, such as "MLP/Dense_0", or nothing."""
     return str(equation.source_info.name_stack)
 
 
-class _Nothing:
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
-def _scopes(equation: Any) -> Any:
+def _scope(equation: Any) -> contextlib.AbstractContextManager[None]:
     place = _place(equation)
-    return transcript.scope(place) if place else _Nothing()
+    return transcript.scope(place) if place else contextlib.nullcontext()

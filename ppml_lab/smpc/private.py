@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 
 from ppml_lab import checks, random
@@ -140,6 +140,36 @@ def _shared(
     return sharing.share(seed, encode(protocol, values.astype(jnp.float32)), scheme)
 
 
+def constant(protocol: Protocol, values: Any) -> Any:
+    """A tree of reals that all parties know, as shared values, without a message."""
+    scheme = protocol.scheme
+
+    def known(leaf: Array) -> Shared:
+        zeros = rings.zeros(scheme.ring, (schemes.num_shares(scheme), *leaf.shape))
+        element = encode(protocol, leaf.astype(jnp.float32))
+        return sharing.add_public(Shared(zeros, scheme), element)
+
+    return jax.tree.map(known, values)
+
+
+def add(one: Any, other: Any) -> Any:
+    """The sums of two trees of shared values."""
+    return jax.tree.map(sharing.add, one, other, is_leaf=is_shared)
+
+
+def rows(shared: Any, begin: Array | int, count: int) -> Any:
+    """`count` places of the secrets' first axis, for a tree of shared values."""
+
+    def cut(value: Shared) -> Shared:
+        shares = jax.tree.map(
+            lambda leaf: lax.dynamic_slice_in_dim(leaf, begin, count, axis=1),
+            value.shares,
+        )
+        return Shared(shares, value.scheme)
+
+    return jax.tree.map(cut, shared, is_leaf=is_shared)
+
+
 def reveal(
     protocol: Protocol,
     shared: Any,
@@ -199,7 +229,7 @@ def evaluate(
         protocol.truncation,
         lambda values: encode(protocol, values),
     )
-    return jax.tree.unflatten(out_tree, interpreter.run(run, closed, leaves))
+    return jax.tree.unflatten(out_tree, interpreter.results(run, closed, leaves))
 
 
 def check_ranges(

@@ -7,6 +7,7 @@ but for the results of comparisons, which are 0 or 1 at scale 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,23 @@ def _reals(run: Any, value: Operand) -> Shared:
         shares = rings.shift_left(ring, value.shares, run.fraction_bits)
         return Shared(shares, run.scheme)
     return value
+
+
+def shared_if_real(run: Any, value: Operand) -> Operand:
+    """A loop's carry: reals are shared from the start."""
+    if not isinstance(value, Shared) and not jnp.issubdtype(
+        jnp.result_type(value), jnp.floating
+    ):
+        return value
+    return _reals(run, value)
+
+
+def axes_swapped(value: Operand) -> Operand:
+    """The axis that a loop goes along in front of the parties', and back."""
+    if not isinstance(value, Shared):
+        return value
+    shares = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), value.shares)
+    return Shared(shares, value.scheme)
 
 
 def _truncated(run: Any, shared: Shared) -> Shared:
@@ -130,6 +148,32 @@ def _whole_factor(value: Operand) -> int | None:
     return int(first) if first.is_integer() and abs(first) < 2**16 else None
 
 
+def small_factor(value: Operand) -> tuple[float, int] | None:
+    """A known factor below 1, the same everywhere, as `m * 2^-k` with 1/2 <= m < 1: so
+    small learning rates keep all their bits.
+    """
+    if isinstance(value, (Shared, jax.core.Tracer)):
+        return None
+    known = np.asarray(value, np.float64)
+    if not known.size or (known != known.flat[0]).any():
+        return None
+    mantissa, exponent = math.frexp(known.flat[0])
+    return (mantissa, -exponent) if exponent < 0 else None
+
+
+def _times_small(run: Any, value: Shared, factor: tuple[float, int]) -> Shared:
+    """Multiplied by the mantissa, and cut by the exponent too."""
+    mantissa, shift = factor
+    element = run.encode(jnp.float32(mantissa))
+    product = sharing.multiply_public(value, element)
+    scale = schemes.product_scale(run.scheme.scale, run.scheme.scale)
+    if isinstance(scale, float):
+        scale *= 2.0**shift
+    product = Shared(product.shares, product.scheme._replace(scale=scale))
+    bits = run.fraction_bits + shift
+    return truncation.truncate(run.fresh_seed(), product, bits, run.truncation)
+
+
 def _mul(run: Any, params: dict[str, Any], one: Operand, other: Operand) -> Shared:
     del params
     if not isinstance(one, Shared):
@@ -140,6 +184,9 @@ def _mul(run: Any, params: dict[str, Any], one: Operand, other: Operand) -> Shar
     shape = jnp.broadcast_shapes(shape_of(one), jnp.shape(other))
     if whole is not None and shape == shape_of(one):
         return _scaled(_reals(run, one), whole)
+    factor = small_factor(other)
+    if factor is not None and shape == shape_of(one) and not is_bit(one):
+        return _times_small(run, one, factor)
     ring = run.scheme.ring
     return _truncated(
         run, _times_public(run, one, other, lambda a, b: ring.multiply(a, b))

@@ -1,0 +1,172 @@
+"""Training on shares: several owners' data, computing parties that see none of it, and
+central differential privacy without a trusted server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import PyTree
+
+from ppml_lab import base, checks, random
+from ppml_lab.dp import events
+from ppml_lab.smpc import private, transcript
+
+Gradient = Callable[[PyTree, PyTree], PyTree]
+"""`(params, examples)` to the sum of the examples' gradients, a pure JAX function."""
+
+
+class SharedTraining(NamedTuple):
+    """Training on shares; make it with `training_on_shares`.
+
+    Attributes:
+      train: `(key, params, parts)`, the trained parameters in the clear. `parts` has
+        each owner's float arrays under its name, `params` is known to all.
+      privacy_event: What an accountant needs; None without noise.
+      noise_stddev: Of all parties' noise together, per coordinate of the summed
+        gradient.
+    """
+
+    train: Callable[[base.Key, PyTree, Mapping[Any, PyTree]], PyTree]
+    privacy_event: base.PrivacyEvent | None
+    noise_stddev: float
+
+
+def training_on_shares(
+    protocol: private.Protocol,
+    gradient: Gradient,
+    join: Callable[[Mapping[Any, PyTree]], PyTree],
+    *,
+    num_steps: int,
+    learning_rate: float,
+    num_examples: int,
+    batch_size: int | None = None,
+    clip_norm: float | None = None,
+    noise_multiplier: float = 0.0,
+    num_honest: int = 1,
+    dimension: int = 0,
+) -> SharedTraining:
+    """Gradient descent by computing parties on other owners' data.
+
+    Owners share their examples, the parties compute every step on shares, and only the
+    last parameters are opened. With noise, each party adds its own Gaussian noise to
+    each step's sum, shared like any input, so that nobody knows all of it.
+
+    **Guarantee:** semi-honest parties learn the parameters at the end, and shapes. With
+    noise these are differentially private for adding or removing one example, by
+    `privacy_event`, against everybody but the owners, and against coalitions that leave
+    at least `num_honest` of the computing parties out: the noise of so many has the
+    stated stddev, and the others' comes on top. It needs `gradient` to sum examples'
+    gradients of L2 norm at most `clip_norm` **by construction**, such as features that
+    their owners clip times a residual in [-1, 1]; nothing checks that, on shares. The
+    rounding of values and products to fixed point is in the sensitivity (`dimension`
+    coordinates, two steps each); that each party rounds its own noise is not accounted.
+    All examples take part in every step: who computes knows the batches, so that
+    sampling would amplify nothing. The emulation's noise is not cryptographic.
+
+    Args:
+      protocol: How the parties compute.
+      gradient: The sum over examples.
+      join: Makes examples, with their axis in front, from the owners' parts: by
+        concatenating rows, or columns.
+      num_steps: Steps of gradient descent.
+      learning_rate: Of a step along the mean gradient.
+      num_examples: Of all owners.
+      batch_size: Examples per step, consecutive ones; all by default, and with noise.
+      clip_norm: Largest norm of an example's gradient; needed with noise.
+      noise_multiplier: Stddev over `clip_norm`; 0 for none.
+      num_honest: Parties whose noise alone has to suffice.
+      dimension: Coordinates of the gradient; needed with noise.
+
+    Raises:
+      ValueError: For bad arguments.
+    """
+    checks.at_least("num_steps", num_steps, 1)
+    checks.positive("learning_rate", learning_rate)
+    checks.at_least("num_examples", num_examples, 1)
+    checks.non_negative("noise_multiplier", noise_multiplier)
+    batch = num_examples if batch_size is None else batch_size
+    if not 1 <= batch <= num_examples:
+        raise ValueError(
+            f"batch_size must be from 1 to num_examples = {num_examples}, got {batch}"
+        )
+    num_parties = protocol.scheme.num_parties
+    stddev, event = 0.0, None
+    if noise_multiplier:
+        if not 1 <= num_honest <= num_parties:
+            raise ValueError(f"num_honest must be 1 to {num_parties}, got {num_honest}")
+        if batch != num_examples:
+            raise ValueError(
+                f"batch_size {batch} with noise: leave it out, as the parties know the "
+                "batches and all examples have to take part"
+            )
+        if clip_norm is None:
+            raise ValueError("clip_norm is needed with noise: give a gradient's bound")
+        checks.positive("clip_norm", clip_norm)
+        checks.at_least("dimension", dimension, 1)
+        stddev = noise_multiplier * clip_norm
+        steps = 2 * np.sqrt(dimension) / 2.0**protocol.fraction_bits
+        one = events.gaussian(stddev / (clip_norm + steps))
+        event = base.PrivacyEvent(
+            events.compose(one, num_steps), "add_or_remove_one", "example"
+        )
+    per_party = float(stddev / np.sqrt(num_honest))
+    rate = np.float32(learning_rate / batch)
+    num_batches = num_examples // batch
+
+    def train(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> PyTree:
+        seed = random.seed(jax.random.fold_in(key, 0))
+        shared = {
+            owner: private.share(protocol, random.child(seed, n), part, owner=owner)
+            for n, (owner, part) in enumerate(parts.items())
+        }
+        examples = private.evaluate(protocol, random.child(seed, 0, 1), join, shared)
+        start = private.constant(protocol, params)
+
+        def step(state: PyTree, number: Array) -> tuple[PyTree, None]:
+            own = random.child(seed, number, 2)
+            begin = (number % num_batches) * batch
+            rows = private.rows(examples, begin, batch) if num_batches > 1 else examples
+            total = private.evaluate(
+                protocol, random.child(own, 0), gradient, state, rows
+            )
+            if stddev:
+                with transcript.scope("noise"):
+                    for party in range(num_parties):
+                        noise_seed = random.child(own, 1, party)
+                        noise = _noise(random.child(noise_seed, 0), params, per_party)
+                        shared_noise = private.share(
+                            protocol, random.child(noise_seed, 1), noise, owner=party
+                        )
+                        total = private.add(total, shared_noise)
+            new = private.evaluate(
+                protocol,
+                random.child(own, 2),
+                lambda p, g: jax.tree.map(lambda a, b: a - rate * b, p, g),
+                state,
+                total,
+            )
+            return new, None
+
+        with transcript.scope("step", repeat=num_steps):
+            final, _ = lax.scan(step, start, jnp.arange(num_steps))
+        return private.reveal(protocol, final, name="parameters")
+
+    return SharedTraining(
+        train, event, float(stddev * np.sqrt(num_parties / num_honest))
+    )
+
+
+def _noise(seed: Array, like: PyTree, stddev: float) -> PyTree:
+    """Gaussian noise for each coordinate of a tree."""
+    leaves, tree = jax.tree.flatten(like)
+    drawn = [
+        random.normal(random.child(seed, place), leaf.size).reshape(leaf.shape)
+        for place, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(tree, [np.float32(stddev) * leaf for leaf in drawn])
