@@ -10,17 +10,22 @@ parties and put together again, in each ring; 100,000 secrets in 100 Shamir shar
 which 51 reconstruct; a client's 98 masks of 98,304 words; all of a masked sum of such
 vectors, with keys, shares, masks and drop-outs; a training round with each kind of sum.
 `ratio` is a row's time over that of our fastest row of the same work, turn by turn; for
-a training round it is over the plain sum's. The `fraction` columns say what part of the
-machine's limits, measured in the same run with as many threads, a row reaches: bytes
-that must move over the bandwidth of a copy; threefry's integer operations, 59.5 a word,
-over the rate of additions and exclusive ors; words over those of threefry in C.
+a training round it is over the plain sum's. On shares (`matmul` and after): 512^3
+products of integers and what they are made of, and the 784-128-10 perceptron on 128
+images and a step of logistic regression by three parties with 64-bit words, additive
+beside SPU's SEMI2K and CrypTen, replicated beside SPU's ABY3. The `fraction` columns
+say what part of the machine's limits, measured in the same run with as many threads, a
+row reaches: bytes that must move over the bandwidth of a copy; threefry's integer
+operations, 59.5 a word, over the rate of additions and exclusive ors; words over those
+of threefry in C.
 
 Peers have their own environments: PPML_LAB_SPU_PYTHON names an interpreter with spu
 0.9.5, PPML_LAB_FLOWER_PYTHON one with flwr 1.42.0, PPML_LAB_NUMPY_PYTHON one with numpy
-and cryptography (the lab's own, without AES, if it is not named); others that are not
+and cryptography (the lab's own, without AES, if it is not named), and
+PPML_LAB_CRYPTEN_PYTHON one with crypten 0.4.1 and torch 2.13.0; others that are not
 named are left out. Flower's masks and Shamir shares are timed in part (`timed` of `of`)
 and scaled. Every row is a process, one at a time, in turns; leave the machine idle
-otherwise. `paper` takes about 40 minutes on 2 cores.
+otherwise. `paper` takes about an hour on 2 cores.
 
     python -m experiments.secure_throughput smoke
     python -m experiments.secure_throughput paper
@@ -60,6 +65,8 @@ class Experiment:
     """Percent of them that drop out before their upload."""
     words: int = 4096
     """Length of masks and of summed vectors."""
+    size: int = 64
+    """Rows and columns of matrices."""
     threads: tuple[int, ...] = (1,)
     """Threads of ours and of the machine's limits."""
     repetitions: int = 1
@@ -79,6 +86,7 @@ CONFIGS = {
         clients=(1000, 10_000),
         dropouts=(0, 10, 30),
         words=98_304,
+        size=512,
         threads=(1, 2),
         repetitions=3,
         timed_runs=5,
@@ -125,6 +133,29 @@ def short_tasks(config: Experiment) -> list[tuple[str, launch.Task]]:
         add("numpy", "masks_aes", "AES", **vector)
     add("flower", "masks", "MT19937", **vector, timed=min(10, config.masks))
     add("ppml_lab", "federated_round", "", threads=max(config.threads))
+    return found + tasks_on_shares(config)
+
+
+def tasks_on_shares(config: Experiment) -> list[tuple[str, launch.Task]]:
+    """Computing on shares, and the products of matrices that it consists of."""
+    found = []
+
+    def add(system: str, task: str, variant: str, **options: int) -> None:
+        options |= {"repetitions": config.timed_runs, "threads": max(config.threads)}
+        if launch.is_here(system):
+            found.append((variant, launch.Task(system, (task,), options)))
+
+    for bits in (32, 64):
+        product = {"word_bits": bits, "size": config.size}
+        for task in ("matmul", "plain_matmul"):
+            add("ppml_lab", task, f"{bits} bits", **product)
+    add("crypten", "plain_matmul", "64 bits", size=config.size)
+    for task in work.ON_SHARES:
+        size = {"size": config.size} if task == "shared_matmul" else {}
+        for system in ("ppml_lab", "spu"):
+            add(system, task, "additive", **size)
+            add(system, task, "replicated", replicated=1, **size)
+        add("crypten", task, "additive", **size)
     return found
 
 
@@ -225,12 +256,13 @@ def reference(
     if kind in ("federated_round", "modular_sum"):
         (reports,) = (r for _, t, r in done if t == task)
         return by_turn(reports, f"clear_{TIME}")
-    kind, by_ring = str(kind).removesuffix("_aes"), kind in work.PARTIES
+    kind = str(kind).removesuffix("_aes").removeprefix("plain_")
+    by_variant = kind in (*work.PARTIES, "matmul", *work.ON_SHARES)
     times = [
         by_turn(reports, TIME)
         for other, t, reports in done
         if t.system == "ppml_lab" and t.arguments[0] == kind
-        if other == variant or not by_ring
+        if other == variant or not by_variant
     ]
     return min(times, key=np.nanmedian)
 

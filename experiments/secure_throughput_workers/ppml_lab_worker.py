@@ -20,7 +20,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.secure_throughput_workers import work
+from experiments.secure_throughput_workers import on_shares, work
 from ppml_lab import data, federated, models, random, smpc
 from ppml_lab.smpc import dropouts, graphs, masking, shamir, sharing
 from ppml_lab.smpc import ring as rings
@@ -296,6 +296,9 @@ TASKS: dict[str, Callable[[argparse.Namespace, Mesh], None]] = {
     "ideal_round": ideal_round,
     "modular_sum": modular_sum,
     "federated_round": federated_round,
+    **{
+        name: functools.partial(task, **ABOUT) for name, task in on_shares.TASKS.items()
+    },
 }
 
 
@@ -303,8 +306,10 @@ def main() -> None:
     options = work.arguments(sorted(TASKS))
     # One device of XLA takes several threads where it finds them.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    jax.config.update("jax_num_cpu_devices", options.threads)
-    TASKS[options.task](options, federated.client_mesh(options.threads))
+    if options.task not in on_shares.TASKS:
+        jax.config.update("jax_num_cpu_devices", options.threads)
+    num_devices = len(jax.devices())
+    TASKS[options.task](options, federated.client_mesh(num_devices))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,15 @@ with the repository on its path, and its last line is `report`'s. Tasks:
     memory_bandwidth    a copy of a large array
     integer_rate        additions and exclusive ors of 32-bit words
     threefry_c          `masks` by threefry2x32-20 written in C
+    matmul              a product of integer matrices, `--size` squared, modulo a word
+    plain_matmul        the same as the system does it by itself: of float32, of words
+    shared_matmul       the product of shared integer matrices, `--size` squared
+    shared_layer        128 x 784 by 784 x 128 fixed-point numbers, and a truncation
+    linear_layers       two layers 784-128-10 on 128 images, on shares
+    mlp                 the same with a ReLU between them
+    training_step       logistic regression, 128 x 784, one step, on shares
+
+On shares three parties compute, with 64-bit words, additive or `--replicated=1`.
 """
 
 from __future__ import annotations
@@ -33,6 +42,8 @@ from typing import Any
 import numpy as np
 
 PARTIES = {"share_3": 3, "share_10": 10}
+ON_SHARES = ("shared_matmul", "shared_layer", "linear_layers", "mlp", "training_step")
+FRACTION_BITS = 18
 _PARTS = {"shamir": "secrets", "masks": "masks", "masks_aes": "masks"}
 """What tasks consist of that may be timed in part."""
 
@@ -66,6 +77,8 @@ def arguments(tasks: Sequence[str], **timed: int) -> argparse.Namespace:
         ("seed", 0, "of the inputs"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=meaning)
+    parser.add_argument("--size", type=int, default=512, help="of square matrices")
+    parser.add_argument("--replicated", type=int, default=0, help="1: not additive")
     options = parser.parse_args()
     whole = _parts(options)
     options.timed = min(options.timed or timed.get(options.task, whole), whole)
@@ -76,6 +89,18 @@ def words(options: argparse.Namespace, count: int, bits: int = 32) -> np.ndarray
     """Uniform words, `[count]`: what is shared or masked."""
     rng = np.random.default_rng(options.seed)
     return rng.integers(2**bits, size=count, dtype=f"uint{bits}")
+
+
+def mlp_inputs(options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Images, weights of two layers, and labels for one output."""
+    rng = np.random.default_rng(options.seed)
+    return {
+        "x": rng.normal(size=(128, 784)).astype(np.float32),
+        "first": (rng.normal(size=(784, 128)) / 28).astype(np.float32),
+        "second": (rng.normal(size=(128, 10)) / 11).astype(np.float32),
+        "weights": (rng.normal(size=(784, 1)) / 28).astype(np.float32),
+        "labels": rng.integers(2, size=(128, 1)).astype(np.float32),
+    }
 
 
 def report(
@@ -173,4 +198,6 @@ def _amount(options: argparse.Namespace) -> tuple[int, str]:
         "federated_round": (20, "clients"),
         "memory_bandwidth": (2 * 2**20 * options.mebibytes, "bytes read and written"),
         "integer_rate": (options.operations, "operations"),
+        **dict.fromkeys(("matmul", "plain_matmul"), (options.size**3, "products")),
+        **dict.fromkeys(ON_SHARES, (1, "runs")),
     }.get(options.task, (options.masks * options.words, "words"))

@@ -140,7 +140,7 @@ def authenticate(seed: Seed, secret: Element, key: Shared) -> Authenticated:
     field = scheme.ring
     schemes.check_secret(field, secret, 0)
     shape = (scheme.num_parties - 1, *rings.shape_of(secret))
-    return _completed(secret, *arithmetic.draws(seed, field, shape, shape), key)
+    return _completed(key, secret, *arithmetic.draws(seed, field, shape, shape))
 
 
 def add(one: Authenticated, other: Authenticated) -> Authenticated:
@@ -308,7 +308,7 @@ def _triple(
     masks = (num_parties - 1, x + y + z)
     a, b, *others = arithmetic.draws(seed, field, *shapes, masks, masks)
     joined = _joined([a, b, field.multiply(a, b)], 1)
-    together = _completed(jax.tree.map(lambda leaf: leaf[0], joined), *others, key)
+    together = _completed(key, jax.tree.map(lambda leaf: leaf[0], joined), *others)
     ends = np.cumsum(sizes).tolist()
     return [
         jax.tree.map(
@@ -320,7 +320,7 @@ def _triple(
 
 
 def _completed(
-    secret: Element, for_value: Element, for_mac: Element, key: Shared
+    key: Shared, secret: Element, for_value: Element, for_mac: Element
 ) -> Authenticated:
     """All shares of a secret and its MAC, of which all but the first are given."""
     field = key.scheme.ring

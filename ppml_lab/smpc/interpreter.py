@@ -252,6 +252,10 @@ def _place(equation: Any) -> str:
     return str(equation.source_info.name_stack)
 
 
-def _scope(equation: Any) -> contextlib.AbstractContextManager[None]:
-    place = _place(equation)
-    return transcript.scope(place) if place else contextlib.nullcontext()
+@contextlib.contextmanager
+def _scope(equation: Any) -> Iterator[None]:
+    """The layer's scopes in the transcript, one in the other."""
+    with contextlib.ExitStack() as scopes:
+        for name in filter(None, _place(equation).split("/")):
+            scopes.enter_context(transcript.scope(name))
+        yield

@@ -1,0 +1,296 @@
+"""What do few bits, and computing on shares at all, cost a trained model?
+
+Claims to check: with enough fraction bits a model classifies on shares as in the clear;
+below, it falls off a cliff (Piranha, Watson et al., USENIX Security 2022, published a
+cliff between 14 and 16 bits, of networks *trained* on shares); what goes wrong is first
+the encoding, and in a ring of 32 bits the wrap-around of products.
+
+Models are trained in the clear on all of the training set, then run on shares of test
+images and of the parameters (`smpc.private`), emulated in `ideal` mode: values,
+messages and rounding of three parties, replicated shares. All fraction bits of a ring
+are one compiled program. Columns, means over seeds:
+
+    accuracy, agreement   of classes with the labels, and with the clear model
+    encoding              RMS error of logits from rounded parameters and images alone
+    truncation            from the products' rounding, in the ring of 64 bits
+    wrap_around           by how much the ring of 32 bits differs from that of 64
+    approximation         RMS error of probabilities, from the softmax in exact reals
+    probabilities         and of probabilities on shares, all errors together
+
+Rows with a `layer` are costs: bytes that the busiest party sends for 128 images,
+offline and online, rounds, and seconds of messages on a LAN and a WAN, by layer and in
+all; the last row is CrypTen's own counters for the 784-128-10 perceptron, if
+PPML_LAB_CRYPTEN_PYTHON names an interpreter (`secure_throughput`). `paper` takes about
+20 minutes on 2 cores.
+
+    python -m experiments.private_inference smoke
+    python -m experiments.private_inference paper
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.side_by_side import launch
+from ppml_lab import data, federated, lab, models, random
+from ppml_lab.lab.run import parse
+from ppml_lab.smpc import approximations, network, private, transcript
+from ppml_lab.smpc import ring as rings
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Models, bits and how many images."""
+
+    dataset: str = "digits"
+    """Of images."""
+    models: tuple[str, ...] = ("logistic", "2nn")
+    """logistic, 2nn or cnn."""
+    fraction_bits: tuple[int, ...] = (4, 8, 16)
+    """Of fixed-point numbers."""
+    num_steps: int = 300
+    """Of training, in the clear."""
+    test_images: int = 200
+    """Test images that are classified."""
+    cnn_images: int = 50
+    """The same for the CNN, which takes longer."""
+    batch_size: int = 50
+    """Images that are classified at once."""
+    num_seeds: int = 2
+    """Trainings of each model; the CNN has one."""
+
+
+CONFIGS = {
+    "smoke": Experiment(),
+    "paper": Experiment(
+        dataset="mnist",
+        models=("logistic", "2nn", "cnn"),
+        fraction_bits=tuple(range(4, 28, 2)),
+        num_steps=3000,
+        test_images=10_000,
+        cnn_images=1000,
+        batch_size=250,
+        num_seeds=3,
+    ),
+}
+MODULES = {"logistic": models.logistic, "2nn": models.two_nn, "cnn": models.CNN}
+RINGS = {32: rings.Z32, 64: rings.Z64}
+COLUMNS = ("model", "ring_bits", "fraction_bits", "accuracy", "accuracy_std")
+COLUMNS += ("agreement", "clear_accuracy", "encoding", "truncation", "wrap_around")
+COLUMNS += ("approximation", "probabilities", "images", "seeds", "protocol", "layer")
+COLUMNS += ("online_bytes", "offline_bytes", "rounds", "lan_seconds", "wan_seconds")
+Row = dict[str, Any]
+
+
+def trained(module: Any, dataset: data.Dataset, num_steps: int, seed: int) -> Any:
+    """Parameters after SGD with momentum on the pooled training set."""
+    shape = dataset.train["x"].shape[1:]
+    task = models.flax_classification(module, shape)
+    clients = data.federate(dataset.train, np.arange(len(dataset.train["y"])))
+    algorithm = federated.central_sgd(
+        task,
+        optax.sgd(0.05, momentum=0.9),
+        federated.fixed_size(len(dataset.train["y"]), 64),
+    )
+    state, _ = federated.simulate(
+        jax.random.key(seed), algorithm, clients, num_rounds=num_steps
+    )
+    return state.params
+
+
+def on_shares(
+    module: Any, ring: rings.Ring, params: Any, batches: jax.Array, bits: jax.Array
+) -> Any:
+    """Logits and probabilities, `[bits, batches, batch, classes]` each."""
+
+    def both(params: Any, images: jax.Array) -> Any:
+        logits = module.apply(params, images)
+        return logits, approximations.softmax(logits)
+
+    def classify(bits: jax.Array, place: jax.Array, images: jax.Array) -> Any:
+        how = private.protocol(ring=ring, fraction_bits=bits, ideal=True)
+        seed = random.child(random.seed(jax.random.key(0)), place)
+        parts = [random.child(seed, n) for n in range(3)]
+        shared = (
+            private.share(how, parts[0], params, owner="model"),
+            private.share(how, parts[1], images),
+        )
+        return private.reveal(how, private.evaluate(how, parts[2], both, *shared))
+
+    def all_batches(bits: jax.Array) -> Any:
+        places = jnp.arange(len(batches))
+        return jax.lax.map(lambda b: classify(bits, *b), (places, batches))
+
+    return jax.jit(lambda bits: jax.lax.map(all_batches, bits))(bits)
+
+
+def encoded_only(module: Any, params: Any, batches: Any, bits: int) -> np.ndarray:
+    """Logits of rounded parameters and images, in float64."""
+    with jax.enable_x64(True):
+        scale = 2.0**bits
+
+        def rounded(leaf: Any) -> jax.Array:
+            return jnp.round(jnp.asarray(np.asarray(leaf), jnp.float64) * scale) / scale
+
+        apply = jax.jit(lambda p, x: module.apply(p, x))
+        params = jax.tree.map(rounded, params)
+        return np.stack([apply(params, rounded(batch)) for batch in batches])
+
+
+def rms(error: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(np.asarray(error, np.float64)))))
+
+
+def errors(name: str, config: Experiment, dataset: data.Dataset, seed: int) -> Any:
+    """By ring and bits, everything that is measured with one trained model."""
+    count = config.cnn_images if name == "cnn" else config.test_images
+    batch = min(config.batch_size, count)
+    module = MODULES[name](dataset.num_classes)
+    params = trained(module, dataset, config.num_steps, seed)
+    images, labels = dataset.test["x"][:count], dataset.test["y"][:count]
+    batches = jnp.asarray(images).reshape(-1, batch, *images.shape[1:])
+    clear = np.stack([jax.jit(module.apply)(params, batch) for batch in batches])
+    softmax = np.asarray(jax.nn.softmax(clear))
+    approximated = np.asarray(approximations.softmax(jnp.asarray(clear)))
+    bits = np.asarray(config.fraction_bits)
+    found = {
+        ring_bits: jax.tree.map(
+            np.asarray, on_shares(module, ring, params, batches, jnp.asarray(bits))
+        )
+        for ring_bits, ring in RINGS.items()
+    }
+    measured = {}
+    for place, f in enumerate(config.fraction_bits):
+        encoded = encoded_only(module, params, batches, f)
+        wide = found[64][0][place]
+        for ring_bits, (logits, probabilities) in found.items():
+            classes = logits[place].argmax(-1)
+            measured[ring_bits, f] = {
+                "accuracy": np.mean(classes.ravel() == labels),
+                "clear_accuracy": np.mean(clear.argmax(-1).ravel() == labels),
+                "agreement": np.mean(classes == clear.argmax(-1)),
+                "encoding": rms(encoded - clear),
+                "truncation": rms(wide - encoded),
+                "wrap_around": rms(logits[place] - wide) if ring_bits == 32 else 0.0,
+                "approximation": rms(approximated - softmax),
+                "probabilities": rms(probabilities[place] - softmax),
+            }
+    return measured
+
+
+def accuracies(name: str, config: Experiment, dataset: data.Dataset) -> list[Row]:
+    num_seeds = 1 if name == "cnn" else config.num_seeds
+    runs = [errors(name, config, dataset, seed) for seed in range(num_seeds)]
+    rows = []
+    for ring_bits, f in runs[0]:
+        each = [run[ring_bits, f] for run in runs]
+        means = {key: np.mean([one[key] for one in each]) for key in each[0]}
+        rows.append(
+            {"model": name, "ring_bits": ring_bits, "fraction_bits": f, **means}
+            | {"accuracy_std": np.std([one["accuracy"] for one in each])}
+            | {"seeds": num_seeds, "protocol": "replicated"}
+            | {"images": config.cnn_images if name == "cnn" else config.test_images}
+        )
+        print(f"{name} {ring_bits} bits, {f} of fraction: {means}", flush=True)
+    return rows
+
+
+def costs(name: str, function: Callable[..., Any], params: Any, images: Any) -> Any:
+    """Bytes, rounds and seconds by layer, for additive and replicated shares."""
+    for kind in ("additive", "replicated"):
+        how = private.protocol(kind, ideal=True)
+
+        def evaluated(
+            seed: Any, params: Any, images: Any, how: private.Protocol = how
+        ) -> Any:
+            with transcript.scope("inputs"):
+                shared = (
+                    private.share(how, random.child(seed, 0), params, owner="model"),
+                    private.share(how, random.child(seed, 1), images),
+                )
+            with transcript.scope("model"):
+                return private.evaluate(how, random.child(seed, 2), function, *shared)
+
+        seed = jax.ShapeDtypeStruct((2,), jnp.uint32)
+        sent = transcript.priced(evaluated, seed, params, images)
+        messages = {message.path for message in sent.messages}
+        layers = [path for path in sent.by_path() if path not in messages]
+        for path in [path for path in layers if path.count("/") <= 2]:
+            sizes = [sent.sent_bits(party, path) // 8 for party in sent.parties()]
+            yield {
+                "model": name,
+                "protocol": kind,
+                "layer": path,
+                "online_bytes": max(sizes),
+                "offline_bytes": sent.sent_bits(scope=path, offline=True) // 8,
+                "rounds": sent.num_rounds(path),
+                "lan_seconds": sent.seconds(network.LAN, path),
+                "wan_seconds": sent.seconds(network.WAN, path),
+            }
+
+
+def perceptron(params: Any, images: jax.Array) -> jax.Array:
+    """784-128-10, without biases: what peers are counted on."""
+    with jax.named_scope("first"):
+        hidden = images @ params["first"]
+    with jax.named_scope("relu"):
+        hidden = jnp.maximum(hidden, 0)
+    with jax.named_scope("second"):
+        return hidden @ params["second"]
+
+
+def counted_by_crypten(folder: Path) -> list[Row]:
+    """CrypTen's bytes and rounds for the perceptron, and what the lab makes of them."""
+    if not launch.is_here("crypten"):
+        return []
+    scripts = Path(__file__).with_name("secure_throughput_workers")
+    workers = launch.Workers(scripts, folder, 300.0, headlines=("rounds",))
+    task = launch.Task("crypten", ("mlp",), {"repetitions": 1})
+    ((report,),) = launch.in_turns(workers, [task], 1)
+    if report is None:
+        return []
+    bits, rounds = 8 * report["party_bytes"], report["rounds"]
+    return [
+        {
+            "model": "784-128-10",
+            "protocol": "CrypTen 0.4.1",
+            "layer": "model",
+            "online_bytes": report["party_bytes"],
+            "rounds": rounds,
+            "lan_seconds": network.seconds(rounds, bits, network.LAN),
+            "wan_seconds": network.seconds(rounds, bits, network.WAN),
+        }
+    ]
+
+
+def measure(folder: Path, config: Experiment) -> list[Row]:
+    dataset = data.load(config.dataset)
+    images = jax.ShapeDtypeStruct((128, *dataset.train["x"].shape[1:]), jnp.float32)
+    rows = []
+    for name in config.models:
+        module = MODULES[name](dataset.num_classes)
+        params = jax.eval_shape(module.init, jax.random.key(0), images)
+        rows += accuracies(name, config, dataset)
+        rows += costs(name, module.apply, params, images)
+    weights = {"first": (784, 128), "second": (128, 10)}
+    params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in weights.items()}
+    flat = jax.ShapeDtypeStruct((128, 784), jnp.float32)
+    rows += costs("784-128-10", perceptron, params, flat)
+    rows += counted_by_crypten(folder)
+    return [dict.fromkeys(COLUMNS, "") | row for row in rows]
+
+
+if __name__ == "__main__":
+    folder = parse("private_inference", __doc__ or "", CONFIGS)[1]
+    lab.run_benchmark(
+        "private_inference", __doc__ or "", CONFIGS, partial(measure, folder)
+    )
