@@ -66,6 +66,7 @@ def on_shares(options: argparse.Namespace) -> list[str]:
 
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
+    clear = work.mlp_inputs(options)
     if options.task == "shared_matmul":
         shares = torch.randint(0, 2**31, (options.size, options.size))
         value = mpc.MPCTensor.from_shares(shares, precision=0, ptype=mpc.arithmetic)
@@ -74,7 +75,6 @@ def on_shares(options: argparse.Namespace) -> list[str]:
         def function(value: Any) -> Any:
             return value.matmul(value)
     else:
-        clear = work.mlp_inputs(options)
         inputs = {
             name: crypten.cryptensor(torch.from_numpy(array), src=0)
             for name, array in clear.items()

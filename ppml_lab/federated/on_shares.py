@@ -27,13 +27,13 @@ class SharedTraining(NamedTuple):
     Attributes:
       train: `(key, params, parts)`, the trained parameters in the clear. `parts` has
         each owner's float arrays under its name, `params` is known to all.
-      privacy_event: What an accountant needs; None without noise.
+      privacy_event: What an accountant needs.
       noise_stddev: Of all parties' noise together, per coordinate of the summed
         gradient.
     """
 
     train: Callable[[base.Key, PyTree, Mapping[Any, PyTree]], PyTree]
-    privacy_event: base.PrivacyEvent | None
+    privacy_event: base.PrivacyEvent
     noise_stddev: float
 
 
@@ -96,7 +96,7 @@ def training_on_shares(
             f"batch_size must be from 1 to num_examples = {num_examples}, got {batch}"
         )
     num_parties = protocol.scheme.num_parties
-    stddev, event = 0.0, None
+    stddev, effective = 0.0, 0.0
     if noise_multiplier:
         if not 1 <= num_honest <= num_parties:
             raise ValueError(f"num_honest must be 1 to {num_parties}, got {num_honest}")
@@ -111,10 +111,13 @@ def training_on_shares(
         checks.at_least("dimension", dimension, 1)
         stddev = noise_multiplier * clip_norm
         steps = 2 * np.sqrt(dimension) / 2.0**protocol.fraction_bits
-        one = events.gaussian(stddev / (clip_norm + steps))
-        event = base.PrivacyEvent(
-            events.compose(one, num_steps), "add_or_remove_one", "example"
-        )
+        effective = stddev / (clip_norm + steps)
+    event = base.PrivacyEvent(
+        events.compose(events.gaussian(effective), num_steps),
+        "add_or_remove_one",
+        "example" if noise_multiplier else None,
+        num_examples,
+    )
     per_party = float(stddev / np.sqrt(num_honest))
     rate = np.float32(learning_rate / batch)
     num_batches = num_examples // batch

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from jax import Array, lax
 from jax.extend import core
 
 from ppml_lab import random
-from ppml_lab.smpc import approximations, private_forms, transcript
+from ppml_lab.smpc import approximations, private_forms, private_values, transcript
 from ppml_lab.smpc.scheme import Scheme, Shared
 
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
@@ -96,7 +96,7 @@ def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
         return [private_forms.FORMS[name](run, equation.params, *inputs)]
 
     def program(function: Callable[..., Any], inputs: list[Any]) -> list[Any]:
-        shapes = [private_forms.abstract(value) for value in inputs]
+        shapes = [private_values.abstract(value) for value in inputs]
         return _walk(jax.make_jaxpr(function)(*shapes), inputs, carry_out)
 
     return _walk(closed, list(args), carry_out)
@@ -112,7 +112,7 @@ def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
     num_consts = params["num_consts"]
     consts, carry = inputs[:num_consts], inputs[num_consts:][:num_carry]
     items = inputs[num_consts + num_carry :]
-    carry = [private_forms.shared_if_real(run, value) for value in carry]
+    carry = [private_values.shared_if_real(run, value) for value in carry]
     seed = run.fresh_seed()
 
     def body(carry: list[Any], item: tuple[Array, list[Any]]) -> Any:
@@ -121,14 +121,14 @@ def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
             run, seed=random.child(seed, place), num_seeds=0, positive={}, spread={}
         )
         found = results(inner, params["jaxpr"], [*consts, *carry, *values])
-        new = [private_forms.shared_if_real(run, value) for value in found[:num_carry]]
+        new = [private_values.shared_if_real(run, value) for value in found[:num_carry]]
         return new, found[num_carry:]
 
     places = jnp.arange(length, dtype=jnp.uint32)
-    items = [private_forms.axes_swapped(value) for value in items]
+    items = [private_values.axes_swapped(value) for value in items]
     with transcript.scope("loop", repeat=length):
         carry, outs = lax.scan(body, carry, (places, items), reverse=params["reverse"])
-    return [*carry, *map(private_forms.axes_swapped, outs)]
+    return [*carry, *map(private_values.axes_swapped, outs)]
 
 
 def bits_by_layer(
@@ -153,14 +153,14 @@ def bits_by_layer(
         layer = _place(equation) or layer
         name = equation.primitive.name
         if name in APPROXIMATED:
-            shapes = [private_forms.abstract(value) for value in inputs]
+            shapes = [private_values.abstract(value) for value in inputs]
             return _walk(jax.make_jaxpr(APPROXIMATED[name])(*shapes), inputs, carry_out)
         if name == "scan":
             return _unrolled(equation, inputs, carry_out)
         found = _in_the_clear(equation, inputs)
         is_product = name in ("mul", "dot_general", "conv_general_dilated")
         # A small factor is scaled up before it is multiplied with.
-        small = name == "mul" and any(map(private_forms.small_factor, inputs))
+        small = name == "mul" and any(map(private_values.small_factor, inputs))
         note(inputs if small else found, 2 if is_product else 1)
         return found
 
@@ -233,14 +233,13 @@ def _program_of(equation: Any) -> Any:
 
 
 def _in_the_clear(equation: Any, inputs: list[Any]) -> list[Any]:
-    """By JAX itself: as a program of this operation alone."""
-    values = {
-        atom: value
-        for atom, value in zip(equation.invars, inputs, strict=True)
-        if not _is_literal(atom)
-    }
-    alone = core.Jaxpr((), list(values), equation.outvars, [equation])
-    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*values.values())
+    """By JAX itself; at once where all is known, so that factors stay known."""
+    primitive = equation.primitive
+    params = primitive.get_bind_params(equation.params)
+    traced = any(isinstance(value, jax.core.Tracer) for value in inputs)
+    with contextlib.nullcontext() if traced else jax.ensure_compile_time_eval():
+        found = primitive.bind(*inputs, **params)
+    return found if primitive.multiple_results else [found]
 
 
 def _is_literal(atom: Any) -> bool:

@@ -16,7 +16,7 @@ The last two are never wrong by more than a step for abs(x) < 2^(bits - 2).
 other way, without which every result is a step low. "msb" is Catrina and de Hoogh's
 idea with Dalskov, Escudero, Keller's correction ("Secure Evaluation of Quantized Neural
 Networks", PoPETs 2020, and "Fantastic Four", USENIX Security 2021). Among three parties
-nobody may shift alone: the shares' sum wraps around up to twice, and 3 of 8 results
+nobody may shift alone: the shares' sum wraps around up to twice, and a result in four
 would be wrong by far; that is refused.
 
 **Guarantee:** semi-honest parties; what is opened is masked with uniform words ("msb":
@@ -83,7 +83,7 @@ def check_method(scheme: Scheme, method: str) -> None:
     if method == "local" and scheme.num_parties != 2:
         raise ValueError(
             f"truncation 'local' is for 2 parties, got {scheme.num_parties}: if more "
-            "of them shift their own shares, 3 of 8 results are wrong; use 'msb'"
+            "of them shift their own shares, a result in four is wrong; use 'msb'"
         )
     if method == "pair" and scheme.kind != "additive":
         raise ValueError(
@@ -160,9 +160,9 @@ def _by_third_party(seed: Seed, shared: Shared, num_bits: Array | int) -> Elemen
         transcript.record_message("opened", sender, receiver, bits)
         transcript.record_message("renewed", sender, receiver, bits, 1)
     total = _corrected(ring, opened, parts, num_bits, "msb")
-    transcript.record_view("opened", (0, 1), opened)
     if scheme.ideal:
         return _stacked(total)
+    transcript.record_view("opened", (0, 1), opened)
     rest = ring.subtract(total, ring.sum_over(drawn, 0))
     return _stacked(_row(drawn, 0), rest, _row(drawn, 1))
 
@@ -194,8 +194,9 @@ def _corrected(
 ) -> Element:
     """The sum of all parties' results, each linear in what was dealt to it."""
     if method == "pair":
-        # One step is what two roundings down lose together, in the mean.
-        shifted = rings.shift_right(ring, opened, num_bits, signed=True)
+        # Two roundings down lose a step, or none where both are exact.
+        below = ring.subtract(opened, _constant(ring, 1))
+        shifted = rings.shift_right(ring, below, num_bits, signed=True)
         return ring.add(ring.add(shifted, parts["truncated"]), _constant(ring, 1))
     top = rings.shift_right(ring, opened, ring.bits - 1)
     without_top = rings.shift_right(ring, rings.shift_left(ring, opened, 1), 1)

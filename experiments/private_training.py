@@ -1,0 +1,384 @@
+"""What does it cost to train on data that nobody may pool, on shares and with noise?
+
+Claims to check: parties who compute on shares get the model of pooled training, which
+beats what each owner gets alone; central differential privacy for the same epsilon
+needs no trusted server; below some number of fraction bits training fails (Piranha,
+Watson et al., USENIX Security 2022: a network on MNIST reaches 96% from 16 bits on and
+10% up to 14).
+
+Three cases (`federated.training_on_shares`), full gradient descent but for the last:
+
+    heart    logistic regression on heart disease: four hospitals share their rows among
+             three parties, replicated shares
+    adult    logistic regression on Adult: two parties have personal and work columns,
+             additive shares and a dealer
+    mnist    the 2NN on MNIST, rows split between three parties, batches of 128, which
+             is also trained with fewer and more fraction bits, in one compiled program
+
+Methods: `alone` (each owner, in the clear, of which the rows give the best and the
+worst), `pooled` (in the clear), `shares`, and `shares + DP`, where examples' features
+are clipped by their owners, the sigmoid is piecewise linear, and each party adds its
+noise on shares; epsilon is the accountant's, for adding or removing an example. Values
+are those of the protocols, emulated in `ideal` mode; `full_agrees` says whether shares
+of every party, computed in full, gave the same bits. Bytes are the busiest party's,
+seconds those of messages and, `compute_seconds`, of the emulation. `smoke` uses heart
+disease's shape with random data; `paper` takes about 20 minutes on 2 cores.
+
+    python -m experiments.private_training smoke
+    python -m experiments.private_training paper
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ppml_lab import data, federated, lab, models
+from ppml_lab.dp import accounting
+from ppml_lab.smpc import approximations, network, private, transcript
+
+PERSONAL = ("age", "sex", "race", "marital-status", "relationship", "native-country")
+Parts = Mapping[Any, dict[str, np.ndarray]]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Cases, budgets and lengths."""
+
+    cases: tuple[str, ...] = ("random",)
+    """heart, adult, mnist; or random, of heart's shape."""
+    target_epsilons: tuple[float, ...] = (8.0,)
+    """Budgets of training with noise."""
+    num_steps: int = 20
+    """Of logistic regressions."""
+    mnist_steps: int = 20
+    """Of the 2NN."""
+    fraction_bits: int = 16
+    """Of fixed-point numbers."""
+    swept_bits: tuple[int, ...] = ()
+    """Of the 2NN's trainings."""
+    num_seeds: int = 2
+    """Trainings of each kind."""
+
+
+CONFIGS = {
+    "smoke": Experiment(),
+    "paper": Experiment(
+        cases=("heart", "adult", "mnist"),
+        target_epsilons=(0.5, 1.0, 2.0, 4.0, 8.0),
+        num_steps=100,
+        mnist_steps=1000,
+        swept_bits=(8, 10, 12, 14, 16, 18, 20, 22, 24, 26),
+        num_seeds=5,
+    ),
+}
+COLUMNS = ("case", "method", "fraction_bits", "accuracy", "accuracy_std", "worst")
+COLUMNS += ("target_epsilon", "epsilon", "delta", "noise_stddev", "seeds")
+COLUMNS += ("online_bytes", "offline_bytes", "rounds", "lan_seconds", "wan_seconds")
+COLUMNS += ("compute_seconds", "full_agrees", "largest_difference")
+
+
+class Case:
+    """Owners' parts, and what is learnt from them."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        test: dict[str, np.ndarray],
+        axis: int,
+        kind: str,
+        num_parties: int,
+        learning_rate: float,
+        delta: float,
+        clip_norm: float,
+    ) -> None:
+        self.parts, self.test, self.axis = parts, test, axis
+        self.kind, self.num_parties = kind, num_parties
+        self.learning_rate, self.delta = learning_rate, delta
+        self.clip_norm = clip_norm
+        self.num_examples = len(self.join(parts)["y"])
+
+    def join(self, parts: Any) -> Any:
+        """Rows one after the other, or columns side by side and the first's labels."""
+        some = list(parts.values())
+        x = jnp.concatenate([part["x"] for part in some], axis=self.axis)
+        labels = [part["y"] for part in some if "y" in part]
+        return {"x": x, "y": jnp.concatenate(labels)}
+
+    def clipped(self) -> Parts:
+        """Each owner bounds its own features: where columns are split, to its part of
+        the norm.
+        """
+        share = np.sqrt(len(self.parts)) if self.axis == 1 else 1.0
+
+        def bounded(x: np.ndarray) -> np.ndarray:
+            norms = np.linalg.norm(x, axis=1, keepdims=True)
+            return x * np.minimum(1, self.clip_norm / share / np.maximum(norms, 1e-9))
+
+        return {
+            owner: part | {"x": bounded(part["x"]).astype(np.float32)}
+            for owner, part in self.parts.items()
+        }
+
+    def protocol(self, bits: Any, *, ideal: bool = True) -> private.Protocol:
+        return private.protocol(
+            self.kind, num_parties=self.num_parties, fraction_bits=bits, ideal=ideal
+        )
+
+
+def by_rows(dataset: data.Dataset) -> Case:
+    def table(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+        ones = np.ones((len(x), 1), np.float32)
+        return {"x": np.concatenate([x, ones], 1), "y": y.astype(np.float32)}
+
+    owners = dataset.train_users
+    assert owners is not None
+    parts = {
+        f"hospital {owner}": table(
+            dataset.train["x"][owners == owner], dataset.train["y"][owners == owner]
+        )
+        for owner in np.unique(owners)
+    }
+    test = table(dataset.test["x"], dataset.test["y"])
+    return Case(parts, test, 0, "replicated", 3, 1.0, 1e-3, 4.0)
+
+
+def by_columns(dataset: data.Dataset) -> Case:
+    names = [name.split("=")[0] for name in dataset.feature_names or ()]
+    personal = np.isin(names, PERSONAL)
+
+    def table(examples: dict[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
+        x, ones = examples["x"], np.ones((len(examples["x"]), 1), np.float32)
+        return {
+            0: {"x": np.concatenate([x[:, personal], ones], 1),
+                "y": examples["y"].astype(np.float32)},
+            1: {"x": x[:, ~personal]},
+        }  # fmt: skip
+
+    test = table(dataset.test)
+    joined = {"x": np.concatenate([part["x"] for part in test.values()], 1)}
+    joined["y"] = test[0]["y"]
+    return Case(table(dataset.train), joined, 1, "additive", 2, 1.0, 1e-5, 4.0)
+
+
+def images(dataset: data.Dataset) -> Case:
+    def table(examples: dict[str, np.ndarray], order: np.ndarray) -> Any:
+        x = examples["x"].reshape(len(examples["y"]), -1)
+        labels = np.eye(dataset.num_classes, dtype=np.float32)[examples["y"]]
+        return {"x": x[order], "y": labels[order]}
+
+    order = np.random.default_rng(0).permutation(len(dataset.train["y"]))
+    parts = {n: table(dataset.train, rows) for n, rows in
+             enumerate(np.array_split(order, 3))}  # fmt: skip
+    test = table(dataset.test, np.arange(len(dataset.test["y"])))
+    return Case(parts, test, 0, "replicated", 3, 0.1, 1e-5, 0.0)
+
+
+def random_rows() -> data.Dataset:
+    """Two classes, 13 features, four owners."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 13)).astype(np.float32)
+    y = (x @ rng.normal(size=13) > 0).astype(np.int32)
+    owners = np.arange(200) % 4
+    return data.Dataset(
+        "random", {"x": x[:200], "y": y[:200]}, {"x": x[200:], "y": y[200:]}, 2,
+        owners, None,
+    )  # fmt: skip
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "random": lambda: by_rows(random_rows()),
+    "heart": lambda: by_rows(data.load("heart_disease")),
+    "adult": lambda: by_columns(data.load("adult")),
+    "mnist": lambda: images(data.load("mnist")),
+}
+
+
+def logistic(sigmoid: Callable[[Any], Any]) -> Any:
+    def gradient(weights: Any, examples: Any) -> Any:
+        x, y = examples["x"], examples["y"]
+        return x.T @ (sigmoid(x @ weights) - y)
+
+    return gradient
+
+
+def perceptron(softmax: Callable[[Any], Any]) -> Any:
+    module = models.two_nn(10)
+
+    def gradient(params: Any, examples: Any) -> Any:
+        logits, pull = jax.vjp(lambda p: module.apply(p, examples["x"]), params)
+        return pull(softmax(logits) - examples["y"])[0]
+
+    return gradient
+
+
+def in_the_clear(case: Case, gradient: Any, start: Any, parts: Any, steps: int,
+                 batch: int | None) -> Any:  # fmt: skip
+    """The same training, of floats."""
+    examples = case.join(parts)
+    count = len(examples["y"])
+    batch = batch or count
+    rate = case.learning_rate / batch
+
+    def step(number: Any, params: Any) -> Any:
+        begin = (number % (count // batch)) * batch
+        rows = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, begin, batch), examples
+        )
+        total = gradient(params, rows)
+        return jax.tree.map(lambda p, g: p - rate * g, params, total)
+
+    return jax.jit(lambda start: jax.lax.fori_loop(0, steps, step, start))(start)
+
+
+def accuracy(params: Any, test: dict[str, np.ndarray]) -> float:
+    if isinstance(params, dict):
+        logits: Any = models.two_nn(10).apply(params, test["x"])
+        return float(np.mean(np.argmax(logits, -1) == test["y"].argmax(-1)))
+    return float(np.mean((test["x"] @ np.asarray(params) > 0) == (test["y"] > 0.5)))
+
+
+def on_shares(case: Case, gradient: Any, start: Any, parts: Any, config: Experiment,
+              steps: int, **options: Any) -> tuple[Row, list[Any]]:  # fmt: skip
+    """What one kind of training costs and gives, over seeds."""
+
+    def trainer(*, ideal: bool) -> federated.SharedTraining:
+        return federated.training_on_shares(
+            case.protocol(config.fraction_bits, ideal=ideal),
+            gradient,
+            case.join,
+            num_steps=steps,
+            learning_rate=case.learning_rate,
+            num_examples=case.num_examples,
+            **options,
+        )
+
+    keys = [jax.random.key(seed) for seed in range(config.num_seeds)]
+    training = trainer(ideal=True)
+    train = jax.jit(training.train)
+    found = [jax.block_until_ready(train(key, start, parts)) for key in keys]
+    begin = time.perf_counter()
+    jax.block_until_ready(train(keys[0], start, parts))
+    seconds = time.perf_counter() - begin
+    sent = transcript.priced(training.train, keys[0], start, parts)
+    sizes = [sent.sent_bits(party) // 8 for party in range(case.num_parties)]
+    scores = [accuracy(params, case.test) for params in found]
+    row: Row = {
+        "accuracy": np.mean(scores), "accuracy_std": np.std(scores),
+        "worst": min(scores), "seeds": len(scores),
+        "fraction_bits": config.fraction_bits, "online_bytes": max(sizes),
+        "offline_bytes": sent.sent_bits(offline=True) // 8,
+        "rounds": sent.num_rounds(), "lan_seconds": sent.seconds(network.LAN),
+        "wan_seconds": sent.seconds(network.WAN), "compute_seconds": seconds,
+        "noise_stddev": training.noise_stddev,
+    }  # fmt: skip
+    if training.noise_stddev:
+        row["epsilon"] = accounting.epsilon(training.privacy_event, case.delta)
+        row["delta"] = case.delta
+    if not isinstance(start, dict):  # In full, the 2NN takes an hour.
+        whole = jax.jit(trainer(ideal=False).train)(keys[0], start, parts)
+        row["full_agrees"] = bool((np.asarray(whole) == np.asarray(found[0])).all())
+    return row, found
+
+
+def regressions(name: str, config: Experiment) -> list[Row]:
+    case, rows = CASES[name](), []
+    columns = case.test["x"].shape[1]
+    start, steps = jnp.zeros(columns), config.num_steps
+    exact, bounded = jax.nn.sigmoid, approximations.piecewise_sigmoid
+    alone, place = [], 0
+    for part in case.parts.values():
+        # Who has columns only is lent the labels.
+        y = part.get("y", case.join(case.parts)["y"])
+        test, width = case.test, part["x"].shape[1]
+        if case.axis == 1:
+            test = test | {"x": test["x"][:, place : place + width]}
+            place += width
+        params = in_the_clear(
+            case, logistic(exact), jnp.zeros(width), {0: {"x": part["x"], "y": y}},
+            steps, None,
+        )  # fmt: skip
+        alone.append(accuracy(params, test))
+    rows.append({"method": "alone", "accuracy": max(alone), "worst": min(alone)})
+    pooled = in_the_clear(case, logistic(exact), start, case.parts, steps, None)
+    rows.append({"method": "pooled", "accuracy": accuracy(pooled, case.test)})
+    row, found = on_shares(case, logistic(approximations.sigmoid), start, case.parts,
+                           config, steps)  # fmt: skip
+    worst = max(float(np.abs(params - pooled).max()) for params in found)
+    rows.append({"method": "shares"} | row | {"largest_difference": worst})
+    parts = case.clipped()
+    clear = in_the_clear(case, logistic(bounded), start, parts, steps, None)
+    about = {"method": "pooled, clipped, piecewise"}
+    rows.append(about | {"accuracy": accuracy(clear, case.test)})
+    honest = 2 if case.kind == "replicated" else 1
+    for target in config.target_epsilons:
+        private_by: dict[str, Any] = {
+            "clip_norm": case.clip_norm, "num_honest": honest, "dimension": columns,
+        }  # fmt: skip
+
+        def event(noise: float, private_by: Any = private_by) -> Any:
+            return federated.training_on_shares(
+                case.protocol(config.fraction_bits), logistic(bounded), case.join,
+                num_steps=steps, learning_rate=case.learning_rate,
+                num_examples=case.num_examples, noise_multiplier=noise, **private_by,
+            ).privacy_event  # fmt: skip
+
+        noise = accounting.calibrate_noise_multiplier(event, target, case.delta)
+        print(f"{name}: noise multiplier {noise:.4g} for epsilon {target}", flush=True)
+        row, _ = on_shares(case, logistic(bounded), start, parts, config, steps,
+                           noise_multiplier=noise, **private_by)  # fmt: skip
+        rows.append({"method": "shares + DP", "target_epsilon": target} | row)
+    return [{"case": name} | row for row in rows]
+
+
+def networks(name: str, config: Experiment) -> list[Row]:
+    case, steps = CASES[name](), config.mnist_steps
+    start = models.two_nn(10).init(jax.random.key(0), jnp.zeros((1, 784)))
+    exact, shared = perceptron(jax.nn.softmax), perceptron(approximations.softmax)
+    alone = [
+        accuracy(in_the_clear(case, exact, start, {0: part}, steps, 128), case.test)
+        for part in case.parts.values()
+    ]
+    rows: list[Row] = [
+        {"method": "alone", "accuracy": max(alone), "worst": min(alone)},
+        {"method": "pooled", "accuracy": accuracy(
+            in_the_clear(case, exact, start, case.parts, steps, 128), case.test)},
+    ]  # fmt: skip
+    row, _ = on_shares(case, shared, start, case.parts, config, steps, batch_size=128)
+    rows.append({"method": "shares"} | row)
+
+    def with_bits(bits: Any) -> Any:
+        return federated.training_on_shares(
+            case.protocol(bits), shared, case.join, num_steps=steps,
+            learning_rate=case.learning_rate, num_examples=case.num_examples,
+            batch_size=128,
+        ).train(jax.random.key(0), start, case.parts)  # fmt: skip
+
+    swept = jnp.asarray(config.swept_bits)
+    found = jax.jit(lambda bits: jax.lax.map(with_bits, bits))(swept)
+    for place, bits in enumerate(config.swept_bits):
+        params = jax.tree.map(lambda leaf, p=place: leaf[p], found)
+        score = accuracy(params, case.test)
+        rows.append({"method": "bits", "fraction_bits": bits, "accuracy": score,
+                     "seeds": 1})  # fmt: skip
+    return [{"case": name} | row for row in rows]
+
+
+def measure(config: Experiment) -> list[Row]:
+    rows = []
+    for name in config.cases:
+        rows += (networks if name == "mnist" else regressions)(name, config)
+        for row in rows:
+            print({key: value for key, value in row.items() if value != ""}, flush=True)
+    return [dict.fromkeys(COLUMNS, "") | row for row in rows]
+
+
+if __name__ == "__main__":
+    lab.run_benchmark("private_training", __doc__ or "", CONFIGS, measure)
