@@ -121,7 +121,7 @@ def share(
     leaves, tree = jax.tree.flatten(values)
     with transcript.scope("share"):
         shared = [
-            _shared(protocol, random.child(seed, number), leaf, owner)
+            _shared(protocol, random.child(seed, number), jnp.asarray(leaf), owner)
             for number, leaf in enumerate(leaves)
         ]
     return jax.tree.unflatten(tree, shared)
@@ -144,9 +144,9 @@ def constant(protocol: Protocol, values: Any) -> Any:
     """A tree of reals that all parties know, as shared values, without a message."""
     scheme = protocol.scheme
 
-    def known(leaf: Array) -> Shared:
-        zeros = rings.zeros(scheme.ring, (schemes.num_shares(scheme), *leaf.shape))
-        element = encode(protocol, leaf.astype(jnp.float32))
+    def known(leaf: Any) -> Shared:
+        zeros = rings.zeros(scheme.ring, (schemes.num_shares(scheme), *jnp.shape(leaf)))
+        element = encode(protocol, jnp.asarray(leaf, jnp.float32))
         return sharing.add_public(Shared(zeros, scheme), element)
 
     return jax.tree.map(known, values)

@@ -1,6 +1,7 @@
 """Products of matrices and images against Python's integers, at the bounds of units."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,7 +168,8 @@ def test_a_long_product_in_one_piece_is_wrong_and_in_several_is_exact(
     (where, unit), (wide, tall) = case, widths
     terms = pieces * products.MOST_TERMS[unit, where.bits]
     rng = np.random.default_rng(0)
-    left, right = near_most(rng, wide, (1, terms)), near_most(rng, tall, (terms, 1))
+    left: Any = near_most(rng, wide, (1, terms))
+    right: Any = near_most(rng, tall, (terms, 1))
     operands = [ring.from_integers(where, operand) for operand in (left, right)]
 
     def at_once(a, b):
@@ -181,13 +183,12 @@ def test_a_long_product_in_one_piece_is_wrong_and_in_several_is_exact(
 @pytest.mark.parametrize("pieces", [1, 4])
 def test_three_limbs_fill_a_float_at_their_bound(pieces):
     rng, widths = np.random.default_rng(0), WIDTHS["float64", 64]
-    left = near_most(rng, widths, (3, 512 * pieces))
-    right = near_most(rng, widths, (512 * pieces, 3))
+    left: Any = near_most(rng, widths, (3, 512 * pieces))
+    right: Any = near_most(rng, widths, (512 * pieces, 3))
+    a, b = (ring.from_integers(ring.Z64, value) for value in (left, right))
+    dot = functools.partial(lax.dot, precision=lax.Precision.HIGHEST)
     with ring.x64():
-        words = products._wide_words(
-            *(ring.widened(ring.from_integers(ring.Z64, v)) for v in (left, right)),
-            functools.partial(lax.dot, precision=lax.Precision.HIGHEST),
-        )
+        words = products._wide_words(ring.widened(a), ring.widened(b), dot)
         result = ring.to_integers(ring.Z64, ring.narrowed(words))
     assert np.array_equal(result, (left @ right) % 2**64) == (pieces == 1)
 
@@ -354,7 +355,7 @@ def test_patches_are_the_windows_row_by_row():
 def test_operands_that_do_not_fit_are_refused():
     def fails(where, left, right, match, **options):
         a, b = ring.zeros(where, left), ring.zeros(where, right)
-        options = {"dims": MATRICES, **options}
+        options: dict[str, Any] = {"dims": MATRICES, **options}
         with pytest.raises(ValueError, match=match):
             products.dot_general(where, a, b, **options)
 

@@ -6,6 +6,7 @@ short, a secret that is too large, new shares without renewal, a seed used twice
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -316,7 +317,7 @@ def test_arguments_that_do_not_fit_are_refused():
 def test_rounds_and_bits_as_counted_by_hand(how, method):
     shape = (3, 5)
     width, count = how.ring.bits, 1 if how.ideal else how.num_parties
-    word = jax.ShapeDtypeStruct((count, *shape), jnp.uint32)
+    word: Any = jax.ShapeDtypeStruct((count, *shape), jnp.uint32)
     shares = word if width == 32 else ring.Wide(word, word)
     record = transcript.priced(
         lambda shares: truncation.truncate(
