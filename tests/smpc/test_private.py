@@ -30,7 +30,7 @@ class Small(nn.Module):
 
 @pytest.fixture(scope="module")
 def model():
-    images = jax.random.uniform(jax.random.key(1), (5, 8, 8, 2))
+    images = jax.random.uniform(jax.random.key(1), (8, 8, 8, 2))
     params = Small().init(jax.random.key(0), images)
     return params, images
 
@@ -97,8 +97,8 @@ def test_costs_are_named_by_layers(model):
     for layer in ("Small/Conv_0", "Small/Dense_0", "Small/Dense_1"):
         assert sum(tree[layer].values()) > 0
         assert sent.num_rounds(layer) >= 3  # A product and its truncation.
-    # A product of [5, 6] by [6, 4]: 20 words from each party.
-    assert tree["Small/Dense_1/dot"] == dict.fromkeys(range(3), 20 * 64)
+    # A product of [8, 6] by [6, 4]: 32 words from each party.
+    assert tree["Small/Dense_1/dot"] == dict.fromkeys(range(3), 32 * 64)
 
 
 def test_bits_swept_in_one_program_are_those_of_separate_ones(model, compile_counter):
@@ -125,19 +125,11 @@ def test_bits_swept_in_one_program_are_those_of_separate_ones(model, compile_cou
 def test_four_devices_compute_the_bits_of_one(model, ideal_logits):
     params, images = model
     how = private.protocol(fraction_bits=BITS, ideal=True)
-    # Five images do not divide: parameters by their last axis of 4 instead.
-    mesh = Mesh(np.array(jax.devices()[:2]), ("parts",))
-
-    def placed(leaf):
-        spec = PartitionSpec(*[None] * (leaf.ndim - 1), "parts")
-        even = leaf.shape[-1] % 2 == 0
-        return jax.device_put(
-            leaf, NamedSharding(mesh, spec if even else PartitionSpec())
-        )
-
-    found = jax.jit(functools.partial(run, how, Small().apply))(
-        jax.tree.map(placed, params), placed(images)
-    )
+    mesh = Mesh(np.array(jax.devices()[:4]), ("images",))
+    dealt = jax.device_put(images, NamedSharding(mesh, PartitionSpec("images")))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    found = jax.jit(functools.partial(run, how, Small().apply))(params, dealt)
+    assert len(dealt.sharding.device_set) == 4
     np.testing.assert_array_equal(found, ideal_logits)
 
 
