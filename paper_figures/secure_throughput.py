@@ -2,9 +2,9 @@
 
     python paper_figures/secure_throughput.py [results folder]
 
-Left: each work's time by system, ours filled, with its range over the turns, and times
-over our fastest. Middle: a whole masked sum of all clients against drop-outs. Right:
-what part of the machine's limits our fastest rows reach.
+Above: each work's time by system, ours filled, with its range over the turns, and times
+over our fastest. Below: a whole masked sum of all clients against drop-outs; what part
+of the machine's limits our fastest rows reach.
 """
 
 import csv
@@ -19,7 +19,10 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).resolve().parent
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.45"  # colour-blind safe
 COLORS = {"ppml_lab": BLUE, "SPU": ORANGE, "Flower": GREEN, "NumPy": GREY}
-COMPARED = ("share_3", "share_10", "shamir", "masks")
+COLORS |= {"CrypTen": "#CC79A7", "PyTorch": "#E69F00", "JAX": "#56B4E9"}
+SHARING = ("share_3", "share_10", "shamir", "masks")
+ON_SHARES = ("matmul", "shared_matmul", "shared_layer", "linear_layers", "mlp")
+ON_SHARES += ("training_step",)
 LIMITS = {
     "bandwidth_fraction": ("memory bandwidth", BLUE),
     "integer_fraction": ("integer rate", ORANGE),
@@ -30,13 +33,15 @@ Row = dict[str, str]
 
 def work_of(row: Row) -> tuple[str, str]:
     """What rows that are compared share."""
-    task = row["task"].removesuffix("_aes")
-    return task, row["variant"] if task.startswith("share") else ""
+    task = row["task"].removesuffix("_aes").removeprefix("plain_")
+    return task, "" if task in ("shamir", "masks") else row["variant"]
 
 
-def compare(axis: plt.Axes, table: list[Row]) -> None:
+def compare(
+    axis: plt.Axes, table: list[Row], tasks: tuple[str, ...], title: str
+) -> None:
     """A line of the chart for each work."""
-    rows = [row for row in table if work_of(row)[0] in COMPARED]
+    rows = [row for row in table if work_of(row)[0] in tasks]
     works = [*dict.fromkeys(map(work_of, rows))]
     seen = set()
     near = 0
@@ -53,10 +58,13 @@ def compare(axis: plt.Axes, table: list[Row]) -> None:
             near += 1  # every other label lies below its mark, so that none overlap
             height = place + (0.45 if near % 2 else -0.2)
             axis.text(time, height, f"{ratio:.2g}x", fontsize=6, ha="center")
-    names = [" ".join(work).replace("_", " among ") for work in works]
+    names = [
+        f"{task.replace('share_', 'share among ')} {variant}".replace("_", " ")
+        for task, variant in works
+    ]
     axis.set_yticks(range(len(works)), names)
     axis.set_ylim(len(works) - 0.5, -0.8)
-    axis.set(xscale="log", xlabel="milliseconds", title="shares and masks")
+    axis.set(xscale="log", xlabel="milliseconds", title=title)
     axis.legend(fontsize=7)
 
 
@@ -106,11 +114,13 @@ def limits(axis: plt.Axes, table: list[Row]) -> None:
 
 def main(folder: Path, out: Path) -> None:
     table = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
-    figure, axes = plt.subplots(1, 3, figsize=(13, 5), layout="constrained")
-    for draw, axis in zip((compare, masked, limits), axes, strict=True):
-        draw(axis, table)
+    figure, axes = plt.subplots(2, 2, figsize=(12, 10), layout="constrained")
+    compare(axes[0, 0], table, SHARING, "shares and masks")
+    compare(axes[0, 1], table, ON_SHARES, "products, and computing on shares")
+    masked(axes[1, 0], table)
+    limits(axes[1, 1], table)
     for suffix in ("pdf", "png"):
-        figure.savefig(out / f"secure_throughput.{suffix}", dpi=130)
+        figure.savefig(out / f"secure_throughput.{suffix}", dpi=100)
 
 
 if __name__ == "__main__":

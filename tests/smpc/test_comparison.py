@@ -190,10 +190,11 @@ def test_pairs_are_compared_and_chosen_from(how):
     ids=["additive, odd", "replicated, even", "ideal, even", "ideal, odd"],
 )
 def test_the_largest_along_an_axis(how, axis):
-    """Of 4 and of 5 values."""
+    """Of 4 and of 3 values; of 5 where no party has to be computed."""
     p = how.ring.modulus
     some = np.array([v // 2 for v in signed(EDGES[p], p)], object)
-    x = np.random.default_rng(2).permutation(np.resize(some, 60)).reshape(4, 3, 5)
+    x = np.random.default_rng(2).permutation(np.resize(some, 60))
+    x = x.reshape(4, 3, 5) if how.ideal else x[:36].reshape(4, 3, 3)
     largest = comparison.max_over(SEED, shared(how, x), axis)
     assert residues(largest).tolist() == (x.max(axis) % p).tolist()
 
@@ -209,11 +210,10 @@ def test_the_largest_of_one_value_is_it():
 @pytest.mark.parametrize(
     ("how", "window", "strides"),
     [
-        (WAYS[0], (2, 2), (2, 2)),
         (WAYS[5], (2, 2), (2, 2)),
         (WAYS[7], (3, 1), (1, 2)),
     ],
-    ids=["additive", "replicated, ideal", "overlapping"],
+    ids=["replicated, ideal", "overlapping"],
 )
 def test_the_largest_of_every_window(how, window, strides):
     p = how.ring.modulus
