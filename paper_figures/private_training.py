@@ -49,6 +49,8 @@ def by_epsilon(axis: plt.Axes, rows: list[Row], case: str) -> None:
     sent = next(row for row in rows if row["method"] == "shares")
     cost = f"{int(sent['online_bytes']) / 1e6:.1f} MB, {sent['rounds']} rounds"
     axis.set(xscale="log", xlabel="epsilon", ylabel="accuracy")
+    axis.set_xticks(epsilon, [f"{value:g}" for value in epsilon])
+    axis.set_xticks([], minor=True)
     axis.set_title(f"{case}: {cost}", fontsize=10)
 
 

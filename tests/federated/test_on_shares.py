@@ -1,5 +1,7 @@
 """Training on shares: the clear result, the stated noise, and refusals."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,8 @@ def parts():
 
 
 def training(how=None, **options):
-    options = {"num_steps": STEPS, "learning_rate": 0.5, "num_examples": 24} | options
+    fixed = {"num_steps": STEPS, "learning_rate": 0.5, "num_examples": 24}
+    options: dict[str, Any] = fixed | options
     how = how or private.protocol(fraction_bits=BITS, ideal=True)
     return federated.training_on_shares(how, gradient, join, **options)
 
@@ -104,7 +107,7 @@ def test_noise_has_the_stated_stddev_after_one_step(parts):
     assert spread == pytest.approx(made.noise_stddev, rel=0.03)
     assert spread != pytest.approx(3.0 * CLIP, rel=0.1)
     assert abs(float(np.mean(noise))) < 4 * made.noise_stddev / np.sqrt(noise.size)
-    correlation = np.corrcoef(np.asarray(noise).T)
+    correlation: Any = np.corrcoef(np.asarray(noise).T)
     assert np.abs(correlation - np.eye(3)).max() < 0.08
 
 
