@@ -107,8 +107,8 @@ def test_noise_has_the_stated_stddev_after_one_step(parts):
     assert spread == pytest.approx(made.noise_stddev, rel=0.03)
     assert spread != pytest.approx(3.0 * CLIP, rel=0.1)
     assert abs(float(np.mean(noise))) < 4 * made.noise_stddev / np.sqrt(noise.size)
-    correlation: Any = np.corrcoef(np.asarray(noise).T)
-    assert np.abs(correlation - np.eye(3)).max() < 0.08
+    correlation = jnp.corrcoef(noise.T)
+    assert jnp.abs(correlation - jnp.eye(3)).max() < 0.08
 
 
 def test_epsilon_counts_fixed_point_and_rises_with_steps(parts):
