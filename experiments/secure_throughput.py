@@ -67,6 +67,8 @@ class Experiment:
     """Length of masks and of summed vectors."""
     size: int = 64
     """Rows and columns of matrices."""
+    on_shares: tuple[str, ...] = ("mlp",)
+    """Tasks of computing on shares."""
     threads: tuple[int, ...] = (1,)
     """Threads of ours and of the machine's limits."""
     repetitions: int = 1
@@ -87,6 +89,7 @@ CONFIGS = {
         dropouts=(0, 10, 30),
         words=98_304,
         size=512,
+        on_shares=work.ON_SHARES,
         threads=(1, 2),
         repetitions=3,
         timed_runs=5,
@@ -150,7 +153,7 @@ def tasks_on_shares(config: Experiment) -> list[tuple[str, launch.Task]]:
         for task in ("matmul", "plain_matmul"):
             add("ppml_lab", task, f"{bits} bits", **product)
     add("crypten", "plain_matmul", "64 bits", size=config.size)
-    for task in work.ON_SHARES:
+    for task in config.on_shares:
         size = {"size": config.size} if task == "shared_matmul" else {}
         for system in ("ppml_lab", "spu"):
             add(system, task, "additive", **size)

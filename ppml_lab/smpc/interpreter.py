@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,11 +107,8 @@ def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
 
     All its real carries become shared, as most will.
     """
-    params = equation.params
-    length, num_carry = params["length"], params["num_carry"]
-    num_consts = params["num_consts"]
-    consts, carry = inputs[:num_consts], inputs[num_consts:][:num_carry]
-    items = inputs[num_consts + num_carry :]
+    loop = _loop(equation)
+    consts, carry, items = loop.split(inputs)
     carry = [private_values.shared_if_real(run, value) for value in carry]
     seed = run.fresh_seed()
 
@@ -120,14 +117,14 @@ def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
         inner = dataclasses.replace(
             run, seed=random.child(seed, place), num_seeds=0, positive={}, spread={}
         )
-        found = results(inner, params["jaxpr"], [*consts, *carry, *values])
-        new = [private_values.shared_if_real(run, value) for value in found[:num_carry]]
-        return new, found[num_carry:]
+        found = results(inner, loop.body, [*consts, *carry, *values])
+        new, outs = found[: len(carry)], found[len(carry) :]
+        return [private_values.shared_if_real(run, value) for value in new], outs
 
-    places = jnp.arange(length, dtype=jnp.uint32)
+    places = jnp.arange(loop.length, dtype=jnp.uint32)
     items = [private_values.axes_swapped(value) for value in items]
-    with transcript.scope("loop", repeat=length):
-        carry, outs = lax.scan(body, carry, (places, items), reverse=params["reverse"])
+    with transcript.scope("loop", repeat=loop.length):
+        carry, outs = lax.scan(body, carry, (places, items), reverse=loop.reverse)
     return [*carry, *map(private_values.axes_swapped, outs)]
 
 
@@ -172,19 +169,52 @@ def _unrolled(
     equation: Any, inputs: list[Any], carry_out: Callable[[Any, list[Any]], list[Any]]
 ) -> list[Any]:
     """A loop in the clear, step by step."""
-    params = equation.params
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
-    consts, carry = inputs[:num_consts], inputs[num_consts:][:num_carry]
-    items = inputs[num_consts + num_carry :]
+    loop = _loop(equation)
+    consts, carry, items = loop.split(inputs)
     outs = []
-    for step in range(params["length"]):
-        place = params["length"] - 1 - step if params["reverse"] else step
+    for step in range(loop.length):
+        place = loop.length - 1 - step if loop.reverse else step
         values = [item[place] for item in items]
-        found = _walk(params["jaxpr"], [*consts, *carry, *values], carry_out)
-        carry = found[:num_carry]
-        outs.append(found[num_carry:])
-    outs = outs[::-1] if params["reverse"] else outs
+        found = _walk(loop.body, [*consts, *carry, *values], carry_out)
+        outs.append(found[len(carry) :])
+        carry = found[: len(carry)]
+    outs = outs[::-1] if loop.reverse else outs
     return [*carry, *(jnp.stack(each) for each in zip(*outs, strict=True))]
+
+
+class _Loop(NamedTuple):
+    """A `scan`: its body takes constants, a carry, and an item of each sequence."""
+
+    body: Any
+    length: int
+    reverse: bool
+    num_carry: int
+    num_items: int
+
+    def split(self, inputs: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        items = len(inputs) - self.num_items
+        carry = items - self.num_carry
+        return inputs[:carry], inputs[carry:items], inputs[items:]
+
+
+def _loop(equation: Any) -> _Loop:
+    """What is a sequence has an axis more outside of the body than inside: versions of
+    JAX differ in how they say it.
+    """
+    body = _program_of(equation)
+
+    def num_sequences(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        pairs = zip(outside, inside, strict=True)
+        return sum(o.aval.ndim > i.aval.ndim for o, i in pairs)
+
+    num_outs = num_sequences(equation.outvars, body.jaxpr.outvars)
+    return _Loop(
+        body,
+        equation.params["length"],
+        equation.params["reverse"],
+        len(equation.outvars) - num_outs,
+        num_sequences(equation.invars, body.jaxpr.invars),
+    )
 
 
 def _walk(
