@@ -44,6 +44,10 @@ TRAINS_NOTHING = {
 its noise is calibrated and printed by the experiment."""
 
 
+TIMED = ("convolutions", "throughput", "dp_sgd_speed", "secure_throughput")
+"""Their smoke runs only time the machine, for minutes; CI leaves them out."""
+
+
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
@@ -83,7 +87,13 @@ def test_a_fresh_clone_can_run_smoke(stem: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize(
+    "stem",
+    [
+        pytest.param(stem, marks=[pytest.mark.benchmark] if stem in TIMED else [])
+        for stem in STEMS
+    ],
+)
 def test_smoke_run_figure_and_refusal(stem: str, tmp_path: Path) -> None:
     command = ["-m", f"experiments.{stem}", "smoke", "--out", str(tmp_path)]
     done = run(*command, *TINY[stem])
