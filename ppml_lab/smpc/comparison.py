@@ -143,7 +143,7 @@ def is_positive(seed: Seed, shared: Shared) -> Shared:
     """1 where a value is above 0, as a number of scale 1; the least value of the ring
     counts as positive, as it is its own negative.
     """
-    negative = Shared(_negative(shared.scheme.ring, shared.shares), shared.scheme)
+    negative = Shared(rings.negative(shared.scheme.ring, shared.shares), shared.scheme)
     bit = is_negative(random.child(seed, 0), negative)
     return from_bit(random.child(seed, 1), bit, shared.scheme.ring)
 
@@ -242,9 +242,9 @@ def _summands(seed: Seed, shared: Shared) -> _Sum:
                 _known(rings.zeros(words, shape), 0, out),
             )
         else:
-            first = ring.add(_row(shared.shares, 0), _row(shared.shares, 1))
+            first = ring.add(rings.row(shared.shares, 0), rings.row(shared.shares, 1))
             one = _dealt_by_first(random.child(seed, 0), first, out)
-            other = _known(_row(shared.shares, 2), 2, out)
+            other = _known(rings.row(shared.shares, 2), 2, out)
     generated = arithmetic.multiply(random.child(seed, 1), one, other)
     return _Sum(_added(one, other), generated, 0)
 
@@ -313,11 +313,10 @@ def _carry(seed: Seed, summands: _Sum) -> Shared:
 def _price_sign(scheme: Scheme, shape: tuple[int, ...]) -> None:
     """Notes the messages of `is_negative` where nobody computes its tree."""
     words = jax.eval_shape(lambda: rings.zeros(scheme.ring, (1, *shape)))
-    full = scheme._replace(ideal=True)
     seed = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
     def tree(seed: Seed, shares: Element) -> Element:
-        return _carry(seed, _summands(seed, Shared(shares, full))).shares
+        return _carry(seed, _summands(seed, Shared(shares, scheme))).shares
 
     jax.eval_shape(tree, seed, words)
 
@@ -389,11 +388,3 @@ def _joined(one: Shared, other: Shared, axis: int) -> Shared:
 def _number(ring: Ring, word: Element) -> Element:
     """Bits 0 and 1 as numbers of a ring."""
     return ring.from_unsigned(rings.Wide(word, jnp.zeros_like(word)))
-
-
-def _negative(ring: Ring, element: Element) -> Element:
-    return ring.subtract(rings.zeros(ring, rings.shape_of(element)), element)
-
-
-def _row(element: Element, number: int) -> Element:
-    return jax.tree.map(lambda leaf: leaf[number], element)

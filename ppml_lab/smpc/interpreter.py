@@ -149,16 +149,18 @@ def bits_by_layer(
         nonlocal layer
         layer = _place(equation) or layer
         name = equation.primitive.name
-        if name in APPROXIMATED:
+        by_known = name == "div" and isinstance(inputs[1], np.ndarray)
+        if name in APPROXIMATED and not by_known:
             shapes = [private_values.abstract(value) for value in inputs]
             return _walk(jax.make_jaxpr(APPROXIMATED[name])(*shapes), inputs, carry_out)
         if name == "scan":
             return _unrolled(equation, inputs, carry_out)
         found = _in_the_clear(equation, inputs)
-        is_product = name in ("mul", "dot_general", "conv_general_dilated")
+        is_product = name in ("mul", "div", "dot_general", "conv_general_dilated")
         # A small factor is scaled up before it is multiplied with.
         small = name == "mul" and any(map(private_values.small_factor, inputs))
-        note(inputs if small else found, 2 if is_product else 1)
+        sized = inputs[:1] if by_known else inputs if small else found
+        note(sized, 2 if is_product else 1)
         return found
 
     _walk(closed, list(args), carry_out)

@@ -142,12 +142,10 @@ def _shared(
 
 def constant(protocol: Protocol, values: Any) -> Any:
     """A tree of reals that all parties know, as shared values, without a message."""
-    scheme = protocol.scheme
 
     def known(leaf: Any) -> Shared:
-        zeros = rings.zeros(scheme.ring, (schemes.num_shares(scheme), *jnp.shape(leaf)))
         element = encode(protocol, jnp.asarray(leaf, jnp.float32))
-        return sharing.add_public(Shared(zeros, scheme), element)
+        return sharing.constant(element, protocol.scheme)
 
     return jax.tree.map(known, values)
 

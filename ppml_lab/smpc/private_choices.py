@@ -63,16 +63,14 @@ def _clamp(run: Any, params: dict[str, Any], low: Any, value: Any, high: Any) ->
     return _min(run, params, _max(run, params, value, low), high)
 
 
-def _difference(run: Any, one: Operand, other: Operand) -> Shared:
-    return sharing.subtract(values.reals(run, one), values.reals(run, other))
-
-
 def _greater(run: Any, one: Operand, other: Operand) -> Shared:
     if isinstance(one, Shared) and not isinstance(other, Shared):
         tracer = isinstance(other, jax.core.Tracer)
         if not tracer and not np.asarray(other).any():
             return _above_zero(run, one)
-    return _above_zero(run, _difference(run, one, other))
+    return _above_zero(
+        run, sharing.subtract(values.reals(run, one), values.reals(run, other))
+    )
 
 
 def _not(run: Any, bit: Shared) -> Shared:

@@ -12,7 +12,6 @@ import numpy as np
 from jax import Array
 
 from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc import scheme as schemes
 from ppml_lab.smpc import sharing, truncation
 from ppml_lab.smpc.scheme import Shared, shape_of
 
@@ -34,14 +33,11 @@ def is_bit(value: Operand) -> bool:
 
 def reals(run: Any, value: Operand) -> Shared:
     """As fixed-point numbers: a bit is scaled up, what is known becomes a constant."""
-    ring = run.scheme.ring
     if not isinstance(value, Shared):
         element = run.encode(jnp.asarray(value, jnp.float32))
-        shape = rings.shape_of(element)
-        zeros = rings.zeros(ring, (schemes.num_shares(run.scheme), *shape))
-        return sharing.add_public(Shared(zeros, run.scheme), element)
+        return sharing.constant(element, run.scheme)
     if is_bit(value):
-        shares = rings.shift_left(ring, value.shares, run.fraction_bits)
+        shares = rings.shift_left(run.scheme.ring, value.shares, run.fraction_bits)
         return Shared(shares, run.scheme)
     return value
 
@@ -78,35 +74,40 @@ def each(function: Callable[[Array], Array], shared: Shared) -> Shared:
 
 
 def scaled(value: Shared, factor: int) -> Shared:
+    """Times an integer, at the same scale."""
     ring = value.scheme.ring
     return sharing.multiply_public(value, rings.from_integers(ring, factor))
 
 
-def whole_factor(value: Operand) -> int | None:
-    """A factor that needs no fixed point: the same known integer everywhere."""
+def known_factor(value: Operand) -> float | None:
+    """A factor that is known when the program is traced, and the same everywhere."""
     if isinstance(value, (Shared, jax.core.Tracer)):
         return None
-    known = np.asarray(value)
-    if not known.size or (known != known.flat[0]).any():
-        return None
-    first = float(known.flat[0])
-    return int(first) if first.is_integer() and abs(first) < 2**16 else None
+    known = np.asarray(value, np.float64)
+    same = known.size and (known == known.flat[0]).all()
+    return float(known.flat[0]) if same else None
+
+
+def whole_factor(value: Operand) -> int | None:
+    """A known factor that needs no fixed point: an integer."""
+    known = known_factor(value)
+    whole = known is not None and known.is_integer() and abs(known) < 2**16
+    return int(known) if whole and known is not None else None
 
 
 def small_factor(value: Operand) -> tuple[float, int] | None:
     """A known factor below 1, the same everywhere, as `m * 2^-k` with 1/2 <= m < 1: so
     small learning rates keep all their bits.
     """
-    if isinstance(value, (Shared, jax.core.Tracer)):
+    known = known_factor(value)
+    if known is None:
         return None
-    known = np.asarray(value, np.float64)
-    if not known.size or (known != known.flat[0]).any():
-        return None
-    mantissa, exponent = math.frexp(known.flat[0])
+    mantissa, exponent = math.frexp(known)
     return (mantissa, -exponent) if exponent < 0 else None
 
 
 def same_shape(one: Shared, other: Shared) -> tuple[Shared, Shared]:
+    """Both, spread to the shape that they broadcast to."""
     shape = jnp.broadcast_shapes(shape_of(one), shape_of(other))
     one, other = (
         each(lambda leaf: jnp.broadcast_to(leaf, shape), value)

@@ -68,6 +68,16 @@ def zeros(ring: Ring, shape: tuple[int, ...]) -> Element:
     return ring.from_unsigned(Wide(none, none))
 
 
+def negative(ring: Ring, element: Element) -> Element:
+    """Of an element of any shape."""
+    return ring.subtract(zeros(ring, shape_of(element)), element)
+
+
+def row(element: Element, number: int) -> Element:
+    """One place of the first axis, such as a party's share."""
+    return jax.tree.map(lambda leaf: leaf[number], element)
+
+
 def shape_of(element: Element) -> tuple[int, ...]:
     """The shape of the array of elements."""
     return jax.tree.leaves(element)[0].shape
@@ -84,13 +94,13 @@ def from_float(ring: Ring, whole: Float[Array, "*s"]) -> Element:
     low = size - high * np.float32(2.0**32)
     unsigned = Wide(low.astype(jnp.uint32), high.astype(jnp.uint32))
     positive = ring.from_unsigned(unsigned)
-    negative = ring.subtract(zeros(ring, whole.shape), positive)
-    return jax.tree.map(lambda p, n: jnp.where(whole < 0, n, p), positive, negative)
+    negated = negative(ring, positive)
+    return jax.tree.map(lambda p, n: jnp.where(whole < 0, n, p), positive, negated)
 
 
 def to_float(ring: Ring, element: Element) -> Float[Array, "*s"]:
     """The representative nearest to 0, to float32 precision."""
-    negated = ring.subtract(zeros(ring, shape_of(element)), element)
+    negated = negative(ring, element)
     value, other = ring.to_unsigned(element), ring.to_unsigned(negated)
     # An element above half the modulus is the negative of one below.
     below = (value.high < other.high) | (

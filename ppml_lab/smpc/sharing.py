@@ -22,6 +22,7 @@ __all__ = [
     "add",
     "add_public",
     "additive",
+    "constant",
     "multiply_public",
     "replicated",
     "reveal",
@@ -124,6 +125,16 @@ def share(
     return Shared(
         jax.tree.map(lambda f, m: jnp.concatenate([f[None], m]), first, masks), scheme
     )
+
+
+def constant(public: Element, scheme: Scheme) -> Shared:
+    """What everybody knows, as a shared value; without a message, and no secret.
+
+    Raises:
+      TypeError: If `public` is no element of the ring.
+    """
+    shape = (schemes.num_shares(scheme), *rings.shape_of(public))
+    return add_public(Shared(rings.zeros(scheme.ring, shape), scheme), public)
 
 
 def zero_sharing(seed: Seed, shape: tuple[int, ...], scheme: Scheme) -> Shared:

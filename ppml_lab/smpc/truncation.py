@@ -108,10 +108,12 @@ def _local(seed: Seed, shared: Shared, num_bits: Array | int) -> Element:
     if shared.scheme.ideal:
         # The shares that there would be: uniform given the secret.
         (drawn,) = arithmetic.draws(seed, ring, shape_of(shared))
-        shares = _stacked(ring.subtract(_row(shares, 0), drawn), drawn)
-    first = rings.shift_right(ring, _row(shares, 0), num_bits, signed=True)
-    negated = _negative(ring, _row(shares, 1))
-    second = _negative(ring, rings.shift_right(ring, negated, num_bits, signed=True))
+        shares = _stacked(ring.subtract(rings.row(shares, 0), drawn), drawn)
+    first = rings.shift_right(ring, rings.row(shares, 0), num_bits, signed=True)
+    negated = rings.negative(ring, rings.row(shares, 1))
+    second = rings.negative(
+        ring, rings.shift_right(ring, negated, num_bits, signed=True)
+    )
     if shared.scheme.ideal:
         return _stacked(ring.add(first, second))
     return _stacked(first, second)
@@ -164,7 +166,7 @@ def _by_third_party(seed: Seed, shared: Shared, num_bits: Array | int) -> Elemen
         return _stacked(total)
     transcript.record_view("opened", (0, 1), opened)
     rest = ring.subtract(total, ring.sum_over(drawn, 0))
-    return _stacked(_row(drawn, 0), rest, _row(drawn, 1))
+    return _stacked(rings.row(drawn, 0), rest, rings.row(drawn, 1))
 
 
 def _raised(ring: Ring, value: Element) -> Element:
@@ -213,14 +215,6 @@ def _corrected(
 
 def _constant(ring: Ring, value: int) -> Element:
     return rings.from_integers(ring, value)
-
-
-def _negative(ring: Ring, element: Element) -> Element:
-    return ring.subtract(rings.zeros(ring, rings.shape_of(element)), element)
-
-
-def _row(element: Element, number: int) -> Element:
-    return jax.tree.map(lambda leaf: leaf[number], element)
 
 
 def _stacked(*rows: Any) -> Element:

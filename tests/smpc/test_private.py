@@ -256,6 +256,13 @@ def test_a_depth_that_overflows_is_found_before_it_runs(model):
     assert np.abs(found - Small().apply(*model)).max() < 0.2
 
 
+def test_a_known_divisor_needs_no_more_bits_than_its_dividend():
+    """On shares it is a factor: no reciprocal is approximated, which fails at 1e4."""
+    how = private.protocol(fraction_bits=16)
+    needed = private.check_ranges(how, lambda x: x / 1e4, jnp.full(3, 5.0))
+    assert max(needed.values()) == 3 + 2 * 16 + 2
+
+
 def test_values_beyond_the_checked_range_do_wrap(model):
     """The control: what `check_ranges` refuses is really wrong."""
     how = private.protocol(ring=ring.Z32, fraction_bits=14, ideal=True)
