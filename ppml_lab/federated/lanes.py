@@ -225,8 +225,11 @@ def _run_queue(
 
     def loop(carry: tuple[Lane, Array, PyTree, PyTree]) -> tuple[Any, ...]:
         lanes, next_position, total, fresh = carry
+        # A vmapped loop goes through the motions for runs that have ended, too.
         lanes = jax.lax.while_loop(
-            lambda lanes: ~jnp.any(each(is_done)(lanes)), each(advance), lanes
+            lambda lanes: jnp.any(lanes.live) & ~jnp.any(each(is_done)(lanes)),
+            each(advance),
+            lanes,
         )
         done = each(is_done)(lanes)
         reports, keeps = each(finish)(lanes)

@@ -181,6 +181,18 @@ def test_nobody_reports_zeros_and_keeps_what_it_kept(trained, num_devices):
     jax.tree.map(np.testing.assert_array_equal, kept, KEPT)
 
 
+@pytest.mark.parametrize("num_lanes", [1, 3])
+def test_side_by_side_runs_wait_for_each_other(trained, num_lanes):
+    """Runs of a vmapped sweep draw cohorts of different sizes, nobody too."""
+    weights = np.stack([np.zeros(12), DRAWN, np.eye(12)[7], np.ones(12)])
+    weights = weights.astype(np.float32)
+    together = jax.vmap(lambda own: trained(num_lanes, 1, backwards(own), 1))(weights)
+    for place, own in enumerate(weights):
+        alone = trained(num_lanes, 1, backwards(own), 1)
+        mine = jax.tree.map(lambda leaf, place=place: leaf[place], together)
+        jax.tree.map(np.testing.assert_array_equal, mine, alone)
+
+
 @pytest.mark.parametrize("num_devices", [1, 2, 4, 7])
 def test_everybody_is_dealt_to_one_device_and_loads_are_even(num_devices):
     deal = jax.jit(lanes._deal, static_argnums=2)
