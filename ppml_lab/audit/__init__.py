@@ -1,0 +1,28 @@
+"""Audits: lower bounds on what leaks, and a contract that finds privacy bugs."""
+
+from ppml_lab.audit import bounds, canaries, evidence, one_run, roc, tradeoff, worlds
+from ppml_lab.audit.contract import Report, check_mechanism
+from ppml_lab.audit.subjects import Subject, of_local_mechanism, of_mechanism
+from ppml_lab.audit.training_subjects import (
+    of_algorithm,
+    of_shared_training,
+    of_trainer,
+)
+
+__all__ = [
+    "Report",
+    "Subject",
+    "bounds",
+    "canaries",
+    "check_mechanism",
+    "evidence",
+    "of_algorithm",
+    "of_local_mechanism",
+    "of_mechanism",
+    "of_shared_training",
+    "of_trainer",
+    "one_run",
+    "roc",
+    "tradeoff",
+    "worlds",
+]

@@ -1,0 +1,225 @@
+"""From attack scores to error counts whose threshold the evaluated data did not choose.
+
+A bound holds for a threshold that was fixed before the scores were seen. So bounds take
+`Errors`, and scores become errors in two ways only: the threshold is chosen on one half
+and counted on the other (`halves`), or on a simulation of the claimed mechanism
+(`preregistered`). Higher scores mean "was in".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import special, stats
+
+from ppml_lab import checks
+
+Scores = Float[np.ndarray, "_"]
+
+
+class Errors(NamedTuple):
+    """How often a distinguisher erred.
+
+    Attributes:
+      missed: Runs with the canary that scored below the threshold.
+      num_in: Runs with the canary.
+      false_alarms: Runs without it that scored at or above the threshold.
+      num_out: Runs without it.
+      rule: How the threshold was chosen, "halves" or "preregistered".
+    """
+
+    missed: int
+    num_in: int
+    false_alarms: int
+    num_out: int
+    rule: str
+
+
+class Rates(NamedTuple):
+    """Upper confidence limits of the two error rates, which hold together."""
+
+    fnr: float
+    fpr: float
+
+
+Objective = Callable[[Any, Any], Any]
+"""`(fnr, fpr) -> value` of arrays of upper limits; the threshold maximises it."""
+
+
+def gaussian_shift(fnr: Any, fpr: Any) -> Any:
+    """The shift between unit Gaussians with these error rates: an `Objective`."""
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(-special.ndtri(fpr) - special.ndtri(fnr), nan=-np.inf)
+
+
+def upper_limit(errors: Any, runs: Any, alpha: float) -> Any:
+    """The one-sided Clopper-Pearson upper limit of a rate: wrong with probability
+    `alpha` at most (Clopper, Pearson, Biometrika 1934); arrays broadcast.
+    """
+    errors, runs = np.asarray(errors, float), np.asarray(runs, float)
+    room = np.maximum(runs - errors, 1e-9)
+    return np.where(errors < runs, stats.beta.isf(alpha, errors + 1, room), 1.0)
+
+
+def rates(errors: Errors, alpha: float) -> Rates:
+    """Both upper limits; together they are wrong with probability `alpha` at most."""
+    return Rates(
+        float(upper_limit(errors.missed, errors.num_in, alpha / 2)),
+        float(upper_limit(errors.false_alarms, errors.num_out, alpha / 2)),
+    )
+
+
+def halves(
+    scores_in: Scores,
+    scores_out: Scores,
+    *,
+    seed: int,
+    alpha: float,
+    objective: Objective = gaussian_shift,
+) -> Errors:
+    """Chooses the threshold on a random half of the runs, counts on the other.
+
+    Args:
+      scores_in: Of independent runs with the canary.
+      scores_out: Of independent runs without it.
+      seed: Of the cut.
+      alpha: Of the bound that is to come.
+      objective: What the threshold is to maximise, in upper limits for half the runs.
+
+    Raises:
+      ValueError: For scores that are NaN, or too few to bound anything at `alpha`.
+    """
+    inside, outside = check_scores(scores_in, scores_out)
+    check_enough(min(len(inside), len(outside)) // 2, alpha, factor=2)
+    rng = np.random.default_rng(seed)
+    inside, outside = rng.permutation(inside), rng.permutation(outside)
+    half_in, half_out = len(inside) // 2, len(outside) // 2
+    threshold = _best_threshold(
+        inside[:half_in],
+        outside[:half_out],
+        (len(inside) - half_in, len(outside) - half_out),
+        alpha,
+        objective,
+    )
+    return _count(inside[half_in:], outside[half_out:], threshold, "halves")
+
+
+def preregistered(
+    scores_in: Scores,
+    scores_out: Scores,
+    simulated_in: Scores,
+    simulated_out: Scores,
+    *,
+    alpha: float,
+    objective: Objective = gaussian_shift,
+) -> Errors:
+    """Chooses the threshold on scores of the claimed mechanism, simulated without
+    looking at the audited one (`audit.claimed_scores`), and counts on all audited runs.
+
+    Args:
+      scores_in: Of independent runs with the canary.
+      scores_out: Of independent runs without it.
+      simulated_in: Of the claimed mechanism with the canary.
+      simulated_out: Of the claimed mechanism without it.
+      alpha: Of the bound that is to come.
+      objective: What the threshold is to maximise, in upper limits for as many runs as
+        are audited.
+
+    Raises:
+      ValueError: For scores that are NaN, too few to bound anything at `alpha`, or
+        simulated scores that are the audited ones.
+    """
+    inside, outside = check_scores(scores_in, scores_out)
+    claim_in, claim_out = check_scores(simulated_in, simulated_out)
+    check_enough(min(len(inside), len(outside)), alpha)
+    if not min(len(claim_in), len(claim_out)):
+        raise ValueError(
+            f"got {len(claim_in)} simulated scores with the canary and "
+            f"{len(claim_out)} without; simulate both (audit.claimed_scores)"
+        )
+    for audited in (inside, outside):
+        for reference in (claim_in, claim_out):
+            # Discrete scores of independent runs are often equal.
+            values, counts = np.unique(audited, return_counts=True)
+            single = values[counts == 1]
+            copied = np.isin(single, reference).sum()
+            if len(single) > 9 and copied > 0.5 * min(len(single), len(reference)):
+                raise ValueError(
+                    "simulated scores are audited scores, so that the threshold would "
+                    "be chosen on what it is evaluated on; simulate the claimed "
+                    "mechanism with a key of its own, or use halves"
+                )
+    threshold = _best_threshold(
+        claim_in, claim_out, (len(inside), len(outside)), alpha, objective
+    )
+    return _count(inside, outside, threshold, "preregistered")
+
+
+def least_runs(alpha: float, epsilon: float = 0.0, delta: float = 0.0) -> int:
+    """The fewest runs on each side with which a perfect attack certifies more than
+    `epsilon` at `delta` by Clopper-Pearson: no audit can do with fewer.
+    """
+    checks.probability("alpha", alpha, allow_one=False)
+    # From (1 - delta - u) / u > e^epsilon, u the upper limit of no errors.
+    most = (1 - delta) / (1 + np.exp(epsilon))
+    return int(np.floor(np.log(alpha / 2) / np.log1p(-most))) + 1
+
+
+def check_enough(runs: int, alpha: float, *, factor: int = 1) -> None:
+    """Raises ValueError, naming the least number, where `runs` can bound nothing."""
+    least = least_runs(alpha)
+    if runs < least:
+        raise ValueError(
+            f"too few runs for alpha {alpha:g}: {runs * factor} on a side bound "
+            f"nothing, even without errors; make at least {least * factor}"
+        )
+
+
+def check_scores(*groups: Any) -> list[Scores]:
+    """The groups as float arrays; raises ValueError for NaN."""
+    arrays = [np.asarray(group, np.float64).reshape(-1) for group in groups]
+    for array in arrays:
+        if np.isnan(array).any():
+            raise ValueError(
+                f"{int(np.isnan(array).sum())} of {len(array)} scores are NaN; decide "
+                "what such a run says (an attacker may take it for 'in') before bounds"
+            )
+    return arrays
+
+
+def _best_threshold(
+    inside: Scores,
+    outside: Scores,
+    runs: tuple[int, int],
+    alpha: float,
+    objective: Objective,
+) -> float:
+    """Of all distinct scores, what does best for so many runs at these rates."""
+    every = np.concatenate([inside, outside])
+    grid = np.unique(every)
+    if len(grid) > 2000:
+        # Quantiles, dense in the tails: few false alarms, or few misses, say most.
+        tail = np.geomspace(0.5 / len(every), 0.1, 200)
+        places = np.concatenate([tail, np.linspace(0.1, 0.9, 400), 1 - tail])
+        grid = np.unique(np.quantile(every, places, method="nearest"))
+    missed = np.searchsorted(np.sort(inside), grid)
+    alarms = len(outside) - np.searchsorted(np.sort(outside), grid)
+    # No better than they are likely to be: else the few errors in the tails decide.
+    likely_fnr = upper_limit(missed, len(inside), 0.05)
+    likely_fpr = upper_limit(alarms, len(outside), 0.05)
+    upper_fnr = upper_limit(likely_fnr * runs[0], runs[0], alpha / 2)
+    upper_fpr = upper_limit(likely_fpr * runs[1], runs[1], alpha / 2)
+    return float(grid[int(np.argmax(objective(upper_fnr, upper_fpr)))])
+
+
+def _count(inside: Scores, outside: Scores, threshold: float, rule: str) -> Errors:
+    return Errors(
+        int(np.sum(inside < threshold)),
+        len(inside),
+        int(np.sum(outside >= threshold)),
+        len(outside),
+        rule,
+    )

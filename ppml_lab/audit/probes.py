@@ -1,0 +1,281 @@
+"""Three quick looks inside a mechanism: its clipping, its noise, who takes part.
+
+With an explicit key the same noise falls on both neighbours, so that the difference of
+two releases IS the difference of the sums before noise. Probes say what is wrong; the
+mechanism audit (`mechanism_audit`) says what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from scipy import stats
+
+from ppml_lab.audit import worlds
+from ppml_lab.audit.subjects import Release, Subject
+
+ALPHA = 1e-3
+"""The chance that a statistical probe accuses a mechanism that is as stated."""
+
+_FLOAT_ROUNDING = 1e-3
+
+
+class Finding(NamedTuple):
+    """What a detector found.
+
+    Attributes:
+      detector: "replay", "noise", "participation" or "audit".
+      refuted: Whether the mechanism is not what it states.
+      detail: What was seen, and in which world.
+    """
+
+    detector: str
+    refuted: bool
+    detail: str
+
+
+class Seen(NamedTuple):
+    """Many runs' `Release`s, `[runs, rounds, ...]`, on the host."""
+
+    values: np.ndarray
+    hidden: np.ndarray
+    extras: np.ndarray
+
+
+Runner = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Seen]
+"""`(key numbers [runs], rows [worlds, ...], present, world of each run) -> Seen`."""
+
+
+def runner(subject: Subject, seed: int, chunk: int = 4096) -> Runner:
+    """Runs a subject many times, vmapped, in chunks that share one program."""
+    key = jax.random.key(seed)
+
+    @jax.jit
+    def program(numbers: Any, rows: Any, present: Any, which: Any) -> Release:
+        def one(number: Array, world: Array) -> Release:
+            own = jax.random.fold_in(key, number)
+            return subject.run(own, rows[world], present[world])
+
+        return jax.vmap(one)(numbers, which)
+
+    def run(
+        numbers: np.ndarray, rows: np.ndarray, present: np.ndarray, which: np.ndarray
+    ) -> Seen:
+        # All callers' worlds in arrays of one shape: one compilation.
+        data = _padded(rows, present)
+        parts = []
+        for begin in range(0, len(numbers), chunk):
+            own, world = numbers[begin : begin + chunk], which[begin : begin + chunk]
+            missing = chunk - len(own)
+            padded = [np.pad(part, (0, missing)) for part in (own, world)]
+            release = program(padded[0].astype(np.int32), *data, padded[1].astype(int))
+            parts.append([np.asarray(leaf)[: len(own)] for leaf in release])
+        return Seen(*map(np.concatenate, zip(*parts, strict=True)))
+
+    return run
+
+
+_MOST_WORLDS = 32
+
+
+def _padded(rows: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    missing = _MOST_WORLDS - len(rows)
+    return (
+        np.pad(rows, ((0, missing), (0, 0), (0, 0))),
+        np.pad(present, ((0, missing), (0, 0))),
+    )
+
+
+def replay(subject: Subject, run: Runner, num_keys: int = 100) -> Finding:
+    """Drives the clipping with adversarial neighbours under the same keys: how far one
+    contribution moves the first round's sum, which must be the sensitivity at most.
+    """
+    if not subject.additive:
+        return Finding("replay", False, "not applicable: noise depends on the data")
+    relation = subject.event.neighboring_relation
+    pairs = worlds.adversarial(subject.clip_norm, relation)
+    rows = np.stack([r for w in pairs.values() for r in (w.rows_in, w.rows_out)])
+    present = np.stack(
+        [p for w in pairs.values() for p in (w.present_in, w.present_out)]
+    )
+    numbers = np.tile(np.arange(num_keys), len(rows))
+    release = run(numbers, rows, present, np.repeat(np.arange(len(rows)), num_keys))
+    limit = 2.0 if relation == "replace_one" else 1.0
+    worst, where = 0.0, ""
+    for seen in (release.values[:, 0], release.hidden[:, 0]):
+        by_world = seen.astype(np.float64).reshape(len(pairs), 2, num_keys, -1)
+        for name, (inside, outside) in zip(pairs, by_world, strict=True):
+            if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
+                return Finding("replay", True, f"not finite in world '{name}'")
+            gap = _wrapped(inside - outside, subject.modulus)
+            moved = float(np.linalg.norm(gap, axis=-1).max(initial=0.0))
+            if moved > worst:
+                worst, where = moved, name
+    detail = f"one contribution moves the sum by {worst:.4g} sensitivities"
+    return Finding(
+        "replay",
+        worst > limit * (1 + _FLOAT_ROUNDING),
+        f"{detail} (at most {limit:g}) in world '{where}'",
+    )
+
+
+def noise(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
+    """The noise alone, on nobody's data: its scale, its distribution, and whether it is
+    independent across coordinates, leaves, rounds, runs, and of the sampling.
+    """
+    if subject.noise is None:
+        return Finding("noise", False, "not applicable: not Gaussian, by its own claim")
+    relation = subject.event.neighboring_relation
+    empty = worlds.nobody(relation)
+    values = run(np.arange(num_runs), *_alone(empty), np.zeros(num_runs)).values
+    scaled = values.astype(np.float64) / np.asarray(subject.noise)[:, None]
+    flat = scaled.reshape(num_runs, -1)
+    for test in (_finite, _scale, _grain, _independence, _shape):
+        problem = test(flat)
+        if problem:
+            return Finding("noise", True, problem)
+    problem = _tied_to_sampling(subject, run, scaled[:2048])
+    return Finding("noise", problem is not None, problem or "as claimed")
+
+
+def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
+    """Who takes part: the sampling rate, independence, and the counts per round."""
+    prob, size = subject.sampling_prob, subject.cohort_size
+    if prob is None and size is None:
+        return Finding("participation", False, "not applicable: nothing is claimed")
+    chance = prob if size is None else size / worlds.NUM_ROWS
+    took_part = _took_part(subject, run, num_runs)
+    _, num_rounds, members = took_part.shape
+    rates = took_part.mean(axis=0)
+    least = min(
+        stats.binomtest(int(count), num_runs, chance).pvalue
+        for count in took_part.sum(axis=0).reshape(-1)
+    )
+    if least < ALPHA / (3 * rates.size):
+        seen = f"{rates.min():.3f} to {rates.max():.3f}"
+        return Finding("participation", True, f"rates {seen}, claimed {chance:.3f}")
+    number = np.arange(members + 1)
+    in_a_round = stats.binom.pmf(number, members, chance)
+    if size is not None:
+        in_a_round = stats.hypergeom.pmf(number, worlds.NUM_ROWS, size, members)
+    # Members of a round depend on each other if its size is fixed; rounds never do.
+    laws = {
+        "members per round": (took_part.sum(axis=2).reshape(-1), in_a_round),
+        "rounds per member": (
+            took_part[:, :, 0].sum(axis=1),
+            stats.binom.pmf(np.arange(num_rounds + 1), num_rounds, chance),
+        ),
+    }
+    for name, (counts, law) in laws.items():
+        p_value = _law_p_value(counts, law)
+        if p_value < ALPHA / 3:
+            detail = f"{name} do not follow their law, p = {p_value:.1e}"
+            return Finding("participation", True, detail)
+    return Finding("participation", False, f"rate {chance:.3f} as claimed")
+
+
+def _alone(data: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+    rows, present = data
+    return rows[None], present[None]
+
+
+def _wrapped(gap: np.ndarray, modulus: float | None) -> np.ndarray:
+    if modulus is None:
+        return gap
+    return (gap + modulus / 2) % modulus - modulus / 2
+
+
+def _took_part(subject: Subject, run: Runner, num_runs: int) -> np.ndarray:
+    """Which of the first rows took part, `[runs, rounds, rows]`, by replay."""
+    relation = subject.event.neighboring_relation
+    everyone = worlds.one_coordinate_each(subject.clip_norm, relation)
+    nobody = worlds.nobody(relation)
+    rows, present = (np.stack([everyone[i], nobody[i]]) for i in (0, 1))
+    numbers = np.tile(np.arange(num_runs), 2)
+    seen = run(numbers, rows, present, np.repeat([0, 1], num_runs))
+    values = seen.values.astype(np.float64)
+    gap = _wrapped(values[:num_runs] - values[num_runs:], subject.modulus)
+    return np.abs(gap) > 0.25
+
+
+def _law_p_value(counts: np.ndarray, law: np.ndarray) -> float:
+    """Of a chi-squared test; outcomes expected fewer than 5 times are pooled."""
+    expected = law * len(counts)
+    observed = np.bincount(counts.astype(int), minlength=len(law))[: len(law)]
+    often = expected >= 5
+    rest = [observed[~often].sum(), expected[~often].sum()]
+    # Too rare for the normal approximation.
+    if rest[1] < 5 and stats.poisson.sf(rest[0] - 1, max(rest[1], 1e-9)) < ALPHA / 10:
+        return 0.0
+    seen, due = observed[often], expected[often]
+    if rest[1] >= 5:
+        seen, due = np.append(seen, rest[0]), np.append(due, rest[1])
+    if len(seen) < 2:
+        return 1.0
+    statistic = float(((seen - due) ** 2 / due).sum())
+    return float(stats.chi2.sf(statistic, len(seen) - 1))
+
+
+def _finite(x: np.ndarray) -> str | None:
+    return None if np.isfinite(x).all() else "not finite"
+
+
+def _scale(x: np.ndarray) -> str | None:
+    num_runs, columns = x.shape
+    energy = (x**2).sum(axis=0)
+    each = ALPHA / (10 * columns)
+    for total, degrees, level in (
+        (energy.sum(), num_runs * columns, ALPHA / 10),
+        (energy.min(), num_runs, each),
+        (energy.max(), num_runs, each),
+    ):
+        if min(stats.chi2.cdf(total, degrees), stats.chi2.sf(total, degrees)) < level:
+            return f"stddev {np.sqrt(total / degrees):.3f} of the claimed"
+    return None
+
+
+def _grain(x: np.ndarray) -> str | None:
+    # 2^23 float32 normals: of so few draws hardly any two are equal.
+    distinct = len(np.unique(x)) / x.size
+    if distinct < 0.9:
+        return f"on a grid, or repeated: {distinct:.0%} of values are distinct"
+    return None
+
+
+def _independence(x: np.ndarray) -> str | None:
+    num_runs, columns = x.shape
+    table = np.corrcoef(x.T)[np.triu_indices(columns, 1)]
+    largest = float(np.abs(table).max(initial=0.0))
+    p_value = 2 * stats.norm.sf(largest * np.sqrt(num_runs)) * max(table.size, 1)
+    if p_value < ALPHA / 5:
+        return f"coordinates or rounds correlate by {largest:.2f}"
+    return None
+
+
+def _shape(x: np.ndarray) -> str | None:
+    columns = x.shape[1]
+    least = min(stats.kstest(x[:, j], "norm").pvalue for j in range(columns))
+    if least * columns < ALPHA / 5:
+        return f"not Gaussian at the claimed scale, p = {least:.1e}"
+    return None
+
+
+def _tied_to_sampling(subject: Subject, run: Runner, noise: np.ndarray) -> str | None:
+    """Whether noise tells who was sampled, `noise` being of the first keys."""
+    if subject.sampling_prob is None and subject.cohort_size is None:
+        return None
+    num_runs = len(noise)
+    took_part = _took_part(subject, run, num_runs).astype(np.float64)
+    for number in range(noise.shape[1]):
+        who = took_part[:, number]
+        who = who[:, who.std(axis=0) > 0]
+        table = np.corrcoef(who.T, noise[:, number].T)[: who.shape[1], who.shape[1] :]
+        largest = float(np.abs(table).max(initial=0.0))
+        tests = max(table.size, 1) * noise.shape[1]
+        if 2 * stats.norm.sf(largest * np.sqrt(num_runs)) * tests < ALPHA / 5:
+            return f"noise and sampling correlate by {largest:.2f}"
+    return None

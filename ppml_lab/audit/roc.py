@@ -1,0 +1,86 @@
+"""How well membership scores rank: AUC, and true positives at few false positives.
+
+Carlini et al., "Membership Inference Attacks From First Principles", IEEE S&P 2022: an
+average over all thresholds hides an attack that is sure of a few.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from ppml_lab import checks
+from ppml_lab.audit import evidence
+from ppml_lab.audit.evidence import Scores
+
+
+class Interval(NamedTuple):
+    """A number and a confidence interval of it."""
+
+    value: float
+    low: float
+    high: float
+
+
+def curve(members: Scores, others: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates at every distinct score, from (0, 0) on; equal
+    scores are one point, as no threshold parts them.
+    """
+    inside, outside = evidence.check_scores(members, others)
+    thresholds = np.unique(np.concatenate([inside, outside]))[::-1]
+    rates = [
+        (len(group) - np.searchsorted(np.sort(group), thresholds)) / len(group)
+        for group in (outside, inside)
+    ]
+    fpr, tpr = (np.concatenate([[0.0], rate]) for rate in rates)
+    return fpr, tpr
+
+
+def auc(members: Scores, others: Scores, *, alpha: float = 0.05) -> Interval:
+    """The chance that a member scores above another, ties counting half (Mann-Whitney),
+    with the normal interval of DeLong et al., Biometrics 1988.
+
+    Raises:
+      ValueError: For NaN, or fewer than two scores of either.
+    """
+    inside, outside = evidence.check_scores(members, others)
+    if min(len(inside), len(outside)) < 2:
+        raise ValueError(
+            f"an AUC's interval needs two scores of each, got {len(inside)} members "
+            f"and {len(outside)} others"
+        )
+    ranks = stats.rankdata(np.concatenate([inside, outside]))
+    above = (ranks[: len(inside)] - stats.rankdata(inside)) / len(outside)
+    below = 1 - (ranks[len(inside) :] - stats.rankdata(outside)) / len(inside)
+    value = float(above.mean())
+    variance = above.var(ddof=1) / len(inside) + below.var(ddof=1) / len(outside)
+    reach = float(stats.norm.isf(alpha / 2) * np.sqrt(variance))
+    return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
+
+
+def tpr_at_fpr(
+    members: Scores, others: Scores, fpr: float, *, alpha: float = 0.05
+) -> Interval:
+    """The true positive rate at the last threshold with at most `fpr` false positives,
+    not interpolated, with a Clopper-Pearson interval over members (the threshold's own
+    spread is not in it).
+
+    Raises:
+      ValueError: For NaN, or fewer than 10 / fpr others.
+    """
+    checks.probability("fpr", fpr, allow_one=False)
+    inside, outside = evidence.check_scores(members, others)
+    least = math.ceil(10 / fpr - 1e-9)
+    if len(outside) < least:
+        raise ValueError(
+            f"too few scores of non-members for a false positive rate of {fpr:g}: got "
+            f"{len(outside)}, make at least {least}"
+        )
+    rates_fpr, rates_tpr = curve(inside, outside)
+    value = float(rates_tpr[rates_fpr <= fpr][-1])
+    found, runs = round(value * len(inside)), len(inside)
+    low = 1 - float(evidence.upper_limit(runs - found, runs, alpha / 2))
+    return Interval(value, low, float(evidence.upper_limit(found, runs, alpha / 2)))

@@ -1,0 +1,234 @@
+"""What the mechanism contract checks: something that releases noisy sums of rows.
+
+A `Subject` runs a mechanism, or a whole training algorithm, on hand-made contributions
+(`worlds`) and hands over what its adversary sees: the noisy sum of every round. It goes
+through the production code with real sampling, clipping, sums and noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, PyTree
+
+from ppml_lab import base, checks, dp, trees
+from ppml_lab.audit import canaries, worlds
+
+Rows = Float[Array, "rows dimension"]
+Present = Bool[Array, " rows"]
+
+
+class Release(NamedTuple):
+    """What a run shows.
+
+    Attributes:
+      values: Each round's noisy sum, over the sensitivity to adding or removing one.
+      hidden: Each round's sum before noise, over the same, with all that is released
+        of it; no columns where the subject does not let one see it.
+      extras: Whatever else is released.
+    """
+
+    values: Float[Array, "rounds dimension"]
+    hidden: Float[Array, "rounds hidden"]
+    extras: Float[Array, "rounds extras"]
+
+
+class Subject(NamedTuple):
+    """A private process and what is claimed of it.
+
+    Attributes:
+      run: `(key, rows, present) -> Release`, pure.
+      event: The claim, of all rounds together.
+      clip_norm: To which contributions are clipped (at first).
+      noise: The claimed standard deviation of each coordinate of `values`, by round;
+        None where noise is not Gaussian and added.
+      additive: Whether noise is added without looking at the data, so that the same
+        key shows the same noise on both neighbours.
+      sampling_prob: With which each row takes part, independently; None where the
+        claim is not about sampling.
+      cohort_size: How many take part in every round, where that is fixed.
+      modulus: At which values wrap around; None where they do not.
+    """
+
+    run: Callable[[base.Key, Rows, Present], Release]
+    event: base.PrivacyEvent
+    clip_norm: float
+    noise: tuple[float, ...] | None
+    additive: bool = True
+    sampling_prob: float | None = None
+    cohort_size: int | None = None
+    modulus: float | None = None
+
+
+def of_mechanism(
+    mechanism: base.PrivacyMechanism,
+    sampler: base.ClientSampler,
+    num_rounds: int,
+) -> Subject:
+    """A central mechanism: rows are sampled, clipped, summed and privatized.
+
+    Clients' rows go through `clip`, examples' through `clip_examples`.
+
+    Args:
+      mechanism: With Gaussian noise on the sum.
+      sampler: Of `worlds.NUM_ROWS` rows.
+      num_rounds: Releases of a run; few, 2 to 16.
+
+    Raises:
+      ValueError: If it promises nothing, or for another population.
+    """
+    check_central(mechanism, sampler, num_rounds)
+    noise = stated_noise(mechanism, num_rounds)
+
+    def summed(key: base.Key, state: PyTree, rows: Rows, cohort: base.Cohort) -> PyTree:
+        chosen = worlds.as_tree(rows[cohort.indices])
+        if mechanism.privacy_unit == "example":
+            return mechanism.clip_examples(state, _per_example(chosen), cohort.weights)
+        keys = jax.random.split(key, sampler.max_cohort)
+        clip = jax.vmap(mechanism.clip, in_axes=(0, None, 0))
+        clipped = clip(keys, state, chosen)
+        heard = trees.where(cohort.weights > 0, clipped, 0.0)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), heard)
+
+    def run(key: base.Key, rows: Rows, present: Present) -> Release:
+        sampled = canaries.only(sampler, present)
+
+        def one_round(state: PyTree, number: Array) -> tuple[PyTree, Release]:
+            keys = jax.random.split(jax.random.fold_in(key, number), 3)
+            cohort = sampled.sample(keys[0])
+            total = summed(keys[1], state, rows, cohort)
+            bound = mechanism.norm_bound(state)
+            noisy, after = mechanism.privatize(keys[2], state, total, bound)
+            hidden = trees.as_vector(total)[0] / bound
+            return after, Release(
+                worlds.as_rows(noisy) / bound,
+                hidden,
+                bound_moved(mechanism, state, after),
+            )
+
+        _, release = jax.lax.scan(one_round, mechanism.init(), jnp.arange(num_rounds))
+        return release
+
+    return Subject(
+        run,
+        mechanism.event(sampler, num_rounds),
+        first_clip_norm(mechanism),
+        noise,
+        **stated_sampling(sampler),
+    )
+
+
+def of_local_mechanism(
+    mechanism: base.PrivacyMechanism,
+    clip_norm: float,
+    num_rounds: int,
+    *,
+    noise: float | None = None,
+    additive: bool = True,
+) -> Subject:
+    """A mechanism whose noise each client adds itself: what row 0's owner sends.
+
+    Args:
+      mechanism: Local; its event is stated for replacing a client's data.
+      clip_norm: Its bound.
+      num_rounds: Messages of a run.
+      noise: Standard deviation of the noise over clip_norm, where it is Gaussian.
+      additive: Whether noise is added without looking at the update.
+    """
+    sampler = _everyone()
+
+    def run(key: base.Key, rows: Rows, present: Present) -> Release:
+        del present
+
+        def message(number: Array) -> Array:
+            own = jax.random.fold_in(key, number)
+            sent = mechanism.clip(own, mechanism.init(), worlds.as_tree(rows[0]))
+            return worlds.as_rows(sent) / clip_norm
+
+        values = jax.vmap(message)(jnp.arange(num_rounds))
+        return Release(values, values[:, :0], values[:, :0])
+
+    return Subject(
+        run,
+        mechanism.event(sampler, num_rounds),
+        clip_norm,
+        None if noise is None else (noise,) * num_rounds,
+        additive=additive,
+    )
+
+
+def _per_example(rows: PyTree) -> dp.PerExample:
+    from ppml_lab.dp import per_example
+
+    losses = jnp.zeros(jax.tree.leaves(rows)[0].shape[0])
+    return dp.PerExample(
+        losses,
+        jax.tree.map(per_example.squared_norms, rows),
+        lambda factors: jax.tree.map(per_example.weighted_rows, factors, rows),
+    )
+
+
+def bound_moved(
+    mechanism: base.PrivacyMechanism, before: PyTree, after: PyTree
+) -> Float[Array, " extras"]:
+    """What a mechanism's state tells beside the sum: how its bound moved."""
+    if not jax.tree.leaves(mechanism.report(after)):
+        return jnp.zeros(0)
+    ratio = jnp.asarray(mechanism.norm_bound(after)) / mechanism.norm_bound(before)
+    return jnp.log(ratio)[None]
+
+
+def stated_noise(
+    mechanism: base.PrivacyMechanism, num_rounds: int
+) -> tuple[float, ...]:
+    """The stated noise multiplier of every release."""
+    assert mechanism.noise_multiplier is not None
+    state, found = mechanism.init(), []
+    nothing = jax.tree.map(
+        jnp.zeros_like,
+        mechanism.clip(
+            jax.random.key(0), state, worlds.as_tree(jnp.zeros(worlds.DIMENSION))
+        ),
+    )
+    for number in range(num_rounds):
+        found.append(float(mechanism.noise_multiplier(state)))
+        key = jax.random.key(number)
+        _, state = mechanism.privatize(key, state, nothing, 1.0)
+    return tuple(found)
+
+
+def first_clip_norm(mechanism: base.PrivacyMechanism) -> float:
+    return float(mechanism.norm_bound(mechanism.init()))
+
+
+def stated_sampling(sampler: base.ClientSampler) -> dict[str, Any]:
+    """What a sampler says of who takes part, as fields of a `Subject`."""
+    if sampler.neighboring_relation == "replace_one":
+        return {"cohort_size": round(sampler.expected_cohort)}
+    return {"sampling_prob": sampler.expected_cohort / sampler.population}
+
+
+def _everyone() -> base.ClientSampler:
+    from ppml_lab.federated import everyone
+
+    return everyone(worlds.NUM_ROWS)
+
+
+def check_central(
+    mechanism: base.PrivacyMechanism, sampler: base.ClientSampler, num_rounds: int
+) -> None:
+    checks.at_least("num_rounds", num_rounds, 1)
+    if mechanism.privacy_unit is None or mechanism.noise_multiplier is None:
+        raise ValueError(
+            "this subject needs a mechanism that adds noise to the sum; take "
+            "of_local_mechanism for noise at the clients"
+        )
+    if sampler.population != worlds.NUM_ROWS:
+        raise ValueError(
+            f"the sampler draws from {sampler.population} rows, the worlds have "
+            f"{worlds.NUM_ROWS}; build it for worlds.NUM_ROWS"
+        )

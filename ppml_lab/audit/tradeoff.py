@@ -1,0 +1,137 @@
+"""Trade-off curves: what a claim allows every attack, and whether errors refute it.
+
+Dong, Roth, Su, "Gaussian Differential Privacy", JRSS B 2022: a mechanism's trade-off
+function gives, for each false positive rate, the least false negative rate that any
+test of "was this person in?" can have. An accountant's (epsilon, delta) at all epsilons
+bound it from below.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ppml_lab import base, checks
+from ppml_lab.audit import evidence
+
+_EPSILONS = np.concatenate(
+    [np.linspace(0, 4, 81), np.linspace(4.1, 16, 120), np.linspace(16.5, 60, 88)]
+)
+
+
+class TradeOff(NamedTuple):
+    """A privacy profile: (epsilons, deltas) that hold together.
+
+    Attributes:
+      epsilons: Ascending, at least 0.
+      deltas: At each of them.
+    """
+
+    epsilons: Float[np.ndarray, " points"]
+    deltas: Float[np.ndarray, " points"]
+
+    def least_fnr(self, fpr: Any) -> Any:
+        """The least false negative rate that the profile allows at `fpr`; arrays too.
+
+        Both directions (in against out, and out against in) are in the profile.
+        """
+        fpr = np.asarray(fpr, float)[..., None]
+        growth = np.exp(self.epsilons)
+        steep = 1 - self.deltas - growth * fpr
+        flat = (1 - self.deltas - fpr) / growth
+        return np.maximum(np.maximum(steep, flat).max(axis=-1), 0.0)
+
+
+class Verdict(NamedTuple):
+    """Whether errors refute a claim.
+
+    Attributes:
+      refuted: Whether; wrong with probability alpha at most.
+      margin: By how much the false negative rate lies below what the claim allows;
+        negative where it does not.
+      rates: The upper limits that were compared.
+    """
+
+    refuted: bool
+    margin: float
+    rates: evidence.Rates
+
+
+def claimed(event: base.PrivacyEvent) -> TradeOff:
+    """The trade-off curve of an event, by PLD where it has a bound, else by RDP.
+
+    Raises:
+      ValueError: If neither accountant has a bound, or the event promises nothing.
+    """
+    if event.privacy_unit is None:
+        raise ValueError(
+            "the event promises nothing, so that there is nothing to audit; give the "
+            "mechanism noise"
+        )
+    return _profile(event._replace(population=None))
+
+
+@functools.lru_cache(maxsize=1024)
+def _profile(event: base.PrivacyEvent) -> TradeOff:
+    from ppml_lab.dp import accounting
+
+    name = "pld" if accounting.supports(event, "pld") else "rdp"
+    return TradeOff(
+        _EPSILONS, np.array(accounting.delta_curve(event, _EPSILONS.tolist(), name))
+    )
+
+
+def judge(errors: evidence.Errors, claim: TradeOff, alpha: float) -> Verdict:
+    """The trade-off test: the claim is refuted if the upper limit of the false negative
+    rate lies below what it allows at the upper limit of the false positive rate.
+
+    **Guarantee:** a true claim is refuted with probability `alpha` at most, whatever
+    the mechanism; the whole curve is tested, not one (epsilon, delta). That a claim is
+    not refuted says nothing: it may be false, and the attack weak.
+    """
+    checks.probability("alpha", alpha, allow_one=False)
+    limits = evidence.rates(errors, alpha)
+    margin = float(claim.least_fnr(limits.fpr)) - limits.fnr
+    # Allow for the rounding of deltas.
+    return Verdict(margin > 1e-9, margin, limits)
+
+
+def sampled_gaussian(
+    noise_multiplier: float, sampling_prob: float, num_rounds: int
+) -> base.PrivacyEvent:
+    """The event of `num_rounds` Poisson-sampled Gaussian releases."""
+    from ppml_lab.dp import events
+
+    step = events.poisson(sampling_prob, events.gaussian(noise_multiplier))
+    return base.PrivacyEvent(
+        events.compose(step, num_rounds), "add_or_remove_one", "example"
+    )
+
+
+def least_refuted_noise(
+    errors: evidence.Errors, sampling_prob: float, num_rounds: int, alpha: float
+) -> float:
+    """The smallest noise multiplier, on a grid of 2%, of the Poisson-sampled Gaussians
+    with this sampling and length whose trade-off curve the errors refute; inf if they
+    refute none.
+    """
+    checks.probability("alpha", alpha, allow_one=False)
+    limits = evidence.rates(errors, alpha)
+
+    def refuted(step: int) -> bool:
+        noise = math.exp(0.02 * step)
+        claim = claimed(sampled_gaussian(noise, sampling_prob, num_rounds))
+        return bool(claim.least_fnr(limits.fpr) > limits.fnr + 1e-9)
+
+    # Noise from 0.2 to 150; more noise, sooner refuted.
+    low, high = -80, 250
+    if not refuted(high):
+        return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if refuted(middle) else (middle, high)
+    return math.exp(0.02 * high)

@@ -1,0 +1,117 @@
+"""Neighbouring data sets made to expose bugs: a handful of hand-made contributions.
+
+A contribution (a client's update, an example's gradient) is a row with `DIMENSION`
+coordinates, cut into two leaves; a world is two data sets that differ in row 0, the
+canary. Whole classes of bugs are invisible without the right world: opposed rows, no
+rows, a canary on one leaf, not finite, of a norm just below the square root of the
+clip norm.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, PyTree
+
+LEAVES = {"w": 6, "b": 2}
+"""Coordinates of each leaf."""
+DIMENSION = sum(LEAVES.values())
+NUM_ROWS = 9
+FAR = 1e4
+"""The norm of contributions that must be clipped."""
+
+
+class World(NamedTuple):
+    """Two neighbouring data sets; "in" has the canary, which is row 0.
+
+    Attributes:
+      rows_in: Contributions; zeros where absent.
+      present_in: Which rows exist.
+      rows_out: Those of the neighbour, which does not even hold the canary's numbers.
+      present_out: Which of them exist.
+    """
+
+    rows_in: Float[np.ndarray, "rows dimension"]
+    present_in: Bool[np.ndarray, " rows"]
+    rows_out: Float[np.ndarray, "rows dimension"]
+    present_out: Bool[np.ndarray, " rows"]
+
+
+def as_tree(rows: Float[Array, "*n dimension"]) -> PyTree:
+    """Rows as the model's parameters are shaped."""
+    parts = jnp.split(rows, np.cumsum(list(LEAVES.values()))[:-1], axis=-1)
+    return dict(zip(LEAVES, parts, strict=True))
+
+
+def as_rows(tree: PyTree) -> Float[Array, "*n dimension"]:
+    """`as_tree`'s inverse."""
+    return jnp.concatenate([tree[name] for name in LEAVES], axis=-1)
+
+
+def adversarial(clip_norm: float, relation: str) -> dict[str, World]:
+    """The worlds, by name, for contributions that are clipped to `clip_norm`.
+
+    Under "add_or_remove_one" the neighbour lacks the canary; under "replace_one" it has
+    the opposite one (nothing, for a canary that is not finite), and absent rows are
+    zeros.
+    """
+    unit = np.eye(DIMENSION)
+    first, bias = unit[0], unit[LEAVES["w"]]
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(NUM_ROWS - 1, DIMENSION)) * (np.arange(DIMENSION) > 0)
+    on_weights = mixed * (np.arange(DIMENSION) < LEAVES["w"])
+    nothing = np.zeros((0, DIMENSION))
+    infinite = np.where(np.arange(DIMENSION) == 0, np.inf, 0.0)
+    not_a_number = np.where(np.arange(DIMENSION) == DIMENSION - 1, np.nan, first)
+    others_and_canary = {
+        "orthogonal": (mixed, FAR * first),
+        "bias leaf": (on_weights, FAR * bias),
+        "both leaves": (mixed, FAR * (first + bias)),
+        "opposed": (np.tile(-FAR * first, (8, 1)), 3 * FAR * first),
+        "aligned": (np.tile(FAR * first, (8, 1)), FAR * first),
+        "empty": (nothing, FAR * first),
+        "tiny others": (np.tile(1e-3 * unit[1], (8, 1)), FAR * first),
+        "below the root": (nothing, 0.99 * np.sqrt(clip_norm) * first),
+        "dense": (mixed, FAR * np.ones(DIMENSION)),
+        "two norms": (
+            np.concatenate([np.tile(-first, (4, 1)), np.tile(2 * unit[1], (4, 1))]),
+            10 * first,
+        ),
+        "infinite": (mixed, infinite),
+        "not a number": (mixed, not_a_number),
+    }
+    return {
+        name: _world(others, canary, relation)
+        for name, (others, canary) in others_and_canary.items()
+    }
+
+
+def _world(others: np.ndarray, canary: np.ndarray, relation: str) -> World:
+    rows = np.zeros((NUM_ROWS, DIMENSION), np.float32)
+    rows[1 : 1 + len(others)] = others
+    present = np.arange(NUM_ROWS) <= len(others)
+    with_canary = rows.copy()
+    with_canary[0] = canary
+    if relation == "replace_one":
+        rows[0] = -canary if np.isfinite(canary).all() else 0.0
+        everyone = np.ones(NUM_ROWS, bool)
+        return World(with_canary, everyone, rows, everyone)
+    return World(with_canary, present, rows, present & (np.arange(NUM_ROWS) > 0))
+
+
+def nobody(relation: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and presence of a data set that contributes nothing."""
+    rows = np.zeros((NUM_ROWS, DIMENSION), np.float32)
+    return rows, np.full(NUM_ROWS, relation == "replace_one")
+
+
+def one_coordinate_each(clip_norm: float, relation: str) -> tuple[np.ndarray, ...]:
+    """A data set whose sum tells who took part: row j is along coordinate j, for all
+    but the last row.
+    """
+    rows, present = nobody(relation)
+    rows[:DIMENSION] = 10 * clip_norm * np.eye(DIMENSION)
+    return rows, present | (np.arange(NUM_ROWS) < DIMENSION)

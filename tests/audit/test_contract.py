@@ -1,0 +1,201 @@
+"""Every mechanism, sampler and round function of the lab passes the contract."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from ppml_lab import audit, dp, federated, smpc
+from ppml_lab.audit import contract, probes, worlds
+
+N = worlds.NUM_ROWS
+SGD = optax.sgd(1.0)
+POISSON = federated.poisson(N, 0.25)
+EVERYONE = federated.everyone(N)
+FIXED = federated.fixed_size(N, 3)
+CLIENT = dp.gaussian(0.5, 0.8)
+LARGE = dp.gaussian(2.0, 0.7)
+EXAMPLE = dp.gaussian(0.5, 0.8, privacy_unit="example")
+ADAPTIVE = dp.adaptive_gaussian(0.5, 0.8, POISSON.expected_cohort)
+PROBES = ("replay", "noise", "participation")
+
+
+def one_step(task):
+    return federated.local_sgd(task, SGD, 1, num_steps=1)
+
+
+def fedprox(task):
+    return federated.proximal_sgd(task, SGD, 1, 0.5, num_steps=1)
+
+
+def fedavg(mechanism, sampler, trainer=one_step, **parts):
+    """An averaging round as the contract sees it."""
+
+    def make(task, sampler):
+        return federated.averaging(
+            task, trainer(task), sampler, mechanism=mechanism, **parts
+        )
+
+    return audit.of_algorithm(
+        make, mechanism, sampler, 2, aggregator=parts.get("aggregator")
+    )
+
+
+def scaffold(mechanism, sampler):
+    def make(task, sampler):
+        trainer, server = federated.scaffold(task, SGD, 1, num_steps=1)
+        return federated.averaging(
+            task, trainer, sampler, server=server, mechanism=mechanism
+        )
+
+    return audit.of_algorithm(make, mechanism, sampler, 2)
+
+
+def central(mechanism, sampler, **parts):
+    def make(task, sampler):
+        return federated.central_sgd(
+            task, SGD, sampler, mechanism=mechanism, method="vmap", **parts
+        )
+
+    return audit.of_algorithm(make, mechanism, sampler, 4)
+
+
+def at_the_client(mechanism):
+    return audit.of_trainer(
+        lambda task: federated.local_dp_sgd(
+            task, SGD, mechanism, 0.25, 1, N, method="vmap"
+        ),
+        mechanism,
+        0.25,
+        4,
+    )
+
+
+def shares(mode, bits=32):
+    return smpc.additive_sharing(3, N, 0.5, mode=mode, bits=bits)
+
+
+def masks(mode):
+    return smpc.pairwise_masking(smpc.graphs.complete(N, 2), 0.5, mode=mode)
+
+
+def coded(mode):
+    code = smpc.lightsecagg.Code(N, 2, 1)
+    return smpc.light_secagg(code, 0.5, mode=mode)
+
+
+mechanism = functools.partial(audit.of_mechanism)
+SUBJECTS = {
+    "gaussian, everyone": lambda: mechanism(LARGE, EVERYONE, 2),
+    "gaussian, poisson": lambda: mechanism(CLIENT, POISSON, 4),
+    "gaussian, fixed size": lambda: mechanism(CLIENT, FIXED, 4),
+    "per layer": lambda: mechanism(
+        dp.gaussian(0.5, 0.8, rule="per_layer"), EVERYONE, 2
+    ),
+    "normalised": lambda: mechanism(
+        dp.gaussian(2.0, 0.7, rule="normalised"), EVERYONE, 2
+    ),
+    "adaptive": lambda: mechanism(ADAPTIVE, POISSON, 4),
+    "scheduled": lambda: mechanism(
+        dp.scheduled_gaussian(0.5, optax.linear_schedule(0.9, 0.6, 4)), POISSON, 4
+    ),
+    "live": lambda: mechanism(dp.live(CLIENT, POISSON, 1e-2), POISSON, 4),
+    "examples": lambda: mechanism(EXAMPLE, POISSON, 4),
+    "adaptive, examples": lambda: mechanism(
+        dp.adaptive_gaussian(0.5, 0.8, POISSON.expected_cohort, privacy_unit="example"),
+        POISSON,
+        4,
+    ),
+    "local gaussian": lambda: audit.of_local_mechanism(
+        dp.local_gaussian(0.5, 0.8), 0.5, 2, noise=0.8
+    ),
+    "local laplace": lambda: audit.of_local_mechanism(
+        dp.local_laplace(0.5, 0.8), 0.5, 2
+    ),
+    "randomised response": lambda: audit.of_local_mechanism(
+        dp.randomised_response(0.5, 0.8), 0.5, 2, additive=False
+    ),
+    "FedAvg": lambda: fedavg(CLIENT, POISSON),
+    "FedAvg, adaptive": lambda: fedavg(ADAPTIVE, POISSON),
+    "FedAvg, fixed size": lambda: fedavg(CLIENT, FIXED),
+    "FedProx": lambda: fedavg(LARGE, EVERYONE, fedprox),
+    "SCAFFOLD": lambda: scaffold(CLIENT, POISSON),
+    "DP-SGD": lambda: central(EXAMPLE, POISSON),
+    "DP-SGD in microbatches": lambda: central(EXAMPLE, POISSON, microbatch_size=2),
+    "DP-SGD at the client": lambda: at_the_client(EXAMPLE),
+    "FedAvg on shares": lambda: fedavg(CLIENT, POISSON, aggregator=shares("identity")),
+    "FedAvg under masks": lambda: fedavg(CLIENT, FIXED, aggregator=masks("identity")),
+    "FedAvg under coded masks": lambda: fedavg(
+        CLIENT, FIXED, aggregator=coded("identity")
+    ),
+}
+PROBED = {
+    "FedAvg on all shares": lambda: fedavg(CLIENT, POISSON, aggregator=shares("full")),
+    "training on shares": lambda: audit.of_shared_training(
+        smpc.private.protocol("additive", fraction_bits=16, ideal=True), 0.5, 0.8, 1
+    ),
+}
+"""Too slow for tens of thousands of runs: probes only."""
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_everything_private_passes_the_contract(name):
+    report = audit.check_mechanism(SUBJECTS[name]())
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("name", PROBED)
+def test_what_runs_slowly_passes_the_probes(name):
+    report = audit.check_mechanism(PROBED[name](), detectors=PROBES)
+    assert report.passed, report
+
+
+def test_full_masks_hide_no_more_than_they_say():
+    """Masks in full: replay with few keys, as a round of masks takes long."""
+    for aggregator in (masks("full"), coded("full")):
+        subject = fedavg(CLIENT, FIXED, aggregator=aggregator)
+        run = probes.runner(subject, 0, chunk=128)
+        assert not probes.replay(subject, run, num_keys=4).refuted
+
+
+def test_no_privacy_is_nothing_to_check():
+    with pytest.raises(ValueError, match="adds noise to the sum"):
+        audit.of_mechanism(dp.no_privacy(), EVERYONE, 2)
+    with pytest.raises(ValueError, match=r"build it for worlds\.NUM_ROWS"):
+        audit.of_mechanism(CLIENT, federated.everyone(5), 2)
+
+
+@pytest.mark.parametrize("degenerate", [dp.gaussian(1.0, 0.8), dp.gaussian(0.5, 1.0)])
+def test_noise_and_clip_norm_of_one_are_refused(degenerate):
+    subject = audit.of_mechanism(degenerate, EVERYONE, 2)
+    with pytest.raises(ValueError, match="must not be 1, where several bugs"):
+        audit.check_mechanism(subject)
+
+
+def test_bad_arguments_are_named():
+    subject = audit.of_mechanism(CLIENT, EVERYONE, 2)
+    with pytest.raises(ValueError, match="unknown detectors sniff; choose from replay"):
+        audit.check_mechanism(subject, detectors=("sniff",))
+    with pytest.raises(ValueError, match="make at least 22"):
+        audit.check_mechanism(subject, num_runs=20, detectors=("audit",))
+
+
+def test_a_report_names_what_refuted():
+    found = [probes.Finding(name, name == "noise", "") for name in contract.DETECTORS]
+    report = contract.Report(tuple(found))
+    assert (report.passed, report.refuted_by) == (False, ("noise",))
+
+
+def test_the_runner_uses_every_key_once_and_pads_nothing_in():
+    subject = audit.of_mechanism(CLIENT, EVERYONE, 2)
+    run = probes.runner(subject, 0, chunk=16)
+    rows, present = worlds.nobody("add_or_remove_one")
+    seen = run(np.arange(40), rows[None], present[None], np.zeros(40)).values
+    assert seen.shape == (40, 2, worlds.DIMENSION)
+    assert len(np.unique(seen)) > 0.99 * seen.size
+    again = probes.runner(subject, 0, chunk=7)
+    other = again(np.arange(40), rows[None], present[None], np.zeros(40)).values
+    np.testing.assert_allclose(seen, other, rtol=1e-6)
+    assert jax.tree.all(jax.tree.map(np.isfinite, seen.sum()))
