@@ -3,6 +3,12 @@
 from ppml_lab.audit import bounds, canaries, evidence, one_run, roc, tradeoff, worlds
 from ppml_lab.audit.contract import Report, check_mechanism
 from ppml_lab.audit.subjects import Subject, of_local_mechanism, of_mechanism
+from ppml_lab.audit.training import (
+    claimed_scores,
+    likelihood_ratio,
+    many_runs,
+    membership_run,
+)
 from ppml_lab.audit.training_subjects import (
     of_algorithm,
     of_shared_training,
@@ -15,7 +21,11 @@ __all__ = [
     "bounds",
     "canaries",
     "check_mechanism",
+    "claimed_scores",
     "evidence",
+    "likelihood_ratio",
+    "many_runs",
+    "membership_run",
     "of_algorithm",
     "of_local_mechanism",
     "of_mechanism",

@@ -1,12 +1,176 @@
-"""Canaries: records put into training to see whether it tells that they were there."""
+"""Canaries: records put into training to see whether it tells that they were there.
+
+In gradient space a canary's gradient (or, for a client, its update) is a chosen
+direction, far too long, so that clipping makes it exactly as loud as the mechanism
+allows. In input space it is an image that is mislabelled, blank, or unlike the others.
+An example says in its leaf "canary" which one it is: a number, or -1 for none.
+"""
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Bool
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from ppml_lab import base
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int, PyTree
+
+from ppml_lab import base, checks, dp, trees
+
+FAR = 1e4
+"""The norm of a gradient-space canary before it is clipped."""
+
+
+class Directions(NamedTuple):
+    """Unit vectors in parameter space, by number.
+
+    Attributes:
+      count: How many.
+      squared_norms: `numbers [n] -> ` the squared norms of their leaves, `[n]` each.
+      weighted_sum: `(numbers [n], weights [n]) -> ` the sum of weighted directions.
+      project: `tree -> ` its inner products with all directions, `[count]`.
+    """
+
+    count: int
+    squared_norms: Callable[[Array], PyTree]
+    weighted_sum: Callable[[Array, Array], PyTree]
+    project: Callable[[PyTree], Float[Array, " count"]]
+
+
+def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
+    """Each direction is one coordinate of the flattened parameters.
+
+    Best are coordinates that no other example's gradient touches, such as first-layer
+    weights of a pixel that is always black (`untouched_inputs`).
+
+    Raises:
+      ValueError: For coordinates that are out of range or not distinct.
+    """
+    places = np.asarray(coordinates, np.int32)
+    vector, cut = trees.as_vector(params)
+    ends = np.cumsum([leaf.size for leaf in jax.tree.leaves(params)])
+    if (
+        len(np.unique(places)) != len(places)
+        or not ((places >= 0) & (places < vector.size)).all()
+    ):
+        raise ValueError(
+            f"coordinates must be distinct and in [0, {vector.size}), the parameters"
+        )
+    leaves = np.searchsorted(ends, places, side="right")
+    structure = jax.tree.structure(params)
+
+    def squared_norms(numbers: Array) -> PyTree:
+        leaf = jnp.asarray(leaves)[numbers]
+        hits = [(leaf == i).astype(jnp.float32) for i in range(len(ends))]
+        return jax.tree.unflatten(structure, hits)
+
+    def weighted_sum(numbers: Array, weights: Array) -> PyTree:
+        flat = jnp.zeros(vector.size).at[jnp.asarray(places)[numbers]].add(weights)
+        return cut(flat)
+
+    return Directions(
+        len(places),
+        squared_norms,
+        weighted_sum,
+        lambda tree: trees.as_vector(tree)[0][jnp.asarray(places)],
+    )
+
+
+def isotropic(key: base.Key, params: PyTree, count: int) -> Directions:
+    """Random directions, uniform on the sphere: nearly orthogonal to each other and to
+    everything else where there are many parameters. Holds `count` times the model.
+
+    Raises:
+      ValueError: For a count below 1.
+    """
+    checks.at_least("count", count, 1)
+    vector, cut = trees.as_vector(params)
+    rows = jax.random.normal(key, (count, vector.size))
+    rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
+    by_leaf = jax.tree.map(
+        lambda leaf: jnp.sum(leaf.reshape(count, -1) ** 2, axis=1), cut(rows)
+    )
+    return Directions(
+        count,
+        lambda numbers: trees.take(by_leaf, numbers),
+        lambda numbers, weights: cut(weights @ rows[numbers]),
+        lambda tree: rows @ trees.as_vector(tree)[0],
+    )
+
+
+def gradient_canaries(
+    loss: base.TaskLoss, directions: Directions, *, method: str = "auto"
+) -> Callable[..., dp.PerExample]:
+    """A `method` of `dp.clipped_gradient` and `federated.central_sgd`: examples that
+    are canaries have their direction, of norm `FAR`, as gradient, and go through the
+    mechanism's own clipping, sampling and noise like everybody's.
+
+    Args:
+      loss: The task's.
+      directions: By the number in the examples' leaf "canary".
+      method: For the other examples, see `dp.clipped_gradient`.
+    """
+    plain = dp.per_example_method(loss, method)
+
+    def gradients(keys: base.Key, params: PyTree, examples: Any) -> dp.PerExample:
+        numbers = examples["canary"]
+        others = {name: leaf for name, leaf in examples.items() if name != "canary"}
+        found = plain(keys, params, others)
+        is_canary = numbers >= 0
+        known = jnp.maximum(numbers, 0)
+        squared_norms = jax.tree.map(
+            lambda ours, theirs: jnp.where(is_canary, FAR**2 * ours, theirs),
+            directions.squared_norms(known),
+            found.squared_norms,
+        )
+
+        def weighted_sum(factors: PyTree) -> PyTree:
+            quiet = jax.tree.map(lambda f: jnp.where(is_canary, 0.0, f), factors)
+            # Canaries are clipped as a whole: one factor for all leaves.
+            loud = jnp.where(is_canary, jax.tree.leaves(factors)[0], 0.0)
+            total = found.weighted_sum(quiet)
+            added = directions.weighted_sum(known, FAR * loud)
+            return jax.tree.map(jnp.add, total, added)
+
+        return dp.PerExample(found.losses, squared_norms, weighted_sum)
+
+    return gradients
+
+
+def canary_clients(
+    trainer: base.ClientTrainer, directions: Directions
+) -> base.ClientTrainer:
+    """A trainer whose canary clients send their direction, of norm `FAR`, as update;
+    the mechanism, the secure sum and the sampling treat them like everybody.
+
+    A client is a canary if its first example says so. The update must be shaped like
+    the model.
+    """
+
+    def step(
+        key: base.Key,
+        sent: PyTree,
+        state: PyTree,
+        client: base.ClientView,
+        step_number: Int[Array, ""],
+    ) -> PyTree:
+        trained = trainer.step(key, sent, state[0], client, step_number)
+        return trained, client.examples["canary"][client.start]
+
+    def finish(sent: PyTree, state: PyTree) -> tuple[PyTree, PyTree, dict[str, Array]]:
+        update, keeps, info = trainer.finish(sent, state[0])
+        number = state[1]
+        weight = jnp.full((1,), FAR)
+        ours = directions.weighted_sum(jnp.maximum(number, 0)[None], weight)
+        return trees.where(number >= 0, ours, update), keeps, info
+
+    return trainer._replace(
+        init=lambda key, sent, kept: (trainer.init(key, sent, kept), jnp.int32(-1)),
+        step=step,
+        finish=finish,
+    )
 
 
 def only(
@@ -26,3 +190,51 @@ def only(
         )
 
     return sampler._replace(sample=sample)
+
+
+def mislabelled(examples: Mapping[str, Any], row: int, num_classes: int) -> Any:
+    """One example with the next class as label, as rows of one."""
+    label = (np.asarray(examples["y"])[row] + 1) % num_classes
+    return {
+        "x": np.asarray(examples["x"])[row][None],
+        "y": np.asarray([label], np.asarray(examples["y"]).dtype),
+    }
+
+
+def blank(examples: Mapping[str, Any], label: int) -> Any:
+    """An image without content, as rows of one."""
+    x, y = np.asarray(examples["x"]), np.asarray(examples["y"])
+    return {"x": np.zeros_like(x[:1]), "y": np.asarray([label], y.dtype)}
+
+
+def rarest_direction(examples: Mapping[str, Any], norm: float, label: int) -> Any:
+    """An image along the direction in which the data vary least, as rows of one:
+    ClipBKD of Jagielski, Ullman, Oprea, NeurIPS 2020.
+    """
+    x, y = np.asarray(examples["x"]), np.asarray(examples["y"])
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    direction = np.linalg.svd(flat, full_matrices=False)[2][-1]
+    image = norm * direction.reshape(1, *x.shape[1:])
+    return {"x": image.astype(x.dtype), "y": np.asarray([label], y.dtype)}
+
+
+def untouched_inputs(examples: Mapping[str, Any]) -> Int[np.ndarray, " inputs"]:
+    """Places of a flattened input that are zero in every example: the first layer's
+    weights from there have no gradient.
+    """
+    x = np.asarray(examples["x"])
+    return np.flatnonzero(~x.reshape(len(x), -1).any(axis=0))
+
+
+def append(
+    examples: Mapping[str, Any], rows: Mapping[str, Any], numbers: Any
+) -> dict[str, np.ndarray]:
+    """The examples, marked as no canaries, and after them rows that are, by number;
+    -1 for input-space canaries, whose gradient is their own.
+    """
+    joined = {
+        name: np.concatenate([np.asarray(examples[name]), np.asarray(rows[name])])
+        for name in examples
+    }
+    others = np.full(len(np.asarray(examples["y"])), -1, np.int32)
+    return joined | {"canary": np.concatenate([others, np.asarray(numbers, np.int32)])}

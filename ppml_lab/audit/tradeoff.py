@@ -8,7 +8,6 @@ bound it from below.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -21,6 +20,8 @@ from ppml_lab.audit import evidence
 _EPSILONS = np.concatenate(
     [np.linspace(0, 4, 81), np.linspace(4.1, 16, 120), np.linspace(16.5, 60, 88)]
 )
+
+_PROFILES: dict[str, TradeOff] = {}
 
 
 class TradeOff(NamedTuple):
@@ -72,17 +73,15 @@ def claimed(event: base.PrivacyEvent) -> TradeOff:
             "the event promises nothing, so that there is nothing to audit; give the "
             "mechanism noise"
         )
-    return _profile(event._replace(population=None))
-
-
-@functools.lru_cache(maxsize=1024)
-def _profile(event: base.PrivacyEvent) -> TradeOff:
     from ppml_lab.dp import accounting
 
-    name = "pld" if accounting.supports(event, "pld") else "rdp"
-    return TradeOff(
-        _EPSILONS, np.array(accounting.delta_curve(event, _EPSILONS.tolist(), name))
-    )
+    # Events need not be hashable; what they say is.
+    known = repr(event)
+    if known not in _PROFILES:
+        name = "pld" if accounting.supports(event, "pld") else "rdp"
+        deltas = accounting.delta_curve(event, _EPSILONS.tolist(), name)
+        _PROFILES[known] = TradeOff(_EPSILONS, np.array(deltas))
+    return _PROFILES[known]
 
 
 def judge(errors: evidence.Errors, claim: TradeOff, alpha: float) -> Verdict:

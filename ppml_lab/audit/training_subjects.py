@@ -34,6 +34,7 @@ def of_algorithm(
     num_rounds: int,
     *,
     aggregator: base.SecureAggregator | None = None,
+    also_seen: Callable[[Any], Array] = lambda state: jnp.zeros(0),
 ) -> Subject:
     """A whole training algorithm, seen through the model after every round.
 
@@ -47,6 +48,7 @@ def of_algorithm(
       sampler: Of `worlds.NUM_ROWS` rows.
       num_rounds: Of a run; a round must make one release.
       aggregator: The secure sum that it was built with, `smpc.clear()` by default.
+      also_seen: From the state after a round to what the server knows beside the model.
 
     Raises:
       ValueError: If it promises nothing, or for another population.
@@ -127,9 +129,10 @@ def of_trainer(
     bound = first_clip_norm(mechanism)
 
     def run(key: base.Key, rows: Rows, present: Present) -> Release:
-        # A client's examples come without gaps; one that has none keeps a zero.
+        # A client's examples come without gaps, the canary, so that the others keep
+        # their places, last; a client that has none keeps a zero.
         size = jnp.maximum(jnp.sum(present, dtype=jnp.int32), 1)
-        examples = worlds.as_tree(rows[jnp.argsort(~present)])
+        examples = worlds.as_tree(rows[::-1][jnp.argsort(~present[::-1])])
         clients = base.Clients(examples, jnp.stack([jnp.int32(0), size]))
         scale = sampling_prob * size.astype(jnp.float32) / bound
         init_key, rounds_key = jax.random.split(key)
@@ -193,7 +196,7 @@ def of_shared_training(
         # Sensitivity has two steps of rounding for each coordinate.
         steps = 2 * np.sqrt(worlds.DIMENSION) / 2.0**protocol.fraction_bits
         values = worlds.as_rows(params)[None] / (clip_norm + steps)
-        return Release(values, values[:0], values[:0])
+        return Release(values, values[:, :0], values[:, :0])
 
     return Subject(run, training.privacy_event, clip_norm, None)
 

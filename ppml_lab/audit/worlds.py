@@ -42,8 +42,11 @@ class World(NamedTuple):
 
 def as_tree(rows: Float[Array, "*n dimension"]) -> PyTree:
     """Rows as the model's parameters are shaped."""
-    parts = jnp.split(rows, np.cumsum(list(LEAVES.values()))[:-1], axis=-1)
-    return dict(zip(LEAVES, parts, strict=True))
+    tree, begin = {}, 0
+    for name, size in LEAVES.items():
+        tree[name] = rows[..., begin : begin + size]
+        begin += size
+    return tree
 
 
 def as_rows(tree: PyTree) -> Float[Array, "*n dimension"]:

@@ -12,6 +12,7 @@ from ppml_lab.dp.gradients import (
     SummedGradient,
     clipped_gradient,
     example_keys,
+    per_example_method,
     summed_gradient,
 )
 from ppml_lab.dp.live import live
@@ -34,6 +35,7 @@ __all__ = [
     "local_gaussian",
     "local_laplace",
     "no_privacy",
+    "per_example_method",
     "randomised_response",
     "scheduled_gaussian",
     "summed_gradient",

@@ -52,7 +52,7 @@ def clipped_gradient(
     loss: base.TaskLoss,
     mechanism: base.PrivacyMechanism,
     *,
-    method: str = "auto",
+    method: str | per_example.Method = "auto",
     microbatch_size: int | None = None,
 ) -> ClippedGradient:
     """The sum of each example's gradient, clipped by `mechanism`.
@@ -67,7 +67,8 @@ def clipped_gradient(
       mechanism: Its `clip_examples` bounds each example; its privacy_unit must say so.
       method: "ghost" needs per-example gradients of few layers only and knows flax's
         common layers (`dp.ghost`); "vmap" makes them all and knows any model; "auto"
-        takes the first where it can, and warns where it cannot.
+        takes the first where it can, and warns where it cannot. Or a function of
+        `(keys, params, examples)` that gives a `PerExample`.
       microbatch_size: How many examples go through the model at once; None for the
         whole batch. The batch is padded up to a multiple of it; after the last
         microbatch that holds an example nothing more is computed. What fits the
@@ -85,7 +86,7 @@ def clipped_gradient(
         )
     if microbatch_size is not None:
         checks.at_least("microbatch_size", microbatch_size, 1)
-    gradients_of = _method(loss, method)
+    gradients_of = per_example_method(loss, method)
 
     def batch_sum(
         keys: base.Key,
@@ -137,7 +138,12 @@ def example_keys(key: base.Key, n: int) -> base.Key:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n))
 
 
-def _method(loss: base.TaskLoss, name: str) -> per_example.Method:
+def per_example_method(
+    loss: base.TaskLoss, name: str | per_example.Method
+) -> per_example.Method:
+    """How per-example gradients are found, by its name; see `clipped_gradient`."""
+    if not isinstance(name, str):
+        return name
     checks.known("method", name, METHODS)
     by_vmap, by_layers = per_example.by_vmap(loss), ghost.by_layers(loss)
     if name != "auto":

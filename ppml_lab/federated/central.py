@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ppml_lab import base, checks, dp, trees
+from ppml_lab.dp.per_example import Method as PerExampleMethod
 from ppml_lab.federated.averaging import ServerState
 from ppml_lab.federated.devices import check_mesh, sum_over_devices
 
@@ -21,7 +22,7 @@ def central_sgd(
     *,
     mechanism: base.PrivacyMechanism | None = None,
     steps_per_round: int = 1,
-    method: str = "auto",
+    method: str | PerExampleMethod = "auto",
     microbatch_size: int | None = None,
     live_delta: float | None = None,
     mesh: Mesh | None = None,
@@ -132,7 +133,7 @@ def central_sgd(
 def _gradient(
     task: base.Task,
     mechanism: base.PrivacyMechanism,
-    method: str,
+    method: str | PerExampleMethod,
     microbatch_size: int | None,
 ) -> dp.ClippedGradient:
     if mechanism.privacy_unit is not None:

@@ -1,0 +1,496 @@
+"""How near do attacks come to the epsilon that accountants promise?
+
+Claim (Nasr et al., "Tight Auditing of Differentially Private Machine Learning", USENIX
+Security 2023): the stronger the adversary, the nearer the audited lower bound comes to
+the upper bound; in the strongest threat model, with enough runs, they meet. One run
+with many canaries (Steinke et al., NeurIPS 2023; Mahloujifar et al., ICML 2025) gets
+part of the way. Fits of two Gaussians (Andrew et al., ICLR 2024) are estimates and may
+lie above.
+
+Every attack is on real training of the handwritten digits, pooled (DP-SGD, examples are
+private) and federated (DP-FedAvg, clients are private), with Poisson sampling and noise
+calibrated by PLD. Attacks, from the strongest:
+
+    mechanism       the mechanism's own releases with one contribution or none
+    white box       a gradient-space canary, seen in every iterate; whole trainings
+    black box       a mislabelled, a blank or a rare image, seen by its last loss
+    one run         many white-box canaries in one training, each in by a fair coin
+    one-shot        canary clients in random directions, by their cosines: an estimate
+
+Thresholds of white boxes come from simulating the claimed mechanism, those of black
+boxes from half of the runs. Every bound holds with 95% confidence by itself. `paper`
+takes about 40 minutes on 2 cores, `smoke` one.
+
+    python -m experiments.audit_epsilon smoke
+    python -m experiments.audit_epsilon paper
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ppml_lab import audit, base, data, dp, federated, lab, models
+from ppml_lab.audit import bounds, canaries, evidence, one_run, probes, worlds
+from ppml_lab.dp import accounting
+
+Row = dict[str, Any]
+CLIP_NORM = 0.5
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Privacy, sizes and numbers of runs."""
+
+    target_epsilons: tuple[float, ...] = (2.0, 8.0)
+    """Of a whole training, by PLD."""
+    delta: float = 1e-5
+    """Of every epsilon and bound."""
+    alpha: float = 0.05
+    """The chance that a bound is wrong."""
+    sampling_prob: float = 0.1
+    """Of an example in a step, and of a client in a round."""
+    num_rounds: int = 20
+    """Steps of pooled training, and rounds of federated."""
+    num_clients: int = 100
+    """Among whom the digits are dealt, beside canaries."""
+    mechanism_runs: int = 4096
+    """On each side, of the mechanism alone."""
+    white_box_runs: int = 64
+    """Trainings on each side."""
+    black_box_runs: int = 32
+    """Trainings on each side, for each image."""
+    one_run_canaries: int = 100
+    """In one training."""
+    one_run_repeats: int = 2
+    """Such trainings, each a whole audit; they show the spread."""
+    width: int = 16
+    """Trainings at once in the compiled program."""
+
+
+CONFIGS = {
+    "smoke": Experiment(),
+    "paper": Experiment(
+        target_epsilons=(1.0, 2.0, 4.0, 8.0),
+        num_rounds=100,
+        num_clients=200,
+        mechanism_runs=131_072,
+        white_box_runs=1024,
+        black_box_runs=256,
+        one_run_canaries=500,
+        one_run_repeats=16,
+    ),
+}
+
+
+class Training(NamedTuple):
+    """A private training whose last members may be canaries.
+
+    Attributes:
+      make: From a sampler to the algorithm.
+      sampler: Of all members.
+      clients: Their data.
+      gain: From the model's change in a round to the noisy sum over the sensitivity.
+      task: What is learnt.
+    """
+
+    make: Callable[[base.ClientSampler], base.FederatedAlgorithm]
+    sampler: base.ClientSampler
+    clients: base.Clients
+    gain: float
+    task: base.Task
+
+
+def task_of(module: Any) -> base.Task:
+    return models.flax_classification(module, (8, 8, 1))
+
+
+def pooled(
+    experiment: Experiment,
+    noise: float,
+    task: base.Task,
+    rows: dict[str, np.ndarray],
+    directions: canaries.Directions | None,
+) -> Training:
+    """DP-SGD on the digits and, after them, rows that are canaries."""
+    count = len(rows["y"])
+    numbers = np.full(count, -1) if directions is None else np.arange(count)
+    examples = canaries.append(data.load("digits").train, rows, numbers)
+    sampler = federated.poisson(len(examples["y"]), experiment.sampling_prob)
+    mechanism = dp.gaussian(CLIP_NORM, noise, privacy_unit="example")
+    method: Any = "auto"
+    if directions is not None:
+        method = canaries.gradient_canaries(task.loss, directions)
+    rate = 2.0
+    clients = base.Clients(
+        jax.tree.map(jnp.asarray, examples), jnp.array([0, len(examples["y"])])
+    )
+    return Training(
+        lambda sampler: federated.central_sgd(
+            task, optax.sgd(rate), sampler, mechanism=mechanism, method=method
+        ),
+        sampler,
+        clients,
+        -sampler.expected_cohort / (rate * CLIP_NORM),
+        task,
+    )
+
+
+def dealt(
+    experiment: Experiment,
+    noise: float,
+    task: base.Task,
+    count: int,
+    directions: canaries.Directions,
+) -> Training:
+    """DP-FedAvg on clients who share the digits and, after them, canary clients."""
+    train = data.load("digits").train
+    users = data.partition.iid(
+        np.random.default_rng(0), len(train["y"]), experiment.num_clients
+    )
+    rows = {name: np.repeat(leaf[:1], count, 0) for name, leaf in train.items()}
+    examples = canaries.append(train, rows, np.arange(count))
+    owners = np.concatenate([users, experiment.num_clients + np.arange(count)])
+    clients = data.federate(examples, owners)
+    sampler = federated.poisson(
+        experiment.num_clients + count, experiment.sampling_prob
+    )
+    trainer = canaries.canary_clients(
+        federated.local_sgd(task, optax.sgd(0.5), 8, num_epochs=1), directions
+    )
+    return Training(
+        lambda sampler: federated.averaging(
+            task, trainer, sampler, mechanism=dp.gaussian(CLIP_NORM, noise)
+        ),
+        sampler,
+        clients,
+        sampler.expected_cohort / CLIP_NORM,
+        task,
+    )
+
+
+def first_layer(params: Any, inputs: np.ndarray) -> np.ndarray:
+    """Places, among all parameters, of the first layer's weights from these inputs."""
+    leaves = jax.tree.leaves(params)
+    begins = np.cumsum([0, *(leaf.size for leaf in leaves)])
+    place = next(i for i, leaf in enumerate(leaves) if leaf.shape[:1] == (64,))
+    width = leaves[place].shape[1]
+    return (begins[place] + inputs[:, None] * width + np.arange(width)).reshape(-1)
+
+
+def untouched(task: base.Task, count: int) -> canaries.Directions:
+    """Coordinates that no digit's gradient moves, in a random order."""
+    params = task.init(jax.random.key(0))
+    dead = canaries.untouched_inputs(data.load("digits").train)
+    places = np.random.default_rng(0).permutation(first_layer(params, dead))
+    if len(places) < count:
+        raise ValueError(f"{count} canaries, but only {len(places)} coordinates")
+    return canaries.dirac(params, places[:count])
+
+
+def membership(training: Training, runs: int, canary: int = -1) -> np.ndarray:
+    """Who is in: everybody, and the canary in the first half of the runs."""
+    included = np.ones((2 * runs, training.sampler.population), bool)
+    included[runs:, canary] = False
+    return included
+
+
+def simulated(experiment: Experiment, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    return audit.claimed_scores(
+        noise, experiment.sampling_prob, experiment.num_rounds,
+        num_runs=65_536, seed=1,
+    )  # fmt: skip
+
+
+def bounds_of(experiment: Experiment, errors: evidence.Errors) -> Iterator[Row]:
+    """All bounds that go with errors at one threshold."""
+    shared = {"delta": experiment.delta, "alpha": experiment.alpha}
+    found = (
+        bounds.sampled_gaussian(
+            errors, sampling_prob=experiment.sampling_prob,
+            num_rounds=experiment.num_rounds, **shared,
+        ),
+        bounds.gaussian(errors, **shared),
+        bounds.clopper_pearson(errors, **shared),
+    )  # fmt: skip
+    for bound in found:
+        yield row_of([bound])
+
+
+def row_of(found: list[Any]) -> Row:
+    """One or several bounds, or estimates, of one kind: their mean and spread."""
+    values = [one.epsilon for one in found]
+    is_bound = isinstance(found[0], bounds.LowerBound)
+    row = {
+        "kind": "lower bound" if is_bound else "estimate",
+        "by": found[0].method,
+        "value": float(np.mean(values)),
+        "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "repeats": len(values),
+    }
+    for name in ("alpha", "assumes", "num_in", "num_out", "rule"):
+        row[name] = getattr(found[0], name) if is_bound else None
+    return row
+
+
+def scored(inside: np.ndarray, outside: np.ndarray) -> Row:
+    """How well scores rank, beside what they certify."""
+    found: Row = {"auc": audit.roc.auc(inside, outside).value, "tpr_at_1_percent": None}
+    if len(outside) >= 1000:
+        rate = audit.roc.tpr_at_fpr(inside, outside, 0.01)
+        found["tpr_at_1_percent"] = rate.value
+    return found
+
+
+def mechanism(experiment: Experiment, noise: float) -> Iterator[Row]:
+    """The production mechanism alone, with one contribution or none."""
+    prob, runs = experiment.sampling_prob, experiment.mechanism_runs
+    subject = audit.of_mechanism(
+        dp.gaussian(CLIP_NORM, noise),
+        federated.poisson(worlds.NUM_ROWS, prob),
+        experiment.num_rounds,
+    )
+    world = worlds.adversarial(CLIP_NORM, "add_or_remove_one")["empty"]
+    run = probes.runner(subject, seed=2)
+    scores: list[list[np.ndarray]] = [[], []]
+    for side, (rows, present) in enumerate(
+        [(world.rows_in, world.present_in), (world.rows_out, world.present_out)]
+    ):
+        for begin in range(0, runs, 8192):
+            numbers = side * runs + np.arange(begin, min(begin + 8192, runs))
+            seen = run(numbers, rows[None], present[None], np.zeros(len(numbers)))
+            own = audit.likelihood_ratio(seen.values[:, :, 0], noise, prob)
+            scores[side].append(own)
+    inside, outside = map(np.concatenate, scores)
+    errors = evidence.preregistered(
+        inside, outside, *simulated(experiment, noise), alpha=experiment.alpha
+    )
+    for row in bounds_of(experiment, errors):
+        yield (
+            {"attack": "mechanism", "canary": "gradient"}
+            | row
+            | scored(inside, outside)
+        )
+
+
+def run_of(training: Training, directions: canaries.Directions, rounds: int) -> Any:
+    """A training seen in the directions of its canaries, and by its test accuracy."""
+    test = jax.tree.map(jnp.asarray, data.load("digits").test)
+    evaluate = federated.evaluator(training.task)
+    return audit.membership_run(
+        training.make, training.sampler, training.clients, rounds,
+        per_round=lambda change: training.gain * directions.project(change),
+        at_the_end=lambda first, last: evaluate(last, test)["accuracy"],
+    )  # fmt: skip
+
+
+def white_box(
+    experiment: Experiment,
+    noise: float,
+    training: Training,
+    directions: canaries.Directions,
+    *,
+    runs: int,
+) -> Iterator[Row]:
+    """Many trainings with and without one gradient-space canary."""
+    run = run_of(training, directions, experiment.num_rounds)
+    many = audit.many_runs(run, experiment.width)
+    seen, accuracy = many(3, membership(training, runs))
+    scores = audit.likelihood_ratio(seen[:, :, 0], noise, experiment.sampling_prob)
+    inside, outside = scores[:runs], scores[runs:]
+    errors = evidence.preregistered(
+        inside, outside, *simulated(experiment, noise), alpha=experiment.alpha
+    )
+    extra = scored(inside, outside) | {"accuracy": float(accuracy.mean())}
+    extra |= speeds(run, many, training)
+    for row in bounds_of(experiment, errors):
+        yield {"attack": "white box", "canary": "gradient"} | row | extra
+
+
+def speeds(run: Any, many: Any, training: Training) -> Row:
+    """Models per CPU second, vmapped and one at a time, in turns."""
+    alone = audit.many_runs(run, 1)
+    included = membership(training, 32)
+    found: dict[str, list[float]] = {"vmapped": [], "one_at_a_time": []}
+    for turn in range(4):
+        for name, program in (("vmapped", many), ("one_at_a_time", alone)):
+            begin = time.process_time()
+            program(turn, included)
+            if turn:  # the first compiles
+                found[name].append(len(included) / (time.process_time() - begin))
+    return {f"models_per_cpu_second_{n}": float(np.median(v)) for n, v in found.items()}
+
+
+def black_box(experiment: Experiment, noise: float) -> Iterator[Row]:
+    """Many trainings with and without one image, which only the last loss betrays."""
+    task, train = task_of(models.logistic(10)), data.load("digits").train
+    images = {
+        "mislabelled": canaries.mislabelled(train, 0, 10),
+        "blank": canaries.blank(train, 9),
+        "rare": canaries.rarest_direction(train, 4.0, 9),
+    }
+    runs = experiment.black_box_runs
+    for name, image in images.items():
+        training = pooled(experiment, noise, task, image, None)
+        shown = jax.tree.map(jnp.asarray, image)
+        run = audit.membership_run(
+            training.make, training.sampler, training.clients, experiment.num_rounds,
+            per_round=lambda change: (),
+            at_the_end=lambda first, last, shown=shown: -task.evaluate(last, shown)[
+                "loss"
+            ][0],
+        )  # fmt: skip
+        _, scores = audit.many_runs(run, experiment.width)(
+            4, membership(training, runs)
+        )
+        inside, outside = scores[:runs], scores[runs:]
+        errors = evidence.halves(inside, outside, seed=0, alpha=experiment.alpha)
+        for row in bounds_of(experiment, errors):
+            yield (
+                {"attack": "black box", "canary": name} | row | scored(inside, outside)
+            )
+
+
+def coins(experiment: Experiment, training: Training) -> np.ndarray:
+    """Who is in, in runs of their own: every canary by a fair coin."""
+    count, repeats = experiment.one_run_canaries, experiment.one_run_repeats
+    included = np.ones((repeats, training.sampler.population), bool)
+    fair = np.random.default_rng(5).random((repeats, count)) < 0.5
+    included[:, -count:] = fair
+    return included
+
+
+def in_one_run(
+    experiment: Experiment,
+    noise: float,
+    training: Training,
+    directions: canaries.Directions,
+) -> Iterator[Row]:
+    """Single trainings with many canaries, each of them an audit of its own."""
+    run = run_of(training, directions, experiment.num_rounds)
+    included = coins(experiment, training)
+    seen, accuracy = audit.many_runs(run, 1)(6, included)
+    values = np.moveaxis(seen, 1, 2)
+    scores = audit.likelihood_ratio(values, noise, experiment.sampling_prob)
+    count = experiment.one_run_canaries
+    guesses = [
+        one_run.guess(own, mask[-count:], num_in=count // 5, num_out=count // 5)
+        for own, mask in zip(scores, included, strict=True)
+    ]
+    for method in (one_run.steinke, one_run.gaussian):
+        found = [
+            method(one, delta=experiment.delta, alpha=experiment.alpha)
+            for one in guesses
+        ]
+        extra = {"accuracy": float(accuracy.mean())}
+        yield {"attack": "one run", "canary": "gradient"} | row_of(found) | extra
+
+
+def one_shot(experiment: Experiment, noise: float) -> Iterator[Row]:
+    """Random canary clients that took part, and others that did not, by cosines."""
+    task = task_of(models.two_nn(10))
+    count = experiment.one_run_canaries
+    params = task.init(jax.random.key(0))
+    # The first half are clients; the others nobody has seen.
+    directions = canaries.isotropic(jax.random.key(7), params, 2 * count)
+    training = dealt(experiment, noise, task, count, directions)
+
+    def cosines(tree: Any) -> Any:
+        norm = jnp.maximum(optax.tree.norm(tree), 1e-12)
+        return directions.project(tree) / norm
+
+    run = audit.membership_run(
+        training.make, training.sampler, training.clients, experiment.num_rounds,
+        per_round=cosines,
+        at_the_end=lambda first, last: cosines(
+            jax.tree.map(jnp.subtract, last, first)
+        ),
+    )  # fmt: skip
+    repeats = max(2, experiment.one_run_repeats // 4)
+    everyone = np.ones((repeats, training.sampler.population), bool)
+    by_round, final = audit.many_runs(run, 1)(8, everyone)
+    for name, scores in (("final", final), ("all iterates", by_round.max(axis=1))):
+        found = [
+            bounds.two_gaussians(own[:count], own[count:], delta=experiment.delta)
+            for own in scores
+        ]
+        yield {"attack": f"one-shot, {name}", "canary": "random"} | row_of(found)
+
+
+def attacks(experiment: Experiment, noise: float) -> Iterator[tuple[Training, Row]]:
+    """Every attack's rows, with the training that they belong to."""
+    logistic, two_nn = task_of(models.logistic(10)), task_of(models.two_nn(10))
+    count = experiment.one_run_canaries
+    single, many = untouched(logistic, 1), untouched(two_nn, count)
+    one_row = canaries.blank(data.load("digits").train, 0)
+    rows = {name: np.repeat(leaf, count, 0) for name, leaf in one_row.items()}
+    runs = experiment.white_box_runs
+    central = pooled(experiment, noise, logistic, one_row, single)
+    at_clients = dealt(experiment, noise, logistic, 1, single)
+    plan: list[tuple[Training, Callable[[], Iterator[Row]]]] = [
+        (central, partial(mechanism, experiment, noise)),
+        (central, partial(white_box, experiment, noise, central, single, runs=runs)),
+        (central, partial(black_box, experiment, noise)),
+        (
+            central,
+            partial(
+                in_one_run, experiment, noise,
+                pooled(experiment, noise, two_nn, rows, many), many,
+            ),
+        ),
+        (
+            at_clients,
+            partial(white_box, experiment, noise, at_clients, single, runs=runs // 2),
+        ),
+        (
+            at_clients,
+            partial(
+                in_one_run, experiment, noise,
+                dealt(experiment, noise, two_nn, count, many), many,
+            ),
+        ),
+        (at_clients, partial(one_shot, experiment, noise)),
+    ]  # fmt: skip
+    for training, rows_of in plan:
+        for row in rows_of():
+            yield training, row
+
+
+def measure(experiment: Experiment) -> list[Row]:
+    """Every attack at every epsilon, beside both upper bounds."""
+    table = []
+    for target in experiment.target_epsilons:
+        noise = accounting.calibrate_noise_multiplier(
+            lambda noise: audit.tradeoff.sampled_gaussian(
+                noise, experiment.sampling_prob, experiment.num_rounds
+            ),
+            target, experiment.delta, "pld",
+        )  # fmt: skip
+        for training, row in attacks(experiment, noise):
+            event = training.make(training.sampler).event(experiment.num_rounds)
+            upper = {
+                f"epsilon_{name}": accounting.epsilon(event, experiment.delta, name)
+                for name in ("rdp", "pld")
+            }
+            where = "pooled" if event.privacy_unit == "example" else "federated"
+            named = {"training": where, "target_epsilon": target}
+            table.append(named | row | upper | {"noise_multiplier": noise})
+            print(
+                f"{where}, epsilon {target:g}: {row['attack']} ({row['canary']}), "
+                f"{row['kind']} by {row['by']}: {row['value']:.2f}",
+                flush=True,
+            )
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    return [{name: row.get(name) for name in columns} for row in table]
+
+
+if __name__ == "__main__":
+    lab.run_benchmark("audit_epsilon", __doc__ or "", CONFIGS, measure)
