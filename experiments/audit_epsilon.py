@@ -19,7 +19,7 @@ calibrated by PLD. Attacks, from the strongest:
 
 Thresholds of white boxes come from simulating the claimed mechanism, those of black
 boxes from half of the runs. Every bound holds with 95% confidence by itself. `paper`
-takes about 40 minutes on 2 cores, `smoke` one.
+takes about a quarter of an hour on 2 cores, `smoke` one to two minutes.
 
     python -m experiments.audit_epsilon smoke
     python -m experiments.audit_epsilon paper
@@ -177,23 +177,13 @@ def dealt(
     )
 
 
-def first_layer(params: Any, inputs: np.ndarray) -> np.ndarray:
-    """Places, among all parameters, of the first layer's weights from these inputs."""
-    leaves = jax.tree.leaves(params)
-    begins = np.cumsum([0, *(leaf.size for leaf in leaves)])
-    place = next(i for i, leaf in enumerate(leaves) if leaf.shape[:1] == (64,))
-    width = leaves[place].shape[1]
-    return (begins[place] + inputs[:, None] * width + np.arange(width)).reshape(-1)
-
-
 def untouched(task: base.Task, count: int) -> canaries.Directions:
     """Coordinates that no digit's gradient moves, in a random order."""
     params = task.init(jax.random.key(0))
-    dead = canaries.untouched_inputs(data.load("digits").train)
-    places = np.random.default_rng(0).permutation(first_layer(params, dead))
+    places = canaries.untouched_weights(params, data.load("digits").train)
     if len(places) < count:
         raise ValueError(f"{count} canaries, but only {len(places)} coordinates")
-    return canaries.dirac(params, places[:count])
+    return canaries.dirac(params, np.random.default_rng(0).permutation(places)[:count])
 
 
 def membership(training: Training, runs: int, canary: int = -1) -> np.ndarray:
@@ -206,23 +196,24 @@ def membership(training: Training, runs: int, canary: int = -1) -> np.ndarray:
 def simulated(experiment: Experiment, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return audit.claimed_scores(
         noise, experiment.sampling_prob, experiment.num_rounds,
-        num_runs=65_536, seed=1,
+        num_runs=2 * experiment.mechanism_runs, seed=1,
     )  # fmt: skip
 
 
-def bounds_of(experiment: Experiment, errors: evidence.Errors) -> Iterator[Row]:
-    """All bounds that go with errors at one threshold."""
-    shared = {"delta": experiment.delta, "alpha": experiment.alpha}
-    found = (
-        bounds.sampled_gaussian(
-            errors, sampling_prob=experiment.sampling_prob,
-            num_rounds=experiment.num_rounds, **shared,
-        ),
-        bounds.gaussian(errors, **shared),
-        bounds.clopper_pearson(errors, **shared),
-    )  # fmt: skip
-    for bound in found:
-        yield row_of([bound])
+def bounds_of(
+    experiment: Experiment, choose: Callable[..., evidence.Errors]
+) -> Iterator[Row]:
+    """All bounds of the same runs; `choose` makes errors at a threshold for each."""
+    prob, rounds = experiment.sampling_prob, experiment.num_rounds
+    family = partial(bounds.sampled_gaussian, sampling_prob=prob, num_rounds=rounds)
+    for bound, objective in (
+        (family, audit.tradeoff.refuting(prob, rounds)),
+        (bounds.gaussian, evidence.gaussian_shift),
+        (bounds.clopper_pearson, evidence.ratio),
+    ):
+        errors = choose(alpha=experiment.alpha, objective=objective)
+        found = bound(errors, delta=experiment.delta, alpha=experiment.alpha)
+        yield row_of([found])
 
 
 def row_of(found: list[Any]) -> Row:
@@ -270,10 +261,10 @@ def mechanism(experiment: Experiment, noise: float) -> Iterator[Row]:
             own = audit.likelihood_ratio(seen.values[:, :, 0], noise, prob)
             scores[side].append(own)
     inside, outside = map(np.concatenate, scores)
-    errors = evidence.preregistered(
-        inside, outside, *simulated(experiment, noise), alpha=experiment.alpha
+    choose = partial(
+        evidence.preregistered, inside, outside, *simulated(experiment, noise)
     )
-    for row in bounds_of(experiment, errors):
+    for row in bounds_of(experiment, choose):
         yield (
             {"attack": "mechanism", "canary": "gradient"}
             | row
@@ -306,12 +297,12 @@ def white_box(
     seen, accuracy = many(3, membership(training, runs))
     scores = audit.likelihood_ratio(seen[:, :, 0], noise, experiment.sampling_prob)
     inside, outside = scores[:runs], scores[runs:]
-    errors = evidence.preregistered(
-        inside, outside, *simulated(experiment, noise), alpha=experiment.alpha
+    choose = partial(
+        evidence.preregistered, inside, outside, *simulated(experiment, noise)
     )
     extra = scored(inside, outside) | {"accuracy": float(accuracy.mean())}
     extra |= speeds(run, many, training)
-    for row in bounds_of(experiment, errors):
+    for row in bounds_of(experiment, choose):
         yield {"attack": "white box", "canary": "gradient"} | row | extra
 
 
@@ -352,8 +343,8 @@ def black_box(experiment: Experiment, noise: float) -> Iterator[Row]:
             4, membership(training, runs)
         )
         inside, outside = scores[:runs], scores[runs:]
-        errors = evidence.halves(inside, outside, seed=0, alpha=experiment.alpha)
-        for row in bounds_of(experiment, errors):
+        choose = partial(evidence.halves, inside, outside, seed=0)
+        for row in bounds_of(experiment, choose):
             yield (
                 {"attack": "black box", "canary": name} | row | scored(inside, outside)
             )

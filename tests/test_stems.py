@@ -33,12 +33,17 @@ TINY = {
     "secure_throughput": ["--dropouts", "0", "10", "--words", "2048"],
     "private_inference": ["--models", "2nn", "--num-seeds", "1", "--num-steps", "20"],
     "private_training": ["--num-steps", "5", "--num-seeds", "1"],
+    "audit_epsilon": [
+        *("--target-epsilons", "8", "--num-rounds", "4", "--mechanism-runs", "512"),
+        *("--white-box-runs", "16", "--black-box-runs", "16"),
+        *("--one-run-canaries", "40", "--one-run-repeats", "2"),
+    ],
     "convolutions": ["--turns", "1", "--num-steps", "2", "--batch-sizes", "2"],
 }
 TRAINS_NOTHING = {
     *("convolutions", "throughput", "dp_sgd_speed"),
     *("secure_aggregation_cost", "secure_throughput"),
-    *("private_inference", "private_training"),
+    *("private_inference", "private_training", "audit_epsilon"),
 }
 """Measured by `lab.run_benchmark`, which states nothing: either there is no privacy, or
 its noise is calibrated and printed by the experiment."""

@@ -43,7 +43,7 @@ def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
     """Each direction is one coordinate of the flattened parameters.
 
     Best are coordinates that no other example's gradient touches, such as first-layer
-    weights of a pixel that is always black (`untouched_inputs`).
+    weights of a pixel that is always black (`untouched_weights`).
 
     Raises:
       ValueError: For coordinates that are out of range or not distinct.
@@ -218,12 +218,27 @@ def rarest_direction(examples: Mapping[str, Any], norm: float, label: int) -> An
     return {"x": image.astype(x.dtype), "y": np.asarray([label], y.dtype)}
 
 
-def untouched_inputs(examples: Mapping[str, Any]) -> Int[np.ndarray, " inputs"]:
-    """Places of a flattened input that are zero in every example: the first layer's
-    weights from there have no gradient.
+def untouched_weights(
+    params: PyTree, examples: Mapping[str, Any]
+) -> Int[np.ndarray, " weights"]:
+    """Places, among the flattened parameters, of the first dense layer's weights from
+    inputs that are zero in every example, such as an image's margin: no gradient ever
+    moves them.
+
+    Raises:
+      ValueError: If no weight matrix has the inputs as rows.
     """
     x = np.asarray(examples["x"])
-    return np.flatnonzero(~x.reshape(len(x), -1).any(axis=0))
+    dead = np.flatnonzero(~x.reshape(len(x), -1).any(axis=0))
+    inputs, begin = int(np.prod(x.shape[1:])), 0
+    for leaf in jax.tree.leaves(params):
+        if leaf.ndim == 2 and leaf.shape[0] == inputs:
+            width = leaf.shape[1]
+            return (begin + dead[:, None] * width + np.arange(width)).reshape(-1)
+        begin += leaf.size
+    raise ValueError(
+        f"no weights have the {inputs} inputs as rows; choose coordinates by hand"
+    )
 
 
 def append(

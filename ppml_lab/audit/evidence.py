@@ -55,6 +55,13 @@ def gaussian_shift(fnr: Any, fpr: Any) -> Any:
         return np.nan_to_num(-special.ndtri(fpr) - special.ndtri(fnr), nan=-np.inf)
 
 
+def ratio(fnr: Any, fpr: Any) -> Any:
+    """The larger ratio of a true to a false rate: the `Objective` of the bound by
+    Clopper-Pearson.
+    """
+    return np.maximum((1 - fnr) / fpr, (1 - fpr) / fnr)
+
+
 def upper_limit(errors: Any, runs: Any, alpha: float) -> Any:
     """The one-sided Clopper-Pearson upper limit of a rate: wrong with probability
     `alpha` at most (Clopper, Pearson, Biometrika 1934); arrays broadcast.

@@ -120,17 +120,40 @@ def least_refuted_noise(
     """
     checks.probability("alpha", alpha, allow_one=False)
     limits = evidence.rates(errors, alpha)
+    noise, _ = _refuted(limits.fnr, limits.fpr, sampling_prob, num_rounds)
+    return noise
 
-    def refuted(step: int) -> bool:
+
+def refuting(sampling_prob: float, num_rounds: int) -> evidence.Objective:
+    """The `Objective` of the family bound: the threshold that refutes the smallest
+    noise.
+    """
+
+    def margins(fnr: Any, fpr: Any) -> Any:
+        _, found = _refuted(fnr, fpr, sampling_prob, num_rounds)
+        return found
+
+    return margins
+
+
+def _refuted(
+    fnr: Any, fpr: Any, sampling_prob: float, num_rounds: int
+) -> tuple[float, Any]:
+    """The smallest noise that any of the rates refute, and all their margins there."""
+
+    def margins(step: int) -> Any:
         noise = math.exp(0.02 * step)
         claim = claimed(sampled_gaussian(noise, sampling_prob, num_rounds))
-        return bool(claim.least_fnr(limits.fpr) > limits.fnr + 1e-9)
+        return claim.least_fnr(fpr) - fnr - 1e-9
 
     # Noise from 0.2 to 150; more noise, sooner refuted.
     low, high = -80, 250
-    if not refuted(high):
-        return math.inf
+    if not np.any(margins(high) > 0):
+        return math.inf, margins(high)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if refuted(middle) else (middle, high)
-    return math.exp(0.02 * high)
+        if np.any(margins(middle) > 0):
+            high = middle
+        else:
+            low = middle
+    return math.exp(0.02 * high), margins(high)

@@ -139,8 +139,22 @@ def test_images():
     assert nothing["y"] == [1]
     rare = canaries.rarest_direction(examples, 4.0, 2)
     np.testing.assert_allclose(np.abs(rare["x"]), [[0, 0, 4, 0]], atol=1e-6)
-    np.testing.assert_array_equal(canaries.untouched_inputs(examples), [2])
     joined = canaries.append(examples, wrong, [5])
     np.testing.assert_array_equal(joined["canary"], [-1] * 6 + [5])
     assert joined["x"].dtype == np.float32
     assert joined["y"].dtype == np.int32
+
+
+def test_untouched_weights_have_no_gradient():
+    examples = data()
+    found = canaries.untouched_weights(PARAMS, examples)
+    params = jax.tree.map(lambda leaf: leaf + 0.3, PARAMS)
+
+    def total(params):
+        rows = jax.tree.map(jnp.asarray, examples)
+        return jnp.sum(TASK.loss(jax.random.key(0), params, rows))
+
+    still = np.flatnonzero(vector(jax.grad(total)(params)) == 0)
+    np.testing.assert_array_equal(found, still)
+    with pytest.raises(ValueError, match="no weights have the 4 inputs"):
+        canaries.untouched_weights({"b": jnp.zeros(3)}, examples)
