@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -83,15 +84,22 @@ def main(folder: Path, out: Path) -> None:
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     figure, axes = plt.subplots(
-        1, 2, figsize=(9.5, 4.4), layout="constrained", sharey=True
+        1, 2, figsize=(9.5, 4.8), layout="constrained", sharey=True
     )
     for axis, training in zip(axes, ("pooled", "federated"), strict=True):
         own = [row for row in rows if row["training"] == training]
         draw(axis, own)
         unit = "examples" if training == "pooled" else "clients"
         axis.set(title=f"{training}: {unit} are private", xlabel="epsilon, calibrated")
-        axis.legend(fontsize=7, loc="upper left")
     axes[0].set_ylabel("epsilon, bounded or estimated")
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        own, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, own, strict=True))
+    figure.legend(
+        handles.values(), handles.keys(), fontsize=7, loc="outside lower center",
+        ncols=4, frameon=False,
+    )  # fmt: skip
     for suffix in ("pdf", "png"):
         figure.savefig(out / f"audit_epsilon.{suffix}", dpi=150)
 
