@@ -31,19 +31,27 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ppml_lab import audit, base, data, dp, federated, lab, models
+from experiments.audited.trainings import (
+    CLIP_NORM,
+    Training,
+    dealt,
+    membership,
+    pooled,
+    task_of,
+    untouched,
+)
+from ppml_lab import audit, data, dp, federated, lab, models
 from ppml_lab.audit import bounds, canaries, evidence, one_run, probes, worlds
 from ppml_lab.dp import accounting
 
 Row = dict[str, Any]
-CLIP_NORM = 0.5
 
 
 @dataclass(frozen=True)
@@ -89,108 +97,6 @@ CONFIGS = {
         one_run_repeats=16,
     ),
 }
-
-
-class Training(NamedTuple):
-    """A private training whose last members may be canaries.
-
-    Attributes:
-      make: From a sampler to the algorithm.
-      sampler: Of all members.
-      clients: Their data.
-      gain: From the model's change in a round to the noisy sum over the sensitivity.
-      task: What is learnt.
-    """
-
-    make: Callable[[base.ClientSampler], base.FederatedAlgorithm]
-    sampler: base.ClientSampler
-    clients: base.Clients
-    gain: float
-    task: base.Task
-
-
-def task_of(module: Any) -> base.Task:
-    return models.flax_classification(module, (8, 8, 1))
-
-
-def pooled(
-    experiment: Experiment,
-    noise: float,
-    task: base.Task,
-    rows: dict[str, np.ndarray],
-    directions: canaries.Directions | None,
-) -> Training:
-    """DP-SGD on the digits and, after them, rows that are canaries."""
-    count = len(rows["y"])
-    numbers = np.full(count, -1) if directions is None else np.arange(count)
-    examples = canaries.append(data.load("digits").train, rows, numbers)
-    sampler = federated.poisson(len(examples["y"]), experiment.sampling_prob)
-    mechanism = dp.gaussian(CLIP_NORM, noise, privacy_unit="example")
-    method: Any = "auto"
-    if directions is not None:
-        method = canaries.gradient_canaries(task.loss, directions)
-    rate = 2.0
-    clients = base.Clients(
-        jax.tree.map(jnp.asarray, examples), jnp.array([0, len(examples["y"])])
-    )
-    return Training(
-        lambda sampler: federated.central_sgd(
-            task, optax.sgd(rate), sampler, mechanism=mechanism, method=method
-        ),
-        sampler,
-        clients,
-        -sampler.expected_cohort / (rate * CLIP_NORM),
-        task,
-    )
-
-
-def dealt(
-    experiment: Experiment,
-    noise: float,
-    task: base.Task,
-    count: int,
-    directions: canaries.Directions,
-) -> Training:
-    """DP-FedAvg on clients who share the digits and, after them, canary clients."""
-    train = data.load("digits").train
-    users = data.partition.iid(
-        np.random.default_rng(0), len(train["y"]), experiment.num_clients
-    )
-    rows = {name: np.repeat(leaf[:1], count, 0) for name, leaf in train.items()}
-    examples = canaries.append(train, rows, np.arange(count))
-    owners = np.concatenate([users, experiment.num_clients + np.arange(count)])
-    clients = data.federate(examples, owners)
-    sampler = federated.poisson(
-        experiment.num_clients + count, experiment.sampling_prob
-    )
-    trainer = canaries.canary_clients(
-        federated.local_sgd(task, optax.sgd(0.5), 8, num_epochs=1), directions
-    )
-    return Training(
-        lambda sampler: federated.averaging(
-            task, trainer, sampler, mechanism=dp.gaussian(CLIP_NORM, noise)
-        ),
-        sampler,
-        clients,
-        sampler.expected_cohort / CLIP_NORM,
-        task,
-    )
-
-
-def untouched(task: base.Task, count: int) -> canaries.Directions:
-    """Coordinates that no digit's gradient moves, in a random order."""
-    params = task.init(jax.random.key(0))
-    places = canaries.untouched_weights(params, data.load("digits").train)
-    if len(places) < count:
-        raise ValueError(f"{count} canaries, but only {len(places)} coordinates")
-    return canaries.dirac(params, np.random.default_rng(0).permutation(places)[:count])
-
-
-def membership(training: Training, runs: int, canary: int = -1) -> np.ndarray:
-    """Who is in: everybody, and the canary in the first half of the runs."""
-    included = np.ones((2 * runs, training.sampler.population), bool)
-    included[runs:, canary] = False
-    return included
 
 
 def simulated(experiment: Experiment, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -330,7 +236,7 @@ def black_box(experiment: Experiment, noise: float) -> Iterator[Row]:
     }
     runs = experiment.black_box_runs
     for name, image in images.items():
-        training = pooled(experiment, noise, task, image, None)
+        training = pooled(experiment.sampling_prob, noise, task, image, None)
         shown = jax.tree.map(jnp.asarray, image)
         run = audit.membership_run(
             training.make, training.sampler, training.clients, experiment.num_rounds,
@@ -392,7 +298,9 @@ def one_shot(experiment: Experiment, noise: float) -> Iterator[Row]:
     params = task.init(jax.random.key(0))
     # The first half are clients; the others nobody has seen.
     directions = canaries.isotropic(jax.random.key(7), params, 2 * count)
-    training = dealt(experiment, noise, task, count, directions)
+    training = dealt(
+        experiment.sampling_prob, experiment.num_clients, noise, task, count, directions
+    )
 
     def cosines(tree: Any) -> Any:
         norm = jnp.maximum(optax.tree.norm(tree), 1e-12)
@@ -424,8 +332,9 @@ def attacks(experiment: Experiment, noise: float) -> Iterator[tuple[Training, Ro
     one_row = canaries.blank(data.load("digits").train, 0)
     rows = {name: np.repeat(leaf, count, 0) for name, leaf in one_row.items()}
     runs = experiment.white_box_runs
-    central = pooled(experiment, noise, logistic, one_row, single)
-    at_clients = dealt(experiment, noise, logistic, 1, single)
+    prob, clients = experiment.sampling_prob, experiment.num_clients
+    central = pooled(prob, noise, logistic, one_row, single)
+    at_clients = dealt(prob, clients, noise, logistic, 1, single)
     plan: list[tuple[Training, Callable[[], Iterator[Row]]]] = [
         (central, partial(mechanism, experiment, noise)),
         (central, partial(white_box, experiment, noise, central, single, runs=runs)),
@@ -434,7 +343,7 @@ def attacks(experiment: Experiment, noise: float) -> Iterator[tuple[Training, Ro
             central,
             partial(
                 in_one_run, experiment, noise,
-                pooled(experiment, noise, two_nn, rows, many), many,
+                pooled(prob, noise, two_nn, rows, many), many,
             ),
         ),
         (
@@ -445,7 +354,7 @@ def attacks(experiment: Experiment, noise: float) -> Iterator[tuple[Training, Ro
             at_clients,
             partial(
                 in_one_run, experiment, noise,
-                dealt(experiment, noise, two_nn, count, many), many,
+                dealt(prob, clients, noise, two_nn, count, many), many,
             ),
         ),
         (at_clients, partial(one_shot, experiment, noise)),

@@ -40,7 +40,7 @@ class Setting(NamedTuple):
 SMALL = Setting(0.8, 0.5, 1.0, 2)
 LARGE = Setting(0.8, 2.0, 1.0, 2)
 SAMPLED = Setting(0.8, 0.5, 0.25, 4)
-RARE = Setting(0.3, 2.0, 1 / 16, 16)
+RARE = Setting(0.3, 2.0, 1 / 8, 8)
 
 
 def correct(setting):

@@ -1,4 +1,14 @@
-"""Audits: lower bounds on what leaks, and a contract that finds privacy bugs."""
+"""Audits: what leaks at least, beside what an accountant says leaks at most.
+
+`check_mechanism` checks that a mechanism, or a whole training algorithm, is what it
+states (`contract`, `probes`, `worlds`). `membership_run` and `many_runs` make trainings
+with and without `canaries`; `evidence` turns their scores into errors at a threshold
+that the errors did not choose, and `bounds`, `one_run` and `tradeoff` these into
+statements with a confidence.
+
+**Guarantee:** a bound is above the truth with probability alpha at most. An audit that
+finds nothing shows nothing: the attack may be weak.
+"""
 
 from ppml_lab.audit import bounds, canaries, evidence, one_run, roc, tradeoff, worlds
 from ppml_lab.audit.contract import Report, check_mechanism

@@ -71,7 +71,7 @@ def adversarial(clip_norm: float, relation: str) -> dict[str, World]:
     not_a_number = np.where(np.arange(DIMENSION) == DIMENSION - 1, np.nan, first)
     others_and_canary = {
         "orthogonal": (mixed, FAR * first),
-        "bias leaf": (on_weights, FAR * bias),
+        "one tiny leaf": (on_weights, FAR * bias + 1e-3 * first),
         "both leaves": (mixed, FAR * (first + bias)),
         "opposed": (np.tile(-FAR * first, (8, 1)), 3 * FAR * first),
         "aligned": (np.tile(FAR * first, (8, 1)), FAR * first),

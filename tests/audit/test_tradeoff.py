@@ -213,3 +213,14 @@ def test_judging_by_the_rates_themselves_refutes_true_claims():
         for one in audits("gaussian")
     ]
     assert np.mean(wrong) > 0.2
+
+
+def test_refuting_picks_the_rates_that_refute_the_smallest_noise():
+    rates = np.array([(0.30, 0.30), (0.02, 0.90), (0.85, 0.02), (0.60, 0.60)])
+    margins = tradeoff.refuting(1.0, 1)(rates[:, 0], rates[:, 1])
+    noises = [tradeoff._refuted(fnr, fpr, 1.0, 1)[0] for fnr, fpr in rates]
+    assert np.argmax(margins) == np.argmin(noises)
+    # By their Gaussian shifts, for plain Gaussians.
+    shifts = evidence.gaussian_shift(rates[:, 0], rates[:, 1])
+    np.testing.assert_allclose(np.array(noises[:3]), 1 / shifts[:3], rtol=0.03)
+    assert noises[3] == math.inf
