@@ -1,117 +1,29 @@
-"""The command line: what a budget costs, before anything is trained.
-
-`python -m ppml_lab epsilon --help` and `python -m ppml_lab calibrate --help` show an
-example each.
-"""
+"""The command line: `python -m ppml_lab --help`, or `ppml-lab --help`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-if TYPE_CHECKING:
-    from ppml_lab.base import PrivacyEvent
+from ppml_lab.cli.budget import calibrate, epsilon
 
-AsJson = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
+_COMMANDS = {"epsilon": epsilon, "calibrate": calibrate}
 
-_DESCRIPTION = """Epsilon of the Gaussian mechanism under Poisson sampling, and the
-noise that a target epsilon asks for; neighbours differ by adding or removing one.
+_DESCRIPTION = """The laboratory at the prompt. Every command has --help with an
+example, and --json.
 
 Example: python -m ppml_lab epsilon --sampling-prob 0.01 --noise-multiplier 1.1
 --num-steps 1000 --delta 1e-5
 """
 
 
-def epsilon(
-    *,
-    sampling_prob: float,
-    noise_multiplier: float,
-    num_steps: int,
-    delta: float,
-    as_json: AsJson = False,
-) -> None:
-    """Prints epsilon by RDP (the headline) and by PLD.
-
-    Example: python -m ppml_lab epsilon --sampling-prob 0.01 --noise-multiplier 1.1
-    --num-steps 1000 --delta 1e-5
-
-    Args:
-      sampling_prob: Probability of joining a step's cohort or batch, in (0, 1].
-      noise_multiplier: Noise stddev over L2 sensitivity; 0 is no privacy.
-      num_steps: Rounds of client-level, or steps of example-level privacy.
-      delta: In (0, 1), well below 1 / population.
-      as_json: Print one JSON object (an infinite epsilon is the string "inf").
-    """
-    from ppml_lab.dp import accounting
-
-    event = _event(sampling_prob, noise_multiplier, num_steps)
-    _report(
-        f"epsilon at delta {delta:g}, {num_steps} steps with sampling_prob"
-        f" {sampling_prob:g} and noise_multiplier {noise_multiplier:g}",
-        {
-            "sampling_prob": sampling_prob,
-            "noise_multiplier": noise_multiplier,
-            "num_steps": num_steps,
-            "delta": delta,
-        },
-        {name: accounting.epsilon(event, delta, name) for name in ("rdp", "pld")},
-        as_json,
-    )
-
-
-def calibrate(
-    *,
-    target_epsilon: float,
-    sampling_prob: float,
-    num_steps: int,
-    delta: float,
-    as_json: AsJson = False,
-) -> None:
-    """Prints the smallest noise multiplier for a target, by RDP (the headline) and PLD.
-
-    Example: python -m ppml_lab calibrate --target-epsilon 2 --sampling-prob 0.01
-    --num-steps 1000 --delta 1e-5
-
-    Args:
-      target_epsilon: The budget, above 0.
-      sampling_prob: Probability of joining a step's cohort or batch, in (0, 1].
-      num_steps: Rounds of client-level, or steps of example-level privacy.
-      delta: In (0, 1), well below 1 / population.
-      as_json: Print one JSON object.
-    """
-    from ppml_lab.dp import accounting
-
-    def make_event(noise_multiplier: float) -> PrivacyEvent:
-        return _event(sampling_prob, noise_multiplier, num_steps)
-
-    _report(
-        f"noise_multiplier for epsilon {target_epsilon:g} at delta {delta:g}, "
-        f"{num_steps} steps with sampling_prob {sampling_prob:g}",
-        {
-            "target_epsilon": target_epsilon,
-            "sampling_prob": sampling_prob,
-            "num_steps": num_steps,
-            "delta": delta,
-        },
-        {
-            name: accounting.calibrate_noise_multiplier(
-                make_event, target_epsilon, delta, name
-            )
-            for name in ("rdp", "pld")
-        },
-        as_json,
-    )
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, or 2 if an argument is bad."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"epsilon": epsilon, "calibrate": calibrate},
+            _COMMANDS,
             prog="python -m ppml_lab",
             description=_DESCRIPTION,
             args=args,
@@ -120,38 +32,6 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"ppml_lab: error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _event(
-    sampling_prob: float, noise_multiplier: float, num_steps: int
-) -> PrivacyEvent:
-    from ppml_lab import base
-    from ppml_lab.dp import events
-
-    release = events.gaussian(noise_multiplier)
-    step = events.poisson(sampling_prob, release)
-    run = events.compose(step, num_steps)
-    return base.PrivacyEvent(run, "add_or_remove_one", "example")
-
-
-def _report(
-    question: str,
-    inputs: dict[str, float],
-    answers: dict[str, float],
-    as_json: bool,
-) -> None:
-    if as_json:
-        # Strict JSON has no infinity.
-        values = {
-            name: str(value) if value == float("inf") else value
-            for name, value in {**inputs, **answers}.items()
-        }
-        print(json.dumps(values, allow_nan=False))
-        return
-    print(question)
-    print("Poisson sampling, add-or-remove-one neighbours")
-    print(f"  rdp  {answers['rdp']:.6g}   the headline")
-    print(f"  pld  {answers['pld']:.6g}   tighter")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""How commands print: strict JSON, or a table as wide as the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+AsJson = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
+
+# Between two columns.
+_GAP = 2
+_UNBOUNDED = 100_000
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON value on a line; infinity, which JSON lacks, as "inf"."""
+    print(json.dumps(_strict(value), allow_nan=False))
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> None:
+    """Prints rows in full, in blocks of columns where a terminal is too narrow.
+
+    From the second block on, rows are known by their number, which leads every block.
+
+    Args:
+      rows: At least one; all with the columns of the first. None is an empty cell.
+      width: Of a line, in characters; the terminal's if None, and without a bound where
+        the output is no terminal.
+    """
+    from rich import box, console, table
+
+    screen = console.Console(highlight=False, markup=False, emoji=False)
+    if width is None and screen.is_terminal:
+        width = screen.width
+    cells = {name: [_text(row[name]) for row in rows] for name in rows[0]}
+    numbers = [str(number) for number in range(len(rows))]
+    blocks = _blocks(cells, len(numbers[-1]), width)
+    for names in blocks:
+        shown = table.Table(
+            box=box.SIMPLE_HEAD, padding=(0, _GAP, 0, 0), pad_edge=False
+        )
+        columns = {name: cells[name] for name in names}
+        if len(blocks) > 1:
+            columns = {"#": numbers, **columns}
+        for name, column in columns.items():
+            numeric = name == "#" or all(_is_number(row[name]) for row in rows)
+            side = "right" if numeric else "left"
+            shown.add_column(name, justify=side, overflow="fold")
+        for row in zip(*columns.values(), strict=True):
+            shown.add_row(*row)
+        screen.print(shown, width=width or _UNBOUNDED)
+
+
+def _blocks(
+    cells: Mapping[str, Sequence[str]], lead: int, width: int | None
+) -> list[list[str]]:
+    """Columns that fit into `width` side by side, beside `lead` characters."""
+    blocks: list[list[str]] = [[]]
+    used = lead
+    for name, column in cells.items():
+        needed = _GAP + max(map(len, [name, *column]))
+        if width is not None and blocks[-1] and used + needed + _GAP > width:
+            blocks.append([])
+            used = lead
+        blocks[-1].append(name)
+        used += needed
+    return blocks
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _strict(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part) for part in value]
+    if isinstance(value, float) and math.isinf(value):
+        return str(value)
+    return value
