@@ -8,8 +8,19 @@ from collections.abc import Sequence
 import tyro
 
 from ppml_lab.cli.budget import calibrate, epsilon
+from ppml_lab.cli.compare import compare
+from ppml_lab.cli.cost import cost
+from ppml_lab.cli.experiments import list_experiments
+from ppml_lab.cli.show import show
 
-_COMMANDS = {"epsilon": epsilon, "calibrate": calibrate}
+_COMMANDS = {
+    "epsilon": epsilon,
+    "calibrate": calibrate,
+    "list": list_experiments,
+    "show": show,
+    "compare": compare,
+    "cost": cost,
+}
 
 _DESCRIPTION = """The laboratory at the prompt. Every command has --help with an
 example, and --json.

@@ -33,9 +33,12 @@ def print_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> 
     """
     from rich import box, console, table
 
-    screen = console.Console(highlight=False, markup=False, emoji=False)
-    if width is None and screen.is_terminal:
-        width = screen.width
+    terminal = console.Console()
+    if width is None and terminal.is_terminal:
+        width = terminal.width
+    screen = console.Console(
+        width=width or _UNBOUNDED, highlight=False, markup=False, emoji=False
+    )
     cells = {name: [_text(row[name]) for row in rows] for name in rows[0]}
     numbers = [str(number) for number in range(len(rows))]
     blocks = _blocks(cells, len(numbers[-1]), width)
@@ -46,13 +49,13 @@ def print_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> 
         columns = {name: cells[name] for name in names}
         if len(blocks) > 1:
             columns = {"#": numbers, **columns}
-        for name, column in columns.items():
+        for name in columns:
             numeric = name == "#" or all(_is_number(row[name]) for row in rows)
             side = "right" if numeric else "left"
             shown.add_column(name, justify=side, overflow="fold")
         for row in zip(*columns.values(), strict=True):
             shown.add_row(*row)
-        screen.print(shown, width=width or _UNBOUNDED)
+        screen.print(shown)
 
 
 def _blocks(

@@ -1,0 +1,46 @@
+"""`show`: a results table in the terminal."""
+
+from __future__ import annotations
+
+import tyro
+
+from ppml_lab.cli import tables
+from ppml_lab.cli.output import AsJson, print_json, print_table
+
+
+def show(
+    table: tyro.conf.Positional[str],
+    *,
+    columns: tuple[str, ...] = (),
+    rows: int | None = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prints a results table.
+
+    Example: python -m ppml_lab show heterogeneity --columns partition algorithm seed
+    best_accuracy --rows 6
+
+    Args:
+      table: An experiment, "NAME/smoke" or the like, or the path of a table.
+      columns: These only, in this order.
+      rows: So many from the top; all by default.
+      as_json: Print one JSON array of rows (an infinite number is the string "inf").
+
+    Raises:
+      ValueError: If there is no such table or column, or `rows` is not at least 1.
+    """
+    from ppml_lab import checks
+
+    path = tables.find(table)
+    found = tables.read(path)
+    if rows is not None:
+        checks.at_least("rows", rows, 1)
+    for name in columns:
+        checks.known("column", name, list(found[0]))
+    kept = columns or tuple(found[0])
+    shown = [{name: row[name] for name in kept} for row in found[:rows]]
+    if as_json:
+        print_json(shown)
+        return
+    print(f"{path}: {len(shown)} of {len(found)} rows")
+    print_table(shown)

@@ -1,0 +1,183 @@
+"""`list`, `show`, `compare` and `cost` at the prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from ppml_lab.__main__ import main
+from ppml_lab.cli import compare, output, tables
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def printed(capsys, *args):
+    assert main([*map(str, args)]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys, *args):
+    assert main([*map(str, args)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_list_finds_every_experiment(capsys):
+    found = {
+        about["name"]: about for about in json.loads(printed(capsys, "list", "--json"))
+    }
+    assert set(found) == {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    about = found["privacy_utility"]
+    assert about["configurations"] == ["smoke", "paper"]
+    assert about["question"] == "What does privacy cost in accuracy, bytes and time?"
+    assert about["results"]["smoke"] == "results/privacy_utility/smoke/table.csv"
+    assert about["question"] in printed(capsys, "list")
+
+
+def test_list_elsewhere(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert "no experiments in" in refused(capsys, "list")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.py").write_text('"""Why?\n\nSo."""\n')
+    found = json.loads(printed(capsys, "list", "--json"))
+    expected = {"name": "mine", "question": "Why?", "configurations": [], "results": {}}
+    assert found == [expected]
+
+
+def test_show_a_committed_table(capsys):
+    args = ["show", "heterogeneity", "--columns", "seed", "algorithm", "--rows", "2"]
+    rows = json.loads(printed(capsys, *args, "--json"))
+    assert rows == [
+        {"seed": 0, "algorithm": "fedavg"},
+        {"seed": 0, "algorithm": "fedprox"},
+    ]
+    text = printed(capsys, *args)
+    assert "2 of 36 rows" in text
+    assert "fedprox" in text
+    assert "scaffold" not in text
+
+
+def test_show_refuses(capsys, tmp_path):
+    assert "did you mean 'dp_sgd'" in refused(capsys, "show", "dp_sdg")
+    known = refused(capsys, "show", "dp_sgd", "--columns", "sed")
+    assert "did you mean 'seed'" in known
+    assert "rows must be" in refused(capsys, "show", "dp_sgd", "--rows", "0")
+    (tmp_path / "table.csv").write_text("a,b\n1\n")
+    assert "row 1 has 1 cells" in refused(capsys, "show", tmp_path)
+    (tmp_path / "table.csv").write_text("")
+    assert "is empty" in refused(capsys, "show", tmp_path)
+
+
+def test_cells():
+    assert tables.value("3") == 3
+    assert tables.value("1e-05") == 1e-5
+    assert [tables.value(c) for c in ("", "True", "1_0", "nan")] == [
+        None,
+        True,
+        "1_0",
+        "nan",
+    ]
+
+
+def test_a_narrow_table_comes_in_blocks(capsys):
+    output.print_table([{"first": "a" * 12, "second": "b" * 12}], width=22)
+    text = capsys.readouterr().out
+    assert text.count("#") == 2
+    assert "a" * 12 in text
+    assert "b" * 12 in text
+
+
+def test_a_paired_test_by_hand():
+    # Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t of 2 degrees 2 sqrt(3).
+    found = compare.paired_test([(1.0, 2.0), (4.0, 6.0), (0.0, 3.0)])
+    half = 4.302653 / 3**0.5
+    assert found["difference"] == pytest.approx(2)
+    assert found["low"] == pytest.approx(2 - half, rel=1e-6)
+    assert found["high"] == pytest.approx(2 + half, rel=1e-6)
+    assert found["p_value"] == pytest.approx(2 * stats.t.sf(2 * 3**0.5, 2))
+
+
+def test_equal_differences_have_no_test():
+    found = compare.paired_test([(0.7, 0.8), (0.6, 0.7)])
+    assert found["p_value"] is None
+    assert found["low"] == found["high"] == pytest.approx(0.1)
+
+
+def write(folder, name, *rows):
+    path = folder / name
+    path.write_text("\n".join(["kind,seed,score", *rows]) + "\n")
+    return path
+
+
+def test_compare_pairs_by_labels(capsys, tmp_path):
+    a = write(tmp_path, "a.csv", "x,0,1", "x,1,4", "x,2,0", "y,0,5", "z,0,1")
+    b = write(tmp_path, "b.csv", "y,0,7", "x,2,3", "x,1,6", "x,0,2", "x,3,9")
+    args = ["compare", a, b, "--metric", "score"]
+    found = json.loads(printed(capsys, *args, "--json"))
+    x, y = found["groups"]
+    assert (x["labels"], x["pairs"], x["difference"]) == ({"kind": "x"}, 3, 2.0)
+    assert (y["labels"], y["pairs"], y["low"]) == ({"kind": "y"}, 1, None)
+    assert found["unmatched"] == [1, 1]
+    assert "1 rows of" in printed(capsys, *args)
+
+
+def test_compare_refuses(capsys, tmp_path):
+    a = write(tmp_path, "a.csv", "x,0,1", "x,1,2")
+    for rows, message in {
+        ("y,0,1", "y,1,2"): "no row of one table has a partner",
+        ("x,0,1",): "only one seed in common",
+        ("x,0,1", "x,0,2"): "several rows of kind x, seed 0",
+        ("x,0,", "x,1,inf"): "no pair of rows has a finite score",
+        ("x,0,low",): "score must be a number, got 'low'",
+    }.items():
+        b = write(tmp_path, "b.csv", *rows)
+        assert message in refused(capsys, "compare", a, b, "--metric", "score")
+    unknown = refused(capsys, "compare", a, a, "--metric", "scoer")
+    assert "did you mean 'score'" in unknown
+    unseeded = refused(capsys, "compare", a, "bits_accuracy", "--metric", "accuracy")
+    assert "no column 'seed'" in unseeded
+
+
+def test_cost_is_the_committed_one(capsys):
+    """What the experiment's table says of 1,000 clients, all staying."""
+    args = ["cost", "--num-clients", "1000", "--dimension", "100000"]
+    rows = {r["protocol"]: r for r in json.loads(printed(capsys, *args, "--json"))}
+    committed = {
+        (r["source"], r["quantity"]): r["ours"]
+        for r in tables.read(tables.find("secure_aggregation_cost"))
+        if (r["clients"], r["dimension"], r["input_bits"]) == (1000, 100_000, 16)
+    }
+    names = ("uplink_bytes", "downlink_bytes", "server_bytes", "wan_seconds")
+    pairs = {
+        "additive_sharing": "additive sharing",
+        "bonawitz_2017": "pairwise masking",
+    }
+    for source, protocol in pairs.items():
+        for name in names:
+            expected = committed[source, name]
+            assert rows[protocol][name] == pytest.approx(expected, rel=1e-5)
+
+
+def test_cost_says_what_is_impossible(capsys):
+    args = ["cost", "--num-clients", "10", "--dimension", "5", "--num-dropped", "4"]
+    text = printed(capsys, *args)
+    assert "pairwise masking: num_dropped 4 leaves 6 of 10" in text
+    assert "num_dropped must be" in refused(capsys, *args[:-1], "10")
+    assert "num_parties" in refused(capsys, *args, "--num-servers", "1")
+
+
+@pytest.mark.parametrize("command", ["list", "show", "compare", "cost"])
+def test_help_has_an_example(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"Example: python -m ppml_lab {command}" in capsys.readouterr().out
