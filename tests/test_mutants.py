@@ -433,13 +433,32 @@ STATED = {
 """What their authors would say of them."""
 
 
+BY_THE_AUDIT = (
+    *("noise 10% low", "per-leaf clip accounted as global", "NaN passes the clip"),
+    *("shuffling accounted as Poisson", "division by the realised batch"),
+    *("sampling key reused for noise", "Laplace noise", "float16 noise"),
+)
+"""One of each kind, whose claims CI has the audit refute, too."""
+
+
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_broken_mechanism_is_caught(name):
-    make, probe, setting, runs = MUTANTS[name]
-    report = audit.check_mechanism(
-        make(setting), num_runs=runs, detectors=(probe, "audit")
-    )
-    assert report.refuted_by == (probe, "audit"), report
+def test_a_broken_mechanism_is_caught_by_the_probe_it_names(name):
+    make, probe, setting, _ = MUTANTS[name]
+    report = audit.check_mechanism(make(setting), detectors=(probe,))
+    assert report.refuted_by == (probe,), report
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in BY_THE_AUDIT else pytest.mark.exhaustive)
+        for name in MUTANTS
+    ],
+)
+def test_the_audit_refutes_the_claim_of_a_broken_mechanism(name):
+    make, _, setting, runs = MUTANTS[name]
+    report = audit.check_mechanism(make(setting), num_runs=runs, detectors=("audit",))
+    assert report.refuted_by == ("audit",), report
 
 
 @pytest.mark.parametrize("setting", [SMALL, LARGE, SAMPLED, RARE])

@@ -51,6 +51,16 @@ its noise is calibrated and printed by the experiment."""
 
 TIMED = ("convolutions", "throughput", "dp_sgd_speed", "secure_throughput")
 """Their smoke runs only time the machine, for minutes; CI leaves them out."""
+LONG = (
+    *("audit_epsilon", "bits_accuracy", "heterogeneity"),
+    *("private_inference", "private_training"),
+)
+"""CI leaves their smoke runs out, too: what they run is tested elsewhere."""
+
+
+def marks(stem: str) -> list[pytest.MarkDecorator]:
+    timed = [pytest.mark.benchmark] if stem in TIMED else []
+    return timed + ([pytest.mark.exhaustive] if stem in LONG else [])
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -94,10 +104,7 @@ def test_a_fresh_clone_can_run_smoke(stem: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "stem",
-    [
-        pytest.param(stem, marks=[pytest.mark.benchmark] if stem in TIMED else [])
-        for stem in STEMS
-    ],
+    [pytest.param(stem, marks=marks(stem)) for stem in STEMS],
 )
 def test_smoke_run_figure_and_refusal(stem: str, tmp_path: Path) -> None:
     command = ["-m", f"experiments.{stem}", "smoke", "--out", str(tmp_path)]

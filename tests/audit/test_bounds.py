@@ -385,7 +385,9 @@ def test_calibration_finds_a_threshold_chosen_where_counted():
         )
         tried = np.quantile(np.concatenate([inside, outside]), np.linspace(0, 1, 200))
         every = [
-            Errors(int(sum(inside < t)), RUNS, int(sum(outside >= t)), RUNS, "best")
+            Errors(
+                int(np.sum(inside < t)), RUNS, int(np.sum(outside >= t)), RUNS, "best"
+            )
             for t in tried
         ]
         found.append(
