@@ -9,21 +9,25 @@
 Your own arrays need one call: `data.federate({"x": x, "y": y}, user_ids)`.
 """
 
-from ppml_lab.data import partition
+from ppml_lab.data import partition, storage
 from ppml_lab.data.clients import client_sizes, federate, num_clients, view
 from ppml_lab.data.dataset import Dataset, make_dataset
 from ppml_lab.data.datasets import load, names
+from ppml_lab.data.storage import generated, shard
 from ppml_lab.data.synthetic import synthetic
 
 __all__ = [
     "Dataset",
     "client_sizes",
     "federate",
+    "generated",
     "load",
     "make_dataset",
     "names",
     "num_clients",
     "partition",
+    "shard",
+    "storage",
     "synthetic",
     "view",
 ]

@@ -1,4 +1,4 @@
-"""A federated data set on device: rows grouped by client, no padding."""
+"""A federated data set on device: rows grouped by client."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jaxtyping import Int, PyTree
 
 from ppml_lab import base, checks
 from ppml_lab.data import partition
+from ppml_lab.data.storage import client_view, made
 
 _ALIGNMENT = 64
 
@@ -79,8 +80,7 @@ def view(clients: base.Clients, i: Any) -> base.ClientView:
     """
     if not checks.is_traced(i) and not 0 <= i < num_clients(clients):
         raise IndexError(f"client {i} does not exist, have {num_clients(clients)}")
-    start = clients.offsets[i]
-    return base.ClientView(clients.examples, start, clients.offsets[i + 1] - start)
+    return client_view(clients, i, made(clients, i))
 
 
 def _leaf_rows(examples: PyTree) -> dict[str, int]:

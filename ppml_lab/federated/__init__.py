@@ -3,7 +3,13 @@
 from ppml_lab.federated.averaging import averaging
 from ppml_lab.federated.central import central_sgd
 from ppml_lab.federated.client import local_dp_sgd, local_sgd
-from ppml_lab.federated.devices import client_mesh, on_every_device, use_all_cores
+from ppml_lab.federated.devices import (
+    client_mesh,
+    on_every_device,
+    sharded_by_client,
+    specs,
+    use_all_cores,
+)
 from ppml_lab.federated.evaluation import client_evaluator, client_spread, evaluator
 from ppml_lab.federated.fedprox import proximal_sgd
 from ppml_lab.federated.on_shares import SharedTraining, training_on_shares
@@ -29,7 +35,9 @@ __all__ = [
     "poisson",
     "proximal_sgd",
     "scaffold",
+    "sharded_by_client",
     "simulate",
+    "specs",
     "training_on_shares",
     "use_all_cores",
 ]

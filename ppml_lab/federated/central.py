@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ppml_lab import base, checks, dp, trees
+from ppml_lab.data import storage
 from ppml_lab.dp.per_example import Method as PerExampleMethod
 from ppml_lab.federated.averaging import ServerState
 from ppml_lab.federated.devices import check_mesh, sum_over_devices
@@ -151,6 +152,11 @@ def _gradient(
 
 
 def _check_population(sampler: base.ClientSampler, clients: base.Clients) -> None:
+    if isinstance(clients.examples, storage.ByShard | storage.Generated):
+        raise ValueError(
+            "central training draws from all examples, but these are sharded or "
+            "generated; give it clients whose examples are stored whole"
+        )
     num_examples = jax.tree.leaves(clients.examples)[0].shape[0]
     if sampler.population != num_examples:
         raise ValueError(

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from ppml_lab import checks
+from ppml_lab.data import storage
 
 AXIS = "clients"
 """The mesh axis along which clients are dealt."""
@@ -71,13 +72,33 @@ def on_every_device(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def sharded_by_client(mesh: Mesh) -> NamedSharding:
+    """The sharding of what has a leading axis of one block per device."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def specs(arguments: PyTree) -> PyTree:
+    """How `shard_map` hands arguments to the devices along "clients": examples stored
+    by shard in their blocks, all else whole.
+    """
+
+    def by_shard(part: Any) -> bool:
+        return isinstance(part, storage.ByShard)
+
+    return jax.tree.map(
+        lambda part: PartitionSpec(AXIS) if by_shard(part) else PartitionSpec(),
+        arguments,
+        is_leaf=by_shard,
+    )
+
+
 def sum_over_devices(
     function: Callable[..., PyTree], mesh: Mesh | None, *arguments: Any
 ) -> PyTree:
     """The sum over devices of `function(device, num_devices, *arguments)`.
 
-    `device` counts from 0; every device has all of the arguments. Without a mesh there
-    is one device.
+    `device` counts from 0; every device has all of the arguments, but of examples
+    stored by shard its own. Without a mesh there is one device.
     """
     return over_devices(function, add_up, mesh, *arguments)
 
@@ -90,18 +111,25 @@ def over_devices(
 ) -> PyTree:
     """As `sum_over_devices`, but `join`, which is made of `add_up` and `gather`, makes
     one result of all devices'. One device's is not joined.
+
+    Inside a `shard_map` along "clients" the devices are already apart, and go on so.
     """
     num_devices = 1 if mesh is None else mesh.shape[AXIS]
     if num_devices == 1:
         return function(jnp.int32(0), 1, *arguments)
 
-    def part(*replicated: Any) -> PyTree:
-        return join(function(jax.lax.axis_index(AXIS), num_devices, *replicated))
+    def part(*mine: Any) -> PyTree:
+        return join(function(jax.lax.axis_index(AXIS), num_devices, *mine))
 
+    if AXIS in jax.sharding.get_abstract_mesh().manual_axes:
+        return part(*arguments)
     # Outputs are equal on all devices: nothing is left to check.
-    everywhere = PartitionSpec()
     return jax.shard_map(
-        part, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+        part,
+        mesh=mesh,
+        in_specs=specs(arguments),
+        out_specs=PartitionSpec(),
+        check_vma=False,
     )(*arguments)
 
 

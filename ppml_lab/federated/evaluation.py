@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
 from ppml_lab import base, checks, trees
+from ppml_lab.data import storage
 from ppml_lab.federated.devices import sum_over_devices
 
 Evaluate = Callable[[PyTree, PyTree], dict[str, Float[Array, ""]]]
@@ -71,17 +72,17 @@ def client_evaluator(
     def device_sums(
         device: Array, num_devices: int, params: PyTree, clients: base.Clients
     ) -> dict[str, Float[Array, " clients"]]:
-        total = jax.tree.leaves(clients.examples)[0].shape[0]
+        begin, end, most = storage.share_of_rows(clients, device, num_devices)
+        clients = storage.owned(clients, device, num_devices)
         num_clients = clients.offsets.shape[0] - 1
-        size = min(batch_size, -(-total // num_devices))
-        num_batches = -(-total // (size * num_devices))
+        size = min(batch_size, most)
 
         def add(sums: dict[str, Array], batch: Array) -> tuple[dict[str, Array], None]:
-            rows = (device * num_batches + batch) * size + jnp.arange(size)
-            there = jnp.minimum(rows, total - 1)
+            rows = begin + batch * size + jnp.arange(size)
+            there = jnp.minimum(rows, end - 1)
             metrics = task.evaluate(params, trees.take(clients.examples, there))
             owners = jnp.searchsorted(clients.offsets, there, side="right") - 1
-            present = trees.where(rows < total, metrics, 0.0)
+            present = trees.where(rows < end, metrics, 0.0)
             return jax.tree.map(
                 lambda sofar, values: sofar.at[owners].add(values), sums, present
             ), None
@@ -89,7 +90,7 @@ def client_evaluator(
         first = trees.take(clients.examples, jnp.arange(1))
         names = jax.eval_shape(task.evaluate, params, first)
         zeros = {name: jnp.zeros(num_clients, jnp.float32) for name in names}
-        return jax.lax.scan(add, zeros, jnp.arange(num_batches))[0]
+        return jax.lax.scan(add, zeros, jnp.arange(-(-most // size)))[0]
 
     return evaluate
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree
 
 from ppml_lab import base, trees
+from ppml_lab.data import storage
 from ppml_lab.federated.devices import add_up, gather, over_devices
 
 
@@ -29,12 +30,14 @@ class Lane(NamedTuple):
       state: The trainer's.
       step_number: The next step.
       live: False once the queue is empty.
+      examples: The client's, if they are made for it; see `data.generated`.
     """
 
     place: Int[Array, ""]
     state: PyTree
     step_number: Int[Array, ""]
     live: Bool[Array, ""]
+    examples: PyTree
 
 
 class Queue(NamedTuple):
@@ -98,8 +101,9 @@ def train_cohort(
       report: What a client that has trained contributes.
       fold: Adds reports to a total.
       num_lanes: Clients trained at once on a device.
-      mesh: If given, the cohort is dealt to the devices along its axis "clients" and
-        their totals folded, too; sums of integers are the same to the bit.
+      mesh: If given, the devices along its axis "clients" share the cohort, and their
+        totals are folded, too; sums of integers are the same to the bit. A client
+        whose examples lie on one device trains there.
 
     Returns:
       The folded reports, zeros when nobody takes part, and `kept` with what the
@@ -115,10 +119,12 @@ def train_cohort(
         clients: base.Clients,
         cohort: base.Cohort,
     ) -> tuple[PyTree, PyTree]:
-        queue = _deal(_num_steps(trainer, clients, cohort), device, num_devices)
+        steps = _num_steps(trainer, clients, cohort)
+        queue = _queue(clients, cohort, steps, device, num_devices)
+        mine = storage.owned(clients, device, num_devices)
         lanes = min(num_lanes, cohort.indices.shape[0])
         return _run_queue(
-            key, trainer, sent, kept, clients, cohort, queue, report, fold, lanes
+            key, trainer, sent, kept, mine, cohort, queue, report, fold, lanes
         )
 
     def join(mine: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
@@ -143,26 +149,43 @@ def _num_steps(
     trainer: base.ClientTrainer, clients: base.Clients, cohort: base.Cohort
 ) -> Int[Array, " cohort"]:
     """Steps of each participant, 0 for padding."""
-    sizes = clients.offsets[1:] - clients.offsets[:-1]
-    steps = jax.vmap(trainer.num_steps)(sizes[cohort.indices])
+    sizes = clients.offsets[cohort.indices + 1] - clients.offsets[cohort.indices]
+    steps = jax.vmap(trainer.num_steps)(sizes)
     return jnp.where(cohort.weights > 0, steps, 0)
 
 
-def _deal(steps: Int[Array, " cohort"], device: Array, num_devices: int) -> Queue:
-    """The queue of `device` when each client, longest first, goes to the device that
-    has the least to do.
+def _queue(
+    clients: base.Clients,
+    cohort: base.Cohort,
+    steps: Int[Array, " cohort"],
+    device: Array,
+    num_devices: int,
+) -> Queue:
+    """The queue of `device`: the clients whose examples it holds or, where all hold
+    all, its share of the work.
     """
     order = jnp.argsort(-steps)
     if num_devices == 1:
         return Queue(order, jnp.sum(steps > 0, dtype=jnp.int32))
+    if isinstance(clients.examples, storage.ByShard):
+        population = clients.offsets.shape[0] - 1
+        first, end = storage.owned_range(device, num_devices, population)
+        owned = (first <= cohort.indices[order]) & (cohort.indices[order] < end)
+    else:
+        owned = _deal(steps[order], num_devices) == device
+    mine = owned & (steps[order] > 0)
+    return Queue(order[jnp.argsort(~mine)], jnp.sum(mine, dtype=jnp.int32))
+
+
+def _deal(steps: Int[Array, " cohort"], num_devices: int) -> Int[Array, " cohort"]:
+    """The device of each client when each in turn goes to the one with least to do."""
 
     def give(loads: Array, more: Array) -> tuple[Array, Array]:
         owner = jnp.argmin(loads)
         return loads.at[owner].add(more), owner
 
-    _, owners = jax.lax.scan(give, jnp.zeros(num_devices, steps.dtype), steps[order])
-    mine = (owners == device) & (steps[order] > 0)
-    return Queue(order[jnp.argsort(~mine)], jnp.sum(mine, dtype=jnp.int32))
+    _, owners = jax.lax.scan(give, jnp.zeros(num_devices, steps.dtype), steps)
+    return owners
 
 
 def _run_queue(
@@ -183,11 +206,8 @@ def _run_queue(
     alone = num_lanes == 1
     each = (lambda function: function) if alone else jax.vmap
 
-    def view(client: Array) -> base.ClientView:
-        start = clients.offsets[client]
-        return base.ClientView(
-            clients.examples, start, clients.offsets[client + 1] - start
-        )
+    def view(lane: Lane) -> base.ClientView:
+        return storage.client_view(clients, cohort.indices[lane.place], lane.examples)
 
     # Keys are folded where they are used: carried through the loop they would look
     # reused to jax's key checker.
@@ -201,12 +221,13 @@ def _run_queue(
         place = queue.places[jnp.minimum(position, cohort_size - 1)]
         client = cohort.indices[place]
         state = trainer.init(training_key(client), sent, trees.take(kept, client))
-        return Lane(place, state, jnp.int32(0), position < queue.length)
+        live = position < queue.length
+        return Lane(place, state, jnp.int32(0), live, storage.made(clients, client))
 
     def advance(lane: Lane) -> Lane:
         client = cohort.indices[lane.place]
         state = trainer.step(
-            training_key(client), sent, lane.state, view(client), lane.step_number
+            training_key(client), sent, lane.state, view(lane), lane.step_number
         )
         trees.check_same_shapes(
             "the trainer's step changes its state", lane.state, state
@@ -214,13 +235,12 @@ def _run_queue(
         return lane._replace(state=state, step_number=lane.step_number + 1)
 
     def is_done(lane: Lane) -> Array:
-        size = view(cohort.indices[lane.place]).size
-        return lane.live & (lane.step_number >= trainer.num_steps(size))
+        return lane.live & (lane.step_number >= trainer.num_steps(view(lane).size))
 
     def finish(lane: Lane) -> tuple[PyTree, PyTree]:
         client = cohort.indices[lane.place]
         update, keeps, info = trainer.finish(sent, lane.state)
-        size = view(client).size
+        size = view(lane).size
         return report(report_key(client), lane.place, size, update, info), keeps
 
     def loop(carry: tuple[Lane, Array, PyTree, PyTree]) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ The same samplers draw clients for a round and examples for a batch.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -12,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 from jax import Array
-from jaxtyping import Bool
+from jax.sharding import Mesh
+from jaxtyping import Bool, Int, UInt32
 
 from ppml_lab import base, checks, random
+from ppml_lab.data import storage
+from ppml_lab.federated import devices
 
 OVERFLOW_PROBABILITY = 1e-12
 """Chance per draw that a Poisson sample outgrows its arrays and is cut off."""
@@ -101,11 +105,14 @@ def fixed_size(
     )
 
 
-def poisson(population: int, sampling_prob: float) -> base.ClientSampler:
+def poisson(
+    population: int, sampling_prob: float, mesh: Mesh | None = None
+) -> base.ClientSampler:
     """Each member takes part independently with probability `sampling_prob`.
 
     The cohort's arrays hold the largest sample that occurs but once in 10^12 draws; a
-    larger one is cut off there.
+    larger one is cut off there. A member's coin is its own and 64 bits fine, so that
+    devices can toss those of their own members, and rare ones have the right chance.
 
     **Guarantee:** Poisson amplification under add-or-remove neighbours (Mironov,
     Talwar, Zhang, 2019), up to the 1e-12 per draw, which the event states and
@@ -114,6 +121,12 @@ def poisson(population: int, sampling_prob: float) -> base.ClientSampler:
     with that probability for both, whoever else is there. Averages divide by the
     expected cohort, which is public, never by the realised one.
 
+    Args:
+      population: How many there are.
+      sampling_prob: Each one's chance in a draw.
+      mesh: If given, the devices along its axis "clients" toss the coins, each those of
+        the members that it owns (`data.shard`); the sample is the same to the bit.
+
     Raises:
       ValueError: If the population is empty or sampling_prob outside (0, 1].
     """
@@ -121,9 +134,21 @@ def poisson(population: int, sampling_prob: float) -> base.ClientSampler:
     checks.probability("sampling_prob", sampling_prob, allow_one=True)
     max_cohort = largest_poisson_sample(population, sampling_prob)
 
+    def draw(device: Array, num_devices: int, seed: UInt32[Array, " 2"]) -> base.Cohort:
+        share = -(-population // num_devices)
+        first, _ = storage.owned_range(device, num_devices, population)
+        members = first + jnp.arange(share, dtype=jnp.int32)
+        drawn = _coins(seed, members, sampling_prob) & (members < population)
+        cohort = drawn_to_cohort(drawn, min(share, max_cohort))
+        return cohort._replace(indices=cohort.indices + first)
+
+    def join(mine: base.Cohort) -> base.Cohort:
+        indices, weights = jax.tree.map(jnp.ravel, devices.gather(mine))
+        places = drawn_to_cohort(weights > 0, max_cohort)
+        return places._replace(indices=indices[places.indices])
+
     def sample(key: base.Key) -> base.Cohort:
-        drawn = jax.random.bernoulli(key, sampling_prob, (population,))
-        return drawn_to_cohort(drawn, max_cohort)
+        return devices.over_devices(draw, join, mesh, random.seed(key))
 
     def amplify(event: Any) -> Any:
         from ppml_lab.dp import events
@@ -139,6 +164,17 @@ def poisson(population: int, sampling_prob: float) -> base.ClientSampler:
         population=population,
         neighboring_relation="add_or_remove_one",
     )
+
+
+def _coins(
+    seed: UInt32[Array, " 2"], members: Int[Array, " n"], prob: float
+) -> Bool[Array, " n"]:
+    """Whether each member's 64-bit fraction lies below `prob`."""
+    if prob == 1:
+        return jnp.ones(members.shape, bool)
+    high, low = divmod(int(Fraction(prob) * 2**64), 2**32)
+    a, b = random.threefry2x32(seed, jnp.zeros_like(members), members)
+    return (a < np.uint32(high)) | ((a == np.uint32(high)) & (b < np.uint32(low)))
 
 
 def largest_poisson_sample(population: int, sampling_prob: float) -> int:

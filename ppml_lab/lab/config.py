@@ -118,7 +118,11 @@ class Config:
     num_lanes: int | None = None
     """Clients trained at once on a device; None chooses by backend and model."""
     num_devices: int | None = None
-    """Devices that a round's clients are dealt to; None takes all."""
+    """Devices that a round's clients are dealt to; None takes all. Where there are
+    twice as many or more, other points of a sweep run beside."""
+    shard_data: bool = False
+    """Whether a device holds the examples of its own clients only, trains those and
+    draws them; otherwise each holds all and they share the work evenly."""
 
 
 class Hyperparams(NamedTuple):

@@ -32,15 +32,7 @@ _MODELS: Mapping[str, Callable[[int], Any]] = {
     "tutorial_cnn": models.TutorialCNN,
     "tanh_cnn": functools.partial(models.TutorialCNN, activation=jax.nn.tanh),
 }
-_SAMPLERS: Mapping[str, Callable[[int, float, Any], base.ClientSampler]] = {
-    "everyone": lambda population, cohort, share: federated.everyone(population),
-    "fixed_size": lambda population, cohort, share: federated.fixed_size(
-        population, _whole_cohort(cohort, share), _whole_cohort(cohort, 1.0)
-    ),
-    "poisson": lambda population, cohort, share: federated.poisson(
-        population, _cohort_prob(population, cohort)
-    ),
-}
+_SAMPLERS = ("everyone", "fixed_size", "poisson")
 ALGORITHMS = ("fedavg", "fedprox", "scaffold")
 SECURE_SUMS = ("clear", "additive_sharing", "pairwise_masking", "light_secagg")
 PRIVACIES = ("none", "central", "local", "example", "local_dp_sgd")
@@ -84,9 +76,7 @@ def build(
             "privacy 'example' belongs to central training; clients protect their "
             "examples with 'local_dp_sgd'"
         )
-    sampler = _SAMPLERS[config.sampler](
-        facts.num_clients, config.cohort, hyperparams.cohort_share
-    )
+    sampler = _sampler(config, hyperparams, facts.num_clients)
     trainer, server = _parts(config, hyperparams, facts, task, optimizer)
     return federated.averaging(
         task,
@@ -102,6 +92,19 @@ def build(
     )
 
 
+def _sampler(
+    config: Config, hyperparams: Hyperparams, population: int
+) -> base.ClientSampler:
+    cohort = config.cohort
+    if config.sampler == "everyone":
+        return federated.everyone(population)
+    if config.sampler == "fixed_size":
+        size = _whole_cohort(cohort, hyperparams.cohort_share)
+        return federated.fixed_size(population, size, _whole_cohort(cohort, 1.0))
+    mesh = federated.client_mesh(config.num_devices) if config.shard_data else None
+    return federated.poisson(population, _cohort_prob(population, cohort), mesh)
+
+
 def _build_central(
     config: Config,
     hyperparams: Hyperparams,
@@ -109,14 +112,17 @@ def _build_central(
     task: base.Task,
     optimizer: optax.GradientTransformation,
 ) -> base.FederatedAlgorithm:
+    if config.shard_data:
+        raise ValueError(
+            "shard_data deals examples by client, and central training draws from all "
+            "of them; leave it out"
+        )
     if config.privacy not in ("none", "example") or config.secure_sum != "clear":
         raise ValueError(
             f"central training has no clients: privacy '{config.privacy}' with secure "
             f"sum '{config.secure_sum}' has no meaning; use privacy 'none' or 'example'"
         )
-    sampler = _SAMPLERS[config.sampler](
-        facts.num_examples, config.cohort, hyperparams.cohort_share
-    )
+    sampler = _sampler(config, hyperparams, facts.num_examples)
     return federated.central_sgd(
         task,
         optimizer,

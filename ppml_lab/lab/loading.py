@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from ppml_lab import base, checks, data, federated
 from ppml_lab.lab.config import DataConfig
+from ppml_lab.lab.sharding import everywhere, lab_mesh
 
 
 class DataFacts(NamedTuple):
@@ -32,18 +33,27 @@ class LabData(NamedTuple):
     facts: DataFacts
 
 
-def load_data(config: DataConfig, num_devices: int | None = None) -> LabData:
-    """The data set of `config`, dealt to clients, whole on each of the devices.
+def load_data(
+    config: DataConfig, num_devices: int | None = None, shard_data: bool = False
+) -> LabData:
+    """The data set of `config`, dealt to clients, on the devices of a sweep.
+
+    Args:
+      config: Which data, and how they are dealt.
+      num_devices: Devices of one point, see `Config`.
+      shard_data: Whether each has its own clients' examples only.
 
     Raises:
       ValueError: For unknown names or partitions that do not fit.
       FileNotFoundError: If files are missing; says where to put them.
     """
-    return _load_data(config, num_devices)
+    return _load_data(config, num_devices, shard_data)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_data(config: DataConfig, num_devices: int | None) -> LabData:
+def _load_data(
+    config: DataConfig, num_devices: int | None, shard_data: bool
+) -> LabData:
     if config.dataset == "synthetic":
         # Its alpha shifts all logits alike and changes nothing.
         dataset = data.synthetic(
@@ -52,9 +62,11 @@ def _load_data(config: DataConfig, num_devices: int | None) -> LabData:
     else:
         dataset = data.load(config.dataset)
     owners = _owners(config, dataset)
-    sharding = federated.on_every_device(federated.client_mesh(num_devices))
-    clients = data.federate(dataset.train, owners, sharding=sharding)
-    test = jax.device_put(dataset.test, sharding)
+    mesh = lab_mesh(num_devices)
+    clients = data.federate(dataset.train, owners, sharding=everywhere(mesh))
+    if shard_data:
+        clients = data.shard(clients, federated.sharded_by_client(mesh))
+    test = jax.device_put(dataset.test, everywhere(mesh))
     facts = DataFacts(
         num_clients=data.num_clients(clients),
         num_examples=len(owners),

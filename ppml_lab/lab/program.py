@@ -14,11 +14,7 @@ from ppml_lab.federated.simulate import run_chunk
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.experiment import build, make_task
 from ppml_lab.lab.loading import DataFacts
-
-
-def placing(config: Config) -> jax.sharding.Sharding:
-    """Where states lie: whole on every device, like the data."""
-    return federated.on_every_device(federated.client_mesh(config.num_devices))
+from ppml_lab.lab.sharding import lab_mesh, over_points
 
 
 def mapped_init(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
@@ -28,7 +24,10 @@ def mapped_init(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
         hyperparams, key = point
         return build(config, hyperparams, facts).init(key)
 
-    return lambda hyperparams, keys: jax.lax.map(one, (hyperparams, keys))
+    def init(hyperparams: Hyperparams, keys: PyTree) -> PyTree:
+        return jax.lax.map(one, (hyperparams, keys))
+
+    return over_points(init, 2, lab_mesh(config.num_devices))
 
 
 class Chunk(NamedTuple):
@@ -67,7 +66,7 @@ def mapped_chunk(
       scalars [points, rounds], metrics [points, evaluations])`; hyperparameters, keys
       and states are stacked over the slice's points.
     """
-    mesh = federated.client_mesh(config.num_devices)
+    mesh = lab_mesh(config.num_devices)
     task = make_task(config, facts)
     evaluate_test = federated.evaluator(task, mesh=mesh)
     evaluate_clients = federated.client_evaluator(task, mesh=mesh)
@@ -105,4 +104,4 @@ def mapped_chunk(
         batch_size = None if width == 1 else width
         return jax.lax.map(one, (hyperparams, keys, states), batch_size=batch_size)
 
-    return run_chunks
+    return over_points(run_chunks, 3, mesh)

@@ -25,7 +25,8 @@ from ppml_lab.lab.budget import epsilons_after
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.experiment import build
 from ppml_lab.lab.loading import DataFacts, load_data
-from ppml_lab.lab.program import Chunk, chunks_of, mapped_chunk, mapped_init, placing
+from ppml_lab.lab.program import Chunk, chunks_of, mapped_chunk, mapped_init
+from ppml_lab.lab.sharding import by_point, lab_mesh, num_rows
 
 
 class Point(NamedTuple):
@@ -132,7 +133,11 @@ def run_sweep(
         report(rounds, f"{len(finished)} runs were finished before")
     for config, hyperparams in {(p.config, p.hyperparams) for p in todo.values()}:
         # With numbers the builder checks what it cannot check of traced values.
-        build(config, hyperparams, load_data(config.data, config.num_devices).facts)
+        build(
+            config,
+            hyperparams,
+            load_data(config.data, config.num_devices, config.shard_data).facts,
+        )
     programs: Programs = {}
     for part in _slices(todo, slice_size):
         _run_slice(part, report, width, programs)
@@ -154,12 +159,14 @@ def _slices(todo: Mapping[Path, Point], slice_size: int) -> list[Slice]:
 
 
 def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> None:
-    config, data = part.config, load_data(part.config.data, part.config.num_devices)
+    config = part.config
+    data = load_data(config.data, config.num_devices, config.shard_data)
     hyperparams = jax.tree.map(
         lambda *values: jnp.asarray(values, jnp.float32),
-        *[point.hyperparams for point in part.points],
+        *[point.hyperparams for point in _filled(part.points, config)],
     )
-    keys = jnp.stack([jax.random.key(point.seed) for point in part.points])
+    keys = [jax.random.key(point.seed) for point in _filled(part.points, config)]
+    keys = jnp.stack(keys)
     init_keys, round_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     states = _init_program(config, data.facts)(hyperparams, init_keys)
     rounds_done, states = _resume(part, states)
@@ -191,10 +198,16 @@ def _run_slice(part: Slice, report: Report, width: int, programs: Programs) -> N
         _finish_run(path)
 
 
+def _filled(rows: list[Any], config: Config) -> list[Any]:
+    """As many as the devices' rows need: the last repeated, to no effect."""
+    missing = -len(rows) % num_rows(lab_mesh(config.num_devices))
+    return rows + rows[-1:] * missing
+
+
 @lru_cache(maxsize=8)
 def _init_program(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
     # One function for all slices, so that jax compiles it once for each slice size.
-    return jax.jit(mapped_init(config, facts), out_shardings=placing(config))
+    return jax.jit(mapped_init(config, facts))
 
 
 def _resume(part: Slice, fresh: PyTree) -> tuple[int, PyTree]:
@@ -207,10 +220,12 @@ def _resume(part: Slice, fresh: PyTree) -> tuple[int, PyTree]:
     if not rounds_done:
         return 0, fresh
     saved = [
-        records.load_checkpoint(path / "checkpoint.npz", fresh) for path in part.folders
+        records.load_checkpoint(path / "checkpoint.npz", fresh)
+        for path in _filled(part.folders, part.config)
     ]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *saved)
-    return rounds_done, jax.device_put(stacked, placing(part.config))
+    mesh = lab_mesh(part.config.num_devices)
+    return rounds_done, jax.device_put(stacked, by_point(mesh))
 
 
 def _compiled(

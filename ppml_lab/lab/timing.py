@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ppml_lab.lab.loading import load_data
-from ppml_lab.lab.program import Chunk, mapped_chunk, mapped_init, placing
+from ppml_lab.lab.program import Chunk, mapped_chunk, mapped_init
+from ppml_lab.lab.sharding import lab_mesh, num_rows
 from ppml_lab.lab.sweep import Point
 
 
@@ -37,13 +38,14 @@ def seconds_in_turns(
 
 def _ready_chunk(point: Point) -> Callable[[], Any]:
     config = point.config
-    data = load_data(config.data, config.num_devices)
+    data = load_data(config.data, config.num_devices, config.shard_data)
+    # Every row of devices needs a point: the same one for all.
+    copies = num_rows(lab_mesh(config.num_devices))
     hyperparams = jax.tree.map(
-        lambda value: jnp.asarray([value], jnp.float32), point.hyperparams
+        lambda value: jnp.full(copies, value, jnp.float32), point.hyperparams
     )
-    keys = jnp.stack([jax.random.key(point.seed)])
-    init = jax.jit(mapped_init(config, data.facts), out_shardings=placing(config))
-    states = init(hyperparams, keys)
+    keys = jnp.stack([jax.random.key(point.seed)] * copies)
+    states = jax.jit(mapped_init(config, data.facts))(hyperparams, keys)
     rounds = Chunk(1, config.eval_every)
     chunk = jax.jit(mapped_chunk(config, data.facts, rounds, width=1))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab import base, federated
+from ppml_lab import base, data, federated
 
 PARAMS = {"w": jnp.array([0.3, -0.2]), "b": jnp.float32(0.1)}
 
@@ -50,6 +50,9 @@ def test_each_client_has_the_mean_over_its_own(
     squares = (x @ np.asarray(PARAMS["w"]) + 0.1 - y) ** 2
     means = [part.mean() for part in np.split(squares, clients.offsets[1:-1])]
     np.testing.assert_allclose(found, means, rtol=1e-5)
+    sharded = data.shard(clients, federated.sharded_by_client(mesh))
+    by_shard = evaluate(PARAMS, sharded)["squared"]
+    np.testing.assert_allclose(by_shard, means, rtol=1e-5)
     everybody = federated.evaluator(regression, batch_size, mesh)
     total = jax.jit(everybody)(PARAMS, clients.examples)["squared"]
     np.testing.assert_allclose(total, squares.mean(), rtol=1e-5)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab import base, federated, smpc
+from ppml_lab import base, data, federated, smpc
 from ppml_lab.federated import lanes
 
 SIZES = np.array([3, 1, 8, 2, 2, 5, 1, 9, 4, 4, 1, 6])
@@ -84,24 +84,34 @@ KEPT = {
 
 @pytest.fixture(scope="module")
 def trained():
-    """`trained(num_lanes, num_devices, cohort, weigh_key)`: the folded reports of a
-    cohort, and what everybody keeps.
+    """`trained(num_lanes, num_devices, cohort, weigh_key, storage)`: the folded reports
+    of a cohort, and what everybody keeps.
     """
     offsets = np.concatenate([[0], np.cumsum(SIZES)])
     rows = np.concatenate(ROWS).astype(np.float32)
-    clients = base.Clients(jnp.asarray(rows), jnp.asarray(offsets, jnp.int32))
+    whole = base.Clients(jnp.asarray(rows), jnp.asarray(offsets, jnp.int32))
+    padded = np.stack([np.pad(own, (0, 9 - len(own))) for own in ROWS])
+    generated = data.generated(
+        lambda table, client: table[client], SIZES, jnp.asarray(padded, jnp.float32)
+    )
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
-    def run(num_lanes, num_devices, cohort, weigh_key):
+    def run(num_lanes, num_devices, cohort, weigh_key, clients):
         return lanes.train_cohort(
             jax.random.key(5), tracing(weigh_key), jnp.float32(3),
             jax.tree.map(jnp.asarray, KEPT), clients, cohort, report, fold, num_lanes,
             federated.client_mesh(num_devices),
         )  # fmt: skip
 
-    return lambda num_lanes, num_devices, cohort, weigh_key: run(
-        num_lanes, num_devices, cohort, jnp.float32(weigh_key)
-    )
+    def train(num_lanes, num_devices, cohort, weigh_key, storage="whole"):
+        mesh = federated.client_mesh(num_devices)
+        clients = generated if storage == "generated" else whole
+        if storage == "by shard":
+            clients = data.shard(whole, federated.sharded_by_client(mesh))
+        weight = jnp.float32(weigh_key)
+        return run(num_lanes, num_devices, cohort, weight, clients)
+
+    return train
 
 
 def backwards(weights):
@@ -126,13 +136,20 @@ def test_everybody_drawn_is_trained_once_and_reported_once(
     np.testing.assert_array_equal(kept["told"], KEPT["told"] + DRAWN * UPDATES)
 
 
-@pytest.mark.parametrize(("num_lanes", "num_devices"), LANES_AND_DEVICES)
-def test_lanes_and_devices_change_neither_keys_nor_shares(
-    trained, num_lanes, num_devices
+WAYS = [
+    *((*pair, "whole") for pair in LANES_AND_DEVICES),
+    *((*pair, "by shard") for pair in [(1, 1), (1, 2), (4, 4)]),
+    *((*pair, "generated") for pair in [(1, 1), (4, 1), (4, 4)]),
+]
+
+
+@pytest.mark.parametrize(("num_lanes", "num_devices", "storage"), WAYS)
+def test_lanes_devices_and_storage_change_neither_keys_nor_shares(
+    trained, num_lanes, num_devices, storage
 ):
     arguments = backwards(DRAWN), 2**-10
     first, first_kept = trained(1, 1, *arguments)
-    other, other_kept = trained(num_lanes, num_devices, *arguments)
+    other, other_kept = trained(num_lanes, num_devices, *arguments, storage)
     np.testing.assert_allclose(other["clear"], first["clear"], rtol=1e-6)
     # The sums of shares are whole numbers of a ring: the same bit by bit.
     np.testing.assert_array_equal(other["secure"], first["secure"])
@@ -195,7 +212,9 @@ def test_side_by_side_runs_wait_for_each_other(trained, num_lanes):
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4, 7])
 def test_everybody_is_dealt_to_one_device_and_loads_are_even(num_devices):
-    deal = jax.jit(lanes._deal, static_argnums=2)
+    deal = jax.jit(lanes._queue, static_argnums=4)
+    whole = base.Clients(jnp.zeros(30), jnp.arange(31, dtype=jnp.int32))
+    everybody = federated.everyone(30).sample(jax.random.key(0))
     rng = np.random.default_rng(num_devices)
     for number in range(20):
         # From equal trainings to one that is as long as all others together.
@@ -203,7 +222,9 @@ def test_everybody_is_dealt_to_one_device_and_loads_are_even(num_devices):
         steps[rng.random(30) < 0.3] = 0
         queues = []
         for device in range(num_devices):
-            places, length = deal(jnp.asarray(steps), jnp.int32(device), num_devices)
+            places, length = deal(
+                whole, everybody, jnp.asarray(steps), jnp.int32(device), num_devices
+            )
             queues.append(np.asarray(places)[: int(length)])
         np.testing.assert_array_equal(
             np.sort(np.concatenate(queues)), np.flatnonzero(steps)

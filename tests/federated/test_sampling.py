@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ppml_lab import federated
+from ppml_lab import federated, random
 from ppml_lab.dp import events
 from ppml_lab.federated import sampling
 
@@ -120,6 +120,36 @@ def test_poisson_members_are_independent_of_each_other_and_over_rounds():
     assert np.abs(between).max() < limit
     over_rounds = np.corrcoef(members[:-1].T, members[1:].T)[:POPULATION, POPULATION:]
     assert np.abs(over_rounds).max() < limit
+
+
+@pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.parametrize(("population", "prob"), [(5, 0.5), (1000, 0.03), (13, 1.0)])
+def test_devices_toss_their_own_members_coins_to_the_same_cohort(
+    num_devices, population, prob
+):
+    mesh = federated.client_mesh(num_devices)
+    alone, shared = (
+        jax.jit(jax.vmap(federated.poisson(population, prob, mesh).sample))
+        for mesh in (None, mesh)
+    )
+    keys = jax.random.split(jax.random.key(2), 20)
+    one, other = alone(keys), shared(keys)
+    np.testing.assert_array_equal(one.weights, other.weights)
+    present = np.asarray(one.weights) > 0
+    np.testing.assert_array_equal(one.indices[present], other.indices[present])
+
+
+def test_coins_are_64_bits_fine():
+    members = jnp.arange(2**16, dtype=jnp.int32)
+    seed = jnp.array([3, 4], jnp.uint32)
+    high, low = random.threefry2x32(seed, jnp.zeros_like(members), members)
+    words = [int(a) << 32 | int(b) for a, b in zip(high, low, strict=True)]
+    # The rarest member joins at the next larger probability, and not before.
+    rarest = int(np.argmin(words))
+    assert words[rarest] < 2**53
+    for numerator, joins in [(words[rarest], False), (words[rarest] + 1, True)]:
+        prob = numerator / 2**64
+        assert bool(sampling._coins(seed, members, prob)[rarest]) is joins
 
 
 def test_a_key_fixes_the_cohort():

@@ -135,25 +135,28 @@ def test_a_chunk_moves_nothing_between_host_and_devices(
     )
 
 
-def test_a_run_on_four_devices_is_the_run_on_one(regression, clients, compile_counter):
+def test_a_run_on_many_devices_is_the_run_on_one(regression, clients, compile_counter):
     trainer, server = federated.scaffold(regression, optax.sgd(0.1), 3, num_epochs=1)
 
-    def run(num_devices):
+    def run(num_devices, by_shard):
         mesh = federated.client_mesh(num_devices)
         algorithm = federated.averaging(
             regression,
             trainer,
-            federated.poisson(5, 0.6),
+            federated.poisson(5, 0.6, mesh if by_shard else None),
             server=server,
             aggregator=smpc.additive_sharing(3, 5, 8.0),
             dropout_prob=0.2,
             mesh=mesh,
         )
+        placed = jax.device_put(clients, federated.on_every_device(mesh))
+        if by_shard:
+            placed = data.shard(clients, federated.sharded_by_client(mesh))
         counts = []
         state, history = federated.simulate(
             KEY,
             algorithm,
-            jax.device_put(clients, federated.on_every_device(mesh)),
+            placed,
             6,
             eval_every=2,
             on_chunk=lambda *_: counts.append(compile_counter.compilations),
@@ -162,12 +165,26 @@ def test_a_run_on_four_devices_is_the_run_on_one(regression, clients, compile_co
         assert counts[0] == counts[-1]
         return state, history
 
-    (one, one_history), (four, four_history) = run(1), run(4)
+    one, one_history = run(1, False)
     assert one_history["num_reports"].max() > 1
-    # Sums of whole numbers: no bit of the run depends on who trained where.
-    jax.tree.map(np.testing.assert_array_equal, four, one)
-    for name, values in one_history.items():
-        np.testing.assert_allclose(four_history[name], values, rtol=1e-6)
+    for num_devices, by_shard in [(1, True), (2, True), (4, False), (4, True)]:
+        many, history = run(num_devices, by_shard)
+        # Sums of whole numbers: no bit of the run depends on who trained where.
+        jax.tree.map(np.testing.assert_array_equal, many, one)
+        for name, values in one_history.items():
+            np.testing.assert_allclose(history[name], values, rtol=1e-6)
+
+
+def test_examples_sharded_for_other_devices_are_refused(regression, clients):
+    two = data.shard(clients, federated.sharded_by_client(federated.client_mesh(2)))
+    with pytest.raises(ValueError, match="sharded over 2 devices, the mesh has 1"):
+        federated.simulate(KEY, build(regression, None), two, 1)
+    with pytest.raises(ValueError, match="are sharded"):
+        data.view(two, 0)
+    sampler = federated.everyone(18)
+    central = federated.central_sgd(regression, optax.sgd(0.1), sampler)
+    with pytest.raises(ValueError, match="stored whole"):
+        federated.simulate(KEY, central, two, 1)
 
 
 def test_two_thousand_clients_and_fifty_rounds_are_one_program(compile_counter):

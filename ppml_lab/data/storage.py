@@ -1,0 +1,184 @@
+"""Other ways to hold a federated data set: a part on each device, or none at all.
+
+Both stand in the place of `Clients.examples`, so that rounds stay the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from ppml_lab import base, checks
+
+
+class ByShard(NamedTuple):
+    """Examples of which each device holds those of its own clients; see `shard`.
+
+    Attributes:
+      rows: Leaves `[devices, rows, ...]`, one block on each device, with room for the
+        examples of the device that has the most.
+    """
+
+    rows: PyTree[Array]
+
+
+class Generated(NamedTuple):
+    """Examples that are made when a client trains, and never stored; see `generated`.
+
+    Attributes:
+      make: `client -> examples`, leaves `[largest size, ...]`, of which a smaller
+        client has the first.
+    """
+
+    make: jax.tree_util.Partial
+
+
+def shard(clients: base.Clients, sharding: NamedSharding) -> base.Clients:
+    """The same clients, each one's examples on one device only.
+
+    Of n clients on s devices, device j owns those from `j * ceil(n / s)` on.
+
+    Args:
+      clients: On the host or on any device.
+      sharding: Along one axis of its mesh. If the mesh spans several hosts, all of
+        them call this, with the same clients.
+    """
+    (axis,) = sharding.spec
+    num_devices = sharding.mesh.shape[axis]
+    offsets = np.asarray(clients.offsets)
+    bounds = [
+        offsets[np.array(owned_range(device, num_devices, len(offsets) - 1))]
+        for device in range(num_devices)
+    ]
+    num_rows = max(end - begin for begin, end in bounds)
+
+    def spread(leaf: Any) -> Array:
+        rows = np.asarray(leaf)
+
+        def block(index: Any) -> np.ndarray:
+            begin, end = bounds[index[0].start or 0]
+            block = np.zeros((1, num_rows, *rows.shape[1:]), rows.dtype)
+            block[0, : end - begin] = rows[begin:end]
+            return block
+
+        shape = (num_devices, num_rows, *rows.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, block)
+
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    return base.Clients(
+        ByShard(jax.tree.map(spread, clients.examples)),
+        jax.device_put(offsets, everywhere),
+    )
+
+
+def generated(make: Callable[..., PyTree], sizes: Any, *arguments: Any) -> base.Clients:
+    """Clients whose examples are made when they train: populations of any size.
+
+    Args:
+      make: Pure, `(*arguments, client) -> examples`, leaves `[largest size, ...]`.
+      sizes: `[clients]`, how many of them each client has; at least 1.
+      *arguments: Arrays, such as a key.
+
+    Raises:
+      ValueError: For a client without examples, or more than 2^31 examples together.
+    """
+    offsets = np.concatenate([[0], np.cumsum(np.asarray(sizes, np.int64))])
+    checks.at_least("sizes", int(np.min(sizes)), 1)
+    if offsets[-1] >= 2**31:
+        raise ValueError(
+            f"sizes add up to {offsets[-1]} examples, which 32-bit offsets can't "
+            "count; give fewer than 2^31"
+        )
+    return base.Clients(
+        Generated(jax.tree_util.Partial(make, *arguments)),
+        jnp.asarray(offsets, jnp.int32),
+    )
+
+
+def owned_range(device: Any, num_devices: int, num_clients: int) -> tuple[Any, Any]:
+    """The first client whose examples `device` holds, and the one after the last."""
+    share = -(-num_clients // num_devices)
+    bounds = device * share, (device + 1) * share
+    if checks.is_traced(device):
+        first, end = (jnp.minimum(bound, num_clients) for bound in bounds)
+        return first, end
+    first, end = (min(int(bound), num_clients) for bound in bounds)
+    return first, end
+
+
+def owned(clients: base.Clients, device: Array, num_devices: int) -> base.Clients:
+    """What `device` sees of the clients: offsets of its own ones lead into its block.
+
+    To be called where each device has its own block; others are left as they are.
+
+    Raises:
+      ValueError: If the blocks were cut for another number of devices.
+    """
+    if not isinstance(clients.examples, ByShard):
+        return clients
+    blocks = jax.tree.leaves(clients.examples)[0].shape[0]
+    if blocks != 1:
+        raise ValueError(
+            f"examples are sharded over {blocks * num_devices} devices, the mesh has "
+            f"{num_devices}; shard them over the same"
+        )
+    num_clients = clients.offsets.shape[0] - 1
+    first, _ = owned_range(device, num_devices, num_clients)
+    block = jax.tree.map(lambda leaf: leaf[0], clients.examples.rows)
+    return base.Clients(block, clients.offsets - clients.offsets[first])
+
+
+def share_of_rows(
+    clients: base.Clients, device: Array, num_devices: int
+) -> tuple[Any, Any, int]:
+    """The rows of its `owned` clients that `device` goes through when all devices
+    together go through all: first, end, and how many these are at most.
+
+    Raises:
+      ValueError: For examples that are not stored.
+    """
+    if isinstance(clients.examples, Generated):
+        raise ValueError(
+            "generated examples are made for a client that trains and can't be gone "
+            "through; evaluate on a test set"
+        )
+    rows = jax.tree.leaves(clients.examples)[0]
+    if not isinstance(clients.examples, ByShard):
+        total = rows.shape[0]
+        share = -(-total // num_devices)
+        return device * share, jnp.minimum((device + 1) * share, total), share
+    num_clients = clients.offsets.shape[0] - 1
+    first, end = owned_range(device, num_devices, num_clients)
+    return jnp.int32(0), clients.offsets[end] - clients.offsets[first], rows.shape[1]
+
+
+def made(clients: base.Clients, client: Any) -> PyTree:
+    """The examples of a client if they are `Generated`, else `()`."""
+    if not isinstance(clients.examples, Generated):
+        return ()
+    return clients.examples.make(client)
+
+
+def client_view(clients: base.Clients, client: Any, own: PyTree) -> base.ClientView:
+    """One client, given what `made` made of it.
+
+    Raises:
+      ValueError: For examples by shard that are not `owned`.
+    """
+    if isinstance(clients.examples, ByShard):
+        raise ValueError(
+            "examples are sharded: a client's lie on its own device only; take the "
+            "clients from before they were sharded"
+        )
+    start = clients.offsets[client]
+    size = clients.offsets[client + 1] - start
+    if isinstance(clients.examples, Generated):
+        return base.ClientView(own, jnp.zeros_like(start), size)
+    return base.ClientView(clients.examples, start, size)
