@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import program, sweep
+from ppml_lab.lab import budget, program, programs
 
 CONFIG = lab.Config(
     data=lab.DataConfig(dataset="digits", num_clients=10),
@@ -37,27 +37,28 @@ def counted(tmp_path_factory):
         built.append(arguments)
         return lab.build(*arguments)
 
-    programs = []
+    compiled = []
 
     def listen(event: str, duration_secs: float, **rest: int | str) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            programs.append(str(rest.get("fun_name")))
+            compiled.append(str(rest.get("fun_name")))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "build", counting)
-        patch.setattr(sweep, "build", counting)
+        patch.setattr(budget, "build", counting)
         jax.monitoring.register_event_duration_secs_listener(listen)
         for slice_size, width in [(20, 1), (1, 1), (20, 4)]:
-            sweep._init_program.cache_clear()
+            programs.init_program.cache_clear()
+            budget.events_of.cache_clear()
             built.clear()
-            programs.clear()
+            compiled.clear()
             outcomes = lab.run_sweep(
                 POINTS,
                 tmp_path_factory.mktemp("sweep"),
                 width=width,
                 slice_size=slice_size,
             )
-            chunks = sum("chunk" in name for name in programs)
+            chunks = sum("chunk" in name for name in compiled)
             found[slice_size, width] = outcomes, len(built), chunks
         jax.monitoring.unregister_event_duration_listener(listen)
     return found

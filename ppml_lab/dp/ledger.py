@@ -142,7 +142,7 @@ def report(
         {
             "name": entry.name,
             **_cost(entry.event, delta),
-            "mechanisms": _mechanisms(entry.event),
+            "mechanisms": in_words(entry.event),
         }
         for entry in ledger.entries
     ]
@@ -154,6 +154,12 @@ def report(
         for group in by_promise(ledger).values()
     ]
     return {"entries": rows, "totals": totals}
+
+
+def in_words(event: PrivacyEvent) -> list[str]:
+    """What an event composes, counted: "50 x GaussianDpEvent(...)" and so on."""
+    counted = events.flatten(event.event)
+    return [f"{count} x {mechanism}" for mechanism, count in counted.items()]
 
 
 def to_json(ledger: Ledger, delta: SupportsFloat | Mapping[str, SupportsFloat]) -> str:
@@ -192,8 +198,3 @@ def _cost(
         "epsilon_rdp": accounting.epsilon(event, delta, "rdp"),
         "epsilon_pld": accounting.epsilon(event, delta, "pld") if has_pld else None,
     }
-
-
-def _mechanisms(event: PrivacyEvent) -> list[str]:
-    counted = events.flatten(event.event)
-    return [f"{count} x {mechanism}" for mechanism, count in counted.items()]

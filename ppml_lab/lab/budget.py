@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ppml_lab import base
-from ppml_lab.dp import accounting
+from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.experiment import build
 from ppml_lab.lab.loading import DataFacts
@@ -39,29 +39,60 @@ def calibrated(
     return hyperparams._replace(noise_multiplier=noise)
 
 
-def epsilons_after(
+@functools.lru_cache(maxsize=1024)
+def events_of(
+    config: Config, hyperparams: Hyperparams, facts: DataFacts
+) -> Callable[[int], base.PrivacyEvent]:
+    """`num_rounds -> event` of a run; cached, because the seeds of a sweep share it.
+
+    Raises:
+      ValueError: If the run cannot be built.
+    """
+    return build(config, hyperparams, facts).event
+
+
+def whole_run(
+    config: Config, hyperparams: Hyperparams, facts: DataFacts
+) -> base.PrivacyEvent:
+    """The event of all rounds."""
+    return events_of(config, hyperparams, facts)(config.num_rounds)
+
+
+@functools.lru_cache(maxsize=8192)
+def epsilon_after(
     config: Config,
     hyperparams: Hyperparams,
     facts: DataFacts,
     delta: float | None,
-    rounds: Iterable[int],
-) -> list[float | None]:
+    num_rounds: int,
+) -> float | None:
     """The epsilon, by RDP, of a run's first so many rounds; None where nothing is
     promised.
     """
-    algorithm = build(config, hyperparams, facts)
-    if delta is None or algorithm.event(1).privacy_unit is None:
-        return [None for _ in rounds]
-    found = [accounting.epsilon(algorithm.event(count), delta) for count in rounds]
-    return [epsilon if math.isfinite(epsilon) else None for epsilon in found]
+    event = events_of(config, hyperparams, facts)(num_rounds)
+    if delta is None or event.privacy_unit is None:
+        return None
+    epsilon = accounting.epsilon(event, delta)
+    return epsilon if math.isfinite(epsilon) else None
 
 
-@functools.lru_cache(maxsize=1024)
-def whole_run(
-    config: Config, hyperparams: Hyperparams, facts: DataFacts
-) -> base.PrivacyEvent:
-    """The event of all rounds; cached, because the seeds of a sweep share it."""
-    return build(config, hyperparams, facts).event(config.num_rounds)
+def spent(
+    config: Config,
+    hyperparams: Hyperparams,
+    facts: DataFacts,
+    delta: float | None,
+    num_rounds: int,
+) -> dict[str, Any]:
+    """What a run's first so many rounds released and cost, as plain values."""
+    event = events_of(config, hyperparams, facts)(num_rounds)
+    return {
+        "rounds": num_rounds,
+        "mechanisms": ledger.in_words(event),
+        "privacy_unit": event.privacy_unit,
+        "neighboring_relation": event.neighboring_relation,
+        "delta": delta,
+        "epsilon": epsilon_after(config, hyperparams, facts, delta, num_rounds),
+    }
 
 
 def statement(

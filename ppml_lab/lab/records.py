@@ -2,8 +2,9 @@
 
     <folder>/provenance.json      the experiment's configuration and versions
     <folder>/table.csv            one row per finished run
-    <folder>/runs/<id>/config.json, provenance.json, rounds.jsonl, checkpoint.npz,
-                       result.json (its presence means that the run is finished)
+    <folder>/runs/<id>/config.json, provenance.json, rounds.jsonl, result.json (its
+                       presence means that the run is finished)
+    <folder>/checkpoints/    where unfinished runs stand (`lab.checkpoints`)
 
 Every file is replaced in one step, so that a killed process leaves no half of one.
 """
@@ -14,10 +15,12 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +28,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 
 _PACKAGES = ("ppml_lab", "jax", "jaxlib", "optax", "flax", "dp-accounting", "numpy")
 
@@ -33,6 +35,11 @@ _PACKAGES = ("ppml_lab", "jax", "jaxlib", "optax", "flax", "dp-accounting", "num
 def canonical(config: Mapping[str, Any]) -> str:
     """One text for equal configurations, whatever the order of their keys."""
     return json.dumps(config, sort_keys=True, default=_plain)
+
+
+def described(config: Any) -> Any:
+    """A configuration as strict JSON has it: infinity is "inf"."""
+    return json.loads(json.dumps(_strict(config, words=True), default=_plain))
 
 
 def run_id(config: Mapping[str, Any]) -> str:
@@ -43,7 +50,7 @@ def run_id(config: Mapping[str, Any]) -> str:
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration, versions, device and commit, to stand beside results."""
     return {
-        "config": json.loads(canonical(_by_name(config))),
+        "config": described(config),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
@@ -67,9 +74,9 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     stamp = provenance(config)
     path = folder / "provenance.json"
     if path.exists():
-        there = read_json(path)["config"]
-        here = json.loads(json.dumps(_by_name(config), default=_plain))
-        differing = _differences(there, here)
+        differing = _differences(
+            described(read_json(path)["config"]), described(config)
+        )
         if differing:
             raise ValueError(
                 f"{folder} holds results of another configuration "
@@ -80,8 +87,9 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as JSON, in one step."""
-    _replace(path, (json.dumps(value, indent=1, default=_plain) + "\n").encode())
+    """Writes `value` as strict JSON, in one step; no number becomes null."""
+    text = json.dumps(_strict(value), indent=1, default=_plain, allow_nan=False)
+    _replace(path, f"{text}\n".encode())
 
 
 def read_json(path: Path) -> Any:
@@ -92,14 +100,15 @@ def read_json(path: Path) -> Any:
 def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Appends rows to a JSON-lines file."""
     with path.open("a") as file:
-        file.write("".join(json.dumps(row, default=_plain) + "\n" for row in rows))
+        file.write("".join(_line(row) for row in rows))
 
 
-def keep_lines(path: Path, count: int) -> None:
-    """Cuts a JSON-lines file to its first `count` lines; a killed run may have more."""
+def keep_rounds(path: Path, rounds_done: int) -> None:
+    """Cuts a JSON-lines file to its rounds so far; a killed run may have more."""
     if path.exists():
-        lines = path.read_text().splitlines(keepends=True)[:count]
-        _replace(path, "".join(lines).encode())
+        kept = [row for row in read_lines(path) if row["round"] <= rounds_done]
+        text = "".join(_line(row) for row in kept)
+        _replace(path, text.encode())
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -114,31 +123,24 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The rows of a JSON-lines file; warns of lines that are none and skips them."""
+    rows = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            warnings.warn(
+                f"{path}, line {number} is no JSON row and was skipped", stacklevel=2
+            )
+    return rows
 
 
-def save_checkpoint(path: Path, rounds_done: int, state: PyTree) -> None:
-    """Saves a run's arrays, in the order of `jax.tree.leaves`, in one step."""
-    buffer = io.BytesIO()
-    np.savez(buffer, *jax.tree.leaves(state), rounds_done=np.int64(rounds_done))
-    _replace(path, buffer.getvalue())
-
-
-def rounds_saved(path: Path) -> int:
-    """The rounds behind a checkpoint; 0 if there is none."""
-    if not path.exists():
-        return 0
-    with np.load(path) as saved:
-        return int(saved["rounds_done"])
-
-
-def load_checkpoint(path: Path, like: PyTree) -> PyTree:
-    """The saved state, in the structure of `like`."""
-    structure = jax.tree.structure(like)
-    with np.load(path) as saved:
-        leaves = [saved[f"arr_{i}"] for i in range(structure.num_leaves)]
-    return jax.tree.unflatten(structure, leaves)
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(_strict(row), default=_plain, allow_nan=False) + "\n"
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -156,23 +158,30 @@ def _cell(value: Any) -> Any:
     return value
 
 
+def _strict(value: Any, words: bool = False) -> Any:
+    """The value without what JSON has no number for: inf and nan become None, or their
+    names.
+    """
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value) if words else None
+    if hasattr(value, "_asdict"):
+        # By name: JSON would make a list of a named tuple.
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _strict(part, words) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(part, words) for part in value]
+    return value
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return value.tolist()
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"cannot record {value!r} of type {type(value).__name__}")
-
-
-def _by_name(value: Any) -> Any:
-    """Named tuples as dictionaries: JSON would forget the names."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        return {key: _by_name(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_by_name(part) for part in value]
-    return value
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:

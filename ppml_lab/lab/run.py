@@ -17,8 +17,9 @@ from ppml_lab.lab import records
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.loading import load_data
+from ppml_lab.lab.points import Outcome, Point
 from ppml_lab.lab.progress import progress
-from ppml_lab.lab.sweep import Outcome, Point, run_sweep
+from ppml_lab.lab.sweep import run_sweep
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

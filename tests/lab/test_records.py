@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,31 +55,41 @@ def test_named_tuples_are_known_by_name(tmp_path: Path) -> None:
     records.open_folder(tmp_path, {"rates": Rates(0.1, 2.0)})
 
 
-def test_checkpoints_keep_every_bit(tmp_path: Path) -> None:
-    state = {
-        "params": jnp.array([1e-40, -0.0, jnp.pi], jnp.float32),
-        "more": (jnp.int32(7), jnp.arange(3, dtype=jnp.uint32)),
-    }
-    path = tmp_path / "checkpoint.npz"
-    assert records.rounds_saved(path) == 0
-    records.save_checkpoint(path, 12, state)
-    assert records.rounds_saved(path) == 12
-    loaded = records.load_checkpoint(path, state)
-    for old, new in (
-        (state["params"], loaded["params"]),
-        (state["more"][0], loaded["more"][0]),
-        (state["more"][1], loaded["more"][1]),
-    ):
-        assert np.asarray(old).tobytes() == np.asarray(new).tobytes()
-        assert np.asarray(old).dtype == np.asarray(new).dtype
-
-
 def test_lines_after_the_last_checkpoint_are_cut(tmp_path: Path) -> None:
     path = tmp_path / "rounds.jsonl"
     records.append_lines(path, [{"round": 1}, {"round": 2}])
     records.append_lines(path, [{"round": 3}])
-    records.keep_lines(path, 2)
+    records.keep_rounds(path, 2)
     assert records.read_lines(path) == [{"round": 1}, {"round": 2}]
+
+
+def test_a_corrupt_line_is_skipped_with_a_warning_and_nothing_else_is_lost(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "rounds.jsonl"
+    records.append_lines(path, [{"round": t} for t in range(1, 6)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = b'{"rou\xff\x00\n'
+    path.write_bytes(b"".join(lines))
+    with pytest.warns(UserWarning, match=r"rounds.jsonl, line 2 is no JSON row"):
+        # Cut by what lines say, not by their number.
+        records.keep_rounds(path, 4)
+    assert records.read_lines(path) == [{"round": 1}, {"round": 3}, {"round": 4}]
+
+
+def test_what_is_no_number_is_null_in_lines_and_a_word_in_configurations(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "rounds.jsonl"
+    records.append_lines(path, [{"a": np.float32("nan"), "b": [float("inf"), 1.5]}])
+    assert path.read_text() == '{"a": null, "b": [null, 1.5]}\n'
+    config = {"target_epsilon": float("inf")}
+    assert records.described(config) == {"target_epsilon": "inf"}
+    # From before the word was written.
+    old = {"config": config}
+    (tmp_path / "provenance.json").write_text(json.dumps(old))
+    records.open_folder(tmp_path, config)
+    records.open_folder(tmp_path, config)
 
 
 def test_a_table_has_empty_cells_for_none(tmp_path: Path) -> None:

@@ -1,0 +1,218 @@
+"""Advances a slice, chunk by chunk, and writes down what its runs do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ppml_lab.lab import budget, checkpoints, programs, records
+from ppml_lab.lab.config import Config
+from ppml_lab.lab.loading import DataFacts
+from ppml_lab.lab.points import Run
+from ppml_lab.lab.program import Chunk, chunks_of
+from ppml_lab.lab.sharding import by_point, lab_mesh
+from ppml_lab.lab.slices import Slice
+
+Report = Callable[[int, str], None]
+"""`(rounds done since the last call, what is running)`."""
+
+
+class Sweep(NamedTuple):
+    """How and where slices run.
+
+    Attributes:
+      folder: The results folder.
+      report: Told of rounds done.
+      width: Points vmapped at once.
+      checkpoint_seconds: The least time between two checkpoints of a slice.
+      programs: (config, chunk, slice size) -> its program.
+      reported: Run id -> its rounds that `report` knows of.
+    """
+
+    folder: Path
+    report: Report
+    width: int
+    checkpoint_seconds: float
+    programs: dict[tuple[Config, Chunk, int], programs.Program]
+    reported: dict[str, int]
+
+
+class Done(NamedTuple):
+    """What a chunk gave, as NumPy arrays.
+
+    Attributes:
+      chunk: Its evaluations and rounds.
+      rounds_done: Rounds behind its end.
+      infos: The rounds' scalars `[points, rounds]`.
+      metrics: The evaluations' metrics `[points, evaluations]`.
+      timing: `seconds` of one point, `compile_seconds` of the program.
+    """
+
+    chunk: Chunk
+    rounds_done: int
+    infos: Mapping[str, np.ndarray]
+    metrics: Mapping[str, np.ndarray]
+    timing: Mapping[str, float]
+
+
+def advance(part: Slice, sweep: Sweep) -> None:
+    """Runs a slice until each of its runs has a result.
+
+    Raises:
+      ValueError: If a checkpoint does not fit the runs that are to go on from it.
+    """
+    config, data = part.config, programs.data_of(part.config)
+    inputs = programs.inputs_of(part)
+    states = _first_states(part, inputs, data.facts)
+    for run in part.runs:
+        _begin(run, part.rounds_done)
+    _tell(part.runs, part.rounds_done, sweep)
+    rounds_done, going, saved = part.rounds_done, [*enumerate(part.runs)], time.time()
+    for chunk in _chunks_after(config, rounds_done):
+        program = _program(config, chunk, part.size, sweep)
+        arguments = (inputs.hyperparams, inputs.round_keys, states, *data[:2])
+        begin = time.perf_counter()
+        states, infos, metrics = jax.block_until_ready(
+            program.run(*arguments, np.int32(rounds_done))
+        )
+        timing = {
+            "seconds": (time.perf_counter() - begin) / len(part.runs),
+            "compile_seconds": program.compile_seconds,
+        }
+        rounds_done += chunk.num_evals * chunk.num_rounds
+        infos, metrics = jax.tree.map(np.asarray, (infos, metrics))
+        done = Done(chunk, rounds_done, infos, metrics, timing)
+        for row, run in going:
+            _append(run, row, done, data.facts)
+        over = _over(config, done)
+        for row, run in going:
+            if over[row]:
+                _finish(run)
+        _tell([run for row, run in going if over[row]], config.num_rounds, sweep)
+        going = [(row, run) for row, run in going if not over[row]]
+        _tell([run for _, run in going], rounds_done, sweep)
+        if not going:
+            break
+        if time.time() - saved >= sweep.checkpoint_seconds:
+            _save(part, going, rounds_done, states, data.facts, sweep.folder)
+            saved = time.time()
+    checkpoints.drop(sweep.folder, part.name)
+
+
+def _first_states(part: Slice, inputs: programs.Inputs, facts: DataFacts) -> PyTree:
+    """The slice's saved states, or fresh ones."""
+    init = programs.init_program(part.config, facts)
+    arguments = inputs.hyperparams, inputs.init_keys
+    if not part.saved:
+        return init(*arguments)
+    for run, saved in zip(part.runs, part.saved, strict=True):
+        spent = _spent(run, facts, saved.rounds)
+        if saved.spent != spent:
+            raise ValueError(
+                f"{saved.path} says that run {run.name} spent {saved.spent}, but its "
+                f"configuration now says {spent}; delete that folder to start the run "
+                "again, or go back to the code that saved it"
+            )
+    copies = part.saved[-1:] * (part.size - len(part.saved))
+    states = checkpoints.load(part.saved + copies, jax.eval_shape(init, *arguments))
+    counted = np.asarray(getattr(states, "rounds_done", part.rounds_done))
+    if np.any(counted != part.rounds_done):
+        raise ValueError(
+            f"{part.saved[0].path} has states of {counted} rounds, not of "
+            f"{part.rounds_done}; delete that folder to start its runs again"
+        )
+    return jax.device_put(states, by_point(lab_mesh(part.config.num_devices)))
+
+
+def _spent(run: Run, facts: DataFacts, rounds: int) -> dict[str, Any]:
+    point = run.point
+    return budget.spent(point.config, point.hyperparams, facts, point.delta, rounds)
+
+
+def _begin(run: Run, rounds_done: int) -> None:
+    records.write_json(
+        run.folder / "config.json", records.described(run.point.record())
+    )
+    records.write_json(
+        run.folder / "provenance.json", records.provenance(run.point.record())
+    )
+    records.keep_rounds(run.folder / "rounds.jsonl", rounds_done)
+
+
+def _chunks_after(config: Config, rounds_done: int) -> list[Chunk]:
+    ends = np.cumsum([c.num_evals * c.num_rounds for c in chunks_of(config)])
+    return [
+        chunk
+        for chunk, end in zip(chunks_of(config), ends, strict=True)
+        if end > rounds_done
+    ]
+
+
+def _program(config: Config, chunk: Chunk, size: int, sweep: Sweep) -> programs.Program:
+    which = (config, chunk, size)
+    if which not in sweep.programs:
+        sweep.programs[which] = programs.compile_chunk(config, chunk, size, sweep.width)
+    return sweep.programs[which]
+
+
+def _append(run: Run, row: int, done: Done, facts: DataFacts) -> None:
+    """Writes a chunk's lines of one run."""
+    scalars = {name: values[row].tolist() for name, values in done.infos.items()}
+    metrics = {name: values[row].tolist() for name, values in done.metrics.items()}
+    length = done.chunk.num_evals * done.chunk.num_rounds
+    lines: list[dict[str, Any]] = [
+        {"round": done.rounds_done - length + t + 1}
+        | {name: values[t] for name, values in scalars.items()}
+        for t in range(length)
+    ]
+    for e, line in enumerate(lines[done.chunk.num_rounds - 1 :: done.chunk.num_rounds]):
+        point = run.point
+        line |= {name: values[e] for name, values in metrics.items()}
+        line["epsilon"] = budget.epsilon_after(
+            point.config, point.hyperparams, facts, point.delta, line["round"]
+        )
+    lines[-1] |= done.timing
+    records.append_lines(run.folder / "rounds.jsonl", lines)
+
+
+def _over(config: Config, done: Done) -> np.ndarray:
+    """Which points end with this chunk; each by itself, so that a run does not depend
+    on the others of its slice.
+    """
+    if config.stop_at_accuracy is None or done.rounds_done == config.num_rounds:
+        ended = done.rounds_done == config.num_rounds
+        return np.full(len(next(iter(done.infos.values()))), ended)
+    return np.max(done.metrics["accuracy"], axis=1) >= config.stop_at_accuracy
+
+
+def _finish(run: Run) -> None:
+    lines = records.read_lines(run.folder / "rounds.jsonl")
+    seconds = sum(line.get("seconds", 0.0) for line in lines)
+    records.write_json(run.folder / "result.json", lines[-1] | {"seconds": seconds})
+
+
+def _save(
+    part: Slice,
+    going: list[tuple[int, Run]],
+    rounds_done: int,
+    states: PyTree,
+    facts: DataFacts,
+    folder: Path,
+) -> None:
+    spent = {run.name: (row, _spent(run, facts, rounds_done)) for row, run in going}
+    checkpoints.save(folder, part.name, rounds_done, states, spent)
+
+
+def _tell(runs: list[Run], rounds_done: int, sweep: Sweep) -> None:
+    """Reports what the runs did since they were last told of."""
+    if runs:
+        before = sum(sweep.reported.get(run.name, 0) for run in runs)
+        sweep.reported.update({run.name: rounds_done for run in runs})
+        text = ", ".join(f"{k} {v}" for k, v in runs[0].point.labels.items())
+        sweep.report(rounds_done * len(runs) - before, text)

@@ -1,0 +1,189 @@
+"""Checkpoints: where unfinished runs stand, and what they have spent.
+
+    <folder>/checkpoints/<slice>/<rounds done>/
+
+is an orbax checkpoint: the states of the slice's runs, stacked, and ledger.json, which
+says which run is in which row and what it has released so far.
+
+A checkpoint appears in one step, and the slice's older one goes after that. Which runs
+share a slice is free to change: rows are gathered from any checkpoints.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+
+class Saved(NamedTuple):
+    """A run in a checkpoint.
+
+    Attributes:
+      path: The checkpoint.
+      row: The run's row of its arrays.
+      rounds: Rounds done.
+      spent: The run's privacy ledger, see `budget.spent`.
+    """
+
+    path: Path
+    row: int
+    rounds: int
+    spent: dict[str, Any]
+
+
+def slice_name(runs: Iterable[str]) -> str:
+    """A name for runs that are saved together."""
+    return hashlib.sha256("".join(runs).encode()).hexdigest()[:16]
+
+
+def save(
+    folder: Path,
+    name: str,
+    rounds: int,
+    states: PyTree,
+    spent: Mapping[str, tuple[int, Mapping[str, Any]]],
+) -> None:
+    """Saves a slice and removes what it saved before.
+
+    Args:
+      folder: The results folder.
+      name: The slice's name.
+      rounds: Rounds done.
+      states: Leaves `[rows, ...]`.
+      spent: Run id -> its row and its privacy ledger.
+    """
+    import orbax.checkpoint as ocp
+
+    path = _slices(folder) / name / str(rounds)
+    # Orbax refuses empty arrays, which have no values to be saved.
+    arrays = {key: leaf for key, leaf in _arrays(states).items() if leaf.size}
+    runs = [{"run": run, "row": row, "spent": it} for run, (row, it) in spent.items()]
+    ledger = {"runs": runs, "arrays": [*arrays]}
+    parts = ocp.args.Composite(
+        states=ocp.args.PyTreeSave(arrays), ledger=ocp.args.JsonSave(ledger)
+    )
+    _checkpointer().save(path, args=parts)
+    for older in path.parent.iterdir():
+        if older != path:
+            shutil.rmtree(older)
+
+
+def find(folder: Path) -> dict[str, Saved]:
+    """The furthest checkpoint of every run that has one."""
+    found: dict[str, Saved] = {}
+    for path in _slices(folder).glob("*/*"):
+        for run, saved in _runs(path).items():
+            if run not in found or found[run].rounds < saved.rounds:
+                found[run] = saved
+    return found
+
+
+def load(saved: Sequence[Saved], like: PyTree) -> PyTree:
+    """The states of runs, stacked in their order, as NumPy arrays.
+
+    Args:
+      saved: Where each is.
+      like: States of the wanted structure, shapes `[any, ...]` and types.
+
+    Raises:
+      ValueError: If a checkpoint holds other arrays.
+    """
+    loaded = {path: _load(path) for path in {one.path for one in saved}}
+    names = [jax.tree_util.keystr(at) for at, _ in jax.tree.leaves_with_path(like)]
+    stacked = []
+    for name, leaf in zip(names, jax.tree.leaves(like), strict=True):
+        if 0 in leaf.shape:
+            stacked.append(np.zeros((len(saved), *leaf.shape[1:]), leaf.dtype))
+            continue
+        for path, arrays in loaded.items():
+            there = arrays.get(name)
+            if there is None or (there.shape[1:], there.dtype) != (
+                leaf.shape[1:],
+                leaf.dtype,
+            ):
+                raise ValueError(
+                    f"{path} was saved by another program: its array {name} is "
+                    f"{_shape(there)}, and {_shape(leaf)} now; delete that folder to "
+                    "start its runs again"
+                )
+        stacked.append(np.stack([loaded[one.path][name][one.row] for one in saved]))
+    return jax.tree.unflatten(jax.tree.structure(like), stacked)
+
+
+def drop(folder: Path, name: str) -> None:
+    """Removes a slice's checkpoints."""
+    shutil.rmtree(_slices(folder) / name, ignore_errors=True)
+
+
+def clean(folder: Path, is_finished: Callable[[str], bool]) -> None:
+    """Removes half-written checkpoints, and those whose runs are all finished."""
+    for place in _slices(folder).glob("*"):
+        whole = [path for path in place.iterdir() if path.name.isdigit()]
+        if all(is_finished(run) for path in whole for run in _runs(path)):
+            drop(folder, place.name)
+        else:
+            for path in {*place.iterdir()} - {*whole}:
+                shutil.rmtree(path)
+
+
+def _slices(folder: Path) -> Path:
+    return folder.resolve() / "checkpoints"
+
+
+def _runs(path: Path) -> dict[str, Saved]:
+    """The runs in a checkpoint; none if it is half-written or was just removed."""
+    if not path.name.isdigit():
+        return {}
+    try:
+        ledger = _ledger(path)
+    except FileNotFoundError:
+        return {}
+    return {
+        row["run"]: Saved(path, row["row"], int(path.name), row["spent"])
+        for row in ledger["runs"]
+    }
+
+
+def _ledger(path: Path) -> dict[str, Any]:
+    return json.loads((path / "ledger" / "ledger.json").read_text())
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    # As NumPy arrays, whatever devices there were.
+    kind = ocp.RestoreArgs(restore_type=np.ndarray)
+    kinds = dict.fromkeys(_ledger(path)["arrays"], kind)
+    parts = ocp.args.Composite(states=ocp.args.PyTreeRestore(restore_args=kinds))
+    return _checkpointer().restore(path, args=parts)["states"]
+
+
+@functools.lru_cache(maxsize=1)
+def _checkpointer() -> Any:
+    # Imported late, because it takes half a second.
+    import orbax.checkpoint as ocp
+
+    return ocp.Checkpointer(
+        ocp.CompositeCheckpointHandler(
+            states=ocp.PyTreeCheckpointHandler(),
+            ledger=ocp.JsonCheckpointHandler(filename="ledger.json"),
+        )
+    )
+
+
+def _arrays(states: PyTree) -> dict[str, np.ndarray]:
+    leaves = jax.tree.leaves_with_path(states)
+    return {jax.tree_util.keystr(at): np.asarray(leaf) for at, leaf in leaves}
+
+
+def _shape(leaf: Any) -> str:
+    return "missing" if leaf is None else f"{leaf.dtype}{list(leaf.shape[1:])}"

@@ -1,0 +1,79 @@
+"""What a sweep is made of and what it gives: points, their runs and outcomes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ppml_lab.lab import records
+from ppml_lab.lab.config import Config, Hyperparams
+
+
+class Point(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+      config: What it compiles to.
+      hyperparams: Concrete numbers.
+      seed: Of initial parameters, sampling, batches, noise and rounding.
+      labels: Columns that say which point this is, first in the table.
+      delta: At which its epsilon is stated; needed by private runs only.
+    """
+
+    config: Config
+    hyperparams: Hyperparams
+    seed: int
+    labels: Mapping[str, Any]
+    delta: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The run's configuration as plain values; its hash names the run's folder."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "hyperparams": {k: float(v) for k, v in self.hyperparams._asdict().items()},
+            "seed": self.seed,
+            "labels": dict(self.labels),
+            "delta": self.delta,
+        }
+
+
+class Run(NamedTuple):
+    """A point and its run folder, whose name is the run's id."""
+
+    point: Point
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The run's id."""
+        return self.folder.name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a result."""
+        return (self.folder / "result.json").exists()
+
+    def outcome(self) -> Outcome:
+        """What the finished run left."""
+        return Outcome(records.read_json(self.folder / "result.json"), self.folder)
+
+
+class Outcome(NamedTuple):
+    """What a finished run left.
+
+    Attributes:
+      last: Scalars of its last round, its last metrics by name, `seconds` (wall,
+        without compilation, divided among a slice's points) and `compile_seconds` (of
+        the slice's program).
+      folder: Its run folder.
+    """
+
+    last: dict[str, Any]
+    folder: Path
+
+    def history(self, name: str) -> list[Any]:
+        """A scalar at every round where it was recorded."""
+        lines = records.read_lines(self.folder / "rounds.jsonl")
+        return [line[name] for line in lines if name in line]

@@ -1,0 +1,66 @@
+"""What checkpoints keep, which of them is taken, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ppml_lab.lab import checkpoints
+
+STATES = {
+    "params": jnp.array([[1e-40, -0.0], [jnp.pi, jnp.nan], [1.0, 2.0]], jnp.float32),
+    "more": (jnp.arange(3, dtype=jnp.uint32), jnp.zeros((3, 0))),
+}
+
+
+def save(folder: Path, name: str, rounds: int, runs: list[str]) -> None:
+    spent: dict[str, Any] = {run: (row, {"a": run}) for row, run in enumerate(runs)}
+    checkpoints.save(folder, name, rounds, STATES, spent)
+
+
+def test_rows_of_several_checkpoints_are_gathered_to_the_bit(tmp_path: Path) -> None:
+    save(tmp_path, "first", 10, ["a", "b", "c"])
+    save(tmp_path, "second", 20, ["d", "b"])
+    found = checkpoints.find(tmp_path)
+    assert {run: saved.rounds for run, saved in found.items()} == {
+        "a": 10, "b": 20, "c": 10, "d": 20,
+    }  # fmt: skip
+    assert [found[run].spent for run in "ab"] == [{"a": "a"}, {"a": "b"}]
+    loaded = checkpoints.load([found[run] for run in "cbda"], STATES)
+    for leaf, old in zip(jax.tree.leaves(loaded), jax.tree.leaves(STATES), strict=True):
+        expected = np.asarray(old)[[2, 1, 0, 0]]
+        assert leaf.dtype == expected.dtype
+        assert leaf.tobytes() == expected.tobytes()
+
+
+def test_a_slice_keeps_its_newest_checkpoint_alone(tmp_path: Path) -> None:
+    for rounds in (9, 10):
+        save(tmp_path, "slice", rounds, ["a"])
+    (path,) = (tmp_path / "checkpoints" / "slice").iterdir()
+    assert path.name == "10"
+    # Half-written ones are not found, and go.
+    half = path.with_name("20.orbax-checkpoint-tmp-1")
+    shutil.copytree(path, half)
+    assert checkpoints.find(tmp_path)["a"].rounds == 10
+    checkpoints.clean(tmp_path, lambda run: False)
+    assert [*path.parent.iterdir()] == [path]
+    checkpoints.clean(tmp_path, lambda run: run == "a")
+    assert not path.parent.exists()
+
+
+def test_another_programs_states_are_refused(tmp_path: Path) -> None:
+    save(tmp_path, "slice", 10, ["a"])
+    saved = [checkpoints.find(tmp_path)["a"]]
+    other = {**STATES, "params": jnp.zeros((3, 5))}
+    with pytest.raises(
+        ValueError, match=r"array \['params'\] is float32\[2\], and float32\[5\] now"
+    ):
+        checkpoints.load(saved, other)
+    with pytest.raises(ValueError, match=r"array \['new'\] is missing"):
+        checkpoints.load(saved, STATES | {"new": jnp.zeros((3, 1))})
