@@ -69,12 +69,14 @@ class Workers(NamedTuple):
       results: The folder that keeps reports, and what failing workers printed.
       timeout: Seconds after which a worker is given up.
       headlines: What is shown of a report.
+      platform: What jax computes on.
     """
 
     scripts: Path
     results: Path
     timeout: float
     headlines: tuple[str, ...]
+    platform: str = "cpu"
 
 
 def in_turns(
@@ -112,7 +114,7 @@ def _report(workers: Workers, task: Task, seed: int) -> Report | None:
     log = report.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [python, str(worker), *map(str, task.arguments), *flags]
-    code = _wait(command, _environment(), log, workers.timeout)
+    code = _wait(command, _environment(workers.platform), log, workers.timeout)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line]
     found = [line for line in lines if line.startswith('{"system"')]
     if code != 0 or not found:
@@ -129,9 +131,9 @@ def _variable(system: str) -> str:
     return f"PPML_LAB_{system.upper()}_PYTHON"
 
 
-def _environment() -> dict[str, str]:
+def _environment(platform: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(_PRIVATE)}
-    return kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return kept | {"JAX_PLATFORMS": platform, "PYTHONPATH": str(ROOT)}
 
 
 def _wait(

@@ -5,6 +5,7 @@ The same samplers draw clients for a round and examples for a batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -22,6 +23,8 @@ from ppml_lab.federated import devices
 
 OVERFLOW_PROBABILITY = 1e-12
 """Chance per draw that a Poisson sample outgrows its arrays and is cut off."""
+
+_BLOCK = 256
 
 
 def everyone(population: int) -> base.ClientSampler:
@@ -136,10 +139,17 @@ def poisson(
 
     def draw(device: Array, num_devices: int, seed: UInt32[Array, " 2"]) -> base.Cohort:
         share = -(-population // num_devices)
-        first, _ = storage.owned_range(device, num_devices, population)
-        members = first + jnp.arange(share, dtype=jnp.int32)
-        drawn = _coins(seed, members, sampling_prob) & (members < population)
-        cohort = drawn_to_cohort(drawn, min(share, max_cohort))
+        first, end = storage.owned_range(device, num_devices, population)
+
+        def tossed(places: Array) -> Array:
+            members = first + places
+            return _coins(seed, members, sampling_prob) & (members < end)
+
+        size = min(share, max_cohort)
+        if size * _BLOCK < share:
+            cohort = _few_drawn(tossed, share, size)
+        else:
+            cohort = drawn_to_cohort(tossed(jnp.arange(share, dtype=jnp.int32)), size)
         return cohort._replace(indices=cohort.indices + first)
 
     def join(mine: base.Cohort) -> base.Cohort:
@@ -167,14 +177,38 @@ def poisson(
 
 
 def _coins(
-    seed: UInt32[Array, " 2"], members: Int[Array, " n"], prob: float
-) -> Bool[Array, " n"]:
+    seed: UInt32[Array, " 2"], members: Int[Array, "*n"], prob: float
+) -> Bool[Array, "*n"]:
     """Whether each member's 64-bit fraction lies below `prob`."""
     if prob == 1:
         return jnp.ones(members.shape, bool)
     high, low = divmod(int(Fraction(prob) * 2**64), 2**32)
     a, b = random.threefry2x32(seed, jnp.zeros_like(members), members)
     return (a < np.uint32(high)) | ((a == np.uint32(high)) & (b < np.uint32(low)))
+
+
+def _few_drawn(
+    tossed: Callable[[Array], Array], length: int, max_cohort: int
+) -> base.Cohort:
+    """As `drawn_to_cohort(tossed(arange(length)), max_cohort)`, for few among many: no
+    array of all is made. Coins are counted by block, and those of blocks with members
+    tossed again.
+    """
+    num_blocks = -(-length // _BLOCK)
+    starts = _BLOCK * jnp.arange(num_blocks, dtype=jnp.int32)
+    inside = jnp.arange(_BLOCK, dtype=jnp.int32)
+    counts = jnp.sum(tossed(starts[:, None] + inside), axis=1, dtype=jnp.int32)
+    ends = jnp.cumsum(counts)
+    places = jnp.arange(max_cohort, dtype=jnp.int32)
+    block = jnp.searchsorted(ends, places, side="right")
+    block = jnp.minimum(block, num_blocks - 1)
+    before = places - (ends - counts)[block]
+    found = jnp.cumsum(tossed(starts[block][:, None] + inside), axis=1)
+    indices = starts[block] + jnp.argmax(found > before[:, None], axis=1)
+    present = places < ends[-1]
+    return base.Cohort(
+        jnp.where(present, indices, 0).astype(jnp.int32), present.astype(jnp.float32)
+    )
 
 
 def largest_poisson_sample(population: int, sampling_prob: float) -> int:

@@ -1,5 +1,7 @@
 """Samplers: who is drawn, how often, and what that does to a round's event."""
 
+import functools
+import itertools
 import math
 
 import dp_accounting
@@ -123,7 +125,9 @@ def test_poisson_members_are_independent_of_each_other_and_over_rounds():
 
 
 @pytest.mark.parametrize("num_devices", [2, 4])
-@pytest.mark.parametrize(("population", "prob"), [(5, 0.5), (1000, 0.03), (13, 1.0)])
+@pytest.mark.parametrize(
+    ("population", "prob"), [(5, 0.5), (1000, 0.03), (13, 1.0), (200_000, 1e-5)]
+)
 def test_devices_toss_their_own_members_coins_to_the_same_cohort(
     num_devices, population, prob
 ):
@@ -137,6 +141,26 @@ def test_devices_toss_their_own_members_coins_to_the_same_cohort(
     np.testing.assert_array_equal(one.weights, other.weights)
     present = np.asarray(one.weights) > 0
     np.testing.assert_array_equal(one.indices[present], other.indices[present])
+
+
+@pytest.mark.parametrize("length", [1000, 2560, 5001])
+@pytest.mark.parametrize("prob", [0.0005, 0.01])
+def test_few_among_many_are_found_without_an_array_of_all(length, prob):
+    @functools.partial(jax.jit, static_argnums=1)
+    def both(seed, max_cohort):
+        def tossed(members):
+            return sampling._coins(seed, members, prob) & (members < length)
+
+        everybody = jnp.arange(length, dtype=jnp.int32)
+        return (
+            sampling._few_drawn(tossed, length, max_cohort),
+            sampling.drawn_to_cohort(tossed(everybody), max_cohort),
+        )
+
+    # Also cut off where there are more than fit.
+    for number, max_cohort in itertools.product(range(20), (3, 100)):
+        seed = jnp.array([number, 7], jnp.uint32)
+        jax.tree.map(np.testing.assert_array_equal, *both(seed, max_cohort))
 
 
 def test_coins_are_64_bits_fine():

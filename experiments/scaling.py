@@ -1,0 +1,193 @@
+"""How does the lab scale over devices, hosts, cohorts, populations and sweep widths?
+
+Claim: the same compiled round serves one device and many; its time grows with the
+cohort, its memory does not; a population of ten million clients costs its coins and
+four bytes each, because clients' data are made when they train; and points of a sweep
+scale better over devices than clients of a round, because nothing crosses.
+
+Clients have 20 examples, one batch: a round is one local step of each participant, so
+that overheads show. "logistic" has 610 parameters, "2nn" McMahan's 199,210. Devices are
+virtual: CPU cores, of which four are more than a machine of two has. Hosts are
+processes of one machine over gloo. Workers run one at a time, in turns. The projection
+extends the measured curves to many hosts by a cost model, and is nothing more:
+
+    seconds per round = fixed + per client * cohort / hosts + (sum of `dimension`
+                        numbers between two hosts) * log2(hosts)
+
+`paper` takes about 25 minutes on 2 cores, `smoke` two. `--platform cuda` times a GPU.
+
+    python -m experiments.scaling smoke
+    python -m experiments.scaling paper
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.side_by_side import launch
+from ppml_lab import lab
+from ppml_lab.lab.run import parse
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is timed."""
+
+    devices: tuple[int, ...] = (1, 2)
+    """Devices of the device curves."""
+    hosts: tuple[int, ...] = (2,)
+    """Processes, of one device each, of the host curve."""
+    cohorts: tuple[int, ...] = (10, 1000)
+    """Clients a round, of the largest population."""
+    populations: tuple[int, ...] = (10_000, 1_000_000)
+    """Clients to draw from, by a coin for each."""
+    widths: tuple[int, ...] = (1, 4)
+    """Points of a sweep that run vmapped on one device."""
+    projected_hosts: tuple[int, ...] = (1, 4, 16)
+    """Hosts of the projection."""
+    rounds: int = 2
+    """Rounds in a timed chunk of 100 clients; more clients, fewer rounds."""
+    repetitions: int = 1
+    """Turns in which all workers run once."""
+    platform: str = "cpu"
+    """Of jax: cpu, cuda or tpu. Elsewhere than on CPU, devices are what there is."""
+    timeout: float = 900.0
+    """Seconds after which a worker is given up."""
+
+
+CONFIGS = {
+    "smoke": Experiment(),
+    "paper": Experiment(
+        devices=(1, 2, 4),
+        cohorts=(10, 100, 1000, 10_000, 100_000),
+        populations=(1000, 10_000, 100_000, 1_000_000, 10_000_000),
+        widths=(1, 2, 4, 16, 64),
+        projected_hosts=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+        rounds=50,
+        repetitions=3,
+    ),
+}
+COHORTS = {"logistic": 1000, "2nn": 100}
+MEASURED = ("seconds_per_round", "compile_seconds", "peak_mib", "device_peak_mib")
+RATE = "clients_per_second"
+Row = dict[str, Any]
+
+
+def plan(config: Experiment) -> list[tuple[str, launch.Task]]:
+    """What a repetition runs: the curve that it belongs to, and the worker's task."""
+    runs: list[tuple[str, launch.Task]] = []
+
+    def add(what: str, model: str, storage: str, **options: int) -> None:
+        work = options["cohort"] * options.get("points", 1)
+        work *= {"logistic": 1, "2nn": 10}[model]
+        options["rounds"] = max(1, config.rounds * 100 // work)
+        runs.append((what, launch.Task("ppml_lab", (model, storage), options)))
+
+    for model, cohort in COHORTS.items():
+        both = {"cohort": cohort, "population": 10 * cohort}
+        for devices in config.devices:
+            add("devices", model, "whole", devices=devices, **both)
+            if devices > 1:
+                shards = {"devices": devices, "poisson": 1}
+                add("shards", model, "by_shard", **shards, **both)
+            points = {"columns": 1, "points": max(config.devices)}
+            add("sweep", model, "whole", devices=devices, **points, **both)
+        for hosts in config.hosts:
+            several = {"devices": hosts, "hosts": hosts, "poisson": 1}
+            add("hosts", model, "by_shard", **several, **both)
+    most, all_devices = max(config.populations), min(2, max(config.devices))
+    for cohort in config.cohorts:
+        people = {"cohort": cohort, "population": most}
+        add("cohort", "logistic", "generated", devices=all_devices, **people)
+    for population in config.populations:
+        people = {"cohort": 100, "population": population, "poisson": 1}
+        add("population", "logistic", "generated", devices=all_devices, **people)
+    for width in config.widths:
+        sweep = {"cohort": 10, "points": max(config.widths), "width": width}
+        add("width", "logistic", "whole", columns=1, population=1000, **sweep)
+    return runs
+
+
+def measure(folder: Path, config: Experiment) -> list[Row]:
+    """Every worker in turns, a row of medians for each, and the projection."""
+    runs = plan(config)
+    workers = launch.Workers(
+        Path(__file__).with_name("scaling_workers"),
+        folder,
+        config.timeout,
+        headlines=(RATE, "peak_mib"),
+        platform=config.platform,
+    )
+    tasks = [task for _, task in runs]
+    found = launch.in_turns(workers, tasks, config.repetitions)
+    rows = []
+    for (what, task), reports in zip(runs, found, strict=True):
+        done = [report for report in reports if report]
+        if done:
+            rows.append(row_of(what, task, done))
+    return rows + projection(rows, config.projected_hosts)
+
+
+def row_of(what: str, task: launch.Task, reports: Sequence[launch.Report]) -> Row:
+    """Medians over repetitions, and the rate's lowest and highest."""
+    rates = [report[RATE] for report in reports]
+    model, storage = task.arguments
+    names = ("devices", "hosts", "columns", "cohort", "population", "points", "width")
+    first = reports[0]
+    return (
+        {"what": what, "model": model, "storage": storage}
+        | {name: task.options.get(name, 1) for name in names}
+        | {"dimension": first["dimension"], "device": first["device"]}
+        | {RATE: float(np.median(rates)), "low": min(rates), "high": max(rates)}
+        | {name: median([report[name] for report in reports]) for name in MEASURED}
+        | {"repetitions": len(reports)}
+    )
+
+
+def median(values: list[float | None]) -> float | None:
+    """The median of those that are known."""
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def projection(rows: Sequence[Row], hosts: Sequence[int]) -> list[Row]:
+    """The largest cohort on many hosts like this one, by the measured costs."""
+    curve = [row for row in rows if row["what"] == "cohort"]
+    apart = {row["model"]: row for row in rows if row["what"] == "hosts"}
+    beside = {
+        row["model"]: row
+        for row in rows
+        if row["what"] == "shards" and row["devices"] == 2
+    }
+    if len(curve) < 2 or not apart.keys() == beside.keys() >= {"logistic"}:
+        return []
+    seconds = np.array([row["seconds_per_round"] for row in curve])
+    cohorts = np.array([row["cohort"] for row in curve])
+    # Relative errors count: seconds span four orders of magnitude.
+    design = np.stack([1 / seconds, cohorts / seconds], axis=1)
+    fixed, per_client = np.linalg.lstsq(design, np.ones_like(seconds))[0]
+    crossing = (
+        apart["logistic"]["seconds_per_round"] - beside["logistic"]["seconds_per_round"]
+    )
+    cohort = int(cohorts.max())
+    rows = []
+    for count in hosts:
+        time = fixed + per_client * cohort / count + max(crossing, 0) * np.log2(count)
+        rows.append(
+            {"what": "projection", "model": "logistic", "storage": "generated"}
+            | {"hosts": count, "cohort": cohort, "population": curve[0]["population"]}
+            | {"dimension": curve[0]["dimension"], RATE: cohort / time}
+            | {"seconds_per_round": time, "repetitions": 0}
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    folder = parse("scaling", __doc__ or "", CONFIGS)[1]
+    lab.run_benchmark("scaling", __doc__ or "", CONFIGS, partial(measure, folder))

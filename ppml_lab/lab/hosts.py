@@ -1,0 +1,121 @@
+"""Several processes, on one host or many, as one machine: jax.distributed.
+
+All of them run the same command. They compute together, and the first one alone reads
+and writes the results folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+HEARTBEAT_SECONDS = 30
+"""A process that is not heard of for so long is lost, and all others end."""
+
+
+def connect() -> None:
+    """Joins the processes that the environment names; nothing happens if there is one.
+
+    To be called before jax computes anything. The environment names them by
+    JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID, or it is a SLURM step of several tasks, or a TPU pod whose
+    TPU_WORKER_HOSTNAMES lists several. PPML_LAB_HOSTS=auto leaves it to jax to find
+    out, as on a Cloud TPU VM.
+
+    Raises:
+      ValueError: For numbers that are none, or do not fit each other.
+    """
+    environment = os.environ
+    if jax.distributed.is_initialized():
+        return
+    address = environment.get("JAX_COORDINATOR_ADDRESS")
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    several = (
+        environment.get("PPML_LAB_HOSTS") == "auto"
+        or tasks != "1"
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    )
+    if address is None and not several:
+        return
+    jax.distributed.initialize(
+        address,
+        _number("JAX_NUM_PROCESSES"),
+        _number("JAX_PROCESS_ID"),
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+
+
+def is_first() -> bool:
+    """Whether this process reads and writes files and speaks to the user."""
+    return jax.process_index() == 0
+
+
+def agreed(value: Any) -> Any:
+    """The first process's value, at all of them; anything that JSON can say."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = text if is_first() else np.zeros(length, np.uint8)
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
+
+
+def from_first(tree: PyTree) -> PyTree:
+    """The first process's arrays, at all of them, which give some of the same shapes;
+    NumPy arrays.
+    """
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return jax.tree.map(
+        np.asarray, multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
+    )
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Whole NumPy arrays of arrays that lie anywhere; all processes have to call it."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Ends this process at once if something fails inside while there are others.
+
+    These would wait for it; so they fail, too, and say so, instead.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        print(
+            f"error: process {jax.process_index() + 1} of {jax.process_count()} ends: "
+            f"{error}\nIf its own work did not fail, another process ended or is out "
+            "of reach. Start the command again, everywhere: finished runs are kept, "
+            "the others go on from their last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        # Leaving in order would wait for the others.
+        os._exit(1)
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise ValueError(f"{name} must be a whole number, got '{text}'")
+    return int(text)
