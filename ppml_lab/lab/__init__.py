@@ -1,5 +1,19 @@
 """The laboratory: configurations, sweeps, records and progress."""
 
+from ppml_lab.lab.axes import (
+    Setting,
+    Sweep,
+    axis,
+    chain,
+    hidden,
+    log_uniform,
+    points,
+    product,
+    seeds,
+    uniform,
+    variants,
+    zipped,
+)
 from ppml_lab.lab.benchmark import run_benchmark
 from ppml_lab.lab.budget import calibrated, statement
 from ppml_lab.lab.composition import cost_together
@@ -20,14 +34,26 @@ __all__ = [
     "Outcome",
     "Point",
     "Result",
+    "Setting",
+    "Sweep",
+    "axis",
     "build",
     "calibrated",
+    "chain",
     "cost_together",
+    "hidden",
     "load_data",
+    "log_uniform",
     "make_task",
+    "points",
+    "product",
     "run_benchmark",
     "run_experiment",
     "run_sweep",
     "seconds_in_turns",
+    "seeds",
     "statement",
+    "uniform",
+    "variants",
+    "zipped",
 ]

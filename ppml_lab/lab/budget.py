@@ -11,7 +11,7 @@ from ppml_lab import base
 from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.experiment import build
-from ppml_lab.lab.loading import DataFacts
+from ppml_lab.lab.loading import DataFacts, load_data
 
 
 def calibrated(
@@ -37,6 +37,34 @@ def calibrated(
         delta,
     )
     return hyperparams._replace(noise_multiplier=noise)
+
+
+Noises = dict[tuple[Config, float, float], list[tuple[float, base.PrivacyEvent]]]
+"""By configuration, target epsilon and delta: noise multipliers, and the events of the
+runs for which they were found."""
+
+
+def calibrated_once(
+    config: Config,
+    hyperparams: Hyperparams,
+    target_epsilon: float,
+    delta: float,
+    noises: Noises,
+) -> Hyperparams:
+    """As `calibrated`, but one search for all hyperparameters that spend alike.
+
+    A noise found before is taken if the run's event with it is the same, such as at
+    another learning rate. `noises` is what earlier calls found, and grows.
+    """
+    facts = load_data(config.data).facts
+    found = noises.setdefault((config, target_epsilon, delta), [])
+    for noise, event in found:
+        noisy = hyperparams._replace(noise_multiplier=noise)
+        if whole_run(config, noisy, facts) == event:
+            return noisy
+    noisy = calibrated(config, hyperparams, facts, target_epsilon, delta)
+    found.append((noisy.noise_multiplier, whole_run(config, noisy, facts)))
+    return noisy
 
 
 @functools.lru_cache(maxsize=1024)
