@@ -22,7 +22,6 @@ Logistic regression on MNIST dealt to 3,000 clients. `paper` makes 2,835 runs in
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,48 +90,25 @@ CONFIGS = {
 
 def points(experiment: Experiment) -> list[lab.Point]:
     """The whole grid."""
-    config, facts = experiment.base, lab.load_data(experiment.base.data).facts
     start = lab.Hyperparams(
         learning_rate=experiment.learning_rate,
         server_learning_rate=experiment.server_learning_rate,
         clip_norm=experiment.clip_norm,
     )
-    noisy = {
-        (share, epsilon): lab.calibrated(
-            config,
-            start._replace(cohort_share=share),
-            facts,
-            epsilon,
-            experiment.delta,
-        )
-        for share in experiment.cohort_shares
-        for epsilon in experiment.target_epsilons
-    }
-    grid = itertools.product(
-        noisy,
-        experiment.dropout_probs,
-        experiment.scale_bits,
-        experiment.modulus_bits,
-        range(experiment.num_seeds),
+    whole = experiment.base.cohort
+    sweep = lab.product(
+        lab.hidden(lab.axis("cohort_share", experiment.cohort_shares)),
+        lab.axis("target_epsilon", experiment.target_epsilons),
+        lab.axis("dropout_prob", experiment.dropout_probs),
+        lab.axis("scale_bits", experiment.scale_bits),
+        lab.axis("modulus_bits", experiment.modulus_bits),
+        lab.seeds(experiment.num_seeds),
     )
     return [
-        lab.Point(
-            config,
-            noisy[which]._replace(
-                dropout_prob=dropout, scale_bits=scale_bits, modulus_bits=bits
-            ),
-            seed,
-            {
-                "cohort": round(config.cohort * which[0]),
-                "target_epsilon": which[1],
-                "dropout_prob": dropout,
-                "scale_bits": scale_bits,
-                "modulus_bits": bits,
-                "seed": seed,
-            },
-            experiment.delta,
+        run._replace(
+            labels={"cohort": round(whole * run.hyperparams.cohort_share), **run.labels}
         )
-        for which, dropout, scale_bits, bits, seed in grid
+        for run in lab.points(sweep, experiment.base, start, experiment.delta)
     ]
 
 

@@ -20,8 +20,6 @@ accurate. `paper` takes about half an hour on 2 cores, `smoke` (digits) a minute
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,30 +80,14 @@ CONFIGS = {
 
 def points(experiment: Experiment) -> list[lab.Point]:
     """Every cohort, noise, clip and seed."""
-    grid = itertools.product(
-        range(experiment.num_seeds),
-        experiment.cohorts,
-        experiment.noises,
-        experiment.clips,
+    rules, norms = zip(*experiment.clips, strict=True)
+    sweep = lab.product(
+        lab.seeds(experiment.num_seeds),
+        lab.axis("cohort", experiment.cohorts),
+        lab.variants("noise", {z: {"noise_multiplier": z} for z in experiment.noises}),
+        lab.zipped(lab.axis("clipping", rules), lab.axis("clip_norm", norms)),
     )
-    return [
-        lab.Point(
-            dataclasses.replace(
-                experiment.base, cohort=float(cohort), clipping=clipping
-            ),
-            experiment.rates._replace(clip_norm=clip_norm, noise_multiplier=noise),
-            seed,
-            {
-                "cohort": cohort,
-                "noise": noise,
-                "clipping": clipping,
-                "clip_norm": clip_norm,
-                "seed": seed,
-            },
-            experiment.delta,
-        )
-        for seed, cohort, noise, (clipping, clip_norm) in grid
-    ]
+    return lab.points(sweep, experiment.base, experiment.rates, experiment.delta)
 
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:

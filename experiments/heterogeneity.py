@@ -18,17 +18,16 @@ an hour on 2 cores, `smoke` (digits, logistic regression) a minute.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from ppml_lab import lab
 
 PARTITIONS = {
-    "dirichlet 0.1": lab.DataConfig(partition="dirichlet", dirichlet_alpha=0.1),
-    "dirichlet 0.5": lab.DataConfig(partition="dirichlet", dirichlet_alpha=0.5),
-    "dirichlet 10": lab.DataConfig(partition="dirichlet", dirichlet_alpha=10.0),
-    "2 labels": lab.DataConfig(partition="label_limited", labels_per_client=2),
+    "dirichlet 0.1": {"data.partition": "dirichlet", "data.dirichlet_alpha": 0.1},
+    "dirichlet 0.5": {"data.partition": "dirichlet", "data.dirichlet_alpha": 0.5},
+    "dirichlet 10": {"data.partition": "dirichlet", "data.dirichlet_alpha": 10.0},
+    "2 labels": {"data.partition": "label_limited", "data.labels_per_client": 2},
 }
 # Of that run, 50 rounds of 10 epochs: mean and spread of the best accuracy in percent.
 BENCHMARK = {
@@ -98,26 +97,14 @@ def points(experiment: Experiment) -> list[lab.Point]:
     hyperparams = lab.Hyperparams(
         learning_rate=experiment.learning_rate, proximal_mu=experiment.proximal_mu
     )
-    return [
-        lab.Point(
-            dataclasses.replace(
-                experiment.base,
-                algorithm=algorithm,
-                data=dataclasses.replace(
-                    PARTITIONS[partition],
-                    dataset=experiment.base.data.dataset,
-                    num_clients=experiment.base.data.num_clients,
-                    data_seed=seed,
-                ),
-            ),
-            hyperparams,
-            seed,
-            {"partition": partition, "algorithm": algorithm, "seed": seed},
-        )
-        for seed in range(experiment.num_seeds)
-        for partition in experiment.partitions
-        for algorithm in experiment.algorithms
-    ]
+    seeds = lab.seeds(experiment.num_seeds)
+    dealt = lab.axis("data.data_seed", range(experiment.num_seeds))
+    sweep = lab.product(
+        lab.zipped(seeds, lab.hidden(dealt)),
+        lab.variants("partition", {k: PARTITIONS[k] for k in experiment.partitions}),
+        lab.axis("algorithm", experiment.algorithms),
+    )
+    return lab.points(sweep, experiment.base, hyperparams)
 
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ clients) about two minutes, `paper` (MNIST, 2,000 clients) about twenty minutes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -78,54 +78,48 @@ CONFIGS = {
 }
 
 
-def patterns(experiment: Experiment) -> dict[str, tuple[lab.Config, lab.Hyperparams]]:
-    """The static configuration and the rates of every pattern, in the table's order."""
-    base, plain, private = experiment.base, experiment.plain, experiment.private
-    shared = replace(base, secure_sum="additive_sharing")
-    central = replace(
-        base,
-        training="central",
-        sampler="poisson",
-        cohort=experiment.central_batch,
-        steps_per_round=experiment.central_steps,
-    )
-    return {
-        "central training": (central, experiment.central),
-        "federated": (base, plain),
-        "federated + secure sum": (shared, plain),
-        "central training + DP": (
-            replace(central, privacy="example"),
-            experiment.central,
-        ),
-        "federated + central DP": (replace(base, privacy="central"), private),
-        "federated + central DP + secure sum": (
-            replace(shared, privacy="central"),
-            private,
-        ),
-        "federated + local DP": (replace(base, privacy="local"), private),
+def patterns(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """What every pattern sets, in the table's order."""
+    shared = {"secure_sum": "additive_sharing"}
+    central = rates(experiment.central) | {
+        "training": "central",
+        "sampler": "poisson",
+        "cohort": experiment.central_batch,
+        "steps_per_round": experiment.central_steps,
     }
+    plain, private = rates(experiment.plain), rates(experiment.private)
+    noisy = private | {"privacy": "central"}
+    return {
+        "central training": central,
+        "federated": plain,
+        "federated + secure sum": plain | shared,
+        "central training + DP": central | {"privacy": "example"},
+        "federated + central DP": noisy,
+        "federated + central DP + secure sum": noisy | shared,
+        "federated + local DP": private | {"privacy": "local"},
+    }
+
+
+def rates(hyperparams: lab.Hyperparams) -> dict[str, Any]:
+    """All but the noise, which is calibrated."""
+    found = hyperparams._asdict()
+    del found["noise_multiplier"]
+    return found
 
 
 def points(experiment: Experiment) -> list[lab.Point]:
     """Every run, seeds outermost so that patterns share the machine's moods."""
-    facts, delta = lab.load_data(experiment.base.data).facts, experiment.delta
-    settings = [
-        (config, lab.calibrated(config, rates, facts, target, delta), name, target)
-        for name, (config, rates) in patterns(experiment).items()
-        for target in experiment.target_epsilons
-        if (target == INF) == (config.privacy == "none")
-    ]
-    return [
-        lab.Point(
-            config,
-            rates,
-            seed,
-            {"pattern": name, "target_epsilon": target, "seed": seed},
-            delta,
-        )
-        for seed in range(experiment.num_seeds)
-        for config, rates, name, target in settings
-    ]
+    every = lab.product(
+        lab.seeds(experiment.num_seeds),
+        lab.variants("pattern", patterns(experiment)),
+        lab.axis("target_epsilon", experiment.target_epsilons),
+    )
+    sweep = tuple(
+        setting
+        for setting in every
+        if ("privacy" in setting.fields) == (setting.fields["target_epsilon"] < INF)
+    )
+    return lab.points(sweep, experiment.base, experiment.plain, experiment.delta)
 
 
 def overheads(results: list[lab.Result]) -> dict[str, list[float]]:

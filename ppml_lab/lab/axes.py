@@ -8,7 +8,7 @@ A sweep is a tuple of settings, made by `axis` and its like and combined by `pro
         axis("learning_rate", (0.1, 1.0)),
         seeds(5),
     )
-    runs = points(sweep, Config(), Hyperparams(), delta=1e-3)
+    runs = points(sweep, Config(), Hyperparams(noise_multiplier=1.0), delta=1e-3)
 
 A name is a field of `Hyperparams` or `Config`, "data." and a field of `DataConfig`,
 "seed", "delta", or "target_epsilon", which calibrates the noise of each point.
