@@ -6,8 +6,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from ppml_lab import lab
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -22,6 +25,17 @@ def test_the_example_runs_and_learns(capsys: pytest.CaptureFixture[str]) -> None
     assert accuracy is not None
     assert 1 < float(epsilon[1]) < 20
     assert float(accuracy[1]) > 0.8
+
+
+def test_the_sweep_runs(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```\n(methods = .*?)```", README, re.DOTALL)
+    names: dict[str, Any] = {"lab": lab, "folder": tmp_path}
+    exec(compile(example, "README.md", "exec"), names)
+    accuracies = names["accuracies"]
+    assert len(accuracies) == 8
+    assert list(accuracies[0][1]) == ["method", "learning_rate", "clip_norm", "seed"]
+    assert {labels["method"] for _, labels in accuracies} == {"plain", "DP"}
+    assert all(0 <= accuracy <= 1 for accuracy, _ in accuracies)
 
 
 def test_the_commands_at_the_prompt_run() -> None:

@@ -210,7 +210,7 @@ def test_targets_are_calibrated_for_each_point() -> None:
     sweep = lab.product(
         lab.axis("target_epsilon", [2, float("inf")]),
         lab.axis("learning_rate", [0.1, 1.0]),
-        lab.axis("sampler", ["poisson", "fixed_size"]),
+        lab.axis("cohort", [5, 10]),
     )
     config = lab.Config(
         data=lab.DataConfig(num_clients=20), cohort=5, num_rounds=3, privacy="central"
@@ -218,7 +218,7 @@ def test_targets_are_calibrated_for_each_point() -> None:
     points = lab.points(sweep, config, RATES, delta=1e-2)
     facts = lab.load_data(config.data).facts
     expected = {
-        point.config.sampler: lab.calibrated(
+        point.config.cohort: lab.calibrated(
             point.config, RATES, facts, 2.0, 1e-2
         ).noise_multiplier
         for point in points[:2]
@@ -226,7 +226,7 @@ def test_targets_are_calibrated_for_each_point() -> None:
     assert len(set(expected.values())) == 2
     for point in points:
         silent = point.labels["target_epsilon"] == float("inf")
-        noise = 0.0 if silent else expected[point.config.sampler]
+        noise = 0.0 if silent else expected[point.config.cohort]
         assert point.hyperparams.noise_multiplier == noise
         assert point.hyperparams.learning_rate == point.labels["learning_rate"]
     with pytest.raises(ValueError, match=r"target_epsilon 2\.0 needs a delta"):
