@@ -8,7 +8,10 @@ scale better over devices than clients of a round, because nothing crosses.
 Clients have 20 examples, one batch: a round is one local step of each participant, so
 that overheads show. "logistic" has 610 parameters, "2nn" McMahan's 199,210. Devices are
 virtual: CPU cores, of which four are more than a machine of two has. Hosts are
-processes of one machine over gloo. Workers run one at a time, in turns. The projection
+processes of one machine over gloo. A sweep of 200 runs on digits (10 noise levels, 4
+clip norms, 5 seeds; 50 rounds each) stands beside the same runs started one by one, of
+which `separate` are timed, imports and compilation included. Workers run one at a time,
+in turns. The projection
 extends the measured curves to many hosts by a cost model, and is nothing more:
 
     seconds per round = fixed + per client * cohort / hosts + (sum of `dimension`
@@ -49,6 +52,10 @@ class Experiment:
     """Clients to draw from, by a coin for each."""
     widths: tuple[int, ...] = (1, 4)
     """Points of a sweep that run vmapped on one device."""
+    sweep_runs: int = 8
+    """Runs of the timed sweep."""
+    separate: int = 1
+    """Of these, how many are timed as processes of their own."""
     projected_hosts: tuple[int, ...] = (1, 4, 16)
     """Hosts of the projection."""
     rounds: int = 2
@@ -68,6 +75,8 @@ CONFIGS = {
         cohorts=(10, 100, 1000, 10_000, 100_000),
         populations=(1000, 10_000, 100_000, 1_000_000, 10_000_000),
         widths=(1, 2, 4, 16, 64),
+        sweep_runs=200,
+        separate=20,
         projected_hosts=(1, 2, 4, 8, 16, 32, 64, 128, 256),
         rounds=50,
         repetitions=3,
@@ -111,6 +120,12 @@ def plan(config: Experiment) -> list[tuple[str, launch.Task]]:
     for width in config.widths:
         sweep = {"cohort": 10, "points": max(config.widths), "width": width}
         add("width", "logistic", "whole", columns=1, population=1000, **sweep)
+    count, step = config.sweep_runs, config.sweep_runs // config.separate
+    runs.append(("one sweep", launch.Task("sweep", (), {"count": count, "devices": 1})))
+    for first in range(0, step * config.separate, step):
+        runs.append(
+            ("separate", launch.Task("sweep", (), {"first": first, "count": 1}))
+        )
     return runs
 
 
@@ -121,17 +136,23 @@ def measure(folder: Path, config: Experiment) -> list[Row]:
         Path(__file__).with_name("scaling_workers"),
         folder,
         config.timeout,
-        headlines=(RATE, "peak_mib"),
+        headlines=(RATE, "peak_mib", "seconds"),
         platform=config.platform,
     )
     tasks = [task for _, task in runs]
     found = launch.in_turns(workers, tasks, config.repetitions)
     rows = []
+    sweeps: dict[str, list[launch.Report]] = {"one sweep": [], "separate": []}
     for (what, task), reports in zip(runs, found, strict=True):
         done = [report for report in reports if report]
-        if done:
+        if what in sweeps:
+            sweeps[what] += done
+        elif done:
             rows.append(row_of(what, task, done))
-    return rows + projection(rows, config.projected_hosts)
+    rows += projection(rows, config.projected_hosts)
+    rows += [sweep_row(what, reports) for what, reports in sweeps.items() if reports]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
 
 
 def row_of(what: str, task: launch.Task, reports: Sequence[launch.Report]) -> Row:
@@ -148,6 +169,24 @@ def row_of(what: str, task: launch.Task, reports: Sequence[launch.Report]) -> Ro
         | {name: median([report[name] for report in reports]) for name in MEASURED}
         | {"repetitions": len(reports)}
     )
+
+
+def sweep_row(what: str, reports: Sequence[launch.Report]) -> Row:
+    """Seconds that a run takes, from the start of its process on, as one of a sweep or
+    by itself.
+    """
+    each = [report["seconds"] / report["runs"] for report in reports]
+    programs = max(report["chunk_programs"] for report in reports)
+    return {
+        "what": what,
+        "model": "logistic",
+        "points": reports[0]["runs"],
+        "seconds_per_run": median(each),
+        "least_seconds_per_run": min(each),
+        "most_seconds_per_run": max(each),
+        "compiled_chunks": programs,
+        "repetitions": len(reports),
+    }
 
 
 def median(values: list[float | None]) -> float | None:

@@ -26,7 +26,7 @@ LAYOUTS = {  # curve: label, colour (safe for the colour-blind), marker
     "sweep": ("points of a sweep", "#CC79A7", "^"),
 }
 CURVES = {  # curve: column, text below, place
-    "cohort": ("cohort", "clients a round, of the largest population", (0, 1)),
+    "cohort": ("cohort", "clients a round, of the largest population", (0, 2)),
     "population": ("population", "population, about 100 clients a round", (1, 0)),
     "width": ("width", "points of a sweep vmapped on one device", (1, 1)),
 }
@@ -76,7 +76,7 @@ def draw_curve(axis: plt.Axes, rows: Rows, what: str) -> None:
     axis.errorbar(
         column(found, over), middle, spread, fmt="o-", capsize=3, color="#0072B2"
     )
-    axis.set(xscale="log", yscale="log", xlabel=text, ylabel="clients per second")
+    axis.set(xscale="log", xlabel=text, ylabel="clients per second", ylim=(0, None))
     memory, mib = axis.twinx(), column(found, "peak_mib")
     memory.plot(column(found, over), mib, "x:", color="0.4", label="memory")
     memory.set(ylabel="peak memory, MiB", ylim=(0, 2 * mib.max()))
@@ -101,7 +101,7 @@ def main(folder: Path, out: Path) -> None:
         rows = list(csv.DictReader(file))
     figure, axes = plt.subplots(2, 3, figsize=(12, 6.4), layout="constrained")
     draw_devices(axes[0, 0], rows, "2nn")
-    draw_devices(axes[0, 2], rows, "logistic")
+    draw_devices(axes[0, 1], rows, "logistic")
     for what, (_, _, place) in CURVES.items():
         draw_curve(axes[place], rows, what)
     draw_projection(axes[1, 2], rows)

@@ -30,6 +30,7 @@ TINY = {
     "dp_sgd": ["--num-seeds", "1"],
     "bits_accuracy": ["--modulus-bits", "6", "24", "--base.num-rounds", "2"],
     "secure_aggregation_cost": ["--repetitions", "1"],
+    "scaling": ["--devices", "1", "--hosts", "--cohorts", "10", "1000"],
     "secure_throughput": ["--dropouts", "0", "10", "--words", "2048"],
     "private_inference": ["--models", "2nn", "--num-seeds", "1", "--num-steps", "20"],
     "private_training": ["--num-steps", "5", "--num-seeds", "1"],
@@ -42,14 +43,17 @@ TINY = {
 }
 TRAINS_NOTHING = {
     *("convolutions", "throughput", "dp_sgd_speed"),
-    *("secure_aggregation_cost", "secure_throughput"),
+    *("secure_aggregation_cost", "secure_throughput", "scaling"),
     *("private_inference", "private_training", "audit_epsilon"),
 }
 """Measured by `lab.run_benchmark`, which states nothing: either there is no privacy, or
 its noise is calibrated and printed by the experiment."""
 
 
-TIMED = ("convolutions", "throughput", "dp_sgd_speed", "secure_throughput")
+TIMED = (
+    *("convolutions", "throughput", "dp_sgd_speed"),
+    *("secure_throughput", "scaling"),
+)
 """Their smoke runs only time the machine, for minutes; CI leaves them out."""
 LONG = (
     *("audit_epsilon", "bits_accuracy", "heterogeneity"),

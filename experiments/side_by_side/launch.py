@@ -46,7 +46,7 @@ class Task(NamedTuple):
 
 def interpreter(system: str) -> str | None:
     """The python that runs a system's worker; None leaves the system out."""
-    if system in ("ppml_lab", "machine"):
+    if system in ("ppml_lab", "machine", "sweep"):
         return sys.executable
     ours = sys.executable if system == "numpy" else None
     return os.environ.get(_variable(system), ours)
