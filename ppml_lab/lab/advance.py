@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from ppml_lab.lab import budget, checkpoints, programs, records
 from ppml_lab.lab.config import Config
+from ppml_lab.lab.divergence import are_finite, diverged_round
 from ppml_lab.lab.loading import DataFacts
 from ppml_lab.lab.points import Run
 from ppml_lab.lab.program import Chunk, chunks_of
@@ -51,6 +52,7 @@ class Done(NamedTuple):
       rounds_done: Rounds behind its end.
       infos: The rounds' scalars `[points, rounds]`.
       metrics: The evaluations' metrics `[points, evaluations]`.
+      params_are_finite: After its last round `[points]`.
       timing: `seconds` of one point, `compile_seconds` of the program.
     """
 
@@ -58,6 +60,7 @@ class Done(NamedTuple):
     rounds_done: int
     infos: Mapping[str, np.ndarray]
     metrics: Mapping[str, np.ndarray]
+    params_are_finite: np.ndarray
     timing: Mapping[str, float]
 
 
@@ -86,16 +89,16 @@ def advance(part: Slice, sweep: Sweep) -> None:
             "compile_seconds": program.compile_seconds,
         }
         rounds_done += chunk.num_evals * chunk.num_rounds
-        infos, metrics = jax.tree.map(np.asarray, (infos, metrics))
-        done = Done(chunk, rounds_done, infos, metrics, timing)
-        for row, run in going:
-            _append(run, row, done, data.facts)
-        over = _over(config, done)
-        for row, run in going:
-            if over[row]:
-                _finish(run)
-        _tell([run for row, run in going if over[row]], config.num_rounds, sweep)
-        going = [(row, run) for row, run in going if not over[row]]
+        infos, metrics, finite = jax.tree.map(
+            np.asarray, (infos, metrics, are_finite(states.params))
+        )
+        done = Done(chunk, rounds_done, infos, metrics, finite, timing)
+        over = {run.name: _record(run, row, done, data.facts) for row, run in going}
+        ended = [run for _, run in going if over[run.name]]
+        for run in ended:
+            _finish(run)
+        _tell(ended, config.num_rounds, sweep)
+        going = [(row, run) for row, run in going if not over[run.name]]
         _tell([run for _, run in going], rounds_done, sweep)
         if not going:
             break
@@ -154,6 +157,11 @@ def _chunks_after(config: Config, rounds_done: int) -> list[Chunk]:
     ]
 
 
+def first_program(config: Config, size: int, sweep: Sweep) -> programs.Program:
+    """The compiled first chunk of slices of `size` points, kept for when it runs."""
+    return _program(config, chunks_of(config)[0], size, sweep)
+
+
 def _program(config: Config, chunk: Chunk, size: int, sweep: Sweep) -> programs.Program:
     which = (config, chunk, size)
     if which not in sweep.programs:
@@ -161,8 +169,24 @@ def _program(config: Config, chunk: Chunk, size: int, sweep: Sweep) -> programs.
     return sweep.programs[which]
 
 
-def _append(run: Run, row: int, done: Done, facts: DataFacts) -> None:
-    """Writes a chunk's lines of one run."""
+def _record(run: Run, row: int, done: Done, facts: DataFacts) -> bool:
+    """Writes a chunk's lines of one run and says whether the run ends with it: by
+    itself, so that a run does not depend on the others of its slice.
+    """
+    lines = _lines(run, row, done, facts)
+    diverged = diverged_round(lines, bool(done.params_are_finite[row]))
+    lines[-1] |= done.timing
+    if diverged is not None:
+        lines[-1]["diverged_round"] = diverged
+    records.append_lines(run.folder / "rounds.jsonl", lines)
+    goal = run.point.config.stop_at_accuracy
+    has_arrived = goal is not None and done.metrics["accuracy"][row].max() >= goal
+    is_last = done.rounds_done == run.point.config.num_rounds
+    return bool(is_last or has_arrived or diverged is not None)
+
+
+def _lines(run: Run, row: int, done: Done, facts: DataFacts) -> list[dict[str, Any]]:
+    """What a chunk gave of one run, round by round."""
     scalars = {name: values[row].tolist() for name, values in done.infos.items()}
     metrics = {name: values[row].tolist() for name, values in done.metrics.items()}
     length = done.chunk.num_evals * done.chunk.num_rounds
@@ -177,18 +201,7 @@ def _append(run: Run, row: int, done: Done, facts: DataFacts) -> None:
         line["epsilon"] = budget.epsilon_after(
             point.config, point.hyperparams, facts, point.delta, line["round"]
         )
-    lines[-1] |= done.timing
-    records.append_lines(run.folder / "rounds.jsonl", lines)
-
-
-def _over(config: Config, done: Done) -> np.ndarray:
-    """Which points end with this chunk; each by itself, so that a run does not depend
-    on the others of its slice.
-    """
-    if config.stop_at_accuracy is None or done.rounds_done == config.num_rounds:
-        ended = done.rounds_done == config.num_rounds
-        return np.full(len(next(iter(done.infos.values()))), ended)
-    return np.max(done.metrics["accuracy"], axis=1) >= config.stop_at_accuracy
+    return lines
 
 
 def _finish(run: Run) -> None:

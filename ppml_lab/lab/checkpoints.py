@@ -23,6 +23,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ppml_lab.lab.claims import Claims
+
 
 class Saved(NamedTuple):
     """A run in a checkpoint.
@@ -124,15 +126,20 @@ def drop(folder: Path, name: str) -> None:
     shutil.rmtree(_slices(folder) / name, ignore_errors=True)
 
 
-def clean(folder: Path, is_finished: Callable[[str], bool]) -> None:
-    """Removes half-written checkpoints, and those whose runs are all finished."""
+def clean(folder: Path, is_finished: Callable[[str], bool], claims: Claims) -> None:
+    """Removes half-written checkpoints, and those whose runs are all finished, but for
+    what another process is at.
+    """
     for place in _slices(folder).glob("*"):
-        whole = [path for path in place.iterdir() if path.name.isdigit()]
+        if not claims.take(place.name):
+            continue
+        whole = [path for path in place.glob("*") if path.name.isdigit()]
         if all(is_finished(run) for path in whole for run in _runs(path)):
             drop(folder, place.name)
         else:
-            for path in {*place.iterdir()} - {*whole}:
+            for path in {*place.glob("*")} - {*whole}:
                 shutil.rmtree(path)
+        claims.release([place.name])
 
 
 def _slices(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +58,13 @@ class Run(NamedTuple):
 
     def outcome(self) -> Outcome:
         """What the finished run left."""
-        return Outcome(records.read_json(self.folder / "result.json"), self.folder)
+        last = _with_nan(records.read_json(self.folder / "result.json"))
+        return Outcome(last, self.folder)
+
+
+def run_of(point: Point, folder: Path) -> Run:
+    """A point's run in a results folder."""
+    return Run(point, folder / "runs" / records.run_id(point.record()))
 
 
 class Outcome(NamedTuple):
@@ -73,7 +80,22 @@ class Outcome(NamedTuple):
     last: dict[str, Any]
     folder: Path
 
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended early, because a loss or a parameter was no longer finite;
+        `last["diverged_round"]` says when.
+        """
+        return "diverged_round" in self.last
+
     def history(self, name: str) -> list[Any]:
         """A scalar at every round where it was recorded."""
         lines = records.read_lines(self.folder / "rounds.jsonl")
-        return [line[name] for line in lines if name in line]
+        return [_with_nan(line)[name] for line in lines if name in line]
+
+
+def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Strict JSON has null for nan; an epsilon is None where nothing is promised."""
+    return {
+        name: math.nan if value is None and name != "epsilon" else value
+        for name, value in row.items()
+    }

@@ -19,7 +19,7 @@ from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.points import Outcome, Point
 from ppml_lab.lab.progress import progress
-from ppml_lab.lab.sweep import run_sweep
+from ppml_lab.lab.sweep import MadeElsewhereError, run_sweep
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -70,8 +70,12 @@ def run_experiment(
     _print_together(together)
     records.write_json(out / "privacy.json", together)
     total = sum(run.config.num_rounds for run in runs)
-    with progress(total, "rounds") as report:
-        outcomes = run_sweep(runs, out, report=report)
+    try:
+        with progress(total, "rounds") as report:
+            outcomes = run_sweep(runs, out, report=report)
+    except MadeElsewhereError as others:
+        print(others)
+        return
     results = [*map(Result, runs, guarantees, outcomes)]
     records.write_table(out / "table.csv", table(config, results))
     print(f"wrote {out / 'table.csv'}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from ppml_lab.lab import checkpoints
+from ppml_lab.lab.claims import Claims
 from ppml_lab.lab.config import Config
 from ppml_lab.lab.points import Run
 
@@ -41,33 +42,51 @@ class Slice(NamedTuple):
         return self.saved[0].rounds if self.saved else 0
 
 
-def to_do(runs: Sequence[Run], folder: Path, size: int) -> list[Slice]:
-    """What is to be done of `runs`, and from which round.
+def next_slice(
+    left: list[Run], folder: Path, size: int, claims: Claims
+) -> Slice | None:
+    """What is to be done next, and from which round: the one place that decides it.
 
     Args:
-      runs: Of one configuration.
+      left: Runs of one configuration that were not begun yet; those of the slice are
+        taken out, and those that another process has or has finished.
       folder: The results folder.
       size: Points in one program.
+      claims: Gets those on the slice's runs and its name.
     """
-    saved = checkpoints.find(folder)
-    groups: dict[int, list[Run]] = {}
-    for run in runs:
-        if not run.is_finished:
-            rounds = saved[run.name].rounds if run.name in saved else 0
-            groups.setdefault(rounds, []).append(run)
-    found = []
-    for rounds, group in groups.items():
-        for begin in range(0, len(group), size):
-            part = group[begin : begin + size]
+    while left:
+        saved = checkpoints.find(folder)
+        rounds = _rounds(left[0], saved)
+        alike = [run for run in left if _rounds(run, saved) == rounds]
+        mine: list[Run] = []
+        for run in alike:
+            if len(mine) == size:
+                break
+            left.remove(run)
+            if claims.take(run.name):
+                mine.append(run)
+        # From here on, no other process moves them.
+        saved = checkpoints.find(folder)
+        going = [run for run in mine if not run.is_finished]
+        part = [run for run in going if _rounds(run, saved) == rounds]
+        left.extend(run for run in going if run not in part)
+        claims.release(run.name for run in mine if run not in part)
+        if part:
             places = [saved[run.name] for run in part] if rounds else []
-            found.append(Slice(part, size, places))
-    return found
+            found = Slice(part, size, places)
+            claims.take(found.name)
+            return found
+    return None
 
 
 def equal_size(count: int, largest: int, multiple: int) -> int:
-    """The size of equal slices of `count` runs, as few as `largest` allows, rounded up
-    to a multiple of `multiple`.
+    """The size of equal slices of `count` runs, as few as `largest` allows; a multiple
+    of `multiple`.
     """
+    largest = max(multiple, largest // multiple * multiple)
     num_slices = -(-count // largest)
-    size = -(-count // num_slices)
-    return -(-size // multiple) * multiple
+    return -(-count // num_slices // multiple) * multiple
+
+
+def _rounds(run: Run, saved: Mapping[str, checkpoints.Saved]) -> int:
+    return saved[run.name].rounds if run.name in saved else 0

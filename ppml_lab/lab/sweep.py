@@ -13,19 +13,18 @@ from pathlib import Path
 
 import jax
 
-from ppml_lab.lab import checkpoints, records
-from ppml_lab.lab.advance import Report, Sweep, advance
+from ppml_lab.lab import checkpoints, memory, programs
+from ppml_lab.lab.advance import Report, Sweep, advance, first_program
 from ppml_lab.lab.budget import events_of
+from ppml_lab.lab.claims import Claims, open_claims
 from ppml_lab.lab.config import Config
-from ppml_lab.lab.points import Outcome, Point, Run
-from ppml_lab.lab.programs import data_of
+from ppml_lab.lab.points import Outcome, Point, Run, run_of
 from ppml_lab.lab.sharding import lab_mesh, num_rows
-from ppml_lab.lab.slices import equal_size, to_do
+from ppml_lab.lab.slices import Slice, equal_size, next_slice
 
 
-def default_width() -> int:
-    """Points vmapped at once: 1 on a CPU, where width gains little, else 32."""
-    return 1 if jax.default_backend() == "cpu" else 32
+class MadeElsewhereError(RuntimeError):
+    """Other processes are making some of the runs that were asked for."""
 
 
 def run_sweep(
@@ -35,16 +34,21 @@ def run_sweep(
     report: Report = lambda done, text: None,
     width: int | None = None,
     slice_size: int | None = None,
+    memory_bytes: int | None = None,
     checkpoint_seconds: float = 5.0,
 ) -> list[Outcome]:
     """Runs every point that has no result in `folder` yet.
+
+    Several processes may do so at once: each takes what no other has.
 
     Args:
       points: The runs.
       folder: Where run folders go.
       report: Told of rounds done.
       width: Points vmapped at once; chosen by backend if None.
-      slice_size: Points in one program, at most; `width` if None.
+      slice_size: Points in one program, at most; chosen by backend if None, and fewer
+        if the memory does not suffice.
+      memory_bytes: Bytes of a device that a slice may take; measured if None.
       checkpoint_seconds: A slice is saved after a chunk if so many seconds have passed;
         0 saves after every chunk.
 
@@ -53,10 +57,9 @@ def run_sweep(
 
     Raises:
       ValueError: If a point cannot be built; nothing is run then.
+      MadeElsewhereError: If everything is done but for what other processes are making.
     """
-    runs = [
-        Run(point, folder / "runs" / records.run_id(point.record())) for point in points
-    ]
+    runs = [run_of(point, folder) for point in points]
     unfinished = {run.name: run for run in runs if not run.is_finished}
     finished = [run for run in runs if run.name not in unfinished]
     if finished:
@@ -66,21 +69,79 @@ def run_sweep(
     for run in unfinished.values():
         config = run.point.config
         # With numbers the builder checks what it cannot check of traced values.
-        events_of(config, run.point.hyperparams, data_of(config).facts)
+        events_of(config, run.point.hyperparams, programs.data_of(config).facts)
         groups.setdefault(config, []).append(run)
-    width = default_width() if width is None else width
-    largest = width if slice_size is None else slice_size
+    width = _default_width() if width is None else width
     sweep = Sweep(folder, report, width, checkpoint_seconds, {}, {})
-    _clean(folder)
-    for config, group in groups.items():
-        rows = num_rows(lab_mesh(config.num_devices))
-        for part in to_do(group, folder, equal_size(len(group), largest, rows)):
-            advance(part, sweep)
-    _clean(folder)
+    with open_claims(folder) as claims:
+        _clean(folder, claims)
+        for config, group in groups.items():
+            rows = num_rows(lab_mesh(config.num_devices))
+            largest = _largest_slice(width * rows) if slice_size is None else slice_size
+            size = _fitting_size(config, len(group), largest, memory_bytes, sweep)
+            _run_group(group, size, rows, sweep, claims)
+        _clean(folder, claims)
+    missing = sum(not run.is_finished for run in unfinished.values())
+    if missing:
+        raise MadeElsewhereError(
+            f"{missing} of {len(points)} runs are being made by another process in "
+            f"{folder}; run this again when that has ended"
+        )
     return [run.outcome() for run in runs]
 
 
-def _clean(folder: Path) -> None:
-    checkpoints.clean(
-        folder, lambda run: (folder / "runs" / run / "result.json").exists()
+def _default_width() -> int:
+    """Points vmapped at once: 1 on a CPU, where width gains little, else 32."""
+    return 1 if jax.default_backend() == "cpu" else 32
+
+
+def _largest_slice(at_once: int) -> int:
+    """On a CPU what runs at once, else what keeps a device busy for long."""
+    return at_once if jax.default_backend() == "cpu" else 1024
+
+
+def _fitting_size(
+    config: Config, count: int, largest: int, memory_bytes: int | None, sweep: Sweep
+) -> int:
+    data = programs.data_of(config)
+    free = memory.bytes_free() if memory_bytes is None else memory_bytes
+
+    def needed(size: int) -> int:
+        compiled = first_program(config, size, sweep).run
+        return memory.bytes_needed(compiled, (data.clients, data.test))
+
+    rows = num_rows(lab_mesh(config.num_devices))
+    if free is None:
+        return equal_size(count, largest, rows)
+    return memory.fitting_size(count, largest, rows, needed, free)
+
+
+def _run_group(
+    group: list[Run], size: int, multiple: int, sweep: Sweep, claims: Claims
+) -> None:
+    """Runs the points of a configuration that no other process has."""
+    left = [*group]
+
+    def run(part: Slice) -> None:
+        try:
+            advance(part, sweep)
+        except jax.errors.JaxRuntimeError:
+            left[:0] = part.runs
+            raise
+        finally:
+            claims.release([part.name, *(run.name for run in part.runs)])
+
+    memory.run_what_fits(
+        lambda size: next_slice(left, sweep.folder, size, claims),
+        run,
+        size,
+        multiple,
+        lambda text: sweep.report(0, text),
     )
+
+
+def _clean(folder: Path, claims: Claims) -> None:
+    def is_finished(run: str) -> bool:
+        return (folder / "runs" / run / "result.json").exists()
+
+    checkpoints.clean(folder, is_finished, claims)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ppml_lab.lab import checkpoints
+from ppml_lab.lab.claims import open_claims
 
 STATES = {
     "params": jnp.array([[1e-40, -0.0], [jnp.pi, jnp.nan], [1.0, 2.0]], jnp.float32),
@@ -41,21 +42,22 @@ def test_rows_of_several_checkpoints_are_gathered_to_the_bit(tmp_path: Path) -> 
 
 def test_a_slice_keeps_its_newest_checkpoint_alone(tmp_path: Path) -> None:
     for rounds in (9, 10):
-        save(tmp_path, "slice", rounds, ["a"])
-    (path,) = (tmp_path / "checkpoints" / "slice").iterdir()
+        save(tmp_path, "5ce0", rounds, ["a"])
+    (path,) = (tmp_path / "checkpoints" / "5ce0").iterdir()
     assert path.name == "10"
     # Half-written ones are not found, and go.
     half = path.with_name("20.orbax-checkpoint-tmp-1")
     shutil.copytree(path, half)
     assert checkpoints.find(tmp_path)["a"].rounds == 10
-    checkpoints.clean(tmp_path, lambda run: False)
-    assert [*path.parent.iterdir()] == [path]
-    checkpoints.clean(tmp_path, lambda run: run == "a")
+    with open_claims(tmp_path) as claims:
+        checkpoints.clean(tmp_path, lambda run: False, claims)
+        assert [*path.parent.iterdir()] == [path]
+        checkpoints.clean(tmp_path, lambda run: run == "a", claims)
     assert not path.parent.exists()
 
 
 def test_another_programs_states_are_refused(tmp_path: Path) -> None:
-    save(tmp_path, "slice", 10, ["a"])
+    save(tmp_path, "5ce0", 10, ["a"])
     saved = [checkpoints.find(tmp_path)["a"]]
     other = {**STATES, "params": jnp.zeros((3, 5))}
     with pytest.raises(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,73 @@ def test_slices_and_order_do_not_change_results(tmp_path: Path) -> None:
     alone = lab.run_sweep(points, tmp_path / "alone")
     together = lab.run_sweep(points[::-1], tmp_path / "together", slice_size=3)
     assert last(alone) == last(together[::-1])
+
+
+class StoppedError(Exception):
+    """Raised in the middle of a sweep, by its report."""
+
+
+def stop_after(rounds: int) -> Callable[[int, str], None]:
+    left = [rounds]
+
+    def report(done: int, text: str) -> None:
+        left[0] -= done
+        if left[0] < 0:
+            raise StoppedError
+
+    return report
+
+
+def test_a_stopped_sweep_goes_on_in_other_slices(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, privacy="central")
+    points = points_of(config, range(3))
+    with pytest.raises(StoppedError):
+        lab.run_sweep(
+            points, tmp_path / "a", slice_size=3, checkpoint_seconds=0,
+            report=stop_after(6),
+        )  # fmt: skip
+    (saved,) = tmp_path.glob("a/checkpoints/*/*")
+    assert saved.name == "2"
+    ledger = saved / "ledger" / "ledger.json"
+    text = ledger.read_text()
+    ledger.write_text(text.replace('"rounds": 2', '"rounds": 1'))
+    with pytest.raises(ValueError, match=r"spent .*'rounds': 1.* now says .*'rounds'"):
+        lab.run_sweep(points, tmp_path / "a")
+    ledger.write_text(text)
+    # One at a time, beside one that begins.
+    points.append(lab.Point(config, lab.Hyperparams(), 3, {"seed": 3}))
+    gone_on = lab.run_sweep(points, tmp_path / "a", slice_size=2)
+    assert last(gone_on) == last(lab.run_sweep(points, tmp_path / "b"))
+    lines = records.read_lines(gone_on[0].folder / "rounds.jsonl")
+    assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_diverges_ends_and_the_others_go_on(tmp_path: Path) -> None:
+    points = [
+        lab.Point(TINY, lab.Hyperparams(learning_rate=rate), 0, {"rate": rate})
+        for rate in (0.1, 1e38)
+    ]
+    good, bad = lab.run_sweep(points, tmp_path / "together", slice_size=2)
+    assert (good.diverged, bad.diverged) == (False, True)
+    assert last([good]) == last(lab.run_sweep(points[:1], tmp_path / "alone"))
+    assert last([bad]) == last(lab.run_sweep(points[1:], tmp_path / "alone"))
+    assert good.last["round"] == 6
+    assert bad.last["diverged_round"] in (1, 2)
+    assert bad.last["round"] == 2
+    # Strict JSON on disk, a number in memory.
+    assert records.read_json(bad.folder / "result.json")["loss"] is None
+    assert math.isnan(bad.last["loss"])
+    assert [math.isfinite(loss) for loss in bad.history("loss")] == [False]
+
+
+def test_a_slice_is_no_larger_than_the_memory(tmp_path: Path) -> None:
+    rounds: list[int] = []
+    lab.run_sweep(
+        points_of(TINY, range(2)), tmp_path, slice_size=2, memory_bytes=1,
+        report=lambda done, text: rounds.append(done),
+    )  # fmt: skip
+    # Those of one run's chunk.
+    assert max(rounds) == 2
 
 
 def test_a_run_leaves_its_records(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""Claims of processes that write to the same results folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ppml_lab import lab
+from ppml_lab.lab import claims
+from ppml_lab.lab.points import run_of
+
+HOLDER = """
+import runpy, sys
+from pathlib import Path
+module = runpy.run_path(sys.argv[1])
+with module["open_claims"](Path(sys.argv[2])) as claims:
+    print([claims.take(name) for name in sys.argv[3:]], flush=True)
+    input()
+"""
+
+
+def test_a_run_is_left_to_the_process_that_has_it_until_that_ends(
+    tmp_path: Path,
+) -> None:
+    config = lab.Config(
+        data=lab.DataConfig(num_clients=20), cohort=5, num_rounds=2, eval_every=2
+    )
+    points = [lab.Point(config, lab.Hyperparams(), s, {"seed": s}) for s in range(3)]
+    runs = [run_of(point, tmp_path) for point in points]
+    command = [sys.executable, "-c", HOLDER, claims.__file__, str(tmp_path)]
+    with subprocess.Popen(
+        [*command, runs[1].name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "[True]\n"
+        with claims.open_claims(tmp_path) as mine:
+            assert [mine.take(run.name) for run in runs] == [True, False, True]
+        with pytest.raises(lab.MadeElsewhereError, match="1 of 3 runs are being made"):
+            lab.run_sweep(points, tmp_path, slice_size=2)
+        assert [run.is_finished for run in runs] == [True, False, True]
+        other.kill()
+    assert len(lab.run_sweep(points, tmp_path)) == 3
