@@ -20,7 +20,7 @@ from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.config import Config, DataConfig, Hyperparams
 from ppml_lab.lab.experiment import build, make_task
 from ppml_lab.lab.loading import DataFacts, LabData, load_data
-from ppml_lab.lab.points import Outcome, Point
+from ppml_lab.lab.point import Outcome, Point
 from ppml_lab.lab.run import Result, run_experiment
 from ppml_lab.lab.sweep import MadeElsewhereError, run_sweep
 from ppml_lab.lab.timing import seconds_in_turns

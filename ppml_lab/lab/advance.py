@@ -15,7 +15,7 @@ from ppml_lab.lab import budget, checkpoints, programs, records
 from ppml_lab.lab.config import Config
 from ppml_lab.lab.divergence import are_finite, diverged_round
 from ppml_lab.lab.loading import DataFacts
-from ppml_lab.lab.points import Run
+from ppml_lab.lab.point import Run
 from ppml_lab.lab.program import Chunk, chunks_of
 from ppml_lab.lab.sharding import by_point, lab_mesh
 from ppml_lab.lab.slices import Slice

@@ -28,7 +28,7 @@ from ppml_lab import checks
 from ppml_lab.lab.budget import Noises, calibrated_once
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.fields import TYPES, applied, plain, typed, value_of
-from ppml_lab.lab.sweep import Point
+from ppml_lab.lab.point import Point
 
 
 class Setting(NamedTuple):

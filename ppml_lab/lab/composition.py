@@ -9,7 +9,7 @@ from typing import Any
 from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab.budget import whole_run
 from ppml_lab.lab.loading import load_data
-from ppml_lab.lab.points import Point
+from ppml_lab.lab.point import Point
 
 
 def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from ppml_lab.lab import records
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.loading import load_data
-from ppml_lab.lab.points import Outcome, Point
+from ppml_lab.lab.point import Outcome, Point
 from ppml_lab.lab.progress import progress
 from ppml_lab.lab.sweep import MadeElsewhereError, run_sweep
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ppml_lab.lab import checkpoints
 from ppml_lab.lab.claims import Claims
 from ppml_lab.lab.config import Config
-from ppml_lab.lab.points import Run
+from ppml_lab.lab.point import Run
 
 
 class Slice(NamedTuple):

@@ -18,7 +18,7 @@ from ppml_lab.lab.advance import Report, Sweep, advance, first_program
 from ppml_lab.lab.budget import events_of
 from ppml_lab.lab.claims import Claims, open_claims
 from ppml_lab.lab.config import Config
-from ppml_lab.lab.points import Outcome, Point, Run, run_of
+from ppml_lab.lab.point import Outcome, Point, Run, run_of
 from ppml_lab.lab.sharding import lab_mesh, num_rows
 from ppml_lab.lab.slices import Slice, equal_size, next_slice
 

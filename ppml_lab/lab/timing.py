@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ppml_lab.lab.loading import load_data
-from ppml_lab.lab.points import Point
+from ppml_lab.lab.point import Point
 from ppml_lab.lab.program import Chunk, mapped_chunk, mapped_init
 from ppml_lab.lab.sharding import lab_mesh, num_rows
 

@@ -10,7 +10,7 @@ import pytest
 
 from ppml_lab import lab
 from ppml_lab.lab import claims
-from ppml_lab.lab.points import run_of
+from ppml_lab.lab.point import run_of
 
 HOLDER = """
 import runpy, sys
