@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab.lab import budget, checkpoints, programs, records
+from ppml_lab.lab import budget, checkpoints, hosts, programs, records
 from ppml_lab.lab.config import Config
 from ppml_lab.lab.divergence import are_finite, diverged_round
 from ppml_lab.lab.loading import DataFacts
@@ -79,7 +79,7 @@ def advance(part: Slice, sweep: Sweep) -> None:
     rounds_done, going, saved = part.rounds_done, [*enumerate(part.runs)], time.time()
     for chunk in _chunks_after(config, rounds_done):
         program = _program(config, chunk, part.size, sweep)
-        arguments = (inputs.hyperparams, inputs.round_keys, states, *data[:2])
+        arguments = (*inputs, states, *data[:2])
         begin = time.perf_counter()
         states, infos, metrics = jax.block_until_ready(
             program.run(*arguments, np.int32(rounds_done))
@@ -89,8 +89,8 @@ def advance(part: Slice, sweep: Sweep) -> None:
             "compile_seconds": program.compile_seconds,
         }
         rounds_done += chunk.num_evals * chunk.num_rounds
-        infos, metrics, finite = jax.tree.map(
-            np.asarray, (infos, metrics, are_finite(states.params))
+        infos, metrics, finite = hosts.to_host(
+            (infos, metrics, are_finite(states.params))
         )
         done = Done(chunk, rounds_done, infos, metrics, finite, timing)
         over = {run.name: _record(run, row, done, data.facts) for row, run in going}
@@ -102,18 +102,29 @@ def advance(part: Slice, sweep: Sweep) -> None:
         _tell([run for _, run in going], rounds_done, sweep)
         if not going:
             break
-        if time.time() - saved >= sweep.checkpoint_seconds:
+        if hosts.agreed(time.time() - saved >= sweep.checkpoint_seconds):
             _save(part, going, rounds_done, states, data.facts, sweep.folder)
             saved = time.time()
-    checkpoints.drop(sweep.folder, part.name)
+    if hosts.is_first():
+        checkpoints.drop(sweep.folder, part.name)
 
 
 def _first_states(part: Slice, inputs: programs.Inputs, facts: DataFacts) -> PyTree:
     """The slice's saved states, or fresh ones."""
     init = programs.init_program(part.config, facts)
-    arguments = inputs.hyperparams, inputs.init_keys
-    if not part.saved:
-        return init(*arguments)
+    if not part.rounds_done:
+        return init(*inputs)
+    like = jax.eval_shape(init, *inputs)
+    if hosts.is_first():
+        states = _saved_states(part, like, facts)
+    else:
+        states = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    placed = by_point(lab_mesh(part.config.num_devices))
+    return jax.device_put(hosts.from_first(states), placed)
+
+
+def _saved_states(part: Slice, like: PyTree, facts: DataFacts) -> PyTree:
+    """The states that the slice goes on from, once its ledgers are found right."""
     for run, saved in zip(part.runs, part.saved, strict=True):
         spent = _spent(run, facts, saved.rounds)
         if saved.spent != spent:
@@ -123,14 +134,14 @@ def _first_states(part: Slice, inputs: programs.Inputs, facts: DataFacts) -> PyT
                 "again, or go back to the code that saved it"
             )
     copies = part.saved[-1:] * (part.size - len(part.saved))
-    states = checkpoints.load(part.saved + copies, jax.eval_shape(init, *arguments))
+    states = checkpoints.load(part.saved + copies, like)
     counted = np.asarray(getattr(states, "rounds_done", part.rounds_done))
     if np.any(counted != part.rounds_done):
         raise ValueError(
             f"{part.saved[0].path} has states of {counted} rounds, not of "
             f"{part.rounds_done}; delete that folder to start its runs again"
         )
-    return jax.device_put(states, by_point(lab_mesh(part.config.num_devices)))
+    return states
 
 
 def _spent(run: Run, facts: DataFacts, rounds: int) -> dict[str, Any]:
@@ -139,6 +150,8 @@ def _spent(run: Run, facts: DataFacts, rounds: int) -> dict[str, Any]:
 
 
 def _begin(run: Run, rounds_done: int) -> None:
+    if not hosts.is_first():
+        return
     records.write_json(
         run.folder / "config.json", records.described(run.point.record())
     )
@@ -178,7 +191,8 @@ def _record(run: Run, row: int, done: Done, facts: DataFacts) -> bool:
     lines[-1] |= done.timing
     if diverged is not None:
         lines[-1]["diverged_round"] = diverged
-    records.append_lines(run.folder / "rounds.jsonl", lines)
+    if hosts.is_first():
+        records.append_lines(run.folder / "rounds.jsonl", lines)
     goal = run.point.config.stop_at_accuracy
     has_arrived = goal is not None and done.metrics["accuracy"][row].max() >= goal
     is_last = done.rounds_done == run.point.config.num_rounds
@@ -205,6 +219,8 @@ def _lines(run: Run, row: int, done: Done, facts: DataFacts) -> list[dict[str, A
 
 
 def _finish(run: Run) -> None:
+    if not hosts.is_first():
+        return
     lines = records.read_lines(run.folder / "rounds.jsonl")
     seconds = sum(line.get("seconds", 0.0) for line in lines)
     records.write_json(run.folder / "result.json", lines[-1] | {"seconds": seconds})
@@ -218,8 +234,10 @@ def _save(
     facts: DataFacts,
     folder: Path,
 ) -> None:
-    spent = {run.name: (row, _spent(run, facts, rounds_done)) for row, run in going}
-    checkpoints.save(folder, part.name, rounds_done, states, spent)
+    states = hosts.to_host(states)
+    if hosts.is_first():
+        spent = {run.name: (row, _spent(run, facts, rounds_done)) for row, run in going}
+        checkpoints.save(folder, part.name, rounds_done, states, spent)
 
 
 def _tell(runs: list[Run], rounds_done: int, sweep: Sweep) -> None:

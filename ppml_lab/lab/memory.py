@@ -82,7 +82,9 @@ def run_what_fits(
         try:
             run(part)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or size <= multiple:
+            # Other processes may have had enough memory, and would not halve.
+            alone = jax.process_count() == 1
+            if "RESOURCE_EXHAUSTED" not in str(error) or size <= multiple or not alone:
                 raise
             halved = equal_size(size, size // 2, multiple)
             report(f"{size} runs at once take too much memory: {halved} from now on")

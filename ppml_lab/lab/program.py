@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jaxtyping import PyTree
 
 from ppml_lab import base, checks, federated
@@ -18,14 +19,15 @@ from ppml_lab.lab.sharding import lab_mesh, over_points
 
 
 def mapped_init(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
-    """`(hyperparams, keys) -> states`, stacked over points."""
+    """`(hyperparams, seeds) -> states`, stacked over points."""
 
     def one(point: tuple[Hyperparams, PyTree]) -> PyTree:
-        hyperparams, key = point
-        return build(config, hyperparams, facts).init(key)
+        hyperparams, seed = point
+        init_key, _ = jax.random.split(jax.random.key(seed))
+        return build(config, hyperparams, facts).init(init_key)
 
-    def init(hyperparams: Hyperparams, keys: PyTree) -> PyTree:
-        return jax.lax.map(one, (hyperparams, keys))
+    def init(hyperparams: Hyperparams, seeds: Array) -> PyTree:
+        return jax.lax.map(one, (hyperparams, seeds))
 
     return over_points(init, 2, lab_mesh(config.num_devices))
 
@@ -62,8 +64,8 @@ def mapped_chunk(
     """A chunk of a whole slice as one pure function.
 
     Returns:
-      `(hyperparams, keys, states, clients, test, first_round) -> (states, the rounds'
-      scalars [points, rounds], metrics [points, evaluations])`; hyperparameters, keys
+      `(hyperparams, seeds, states, clients, test, first_round) -> (states, the rounds'
+      scalars [points, rounds], metrics [points, evaluations])`; hyperparameters, seeds
       and states are stacked over the slice's points.
     """
     mesh = lab_mesh(config.num_devices)
@@ -80,14 +82,15 @@ def mapped_chunk(
 
     def run_chunks(
         hyperparams: Hyperparams,
-        keys: PyTree,
+        seeds: Array,
         states: PyTree,
         clients: base.Clients,
         test: PyTree,
         first_round: Any,
     ) -> tuple[PyTree, PyTree, PyTree]:
         def one(point: tuple[Hyperparams, PyTree, PyTree]) -> tuple[PyTree, ...]:
-            hyper, key, state = point
+            hyper, seed, state = point
+            _, key = jax.random.split(jax.random.key(seed))
             algorithm = build(config, hyper, facts)
 
             def rounds(state: Any, begin: Any) -> tuple[Any, tuple[PyTree, PyTree]]:
@@ -102,6 +105,6 @@ def mapped_chunk(
 
         # A map of width 1 needs no vmap, which would turn conds into selects.
         batch_size = None if width == 1 else width
-        return jax.lax.map(one, (hyperparams, keys, states), batch_size=batch_size)
+        return jax.lax.map(one, (hyperparams, seeds, states), batch_size=batch_size)
 
     return over_points(run_chunks, 3, mesh)

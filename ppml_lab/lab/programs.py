@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import PyTree, UInt32
 
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.loading import DataFacts, LabData, load_data
@@ -30,8 +30,7 @@ class Inputs(NamedTuple):
     """What a slice's program gets beside data and states, stacked over its points."""
 
     hyperparams: Hyperparams
-    init_keys: PyTree
-    round_keys: PyTree
+    seeds: UInt32[np.ndarray, " points"]
 
 
 def data_of(config: Config) -> LabData:
@@ -40,27 +39,20 @@ def data_of(config: Config) -> LabData:
 
 
 def inputs_of(part: Slice) -> Inputs:
-    """The slice's hyperparameters and keys, filled up with copies of the last run's."""
+    """The slice's numbers and seeds, filled up with copies of the last run's."""
     runs = part.runs + part.runs[-1:] * (part.size - len(part.runs))
     points = [run.point for run in runs]
     hyperparams = jax.tree.map(
         lambda *values: np.asarray(values, np.float32),
         *[point.hyperparams for point in points],
     )
-    keys = [_keys(point.seed) for point in points]
-    init_keys, round_keys = (jnp.stack(of_all) for of_all in zip(*keys, strict=True))
-    return Inputs(hyperparams, init_keys, round_keys)
-
-
-@functools.lru_cache(maxsize=1024)
-def _keys(seed: int) -> tuple[PyTree, PyTree]:
-    init_key, round_key = jax.random.split(jax.random.key(seed))
-    return init_key, round_key
+    seeds = np.array([point.seed for point in points], np.uint32)
+    return Inputs(hyperparams, seeds)
 
 
 @functools.lru_cache(maxsize=8)
 def init_program(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
-    """`(hyperparams, init_keys) -> states`; one function for all slices, so that jax
+    """`(hyperparams, seeds) -> states`; one function for all slices, so that jax
     compiles it once for each of their sizes.
     """
     return jax.jit(mapped_init(config, facts))
@@ -82,11 +74,11 @@ def compile_chunk(config: Config, chunk: Chunk, size: int, width: int) -> Progra
     hyperparams = Hyperparams(
         *[jax.ShapeDtypeStruct((size,), jnp.float32) for _ in Hyperparams._fields]
     )
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
-    states = jax.eval_shape(init_program(config, data.facts), hyperparams, keys)
+    seeds = jax.ShapeDtypeStruct((size,), jnp.uint32)
+    states = jax.eval_shape(init_program(config, data.facts), hyperparams, seeds)
     compiled = (
         jax.jit(run, donate_argnums=2)
-        .lower(hyperparams, keys, states, data.clients, data.test, np.int32(0))
+        .lower(hyperparams, seeds, states, data.clients, data.test, np.int32(0))
         .compile()
     )
     return Program(compiled, time.perf_counter() - begin)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ppml_lab.lab import checkpoints
+from ppml_lab.lab import checkpoints, hosts
 from ppml_lab.lab.claims import Claims
 from ppml_lab.lab.config import Config
 from ppml_lab.lab.point import Run
@@ -19,11 +19,14 @@ class Slice(NamedTuple):
       runs: At least one.
       size: Points of the program, at least as many as runs; the last run is repeated to
         fill it, and what the copies give is dropped.
-      saved: Where each run's state is; empty if they begin.
+      rounds_done: Rounds that they have done.
+      saved: Where each run's state is; empty if they begin, and where another process
+        reads the files.
     """
 
     runs: list[Run]
     size: int
+    rounds_done: int
     saved: list[checkpoints.Saved]
 
     @property
@@ -35,11 +38,6 @@ class Slice(NamedTuple):
     def name(self) -> str:
         """The name of its checkpoints."""
         return checkpoints.slice_name(run.name for run in self.runs)
-
-    @property
-    def rounds_done(self) -> int:
-        """Rounds behind the saved states."""
-        return self.saved[0].rounds if self.saved else 0
 
 
 def next_slice(
@@ -73,10 +71,27 @@ def next_slice(
         claims.release(run.name for run in mine if run not in part)
         if part:
             places = [saved[run.name] for run in part] if rounds else []
-            found = Slice(part, size, places)
+            found = Slice(part, size, rounds, places)
             claims.take(found.name)
             return found
     return None
+
+
+def agreed_slice(part: Slice | None, left: list[Run]) -> Slice | None:
+    """The slice that the first process decided on, at all processes.
+
+    Args:
+      part: It at the first, anything at the others.
+      left: Runs that were not begun yet; those of the slice are taken out.
+    """
+    told = part and ([run.name for run in part.runs], part.size, part.rounds_done)
+    told = hosts.agreed(told)
+    if told is None or hosts.is_first():
+        return part
+    names, size, rounds = told
+    runs = {run.name: run for run in left}
+    left[:] = [run for run in left if run.name not in names]
+    return Slice([runs[name] for name in names], size, rounds, [])
 
 
 def equal_size(count: int, largest: int, multiple: int) -> int:

@@ -9,18 +9,19 @@ that a killed sweep goes on where it was, to the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 
-from ppml_lab.lab import checkpoints, memory, programs
+from ppml_lab.lab import checkpoints, hosts, memory, programs
 from ppml_lab.lab.advance import Report, Sweep, advance, first_program
 from ppml_lab.lab.budget import events_of
 from ppml_lab.lab.claims import Claims, open_claims
 from ppml_lab.lab.config import Config
 from ppml_lab.lab.point import Outcome, Point, Run, run_of
 from ppml_lab.lab.sharding import lab_mesh, num_rows
-from ppml_lab.lab.slices import Slice, equal_size, next_slice
+from ppml_lab.lab.slices import Slice, agreed_slice, equal_size, next_slice
 
 
 class MadeElsewhereError(RuntimeError):
@@ -39,7 +40,9 @@ def run_sweep(
 ) -> list[Outcome]:
     """Runs every point that has no result in `folder` yet.
 
-    Several processes may do so at once: each takes what no other has.
+    Several processes may do so at once: each takes what no other has. Processes that
+    `hosts.connect` joined compute together instead, and the first alone reads and
+    writes the folder.
 
     Args:
       points: The runs.
@@ -53,15 +56,16 @@ def run_sweep(
         0 saves after every chunk.
 
     Returns:
-      The outcome of each point, in their order.
+      The outcome of each point, in their order; of joined processes, at the first.
 
     Raises:
       ValueError: If a point cannot be built; nothing is run then.
       MadeElsewhereError: If everything is done but for what other processes are making.
     """
     runs = [run_of(point, folder) for point in points]
-    unfinished = {run.name: run for run in runs if not run.is_finished}
-    finished = [run for run in runs if run.name not in unfinished]
+    over = hosts.agreed([run.name for run in runs if run.is_finished])
+    finished = [run for run in runs if run.name in over]
+    unfinished = {run.name: run for run in runs if run.name not in over}
     if finished:
         rounds = sum(run.point.config.num_rounds for run in finished)
         report(rounds, f"{len(finished)} runs were finished before")
@@ -73,14 +77,18 @@ def run_sweep(
         groups.setdefault(config, []).append(run)
     width = _default_width() if width is None else width
     sweep = Sweep(folder, report, width, checkpoint_seconds, {}, {})
-    with open_claims(folder) as claims:
-        _clean(folder, claims)
+    with open_claims(folder) if hosts.is_first() else nullcontext() as claims:
+        if claims:
+            _clean(folder, claims)
         for config, group in groups.items():
             rows = num_rows(lab_mesh(config.num_devices))
             largest = _largest_slice(width * rows) if slice_size is None else slice_size
             size = _fitting_size(config, len(group), largest, memory_bytes, sweep)
             _run_group(group, size, rows, sweep, claims)
-        _clean(folder, claims)
+        if claims:
+            _clean(folder, claims)
+    if not hosts.is_first():
+        return []
     missing = sum(not run.is_finished for run in unfinished.values())
     if missing:
         raise MadeElsewhereError(
@@ -104,7 +112,7 @@ def _fitting_size(
     config: Config, count: int, largest: int, memory_bytes: int | None, sweep: Sweep
 ) -> int:
     data = programs.data_of(config)
-    free = memory.bytes_free() if memory_bytes is None else memory_bytes
+    free = hosts.agreed(memory.bytes_free()) if memory_bytes is None else memory_bytes
 
     def needed(size: int) -> int:
         compiled = first_program(config, size, sweep).run
@@ -117,10 +125,17 @@ def _fitting_size(
 
 
 def _run_group(
-    group: list[Run], size: int, multiple: int, sweep: Sweep, claims: Claims
+    group: list[Run], size: int, multiple: int, sweep: Sweep, claims: Claims | None
 ) -> None:
-    """Runs the points of a configuration that no other process has."""
+    """Runs the points of a configuration that no other process has.
+
+    The process with claims decides for all that are joined.
+    """
     left = [*group]
+
+    def decide(size: int) -> Slice | None:
+        part = next_slice(left, sweep.folder, size, claims) if claims else None
+        return agreed_slice(part, left)
 
     def run(part: Slice) -> None:
         try:
@@ -129,10 +144,11 @@ def _run_group(
             left[:0] = part.runs
             raise
         finally:
-            claims.release([part.name, *(run.name for run in part.runs)])
+            if claims:
+                claims.release([part.name, *(run.name for run in part.runs)])
 
     memory.run_what_fits(
-        lambda size: next_slice(left, sweep.folder, size, claims),
+        decide,
         run,
         size,
         multiple,

@@ -44,14 +44,14 @@ def _ready_chunk(point: Point) -> Callable[[], Any]:
     hyperparams = jax.tree.map(
         lambda value: jnp.full(copies, value, jnp.float32), point.hyperparams
     )
-    keys = jnp.stack([jax.random.key(point.seed)] * copies)
-    states = jax.jit(mapped_init(config, data.facts))(hyperparams, keys)
+    seeds = jnp.full(copies, point.seed, jnp.uint32)
+    states = jax.jit(mapped_init(config, data.facts))(hyperparams, seeds)
     rounds = Chunk(1, config.eval_every)
     chunk = jax.jit(mapped_chunk(config, data.facts, rounds, width=1))
 
     def run() -> Any:
         return jax.block_until_ready(
-            chunk(hyperparams, keys, states, *data[:2], jnp.int32(0))
+            chunk(hyperparams, seeds, states, *data[:2], jnp.int32(0))
         )
 
     run()
