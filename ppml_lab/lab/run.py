@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import jax
 import tyro
@@ -17,14 +17,12 @@ from ppml_lab.lab import records
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.loading import load_data
-from ppml_lab.lab.point import Outcome, Point
+from ppml_lab.lab.point import Outcome, Point, run_of
 from ppml_lab.lab.progress import progress
+from ppml_lab.lab.shards import Shard, from_environment, parse_shard, take
 from ppml_lab.lab.sweep import MadeElsewhereError, run_sweep
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-C = TypeVar("C", bound="DataclassInstance")
+C = TypeVar("C", bound=Any)
 
 
 class Result(NamedTuple):
@@ -46,8 +44,9 @@ def run_experiment(
 
     The command line names one of `configs` and overrides any of its fields. Results go
     to `results/<stem>` for "paper" and `results/<stem>/<name>` for the others, or to
-    `--out`. What every run guarantees is printed before anything is trained, and what
-    all of them cost together, which is in privacy.json too.
+    `--out`. `--shard` runs a part of the points; `--merge` writes the table of what
+    others ran. What every run guarantees is printed before anything is trained, and
+    what all of them cost together, which is in privacy.json too.
 
     Args:
       stem: The experiment's name.
@@ -56,12 +55,16 @@ def run_experiment(
       points: The runs of a configuration.
       table: Rows of table.csv.
     """
-    config, out = parse(stem, description, configs)
+    chosen = _chosen(stem, description, configs, _SWEEP_OPTIONS)
+    config, out = chosen.config, chosen.out
     federated.use_all_cores()
     _cache_compilations()
     try:
+        shard = _shard(chosen.shard)
+        if chosen.merge and not (out / "provenance.json").exists():
+            raise ValueError(f"{out} holds no results to merge")
         runs = points(config)
-        guarantees = [_guarantee(run) for run in runs]
+        guarantees = [_guarantee(point) for point in runs]
         records.open_folder(out, dataclasses.asdict(config))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
@@ -69,16 +72,70 @@ def run_experiment(
     together = cost_together(runs)
     _print_together(together)
     records.write_json(out / "privacy.json", together)
-    total = sum(run.config.num_rounds for run in runs)
-    try:
-        with progress(total, "rounds") as report:
-            outcomes = run_sweep(runs, out, report=report)
-    except MadeElsewhereError as others:
-        print(others)
+    if not chosen.merge:
+        _train(take(runs, shard), out)
+    made = [run_of(point, out) for point in runs]
+    missing = [run.point for run in made if not run.is_finished]
+    if missing:
+        text = f"{len(missing)} of {len(runs)} runs are not finished: "
+        text += _few([_named(point) for point in missing])
+        if chosen.merge:
+            sys.exit(f"error: {text}")
+        print(f"{text}; the last shard to end, or --merge, writes the table")
         return
+    outcomes = [run.outcome() for run in made]
     results = [*map(Result, runs, guarantees, outcomes)]
     records.write_table(out / "table.csv", table(config, results))
     print(f"wrote {out / 'table.csv'}")
+
+
+_SWEEP_OPTIONS = (
+    (
+        "shard",
+        Annotated[
+            str | None,
+            tyro.conf.arg(
+                help="Run part i of n alone, written i/n; the task of a SLURM array if "
+                "left out."
+            ),
+        ],
+        None,
+    ),
+    (
+        "merge",
+        Annotated[
+            bool,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.arg(help="Train nothing; write the table of all shards' runs."),
+        ],
+        False,
+    ),
+)
+
+
+def _shard(text: str | None) -> Shard:
+    shard = from_environment() if text is None else parse_shard(text)
+    if text is None and shard is not None:
+        print(f"shard {shard}, by the task of the SLURM array")
+    return shard or Shard(1, 1)
+
+
+def _train(points: list[Point], out: Path) -> None:
+    total = sum(point.config.num_rounds for point in points)
+    try:
+        with progress(total, "rounds") as report:
+            run_sweep(points, out, report=report)
+    except MadeElsewhereError as others:
+        print(others)
+
+
+def _named(point: Point) -> str:
+    return " ".join(f"{name} {_show(value)}" for name, value in point.labels.items())
+
+
+def _few(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - 3} more"] if len(names) > 3 else []
+    return ", ".join([*names[:3], *more])
 
 
 def _guarantee(run: Point) -> dict[str, Any]:
@@ -88,27 +145,47 @@ def _guarantee(run: Point) -> dict[str, Any]:
 
 def parse(stem: str, description: str, configs: Mapping[str, C]) -> tuple[C, Path]:
     """An experiment's command line: its configuration and its results folder."""
+    chosen = _chosen(stem, description, configs, ())
+    return chosen.config, chosen.out
+
+
+def _chosen(
+    stem: str,
+    description: str,
+    configs: Mapping[str, C],
+    options: Sequence[tuple[str, Any, Any]],
+) -> Any:
+    """What the command line says, by name: config, out and the options, each of a name,
+    a type and a default.
+    """
     kind = type(next(iter(configs.values())))
     invocation = dataclasses.make_dataclass(
         "Invocation",
         # No prefix: the configuration's fields are the command's options.
-        [("config", Annotated[kind, tyro.conf.arg(name="")]), ("out", Path)],
+        [
+            ("config", Annotated[kind, tyro.conf.arg(name="")]),
+            ("out", Path),
+            *((name, annotation) for name, annotation, _ in options),
+        ],
         frozen=True,
     )
     results = Path("results") / stem
     defaults = {
         name: (
             f"The '{name}' configuration; every field can be overridden.",
-            invocation(config, results if name == "paper" else results / name),
+            invocation(
+                config,
+                results if name == "paper" else results / name,
+                *(default for *_, default in options),
+            ),
         )
         for name, config in configs.items()
     }
-    chosen = tyro.extras.overridable_config_cli(
+    return tyro.extras.overridable_config_cli(
         defaults,
         prog=f"python -m experiments.{stem}",
         description=description,
     )
-    return chosen.config, chosen.out
 
 
 def _cache_compilations() -> None:

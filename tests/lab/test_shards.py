@@ -1,0 +1,111 @@
+"""Shards of a sweep, and an experiment that runs in shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppml_lab import lab
+from ppml_lab.lab import shards
+
+TINY = lab.Config(
+    data=lab.DataConfig(num_clients=20), cohort=5, num_rounds=2, eval_every=2
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    num_seeds: int = 3
+
+
+def points(experiment: Experiment) -> list[lab.Point]:
+    return lab.points(lab.seeds(experiment.num_seeds), TINY, lab.Hyperparams())
+
+
+def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
+    return [{**run.point.labels, **run.outcome.last} for run in results]
+
+
+def start(monkeypatch: pytest.MonkeyPatch, out: Path, *options: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["tiny", "smoke", "--out", str(out), *options])
+    lab.run_experiment("tiny", "Tiny.", {"smoke": Experiment()}, points, table)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("2", "shard '2' is not of the form i/n"),
+        ("a/2", "shard 'a/2' is not of the form i/n"),
+        ("0/2", "shard 0/2 does not exist: there are 2, counted from 1"),
+        ("3/2", "shard 3/2 does not exist"),
+        ("1/0", "shard 1/0 does not exist"),
+    ],
+)
+def test_a_shard_out_of_range_or_misspelt_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        shards.parse_shard(text)
+
+
+def test_the_tasks_of_a_slurm_array_are_shards() -> None:
+    def task(**numbers: int) -> shards.Shard | None:
+        names = {f"SLURM_ARRAY_TASK_{name}": str(n) for name, n in numbers.items()}
+        return shards.from_environment(names)
+
+    assert task() is None
+    assert task(ID=0, COUNT=4, MIN=0, STEP=1) == shards.Shard(1, 4)
+    assert task(ID=7, COUNT=4, MIN=1, STEP=2) == shards.parse_shard("4/4")
+    # --array=1,5,7
+    with pytest.raises(ValueError, match=r"task 5 of this SLURM array .* pass --shard"):
+        task(ID=5, COUNT=3, MIN=1, STEP=1)
+    with pytest.raises(ValueError, match="task 2 of this SLURM array"):
+        task(ID=2, COUNT=4, MIN=1, STEP=2)
+
+
+def test_shards_are_equal_parts_with_few_programs() -> None:
+    sweep = lab.product(lab.seeds(5), lab.axis("batch_size", (10, 20)))
+    every = lab.points(sweep, TINY, lab.Hyperparams())
+    for count in (1, 3, 4, 12):
+        parts = [shards.take(every, shards.Shard(i + 1, count)) for i in range(count)]
+        together = [point for part in parts for point in part]
+        assert len(together) == 10
+        assert all(point in together for point in every)
+        assert {len(part) for part in parts} <= {10 // count, 10 // count + 1}
+        # Contiguous: one shard at most has both.
+        assert sum(len({p.config for p in part}) == 2 for part in parts) <= 1
+
+
+def test_an_experiment_in_shards_ends_with_the_whole_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    with pytest.raises(SystemExit, match="holds no results to merge"):
+        start(monkeypatch, parts, "--merge")
+    with pytest.raises(SystemExit, match="shard 3/2 does not exist"):
+        start(monkeypatch, parts, "--shard", "3/2")
+    for name, value in {"ID": 1, "COUNT": 2, "MIN": 1, "STEP": 1}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    start(monkeypatch, parts)
+    said = capsys.readouterr().out
+    assert "shard 1/2, by the task of the SLURM array" in said
+    assert "2 of 3 runs are not finished: seed 1, seed 2" in said
+    with pytest.raises(SystemExit, match="error: 2 of 3 runs are not finished"):
+        start(monkeypatch, parts, "--merge")
+    assert not (parts / "table.csv").exists()
+    start(monkeypatch, parts, "--shard", "2/2")
+    start(monkeypatch, whole, "--shard", "1/1")
+
+    def rows(folder: Path) -> list[list[str]]:
+        text = (folder / "table.csv").read_text()
+        lines = [line.split(",") for line in text.splitlines()]
+        timed = [i for i, name in enumerate(lines[0]) if "seconds" in name]
+        return [[c for i, c in enumerate(cs) if i not in timed] for cs in lines]
+
+    assert len(rows(parts)) == 4
+    assert rows(parts) == rows(whole)
+    (parts / "table.csv").unlink()
+    start(monkeypatch, parts, "--merge")
+    assert rows(parts) == rows(whole)
