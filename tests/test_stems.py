@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ppml_lab.lab import records
+from ppml_lab.lab.folders import open_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 STEMS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
@@ -102,7 +102,7 @@ def test_a_fresh_clone_can_run_smoke(stem: str, tmp_path: Path) -> None:
     committed = ROOT / "results" / stem / "smoke" / "provenance.json"
     (tmp_path / "provenance.json").write_text(committed.read_text())
     configs = importlib.import_module(f"experiments.{stem}").CONFIGS
-    records.open_folder(tmp_path, dataclasses.asdict(configs["smoke"]))
+    open_folder(tmp_path, dataclasses.asdict(configs["smoke"]))
 
 
 @pytest.mark.slow

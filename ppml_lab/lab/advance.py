@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab.lab import budget, checkpoints, hosts, programs, records
+from ppml_lab.lab import budget, checkpoints, hosts, programs, provenance, records
 from ppml_lab.lab.config import Config
 from ppml_lab.lab.divergence import are_finite, diverged_round
 from ppml_lab.lab.loading import DataFacts
@@ -155,9 +155,6 @@ def _begin(run: Run, rounds_done: int) -> None:
     records.write_json(
         run.folder / "config.json", records.described(run.point.record())
     )
-    records.write_json(
-        run.folder / "provenance.json", records.provenance(run.point.record())
-    )
     records.keep_rounds(run.folder / "rounds.jsonl", rounds_done)
 
 
@@ -223,7 +220,13 @@ def _finish(run: Run) -> None:
         return
     lines = records.read_lines(run.folder / "rounds.jsonl")
     seconds = sum(line.get("seconds", 0.0) for line in lines)
-    records.write_json(run.folder / "result.json", lines[-1] | {"seconds": seconds})
+    compile_seconds = sum({line.get("compile_seconds", 0.0) for line in lines})
+    stamp = provenance.provenance(run.point.record())
+    stamp["cost"] = provenance.cost(compile_seconds, seconds)
+    records.write_json(run.folder / "provenance.json", stamp)
+    timing = {"seconds": seconds, "compile_seconds": compile_seconds}
+    # Last, because a run with a result is finished.
+    records.write_json(run.folder / "result.json", lines[-1] | timing)
 
 
 def _save(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -11,6 +12,8 @@ import jax
 
 from ppml_lab import federated
 from ppml_lab.lab import records
+from ppml_lab.lab.folders import open_folder
+from ppml_lab.lab.provenance import cost, provenance
 from ppml_lab.lab.run import parse
 
 C = TypeVar("C", bound=Any)
@@ -37,8 +40,13 @@ def run_benchmark(
     federated.use_all_cores()
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        records.open_folder(out, dataclasses.asdict(config))
+        open_folder(out, dataclasses.asdict(config))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    records.write_table(out / "table.csv", measure(config))
+    begin = time.perf_counter()
+    rows = measure(config)
+    seconds = time.perf_counter() - begin
+    records.write_table(out / "table.csv", rows)
+    stamp = provenance(dataclasses.asdict(config)) | {"cost": cost(None, seconds)}
+    records.write_json(out / "provenance.json", stamp)
     print(f"wrote {out / 'table.csv'}")

@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
     Attributes:
       last: Scalars of its last round, its last metrics by name, `seconds` (wall,
         without compilation, divided among a slice's points) and `compile_seconds` (of
-        the slice's program).
+        the slice's programs).
       folder: Its run folder.
     """
 

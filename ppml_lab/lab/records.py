@@ -1,6 +1,6 @@
 """What a sweep leaves on disk: run folders, tables, and where they came from.
 
-    <folder>/provenance.json      the experiment's configuration and versions
+    <folder>/provenance.json      where they come from (`lab.provenance`)
     <folder>/table.csv            one row per finished run
     <folder>/runs/<id>/config.json, provenance.json, rounds.jsonl, result.json (its
                        presence means that the run is finished)
@@ -17,19 +17,13 @@ import io
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-
-_PACKAGES = ("ppml_lab", "jax", "jaxlib", "optax", "flax", "dp-accounting", "numpy")
 
 
 def canonical(config: Mapping[str, Any]) -> str:
@@ -45,45 +39,6 @@ def described(config: Any) -> Any:
 def run_id(config: Mapping[str, Any]) -> str:
     """A name for a run that depends on its configuration alone."""
     return hashlib.sha256(canonical(config).encode()).hexdigest()[:16]
-
-
-def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration, versions, device and commit, to stand beside results."""
-    return {
-        "config": described(config),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "device": jax.devices()[0].device_kind,
-        "device_count": jax.device_count(),
-        "backend": jax.default_backend(),
-        "cpu_count": os.cpu_count(),
-    }
-
-
-def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
-    """Makes a results folder for `config`, or checks that an existing one is its own,
-    as far as the options go that there were when it was made and are still there.
-
-    Raises:
-      ValueError: If the folder holds another configuration; names what differs.
-      OSError: If the folder cannot be written.
-    """
-    stamp = provenance(config)
-    path = folder / "provenance.json"
-    if path.exists():
-        differing = _differences(
-            described(read_json(path)["config"]), described(config)
-        )
-        if differing:
-            raise ValueError(
-                f"{folder} holds results of another configuration "
-                f"({'; '.join(differing[:5])}); give another folder or delete this one"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, stamp)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -182,37 +137,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"cannot record {value!r} of type {type(value).__name__}")
-
-
-def _differences(there: Any, here: Any, name: str = "") -> list[str]:
-    if isinstance(there, list) and isinstance(here, dict):
-        # From when named tuples were written as lists.
-        there = dict(zip(here, there, strict=False))
-    if isinstance(there, dict) and isinstance(here, dict):
-        # Options that came or went after the folder was made are not held against it:
-        # a run's name depends on all options, so that none is taken for another.
-        parts = [
-            _differences(value, here[key], f"{name}.{key}".strip("."))
-            for key, value in sorted(there.items())
-            if key in here
-        ]
-        return [line for part in parts for line in part]
-    return [] if there == here else [f"{name}: {there} there, {here} here"]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git(*arguments: str) -> str | None:
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

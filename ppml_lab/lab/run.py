@@ -16,9 +16,11 @@ from ppml_lab import federated
 from ppml_lab.lab import records
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.composition import cost_together
+from ppml_lab.lab.folders import open_folder
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.point import Outcome, Point, run_of
 from ppml_lab.lab.progress import progress
+from ppml_lab.lab.provenance import total_cost
 from ppml_lab.lab.shards import Shard, from_environment, parse_shard, take
 from ppml_lab.lab.sweep import MadeElsewhereError, run_sweep
 
@@ -65,8 +67,8 @@ def run_experiment(
             raise ValueError(f"{out} holds no results to merge")
         runs = points(config)
         guarantees = [_guarantee(point) for point in runs]
-        records.open_folder(out, dataclasses.asdict(config))
-    except (ValueError, FileNotFoundError) as error:
+        open_folder(out, dataclasses.asdict(config))
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     _print_guarantees(runs, guarantees)
     together = cost_together(runs)
@@ -86,6 +88,9 @@ def run_experiment(
     outcomes = [run.outcome() for run in made]
     results = [*map(Result, runs, guarantees, outcomes)]
     records.write_table(out / "table.csv", table(config, results))
+    stamp = records.read_json(out / "provenance.json")
+    stamp["cost"] = total_cost(run.folder for run in made)
+    records.write_json(out / "provenance.json", stamp)
     print(f"wrote {out / 'table.csv'}")
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,42 +15,6 @@ def test_run_id_ignores_the_order_of_keys_and_sees_every_value() -> None:
     one = {"a": 1, "b": {"c": 0.5, "d": "x"}}
     assert records.run_id(one) == records.run_id({"b": {"d": "x", "c": 0.5}, "a": 1})
     assert records.run_id(one) != records.run_id({"a": 1, "b": {"c": 0.6, "d": "x"}})
-
-
-def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
-    records.open_folder(tmp_path, {"rounds": 5, "base": {"model": "cnn"}})
-    records.open_folder(tmp_path, {"rounds": 5, "base": {"model": "cnn"}})
-    with pytest.raises(
-        ValueError, match=r"another configuration \(base.model: cnn there, 2nn here\)"
-    ):
-        records.open_folder(tmp_path, {"rounds": 5, "base": {"model": "2nn"}})
-    with pytest.raises(ValueError, match=r"\(rounds: 5 there, 6 here\)"):
-        records.open_folder(tmp_path, {"rounds": 6, "base": {"model": "cnn"}})
-
-
-def test_a_folder_from_before_an_option_came_or_went_can_be_used(
-    tmp_path: Path,
-) -> None:
-    records.open_folder(tmp_path, {"base": {"model": "cnn", "gone": 1}})
-    config = {"base": {"model": "cnn", "lanes": 2}, "rounds": 5}
-    records.open_folder(tmp_path, config)
-    assert records.read_json(tmp_path / "provenance.json")["config"] == config
-
-
-def test_named_tuples_are_known_by_name(tmp_path: Path) -> None:
-    class Rates(NamedTuple):
-        client: float
-        server: float
-
-    records.open_folder(tmp_path, {"rates": [Rates(0.1, 1.0)]})
-    stored = records.read_json(tmp_path / "provenance.json")["config"]
-    assert stored == {"rates": [{"client": 0.1, "server": 1.0}]}
-    other = {"rates": [Rates(0.1, 2.0)]}
-    with pytest.raises(ValueError, match="another configuration"):
-        records.open_folder(tmp_path, other)
-    # From before there were names, and a second rate.
-    records.write_json(tmp_path / "provenance.json", {"config": {"rates": [0.1]}})
-    records.open_folder(tmp_path, {"rates": Rates(0.1, 2.0)})
 
 
 def test_lines_after_the_last_checkpoint_are_cut(tmp_path: Path) -> None:
@@ -85,11 +47,6 @@ def test_what_is_no_number_is_null_in_lines_and_a_word_in_configurations(
     assert path.read_text() == '{"a": null, "b": [null, 1.5]}\n'
     config = {"target_epsilon": float("inf")}
     assert records.described(config) == {"target_epsilon": "inf"}
-    # From before the word was written.
-    old = {"config": config}
-    (tmp_path / "provenance.json").write_text(json.dumps(old))
-    records.open_folder(tmp_path, config)
-    records.open_folder(tmp_path, config)
 
 
 def test_a_table_has_empty_cells_for_none(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import shards
+from ppml_lab.lab import records, shards
 
 TINY = lab.Config(
     data=lab.DataConfig(num_clients=20), cohort=5, num_rounds=2, eval_every=2
@@ -106,6 +106,14 @@ def test_an_experiment_in_shards_ends_with_the_whole_table(
 
     assert len(rows(parts)) == 4
     assert rows(parts) == rows(whole)
+    cost = records.read_json(parts / "provenance.json")["cost"]
+    costs = [
+        records.read_json(path)["cost"] for path in parts.glob("runs/*/provenance.json")
+    ]
+    assert cost["run_seconds"] == pytest.approx(sum(c["run_seconds"] for c in costs))
+    # Seeds 1 and 2 ran in the same program.
+    assert len({c["compile_seconds"] for c in costs}) == 2
+    assert cost["compile_seconds"] < sum(c["compile_seconds"] for c in costs)
     (parts / "table.csv").unlink()
     start(monkeypatch, parts, "--merge")
     assert rows(parts) == rows(whole)

@@ -121,6 +121,11 @@ def test_a_run_leaves_its_records(tmp_path: Path) -> None:
     )
     stamp = records.read_json(folder / "provenance.json")
     assert stamp["packages"]["jax"]
+    assert stamp["flags"]["jax_num_cpu_devices"] is not None
+    assert stamp["cost"]["run_seconds"] == outcome.last["seconds"]
+    assert stamp["cost"]["compile_seconds"] == outcome.last["compile_seconds"] > 0
+    # jax alone takes more than 50 MiB.
+    assert 50 * 2**20 < stamp["cost"]["peak_memory_bytes"] < 2**40
     assert stamp["config"] == records.read_json(folder / "config.json")
     lines = records.read_lines(folder / "rounds.jsonl")
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6]
