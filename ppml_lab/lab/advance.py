@@ -114,7 +114,7 @@ def _first_states(part: Slice, inputs: programs.Inputs, facts: DataFacts) -> PyT
     init = programs.init_program(part.config, facts)
     if not part.rounds_done:
         return init(*inputs)
-    like = jax.eval_shape(init, *inputs)
+    like = programs.states_of(part.config, part.size)
     if hosts.is_first():
         states = _saved_states(part, like, facts)
     else:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +64,9 @@ def save(
       rounds: Rounds done.
       states: Leaves `[rows, ...]`.
       spent: Run id -> its row and its privacy ledger.
+
+    Raises:
+      OSError: If it cannot be written; the older checkpoint stays.
     """
     import orbax.checkpoint as ocp
 
@@ -73,7 +78,14 @@ def save(
     parts = ocp.args.Composite(
         states=ocp.args.PyTreeSave(arrays), ledger=ocp.args.JsonSave(ledger)
     )
-    _checkpointer().save(path, args=parts)
+    try:
+        _checkpointer().save(path, args=parts)
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        number = int(code[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
     for older in path.parent.iterdir():
         if older != path:
             shutil.rmtree(older)

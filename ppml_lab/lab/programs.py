@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,20 @@ def init_program(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
     return jax.jit(mapped_init(config, facts))
 
 
+def states_of(config: Config, size: int) -> PyTree:
+    """Shapes and types of the states of `size` points."""
+    init = init_program(config, data_of(config).facts)
+    return jax.eval_shape(init, *_shapes(size))
+
+
+def _shapes(size: int) -> tuple[Hyperparams, Any]:
+    """Of hyperparameters and seeds."""
+    hyperparams = Hyperparams(
+        *[jax.ShapeDtypeStruct((size,), jnp.float32) for _ in Hyperparams._fields]
+    )
+    return hyperparams, jax.ShapeDtypeStruct((size,), jnp.uint32)
+
+
 def compile_chunk(config: Config, chunk: Chunk, size: int, width: int) -> Program:
     """Compiles a chunk for slices of `size` points.
 
@@ -71,11 +85,8 @@ def compile_chunk(config: Config, chunk: Chunk, size: int, width: int) -> Progra
     data = data_of(config)
     at_once = size // num_rows(lab_mesh(config.num_devices))
     run = mapped_chunk(config, data.facts, chunk, min(width, at_once))
-    hyperparams = Hyperparams(
-        *[jax.ShapeDtypeStruct((size,), jnp.float32) for _ in Hyperparams._fields]
-    )
-    seeds = jax.ShapeDtypeStruct((size,), jnp.uint32)
-    states = jax.eval_shape(init_program(config, data.facts), hyperparams, seeds)
+    hyperparams, seeds = _shapes(size)
+    states = states_of(config, size)
     compiled = (
         jax.jit(run, donate_argnums=2)
         .lower(hyperparams, seeds, states, data.clients, data.test, np.int32(0))

@@ -132,6 +132,8 @@ def _train(points: list[Point], out: Path) -> None:
             run_sweep(points, out, report=report)
     except MadeElsewhereError as others:
         print(others)
+    except OSError as error:
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
 
 
 def _named(point: Point) -> str:

@@ -19,6 +19,7 @@ from ppml_lab.lab.advance import Report, Sweep, advance, first_program
 from ppml_lab.lab.budget import events_of
 from ppml_lab.lab.claims import Claims, open_claims
 from ppml_lab.lab.config import Config
+from ppml_lab.lab.folders import check_room
 from ppml_lab.lab.point import Outcome, Point, Run, run_of
 from ppml_lab.lab.sharding import lab_mesh, num_rows
 from ppml_lab.lab.slices import Slice, agreed_slice, equal_size, next_slice
@@ -60,6 +61,7 @@ def run_sweep(
 
     Raises:
       ValueError: If a point cannot be built; nothing is run then.
+      OSError: If the folder cannot be written, or its disk has no room or runs full.
       MadeElsewhereError: If everything is done but for what other processes are making.
     """
     runs = [run_of(point, folder) for point in points]
@@ -77,16 +79,25 @@ def run_sweep(
         groups.setdefault(config, []).append(run)
     width = _default_width() if width is None else width
     sweep = Sweep(folder, report, width, checkpoint_seconds, {}, {})
-    with open_claims(folder) if hosts.is_first() else nullcontext() as claims:
-        if claims:
-            _clean(folder, claims)
-        for config, group in groups.items():
-            rows = num_rows(lab_mesh(config.num_devices))
-            largest = _largest_slice(width * rows) if slice_size is None else slice_size
-            size = _fitting_size(config, len(group), largest, memory_bytes, sweep)
-            _run_group(group, size, rows, sweep, claims)
-        if claims:
-            _clean(folder, claims)
+    try:
+        with open_claims(folder) if hosts.is_first() else nullcontext() as claims:
+            if claims:
+                _clean(folder, claims)
+            for config, group in groups.items():
+                rows = num_rows(lab_mesh(config.num_devices))
+                largest = slice_size or _largest_slice(width * rows)
+                size = _fitting_size(config, len(group), largest, memory_bytes, sweep)
+                if claims:
+                    check_room(folder, _bytes_written(group, size))
+                _run_group(group, size, rows, sweep, claims)
+            if claims:
+                _clean(folder, claims)
+    except OSError as error:
+        error.add_note(
+            f"Finished runs and checkpoints are kept in {folder}: when it can be "
+            "written again, the same sweep goes on from them."
+        )
+        raise
     if not hosts.is_first():
         return []
     missing = sum(not run.is_finished for run in unfinished.values())
@@ -122,6 +133,16 @@ def _fitting_size(
     if free is None:
         return equal_size(count, largest, rows)
     return memory.fitting_size(count, largest, rows, needed, free)
+
+
+def _bytes_written(group: list[Run], size: int) -> int:
+    """About what running a group writes: two checkpoints of a slice, and the lines of
+    all runs.
+    """
+    config = group[0].point.config
+    leaves = jax.tree.leaves(programs.states_of(config, size))
+    states = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return 2 * states + 300 * config.num_rounds * len(group)
 
 
 def _run_group(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from ppml_lab import lab
 from ppml_lab.dp import accounting
 from ppml_lab.lab import program, records
+from ppml_lab.lab.point import run_of
 
 TINY = lab.Config(
     data=lab.DataConfig(num_clients=20), cohort=5, num_rounds=6, eval_every=2
@@ -110,6 +112,35 @@ def test_a_slice_is_no_larger_than_the_memory(tmp_path: Path) -> None:
     )  # fmt: skip
     # Those of one run's chunk.
     assert max(rounds) == 2
+
+
+@pytest.mark.parametrize("what", ["a checkpoint", "lines"])
+@pytest.mark.filterwarnings("ignore:.* is no JSON row")
+# Orbax leaves a coroutine of its own behind.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_that_runs_full_loses_only_what_it_could_not_write(
+    tmp_path: Path, what: str
+) -> None:
+    points = points_of(TINY, range(2))
+    unlimited = resource.RLIM_INFINITY
+    left = [8]
+
+    def report(done: int, text: str) -> None:
+        left[0] -= done
+        if left[0] == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (400, unlimited))
+
+    seconds = 0.0 if what == "a checkpoint" else 100.0
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            lab.run_sweep(points, tmp_path, report=report, checkpoint_seconds=seconds)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+    assert "are kept in" in raised.value.__notes__[0]
+    assert [run_of(point, tmp_path).is_finished for point in points] == [True, False]
+    gone_on = lab.run_sweep(points, tmp_path)
+    assert last(gone_on) == last(lab.run_sweep(points, tmp_path / "whole"))
+    assert len(gone_on[1].history("accuracy")) == 3
 
 
 def test_a_run_leaves_its_records(tmp_path: Path) -> None:
