@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 
 from ppml_lab import checks
 from ppml_lab.data import files
 from ppml_lab.data.dataset import Dataset, make_dataset
 from ppml_lab.data.synthetic import synthetic
-from ppml_lab.data.tabular import adult, heart_disease
+from ppml_lab.data.tabular import ADULT_FILES, HEART_FILES, adult, heart_disease
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _QMNIST_URL = "https://raw.githubusercontent.com/facebookresearch/qmnist/master/"
@@ -56,9 +59,21 @@ def _sources(url: str, sha256: dict[str, str]) -> dict[str, files.Source]:
     return {name: files.Source(url + name, value) for name, value in sha256.items()}
 
 
-_MNIST = _sources(_MNIST_URL, _MNIST_SHA256)
-_QMNIST = _sources(_QMNIST_URL, _QMNIST_SHA256)
-_FASHION = _sources(_FASHION_URL, _FASHION_SHA256)
+class Files(NamedTuple):
+    """The files of a data set, by name. Without the optional ones, less is known."""
+
+    needed: Mapping[str, files.Source]
+    optional: Mapping[str, files.Source]
+
+
+_FILES = {
+    "adult": Files(ADULT_FILES, {}),
+    "fashion_mnist": Files(_sources(_FASHION_URL, _FASHION_SHA256), {}),
+    "heart_disease": Files(HEART_FILES, {}),
+    "mnist": Files(
+        _sources(_MNIST_URL, _MNIST_SHA256), _sources(_QMNIST_URL, _QMNIST_SHA256)
+    ),
+}
 
 
 def digits() -> Dataset:
@@ -93,9 +108,12 @@ def mnist() -> Dataset:
       FileNotFoundError: Files are missing and could not be downloaded.
       ValueError: A file is damaged.
     """
-    on_disk = all(files.locate("mnist", name) for name in _MNIST)
-    train, test = _read_images("mnist", _MNIST)
-    train_users, test_users = _writers(train[1], test[1], download=not on_disk)
+    known = sources("mnist")
+    on_disk = not files.missing("mnist", known.needed)
+    train, test = _read_images("mnist")
+    train_users, test_users = _writers(
+        train[1], test[1], known.optional, download=not on_disk
+    )
     return make_dataset(
         "mnist", train, test, 10, train_users=train_users, test_users=test_users
     )
@@ -114,7 +132,7 @@ def fashion_mnist() -> Dataset:
       FileNotFoundError: Files are missing and could not be downloaded.
       ValueError: A file is damaged.
     """
-    train, test = _read_images("fashion_mnist", _FASHION)
+    train, test = _read_images("fashion_mnist")
     return make_dataset("fashion_mnist", train, test, 10)
 
 
@@ -137,6 +155,16 @@ def names() -> list[str]:
     return sorted(_LOADERS)
 
 
+def sources(name: str) -> Files:
+    """The files of a data set that `load` knows; none if it needs no files.
+
+    Raises:
+      ValueError: An unknown name.
+    """
+    checks.known("data set", name, _LOADERS)
+    return _FILES.get(name, Files({}, {}))
+
+
 def load(name: str) -> Dataset:
     """A data set by name: "adult", "digits", "fashion_mnist", "heart_disease", "mnist"
     or "synthetic".
@@ -153,13 +181,12 @@ def load(name: str) -> Dataset:
     return _LOADERS[name]()
 
 
-def _read_images(
-    dataset: str, sources: dict[str, files.Source]
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _read_images(dataset: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """(images `[n, 28, 28, 1]` in [0, 1], labels `[n]`) of train and of test."""
+    needed = sources(dataset).needed
     train_x, train_y, test_x, test_y = (
         files.read_idx(path)
-        for path in files.find(dataset, list(sources), sources=sources)
+        for path in files.find(dataset, list(needed), sources=needed)
     )
     return [
         (x[..., None].astype(np.float32) / 255, y)
@@ -168,12 +195,16 @@ def _read_images(
 
 
 def _writers(
-    train_y: np.ndarray, test_y: np.ndarray, *, download: bool
+    train_y: np.ndarray,
+    test_y: np.ndarray,
+    qmnist: Mapping[str, files.Source],
+    *,
+    download: bool,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    if not download and not all(files.locate("mnist", name) for name in _QMNIST):
+    if not download and files.missing("mnist", qmnist):
         return None, None
     try:
-        paths = files.find("mnist", list(_QMNIST), sources=_QMNIST)
+        paths = files.find("mnist", list(qmnist), sources=qmnist)
     except (FileNotFoundError, ValueError):
         return None, None
     users = []

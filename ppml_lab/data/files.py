@@ -11,7 +11,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,22 +63,41 @@ def find(
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # It is the response, and holds the connection.
-        missing = [
-            n for n in filenames if n not in paths and locate(dataset, n) is None
-        ]
         raise FileNotFoundError(
-            _how_to_get(dataset, missing, sources, reason=str(error))
+            _how_to_get(
+                dataset, missing(dataset, filenames), sources, reason=str(error)
+            )
         ) from None
     return list(paths.values())
 
 
 def locate(dataset: str, filename: str) -> Path | None:
     """The file in `$PPML_LAB_DATA` or the cache, or None; never downloads."""
-    for folder in _folders(dataset):
+    for folder in folders(dataset):
         for name in (filename, filename.removesuffix(".gz")):
             if (folder / name).is_file():
                 return folder / name
     return None
+
+
+def missing(dataset: str, filenames: Iterable[str]) -> list[str]:
+    """Those of the files that `locate` does not find."""
+    return [name for name in filenames if locate(dataset, name) is None]
+
+
+def folders(dataset: str) -> list[Path]:
+    """Where files are looked for, in this order: the user's own folder, if there is
+    one, and the cache.
+    """
+    given = os.environ.get("PPML_LAB_DATA")
+    own = [Path(given).expanduser() / dataset] if given else []
+    return [*own, cache() / dataset]
+
+
+def cache() -> Path:
+    """The folder of downloads: `$XDG_CACHE_HOME` or `~/.cache`, then `ppml_lab`."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "ppml_lab"
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -113,22 +132,11 @@ def _damaged(path: Path, problem: str) -> ValueError:
     return ValueError(f"{path}: {problem}; delete the file and fetch it again")
 
 
-def _cache(dataset: str) -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "ppml_lab" / dataset
-
-
-def _folders(dataset: str) -> list[Path]:
-    given = os.environ.get("PPML_LAB_DATA")
-    own = [Path(given).expanduser() / dataset] if given else []
-    return [*own, _cache(dataset)]
-
-
 def _download(dataset: str, filename: str, sources: Mapping[str, Source]) -> Path:
     if filename not in sources:
         raise FileNotFoundError(f"no download is known for {filename}")
     source = sources[filename]
-    folder = _cache(dataset)
+    folder = cache() / dataset
     folder.mkdir(parents=True, exist_ok=True)
     # A file of this name is always whole: it is renamed into place once checked.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -163,20 +171,20 @@ def _fetch(url: str, path: Path) -> str:
 
 
 def _how_to_get(
-    dataset: str, missing: list[str], sources: Mapping[str, Source], reason: str
+    dataset: str, absent: list[str], sources: Mapping[str, Source], reason: str
 ) -> str:
     unset = "" if os.environ.get("PPML_LAB_DATA") else " (PPML_LAB_DATA is not set)"
-    own = _folders(dataset)[0] if not unset else f"$PPML_LAB_DATA/{dataset}{unset}"
+    own = folders(dataset)[0] if not unset else f"$PPML_LAB_DATA/{dataset}{unset}"
     return "\n".join(
         [
             f"{dataset}: files are missing and were not downloaded ({reason}).",
             "Put them into",
             f"  {own}",
-            f"  or {_cache(dataset)}",
+            f"  or {cache() / dataset}",
             "Missing, with their official source:",
             *(
                 f"  {name}  {sources[name].url if name in sources else '(none known)'}"
-                for name in missing
+                for name in absent
             ),
         ]
     )

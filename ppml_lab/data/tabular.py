@@ -12,7 +12,7 @@ from ppml_lab.data.dataset import Dataset, make_dataset
 
 _UCI_URL = "https://archive.ics.uci.edu/ml/machine-learning-databases/"
 
-_ADULT = {
+ADULT_FILES = {
     "adult.data": files.Source(
         _UCI_URL + "adult/adult.data",
         "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
@@ -60,7 +60,7 @@ _ADULT_CATEGORICAL = (
 )
 
 _HEART_URL = _UCI_URL + "heart-disease/"
-_HEART = {
+HEART_FILES = {
     "processed.cleveland.data": files.Source(
         _HEART_URL + "processed.cleveland.data",
         "a74b7efa387bc9d108d7d0115d831fe9b414b29ae7124f331b622b4efa0427c8",
@@ -128,7 +128,7 @@ def adult() -> Dataset:
       FileNotFoundError: Files are missing and could not be downloaded.
       ValueError: A file is damaged.
     """
-    paths = files.find("adult", list(_ADULT), sources=_ADULT)
+    paths = files.find("adult", list(ADULT_FILES), sources=ADULT_FILES)
     train, test = (
         _read(path, _ADULT_COLUMNS, num_rows)
         for path, num_rows in zip(paths, _ADULT_ROWS, strict=True)
@@ -172,7 +172,7 @@ def heart_disease() -> Dataset:
       FileNotFoundError: Files are missing and could not be downloaded.
       ValueError: A file is damaged.
     """
-    paths = files.find("heart_disease", list(_HEART), sources=_HEART)
+    paths = files.find("heart_disease", list(HEART_FILES), sources=HEART_FILES)
     train, test, names = [], [], []
     for user, (path, num_rows) in enumerate(zip(paths, _HEART_ROWS, strict=True)):
         x, y, names = _hospital(path, num_rows)

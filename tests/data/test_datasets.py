@@ -17,8 +17,8 @@ def load_real(name):
     """A data set from PPML_LAB_DATA, or a skip: tests never download."""
     if not os.environ.get("PPML_LAB_DATA"):
         pytest.skip(f"PPML_LAB_DATA is not set, so {name} cannot be read")
-    sources = {"mnist": datasets._MNIST | datasets._QMNIST}.get(name, datasets._FASHION)
-    if not all(files.locate(name, file) for file in sources):
+    known = datasets.sources(name)
+    if files.missing(name, [*known.needed, *known.optional]):
         pytest.skip(f"PPML_LAB_DATA has no complete {name}")
     return data.load(name)
 
@@ -161,25 +161,21 @@ def test_mnist_downloaded_without_writers(tiny_mnist, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("PPML_LAB_DATA", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tiny_mnist / "cache"))
-    monkeypatch.setattr(
-        datasets,
-        "_MNIST",
+    needed, optional = datasets.sources("mnist")
+    here = datasets.Files(
         {
             name: files.Source(
                 (tiny_mnist / name).as_uri(),
                 hashlib.sha256((tiny_mnist / name).read_bytes()).hexdigest(),
             )
-            for name in datasets._MNIST
+            for name in needed
         },
-    )
-    monkeypatch.setattr(
-        datasets,
-        "_QMNIST",
         {
             name: files.Source((tiny_mnist / name).as_uri(), "0" * 64)
-            for name in datasets._QMNIST
+            for name in optional
         },
     )
+    monkeypatch.setitem(datasets._FILES, "mnist", here)
     mnist = data.load("mnist")
     assert len(mnist.train["y"]) == 3
     assert mnist.train_users is None
@@ -191,6 +187,9 @@ def test_unknown_name_suggests_the_nearest():
     assert data.names() == [
         *("adult", "digits", "fashion_mnist", "heart_disease", "mnist", "synthetic")
     ]
+    with pytest.raises(ValueError, match="did you mean 'mnist'"):
+        datasets.sources("mnits")
+    assert datasets.sources("digits") == ({}, {})
 
 
 def test_default_synthetic():

@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 
 from ppml_lab import data
-from ppml_lab.data import files, tabular
-
-SOURCES = {"adult": tabular._ADULT, "heart_disease": tabular._HEART}
+from ppml_lab.data import datasets, files, tabular
 
 
 def load_real(name):
     """A data set from PPML_LAB_DATA, or a skip: tests never download."""
     if not os.environ.get("PPML_LAB_DATA"):
         pytest.skip(f"PPML_LAB_DATA is not set, so {name} cannot be read")
-    if not all(files.locate(name, file) for file in SOURCES[name]):
+    if files.missing(name, datasets.sources(name).needed):
         pytest.skip(f"PPML_LAB_DATA has no complete {name}")
     return data.load(name)
 
@@ -41,7 +39,7 @@ def test_hospital_counts():
 def test_hospitals_standardise_alone_and_by_train_rows():
     heart = load_real("heart_disease")
     for user, (file, num_rows) in enumerate(
-        zip(tabular._HEART, tabular._HEART_ROWS, strict=True)
+        zip(tabular.HEART_FILES, tabular._HEART_ROWS, strict=True)
     ):
         path = files.locate("heart_disease", file)
         assert path is not None
@@ -166,7 +164,7 @@ def write(monkeypatch, tmp_path):
 
     def write_all(dataset, *texts):
         (tmp_path / dataset).mkdir()
-        for file, text in zip(SOURCES[dataset], texts, strict=True):
+        for file, text in zip(datasets.sources(dataset).needed, texts, strict=True):
             (tmp_path / dataset / file).write_text(text)
 
     return write_all
