@@ -11,16 +11,20 @@ from ppml_lab.cli.budget import calibrate, epsilon
 from ppml_lab.cli.compare import compare
 from ppml_lab.cli.cost import cost
 from ppml_lab.cli.experiments import list_experiments
+from ppml_lab.cli.run import merge, run
 from ppml_lab.cli.show import show
 
-_COMMANDS = {
-    "epsilon": epsilon,
-    "calibrate": calibrate,
+COMMANDS = {
     "list": list_experiments,
+    "run": run,
+    "merge": merge,
     "show": show,
     "compare": compare,
+    "epsilon": epsilon,
+    "calibrate": calibrate,
     "cost": cost,
 }
+_FORWARDING = ("run", "merge")
 
 _DESCRIPTION = """The laboratory at the prompt. Every command has --help with an
 example, and --json.
@@ -32,9 +36,10 @@ Example: python -m ppml_lab epsilon --sampling-prob 0.01 --noise-multiplier 1.1
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, or 2 if an argument is bad."""
+    args = _forwarded(sys.argv[1:] if args is None else args)
     try:
         tyro.extras.subcommand_cli_from_dict(
-            _COMMANDS,
+            COMMANDS,
             prog="python -m ppml_lab",
             description=_DESCRIPTION,
             args=args,
@@ -43,6 +48,16 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"ppml_lab: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _forwarded(args: Sequence[str]) -> list[str]:
+    """Marks an experiment's own options, --help too, as no options of ours."""
+    command, rest = args[:1], args[1:]
+    ours = [arg for arg in rest if arg == "--json"]
+    theirs = [arg for arg in rest if arg != "--json"]
+    if not theirs or theirs[0].startswith("-") or command[0] not in _FORWARDING:
+        return [*args]
+    return [*command, *ours, "--", *theirs]
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tyro
-
 from ppml_lab.cli import tables
-from ppml_lab.cli.output import AsJson, print_json, print_table
+from ppml_lab.cli.output import AsJson, Table, print_json, print_table
 from ppml_lab.cli.tables import Row, Value
 
 # Tables keep six digits: what differs by less is rounding of the subtraction.
@@ -28,8 +26,8 @@ class Pairs(NamedTuple):
 
 
 def compare(
-    first: tyro.conf.Positional[str],
-    second: tyro.conf.Positional[str],
+    first: Table,
+    second: Table,
     *,
     metric: str,
     labels: tuple[str, ...] = (),

@@ -23,13 +23,7 @@ def list_experiments(*, as_json: AsJson = False) -> None:
     Raises:
       ValueError: If there is no folder of experiments here, or one does not parse.
     """
-    paths = sorted(_FOLDER.glob("[!_]*.py"))
-    if not paths:
-        raise ValueError(
-            f"no experiments in {_FOLDER.resolve()}: go to the folder that holds "
-            "experiments/, such as a clone of the repository"
-        )
-    found = [_describe(path) for path in paths]
+    found = [_describe(path) for path in find().values()]
     if as_json:
         print_json(found)
         return
@@ -44,6 +38,21 @@ def list_experiments(*, as_json: AsJson = False) -> None:
             for about in found
         ]
     )
+
+
+def find() -> dict[str, Path]:
+    """The experiments below the current folder, by name.
+
+    Raises:
+      ValueError: If there are none.
+    """
+    paths = sorted(_FOLDER.glob("[!_]*.py"))
+    if not paths:
+        raise ValueError(
+            f"no experiments in {_FOLDER.resolve()}: go to the folder that holds "
+            "experiments/, such as a clone of the repository"
+        )
+    return {path.stem: path for path in paths}
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import tyro
 
 AsJson = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 
+Table = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
+
 # Between two columns.
 _GAP = 2
 _UNBOUNDED = 100_000

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tyro
-
 from ppml_lab.cli import tables
-from ppml_lab.cli.output import AsJson, print_json, print_table
+from ppml_lab.cli.output import AsJson, Table, print_json, print_table
 
 
 def show(
-    table: tyro.conf.Positional[str],
+    table: Table,
     *,
     columns: tuple[str, ...] = (),
     rows: int | None = None,
