@@ -10,11 +10,13 @@ import tyro
 from ppml_lab.cli.budget import calibrate, epsilon
 from ppml_lab.cli.compare import compare
 from ppml_lab.cli.cost import cost
+from ppml_lab.cli.doctor import doctor
 from ppml_lab.cli.experiments import list_experiments
 from ppml_lab.cli.run import merge, run
 from ppml_lab.cli.show import show
 
 COMMANDS = {
+    "doctor": doctor,
     "list": list_experiments,
     "run": run,
     "merge": merge,

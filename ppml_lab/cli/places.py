@@ -1,0 +1,122 @@
+"""What `doctor` says of data sets, caches and the results folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ppml_lab.cli.machine import Finding
+from ppml_lab.cli.tables import RESULTS
+
+_LITTLE_SPACE = 500 * 2**20
+
+
+def data_sets() -> Finding:
+    """Every data set by name: where it is, or what to do about it. No downloads."""
+    from ppml_lab.data import datasets
+
+    rows = [_data_set(name) for name in datasets.names()]
+    given = os.environ.get("PPML_LAB_DATA")
+    warnings = []
+    if given and not Path(given).expanduser().is_dir():
+        warnings.append(
+            f"PPML_LAB_DATA is {given}, which is no folder: correct or unset it"
+        )
+    elif given and not any(
+        (Path(given).expanduser() / row["name"]).is_dir() for row in rows
+    ):
+        named = ", ".join(row["name"] for row in rows if row["state"] != "built in")
+        warnings.append(
+            f"PPML_LAB_DATA is {given}, which holds no data set: make folders there "
+            f"of these names: {named}"
+        )
+    return Finding({"data": rows}, [], warnings)
+
+
+def folders() -> Finding:
+    """Where the lab writes: size, free space, and whether it can."""
+    from ppml_lab.data import datasets, files
+
+    downloads = [files.cache() / name for name in datasets.names()]
+    rows = {
+        "results": _folder(RESULTS.resolve(), [RESULTS]),
+        "downloads": _folder(files.cache(), downloads),
+        "compiled programs": _folder(_compiled(), [_compiled()]),
+    }
+    results, downloads, compiled = rows.values()
+    problems, warnings = [], []
+    if not results["writable"]:
+        problems.append(
+            f"{results['folder']} cannot be written: run experiments elsewhere, or with "
+            "--out"
+        )
+    elif results["free_bytes"] < _LITTLE_SPACE:
+        left = results["free_bytes"] // 2**20
+        warnings.append(f"{results['folder']} has only {left} MiB of space left")
+    if not downloads["writable"]:
+        warnings.append(
+            f"{downloads['folder']} cannot be written, so that nothing can be "
+            "downloaded: set XDG_CACHE_HOME to a folder of yours"
+        )
+    if not compiled["writable"]:
+        warnings.append(
+            f"{compiled['folder']} cannot be written, so that programs are compiled "
+            "anew every time: set JAX_COMPILATION_CACHE_DIR"
+        )
+    found = [{"for": name, **row} for name, row in rows.items()]
+    return Finding({"folders": found}, problems, warnings)
+
+
+def _data_set(name: str) -> dict[str, Any]:
+    from ppml_lab.data import datasets, files
+
+    needed, optional = datasets.sources(name)
+    absent, unknown = files.missing(name, needed), files.missing(name, optional)
+    places = [files.locate(name, file) for file in needed]
+    found = [str(place.parent) for place in places if place is not None]
+    advice = "its users are unknown: optional files are missing" if unknown else None
+    if absent:
+        state, found = "missing", [str(files.folders(name)[0])]
+        advice = f"downloaded at first use; offline, put its {len(absent)} files there"
+    else:
+        state = "found" if needed else "built in"
+    folder = found[0] if found else None
+    missing = absent + unknown
+    return {
+        **{"name": name, "state": state, "folder": folder},
+        **{"missing_files": missing, "advice": advice},
+    }
+
+
+def _folder(path: Path, counted: list[Path]) -> dict[str, Any]:
+    """What is known of a folder that need not be there yet."""
+    path = path.absolute()
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    files = (file for part in counted for file in part.rglob("*") if file.is_file())
+    return {
+        "folder": str(path),
+        "bytes": sum(file.stat().st_size for file in files),
+        "free_bytes": shutil.disk_usage(nearest).free,
+        "writable": _writable(nearest),
+    }
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _compiled() -> Path:
+    """Where experiments keep compiled programs."""
+    import jax
+
+    from ppml_lab.data import files
+
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    return Path(chosen) if chosen else files.cache() / "xla"
