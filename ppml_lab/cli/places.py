@@ -40,18 +40,19 @@ def folders() -> Finding:
     """Where the lab writes: size, free space, and whether it can."""
     from ppml_lab.data import datasets, files
 
-    downloads = [files.cache() / name for name in datasets.names()]
+    # The cache of downloads holds compiled programs, too.
+    own = [files.cache() / name for name in datasets.names()]
     rows = {
-        "results": _folder(RESULTS.resolve(), [RESULTS]),
-        "downloads": _folder(files.cache(), downloads),
+        "results": _folder(RESULTS, [RESULTS]),
+        "downloads": _folder(files.cache(), own),
         "compiled programs": _folder(_compiled(), [_compiled()]),
     }
     results, downloads, compiled = rows.values()
     problems, warnings = [], []
     if not results["writable"]:
         problems.append(
-            f"{results['folder']} cannot be written: run experiments elsewhere, or with "
-            "--out"
+            f"{results['folder']} cannot be written: run experiments elsewhere, or "
+            "with --out"
         )
     elif results["free_bytes"] < _LITTLE_SPACE:
         left = results["free_bytes"] // 2**20
@@ -75,24 +76,26 @@ def _data_set(name: str) -> dict[str, Any]:
 
     needed, optional = datasets.sources(name)
     absent, unknown = files.missing(name, needed), files.missing(name, optional)
-    places = [files.locate(name, file) for file in needed]
-    found = [str(place.parent) for place in places if place is not None]
-    advice = "its users are unknown: optional files are missing" if unknown else None
+    state, folder, advice = "built in", None, None
     if absent:
-        state, found = "missing", [str(files.folders(name)[0])]
+        state, folder = "missing", files.folders(name)[0]
         advice = f"downloaded at first use; offline, put its {len(absent)} files there"
-    else:
-        state = "found" if needed else "built in"
-    folder = found[0] if found else None
-    missing = absent + unknown
+    elif needed:
+        state, folder = "found", files.find(name, [*needed], sources={})[0].parent
+        advice = (
+            "its users are unknown: optional files are missing" if unknown else None
+        )
     return {
-        **{"name": name, "state": state, "folder": folder},
-        **{"missing_files": missing, "advice": advice},
+        "name": name,
+        "state": state,
+        "folder": None if folder is None else str(folder),
+        "missing_files": absent + unknown,
+        "advice": advice,
     }
 
 
 def _folder(path: Path, counted: list[Path]) -> dict[str, Any]:
-    """What is known of a folder that need not be there yet."""
+    """What is known of a folder, which need not be there yet, and the size of parts."""
     path = path.absolute()
     nearest = next(place for place in (path, *path.parents) if place.exists())
     files = (file for part in counted for file in part.rglob("*") if file.is_file())
