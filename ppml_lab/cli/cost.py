@@ -62,7 +62,7 @@ def cost(
 
     def coded() -> Messages:
         # Sums are modulo a prime of 31 bits, whose elements are sent as words.
-        privacy = int(corrupt_share * num_clients)
+        privacy = graphs.num_of(num_clients, corrupt_share)
         return cost.light_secagg(num_clients, num_staying, privacy, dimension, 32)
 
     # Servers' arguments are checked here: additive sharing fails for no other reason.

@@ -172,8 +172,8 @@ def k_regular(
             f"dropout_share {dropout_share} must sum to less than 1: lower one of them"
         )
 
-    num_corrupt = math.floor((corrupt_share + _SLACK) * num_clients)
-    num_dropped = math.floor((dropout_share + _SLACK) * num_clients)
+    num_corrupt = num_of(num_clients, corrupt_share)
+    num_dropped = num_of(num_clients, dropout_share)
     # Privacy fails in two ways, and per client in all but the first of them.
     log_unsafe = -(security_bits + 1) * math.log(2)
     log_safe_each = log_unsafe - math.log(num_clients)
@@ -205,6 +205,11 @@ def k_regular(
         f"corrupt_share {corrupt_share} and dropout_share {dropout_share}: use "
         "graphs.complete, more clients or lower shares"
     )
+
+
+def num_of(num_clients: int, share: float) -> int:
+    """How many clients a share of them is, rounded down: 0.29 of 100 are 29."""
+    return math.floor((share + _SLACK) * num_clients)
 
 
 def offsets(graph: Graph) -> Offsets:

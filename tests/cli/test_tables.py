@@ -148,10 +148,43 @@ def test_compare_refuses(capsys, tmp_path):
     assert "no column 'seed'" in unseeded
 
 
+def costs(capsys, **options):
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    found = json.loads(printed(capsys, "cost", *flags, "--json"))
+    return {row["protocol"]: row for row in found}
+
+
+def test_cost_of_a_k_regular_graph_is_published(capsys):
+    """Bell et al. 2020: 48 neighbours for 1,000 clients at a tenth dropped and corrupt.
+
+    Bonawitz et al.'s closed form then has 49 who hold a share. A sum needs 26 bits.
+    """
+    found = costs(capsys, num_clients=1000, dimension=100_000, num_dropped=100)
+    row = found["pairwise masking, k-regular"]
+    key = share = 256
+    bits = 2 * 49 * key + (5 * 49 - 4) * share + 100_000 * 26
+    assert row["uplink_bytes"] + row["downlink_bytes"] == bits / 8
+    sent = 2 * key + 2 * 48 * share + 100_000 * 26 + 49 * share
+    assert row["uplink_bytes"] == sent / 8
+    assert row["num_rounds"] == 4
+
+
+def test_cost_of_light_secagg_is_published(capsys):
+    """So et al. 2022: 100 clients, 70 stay, 50 collude, a million words of 32 bits."""
+    options = {"num_clients": 100, "dimension": 10**6, "num_dropped": 30}
+    row = costs(capsys, **options, corrupt_share=0.5)["LightSecAgg"]
+    assert row["uplink_bytes"] == 19.8e6 + 4e6 + 0.2e6
+    assert row["downlink_bytes"] == 19.8e6
+    assert row["server_bytes"] == 100 * 4e6 + 70 * 0.2e6
+    # 29 of 100, not 28, though 0.29 * 100 is below 29: pieces are a 41st.
+    row = costs(capsys, **options, corrupt_share=0.29)["LightSecAgg"]
+    piece = -(-(10**6) // 41)
+    assert row["downlink_bytes"] == 99 * piece * 4
+
+
 def test_cost_is_the_committed_one(capsys):
     """What the experiment's table says of 1,000 clients, all staying."""
-    args = ["cost", "--num-clients", "1000", "--dimension", "100000"]
-    rows = {r["protocol"]: r for r in json.loads(printed(capsys, *args, "--json"))}
+    rows = costs(capsys, num_clients=1000, dimension=100_000)
     committed = {
         (r["source"], r["quantity"]): r["ours"]
         for r in tables.read(tables.find("secure_aggregation_cost"))
