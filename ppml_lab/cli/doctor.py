@@ -42,6 +42,7 @@ def doctor(*, as_json: AsJson = False) -> None:
         print_json({**facts, "problems": problems, "warnings": warnings})
     else:
         _print(packages.facts, devices, rows)
+        print()
         for line in warnings:
             print(f"warning: {line}")
         for line in problems:
@@ -74,7 +75,9 @@ def _print(
 
 def _print_tables(data: list[dict[str, Any]], folders: list[dict[str, Any]]) -> None:
     names = ("name", "state", "folder", "advice")
+    print()
     print_table([{name: row[name] for name in names} for row in data])
+    print()
     print_table(
         [
             {

@@ -45,8 +45,12 @@ def print_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> 
     numbers = [str(number) for number in range(len(rows))]
     blocks = _blocks(cells, len(numbers[-1]), width)
     for names in blocks:
+        # Of the gap, the box itself draws one column.
         shown = table.Table(
-            box=box.SIMPLE_HEAD, padding=(0, _GAP, 0, 0), pad_edge=False
+            box=box.SIMPLE_HEAD,
+            padding=(0, _GAP - 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
         )
         columns = {name: cells[name] for name in names}
         if len(blocks) > 1:
@@ -57,18 +61,24 @@ def print_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> 
             shown.add_column(name, justify=side, overflow="fold")
         for row in zip(*columns.values(), strict=True):
             shown.add_row(*row)
+        if names is not blocks[0]:
+            screen.print()
         screen.print(shown)
 
 
 def _blocks(
     cells: Mapping[str, Sequence[str]], lead: int, width: int | None
 ) -> list[list[str]]:
-    """Columns that fit into `width` side by side, beside `lead` characters."""
-    blocks: list[list[str]] = [[]]
+    """All columns, or those that fit into `width` beside one of `lead` characters."""
+    widths = {
+        name: _GAP + max(map(len, [name, *column])) for name, column in cells.items()
+    }
+    if width is None or sum(widths.values()) - _GAP <= width:
+        return [list(cells)]
+    blocks: list[list[str]] = []
     used = lead
-    for name, column in cells.items():
-        needed = _GAP + max(map(len, [name, *column]))
-        if width is not None and blocks[-1] and used + needed + _GAP > width:
+    for name, needed in widths.items():
+        if not blocks or used + needed > width:
             blocks.append([])
             used = lead
         blocks[-1].append(name)

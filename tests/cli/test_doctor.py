@@ -46,7 +46,7 @@ def test_this_machine_is_well(here, capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert text.endswith("the lab can run here\n")
-    assert "fashion_mnist   missing" in text
+    assert "fashion_mnist  missing" in text
     # Neither a download nor a folder was begun.
     assert not list(here.iterdir())
 

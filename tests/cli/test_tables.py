@@ -89,12 +89,33 @@ def test_cells():
     ]
 
 
+def lines(capsys, rows, width):
+    """The table's lines without blank ones and rules, each as its cells."""
+    output.print_table(rows, width=width)
+    text = capsys.readouterr().out.splitlines()
+    assert max(map(len, text)) <= width
+    return [line.split() for line in text if line.strip(" \u2500")]
+
+
 def test_a_narrow_table_comes_in_blocks(capsys):
-    output.print_table([{"first": "a" * 12, "second": "b" * 12}], width=22)
-    text = capsys.readouterr().out
-    assert text.count("#") == 2
-    assert "a" * 12 in text
-    assert "b" * 12 in text
+    # Columns are 10, 6 and 5 wide, numbers 2, with two spaces between.
+    rows = [{"first": f"{i}" * 5, "second": 1.5, "third": None} for i in range(11)]
+    whole = lines(capsys, rows, 25)
+    assert whole[0] == ["first", "second", "third"]
+    blocks = lines(capsys, rows, 24)
+    assert blocks[0] == ["#", "first", "second"]
+    assert blocks[1:12] == [[str(i), f"{i}" * 5, "1.5"] for i in range(11)]
+    assert blocks[12:] == [["#", "third"], *([str(i)] for i in range(11))]
+    assert lines(capsys, rows, 22)[:12] == blocks[:12]
+    narrow = lines(capsys, rows, 21)
+    assert narrow[:2] == [["#", "first"], ["0", "00000"]]
+    assert narrow[12:14] == [["#", "second", "third"], ["0", "1.5"]]
+
+
+def test_a_cell_wider_than_the_terminal_is_folded(capsys):
+    rows = [{"first": "a" * 30, "second": "b"}]
+    text = lines(capsys, rows, 20)
+    assert "".join(cell for line in text for cell in line).count("a") == 30
 
 
 def test_a_paired_test_by_hand():
