@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -37,7 +38,9 @@ Example: python -m ppml_lab epsilon --sampling-prob 0.01 --noise-multiplier 1.1
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code: 0, or 2 if an argument is bad."""
+    """Runs one command; returns its exit code: 0, 2 if an argument is bad, or 1 if
+    nobody reads what it prints.
+    """
     args = _forwarded(sys.argv[1:] if args is None else args)
     try:
         tyro.extras.subcommand_cli_from_dict(
@@ -46,6 +49,11 @@ def main(args: Sequence[str] | None = None) -> int:
             description=_DESCRIPTION,
             args=args,
         )
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; nor can Python flush at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ValueError as error:
         print(f"ppml_lab: error: {error}", file=sys.stderr)
         return 2

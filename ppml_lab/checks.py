@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Collection
 from typing import Any
-
-import jax
 
 
 def is_traced(value: Any) -> bool:
     """Whether `value` is only known inside a compiled program."""
-    return isinstance(value, jax.core.Tracer)
+    # Where jax is not loaded nothing is traced: the prompt starts without it.
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(value, jax.core.Tracer)
 
 
 def positive(name: str, value: Any, *, allow_inf: bool = False) -> None:

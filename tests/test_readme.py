@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ppml_lab import lab
+from ppml_lab.__main__ import COMMANDS
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -49,6 +50,13 @@ def test_the_commands_at_the_prompt_run() -> None:
             check=True,
         )
         assert "rdp" in done.stdout
+
+
+def test_every_command_is_listed() -> None:
+    section = README.partition("The other commands of")[2].split("\n\n")[1]
+    listed = re.findall(r"^- `(\w+)", section, re.MULTILINE)
+    shown = re.findall(r"^\.venv/bin/python -m ppml_lab (\w+)", README, re.MULTILINE)
+    assert sorted(COMMANDS) == sorted([*listed, *shown])
 
 
 def test_every_experiment_has_its_row() -> None:

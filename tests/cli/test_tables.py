@@ -228,10 +228,3 @@ def test_cost_says_what_is_impossible(capsys):
     assert "pairwise masking: num_dropped 4 leaves 6 of 10" in text
     assert "num_dropped must be" in refused(capsys, *args[:-1], "10")
     assert "num_parties" in refused(capsys, *args, "--num-servers", "1")
-
-
-@pytest.mark.parametrize("command", ["list", "show", "compare", "cost"])
-def test_help_has_an_example(capsys, command):
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
-    assert f"Example: python -m ppml_lab {command}" in capsys.readouterr().out
