@@ -148,6 +148,9 @@ def test_compare_pairs_by_labels(capsys, tmp_path):
     x, y = found["groups"]
     assert (x["labels"], x["pairs"], x["difference"]) == ({"kind": "x"}, 3, 2.0)
     assert (y["labels"], y["pairs"], y["low"]) == ({"kind": "y"}, 1, None)
+    test = stats.ttest_rel([2, 6, 3], [1, 4, 0])
+    assert x["p_value"] == pytest.approx(test.pvalue)
+    assert (x["low"], x["high"]) == pytest.approx(tuple(test.confidence_interval(0.95)))
     assert found["unmatched"] == [1, 1]
     assert "1 rows of" in printed(capsys, *args)
 
