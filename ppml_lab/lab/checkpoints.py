@@ -191,11 +191,19 @@ def _checkpointer() -> Any:
     # Imported late, because it takes half a second.
     import orbax.checkpoint as ocp
 
+    # One process of several saves; orbax would wait for the others.
+    alone = ocp.options.MultiprocessingOptions(
+        active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
+    )
     return ocp.Checkpointer(
         ocp.CompositeCheckpointHandler(
-            states=ocp.PyTreeCheckpointHandler(),
-            ledger=ocp.JsonCheckpointHandler(filename="ledger.json"),
-        )
+            composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+            states=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+            ledger=ocp.JsonCheckpointHandler(
+                filename="ledger.json", multiprocessing_options=alone
+            ),
+        ),
+        multiprocessing_options=alone,
     )
 
 

@@ -99,12 +99,13 @@ def together() -> Iterator[None]:
     except BaseException as error:
         if jax.process_count() == 1:
             raise
-        traceback.print_exc()
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
         print(
-            f"error: process {jax.process_index() + 1} of {jax.process_count()} ends: "
-            f"{error}\nIf its own work did not fail, another process ended or is out "
+            f"error: process {jax.process_index()} of {jax.process_count()} ends: "
+            f"{error}\nIf this is not its own failure, another process ended or is out "
             "of reach. Start the command again, everywhere: finished runs are kept, "
-            "the others go on from their last checkpoint.",
+            "and the others go on from their last checkpoint.",
             file=sys.stderr,
             flush=True,
         )

@@ -13,7 +13,7 @@ import jax
 import tyro
 
 from ppml_lab import federated
-from ppml_lab.lab import records
+from ppml_lab.lab import hosts, records
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.folders import open_folder
@@ -48,7 +48,8 @@ def run_experiment(
     to `results/<stem>` for "paper" and `results/<stem>/<name>` for the others, or to
     `--out`. `--shard` runs a part of the points; `--merge` writes the table of what
     others ran. What every run guarantees is printed before anything is trained, and
-    what all of them cost together, which is in privacy.json too.
+    what all of them cost together, which is in privacy.json too. Where the environment
+    names several processes (`hosts.connect`), they run it together.
 
     Args:
       stem: The experiment's name.
@@ -58,9 +59,23 @@ def run_experiment(
       table: Rows of table.csv.
     """
     chosen = _chosen(stem, description, configs, _SWEEP_OPTIONS)
-    config, out = chosen.config, chosen.out
     federated.use_all_cores()
+    hosts.connect()
     _cache_compilations()
+    with hosts.together():
+        if hosts.is_first():
+            _lead(chosen, points, table)
+        elif not chosen.merge:
+            run_sweep(take(points(chosen.config), _shard(chosen.shard)), chosen.out)
+
+
+def _lead(
+    chosen: Any,
+    points: Callable[[C], list[Point]],
+    table: Callable[[C, list[Result]], list[dict[str, Any]]],
+) -> None:
+    """All of an experiment but what other hosts help to compute."""
+    config, out = chosen.config, chosen.out
     try:
         shard = _shard(chosen.shard)
         if chosen.merge and not (out / "provenance.json").exists():
