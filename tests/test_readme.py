@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorboard
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ppml_lab import lab
 from ppml_lab.__main__ import COMMANDS
@@ -37,6 +39,24 @@ def test_the_sweep_runs(tmp_path: Path) -> None:
     assert list(accuracies[0][1]) == ["method", "learning_rate", "clip_norm", "seed"]
     assert {labels["method"] for _, labels in accuracies} == {"plain", "DP"}
     assert all(0 <= accuracy <= 1 for accuracy, _ in accuracies)
+
+
+def test_metrics_reach_tensorboard(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```\n(writer = .*?)```", README, re.DOTALL)
+    logs = str(tmp_path / "logs")
+    names: dict[str, Any] = {"tensorboard": tensorboard, "logs": logs}
+    exec(compile(example, "README.md", "exec"), names)
+    config = lab.Config(data=lab.DataConfig(num_clients=20), num_rounds=6, eval_every=2)
+    points = lab.points(lab.seeds(2), config, lab.Hyperparams())
+    outcomes = lab.run_sweep(points, tmp_path, on_metrics=names["on_metrics"])
+    names["writer"].close()
+    read = EventAccumulator(logs)
+    read.Reload()
+    for point, outcome in zip(points, outcomes, strict=True):
+        for name in ("accuracy", "train_loss"):
+            found = read.Tensors(f"{name}/seed {point.seed}")
+            assert [event.step for event in found] == [2, 4, 6]
+            assert found[-1].tensor_proto.float_val == [outcome.last[name]]
 
 
 def test_the_commands_at_the_prompt_run() -> None:

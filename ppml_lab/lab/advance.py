@@ -24,12 +24,18 @@ Report = Callable[[int, str], None]
 """`(rounds done since the last call, what is running)`."""
 
 
+OnMetrics = Callable[[Run, int, Mapping[str, float]], None]
+"""`(run, round, scalars)` of an evaluation: its metrics, epsilon if there is one, and
+the round's own scalars."""
+
+
 class Sweep(NamedTuple):
     """How and where slices run.
 
     Attributes:
       folder: The results folder.
       report: Told of rounds done.
+      on_metrics: Told of every evaluation.
       width: Points vmapped at once.
       checkpoint_seconds: The least time between two checkpoints of a slice.
       programs: (config, chunk, slice size) -> its program.
@@ -38,6 +44,7 @@ class Sweep(NamedTuple):
 
     folder: Path
     report: Report
+    on_metrics: OnMetrics
     width: int
     checkpoint_seconds: float
     programs: dict[tuple[Config, Chunk, int], programs.Program]
@@ -93,7 +100,9 @@ def advance(part: Slice, sweep: Sweep) -> None:
             (infos, metrics, are_finite(states.params))
         )
         done = Done(chunk, rounds_done, infos, metrics, finite, timing)
-        over = {run.name: _record(run, row, done, data.facts) for row, run in going}
+        over = {
+            run.name: _record(run, row, done, data.facts, sweep) for row, run in going
+        }
         ended = [run for _, run in going if over[run.name]]
         for run in ended:
             _finish(run)
@@ -179,7 +188,7 @@ def _program(config: Config, chunk: Chunk, size: int, sweep: Sweep) -> programs.
     return sweep.programs[which]
 
 
-def _record(run: Run, row: int, done: Done, facts: DataFacts) -> bool:
+def _record(run: Run, row: int, done: Done, facts: DataFacts, sweep: Sweep) -> bool:
     """Writes a chunk's lines of one run and says whether the run ends with it: by
     itself, so that a run does not depend on the others of its slice.
     """
@@ -189,6 +198,7 @@ def _record(run: Run, row: int, done: Done, facts: DataFacts) -> bool:
     if diverged is not None:
         lines[-1]["diverged_round"] = diverged
     if hosts.is_first():
+        _forward(run, lines, sweep)
         records.append_lines(run.folder / "rounds.jsonl", lines)
     goal = run.point.config.stop_at_accuracy
     has_arrived = goal is not None and done.metrics["accuracy"][row].max() >= goal
@@ -213,6 +223,14 @@ def _lines(run: Run, row: int, done: Done, facts: DataFacts) -> list[dict[str, A
             point.config, point.hyperparams, facts, point.delta, line["round"]
         )
     return lines
+
+
+def _forward(run: Run, lines: list[dict[str, Any]], sweep: Sweep) -> None:
+    """Tells of the evaluations among the lines."""
+    for line in lines:
+        if "epsilon" in line:
+            scalars = {k: v for k, v in line.items() if k != "round" and v is not None}
+            sweep.on_metrics(run, line["round"], scalars)
 
 
 def _finish(run: Run) -> None:
@@ -248,5 +266,4 @@ def _tell(runs: list[Run], rounds_done: int, sweep: Sweep) -> None:
     if runs:
         before = sum(sweep.reported.get(run.name, 0) for run in runs)
         sweep.reported.update({run.name: rounds_done for run in runs})
-        text = ", ".join(f"{k} {v}" for k, v in runs[0].point.labels.items())
-        sweep.report(rounds_done * len(runs) - before, text)
+        sweep.report(rounds_done * len(runs) - before, runs[0].title)

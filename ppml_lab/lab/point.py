@@ -52,6 +52,11 @@ class Run(NamedTuple):
         return self.folder.name
 
     @property
+    def title(self) -> str:
+        """The point's labels in words."""
+        return ", ".join(f"{name} {v}" for name, v in self.point.labels.items())
+
+    @property
     def is_finished(self) -> bool:
         """Whether there is a result."""
         return (self.folder / "result.json").exists()

@@ -14,6 +14,7 @@ import tyro
 
 from ppml_lab import federated
 from ppml_lab.lab import hosts, records
+from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.folders import open_folder
@@ -41,6 +42,7 @@ def run_experiment(
     configs: Mapping[str, C],
     points: Callable[[C], list[Point]],
     table: Callable[[C, list[Result]], list[dict[str, Any]]],
+    on_metrics: OnMetrics = lambda run, round, scalars: None,
 ) -> None:
     """An experiment's `main`: parse, state epsilon, sweep, write the table.
 
@@ -57,6 +59,7 @@ def run_experiment(
       configs: Frozen dataclasses by name.
       points: The runs of a configuration.
       table: Rows of table.csv.
+      on_metrics: Told of every evaluation, see `run_sweep`.
     """
     chosen = _chosen(stem, description, configs, _SWEEP_OPTIONS)
     federated.use_all_cores()
@@ -64,7 +67,7 @@ def run_experiment(
     _cache_compilations()
     with hosts.together():
         if hosts.is_first():
-            _lead(chosen, points, table)
+            _lead(chosen, points, table, on_metrics)
         elif not chosen.merge:
             run_sweep(take(points(chosen.config), _shard(chosen.shard)), chosen.out)
 
@@ -73,6 +76,7 @@ def _lead(
     chosen: Any,
     points: Callable[[C], list[Point]],
     table: Callable[[C, list[Result]], list[dict[str, Any]]],
+    on_metrics: OnMetrics,
 ) -> None:
     """All of an experiment but what other hosts help to compute."""
     config, out = chosen.config, chosen.out
@@ -90,7 +94,7 @@ def _lead(
     _print_together(together)
     records.write_json(out / "privacy.json", together)
     if not chosen.merge:
-        _train(take(runs, shard), out)
+        _train(take(runs, shard), out, on_metrics)
     made = [run_of(point, out) for point in runs]
     missing = [run.point for run in made if not run.is_finished]
     if missing:
@@ -140,11 +144,11 @@ def _shard(text: str | None) -> Shard:
     return shard or Shard(1, 1)
 
 
-def _train(points: list[Point], out: Path) -> None:
+def _train(points: list[Point], out: Path, on_metrics: OnMetrics) -> None:
     total = sum(point.config.num_rounds for point in points)
     try:
         with progress(total, "rounds") as report:
-            run_sweep(points, out, report=report)
+            run_sweep(points, out, report=report, on_metrics=on_metrics)
     except MadeElsewhereError as others:
         print(others)
     except OSError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 
 from ppml_lab.lab import checkpoints, hosts, memory, programs
-from ppml_lab.lab.advance import Report, Sweep, advance, first_program
+from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
 from ppml_lab.lab.budget import events_of
 from ppml_lab.lab.claims import Claims, open_claims
 from ppml_lab.lab.config import Config
@@ -34,6 +34,7 @@ def run_sweep(
     folder: Path,
     *,
     report: Report = lambda done, text: None,
+    on_metrics: OnMetrics = lambda run, round, scalars: None,
     width: int | None = None,
     slice_size: int | None = None,
     memory_bytes: int | None = None,
@@ -49,6 +50,7 @@ def run_sweep(
       points: The runs.
       folder: Where run folders go.
       report: Told of rounds done.
+      on_metrics: Told of every evaluation, again of those that a killed sweep repeats.
       width: Points vmapped at once; chosen by backend if None.
       slice_size: Points in one program, at most; chosen by backend if None, and fewer
         if the memory does not suffice.
@@ -78,7 +80,7 @@ def run_sweep(
         events_of(config, run.point.hyperparams, programs.data_of(config).facts)
         groups.setdefault(config, []).append(run)
     width = _default_width() if width is None else width
-    sweep = Sweep(folder, report, width, checkpoint_seconds, {}, {})
+    sweep = Sweep(folder, report, on_metrics, width, checkpoint_seconds, {}, {})
     try:
         with open_claims(folder) if hosts.is_first() else nullcontext() as claims:
             if claims:
