@@ -79,3 +79,21 @@ def check_same_shapes(what: str, before: PyTree, after: PyTree) -> None:
                 f"{what}: {jax.tree_util.keystr(path)} from {old.dtype}"
                 f"{list(old.shape)} to {new.dtype}{list(new.shape)}"
             )
+
+
+def place(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
+    """Arrays on the devices of a sharding, which may belong to several processes.
+
+    Each process puts its own part there and asks no other, whereas `jax.device_put`
+    would compare all parts, and wait for processes that are elsewhere.
+    """
+
+    def put(leaf: Any) -> Array:
+        if sharding is None or sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(
+            whole.shape, sharding, lambda index: whole[index]
+        )
+
+    return jax.tree.map(put, tree)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Int, PyTree
 
-from ppml_lab import base, checks
+from ppml_lab import base, checks, trees
 from ppml_lab.data import partition
 from ppml_lab.data.storage import client_view, made
 
@@ -59,7 +59,7 @@ def federate(
         ),
         examples,
     )
-    return base.Clients(grouped, jax.device_put(np.int32(offsets), sharding))
+    return base.Clients(grouped, trees.place(np.int32(offsets), sharding))
 
 
 def num_clients(clients: base.Clients) -> int:
@@ -132,7 +132,7 @@ def _rows(leaf: np.ndarray, order: np.ndarray) -> np.ndarray:
 def _to_device(
     name: str, rows: np.ndarray, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
-    on_device = jax.device_put(rows, sharding)
+    on_device = trees.place(rows, sharding)
     # jax narrows 64-bit integers without a word.
     narrowed = rows.dtype.kind in "iu" and rows.dtype != on_device.dtype
     if narrowed and not np.array_equal(rows, np.asarray(on_device)):

@@ -15,7 +15,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks
+from ppml_lab import base, checks, trees
 
 
 class ByShard(NamedTuple):
@@ -74,7 +74,7 @@ def shard(clients: base.Clients, sharding: NamedSharding) -> base.Clients:
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     return base.Clients(
         ByShard(jax.tree.map(spread, clients.examples)),
-        jax.device_put(offsets, everywhere),
+        trees.place(offsets, everywhere),
     )
 
 

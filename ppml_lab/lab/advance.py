@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ppml_lab import trees
 from ppml_lab.lab import budget, checkpoints, hosts, programs, provenance, records
 from ppml_lab.lab.config import Config
 from ppml_lab.lab.divergence import are_finite, diverged_round
@@ -129,7 +130,7 @@ def _first_states(part: Slice, inputs: programs.Inputs, facts: DataFacts) -> PyT
     else:
         states = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
     placed = by_point(lab_mesh(part.config.num_devices))
-    return jax.device_put(hosts.from_first(states), placed)
+    return trees.place(hosts.from_first(states), placed)
 
 
 def _saved_states(part: Slice, like: PyTree, facts: DataFacts) -> PyTree:
@@ -227,7 +228,7 @@ def _lines(run: Run, row: int, done: Done, facts: DataFacts) -> list[dict[str, A
 
 def _forward(run: Run, lines: list[dict[str, Any]], sweep: Sweep) -> None:
     """Tells of the evaluations among the lines."""
-    for line in lines:
+    for line in lines if hosts.is_first() else ():
         if "epsilon" in line:
             scalars = {k: v for k, v in line.items() if k != "round" and v is not None}
             sweep.on_metrics(run, line["round"], scalars)

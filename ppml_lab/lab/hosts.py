@@ -47,6 +47,8 @@ def connect() -> None:
     )
     if address is None and not several:
         return
+    # It would keep SIGTERM from ending the process.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         address,
         _number("JAX_NUM_PROCESSES"),

@@ -6,11 +6,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, data, federated
+from ppml_lab import base, checks, data, federated, trees
 from ppml_lab.lab.config import DataConfig
 from ppml_lab.lab.sharding import everywhere, lab_mesh
 
@@ -66,7 +65,7 @@ def _load_data(
     clients = data.federate(dataset.train, owners, sharding=everywhere(mesh))
     if shard_data:
         clients = data.shard(clients, federated.sharded_by_client(mesh))
-    test = jax.device_put(dataset.test, everywhere(mesh))
+    test = trees.place(dataset.test, everywhere(mesh))
     facts = DataFacts(
         num_clients=data.num_clients(clients),
         num_examples=len(owners),
