@@ -67,7 +67,11 @@ def run_experiment(
     _cache_compilations()
     with hosts.together():
         if hosts.is_first():
-            _lead(chosen, points, table, on_metrics)
+            try:
+                _lead(chosen, points, table, on_metrics)
+            except OSError as error:
+                notes = getattr(error, "__notes__", [])
+                sys.exit("\n".join([f"error: {error}", *notes]))
         elif not chosen.merge:
             run_sweep(take(points(chosen.config), _shard(chosen.shard)), chosen.out)
 
@@ -87,7 +91,7 @@ def _lead(
         runs = points(config)
         guarantees = [_guarantee(point) for point in runs]
         open_folder(out, dataclasses.asdict(config))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
     _print_guarantees(runs, guarantees)
     together = cost_together(runs)
@@ -151,8 +155,6 @@ def _train(points: list[Point], out: Path, on_metrics: OnMetrics) -> None:
             run_sweep(points, out, report=report, on_metrics=on_metrics)
     except MadeElsewhereError as others:
         print(others)
-    except OSError as error:
-        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
 
 
 def _named(point: Point) -> str:

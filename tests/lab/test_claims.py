@@ -30,19 +30,24 @@ def test_a_run_is_left_to_the_process_that_has_it_until_that_ends(
     )
     points = [lab.Point(config, lab.Hyperparams(), s, {"seed": s}) for s in range(3)]
     runs = [run_of(point, tmp_path) for point in points]
+    half = tmp_path / "checkpoints" / "5ce0" / "20.orbax-checkpoint-tmp"
+    half.mkdir(parents=True)
     command = [sys.executable, "-c", HOLDER, claims.__file__, str(tmp_path)]
     with subprocess.Popen(
-        [*command, runs[1].name],
+        [*command, runs[1].name, "5ce0"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as other:
         assert other.stdout is not None
-        assert other.stdout.readline() == "[True]\n"
+        assert other.stdout.readline() == "[True, True]\n"
         with claims.open_claims(tmp_path) as mine:
             assert [mine.take(run.name) for run in runs] == [True, False, True]
         with pytest.raises(lab.MadeElsewhereError, match="1 of 3 runs are being made"):
             lab.run_sweep(points, tmp_path, slice_size=2)
         assert [run.is_finished for run in runs] == [True, False, True]
+        # What the other may be writing stays, too.
+        assert half.exists()
         other.kill()
     assert len(lab.run_sweep(points, tmp_path)) == 3
+    assert not half.exists()
