@@ -104,10 +104,13 @@ def advance(part: Slice, sweep: Sweep) -> None:
         over = {
             run.name: _record(run, row, done, data.facts, sweep) for row, run in going
         }
-        ended = [run for _, run in going if over[run.name]]
-        for run in ended:
-            _finish(run)
-        _tell(ended, config.num_rounds, sweep)
+        ended = [(row, run) for row, run in going if over[run.name]]
+        if ended:
+            params = hosts.to_host(states.params)
+            for row, run in ended:
+                own = jax.tree.map(lambda leaf, at=row: leaf[at], params)
+                _finish(run, trees.digest(own))
+        _tell([run for _, run in ended], config.num_rounds, sweep)
         going = [(row, run) for row, run in going if not over[run.name]]
         _tell([run for _, run in going], rounds_done, sweep)
         if not going:
@@ -234,7 +237,7 @@ def _forward(run: Run, lines: list[dict[str, Any]], sweep: Sweep) -> None:
             sweep.on_metrics(run, line["round"], scalars)
 
 
-def _finish(run: Run) -> None:
+def _finish(run: Run, params_digest: str) -> None:
     if not hosts.is_first():
         return
     lines = records.read_lines(run.folder / "rounds.jsonl")
@@ -244,8 +247,9 @@ def _finish(run: Run) -> None:
     stamp["cost"] = provenance.cost(compile_seconds, seconds)
     records.write_json(run.folder / "provenance.json", stamp)
     timing = {"seconds": seconds, "compile_seconds": compile_seconds}
+    last = lines[-1] | timing | {"params_digest": params_digest}
     # Last, because a run with a result is finished.
-    records.write_json(run.folder / "result.json", lines[-1] | timing)
+    records.write_json(run.folder / "result.json", last)
 
 
 def _save(

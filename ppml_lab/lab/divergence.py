@@ -1,4 +1,4 @@
-"""Runs that diverge: whose losses or parameters stop being finite."""
+"""Runs that diverge: whose parameters or test loss stop being finite."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _LOSSES = ("train_loss", "loss")
 def diverged_round(
     lines: Sequence[Mapping[str, Any]], params_are_finite: bool
 ) -> int | None:
-    """The first round that is not finite of a chunk that ends so; None if its end is
-    finite, because single rounds can recover.
+    """The first round of a chunk that is not finite, if the model at its end is not;
+    else None: clients that diverge may be clipped to nothing, and rounds recover.
 
     Args:
       lines: The chunk's rounds, with `round` and the losses that were recorded.
       params_are_finite: Whether the parameters after the last of them are.
     """
+    last = lines[-1]
+    if params_are_finite and math.isfinite(last.get("loss", 0.0)):
+        return None
     bad = [
         line["round"]
         for line in lines
         for name in _LOSSES
         if name in line and not math.isfinite(line[name])
     ]
-    last = lines[-1]["round"]
-    if params_are_finite and last not in bad:
-        return None
-    return min(bad, default=last)
+    return min(bad, default=last["round"])
 
 
 @jax.jit

@@ -76,7 +76,8 @@ class Outcome(NamedTuple):
     """What a finished run left.
 
     Attributes:
-      last: Scalars of its last round, its last metrics by name, `seconds` (wall,
+      last: Scalars of its last round, its last metrics by name, `params_digest` (equal
+        for final parameters that are equal to the bit), `seconds` (wall,
         without compilation, divided among a slice's points) and `compile_seconds` (of
         the slice's programs).
       folder: Its run folder.
