@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 from ppml_lab import base, checks, trees
 
@@ -22,11 +22,13 @@ class ByShard(NamedTuple):
     """Examples of which each device holds those of its own clients; see `shard`.
 
     Attributes:
-      rows: Leaves `[devices, rows, ...]`, one block on each device, with room for the
-        examples of the device that has the most.
+      rows: Leaves `[devices * n, ...]`, n on each device, with room for the examples
+        of the device that has the most.
+      begins: Of each device, how many examples the devices before it have.
     """
 
     rows: PyTree[Array]
+    begins: Int[Array, " devices"]
 
 
 class Generated(NamedTuple):
@@ -63,17 +65,20 @@ def shard(clients: base.Clients, sharding: NamedSharding) -> base.Clients:
         rows = np.asarray(leaf)
 
         def block(index: Any) -> np.ndarray:
-            begin, end = bounds[index[0].start or 0]
-            block = np.zeros((1, num_rows, *rows.shape[1:]), rows.dtype)
-            block[0, : end - begin] = rows[begin:end]
+            begin, end = bounds[(index[0].start or 0) // num_rows]
+            block = np.zeros((num_rows, *rows.shape[1:]), rows.dtype)
+            block[: end - begin] = rows[begin:end]
             return block
 
-        shape = (num_devices, num_rows, *rows.shape[1:])
+        shape = (num_devices * num_rows, *rows.shape[1:])
         return jax.make_array_from_callback(shape, sharding, block)
 
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    begins = np.array([begin for begin, _ in bounds], np.int32)
     return base.Clients(
-        ByShard(jax.tree.map(spread, clients.examples)),
+        ByShard(
+            jax.tree.map(spread, clients.examples), trees.place(begins, everywhere)
+        ),
         trees.place(offsets, everywhere),
     )
 
@@ -123,16 +128,13 @@ def owned(clients: base.Clients, device: Array, num_devices: int) -> base.Client
     """
     if not isinstance(clients.examples, ByShard):
         return clients
-    blocks = jax.tree.leaves(clients.examples)[0].shape[0]
-    if blocks != 1:
+    rows, begins = clients.examples
+    if begins.shape[0] != num_devices:
         raise ValueError(
-            f"examples are sharded over {blocks * num_devices} devices, the mesh has "
+            f"examples are sharded over {begins.shape[0]} devices, the mesh has "
             f"{num_devices}; shard them over the same"
         )
-    num_clients = clients.offsets.shape[0] - 1
-    first, _ = owned_range(device, num_devices, num_clients)
-    block = jax.tree.map(lambda leaf: leaf[0], clients.examples.rows)
-    return base.Clients(block, clients.offsets - clients.offsets[first])
+    return base.Clients(rows, clients.offsets - begins[device])
 
 
 def share_of_rows(
@@ -149,14 +151,13 @@ def share_of_rows(
             "generated examples are made for a client that trains and can't be gone "
             "through; evaluate on a test set"
         )
-    rows = jax.tree.leaves(clients.examples)[0]
+    total = jax.tree.leaves(clients.examples)[0].shape[0]
     if not isinstance(clients.examples, ByShard):
-        total = rows.shape[0]
         share = -(-total // num_devices)
         return device * share, jnp.minimum((device + 1) * share, total), share
     num_clients = clients.offsets.shape[0] - 1
     first, end = owned_range(device, num_devices, num_clients)
-    return jnp.int32(0), clients.offsets[end] - clients.offsets[first], rows.shape[1]
+    return jnp.int32(0), clients.offsets[end] - clients.offsets[first], total
 
 
 def made(clients: base.Clients, client: Any) -> PyTree:

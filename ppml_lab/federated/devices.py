@@ -85,8 +85,9 @@ def specs(arguments: PyTree) -> PyTree:
     def by_shard(part: Any) -> bool:
         return isinstance(part, storage.ByShard)
 
+    blocks = storage.ByShard._make([PartitionSpec(AXIS), PartitionSpec()])
     return jax.tree.map(
-        lambda part: PartitionSpec(AXIS) if by_shard(part) else PartitionSpec(),
+        lambda part: blocks if by_shard(part) else PartitionSpec(),
         arguments,
         is_leaf=by_shard,
     )
