@@ -58,6 +58,7 @@ TIMED = (
 LONG = (
     *("audit_epsilon", "bits_accuracy", "heterogeneity"),
     *("private_inference", "private_training"),
+    *("fedavg_rounds", "dp_sgd", "secure_aggregation_cost"),
 )
 """CI leaves their smoke runs out, too: what they run is tested elsewhere."""
 
