@@ -2,8 +2,8 @@
 
 Claim: the same compiled round serves one device and many; its time grows with the
 cohort, its memory does not; a population of ten million clients costs its coins and
-four bytes each, because clients' data are made when they train; and points of a sweep
-scale better over devices than clients of a round, because nothing crosses.
+four bytes each, because clients' data are made when they train; and a sweep costs a
+small part of what its runs do when started one by one.
 
 Clients have 20 examples, one batch: a round is one local step of each participant, so
 that overheads show. "logistic" has 610 parameters, "2nn" McMahan's 199,210. Devices are
@@ -11,13 +11,13 @@ virtual: CPU cores, of which four are more than a machine of two has. Hosts are
 processes of one machine over gloo. A sweep of 200 runs on digits (10 noise levels, 4
 clip norms, 5 seeds; 50 rounds each) stands beside the same runs started one by one, of
 which `separate` are timed, imports and compilation included. Workers run one at a time,
-in turns. The projection
-extends the measured curves to many hosts by a cost model, and is nothing more:
+in turns. The projection extends the measured curves to many hosts by a cost model, and
+is nothing more:
 
     seconds per round = fixed + per client * cohort / hosts + (sum of `dimension`
                         numbers between two hosts) * log2(hosts)
 
-`paper` takes about 25 minutes on 2 cores, `smoke` two. `--platform cuda` times a GPU.
+`paper` takes about 15 minutes on 2 cores, `smoke` two. `--platform cuda` times a GPU.
 
     python -m experiments.scaling smoke
     python -m experiments.scaling paper

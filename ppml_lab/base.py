@@ -20,7 +20,7 @@ class Clients(NamedTuple):
     """A federated data set on device, without padding.
 
     Attributes:
-      examples: Leaves `[total_examples, ...]`, grouped by client.
+      examples: Leaves `[total, ...]`, grouped by client; or see `data.storage`.
       offsets: Client `i` owns `examples[offsets[i]:offsets[i + 1]]`.
     """
 

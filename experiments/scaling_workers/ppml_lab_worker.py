@@ -77,7 +77,7 @@ def make_clients(
         whole = base.Clients(rows, offsets)
         return data.shard(whole, federated.sharded_by_client(mesh))
     owners = np.repeat(np.arange(options.population), EXAMPLES)
-    return data.federate(rows, owners, sharding=sharding.everywhere(mesh))
+    return data.federate(rows, owners, sharding=federated.on_every_device(mesh))
 
 
 def make_algorithm(

@@ -39,13 +39,14 @@ def data_sets() -> Finding:
 def folders() -> Finding:
     """Where the lab writes: size, free space, and whether it can."""
     from ppml_lab.data import datasets, files
+    from ppml_lab.lab.run import compiled_programs
 
     # The cache of downloads holds compiled programs, too.
     own = [files.cache() / name for name in datasets.names()]
     rows = {
         "results": _folder(RESULTS, [RESULTS]),
         "downloads": _folder(files.cache(), own),
-        "compiled programs": _folder(_compiled(), [_compiled()]),
+        "compiled programs": _folder(compiled_programs(), [compiled_programs()]),
     }
     results, downloads, compiled = rows.values()
     problems, warnings = [], []
@@ -113,13 +114,3 @@ def _writable(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def _compiled() -> Path:
-    """Where experiments keep compiled programs."""
-    import jax
-
-    from ppml_lab.data import files
-
-    chosen = jax.config.values["jax_compilation_cache_dir"]
-    return Path(chosen) if chosen else files.cache() / "xla"

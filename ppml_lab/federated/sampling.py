@@ -25,6 +25,7 @@ OVERFLOW_PROBABILITY = 1e-12
 """Chance per draw that a Poisson sample outgrows its arrays and is cut off."""
 
 _BLOCK = 256
+"""Members whose coins are counted together where few are drawn among many."""
 
 
 def everyone(population: int) -> base.ClientSampler:

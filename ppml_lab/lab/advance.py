@@ -84,7 +84,8 @@ def advance(part: Slice, sweep: Sweep) -> None:
     for run in part.runs:
         _begin(run, part.rounds_done)
     _tell(part.runs, part.rounds_done, sweep)
-    rounds_done, going, saved = part.rounds_done, [*enumerate(part.runs)], time.time()
+    rounds_done, going = part.rounds_done, [*enumerate(part.runs)]
+    saved = time.monotonic()
     for chunk in _chunks_after(config, rounds_done):
         program = _program(config, chunk, part.size, sweep)
         arguments = (*inputs, states, *data[:2])
@@ -115,9 +116,9 @@ def advance(part: Slice, sweep: Sweep) -> None:
         _tell([run for _, run in going], rounds_done, sweep)
         if not going:
             break
-        if hosts.agreed(time.time() - saved >= sweep.checkpoint_seconds):
+        if hosts.agreed(time.monotonic() - saved >= sweep.checkpoint_seconds):
             _save(part, going, rounds_done, states, data.facts, sweep.folder)
-            saved = time.time()
+            saved = time.monotonic()
     if hosts.is_first():
         checkpoints.drop(sweep.folder, part.name)
 
@@ -231,7 +232,7 @@ def _lines(run: Run, row: int, done: Done, facts: DataFacts) -> list[dict[str, A
 
 def _forward(run: Run, lines: list[dict[str, Any]], sweep: Sweep) -> None:
     """Tells of the evaluations among the lines."""
-    for line in lines if hosts.is_first() else ():
+    for line in lines:
         if "epsilon" in line:
             scalars = {k: v for k, v in line.items() if k != "round" and v is not None}
             sweep.on_metrics(run, line["round"], scalars)

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from ppml_lab import base, checks, data, federated, trees
 from ppml_lab.lab.config import DataConfig
-from ppml_lab.lab.sharding import everywhere, lab_mesh
+from ppml_lab.lab.sharding import lab_mesh
 
 
 class DataFacts(NamedTuple):
@@ -62,10 +62,11 @@ def _load_data(
         dataset = data.load(config.dataset)
     owners = _owners(config, dataset)
     mesh = lab_mesh(num_devices)
-    clients = data.federate(dataset.train, owners, sharding=everywhere(mesh))
+    everywhere = federated.on_every_device(mesh)
+    clients = data.federate(dataset.train, owners, sharding=everywhere)
     if shard_data:
         clients = data.shard(clients, federated.sharded_by_client(mesh))
-    test = trees.place(dataset.test, everywhere(mesh))
+    test = trees.place(dataset.test, everywhere)
     facts = DataFacts(
         num_clients=data.num_clients(clients),
         num_examples=len(owners),

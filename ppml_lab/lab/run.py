@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax
 import tyro
 
 from ppml_lab import federated
+from ppml_lab.data import files
 from ppml_lab.lab import hosts, records
 from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
@@ -64,7 +64,7 @@ def run_experiment(
     chosen = _chosen(stem, description, configs, _SWEEP_OPTIONS)
     federated.use_all_cores()
     hosts.connect()
-    _cache_compilations()
+    jax.config.update("jax_compilation_cache_dir", str(compiled_programs()))
     with hosts.together():
         if hosts.is_first():
             try:
@@ -216,11 +216,12 @@ def _chosen(
     )
 
 
-def _cache_compilations() -> None:
-    """Keeps compiled programs on disk, unless the user has chosen where already."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "ppml_lab" / "xla"))
+def compiled_programs() -> Path:
+    """Where experiments keep compiled programs: where the user has chosen, or beside
+    the data that were downloaded.
+    """
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    return Path(chosen) if chosen else files.cache() / "xla"
 
 
 def _print_guarantees(

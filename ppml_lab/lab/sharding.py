@@ -48,11 +48,6 @@ def by_point(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(POINTS))
 
 
-def everywhere(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device has whole."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
 def over_points(
     function: Callable[..., PyTree], num_stacked: int, mesh: Mesh
 ) -> Callable[..., PyTree]:

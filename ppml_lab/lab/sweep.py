@@ -75,7 +75,9 @@ def run_sweep(
         report(rounds, f"{len(finished)} runs were finished before")
     groups: dict[Config, list[Run]] = {}
     for run in unfinished.values():
-        config = run.point.config
+        config, seed = run.point.config, run.point.seed
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 2^32 - 1, got {seed}")
         # With numbers the builder checks what it cannot check of traced values.
         events_of(config, run.point.hyperparams, programs.data_of(config).facts)
         groups.setdefault(config, []).append(run)

@@ -245,3 +245,9 @@ def test_a_run_ends_after_the_chunk_that_reached_its_goal(tmp_path: Path) -> Non
     found = outcome.history("accuracy")
     assert 4 < len(found) == 4 * (reached // 4 + 1)
     assert found == accuracies[: len(found)]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_no_key_has_are_refused(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(ValueError, match=f"seed must be from 0 .* got {seed}"):
+        lab.run_sweep(points_of(TINY, range(seed, seed + 1)), tmp_path)
