@@ -1,13 +1,14 @@
 """The shared types of the lab: how data, learning, privacy and secure sums meet.
 
-Builders take hyperparameters and return these NamedTuples of pure functions. Each field
-is documented once, by the Protocol that states its signature; the builders' docstrings
-say only what is particular to them.
+Builders take hyperparameters and return these NamedTuples of pure functions. What a
+function does is said once, below its field; the builders' docstrings say only what is
+particular to them. Arguments are positional, in the order and of the names given there.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree
@@ -15,43 +16,43 @@ from jaxtyping import Bool, Float, Int, PyTree
 Key = Array
 """A typed jax key (`jax.random.key`)."""
 
+RELATIONS = ("add_or_remove_one", "replace_one", "zero_out")
+"""What neighbouring data sets differ in: one more or one less, another in its place, or
+nothing in its place, whose place stays."""
+
 
 class Clients(NamedTuple):
-    """A federated data set on device, without padding.
-
-    Attributes:
-      examples: Leaves `[total, ...]`, grouped by client; or see `data.storage`.
-      offsets: Client `i` owns `examples[offsets[i]:offsets[i + 1]]`.
-    """
+    """A federated data set on device, without padding."""
 
     examples: PyTree[Array]
+    """Leaves `[total, ...]`, grouped by client; or see `data.storage`."""
     offsets: Int[Array, " clients_plus_1"]
+    """Client `i` owns `examples[offsets[i]:offsets[i + 1]]`."""
+    held_out: Int[Array, " clients"] | None = None
+    """The last `held_out[i]` rows of client `i` are never trained: personal models are
+    judged on them. None for none."""
 
 
 class ClientView(NamedTuple):
-    """One client in a compiled round: everybody's examples and where its own lie.
-
-    Attributes:
-      examples: Leaves `[total_examples, ...]`, those of `Clients`.
-      start: First row that this client owns.
-      size: Number of rows that it owns.
-    """
+    """One client in a compiled round: everybody's examples and where its own lie."""
 
     examples: PyTree[Array]
+    """Leaves `[total_examples, ...]`, those of `Clients`."""
     start: Int[Array, ""]
+    """First row that this client owns."""
     size: Int[Array, ""]
+    """Number of rows that it trains on."""
+    client: Int[Array, ""]
+    """Who it is: its place among all clients."""
 
 
 class Cohort(NamedTuple):
-    """Who takes part in one round; a static shape.
-
-    Attributes:
-      indices: Clients, or examples where examples are sampled.
-      weights: 1 for a participant, 0 for padding.
-    """
+    """Who takes part in one round; a static shape."""
 
     indices: Int[Array, " cohort"]
+    """Clients, or examples where examples are sampled."""
     weights: Float[Array, " cohort"]
+    """1 for a participant, 0 for padding."""
 
 
 class Cost(NamedTuple):
@@ -62,92 +63,40 @@ class Cost(NamedTuple):
 
 
 class PrivacyEvent(NamedTuple):
-    """What an accountant needs to state epsilon.
-
-    Attributes:
-      event: A `dp_accounting.DpEvent`. Its noise multipliers are relative to the L2
-        sensitivity under `neighboring_relation`, so that 1.0 always means "stddev equal
-        to what one neighbour can change".
-      neighboring_relation: "add_or_remove_one" or "replace_one".
-      privacy_unit: "client" or "example", or None if nothing is promised.
-      population: How many of them there are, where that is known: a delta above one
-        over it promises next to nothing, and accounting warns.
-    """
+    """What an accountant needs to state epsilon."""
 
     event: Any
+    """A `dp_accounting.DpEvent`. Its noise multipliers are relative to the L2
+    sensitivity under `neighboring_relation`, so that 1.0 always means "stddev equal to
+    what one neighbour can change"."""
     neighboring_relation: str
+    """One of `RELATIONS`."""
     privacy_unit: str | None
+    """"client" or "example", or None if nothing is promised."""
     population: int | None = None
+    """How many of them there are, where that is known: a delta above one over it
+    promises next to nothing, and accounting warns."""
+    beside: tuple[PrivacyEvent, ...] = ()
+    """What the same run promises to other units."""
 
 
-class TaskInit(Protocol):
-    def __call__(self, key: Key) -> PyTree[Array]:
-        """Fresh model parameters."""
-
-
-class TaskLoss(Protocol):
-    def __call__(
-        self, key: Key, params: PyTree, examples: PyTree
-    ) -> Float[Array, " n"]:
-        """The loss of each example, so that callers can mask, weigh and clip; `key` is
-        for dropout and the like.
-        """
-
-
-class TaskEvaluate(Protocol):
-    def __call__(
-        self, params: PyTree, examples: PyTree
-    ) -> dict[str, Float[Array, " n"]]:
-        """Metrics of each example; their means are reported."""
+TaskInit = Callable[[Key], PyTree]
+TaskLoss = Callable[[Key, PyTree, PyTree], Float[Array, " n"]]
 
 
 class Task(NamedTuple):
     """What is learnt; `models.classification` makes one of any `(init, apply)` pair."""
 
     init: TaskInit
+    """`(key)`: fresh model parameters."""
     loss: TaskLoss
-    evaluate: TaskEvaluate
-
-
-class TrainerNumSteps(Protocol):
-    def __call__(self, size: Int[Array, ""]) -> Int[Array, ""]:
-        """How many steps a client with `size` examples takes; at least 1."""
-
-
-class TrainerKeep(Protocol):
-    def __call__(self, params: PyTree) -> PyTree:
-        """What a client keeps for itself before its first round; `()` for nothing."""
-
-
-class TrainerInit(Protocol):
-    def __call__(self, key: Key, sent: PyTree, kept: PyTree) -> PyTree:
-        """State of a client that was `sent` this; `kept` is from its last round."""
-
-
-class TrainerStep(Protocol):
-    def __call__(
-        self,
-        key: Key,
-        sent: PyTree,
-        state: PyTree,
-        client: ClientView,
-        step_number: Int[Array, ""],
-    ) -> PyTree:
-        """A local step. `key` is the client's for the round: fold in `step_number`."""
-
-
-class TrainerFinish(Protocol):
-    def __call__(
-        self, sent: PyTree, state: PyTree
-    ) -> tuple[PyTree, PyTree, dict[str, Array]]:
-        """The update for the server, what the client keeps until its next round, and
-        scalars about the training.
-        """
-
-
-class TrainerEvent(Protocol):
-    def __call__(self) -> PrivacyEvent:
-        """What one participation costs the client's own examples."""
+    """`(key, params, examples)`: the loss of each example, so that callers can mask,
+    weigh and clip; `key` is for dropout and the like."""
+    evaluate: Callable[[PyTree, PyTree], dict[str, Float[Array, " n"]]]
+    """`(params, examples)`: metrics of each example; their means are reported."""
+    roles: Callable[[PyTree], PyTree] | None = None
+    """`(params)`: for each leaf "trainable", "constant" (never clipped, noised, sent or
+    summed) or "kept" (by each client for itself); None if all are trainable."""
 
 
 class ClientTrainer(NamedTuple):
@@ -155,245 +104,200 @@ class ClientTrainer(NamedTuple):
     idle. An algorithm is a trainer and the `Server` that understands its updates.
     """
 
-    num_steps: TrainerNumSteps
-    keep: TrainerKeep
-    init: TrainerInit
-    step: TrainerStep
-    finish: TrainerFinish
-    event: TrainerEvent
-
-
-class ServerInit(Protocol):
-    def __call__(self, params: PyTree) -> PyTree:
-        """What the server remembers beside the model, before round 0."""
-
-
-class ServerSend(Protocol):
-    def __call__(self, params: PyTree, memory: PyTree) -> PyTree:
-        """What every participant receives."""
-
-
-class ServerStep(Protocol):
-    def __call__(
-        self, params: PyTree, memory: PyTree, mean: PyTree, share: Any
-    ) -> tuple[PyTree, PyTree]:
-        """The next model and memory from the mean of the clients' updates.
-
-        `share` is the part of the population that the mean counts: mean times share is
-        the sum of the updates over the number of all clients.
-        """
+    num_steps: Callable[[Int[Array, ""]], Int[Array, ""]]
+    """`(size)`: how many steps a client with that many examples takes; at least 1."""
+    keep: Callable[[PyTree], PyTree]
+    """`(params)`: what a client keeps for itself before its first round; `()` for
+    nothing."""
+    init: Callable[[Key, PyTree, PyTree, Int[Array, ""]], PyTree]
+    """`(key, sent, kept, round_number)`: state of a client that was `sent` this; `kept`
+    is from its last round. Rounds count from 0."""
+    step: Callable[[Key, PyTree, PyTree, ClientView, Int[Array, ""]], PyTree]
+    """`(key, sent, state, client, step_number)`: a local step. `key` is the client's
+    for the round: fold in `step_number`."""
+    finish: Callable[[PyTree, PyTree], tuple[PyTree, PyTree, dict[str, Array]]]
+    """`(sent, state)`: the update of the trainable leaves for the server, what the
+    client keeps until its next round, and scalars about the training."""
+    model: Callable[[PyTree, PyTree], PyTree]
+    """`(sent, kept)`: the parameters by which the client predicts."""
+    event: Callable[[], PrivacyEvent]
+    """`()`: what one participation costs the client's own examples."""
+    max_client_size: int | None = None
+    """The most examples of a client that it has room for; None for any number."""
 
 
 class Server(NamedTuple):
-    """What a server makes of the mean of its clients' updates.
+    """What a server makes of the mean of its clients' updates."""
 
-    Attributes:
-      weighting: The only weighting under which `step` is right; None if any is.
-    """
-
-    init: ServerInit
-    send: ServerSend
-    step: ServerStep
+    init: Callable[[PyTree], PyTree]
+    """`(params)`: what the server remembers beside the model, before round 0; of the
+    trainable leaves."""
+    send: Callable[[PyTree, PyTree], PyTree]
+    """`(params, memory)`: what every participant receives, with the whole model."""
+    step: Callable[[PyTree, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
+    """`(params, memory, mean, share)`: the next values of the trainable leaves `params`
+    and the next memory, from the mean of the clients' updates. `share` is the part of
+    the population that the mean counts: mean times share is the sum of the updates over
+    the number of all clients."""
     weighting: str | None
+    """The only weighting under which `step` is right; None if any is."""
 
 
-class SamplerSample(Protocol):
-    def __call__(self, key: Key) -> Cohort:
-        """Draws one round's participants."""
+class Participation(NamedTuple):
+    """How often, and how far apart, one and the same takes part in a run."""
 
-
-class SamplerAmplify(Protocol):
-    def __call__(self, event: Any) -> Any:
-        """The `DpEvent` of a round whose participants were drawn by this sampler."""
+    unit: str
+    """"member" where each member of the population has such a pattern of its own."""
+    min_separation: int
+    """The least number of rounds from one participation to the next; 1 where adjacent
+    rounds are possible."""
+    max_participations: int
+    """The most rounds that anyone takes part in."""
+    sampling_prob: float | None
+    """Each one's chance in every round, independently; None where rounds depend."""
 
 
 class ClientSampler(NamedTuple):
-    """Sampling and its privacy amplification, from one builder.
+    """Sampling and its privacy amplification, from one builder."""
 
-    Attributes:
-      sample: Draws a cohort.
-      amplify: What sampling does to a round's event.
-      expected_cohort: The public denominator of averages, never the realised size.
-      max_cohort: Length of the cohort's arrays; no round has more participants.
-      population: How many clients (or examples) there are to sample from.
-      neighboring_relation: The relation under which `amplify` holds.
-    """
-
-    sample: SamplerSample
-    amplify: SamplerAmplify
+    init: Callable[[Key], PyTree]
+    """`(key)`: what is carried over rounds, such as an order; `()` for nothing."""
+    sample: Callable[[Key, PyTree], tuple[Cohort, PyTree]]
+    """`(key, state)`: one round's participants, and the next state."""
+    amplify: Callable[[Any], Any]
+    """`(event)`: the `DpEvent` of a round whose participants were drawn so."""
+    participation: Callable[[int], Participation]
+    """`(num_rounds)`: the pattern of a run, for noise that is not fresh in each."""
     expected_cohort: Any
+    """The public denominator of averages, never the realised size."""
     max_cohort: int
+    """Length of the cohort's arrays; no round has more participants."""
     population: int
+    """How many clients (or examples) there are to sample from."""
     neighboring_relation: str
+    """The relation under which `amplify` holds."""
 
 
-class MechanismInit(Protocol):
-    def __call__(self) -> PyTree:
-        """State carried over rounds (for example an adaptive clip)."""
+class Sums(NamedTuple):
+    """How messages are added up: what the noise of the clients themselves needs."""
+
+    dimension: int
+    """Coordinates of a message."""
+    scale: float
+    """Integer steps per unit."""
+    bits: int
+    """Of the modulus."""
+    least_reports: int
+    """Fewer never make a sum."""
 
 
-class MechanismClip(Protocol):
-    def __call__(self, key: Key, state: PyTree, update: PyTree) -> PyTree:
-        """What leaves one client: its update, bounded, and whatever else `privatize`
-        wants summed; under local DP also with the client's own noise.
-        """
+class Grid(NamedTuple):
+    """Messages are integers already."""
 
-
-class MechanismClipExamples(Protocol):
-    def __call__(self, state: PyTree, gradients: Any, weights: Array) -> PyTree:
-        """The sum of a batch's `clip`ped gradients, from a `dp.PerExample`, without
-        those of weight 0.
-        """
-
-
-class MechanismNormBound(Protocol):
-    def __call__(self, state: PyTree) -> Any:
-        """The L2 norm that what is clipped has at most, before any noise."""
-
-
-class MechanismPrivatize(Protocol):
-    def __call__(
-        self, key: Key, state: PyTree, total: PyTree, sensitivity: Any
-    ) -> tuple[PyTree, PyTree]:
-        """Adds noise to a **sum** of what was clipped, with the given L2 sensitivity;
-        returns the noisy sum of updates and the next state.
-        """
-
-
-class MechanismNoise(Protocol):
-    def __call__(self, state: PyTree) -> Any:
-        """The next release's standard deviation of Gaussian noise over the sensitivity
-        when one contribution is added or removed.
-        """
-
-
-class MechanismReport(Protocol):
-    def __call__(self, state: PyTree) -> dict[str, Array]:
-        """Scalars of the state for a round's info, made of what was released."""
-
-
-class MechanismEvent(Protocol):
-    def __call__(self, sampler: ClientSampler, num_releases: int) -> PrivacyEvent:
-        """The cost of a run's first `num_releases` releases, each of participants whom
-        `sampler` draws. Host side; needs concrete hyperparameters.
-        """
+    scale: float
+    """Integer steps per unit."""
+    bits: int
+    """Of the modulus that they are meant for."""
 
 
 class PrivacyMechanism(NamedTuple):
     """A mechanism and its accounting, from one builder so that they cannot drift apart.
 
-    Attributes:
-      noise_multiplier: None where a release is not one Gaussian on the sum.
-      privacy_unit: Whose contribution is bounded, "client" or "example"; None for
-        the mechanism that promises nothing (`dp.no_privacy`).
+    Totals are trees like a message, of arrays or of `pairs.Pair`s of them.
     """
 
-    init: MechanismInit
-    clip: MechanismClip
-    clip_examples: MechanismClipExamples
-    norm_bound: MechanismNormBound
-    privatize: MechanismPrivatize
-    noise_multiplier: MechanismNoise | None
-    report: MechanismReport
-    event: MechanismEvent
+    init: Callable[[Key, PyTree], PyTree]
+    """`(key, like)`: state carried over rounds (for example an adaptive clip). `like`
+    has the shapes of an update; of `key`, what is kept are its seed words."""
+    clip: Callable[[Key, PyTree, PyTree], PyTree]
+    """`(key, state, update)`: what leaves one client: its update, bounded, and whatever
+    else `privatize` wants summed; under local DP also with the client's own noise."""
+    clip_examples: Callable[[PyTree, Any, Array], PyTree]
+    """`(state, gradients, weights)`: the sum of a batch's clipped gradients, from a
+    `dp.PerExample`, without those of weight 0."""
+    message_bound: Callable[[PyTree], Any]
+    """`(state)`: the largest absolute coordinate that leaves a client, its own noise
+    included; inf where there is none."""
+    norm_bound: Callable[[PyTree], Any]
+    """`(state)`: the L2 norm that what is clipped has at most, before any noise."""
+    privatize: Callable[[Key, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
+    """`(key, state, total, sensitivity)`: adds noise to a **sum** of what was clipped,
+    with the given L2 sensitivity; returns the noisy sum of updates, in plain arrays,
+    and the next state."""
+    noise_multiplier: Callable[[PyTree], Any] | None
+    """`(state)`: the next release's standard deviation of Gaussian noise over the
+    sensitivity when one contribution is added or removed; None where a release is not
+    one Gaussian on the sum."""
+    report: Callable[[PyTree], dict[str, Array]]
+    """`(state)`: scalars for a round's info, made of what was released."""
+    event: Callable[..., PrivacyEvent]
+    """`(sampler, num_releases, sums=None)`: the cost of a run's first `num_releases`
+    releases, each of participants whom `sampler` draws. Host side; needs concrete
+    hyperparameters. `sums` is for noise that the clients add before a sum."""
     privacy_unit: str | None
-
-
-class AggregatorBegin(Protocol):
-    def __call__(
-        self,
-        key: Key,
-        invited: Bool[Array, " cohort"],
-        reporting: Bool[Array, " cohort"],
-    ) -> PyTree:
-        """What a round's participants, by place in the cohort, agree on beforehand. Of
-        the `invited`, the simulation knows who will be `reporting`.
-        """
-
-
-class AggregatorEncode(Protocol):
-    def __call__(
-        self, key: Key, session: PyTree, place: Int[Array, ""], update: PyTree
-    ) -> PyTree:
-        """The message of the client at `place` in the cohort; `key` is its own."""
-
-
-class AggregatorAggregate(Protocol):
-    def __call__(self, total: PyTree, messages: PyTree) -> PyTree:
-        """Folds messages, stacked along a leading axis, into a running total; zeros are
-        the empty total.
-        """
-
-
-class AggregatorDecode(Protocol):
-    def __call__(
-        self, session: PyTree, total: PyTree
-    ) -> tuple[PyTree, Bool[Array, ""]]:
-        """The sum of all reported updates, which is all that the servers learn
-        together, and whether the protocol completed; if not, the sum is zero.
-        """
-
-
-class AggregatorWrap(Protocol):
-    def __call__(self, total: PyTree) -> PyTree:
-        """A decoded sum, perhaps with noise, modulo what sums may wrap around at; the
-        sum itself if they may not.
-        """
-
-
-class AggregatorSensitivity(Protocol):
-    def __call__(self, clip_norm: Any, dimension: int) -> Any:
-        """The L2 norm of a client's part in the exact sum when its update has norm
-        `clip_norm` at most.
-        """
-
-
-class AggregatorCost(Protocol):
-    def __call__(self, dimension: int) -> Cost:
-        """Bytes of one client for an update with `dimension` coordinates."""
+    """Whose contribution is bounded, "client" or "example"; None for the mechanism that
+    promises nothing (`dp.no_privacy`)."""
+    trust: str | None
+    """Who has to be honest: "central" (who sums and adds the noise), "local" (nobody
+    else), "shuffler", "distributed" (enough of the clients); None without promise."""
+    expected_contributions: Any = None
+    """Contributions per round that the mechanism counts on; None if it does not."""
+    grid: Grid | None = None
+    """Of messages that are integers already; None for real ones."""
 
 
 class SecureAggregator(NamedTuple):
-    """A sum of updates: `decode(aggregate(0, [encode(x_i)])) ~= sum_i x_i`; aggregate
-    is associative. `can_abort`: whether too few reports leave a round without a sum.
+    """A sum of updates: `finish(absorb(empty, [encode(x_i)])) ~= sum_i x_i`; totals of
+    disjoint clients merge, in any order.
     """
 
-    begin: AggregatorBegin
-    encode: AggregatorEncode
-    aggregate: AggregatorAggregate
-    decode: AggregatorDecode
-    wrap: AggregatorWrap
-    sensitivity: AggregatorSensitivity
-    cost: AggregatorCost
+    begin: Callable[[Key, Bool[Array, " cohort"], Bool[Array, " cohort"], Any], PyTree]
+    """`(key, invited, reporting, max_abs)`: what a round's participants, by place in
+    the cohort, agree on beforehand. Of the `invited`, the simulation knows who will be
+    `reporting`. `max_abs` is the mechanism's `message_bound`, which may be traced."""
+    encode: Callable[[Key, PyTree, Int[Array, ""], PyTree], PyTree]
+    """`(key, session, place, update)`: the message of the client at `place` in the
+    cohort; `key` is its own."""
+    empty: Callable[[PyTree], PyTree]
+    """`(like_message)`: the total of nobody's messages, which have these shapes."""
+    absorb: Callable[[PyTree, PyTree, Int[Array, " n"], Bool[Array, " n"]], PyTree]
+    """`(total, messages, places, present)`: the total with messages, stacked along a
+    leading axis, of the clients at these places, of which only those `present` count.
+    """
+    merge: Callable[[PyTree], PyTree]
+    """`(totals)`: one total of several, stacked along a leading axis."""
+    finish: Callable[[PyTree, PyTree], tuple[PyTree, Float[Array, ""], Bool[Array, ""]]]
+    """`(session, total)`: the sum of all reported updates, of arrays or of
+    `pairs.Pair`s of them, which is all that the servers learn together; how many there
+    are; and whether the protocol completed, without which both are zero."""
+    wrap: Callable[[PyTree, PyTree], PyTree]
+    """`(session, total)`: a finished sum, perhaps with noise, modulo what sums may wrap
+    around at; the sum itself if they may not."""
+    sensitivity: Callable[[PyTree, Any, int], Any]
+    """`(session, norm, dimension)`: the L2 norm of a client's part in the exact sum
+    when its update has norm `norm` at most."""
+    cost: Callable[[int], Cost]
+    """`(dimension)`: bytes of one client for an update with so many coordinates."""
     can_abort: bool
-
-
-class AlgorithmInit(Protocol):
-    def __call__(self, key: Key) -> Any:
-        """The server's state before round 0; `state.params` is the model."""
-
-
-class AlgorithmRound(Protocol):
-    def __call__(
-        self, key: Key, state: Any, clients: Clients
-    ) -> tuple[Any, dict[str, Array]]:
-        """The next state, and scalars for the researcher, which are not private."""
-
-
-class AlgorithmEvent(Protocol):
-    def __call__(self, num_rounds: int) -> PrivacyEvent:
-        """The cost of a whole run."""
-
-
-class AlgorithmCost(Protocol):
-    def __call__(self) -> Cost | None:
-        """Bytes per participating client and round; None where clients take no part."""
+    """Whether too few reports leave a round without a sum."""
+    ends_in: str = "sum"
+    """"sum", which averaging divides by a public number, or "estimate" of the mean."""
+    needs: str = "sum"
+    """Of the messages: their "sum", or each "individual" one."""
 
 
 class FederatedAlgorithm(NamedTuple):
     """A training algorithm as a state machine; `federated.simulate` runs it."""
 
-    init: AlgorithmInit
-    round: AlgorithmRound
-    event: AlgorithmEvent
-    cost: AlgorithmCost
+    init: Callable[[Key], Any]
+    """`(key)`: the server's state before round 0; `state.params` is the model."""
+    round: Callable[[Key, Any, Clients], tuple[Any, dict[str, Array]]]
+    """`(key, state, clients)`: the next state, and scalars for the researcher, which
+    are not private."""
+    event: Callable[[int], PrivacyEvent]
+    """`(num_rounds)`: the cost of a whole run."""
+    cost: Callable[[], Cost | None]
+    """`()`: bytes per participating client and round; None where clients take no part.
+    """
+    check: Callable[[Clients], None]
+    """`(clients)`: raises ValueError unless it can train these; on the host."""

@@ -65,6 +65,21 @@ def take(tree: PyTree, rows: Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
+def widened(tree: PyTree) -> PyTree:
+    """The tree with floats of fewer than 32 bits as float32."""
+
+    def wide(leaf: Array) -> Array:
+        is_short = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+        return leaf.astype(jnp.float32) if is_short else leaf
+
+    return jax.tree.map(wide, tree)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """Every leaf in the dtype of its namesake."""
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
+
+
 def check_same_shapes(what: str, before: PyTree, after: PyTree) -> None:
     """Raises ValueError, opening with `what`, unless two trees have the same structure,
     shapes and dtypes.

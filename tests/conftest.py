@@ -33,10 +33,6 @@ jaxtyping.install_import_hook(
 
 from ppml_lab import base, data
 
-for kind in vars(base).values():
-    if getattr(kind, "_is_protocol", False) and kind is not typing.Protocol:
-        typing.runtime_checkable(kind)
-
 
 @pytest.fixture(scope="session")
 def clients() -> base.Clients:

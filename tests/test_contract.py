@@ -1,9 +1,10 @@
 """Everything the lab builds keeps the contract of its protocol in `base`."""
 
+import ast
 import functools
 import inspect
 import itertools
-import typing
+import re
 
 import dp_accounting
 import jax
@@ -93,28 +94,46 @@ ALGORITHMS = {
 
 
 @functools.cache
-def protocols(kind):
-    """The fields of `kind`, and the signature that each must have (None for data)."""
-    found = {}
-    for name, hint in typing.get_type_hints(kind).items():
-        # A function may be left out: None.
-        candidates = [hint, *typing.get_args(hint)]
-        functions = [c for c in candidates if getattr(c, "_is_protocol", False)]
-        found[name] = inspect.signature(functions[0].__call__) if functions else None
+def stated():
+    """By type and field, the arguments that `base` states: None for data."""
+    source, found = inspect.getsource(base), {}
+    for kind in ast.parse(source).body:
+        if not isinstance(kind, ast.ClassDef):
+            continue
+        for node, below in itertools.pairwise([*kind.body, None]):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                said = ast.get_source_segment(source, below) if below else ""
+                match = re.match(r'"""`\(([^)]*)\)`', said or "")
+                names = match[1].split(", ") if match and match[1] else []
+                arguments = [name.split("=")[0] for name in names]
+                found[kind.name, node.target.id] = arguments if match else None
     return found
 
 
 def check_signatures(built):
-    """Every function field has its protocol's arguments, by name and in order."""
-    for name, wanted in protocols(type(built)).items():
-        value = getattr(built, name)
+    """Every function has the arguments that its field states, by name and in order."""
+    for name, value in built._asdict().items():
+        wanted = stated()[type(built).__name__, name]
         if value is None:
             continue
         if wanted is None:
             assert not callable(value), f"{name} is data"
             continue
-        found = inspect.signature(value)
-        assert [*found.parameters] == [*wanted.parameters][1:], name
+        assert [*inspect.signature(value).parameters] == wanted, name
+
+
+def test_every_function_of_the_types_states_its_arguments():
+    functions = {
+        (kind.__name__, name)
+        for kind in vars(base).values()
+        if inspect.isclass(kind) and issubclass(kind, tuple)
+        for name, hint in kind.__annotations__.items()
+        if "Callable" in hint or hint in ("TaskInit", "TaskLoss")
+    }
+    assert functions == {
+        field for field, names in stated().items() if names is not None
+    }
+    assert len(functions) > 30
 
 
 @pytest.mark.parametrize("table", [SAMPLERS, MECHANISMS, AGGREGATORS, SERVERS])
@@ -179,39 +198,50 @@ def no_key_twice():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers(name):
     sampler = SAMPLERS[name]
-    cohort = jax.jit(sampler.sample)(fresh())
+    state = sampler.init(fresh())
+    cohort, after = jax.jit(sampler.sample)(fresh(), state)
+    same_shapes(after, state)
     assert cohort.indices.shape == cohort.weights.shape == (sampler.max_cohort,)
-    many = jax.vmap(sampler.sample)(jax.random.split(fresh(), 3))
+    keys = jax.random.split(fresh(), 3)
+    many, _ = jax.vmap(sampler.sample, in_axes=(0, None))(keys, state)
     same_shapes(jax.tree.map(lambda leaf: leaf[0], many), cohort)
     assert sampler.population == 5
     assert 0 < sampler.expected_cohort <= sampler.max_cohort <= 5
-    amplified = sampler.amplify(event=dp_accounting.GaussianDpEvent(1.0))
+    amplified = sampler.amplify(dp_accounting.GaussianDpEvent(1.0))
     assert isinstance(amplified, dp_accounting.DpEvent)
-    assert sampler.neighboring_relation in ("add_or_remove_one", "replace_one")
+    assert sampler.neighboring_relation in base.RELATIONS
+    pattern = sampler.participation(7)
+    assert (pattern.unit, pattern.min_separation) == ("member", 1)
+    assert pattern.max_participations == 7
+    if pattern.sampling_prob is not None:
+        assert pattern.sampling_prob * 5 == sampler.expected_cohort
 
 
 @pytest.mark.usefixtures("no_key_twice")
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_mechanisms(name):
     mechanism = MECHANISMS[name]
-    state = mechanism.init()
+    state = mechanism.init(fresh(), UPDATE)
     message = jax.jit(mechanism.clip)(fresh(), state, UPDATE)
     keys = jax.random.split(fresh(), 3)
     clipped = jax.vmap(mechanism.clip, in_axes=(0, None, 0))(keys, state, stacked(3))
     same_shapes(jax.tree.map(lambda leaf: leaf[0], clipped), message)
-    bound = mechanism.norm_bound(state=state)
+    bound = mechanism.norm_bound(state)
     if not name.startswith("local"):  # which add noise to the message
         assert float(optax.tree.norm(message)) <= bound * (1 + 1e-6)
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(message))
+    assert largest <= mechanism.message_bound(state) * (1 + 1e-6)
+    assert (mechanism.trust is None) == (mechanism.privacy_unit is None)
     noisy, next_state = jax.jit(mechanism.privatize)(fresh(), state, message, bound)
     same_shapes(noisy, UPDATE)
     assert jax.tree.structure(next_state) == jax.tree.structure(state)
-    report = mechanism.report(state=next_state)
+    report = mechanism.report(next_state)
     assert all(value.shape == () for value in report.values())
     if mechanism.noise_multiplier is not None:
-        assert mechanism.noise_multiplier(state=state) > 0
+        assert mechanism.noise_multiplier(state) > 0
     samplers = [SAMPLERS["poisson"]] if name == "live" else SAMPLERS.values()
     for sampler in samplers:
-        event = mechanism.event(sampler=sampler, num_releases=3)
+        event = mechanism.event(sampler, 3)
         assert isinstance(event.event, dp_accounting.DpEvent)
         assert (event.privacy_unit is not None) == (mechanism.privacy_unit is not None)
         assert event.population == sampler.population
@@ -223,25 +253,32 @@ def test_aggregators(name):
     aggregator = AGGREGATORS[name]
     keys = jax.random.split(fresh(), 4)
     everyone = jnp.arange(5) < 4
-    session = jax.jit(aggregator.begin)(fresh(), everyone, everyone)
+    session = jax.jit(aggregator.begin)(fresh(), everyone, everyone, jnp.float32(1))
     encode = jax.vmap(aggregator.encode, in_axes=(0, None, 0, 0))
     messages = jax.jit(encode)(keys, session, jnp.arange(4), stacked(4))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), messages)
-    total = jax.jit(aggregator.aggregate)(zeros, messages)
-    same_shapes(total, zeros)
-    decoded, completed = aggregator.decode(session=session, total=total)
+    # Whoever is not present does not count, whatever stands in its place.
+    padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), messages)
+    places, present = jnp.array([0, 1, 2, 3, 0]), jnp.arange(5) < 4
+    empty = aggregator.empty(jax.tree.map(lambda leaf: leaf[0], messages))
+    total = jax.jit(aggregator.absorb)(empty, padded, places, present)
+    same_shapes(total, empty)
+    decoded, count, completed = aggregator.finish(session, total)
     assert completed
+    assert count == 4
     same_shapes(decoded, UPDATE)
     for leaf, update in zip(*map(jax.tree.leaves, (decoded, UPDATE)), strict=True):
         np.testing.assert_allclose(leaf, 4 * update, atol=4 / 2**16)
-    # Associative: the same total from two halves.
-    halves = zeros
-    for half in (slice(0, 1), slice(1, 4)):
-        part = jax.tree.map(lambda leaf, half=half: leaf[half], messages)
-        halves = aggregator.aggregate(halves, part)
-    jax.tree.map(np.testing.assert_array_equal, halves, total)
-    assert aggregator.sensitivity(clip_norm=1.0, dimension=3) >= 1.0
-    assert aggregator.cost(dimension=30).uplink_bytes >= 120
+    # The same total from two halves.
+    halves = [
+        aggregator.absorb(empty, padded, places, present & (places < 1)),
+        aggregator.absorb(empty, padded, places, present & (places >= 1)),
+    ]
+    both = aggregator.merge(jax.tree.map(lambda *leaves: jnp.stack(leaves), *halves))
+    jax.tree.map(np.testing.assert_array_equal, both, total)
+    assert aggregator.sensitivity(session, 1.0, 3) >= 1.0
+    assert aggregator.cost(30).uplink_bytes >= 120
+    assert aggregator.ends_in in ("sum", "estimate")
+    assert aggregator.needs in ("sum", "individual")
 
 
 def conversations(task):
@@ -254,22 +291,23 @@ def conversations(task):
 @pytest.mark.parametrize("name", [*TRAINERS, *PAIRS])
 def test_trainers_and_servers(name, regression, clients):
     trainer, server = conversations(regression)[name]
-    view = base.ClientView(clients.examples, jnp.int32(9), jnp.int32(7))
+    view = base.ClientView(clients.examples, jnp.int32(9), jnp.int32(7), jnp.int32(3))
     steps = trainer.num_steps(view.size)
     assert (steps.shape, steps.dtype) == ((), jnp.int32)
     assert jax.vmap(trainer.num_steps)(jnp.array([1, 7])).min() >= 1
-    memory, kept = server.init(params=UPDATE), trainer.keep(params=UPDATE)
+    memory, kept = server.init(UPDATE), trainer.keep(UPDATE)
     sent = jax.jit(server.send)(UPDATE, memory)
-    state = trainer.init(fresh(), sent, kept)
+    state = trainer.init(fresh(), sent, kept, jnp.int32(0))
     after = jax.jit(trainer.step)(fresh(), sent, state, view, jnp.int32(0))
     same_shapes(after, state)
-    update, keeps, info = trainer.finish(sent=sent, state=after)
+    update, keeps, info = trainer.finish(sent, after)
     same_shapes(keeps, kept)
+    same_shapes(trainer.model(sent, kept), UPDATE)
     assert all(value.shape == () for value in info.values())
     assert isinstance(trainer.event(), base.PrivacyEvent)
     # The servers' mean has the shape of an update.
     for share in (0.5, jnp.float32(0.5)):
-        stepped = server.step(params=UPDATE, memory=memory, mean=update, share=share)
+        stepped = server.step(UPDATE, memory, update, share)
         same_shapes(stepped, (UPDATE, memory))
     assert server.weighting in (None, "uniform", "examples")
 
@@ -302,7 +340,7 @@ def one_round(algorithm, clients, counter, moves=np.all):
     assert len(traces) == 1
     size = "batch_size" if "batch_size" in info else "cohort_size"
     assert other[size] != info[size]
-    event = algorithm.event(num_rounds=3)
+    event = algorithm.event(3)
     assert isinstance(event, base.PrivacyEvent)
     return event
 

@@ -211,13 +211,14 @@ def modular_sum(options: argparse.Namespace, mesh: Mesh) -> None:
                 place, update = row
                 key = jax.random.fold_in(base_key, place)
                 message = aggregator.encode(key, (), place, update)
-                return aggregator.aggregate(total, message[None]), None
+                own, here = jnp.array([place]), jnp.ones(1, bool)
+                return aggregator.absorb(total, message[None], own, here), None
 
             key = jax.random.key(0)
             message = jax.eval_shape(aggregator.encode, key, (), 0, values[0])
-            zero = jnp.zeros(message.shape, message.dtype)
+            empty = aggregator.empty(message)
             places = jnp.arange(options.clients)
-            return aggregator.decode((), lax.scan(add, zero, (places, values))[0])[0]
+            return aggregator.finish((), lax.scan(add, empty, (places, values))[0])[0]
 
         return over_coordinates(mesh, one, 2, 1)
 

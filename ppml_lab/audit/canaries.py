@@ -167,7 +167,10 @@ def canary_clients(
         return trees.where(number >= 0, ours, update), keeps, info
 
     return trainer._replace(
-        init=lambda key, sent, kept: (trainer.init(key, sent, kept), jnp.int32(-1)),
+        init=lambda key, sent, kept, round_number: (
+            trainer.init(key, sent, kept, round_number),
+            jnp.int32(-1),
+        ),
         step=step,
         finish=finish,
     )
@@ -183,11 +186,10 @@ def only(
     may be absent, and `present` has to be all true.
     """
 
-    def sample(key: base.Key) -> base.Cohort:
-        cohort = sampler.sample(key)
-        return cohort._replace(
-            weights=jnp.where(present[cohort.indices], cohort.weights, 0.0)
-        )
+    def sample(key: base.Key, state: PyTree) -> tuple[base.Cohort, PyTree]:
+        cohort, after = sampler.sample(key, state)
+        heard = jnp.where(present[cohort.indices], cohort.weights, 0.0)
+        return cohort._replace(weights=heard), after
 
     return sampler._replace(sample=sample)
 

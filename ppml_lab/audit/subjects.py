@@ -97,20 +97,22 @@ def of_mechanism(
     def run(key: base.Key, rows: Rows, present: Present) -> Release:
         sampled = canaries.only(sampler, present)
 
-        def one_round(state: PyTree, number: Array) -> tuple[PyTree, Release]:
+        def one_round(states: PyTree, number: Array) -> tuple[PyTree, Release]:
+            state, sampler_state = states
             keys = jax.random.split(jax.random.fold_in(key, number), 3)
-            cohort = sampled.sample(keys[0])
+            cohort, sampler_state = sampled.sample(keys[0], sampler_state)
             total = summed(keys[1], state, rows, cohort)
             bound = mechanism.norm_bound(state)
             noisy, after = mechanism.privatize(keys[2], state, total, bound)
             hidden = trees.as_vector(total)[0] / bound
-            return after, Release(
+            return (after, sampler_state), Release(
                 worlds.as_rows(noisy) / bound,
                 hidden,
                 bound_moved(mechanism, state, after),
             )
 
-        _, release = jax.lax.scan(one_round, mechanism.init(), jnp.arange(num_rounds))
+        states = first_state(mechanism), sampled.init(jax.random.fold_in(key, -1))
+        _, release = jax.lax.scan(one_round, states, jnp.arange(num_rounds))
         return release
 
     return Subject(
@@ -146,7 +148,7 @@ def of_local_mechanism(
 
         def message(number: Array) -> Array:
             own = jax.random.fold_in(key, number)
-            sent = mechanism.clip(own, mechanism.init(), worlds.as_tree(rows[0]))
+            sent = mechanism.clip(own, first_state(mechanism), worlds.as_tree(rows[0]))
             return worlds.as_rows(sent) / clip_norm
 
         values = jax.vmap(message)(jnp.arange(num_rounds))
@@ -187,7 +189,7 @@ def stated_noise(
 ) -> tuple[float, ...]:
     """The stated noise multiplier of every release."""
     assert mechanism.noise_multiplier is not None
-    state, found = mechanism.init(), []
+    state, found = first_state(mechanism), []
     nothing = jax.tree.map(
         jnp.zeros_like,
         mechanism.clip(
@@ -201,8 +203,14 @@ def stated_noise(
     return tuple(found)
 
 
+def first_state(mechanism: base.PrivacyMechanism) -> PyTree:
+    """A mechanism's state before its first release of a sum of rows."""
+    like = worlds.as_tree(jnp.zeros(worlds.DIMENSION))
+    return mechanism.init(jax.random.key(0), like)
+
+
 def first_clip_norm(mechanism: base.PrivacyMechanism) -> float:
-    return float(mechanism.norm_bound(mechanism.init()))
+    return float(mechanism.norm_bound(first_state(mechanism)))
 
 
 def stated_sampling(sampler: base.ClientSampler) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ppml_lab.audit.subjects import (
     bound_moved,
     check_central,
     first_clip_norm,
+    first_state,
     stated_noise,
     stated_sampling,
 )
@@ -70,7 +71,9 @@ def of_algorithm(
             own = jax.random.fold_in(rounds_key, number)
             after, _ = algorithm.round(own, state, clients)
             bound = mechanism.norm_bound(state.mechanism_state)
-            scale = sampler.expected_cohort / aggregator.sensitivity(bound, dimension)
+            session = _session(aggregator, sampler)
+            sensitivity = aggregator.sensitivity(session, bound, dimension)
+            scale = sampler.expected_cohort / sensitivity
             values = _model_change(state, after) * scale
             extras = bound_moved(
                 mechanism, state.mechanism_state, after.mechanism_state
@@ -205,10 +208,16 @@ def _model_change(before: Any, after: Any) -> Float[Array, " dimension"]:
     return worlds.as_rows(after.params) - worlds.as_rows(before.params)
 
 
+def _session(aggregator: base.SecureAggregator, sampler: base.ClientSampler) -> PyTree:
+    """Of a round in which all are invited and report."""
+    everyone = jnp.ones(sampler.max_cohort, bool)
+    return aggregator.begin(jax.random.key(0), everyone, everyone, jnp.inf)
+
+
 def _message_size(mechanism: base.PrivacyMechanism) -> int:
     """Coordinates of what a client sends under this mechanism."""
     row = worlds.as_tree(jnp.zeros(worlds.DIMENSION))
     message = jax.eval_shape(
-        lambda key: mechanism.clip(key, mechanism.init(), row), jax.random.key(0)
+        lambda key: mechanism.clip(key, first_state(mechanism), row), jax.random.key(0)
     )
     return sum(leaf.size for leaf in jax.tree.leaves(message))

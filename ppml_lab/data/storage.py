@@ -80,6 +80,7 @@ def shard(clients: base.Clients, sharding: NamedSharding) -> base.Clients:
             jax.tree.map(spread, clients.examples), trees.place(begins, everywhere)
         ),
         trees.place(offsets, everywhere),
+        trees.place(clients.held_out, everywhere),
     )
 
 
@@ -134,7 +135,7 @@ def owned(clients: base.Clients, device: Array, num_devices: int) -> base.Client
             f"examples are sharded over {begins.shape[0]} devices, the mesh has "
             f"{num_devices}; shard them over the same"
         )
-    return base.Clients(rows, clients.offsets - begins[device])
+    return clients._replace(examples=rows, offsets=clients.offsets - begins[device])
 
 
 def share_of_rows(
@@ -167,6 +168,12 @@ def made(clients: base.Clients, client: Any) -> PyTree:
     return clients.examples.make(client)
 
 
+def sizes(clients: base.Clients, which: Any) -> Int[Array, "*n"]:
+    """How many examples these clients train on: all but those held out."""
+    sizes = clients.offsets[which + 1] - clients.offsets[which]
+    return sizes if clients.held_out is None else sizes - clients.held_out[which]
+
+
 def client_view(clients: base.Clients, client: Any, own: PyTree) -> base.ClientView:
     """One client, given what `made` made of it.
 
@@ -178,8 +185,8 @@ def client_view(clients: base.Clients, client: Any, own: PyTree) -> base.ClientV
             "examples are sharded: a client's lie on its own device only; take the "
             "clients from before they were sharded"
         )
-    start = clients.offsets[client]
-    size = clients.offsets[client + 1] - start
+    start, size = clients.offsets[client], sizes(clients, client)
+    client = jnp.asarray(client)
     if isinstance(clients.examples, Generated):
-        return base.ClientView(own, jnp.zeros_like(start), size)
-    return base.ClientView(clients.examples, start, size)
+        return base.ClientView(own, jnp.zeros_like(start), size, client)
+    return base.ClientView(clients.examples, start, size, client)

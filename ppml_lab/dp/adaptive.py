@@ -103,10 +103,12 @@ def adaptive_gaussian(
         return noisy["update"], state * jnp.exp(-step)
 
     return plain._replace(
-        init=lambda: jnp.float32(initial_clip_norm),
+        init=lambda key, like: jnp.float32(initial_clip_norm),
         clip=clip,
         clip_examples=clip_examples,
+        message_bound=lambda state: state * max(1.0, count_weight),
         norm_bound=lambda state: state * jnp.sqrt(1 + jnp.float32(count_weight) ** 2),
         privatize=privatize,
         report=lambda state: {"clip_norm": state},
+        expected_contributions=expected_contributions,
     )

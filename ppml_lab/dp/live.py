@@ -71,11 +71,10 @@ def live(
     own_sampler, of_releases = sampler, mechanism.event
     sampling_prob, failure = _sampling(sampler)
 
-    def init() -> LiveState:
-        zero = jnp.zeros(rdp.ORDERS.shape)
-        return LiveState(
-            mechanism.init(), zero, zero, jnp.float32(math.nan), zero, jnp.float32(0)
-        )
+    def init(key: base.Key, like: PyTree) -> LiveState:
+        zero, none = jnp.zeros(rdp.ORDERS.shape), jnp.float32(math.nan)
+        inner = mechanism.init(key, like)
+        return LiveState(inner, zero, zero, none, zero, jnp.float32(0))
 
     def privatize(
         key: base.Key, state: LiveState, total: PyTree, sensitivity: Any
@@ -101,13 +100,15 @@ def live(
         epsilon = rdp.epsilon_of_rdp(state.spent, rdp.ORDERS, jnp.maximum(left, 0.0))
         return {**mechanism.report(state.inner), "epsilon": epsilon}
 
-    def event(sampler: base.ClientSampler, num_releases: int) -> base.PrivacyEvent:
+    def event(
+        sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
+    ) -> base.PrivacyEvent:
         if sampler is not own_sampler:
             raise ValueError(
                 "the live epsilon is that of another sampler; build `live` with the "
                 "sampler that draws the participants"
             )
-        return of_releases(sampler, num_releases)
+        return of_releases(sampler, num_releases, sums)
 
     return mechanism._replace(
         init=init,
@@ -115,6 +116,7 @@ def live(
         clip_examples=lambda state, gradients, weights: mechanism.clip_examples(
             state.inner, gradients, weights
         ),
+        message_bound=lambda state: mechanism.message_bound(state.inner),
         norm_bound=lambda state: mechanism.norm_bound(state.inner),
         privatize=privatize,
         noise_multiplier=lambda state: noise_of(state.inner),

@@ -135,20 +135,25 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
 def _at_the_client(clip: Any, norm_bound: Any, event: Any) -> base.PrivacyMechanism:
     """A mechanism that has nothing left to do once updates are summed."""
 
-    def releases(sampler: base.ClientSampler, num_releases: int) -> base.PrivacyEvent:
+    def releases(
+        sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
+    ) -> base.PrivacyEvent:
         from ppml_lab.dp import events
 
         composed = events.compose(event(), num_releases)
         return base.PrivacyEvent(composed, "replace_one", "client", sampler.population)
 
     return base.PrivacyMechanism(
-        init=lambda: (),
+        init=lambda key, like: (),
         clip=clip,
         clip_examples=mechanisms.clips_no_examples,
+        # Noise has no bound, and the one signed coordinate grows with the dimension.
+        message_bound=lambda state: float("inf"),
         norm_bound=lambda state: norm_bound,
         privatize=lambda key, state, total, sensitivity: (total, state),
         noise_multiplier=None,
         report=lambda state: {},
         event=releases,
         privacy_unit="client",
+        trust="local",
     )

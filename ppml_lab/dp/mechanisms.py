@@ -16,7 +16,9 @@ from ppml_lab.dp import clipping
 def no_privacy() -> base.PrivacyMechanism:
     """The mechanism that changes nothing and promises nothing."""
 
-    def event(sampler: base.ClientSampler, num_releases: int) -> base.PrivacyEvent:
+    def event(
+        sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
+    ) -> base.PrivacyEvent:
         import dp_accounting
 
         return base.PrivacyEvent(
@@ -27,15 +29,17 @@ def no_privacy() -> base.PrivacyMechanism:
         )
 
     return base.PrivacyMechanism(
-        init=lambda: (),
+        init=lambda key, like: (),
         clip=lambda key, state, update: update,
         clip_examples=clips_no_examples,
+        message_bound=lambda state: float("inf"),
         norm_bound=lambda state: float("inf"),
         privatize=lambda key, state, total, sensitivity: (total, state),
         noise_multiplier=None,
         report=lambda state: {},
         event=event,
         privacy_unit=None,
+        trust=None,
     )
 
 
@@ -76,17 +80,20 @@ def gaussian(
     checks.known("privacy_unit", privacy_unit, ("client", "example"))
     clip = clipping.rule(rule, clip_norm)
 
-    def event(sampler: base.ClientSampler, num_releases: int) -> base.PrivacyEvent:
+    def event(
+        sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
+    ) -> base.PrivacyEvent:
         return gaussian_event(
             sampler, {float(noise_multiplier): num_releases}, privacy_unit
         )
 
     return base.PrivacyMechanism(
-        init=lambda: (),
+        init=lambda key, like: (),
         clip=lambda key, state, update: clipping.clip(clip, update),
         clip_examples=lambda state, gradients, weights: clipping.clip_examples(
             clip, gradients, weights
         ),
+        message_bound=lambda state: clip_norm,
         norm_bound=lambda state: clip_norm,
         privatize=lambda key, state, total, sensitivity: (
             add_noise(key, total, noise_multiplier, sensitivity),
@@ -96,6 +103,7 @@ def gaussian(
         report=lambda state: {},
         event=event,
         privacy_unit=privacy_unit,
+        trust="central",
     )
 
 

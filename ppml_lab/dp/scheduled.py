@@ -51,13 +51,15 @@ def scheduled_gaussian(
         noise = noise_schedule(state)
         return mechanisms.add_noise(key, total, noise, sensitivity), state + 1
 
-    def event(sampler: base.ClientSampler, num_releases: int) -> base.PrivacyEvent:
+    def event(
+        sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
+    ) -> base.PrivacyEvent:
         noises = jax.vmap(noise_schedule)(jnp.arange(num_releases))
         releases = Counter(map(float, noises))
         return mechanisms.gaussian_event(sampler, releases, privacy_unit)
 
     return plain._replace(
-        init=lambda: jnp.int32(0),
+        init=lambda key, like: jnp.int32(0),
         privatize=privatize,
         noise_multiplier=lambda state: noise_schedule(state),
         event=event,

@@ -6,22 +6,22 @@ Data", AISTATS 2017.
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from ppml_lab import base, checks, dp, smpc, trees
-from ppml_lab.federated import devices, lanes
+from ppml_lab.data import storage
+from ppml_lab.federated import compatible, devices, lanes, roles
 from ppml_lab.federated.server import fedopt
 
-WEIGHTINGS = ("examples", "uniform")
+WEIGHTINGS = ("examples", "realised", "uniform")
 
 
 class ServerState(NamedTuple):
@@ -31,6 +31,7 @@ class ServerState(NamedTuple):
       params: The model.
       memory: What the server remembers beside it, such as its optimizer's state.
       mechanism_state: The privacy mechanism's.
+      sampler_state: The sampler's.
       kept: What the clients keep, leaves `[clients, ...]`; no server sees it.
       rounds_done: How many rounds made this state.
     """
@@ -38,6 +39,7 @@ class ServerState(NamedTuple):
     params: PyTree
     memory: PyTree
     mechanism_state: PyTree
+    sampler_state: PyTree
     kept: PyTree
     rounds_done: Int[Array, ""]
 
@@ -82,8 +84,10 @@ def averaging(
       mechanism: `dp.no_privacy()` by default.
       aggregator: `smpc.clear()` by default.
       weighting: "uniform" (each client counts the same, the mean divides by the
-        expected number of reports) or "examples" (McMahan's n_k / n among those who
-        report).
+        expected number of reports, which is public), "realised" (the same, but divided
+        by the number of those who report) or "examples" (McMahan's n_k / n among those
+        who report; weights are relative to the largest of them). Only the first goes
+        with a private mechanism.
       dropout_prob: Chance of a participant to drop out before its upload,
         independently. It then contributes nothing and keeps what it kept before.
       live_delta: If given, every round's scalars have the `epsilon` spent so far at
@@ -107,29 +111,23 @@ def averaging(
         mechanism = dp.live(mechanism, sampler, live_delta)
     aggregator = smpc.clear() if aggregator is None else aggregator
     checks.known("weighting", weighting, WEIGHTINGS)
-    _check_parts(server, mechanism, weighting, dropout_prob, mesh)
-    _check_abort(sampler, mechanism, aggregator)
-    update = _update_shapes(task, trainer, server)
-    message = jax.eval_shape(
-        lambda key, update: mechanism.clip(key, mechanism.init(), update),
-        jax.random.key(0),
-        update,
+    compatible.check(sampler, server, mechanism, aggregator, weighting, dropout_prob)
+    devices.check_mesh(mesh)
+    shapes = compatible.shapes(task, trainer, server, mechanism)
+    num_lanes = (
+        lanes.default_num_lanes(shapes.dimension) if num_lanes is None else num_lanes
     )
-    dimension = _dimension(message)
-    num_lanes = lanes.default_num_lanes(dimension) if num_lanes is None else num_lanes
     checks.at_least("num_lanes", num_lanes, 1)
     expected_reports = sampler.expected_cohort * (1.0 - dropout_prob)
     private = mechanism.privacy_unit is not None
 
     def init(key: base.Key) -> ServerState:
-        params = task.init(key)
+        state = start(key, task, sampler, mechanism, server.init)
         kept = jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (sampler.population, *leaf.shape)),
-            trainer.keep(params),
+            trainer.keep(state.params),
         )
-        return ServerState(
-            params, server.init(params), mechanism.init(), kept, jnp.int32(0)
-        )
+        return state._replace(kept=kept)
 
     def reporters(key: base.Key, cohort: base.Cohort) -> base.Cohort:
         if not checks.is_traced(dropout_prob) and dropout_prob == 0:
@@ -140,13 +138,23 @@ def averaging(
     def one_round(
         key: base.Key, state: ServerState, clients: base.Clients
     ) -> tuple[ServerState, dict[str, Array]]:
-        _check_population(sampler, state, clients)
+        compatible.check_population(sampler, state.kept, clients)
         keys = jax.random.split(key, 5)
         sample_key, dropout_key, train_key, noise_key, session_key = keys
-        cohort = sampler.sample(sample_key)
+        cohort, sampler_state = sampler.sample(sample_key, state.sampler_state)
         reporting = reporters(dropout_key, cohort)
         session = aggregator.begin(
-            session_key, cohort.weights > 0, reporting.weights > 0
+            session_key,
+            cohort.weights > 0,
+            reporting.weights > 0,
+            mechanism.message_bound(state.mechanism_state),
+        )
+        report = _report(
+            mechanism,
+            state.mechanism_state,
+            aggregator,
+            session,
+            _weights(weighting, clients, reporting),
         )
         summed, kept = lanes.train_cohort(
             train_key,
@@ -155,46 +163,51 @@ def averaging(
             state.kept,
             clients,
             reporting,
-            _report(
-                mechanism,
-                state.mechanism_state,
-                aggregator,
-                session,
-                weighting,
-                clients,
-            ),
-            functools.partial(_fold, aggregator),
+            state.rounds_done,
+            report,
+            _fold(aggregator),
             num_lanes,
             mesh,
         )
-        decoded, completed = aggregator.decode(session, summed["message"])
+        value, reports, _ = aggregator.finish(session, summed["message"])
         bound = mechanism.norm_bound(state.mechanism_state)
         total, mechanism_state = mechanism.privatize(
             noise_key,
             state.mechanism_state,
-            decoded,
-            aggregator.sensitivity(bound, dimension),
+            value,
+            aggregator.sensitivity(session, bound, shapes.dimension),
         )
-        total = aggregator.wrap(total)
-        reports = jnp.where(completed, summed["num_reports"], 0.0)
-        denominator, counted = expected_reports, expected_reports
-        if weighting == "examples":
-            denominator = jnp.maximum(summed["weight"], jnp.finfo(jnp.float32).tiny)
-            counted = reports
+        total = aggregator.wrap(session, total)
+        counted = expected_reports if weighting == "uniform" else reports
+        denominator = {
+            "uniform": expected_reports,
+            "examples": jnp.maximum(summed["weight"], jnp.finfo(jnp.float32).tiny),
+            "realised": jnp.maximum(reports, 1.0),
+        }[weighting]
+        if aggregator.ends_in == "estimate":
+            denominator = 1.0
         mean = jax.tree.map(lambda leaf: leaf / denominator, total)
-        params, memory = server.step(
-            state.params, state.memory, mean, counted / sampler.population
+        learnt = roles.trainable(task, state.params)
+        # Models of short floats step in float32, and are rounded once.
+        stepped, memory = server.step(
+            trees.widened(learnt), state.memory, mean, counted / sampler.population
         )
+        params = roles.merged(trees.cast_like(stepped, learnt), state.params)
         if not private:
             # Without noise to hide it, a round that nobody reports in did not happen.
             params, memory = trees.where(
                 reports > 0, (params, memory), (state.params, state.memory)
             )
         next_state = ServerState(
-            params, memory, mechanism_state, kept, state.rounds_done + 1
+            params,
+            memory,
+            mechanism_state,
+            sampler_state,
+            kept,
+            state.rounds_done + 1,
         )
-        trained = jnp.maximum(summed["num_reports"], 1)
-        info = jax.tree.map(lambda s: s / trained, summed["scalars"])
+        # NaN, not 0, where nobody trained: 0 would be the best loss of a run.
+        info = jax.tree.map(lambda s: s / summed["weight"], summed["scalars"])
         info |= {
             "cohort_size": jnp.sum(cohort.weights > 0, dtype=jnp.float32),
             "num_reports": reports,
@@ -204,17 +217,65 @@ def averaging(
     def event(num_rounds: int) -> base.PrivacyEvent:
         from ppml_lab.dp import events
 
-        if private:
-            return mechanism.event(sampler, num_rounds)
         single = trainer.event()
-        return single._replace(event=events.compose(single.event, num_rounds))
+        own = single._replace(event=events.compose(single.event, num_rounds))
+        if not private:
+            return own
+        promised = mechanism.event(sampler, num_rounds)
+        # What clients do for their examples holds beside what is done for them.
+        beside = () if own.privacy_unit is None else (own,)
+        return promised._replace(beside=(*promised.beside, *beside))
 
     return base.FederatedAlgorithm(
         init=init,
         round=one_round,
         event=event,
-        cost=lambda: aggregator.cost(dimension),
+        cost=lambda: aggregator.cost(shapes.dimension),
+        check=lambda clients: compatible.check_clients(sampler, trainer, clients),
     )
+
+
+def start(
+    key: base.Key,
+    task: base.Task,
+    sampler: base.ClientSampler,
+    mechanism: base.PrivacyMechanism,
+    remember: Callable[[PyTree], PyTree],
+) -> ServerState:
+    """The state before round 0, without what clients keep.
+
+    Args:
+      key: For the model, the mechanism and the sampler.
+      task: What is learnt.
+      sampler: Who takes part.
+      mechanism: What protects them.
+      remember: From the trainable part of the model to the server's memory.
+    """
+    mechanism_key, sampler_key = (jax.random.fold_in(key, n) for n in (1, 2))
+    params = task.init(key)
+    learnt = roles.trainable(task, params)
+    return ServerState(
+        params,
+        remember(trees.widened(learnt)),
+        mechanism.init(mechanism_key, learnt),
+        sampler.init(sampler_key),
+        (),
+        jnp.int32(0),
+    )
+
+
+def _weights(
+    weighting: str, clients: base.Clients, reporting: base.Cohort
+) -> Float[Array, " cohort"] | None:
+    """How much each place of the cohort counts, at most 1: larger weights would leave
+    the secure sum's bound, and ones much smaller would vanish in its rounding. None
+    where all count the same.
+    """
+    if weighting != "examples":
+        return None
+    sizes = storage.sizes(clients, reporting.indices).astype(jnp.float32)
+    heard = jnp.where(reporting.weights > 0, sizes, 0.0)
+    return heard / jnp.maximum(jnp.max(heard), 1.0)
 
 
 def _report(
@@ -222,138 +283,61 @@ def _report(
     mechanism_state: PyTree,
     aggregator: base.SecureAggregator,
     session: PyTree,
-    weighting: str,
-    clients: base.Clients,
+    weights: Float[Array, " cohort"] | None,
 ) -> lanes.Report:
     """What a client that has trained contributes to the round's sums."""
-    sizes = clients.offsets[1:] - clients.offsets[:-1]
-    # Weights of at most 1 keep coordinates inside the secure sum's bound.
-    unit = jnp.max(sizes).astype(jnp.float32)
 
     def report(
         key: base.Key, place: Array, size: Array, update: PyTree, info: dict[str, Array]
     ) -> dict[str, Any]:
+        del size
         clip_key, encode_key = jax.random.split(key)
-        weight = jnp.float32(1)
-        if weighting == "examples":
-            weight = size.astype(jnp.float32) / unit
-            update = jax.tree.map(lambda leaf: leaf * weight, update)
+        weight, weighed = jnp.float32(1), update
+        if weights is not None:
+            weight = weights[place]
+            weighed = jax.tree.map(
+                lambda leaf: leaf * weight.astype(leaf.dtype), update
+            )
         scalars = dict(info)
         if mechanism.privacy_unit is not None:
             # What clipping computes anyway; for others it is one more pass.
             scalars["update_norm"] = optax.tree.norm(update)
-        bounded = mechanism.clip(clip_key, mechanism_state, update)
+        bounded = mechanism.clip(clip_key, mechanism_state, weighed)
         return {
             "message": aggregator.encode(encode_key, session, place, bounded),
             "weight": weight,
-            "num_reports": jnp.float32(1),
-            "scalars": jax.tree.map(jnp.float32, scalars),
+            "scalars": jax.tree.map(
+                lambda value: weight * value.astype(jnp.float32), scalars
+            ),
         }
 
     return report
 
 
-def _fold(
-    aggregator: base.SecureAggregator, total: dict[str, Any], reports: dict[str, Any]
-) -> dict[str, Any]:
-    plain = {name: total[name] for name in total if name != "message"}
-    added = jax.tree.map(
-        lambda t, r: t + jnp.sum(r, axis=0),
-        plain,
-        {name: reports[name] for name in plain},
-    )
-    return added | {
-        "message": aggregator.aggregate(total["message"], reports["message"])
-    }
+def _fold(aggregator: base.SecureAggregator) -> lanes.Fold:
+    """Reports by name: messages as the aggregator adds them, all else as numbers."""
 
+    def others(tree: Any) -> Any:
+        return {name: tree[name] for name in tree if name != "message"}
 
-def _check_parts(
-    server: base.Server,
-    mechanism: base.PrivacyMechanism,
-    weighting: str,
-    dropout_prob: Any,
-    mesh: Mesh | None,
-) -> None:
-    if mechanism.privacy_unit == "example":
-        raise ValueError(
-            "averaging clips whole updates, which protects clients, not 'example'; "
-            'build the mechanism with privacy_unit="client"'
+    def empty(like: Any) -> Any:
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), others(like)
         )
-    if mechanism.privacy_unit is not None and weighting != "uniform":
-        raise ValueError(
-            f"weighting '{weighting}' would change a private mechanism's sensitivity; "
-            "use weighting='uniform'"
+        return zeros | {"message": aggregator.empty(like["message"])}
+
+    def absorb(total: Any, reports: Any, places: Array, present: Array) -> Any:
+        heard = trees.where(present, others(reports), 0.0)
+        added = jax.tree.map(
+            lambda sofar, new: sofar + jnp.sum(new, axis=0), others(total), heard
         )
-    if server.weighting not in (None, weighting):
-        raise ValueError(
-            f"this server's step is right only for the '{server.weighting}' mean, got "
-            f"weighting '{weighting}'; use weighting='{server.weighting}'"
+        message = aggregator.absorb(
+            total["message"], reports["message"], places, present
         )
-    if not checks.is_traced(dropout_prob) and not 0 <= dropout_prob < 1:
-        raise ValueError(f"dropout_prob must lie in [0, 1), got {dropout_prob}")
-    devices.check_mesh(mesh)
+        return added | {"message": message}
 
+    def merge(totals: Any) -> Any:
+        added = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), others(totals))
+        return added | {"message": aggregator.merge(totals["message"])}
 
-def _check_abort(
-    sampler: base.ClientSampler,
-    mechanism: base.PrivacyMechanism,
-    aggregator: base.SecureAggregator,
-) -> None:
-    is_central = mechanism.noise_multiplier is not None
-    if (
-        aggregator.can_abort
-        and is_central
-        and sampler.neighboring_relation == "add_or_remove_one"
-    ):
-        raise ValueError(
-            "this secure sum can abort for want of reports, so that adding one client "
-            "may change all of it, which the mechanism's noise does not hide; use a "
-            "sampler with replace_one neighbours, such as federated.fixed_size"
-        )
-
-
-def _update_shapes(
-    task: base.Task, trainer: base.ClientTrainer, server: base.Server
-) -> PyTree:
-    """The shapes of an update, once trainer and server are known to fit together."""
-
-    def conversation(key: base.Key) -> tuple[PyTree, ...]:
-        params = task.init(key)
-        memory, kept = server.init(params), trainer.keep(params)
-        sent = server.send(params, memory)
-        update, keeps, _ = trainer.finish(sent, trainer.init(key, sent, kept))
-        after = server.step(params, memory, update, 1.0)
-        return (params, memory), after, kept, keeps, update
-
-    try:
-        shapes = jax.eval_shape(conversation, jax.random.key(0))
-    except (AttributeError, TypeError) as error:
-        raise ValueError(
-            f"the trainer and the server do not fit together: {error}; take both from "
-            "one algorithm, such as scaffold(...)"
-        ) from error
-    before, after, kept, keeps, update = shapes
-    trees.check_same_shapes("the server's step changes (params, memory)", before, after)
-    trees.check_same_shapes("the trainer's finish changes what is kept", kept, keeps)
-    return update
-
-
-def _dimension(shapes: PyTree) -> int:
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
-
-
-def _check_population(
-    sampler: base.ClientSampler, state: ServerState, clients: base.Clients
-) -> None:
-    num_clients = clients.offsets.shape[0] - 1
-    if sampler.population != num_clients:
-        raise ValueError(
-            f"the sampler draws from {sampler.population} clients, the data set has "
-            f"{num_clients}; build the sampler for {num_clients}"
-        )
-    for leaf in jax.tree.leaves(state.kept):
-        if leaf.shape[0] != num_clients:
-            raise ValueError(
-                f"the state keeps something for {leaf.shape[0]} clients, the data set "
-                f"has {num_clients}; start from this population's own init"
-            )
+    return lanes.Fold(empty, absorb, merge)

@@ -12,7 +12,8 @@ from jaxtyping import PyTree
 from ppml_lab import base, checks, dp, trees
 from ppml_lab.data import storage
 from ppml_lab.dp.per_example import Method as PerExampleMethod
-from ppml_lab.federated.averaging import ServerState
+from ppml_lab.federated import roles
+from ppml_lab.federated.averaging import ServerState, start
 from ppml_lab.federated.devices import check_mesh, sum_over_devices
 
 
@@ -59,7 +60,7 @@ def central_sgd(
     mechanism = dp.no_privacy() if mechanism is None else mechanism
     if live_delta is not None:
         mechanism = dp.live(mechanism, sampler, live_delta)
-    gradient = _gradient(task, mechanism, method, microbatch_size)
+    _gradient(task, None, mechanism, method, microbatch_size)
 
     def part(
         device: Array,
@@ -76,19 +77,18 @@ def central_sgd(
         weights = jnp.where(mine < n, batch.weights[rows], 0.0)
         examples = trees.take(clients.examples, batch.indices[rows])
         keys = dp.example_keys(key, n)[rows]
-        return gradient(keys, state.mechanism_state, state.params, examples, weights)
+        gradient = _gradient(task, state.params, mechanism, method, microbatch_size)
+        learnt = roles.trainable(task, state.params)
+        return gradient(keys, state.mechanism_state, learnt, examples, weights)
 
     def init(key: base.Key) -> ServerState:
-        params = task.init(key)
-        return ServerState(
-            params, optimizer.init(params), mechanism.init(), (), jnp.int32(0)
-        )
+        return start(key, task, sampler, mechanism, optimizer.init)
 
     def step(
         key: base.Key, state: ServerState, clients: base.Clients
     ) -> tuple[ServerState, dict[str, Array]]:
         sample_key, grad_key, noise_key = jax.random.split(key, 3)
-        batch = sampler.sample(sample_key)
+        batch, sampler_state = sampler.sample(sample_key, state.sampler_state)
         grad_sum, loss_sum = sum_over_devices(
             part, mesh, grad_key, state, clients, batch
         )
@@ -99,15 +99,17 @@ def central_sgd(
             mechanism.norm_bound(state.mechanism_state),
         )
         grads = jax.tree.map(lambda g: g / sampler.expected_cohort, noisy)
-        changes, opt_state = optimizer.update(grads, state.memory, state.params)
-        params = optax.apply_updates(state.params, changes)
-        present = jnp.sum(batch.weights)
-        info = {
-            "train_loss": loss_sum / jnp.maximum(present, 1),
-            "batch_size": present,
-        }
+        learnt = roles.trainable(task, state.params)
+        # Models of short floats step in float32, and are rounded once.
+        wide = trees.widened(learnt)
+        changes, opt_state = optimizer.update(trees.widened(grads), state.memory, wide)
+        after = trees.cast_like(optax.apply_updates(wide, changes), learnt)
+        info = {"loss_sum": loss_sum, "batch_size": jnp.sum(batch.weights)}
         return state._replace(
-            params=params, memory=opt_state, mechanism_state=mechanism_state
+            params=roles.merged(after, state.params),
+            memory=opt_state,
+            mechanism_state=mechanism_state,
+            sampler_state=sampler_state,
         ), info
 
     def one_round(
@@ -122,26 +124,37 @@ def central_sgd(
 
         state, infos = jax.lax.scan(scan_step, state, jnp.arange(steps_per_round))
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), infos)
-        info = means | mechanism.report(state.mechanism_state)
+        # Of all steps' examples together: batches differ in size, and may be empty.
+        loss = means.pop("loss_sum") / means["batch_size"]
+        info = {"train_loss": loss} | means | mechanism.report(state.mechanism_state)
         return state._replace(rounds_done=state.rounds_done + 1), info
 
     def event(num_rounds: int) -> base.PrivacyEvent:
         return mechanism.event(sampler, num_rounds * steps_per_round)
 
-    return base.FederatedAlgorithm(init, one_round, event, cost=lambda: None)
+    return base.FederatedAlgorithm(
+        init,
+        one_round,
+        event,
+        cost=lambda: None,
+        check=lambda clients: _check_population(sampler, clients),
+    )
 
 
 def _gradient(
     task: base.Task,
+    whole: PyTree,
     mechanism: base.PrivacyMechanism,
     method: str | PerExampleMethod,
     microbatch_size: int | None,
 ) -> dp.ClippedGradient:
+    """Of the trainable part of a whole model."""
+    loss = roles.loss_of_part(task, whole)
     if mechanism.privacy_unit is not None:
         return dp.clipped_gradient(
-            task.loss, mechanism, method=method, microbatch_size=microbatch_size
+            loss, mechanism, method=method, microbatch_size=microbatch_size
         )
-    plain = dp.summed_gradient(task.loss)
+    plain = dp.summed_gradient(loss)
 
     def gradient(
         keys: base.Key, state: PyTree, params: PyTree, examples: PyTree, weights: Array
@@ -156,6 +169,11 @@ def _check_population(sampler: base.ClientSampler, clients: base.Clients) -> Non
         raise ValueError(
             "central training draws from all examples, but these are sharded or "
             "generated; give it clients whose examples are stored whole"
+        )
+    if clients.held_out is not None:
+        raise ValueError(
+            "central training draws from all examples, and some of these are held out; "
+            "give it clients without held_out"
         )
     num_examples = jax.tree.leaves(clients.examples)[0].shape[0]
     if sampler.population != num_examples:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jaxtyping import Int, PyTree
 
 from ppml_lab import base, checks, dp, trees
-from ppml_lab.federated import minibatch, sampling
+from ppml_lab.federated import minibatch, optimizers, roles, sampling
 
 
 def local_sgd(
     task: base.Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optimizers.Optimizer,
     batch_size: int,
     *,
     num_epochs: int | None = None,
@@ -29,7 +28,8 @@ def local_sgd(
 
     Args:
       task: What is learnt.
-      optimizer: Any optax optimizer; its state starts afresh in every round.
+      optimizer: Any optax optimizer, or a function of the round; its state starts
+        afresh in every round.
       batch_size: Examples per step. A client with fewer uses all it has.
       num_epochs: Passes over the local data (give this or `num_steps`).
       num_steps: Steps of every client, whatever its size.
@@ -45,7 +45,7 @@ def local_sgd(
 
 def local_dp_sgd(
     task: base.Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optimizers.Optimizer,
     mechanism: base.PrivacyMechanism,
     sampling_prob: float,
     num_steps: int,
@@ -67,18 +67,20 @@ def local_dp_sgd(
 
     Args:
       task: What is learnt.
-      optimizer: Any optax optimizer.
+      optimizer: Any optax optimizer, or a function of the round.
       mechanism: Example-level, such as `dp.gaussian(..., privacy_unit="example")`.
       sampling_prob: Chance of an example to be in a step's batch.
       num_steps: Steps of every client per round.
-      max_client_size: Examples of the largest client.
+      max_client_size: Examples of the largest client. A larger one cannot be drawn
+        from: `federated.simulate` refuses it, and in a compiled round its losses and
+        its update are NaN.
       method: How examples are clipped, see `dp.clipped_gradient`.
 
     Raises:
       ValueError: For a probability outside (0, 1], sizes below 1, or a mechanism that
         protects clients or carries state.
     """
-    if jax.tree.leaves(mechanism.init()):
+    if jax.tree.leaves(jax.eval_shape(lambda: _state(mechanism, task))):
         raise ValueError(
             "local_dp_sgd starts the mechanism afresh in every step, so one that "
             "learns over rounds would not; take one without state, such as dp.gaussian"
@@ -86,7 +88,7 @@ def local_dp_sgd(
     checks.at_least("num_steps", num_steps, 1)
     checks.at_least("max_client_size", max_client_size, 1)
     sampler = sampling.poisson(max_client_size, sampling_prob)
-    gradient = dp.clipped_gradient(task.loss, mechanism, method=method)
+    dp.clipped_gradient(task.loss, mechanism, method=method)
 
     def step(
         key: base.Key,
@@ -95,29 +97,42 @@ def local_dp_sgd(
         client: base.ClientView,
         step_number: Int[Array, ""],
     ) -> minibatch.LocalState:
-        del sent
-        draw_key, grad_key, noise_key = jax.random.split(
-            jax.random.fold_in(key, step_number), 3
+        gradient = dp.clipped_gradient(
+            roles.loss_of_part(task, sent), mechanism, method=method
         )
-        batch = sampler.sample(draw_key)
+        own = jax.random.fold_in(key, step_number)
+        draw_key, grad_key, noise_key, start_key = jax.random.split(own, 4)
+        batch, _ = sampler.sample(draw_key, sampler.init(start_key))
         weights = jnp.where(batch.indices < client.size, batch.weights, 0.0)
         rows = client.start + jnp.minimum(batch.indices, client.size - 1)
         examples = trees.take(client.examples, rows)
-        nothing = mechanism.init()
+        nothing = mechanism.init(start_key, state.params)
         keys = dp.example_keys(grad_key, sampler.max_cohort)
         grad_sum, loss_sum = gradient(keys, nothing, state.params, examples, weights)
         noisy, _ = mechanism.privatize(
             noise_key, nothing, grad_sum, mechanism.norm_bound(nothing)
         )
         expected = sampling_prob * client.size.astype(jnp.float32)
-        grads = jax.tree.map(lambda g: g / expected, noisy)
-        return minibatch.descend(optimizer, state, grads, loss_sum / expected)
+        expected = jnp.where(client.size > max_client_size, jnp.nan, expected)
+        grads = jax.tree.map(lambda g: g / expected.astype(g.dtype), noisy)
+        loss_sum = jnp.where(client.size > max_client_size, jnp.nan, loss_sum)
+        learnt = minibatch.Batch(grads, loss_sum, jnp.sum(weights))
+        return minibatch.descend(optimizer, state, learnt)
 
     return base.ClientTrainer(
         num_steps=lambda size: jnp.full_like(size, num_steps),
         keep=lambda params: (),
-        init=lambda key, sent, kept: minibatch.start(task, optimizer, sent),
+        init=lambda key, sent, kept, round_number: minibatch.start(
+            task, optimizer, sent, round_number
+        ),
         step=step,
         finish=minibatch.finish,
+        model=lambda sent, kept: sent,
         event=lambda: mechanism.event(sampler, num_steps),
+        max_client_size=max_client_size,
     )
+
+
+def _state(mechanism: base.PrivacyMechanism, task: base.Task) -> PyTree:
+    key = jax.random.key(0)
+    return mechanism.init(key, roles.trainable(task, task.init(key)))

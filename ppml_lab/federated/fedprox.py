@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import optax
 from jaxtyping import PyTree
 
 from ppml_lab import base, checks
-from ppml_lab.federated import minibatch
+from ppml_lab.federated import minibatch, optimizers, roles
 
 
 def proximal_sgd(
     task: base.Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optimizers.Optimizer,
     batch_size: int,
     mu: Any,
     *,
@@ -33,7 +32,8 @@ def proximal_sgd(
 
     Args:
       task: What is learnt.
-      optimizer: Any optax optimizer; its state starts afresh in every round.
+      optimizer: Any optax optimizer, or a function of the round; its state starts
+        afresh in every round.
       batch_size: Examples per step. A client with fewer uses all it has.
       mu: Weight of the proximal term, at least 0.
       num_epochs: Passes over the local data (give this or `num_steps`).
@@ -48,7 +48,10 @@ def proximal_sgd(
 
     def pull(grads: PyTree, params: PyTree, sent: PyTree) -> PyTree:
         return jax.tree.map(
-            lambda grad, here, there: grad + mu * (here - there), grads, params, sent
+            lambda grad, here, there: grad + mu * (here - there),
+            grads,
+            params,
+            roles.like(params, sent),
         )
 
     return minibatch.trainer(task, batches, optimizer, pull)

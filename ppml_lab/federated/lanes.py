@@ -56,8 +56,20 @@ Report = Callable[[base.Key, Array, Array, PyTree, dict[str, Array]], PyTree]
 """`(key, place in the cohort, size, update, info) -> report`, what one client
 contributes."""
 
-Fold = Callable[[PyTree, PyTree], PyTree]
-"""`(total, reports) -> total` for reports stacked over lanes; zeros are empty."""
+
+class Fold(NamedTuple):
+    """How reports become a total, as a `base.SecureAggregator`'s messages do.
+
+    Attributes:
+      empty: `(like_report) -> total`, that of nobody.
+      absorb: `(total, reports, places, present) -> total`, for stacked reports of which
+        only those `present` count.
+      merge: `(totals) -> total`, for stacked totals.
+    """
+
+    empty: Callable[[PyTree], PyTree]
+    absorb: Callable[[PyTree, PyTree, Array, Array], PyTree]
+    merge: Callable[[PyTree], PyTree]
 
 
 _SMALL_MODEL = 16_384
@@ -81,6 +93,7 @@ def train_cohort(
     kept: PyTree,
     clients: base.Clients,
     cohort: base.Cohort,
+    round_number: Int[Array, ""],
     report: Report,
     fold: Fold,
     num_lanes: int,
@@ -98,16 +111,17 @@ def train_cohort(
       kept: What all clients keep, leaves `[clients, ...]`.
       clients: Their data.
       cohort: Who takes part.
+      round_number: Rounds done before this one.
       report: What a client that has trained contributes.
-      fold: Adds reports to a total.
+      fold: Makes a total of reports.
       num_lanes: Clients trained at once on a device.
       mesh: If given, the devices along its axis "clients" share the cohort, and their
-        totals are folded, too; sums of integers are the same to the bit. A client
+        totals are merged; sums of integers are the same to the bit. A client
         whose examples lie on one device trains there.
 
     Returns:
-      The folded reports, zeros when nobody takes part, and `kept` with what the
-      participants keep now.
+      The folded reports, the empty total when nobody takes part, and `kept` with what
+      the participants keep now.
     """
 
     def train(
@@ -118,24 +132,33 @@ def train_cohort(
         kept: PyTree,
         clients: base.Clients,
         cohort: base.Cohort,
+        round_number: Array,
     ) -> tuple[PyTree, PyTree]:
         steps = _num_steps(trainer, clients, cohort)
         queue = _queue(clients, cohort, steps, device, num_devices)
         mine = storage.owned(clients, device, num_devices)
         lanes = min(num_lanes, cohort.indices.shape[0])
         return _run_queue(
-            key, trainer, sent, kept, mine, cohort, queue, report, fold, lanes
+            key,
+            trainer,
+            round_number,
+            sent,
+            kept,
+            mine,
+            cohort,
+            queue,
+            report,
+            fold,
+            lanes,
         )
 
     def join(mine: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         total, fresh = mine
-        if all(jnp.issubdtype(t.dtype, jnp.floating) for t in jax.tree.leaves(total)):
-            return add_up(mine)
-        # A secure sum of integers need not be what adding up words gives.
-        empty = jax.tree.map(jnp.zeros_like, total)
-        return fold(empty, gather(total)), add_up(fresh)
+        return fold.merge(gather(total)), add_up(fresh)
 
-    total, fresh = over_devices(train, join, mesh, key, sent, kept, clients, cohort)
+    total, fresh = over_devices(
+        train, join, mesh, key, sent, kept, clients, cohort, round_number
+    )
     # Out of range, and so dropped, for padding.
     population = clients.offsets.shape[0] - 1
     rows = jnp.where(cohort.weights > 0, cohort.indices, population)
@@ -149,8 +172,7 @@ def _num_steps(
     trainer: base.ClientTrainer, clients: base.Clients, cohort: base.Cohort
 ) -> Int[Array, " cohort"]:
     """Steps of each participant, 0 for padding."""
-    sizes = clients.offsets[cohort.indices + 1] - clients.offsets[cohort.indices]
-    steps = jax.vmap(trainer.num_steps)(sizes)
+    steps = jax.vmap(trainer.num_steps)(storage.sizes(clients, cohort.indices))
     return jnp.where(cohort.weights > 0, steps, 0)
 
 
@@ -191,6 +213,7 @@ def _deal(steps: Int[Array, " cohort"], num_devices: int) -> Int[Array, " cohort
 def _run_queue(
     key: base.Key,
     trainer: base.ClientTrainer,
+    round_number: Int[Array, ""],
     sent: PyTree,
     kept: PyTree,
     clients: base.Clients,
@@ -220,7 +243,9 @@ def _run_queue(
     def start(position: Array) -> Lane:
         place = queue.places[jnp.minimum(position, cohort_size - 1)]
         client = cohort.indices[place]
-        state = trainer.init(training_key(client), sent, trees.take(kept, client))
+        state = trainer.init(
+            training_key(client), sent, trees.take(kept, client), round_number
+        )
         live = position < queue.length
         return Lane(place, state, jnp.int32(0), live, storage.made(clients, client))
 
@@ -264,14 +289,16 @@ def _run_queue(
             turns = jnp.cumsum(done, dtype=jnp.int32) - 1
             started = each(start)(next_position + turns)
             following = trees.where(done, started, lanes)
-            reports = trees.where(done, reports, 0)
         next_position += jnp.sum(done, dtype=jnp.int32)
-        return following, next_position, fold(total, reports), fresh
+        present = jnp.atleast_1d(done)
+        where = jnp.atleast_1d(lanes.place)
+        total = fold.absorb(total, reports, where, present)
+        return following, next_position, total, fresh
 
     first = start(jnp.int32(0))
     lanes = first if alone else each(start)(jnp.arange(num_lanes, dtype=jnp.int32))
     shapes, kept_shapes = jax.eval_shape(finish, first)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    empty = fold.empty(shapes)
     fresh = jax.tree.map(
         lambda leaf: jnp.zeros((cohort_size, *leaf.shape), leaf.dtype), kept_shapes
     )

@@ -12,23 +12,41 @@ from jax import Array
 from jaxtyping import Float, Int, PyTree
 
 from ppml_lab import base, checks, dp, random, trees
-from ppml_lab.federated import sampling
+from ppml_lab.federated import optimizers, roles, sampling
 
 
 class LocalState(NamedTuple):
     """A client in training.
 
     Attributes:
-      params: Its model.
+      params: The trainable part of its model.
       opt_state: Its optimizer's state, fresh in every round.
-      loss_sum: Sum of the mean losses of its batches, for reports.
+      round_number: The round that it trains in.
+      loss_sum: Sum of the losses of the examples that it went through, for reports.
+      num_seen: How many these are, with repetition.
       steps: Steps taken.
     """
 
     params: PyTree
     opt_state: PyTree
+    round_number: Int[Array, ""]
     loss_sum: Float[Array, ""]
+    num_seen: Float[Array, ""]
     steps: Int[Array, ""]
+
+
+class Batch(NamedTuple):
+    """What a step learns from its batch.
+
+    Attributes:
+      grads: The mean gradient, of the trainable part.
+      loss_sum: The sum of its examples' losses.
+      size: How many these are.
+    """
+
+    grads: PyTree
+    loss_sum: Float[Array, ""]
+    size: Float[Array, ""]
 
 
 class Minibatches(NamedTuple):
@@ -36,12 +54,12 @@ class Minibatches(NamedTuple):
 
     Attributes:
       num_steps: `size -> steps`.
-      gradient: `(key, params, client, step_number) -> (mean gradient, mean loss)` of
-        the step's batch.
+      gradient: `(key, part, whole, client, step_number) -> Batch` of the step, for a
+        trainable part of a whole model.
     """
 
-    num_steps: base.TrainerNumSteps
-    gradient: Callable[..., tuple[PyTree, Float[Array, ""]]]
+    num_steps: Callable[[Int[Array, ""]], Int[Array, ""]]
+    gradient: Callable[..., Batch]
 
 
 def minibatches(
@@ -69,7 +87,6 @@ def minibatches(
         checks.at_least("num_epochs", num_epochs, 1)
     if num_steps is not None:
         checks.at_least("num_steps", num_steps, 1)
-    summed = dp.summed_gradient(task.loss)
 
     def batches_per_epoch(size: Int[Array, ""]) -> Int[Array, ""]:
         return (size + batch_size - 1) // batch_size
@@ -82,10 +99,11 @@ def minibatches(
 
     def gradient(
         key: base.Key,
-        params: PyTree,
+        part: PyTree,
+        whole: PyTree,
         client: base.ClientView,
         step_number: Int[Array, ""],
-    ) -> tuple[PyTree, Float[Array, ""]]:
+    ) -> Batch:
         epoch, batch = jnp.divmod(step_number, batches_per_epoch(client.size))
         place = batch * batch_size + jnp.arange(batch_size, dtype=client.size.dtype)
         weights = (place < client.size).astype(jnp.float32)
@@ -94,51 +112,60 @@ def minibatches(
             jax.random.fold_in(order_key, epoch), place % client.size, client.size
         )
         examples = trees.take(client.examples, client.start + order)
+        summed = dp.summed_gradient(roles.loss_of_part(task, whole))
         grad_sum, loss_sum = summed(
-            jax.random.fold_in(loss_key, step_number), params, examples, weights
+            jax.random.fold_in(loss_key, step_number), part, examples, weights
         )
         present = jnp.sum(weights)
-        return jax.tree.map(lambda g: g / present, grad_sum), loss_sum / present
+        grads = jax.tree.map(lambda g: g / present, grad_sum)
+        return Batch(grads, loss_sum, present)
 
     return Minibatches(steps_of, gradient)
 
 
 def start(
-    task: base.Task, optimizer: optax.GradientTransformation, params: PyTree
+    task: base.Task,
+    optimizer: optimizers.Optimizer,
+    params: PyTree,
+    round_number: Int[Array, ""],
 ) -> LocalState:
     """A client that has just received `params`."""
     model = jax.eval_shape(task.init, jax.random.key(0))
     trees.check_same_shapes("the server does not send the task's model", model, params)
-    return LocalState(params, optimizer.init(params), jnp.float32(0), jnp.int32(0))
+    part = roles.trainable(task, params)
+    optimizers.check(optimizer, part)
+    opt_state = optimizers.at_round(optimizer, round_number).init(part)
+    none = jnp.float32(0)
+    return LocalState(part, opt_state, round_number, none, none, jnp.int32(0))
 
 
 def descend(
-    optimizer: optax.GradientTransformation,
-    state: LocalState,
-    grads: PyTree,
-    loss: Float[Array, ""],
+    optimizer: optimizers.Optimizer, state: LocalState, batch: Batch
 ) -> LocalState:
     """One step of the local optimizer."""
-    changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    return LocalState(
-        optax.apply_updates(state.params, changes),
-        opt_state,
-        state.loss_sum + loss,
-        state.steps + 1,
+    rule = optimizers.at_round(optimizer, state.round_number)
+    changes, opt_state = rule.update(batch.grads, state.opt_state, state.params)
+    return state._replace(
+        params=optax.apply_updates(state.params, changes),
+        opt_state=opt_state,
+        loss_sum=state.loss_sum + batch.loss_sum,
+        num_seen=state.num_seen + batch.size,
+        steps=state.steps + 1,
     )
 
 
 def finish(sent: PyTree, state: LocalState) -> tuple[PyTree, PyTree, dict[str, Array]]:
-    """The update (local minus sent parameters), nothing kept, and the mean loss."""
-    update = jax.tree.map(jnp.subtract, state.params, sent)
-    info = {"train_loss": state.loss_sum / state.steps.astype(jnp.float32)}
-    return update, (), info
+    """The update (local minus sent parameters), nothing kept, and the mean loss of the
+    examples that it went through: NaN if there are none.
+    """
+    update = jax.tree.map(jnp.subtract, state.params, roles.like(state.params, sent))
+    return update, (), {"train_loss": state.loss_sum / state.num_seen}
 
 
 def trainer(
     task: base.Task,
     batches: Minibatches,
-    optimizer: optax.GradientTransformation,
+    optimizer: optimizers.Optimizer,
     adjust: Callable[[PyTree, PyTree, PyTree], PyTree],
 ) -> base.ClientTrainer:
     """A client that keeps nothing and descends along adjusted gradients.
@@ -147,7 +174,8 @@ def trainer(
       task: What is learnt.
       batches: How it walks through its examples.
       optimizer: Its state starts afresh in every round.
-      adjust: `(gradient, params, sent) -> gradient`.
+      adjust: `(gradient, params, sent) -> gradient`, of trainable parts; `sent` is
+        whole.
     """
 
     def step(
@@ -157,15 +185,19 @@ def trainer(
         client: base.ClientView,
         step_number: Int[Array, ""],
     ) -> LocalState:
-        grads, loss = batches.gradient(key, state.params, client, step_number)
-        return descend(optimizer, state, adjust(grads, state.params, sent), loss)
+        batch = batches.gradient(key, state.params, sent, client, step_number)
+        adjusted = adjust(batch.grads, state.params, sent)
+        return descend(optimizer, state, batch._replace(grads=adjusted))
 
     return base.ClientTrainer(
         num_steps=batches.num_steps,
         keep=lambda params: (),
-        init=lambda key, sent, kept: start(task, optimizer, sent),
+        init=lambda key, sent, kept, round_number: start(
+            task, optimizer, sent, round_number
+        ),
         step=step,
         finish=finish,
+        model=lambda sent, kept: sent,
         event=nothing_promised,
     )
 

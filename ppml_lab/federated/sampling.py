@@ -15,7 +15,7 @@ import numpy as np
 import scipy.stats
 from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import Bool, Int, UInt32
+from jaxtyping import Bool, Int, PyTree, UInt32
 
 from ppml_lab import base, checks, random
 from ppml_lab.data import storage
@@ -39,8 +39,10 @@ def everyone(population: int) -> base.ClientSampler:
         jnp.arange(population, dtype=jnp.int32), jnp.ones(population, jnp.float32)
     )
     return base.ClientSampler(
-        sample=lambda key: everybody,
+        init=lambda key: (),
+        sample=lambda key, state: (everybody, state),
         amplify=lambda event: event,
+        participation=_any_rounds(1.0),
         expected_cohort=float(population),
         max_cohort=population,
         population=population,
@@ -87,12 +89,12 @@ def fixed_size(
 
     expected = cohort_size if checks.is_traced(cohort_size) else float(cohort_size)
 
-    def sample(key: base.Key) -> base.Cohort:
+    def sample(key: base.Key, state: PyTree) -> tuple[base.Cohort, PyTree]:
         # Costs what the cohort costs; sorting random words costs the population.
         places = jnp.arange(max_cohort, dtype=jnp.int32)
         indices = random.permute(key, places, population)
         taken = places < jnp.asarray(cohort_size).astype(jnp.int32)
-        return base.Cohort(indices, taken.astype(jnp.float32))
+        return base.Cohort(indices, taken.astype(jnp.float32)), state
 
     def amplify(event: Any) -> Any:
         from ppml_lab.dp import events
@@ -100,8 +102,10 @@ def fixed_size(
         return events.fixed_size(population, cohort_size, event)
 
     return base.ClientSampler(
+        init=lambda key: (),
         sample=sample,
         amplify=amplify,
+        participation=_any_rounds(None),
         expected_cohort=expected,
         max_cohort=max_cohort,
         population=population,
@@ -158,8 +162,8 @@ def poisson(
         places = drawn_to_cohort(weights > 0, max_cohort)
         return places._replace(indices=indices[places.indices])
 
-    def sample(key: base.Key) -> base.Cohort:
-        return devices.over_devices(draw, join, mesh, random.seed(key))
+    def sample(key: base.Key, state: PyTree) -> tuple[base.Cohort, PyTree]:
+        return devices.over_devices(draw, join, mesh, random.seed(key)), state
 
     def amplify(event: Any) -> Any:
         from ppml_lab.dp import events
@@ -168,13 +172,20 @@ def poisson(
         return events.failing(events.poisson(sampling_prob, event), cut)
 
     return base.ClientSampler(
+        init=lambda key: (),
         sample=sample,
         amplify=amplify,
+        participation=_any_rounds(float(sampling_prob)),
         expected_cohort=population * sampling_prob,
         max_cohort=max_cohort,
         population=population,
         neighboring_relation="add_or_remove_one",
     )
+
+
+def _any_rounds(sampling_prob: float | None) -> Callable[[int], base.Participation]:
+    """The pattern of cohorts that are drawn anew in every round."""
+    return lambda num_rounds: base.Participation("member", 1, num_rounds, sampling_prob)
 
 
 def _coins(

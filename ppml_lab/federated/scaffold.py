@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Int, PyTree
 
 from ppml_lab import base
-from ppml_lab.federated import minibatch, server
+from ppml_lab.federated import minibatch, optimizers, roles, server
 
 
 class Model(NamedTuple):
@@ -46,7 +46,7 @@ class ScaffoldState(NamedTuple):
 
 def scaffold(
     task: base.Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optimizers.Optimizer,
     batch_size: int,
     *,
     num_epochs: int | None = None,
@@ -68,7 +68,7 @@ def scaffold(
 
     Args:
       task: What is learnt.
-      optimizer: The clients' optax optimizer; its state starts afresh in every round.
+      optimizer: The clients'; its state starts afresh in every round.
       batch_size: Examples per step. A client with fewer uses all it has.
       num_epochs: Passes over the local data (give this or `num_steps`).
       num_steps: Steps of every client, whatever its size.
@@ -80,9 +80,12 @@ def scaffold(
     batches = minibatch.minibatches(task, batch_size, num_epochs, num_steps)
     model_server = server.fedopt(server_optimizer or optax.sgd(1.0))
 
-    def init(key: base.Key, sent: Model, kept: PyTree) -> ScaffoldState:
+    def init(
+        key: base.Key, sent: Model, kept: PyTree, round_number: Int[Array, ""]
+    ) -> ScaffoldState:
         zeros = jax.tree.map(jnp.zeros_like, kept)
-        return ScaffoldState(minibatch.start(task, optimizer, sent.params), kept, zeros)
+        local = minibatch.start(task, optimizer, sent.params, round_number)
+        return ScaffoldState(local, kept, zeros)
 
     def step(
         key: base.Key,
@@ -92,15 +95,15 @@ def scaffold(
         step_number: Int[Array, ""],
     ) -> ScaffoldState:
         local = state.local
-        grads, loss = batches.gradient(key, local.params, client, step_number)
+        batch = batches.gradient(key, local.params, sent.params, client, step_number)
         corrected = jax.tree.map(
-            lambda grad, everyones, own: grad + everyones - own,
-            grads, sent.control, state.control,
+            lambda grad, everyones, own: grad + everyones.astype(own.dtype) - own,
+            batch.grads, sent.control, state.control,
         )  # fmt: skip
         return ScaffoldState(
-            minibatch.descend(optimizer, local, corrected, loss),
+            minibatch.descend(optimizer, local, batch._replace(grads=corrected)),
             state.control,
-            jax.tree.map(jnp.add, state.grad_sum, grads),
+            jax.tree.map(jnp.add, state.grad_sum, batch.grads),
         )
 
     def finish(
@@ -125,10 +128,11 @@ def scaffold(
 
     trainer = base.ClientTrainer(
         num_steps=batches.num_steps,
-        keep=lambda params: jax.tree.map(jnp.zeros_like, params),
+        keep=lambda params: jax.tree.map(jnp.zeros_like, roles.trainable(task, params)),
         init=init,
         step=step,
         finish=finish,
+        model=lambda sent, kept: sent.params,
         event=minibatch.nothing_promised,
     )
     # Weights by examples would break that the control is the mean of the clients'.

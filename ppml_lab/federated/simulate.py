@@ -80,8 +80,10 @@ def simulate(
       `evaluate`, its scalars `[evaluations]` beside `eval_round`.
 
     Raises:
-      ValueError: For counts below 1, or a test set without `evaluate`.
+      ValueError: For counts below 1, a test set without `evaluate`, or clients that
+        the algorithm cannot train.
     """
+    algorithm.check(clients)
     if (test is None) != (evaluate is None):
         raise ValueError("give test and evaluate together, or neither")
     lengths = chunk_lengths(

@@ -213,7 +213,8 @@ def _under_masks(
     checks.known("mode", mode, MODES)
     ring = encoding.ring
 
-    def begin(key: base.Key, invited: Any, reporting: Any) -> Session:
+    def begin(key: base.Key, invited: Any, reporting: Any, max_abs: Any) -> Session:
+        del max_abs
         if invited.shape != (num_clients,):
             raise ValueError(
                 f"the masked sum has {num_clients} places and the cohort "

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jax import Array
+from jaxtyping import Float, PyTree
 
 from ppml_lab import base, checks, random, trees
 from ppml_lab.smpc import cost, sharing
@@ -34,24 +35,38 @@ class Protection(NamedTuple):
       can_abort: As `base.SecureAggregator`'s.
     """
 
-    begin: base.AggregatorBegin
+    begin: Callable[..., PyTree]
     protect: Callable[..., PyTree]
     reveal: Callable[..., tuple[PyTree, Any]]
     messages: Callable[[int], cost.Messages]
     can_abort: bool
 
 
+class Total(NamedTuple):
+    """A running total: of messages, and of how many they are."""
+
+    messages: PyTree
+    count: Float[Array, ""]
+
+
 def clear() -> base.SecureAggregator:
     """The plain float sum: the server sees every update."""
+
+    def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
+        del places
+        heard = trees.where(present, messages, 0.0)
+        added = jax.tree.map(lambda t, m: t + jnp.sum(m, axis=0), total.messages, heard)
+        return Total(added, total.count + jnp.sum(present, dtype=jnp.float32))
+
     return base.SecureAggregator(
         begin=nothing_to_agree,
         encode=lambda key, session, place, update: update,
-        aggregate=lambda total, messages: jax.tree.map(
-            lambda t, m: t + jnp.sum(m, axis=0), total, messages
-        ),
-        decode=lambda session, total: (total, jnp.bool_(True)),
-        wrap=lambda total: total,
-        sensitivity=lambda clip_norm, dimension: clip_norm,
+        empty=lambda like: Total(zeros_like(like), jnp.float32(0)),
+        absorb=absorb,
+        merge=lambda totals: jax.tree.map(lambda t: jnp.sum(t, axis=0), totals),
+        finish=lambda session, total: (*total, jnp.bool_(True)),
+        wrap=lambda session, total: total,
+        sensitivity=lambda session, norm, dimension: norm,
         cost=lambda dimension: base.Cost(
             _FLOAT_BYTES * dimension, _FLOAT_BYTES * dimension
         ),
@@ -152,10 +167,17 @@ def word_bits(encoding: FixedPoint) -> int:
     return encoding.ring.bits if traced else int(encoding.bits)
 
 
-def nothing_to_agree(key: base.Key, invited: Any, reporting: Any) -> PyTree:
+def nothing_to_agree(
+    key: base.Key, invited: Any, reporting: Any, max_abs: Any
+) -> PyTree:
     """The session of a sum whose participants need none."""
-    del key, invited, reporting
+    del key, invited, reporting, max_abs
     return ()
+
+
+def zeros_like(messages: PyTree) -> PyTree:
+    """Zeros of these shapes, of arrays or of what stands for them."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), messages)
 
 
 def modular(encoding: FixedPoint, protection: Protection) -> base.SecureAggregator:
@@ -168,24 +190,34 @@ def modular(encoding: FixedPoint, protection: Protection) -> base.SecureAggregat
         integers = jax.tree.map(encoding.encode, keys, update)
         return protection.protect(hide_key, session, place, integers)
 
-    def aggregate(total: PyTree, messages: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda t, m: ring.add(t, ring.sum_over(m, 0)), total, messages
+    def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
+        del places
+        heard = trees.where(present, messages, 0)
+        added = jax.tree.map(
+            lambda t, m: ring.add(t, ring.sum_over(m, 0)), total.messages, heard
         )
+        return Total(added, total.count + jnp.sum(present, dtype=jnp.float32))
 
-    def decode(session: PyTree, total: PyTree) -> tuple[PyTree, Any]:
-        opened, completed = protection.reveal(session, total)
+    def merge(totals: Total) -> Total:
+        added = jax.tree.map(lambda t: ring.sum_over(t, 0), totals.messages)
+        return Total(added, jnp.sum(totals.count))
+
+    def finish(session: PyTree, total: Total) -> tuple[PyTree, Array, Any]:
+        opened, completed = protection.reveal(session, total.messages)
         real = jax.tree.map(encoding.decode, opened)
-        return jax.tree.map(lambda leaf: jnp.where(completed, leaf, 0), real), completed
+        found = jax.tree.map(lambda leaf: jnp.where(completed, leaf, 0), real)
+        return found, jnp.where(completed, total.count, 0.0), completed
 
     return base.SecureAggregator(
         begin=protection.begin,
         encode=encode,
-        aggregate=aggregate,
-        decode=decode,
-        wrap=lambda total: jax.tree.map(encoding.wrap, total),
-        sensitivity=lambda clip_norm, dimension: (
-            clip_norm + encoding.rounding_norm(dimension)
+        empty=lambda like: Total(zeros_like(like), jnp.float32(0)),
+        absorb=absorb,
+        merge=merge,
+        finish=finish,
+        wrap=lambda session, total: jax.tree.map(encoding.wrap, total),
+        sensitivity=lambda session, norm, dimension: (
+            norm + encoding.rounding_norm(dimension)
         ),
         cost=lambda dimension: _cost(protection.messages(dimension), dimension),
         can_abort=protection.can_abort,

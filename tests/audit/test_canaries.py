@@ -123,7 +123,8 @@ def test_absent_members_are_never_drawn_and_others_as_before():
     assert reduced.expected_cohort == sampler.expected_cohort
     for seed in range(20):
         key = jax.random.key(seed)
-        before, after = sampler.sample(key), reduced.sample(key)
+        before, _ = sampler.sample(key, ())
+        after, _ = reduced.sample(key, ())
         kept = np.asarray(before.indices)[np.asarray(before.weights) > 0]
         left = np.asarray(after.indices)[np.asarray(after.weights) > 0]
         np.testing.assert_array_equal(left, kept[kept != 3])

@@ -21,7 +21,7 @@ def test_a_round_by_hand():
     mechanism = dp.adaptive_gaussian(
         2.0, 0.0, 4.0, target_quantile=0.5, clip_learning_rate=0.2
     )
-    state = mechanism.init()
+    state = mechanism.init(KEY, ())
     norms = [1.0, 3.0, 1.5, 0.5]
     messages = [mechanism.clip(KEY, state, jnp.array([n, 0.0])) for n in norms]
     for message, norm in zip(messages, norms, strict=True):
@@ -51,13 +51,13 @@ def test_the_clip_norm_finds_the_quantile(quantile):
         return mechanism.privatize(key, state, total, bound)[::-1]
 
     keys = jax.random.split(KEY, 80)
-    clip_norm, _ = jax.lax.scan(one_round, mechanism.init(), keys)
+    clip_norm, _ = jax.lax.scan(one_round, mechanism.init(KEY, ()), keys)
     assert abs(np.mean(norms <= clip_norm) - quantile) < 0.03
 
 
 def test_the_message_keeps_within_the_stated_bound():
     mechanism = dp.adaptive_gaussian(0.7, 1.0, 10.0, count_weight=0.5)
-    state = mechanism.init()
+    state = mechanism.init(KEY, ())
     bound = float(mechanism.norm_bound(state))
     np.testing.assert_allclose(bound, 0.7 * np.sqrt(1.25), rtol=1e-6)
     for norm in (0.0, 0.69, 0.71, 1e6):
@@ -69,13 +69,13 @@ def test_the_message_keeps_within_the_stated_bound():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_contribution_is_silent_in_the_count_too(bad):
     mechanism = dp.adaptive_gaussian(0.7, 1.0, 10.0)
-    message = mechanism.clip(KEY, mechanism.init(), jnp.array([1.0, bad]))
+    message = mechanism.clip(KEY, mechanism.init(KEY, ()), jnp.array([1.0, bad]))
     assert not any(np.any(leaf) for leaf in message.values())
 
 
 def test_update_and_count_get_the_noise_that_the_accounting_states():
     mechanism = dp.adaptive_gaussian(0.7, 1.5, 100.0)
-    state = mechanism.init()
+    state = mechanism.init(KEY, ())
     stddev = 1.5 * 0.7 * np.sqrt(1.01)
 
     def noise(key):
@@ -116,7 +116,7 @@ def test_examples_vote_like_clients():
         lambda factors: per_example.weighted_rows(factors, rows),
     )
     weights = jnp.array([1.0, 1.0, 1.0, 0.0])
-    total = mechanism.clip_examples(mechanism.init(), gradients, weights)
+    total = mechanism.clip_examples(mechanism.init(KEY, ()), gradients, weights)
     np.testing.assert_allclose(total["update"], [0.5, 1.0], rtol=1e-6)
     np.testing.assert_allclose(total["within"], 0.1 - 0.1, atol=1e-7)
 

@@ -22,7 +22,7 @@ def epsilons(mechanism, num_releases):
         return state, mechanism.report(state)["epsilon"]
 
     numbers = jnp.arange(num_releases)
-    return jax.jit(lambda: jax.lax.scan(release, mechanism.init(), numbers)[1])()
+    return jax.jit(lambda: jax.lax.scan(release, mechanism.init(KEY, ()), numbers)[1])()
 
 
 def stated(mechanism, sampler, num_releases, delta=DELTA):
@@ -68,7 +68,9 @@ def with_noise_by_outcome(clip_norm):
         return noisy, noisy[0]
 
     return dp.gaussian(clip_norm, 1.0)._replace(
-        init=lambda: jnp.float32(0), privatize=privatize, noise_multiplier=noise
+        init=lambda key, like: jnp.float32(0),
+        privatize=privatize,
+        noise_multiplier=noise,
     )
 
 
@@ -76,7 +78,7 @@ def test_noise_that_the_run_decides():
     sampler, mechanism = federated.poisson(500, 0.1), with_noise_by_outcome(1.0)
     live = dp.live(mechanism, sampler, DELTA)
     assert live.noise_multiplier is not None
-    state, noises, found = live.init(), [], []
+    state, noises, found = live.init(KEY, ()), [], []
     for number in range(8):
         noises.append(float(live.noise_multiplier(state)))
         _, state = live.privatize(

@@ -12,17 +12,18 @@ from ppml_lab.dp import events
 from ppml_lab.federated import sampling
 
 CLIP, NOISE, SENSITIVITY = 2.5, 0.7, 3.1  # all different, none of them 1
+KEY = jax.random.key(0)
 BUILDERS = {"gaussian": dp.gaussian, "local": dp.local_gaussian}
 
 
 def noise_of_gaussian(key, total):
     mechanism = dp.gaussian(CLIP, NOISE)
-    return mechanism.privatize(key, mechanism.init(), total, SENSITIVITY)[0]
+    return mechanism.privatize(key, mechanism.init(KEY, ()), total, SENSITIVITY)[0]
 
 
 def noise_of_local(key, update):
     mechanism = dp.local_gaussian(CLIP, NOISE)
-    return mechanism.clip(key, mechanism.init(), update)
+    return mechanism.clip(key, mechanism.init(KEY, ()), update)
 
 
 RELEASES = {
@@ -90,13 +91,13 @@ def test_local_noise_is_on_top_of_the_clipped_update():
     mechanism = dp.local_gaussian(CLIP, NOISE)
     total, state = mechanism.privatize(jax.random.key(3), (), {"w": sent}, 100.0)
     np.testing.assert_array_equal(total["w"], sent)
-    assert state == mechanism.init()
+    assert state == mechanism.init(KEY, ())
 
 
 def test_gaussian_clips_without_noise():
     mechanism = dp.gaussian(CLIP, NOISE)
     update = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([40.0])}
-    sent = mechanism.clip(jax.random.key(0), mechanism.init(), update)
+    sent = mechanism.clip(jax.random.key(0), mechanism.init(KEY, ()), update)
     np.testing.assert_allclose(sent["a"], [1.5, 0], rtol=1e-6)
     np.testing.assert_allclose(sent["b"], [2.0], rtol=1e-6)
 
@@ -106,7 +107,7 @@ def test_gaussian_clips_without_noise():
 def test_no_noise_and_no_clip_change_no_bit(name, sensitivity):
     mechanism = BUILDERS[name](float("inf"), 0.0)
     tree = {"a": jax.random.normal(jax.random.key(0), (50,)), "b": jnp.float32(1e30)}
-    state = mechanism.init()
+    state = mechanism.init(KEY, ())
     released, _ = mechanism.privatize(jax.random.key(1), state, tree, sensitivity)
     assert jax.tree.map(bytes_of, released) == jax.tree.map(bytes_of, tree)
     small = {"a": tree["a"], "b": jnp.float32(3)}
@@ -126,14 +127,14 @@ def test_no_privacy_changes_nothing_and_promises_nothing():
     event = mechanism.event(sampling.poisson(100, 0.1), 9)
     assert event == (dp_accounting.NonPrivateDpEvent(), "add_or_remove_one", None, 100)
     assert mechanism.privacy_unit is None
-    assert mechanism.norm_bound(mechanism.init()) == float("inf")
+    assert mechanism.norm_bound(mechanism.init(KEY, ())) == float("inf")
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_traced_hyperparameters_give_the_same_noise(name):
     def release(clip_norm, noise_multiplier):
         mechanism = BUILDERS[name](clip_norm, noise_multiplier)
-        key, state = jax.random.key(4), mechanism.init()
+        key, state = jax.random.key(4), mechanism.init(KEY, ())
         sent = mechanism.clip(key, state, jnp.arange(8.0))
         return mechanism.privatize(key, state, sent, mechanism.norm_bound(state))[0]
 
@@ -170,7 +171,7 @@ def test_the_event_follows_the_sampler(name, unit):
     composed = dp_accounting.SelfComposedDpEvent(expected, 7)
     assert mechanism.event(sampler, 7).event == composed
     assert mechanism.privacy_unit is not None
-    assert mechanism.norm_bound(mechanism.init()) == CLIP
+    assert mechanism.norm_bound(mechanism.init(KEY, ())) == CLIP
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -8,13 +8,14 @@ import scipy.stats
 from ppml_lab import dp, federated
 from ppml_lab.dp import accounting
 
+KEY = jax.random.key(0)
 CLIP = 0.5
 DECAY = optax.exponential_decay(2.0, transition_steps=1, decay_rate=0.5)
 
 
 def test_noise_follows_the_schedule():
     mechanism = dp.scheduled_gaussian(CLIP, DECAY)
-    state = mechanism.init()
+    state = mechanism.init(KEY, ())
     assert mechanism.noise_multiplier is not None
     for number, noise in enumerate((2.0, 1.0, 0.5)):
         assert mechanism.noise_multiplier(state) == noise
@@ -46,8 +47,8 @@ def test_a_constant_schedule_is_the_plain_mechanism():
     key, update = jax.random.key(1), jnp.arange(4.0)
 
     def release(mechanism):
-        clipped = mechanism.clip(key, mechanism.init(), update)
-        return mechanism.privatize(key, mechanism.init(), clipped, CLIP)[0]
+        clipped = mechanism.clip(key, mechanism.init(KEY, ()), update)
+        return mechanism.privatize(key, mechanism.init(KEY, ()), clipped, CLIP)[0]
 
     np.testing.assert_array_equal(release(constant), release(plain))
 

@@ -84,7 +84,8 @@ def test_a_sampled_step_uses_the_sample_and_the_expected_size(regression, client
     for number in range(5):
         key = jax.random.key(number)
         state, info = one_round(key, start, clients)
-        cohort = sampler.sample(jax.random.split(jax.random.fold_in(key, 0), 3)[0])
+        key = jax.random.split(jax.random.fold_in(key, 0), 3)[0]
+        cohort, _ = sampler.sample(key, ())
         rows = np.asarray(cohort.indices)[np.asarray(cohort.weights) > 0]
         sizes.add(len(rows))
         grads, _ = example_gradients(clients, flat(START), rows)

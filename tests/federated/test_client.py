@@ -23,7 +23,7 @@ def train(trainer, key, params, view):
             return state, state.params
 
         # More steps than any client here takes; those beyond its own are cut off.
-        start = trainer.init(key, params, ())
+        start = trainer.init(key, params, (), jnp.int32(0))
         return jax.lax.scan(body, start, jnp.arange(2 * EPOCHS * 3, dtype=jnp.int32))[1]
 
     path = jax.jit(run)(key, params, view)
@@ -119,7 +119,7 @@ def test_finish_gives_the_update_and_the_mean_loss(regression, clients):
     view = data.view(clients, 3)
     start = {"w": jnp.array([0.3, -0.2]), "b": jnp.float32(0.1)}
     assert int(trainer.num_steps(view.size)) == 2
-    state = trainer.init(jax.random.key(0), start, trainer.keep(start))
+    state = trainer.init(jax.random.key(0), start, trainer.keep(start), jnp.int32(0))
     step = jax.jit(trainer.step)
     for number in range(2):
         state = step(jax.random.key(0), start, state, view, jnp.int32(number))
@@ -227,7 +227,7 @@ def test_local_dp_sgd_states_its_event(regression):
         regression, optax.sgd(0.1), dp.gaussian(1.0, 1.3, privacy_unit="example"),
         sampling_prob=0.25, num_steps=6, max_client_size=8,
     )  # fmt: skip
-    event, relation, unit, population = trainer.event()
+    event, relation, unit, population, _ = trainer.event()
     sampled = dp_accounting.PoissonSampledDpEvent(
         0.25, dp_accounting.GaussianDpEvent(1.3)
     )

@@ -102,10 +102,9 @@ def test_without_privacy_a_round_without_reports_did_not_happen(
         (moving.params, moving.memory),
     )
     assert int(state.rounds_done) == 2
-    assert {name: float(value) for name, value in info.items()} == {
-        "train_loss": 0, "num_reports": 0,
-        "cohort_size": 8 if dropout_prob else 0,
-    }  # fmt: skip
+    # No value, which is not 0, the best of all losses.
+    assert np.isnan(info["train_loss"])
+    assert (info["num_reports"], info["cohort_size"]) == (0, 8 if dropout_prob else 0)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -128,7 +127,7 @@ def test_with_privacy_a_round_without_reports_gets_its_noise(masked):
     state, info = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), CLIENTS)
     assert info["num_reports"] == 0
     # Divided by the expected number of reports, as it would be if somebody did.
-    stddev = 1.6 * aggregator.sensitivity(0.5, 5000) / (8 * (1 - NEVER))
+    stddev = 1.6 * aggregator.sensitivity((), 0.5, 5000) / (8 * (1 - NEVER))
     values = np.asarray(state.params)
     assert scipy.stats.kstest(values / stddev, "norm").pvalue > 1e-4
     for wrong in (2 / 3, 3 / 2):
@@ -154,7 +153,7 @@ def test_those_who_drop_out_keep_what_they_kept(telling):
 
 
 @pytest.mark.parametrize(
-    "mechanism", [dp.gaussian(0.5, 1.0), dp.adaptive_gaussian(0.5, 1.0, 4.0)]
+    "mechanism", [dp.gaussian(0.5, 1.0), dp.adaptive_gaussian(0.5, 1.0, 7.2)]
 )
 def test_an_abort_that_one_client_decides_is_no_noisy_sum(telling, mechanism):
     masked = smpc.pairwise_masking(smpc.graphs.complete(8, threshold=4), 0.5)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab import base, data, federated, smpc
+from ppml_lab import base, data, federated, smpc, trees
 from ppml_lab.federated import lanes
 
 SIZES = np.array([3, 1, 8, 2, 2, 5, 1, 9, 4, 4, 1, 6])
@@ -49,9 +49,12 @@ def tracing(weigh_key):
     return base.ClientTrainer(
         num_steps=lambda size: size,
         keep=lambda params: {"name": jnp.int32(0), "told": jnp.float32(0)},
-        init=lambda key, sent, kept: {"local": sent, "key": NO_KEY} | kept,
+        init=lambda key, sent, kept, round_number: (
+            {"local": sent, "key": NO_KEY, "round": round_number} | kept
+        ),
         step=step,
         finish=finish,
+        model=lambda sent, kept: sent,
         event=lambda: base.PrivacyEvent(None, "replace_one", None),
     )
 
@@ -67,12 +70,30 @@ def report(key, place, size, update, info):
     return messages | {"seen": seen, "sizes": sizes, "keys": table}
 
 
-def fold(total, reports):
-    sent = {n: SUMS[n].aggregate(total[n], reports[n]) for n in SUMS}
-    return sent | {
-        n: total[n] + reports[n].sum(0, dtype=total[n].dtype)
-        for n in ("seen", "sizes", "keys")
-    }
+PLAIN = ("seen", "sizes", "keys")
+
+
+def absorb(total, reports, places, present):
+    sent = {n: SUMS[n].absorb(total[n], reports[n], places, present) for n in SUMS}
+    heard = trees.where(present, {n: reports[n] for n in PLAIN}, 0)
+    return sent | {n: total[n] + heard[n].sum(0, dtype=total[n].dtype) for n in PLAIN}
+
+
+FOLD = lanes.Fold(
+    empty=lambda like: (
+        {n: SUMS[n].empty(like[n]) for n in SUMS}
+        | {n: jnp.zeros(like[n].shape, like[n].dtype) for n in PLAIN}
+    ),
+    absorb=absorb,
+    merge=lambda totals: (
+        {n: SUMS[n].merge(totals[n]) for n in SUMS}
+        | {n: totals[n].sum(0, dtype=totals[n].dtype) for n in PLAIN}
+    ),
+)
+
+
+def clear(found):
+    return SUMS["clear"].finish((), found["clear"])[0]
 
 
 NO_KEY = jnp.zeros(2, jnp.uint32)
@@ -99,8 +120,8 @@ def trained():
     def run(num_lanes, num_devices, cohort, weigh_key, clients):
         return lanes.train_cohort(
             jax.random.key(5), tracing(weigh_key), jnp.float32(3),
-            jax.tree.map(jnp.asarray, KEPT), clients, cohort, report, fold, num_lanes,
-            federated.client_mesh(num_devices),
+            jax.tree.map(jnp.asarray, KEPT), clients, cohort, jnp.int32(7), report,
+            FOLD, num_lanes, federated.client_mesh(num_devices),
         )  # fmt: skip
 
     def train(num_lanes, num_devices, cohort, weigh_key, storage="whole"):
@@ -127,10 +148,10 @@ def test_everybody_drawn_is_trained_once_and_reported_once(
     found, kept = trained(num_lanes, num_devices, backwards(DRAWN), 0)
     np.testing.assert_array_equal(found["seen"], DRAWN)
     np.testing.assert_array_equal(found["sizes"], DRAWN * SIZES)
-    np.testing.assert_array_equal(found["clear"] * 16, DRAWN @ UPDATES)
-    np.testing.assert_array_equal(
-        SUMS["secure"].decode((), found["secure"])[0], found["clear"]
-    )
+    np.testing.assert_array_equal(clear(found) * 16, DRAWN @ UPDATES)
+    assert found["clear"].count == found["secure"].count == DRAWN.sum()
+    opened, *_ = SUMS["secure"].finish((), found["secure"])
+    np.testing.assert_array_equal(opened, clear(found))
     # Everybody trained from what it had kept itself, and keeps its own result.
     np.testing.assert_array_equal(kept["name"], KEPT["name"])
     np.testing.assert_array_equal(kept["told"], KEPT["told"] + DRAWN * UPDATES)
@@ -150,9 +171,9 @@ def test_lanes_devices_and_storage_change_neither_keys_nor_shares(
     arguments = backwards(DRAWN), 2**-10
     first, first_kept = trained(1, 1, *arguments)
     other, other_kept = trained(num_lanes, num_devices, *arguments, storage)
-    np.testing.assert_allclose(other["clear"], first["clear"], rtol=1e-6)
+    np.testing.assert_allclose(clear(other), clear(first), rtol=1e-6)
     # The sums of shares are whole numbers of a ring: the same bit by bit.
-    np.testing.assert_array_equal(other["secure"], first["secure"])
+    np.testing.assert_array_equal(other["secure"].messages, first["secure"].messages)
     np.testing.assert_array_equal(other["keys"], first["keys"])
     jax.tree.map(np.testing.assert_array_equal, other_kept, first_kept)
 
@@ -168,7 +189,7 @@ def test_padding_changes_nobody(trained, num_lanes, num_devices):
     found, kept = trained(num_lanes, num_devices, cohort, 0)
     drawn = np.isin(np.arange(12), [4, 0, 7])
     np.testing.assert_array_equal(found["seen"], drawn)
-    np.testing.assert_array_equal(found["clear"] * 16, drawn @ UPDATES)
+    np.testing.assert_array_equal(clear(found) * 16, drawn @ UPDATES)
     np.testing.assert_array_equal(kept["name"], KEPT["name"])
     np.testing.assert_array_equal(kept["told"], KEPT["told"] + drawn * UPDATES)
 
@@ -176,11 +197,11 @@ def test_padding_changes_nobody(trained, num_lanes, num_devices):
 @pytest.mark.parametrize("num_devices", [1, 4])
 def test_a_client_does_not_depend_on_the_rest_of_the_cohort(trained, num_devices):
     each = [
-        float(trained(2, num_devices, backwards(one), 1)[0]["clear"])
+        float(clear(trained(2, num_devices, backwards(one), 1)[0]))
         for one in np.eye(12, dtype=np.float32)
     ]
     together, _ = trained(2, num_devices, backwards(DRAWN), 1)
-    np.testing.assert_array_equal(together["clear"], np.float32(np.dot(DRAWN, each)))
+    np.testing.assert_array_equal(clear(together), np.float32(np.dot(DRAWN, each)))
     assert len(set(each)) == 12
 
 
@@ -214,7 +235,7 @@ def test_side_by_side_runs_wait_for_each_other(trained, num_lanes):
 def test_everybody_is_dealt_to_one_device_and_loads_are_even(num_devices):
     deal = jax.jit(lanes._queue, static_argnums=4)
     whole = base.Clients(jnp.zeros(30), jnp.arange(31, dtype=jnp.int32))
-    everybody = federated.everyone(30).sample(jax.random.key(0))
+    everybody = federated.everyone(30).sample(jax.random.key(0), ())[0]
     rng = np.random.default_rng(num_devices)
     for number in range(20):
         # From equal trainings to one that is as long as all others together.

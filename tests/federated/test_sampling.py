@@ -20,10 +20,14 @@ POPULATION, DRAWS = 12, 4000
 SIGNIFICANCE = 1e-4  # of tests on fixed keys: they pass or fail for good
 
 
+def drawn_by(sampler):
+    return lambda key: sampler.sample(key, ())[0]
+
+
 def draw(sampler, num_draws=DRAWS, seed=0):
     """Cohorts of `num_draws` rounds, and who was in them as `[draws, population]`."""
     keys = jax.random.split(jax.random.key(seed), num_draws)
-    cohorts = jax.tree.map(np.asarray, jax.jit(jax.vmap(sampler.sample))(keys))
+    cohorts = jax.tree.map(np.asarray, jax.jit(jax.vmap(drawn_by(sampler)))(keys))
     members = np.zeros((num_draws, sampler.population), int)
     for row, indices, weights in zip(members, *cohorts, strict=True):
         np.add.at(row, indices[weights > 0], 1)
@@ -32,7 +36,7 @@ def draw(sampler, num_draws=DRAWS, seed=0):
 
 def test_everyone_takes_part_once_in_every_round():
     sampler = federated.everyone(POPULATION)
-    cohort = sampler.sample(jax.random.key(0))
+    cohort = sampler.sample(jax.random.key(0), ())[0]
     np.testing.assert_array_equal(cohort.indices, np.arange(POPULATION))
     np.testing.assert_array_equal(cohort.weights, np.ones(POPULATION))
     assert (sampler.expected_cohort, sampler.max_cohort) == (POPULATION, POPULATION)
@@ -133,7 +137,7 @@ def test_devices_toss_their_own_members_coins_to_the_same_cohort(
 ):
     mesh = federated.client_mesh(num_devices)
     alone, shared = (
-        jax.jit(jax.vmap(federated.poisson(population, prob, mesh).sample))
+        jax.jit(jax.vmap(drawn_by(federated.poisson(population, prob, mesh))))
         for mesh in (None, mesh)
     )
     keys = jax.random.split(jax.random.key(2), 20)
@@ -178,7 +182,7 @@ def test_coins_are_64_bits_fine():
 
 def test_a_key_fixes_the_cohort():
     sampler = federated.poisson(POPULATION, 0.4)
-    one, two = (sampler.sample(jax.random.key(1)) for _ in range(2))
+    one, two = (sampler.sample(jax.random.key(1), ())[0] for _ in range(2))
     np.testing.assert_array_equal(one.indices, two.indices)
     np.testing.assert_array_equal(one.weights, two.weights)
 
@@ -245,9 +249,11 @@ def test_bad_arguments_are_named(build, message):
 
 def test_a_traced_size_draws_the_first_of_a_larger_cohort():
     def draw(size):
-        return federated.fixed_size(50, size, max_cohort=9).sample(jax.random.key(3))
+        return federated.fixed_size(50, size, max_cohort=9).sample(
+            jax.random.key(3), ()
+        )[0]
 
-    whole = federated.fixed_size(50, 9).sample(jax.random.key(3))
+    whole = federated.fixed_size(50, 9).sample(jax.random.key(3), ())[0]
     for size in (1, 4, 9):
         indices, weights = jax.jit(draw)(jnp.float32(size))
         np.testing.assert_array_equal(indices, whole.indices)

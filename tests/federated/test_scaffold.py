@@ -103,7 +103,9 @@ def test_the_servers_control_stays_the_mean_of_the_clients(regression, clients):
 
 def test_who_is_not_in_the_cohort_keeps_its_control(regression, clients):
     drawn = base.Cohort(jnp.array([3, 1, 4], jnp.int32), jnp.array([1.0, 0.0, 1.0]))
-    sampler = federated.fixed_size(5, 3)._replace(sample=lambda key: drawn)
+    sampler = federated.fixed_size(5, 3)._replace(
+        sample=lambda key, state: (drawn, state)
+    )
     trainer, server = federated.scaffold(regression, optax.sgd(0.05), 2, num_epochs=2)
     algorithm = federated.averaging(regression, trainer, sampler, server=server)
     start = algorithm.init(KEY)

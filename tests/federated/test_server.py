@@ -25,7 +25,7 @@ def test_fedopt_is_optax_on_the_negative_mean(optimizer):
             mean = jax.tree.map(lambda leaf, scale=scale: scale * (leaf + 1), START)
             assert server.send(params, memory) is params
             # How many clients the mean counts is no matter to it.
-            params, memory = server.step(params, memory, mean, share=scale)
+            params, memory = server.step(params, memory, mean, scale)
             changes, opt_state = optimizer.update(
                 jax.tree.map(jnp.negative, mean), opt_state, expected
             )
@@ -46,7 +46,10 @@ def personal_bias(local):
 
     trainer = local._replace(
         keep=lambda params: params["b"],
-        init=lambda key, sent, kept: local.init(key, {"w": sent, "b": kept}, ()),
+        init=lambda key, sent, kept, round_number: local.init(
+            key, {"w": sent, "b": kept}, (), round_number
+        ),
+        model=lambda sent, kept: {"w": sent, "b": kept},
         finish=finish,
     )
     server = base.Server(
@@ -87,7 +90,7 @@ def test_an_algorithm_of_ones_own_runs_with_privacy_and_a_secure_sum(
     # Clients 3 and 0 take part, 1 is padding.
     cohort = base.Cohort(jnp.array([3, 1, 0], jnp.int32), jnp.array([1.0, 0.0, 1.0]))
     sampler = federated.fixed_size(5, 3)._replace(
-        sample=lambda key: cohort, expected_cohort=2.0
+        sample=lambda key, state: (cohort, state), expected_cohort=2.0
     )
     algorithm = personal(sampler, **parts)
     state = algorithm.init(KEY)._replace(params=START)
@@ -125,5 +128,5 @@ def test_only_what_is_sent_is_noised_summed_and_paid_for(personal, clients):
     plain, _ = jax.jit(exact.round)(KEY, state, clients)
     assert (np.abs(noisy.params["w"] - plain.params["w"]) > 0.1).all()
     np.testing.assert_array_equal(noisy.kept, plain.kept)
-    assert algorithm.cost() == parts_of(1, 1.0)["aggregator"].cost(dimension=2)
+    assert algorithm.cost() == parts_of(1, 1.0)["aggregator"].cost(2)
     assert algorithm.event(3).privacy_unit == "client"

@@ -194,7 +194,7 @@ def test_every_algorithm_is_built_with_every_privacy(
     assert plain is not None
     # SCAFFOLD sends its control variates, too.
     assert cost.uplink_bytes == plain.uplink_bytes * (1 + (algorithm == "scaffold"))
-    private = built.event(num_rounds=3).privacy_unit is not None
+    private = built.event(3).privacy_unit is not None
     assert private == (privacy != "none")
 
 

@@ -39,15 +39,13 @@ def run(aggregator, invited, reporting, key=None):
     """A round's messages, what they decode to, and whether it completed."""
     key = jax.random.key(0) if key is None else key
     keys = jax.random.split(jax.random.key(1), NUM_CLIENTS)
-    session = aggregator.begin(key, invited, reporting)
+    session = aggregator.begin(key, invited, reporting, jnp.inf)
     encode = jax.vmap(aggregator.encode, in_axes=(0, None, 0, 0))
     messages = encode(keys, session, jnp.arange(NUM_CLIENTS), UPDATES)
-    heard = jax.tree.map(
-        lambda m: jnp.where(jnp.reshape(reporting, (-1, *[1] * (m.ndim - 1))), m, 0),
-        messages,
-    )
-    zeros = jax.tree.map(lambda m: jnp.zeros_like(m[0]), messages)
-    total, completed = aggregator.decode(session, aggregator.aggregate(zeros, heard))
+    empty = aggregator.empty(jax.tree.map(lambda m: m[0], messages))
+    places = jnp.arange(NUM_CLIENTS)
+    heard = aggregator.absorb(empty, messages, places, reporting)
+    total, _, completed = aggregator.finish(session, heard)
     return messages, total, completed
 
 
@@ -147,7 +145,7 @@ def test_bad_arguments(protocol):
         build(protocol, 8.0, 2.0**30)
     six = jnp.ones(6, bool)
     with pytest.raises(ValueError, match="12 places and the cohort 6; build it for 6"):
-        build(protocol).begin(jax.random.key(0), six, six)
+        build(protocol).begin(jax.random.key(0), six, six, jnp.inf)
 
 
 def test_a_traced_threshold_cannot_be_a_number_of_shares():

@@ -38,18 +38,24 @@ def encode_all(aggregator, stacked, key=KEY):
 
 
 def opened(aggregator, total):
-    decoded, completed = aggregator.decode((), total)
+    decoded, count, completed = aggregator.finish((), total)
+    assert count == int(count)
     assert completed.dtype == bool
     return decoded
 
 
-def zeros_for(messages):
-    return jax.tree.map(lambda m: jnp.zeros(m.shape[1:], m.dtype), messages)
+def absorbed(aggregator, messages, total=None):
+    """A running total (that of nobody by default) with all of these messages."""
+    num_clients = len(jax.tree.leaves(messages)[0])
+    if total is None:
+        total = aggregator.empty(jax.tree.map(lambda m: m[0], messages))
+    places = jnp.arange(num_clients)
+    return aggregator.absorb(total, messages, places, jnp.ones(num_clients, bool))
 
 
 def secure_sum(aggregator, stacked, key=KEY):
     messages = encode_all(aggregator, stacked, key)
-    return opened(aggregator, aggregator.aggregate(zeros_for(messages), messages))
+    return opened(aggregator, absorbed(aggregator, messages))
 
 
 def largest_error(total, stacked) -> float:
@@ -86,12 +92,12 @@ def test_is_near_the_clear_sum(num_parties, rounding, num_clients, scale):
 @given(seed=st.integers(0, 10**6), cuts=st.sets(st.sampled_from([1, 50, 51, 150])))
 def test_order_and_chunks_change_no_bit(seed, cuts):
     messages = MESSAGES
-    whole = SHARED.aggregate(zeros_for(messages), messages)
+    whole = absorbed(SHARED, messages)
     order = np.random.default_rng(seed).permutation(200)
-    total = zeros_for(messages)
+    total = None
     for chunk in np.split(order, sorted(cuts)):
         part = jax.tree.map(lambda m, chunk=chunk: m[chunk], messages)
-        total = SHARED.aggregate(total, part)
+        total = absorbed(SHARED, part, total)
     assert bits(total) == bits(whole)
     assert bits(opened(SHARED, total)) == bits(opened(SHARED, whole))
 
@@ -102,16 +108,16 @@ MESSAGES = encode_all(SHARED, updates(200))
 
 def test_sums_of_sums_are_sums():
     halves = [jax.tree.map(lambda m, s=s: m[s::2], MESSAGES) for s in (0, 1)]
-    sums = [SHARED.aggregate(zeros_for(MESSAGES), half) for half in halves]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sums)
-    total = SHARED.aggregate(zeros_for(MESSAGES), stacked)
-    assert bits(total) == bits(SHARED.aggregate(zeros_for(MESSAGES), MESSAGES))
+    sums = [absorbed(SHARED, half) for half in halves]
+    total = SHARED.merge(jax.tree.map(lambda *leaves: jnp.stack(leaves), *sums))
+    assert bits(total) == bits(absorbed(SHARED, MESSAGES))
 
 
 @each_rounding
 def test_nobody_sums_to_zero(rounding):
     aggregator = smpc.additive_sharing(2, 5, 1.0, rounding=rounding)
-    for leaf in jax.tree.leaves(opened(aggregator, zeros_for(MESSAGES))):
+    nobody = aggregator.empty(jax.tree.map(lambda m: m[0], MESSAGES))
+    for leaf in jax.tree.leaves(opened(aggregator, nobody)):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
 
 
@@ -136,7 +142,7 @@ def test_bad_updates_cannot_wrap_the_sum():
     aggregator = smpc.additive_sharing(2, 3, 1.0, 2.0**16)
     stacked = {"x": jnp.array([[np.nan, np.inf], [0.25, 1e30], [0.5, 1.0]])}
     messages = encode_all(aggregator, stacked)
-    total = opened(aggregator, aggregator.aggregate(zeros_for(messages), messages))
+    total = opened(aggregator, absorbed(aggregator, messages))
     np.testing.assert_array_equal(total["x"], [0.75, 3.0])
 
 
@@ -164,7 +170,7 @@ def test_sensitivity_bounds_what_one_client_adds(rounding, scale):
     """Add a client to others: the decoded sum moves by at most the sensitivity."""
     clip_norm = 1.5
     aggregator = smpc.additive_sharing(2, 200, clip_norm, scale, rounding)
-    bound = aggregator.sensitivity(clip_norm, DIMENSION)
+    bound = aggregator.sensitivity((), clip_norm, DIMENSION)
     directions = updates(200, seed=3)
     norms = norms_of(directions)
     clipped = jax.tree.map(
@@ -190,7 +196,7 @@ def test_sensitivity_is_nearly_met_by_the_worst_update(rounding):
 
     sent = jax.jit(jax.vmap(send))(keys)
     norms = np.linalg.norm(sent, axis=1)
-    bound = aggregator.sensitivity(part * np.sqrt(8), 8)
+    bound = aggregator.sensitivity((), part * np.sqrt(8), 8)
     assert norms.max() <= bound
     if rounding == "nearest":
         assert norms.max() > 0.99 * bound
@@ -206,7 +212,7 @@ def test_identity_is_the_same_sum_at_the_same_cost(num_parties, rounding):
     stacked = updates(200, max_abs=3.0)
     assert bits(secure_sum(full, stacked)) == bits(secure_sum(identity, stacked))
     assert full.cost(DIMENSION) == identity.cost(DIMENSION)
-    assert full.sensitivity(1.0, 9) == identity.sensitivity(1.0, 9)
+    assert full.sensitivity((), 1.0, 9) == identity.sensitivity((), 1.0, 9)
 
 
 @pytest.mark.parametrize("num_bits", [9, 16, 31])
@@ -250,7 +256,7 @@ def test_a_sum_that_wraps_around_is_private_all_the_same(num_bits):
             total,
         )
 
-    wrapped = narrow.wrap(noisy(secure_sum(narrow, stacked)))
+    wrapped = narrow.wrap((), noisy(secure_sum(narrow, stacked)))
     whole = noisy(secure_sum(exact, stacked))
     for one, other in zip(*map(jax.tree.leaves, (wrapped, whole)), strict=True):
         turns = (one - other) / span
@@ -267,7 +273,7 @@ def test_clear_sums_are_float_sums():
     stacked = updates(200)
     total = secure_sum(aggregator, stacked)
     assert largest_error(total, stacked) < 1e-4
-    assert aggregator.sensitivity(2.5, 100) == 2.5
+    assert aggregator.sensitivity((), 2.5, 100) == 2.5
 
 
 def test_stochastic_is_the_default_rounding_and_two_to_the_sixteen_the_scale():
@@ -276,7 +282,7 @@ def test_stochastic_is_the_default_rounding_and_two_to_the_sixteen_the_scale():
     assert bits(encode_all(default, updates(200))) == bits(
         encode_all(explicit, updates(200))
     )
-    assert default.sensitivity(1.0, 100) == 1.0 + 10 / 2**16
+    assert default.sensitivity((), 1.0, 100) == 1.0 + 10 / 2**16
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,185 @@
+"""Whether the parts of `averaging` go together, told in words before anything runs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ppml_lab import base, checks, trees
+from ppml_lab.data import storage
+from ppml_lab.federated import roles
+
+
+class Shapes(NamedTuple):
+    """What clients send.
+
+    Attributes:
+      message: The shapes of a message before it is encoded.
+      dimension: How many coordinates it has.
+    """
+
+    message: PyTree
+    dimension: int
+
+
+def check(
+    sampler: base.ClientSampler,
+    server: base.Server,
+    mechanism: base.PrivacyMechanism,
+    aggregator: base.SecureAggregator,
+    weighting: str,
+    dropout_prob: Any,
+) -> None:
+    """Raises ValueError unless these can be combined; see `averaging`."""
+    if mechanism.privacy_unit == "example":
+        raise ValueError(
+            "averaging clips whole updates, which protects clients, not 'example'; "
+            'build the mechanism with privacy_unit="client"'
+        )
+    if mechanism.privacy_unit is not None and weighting != "uniform":
+        raise ValueError(
+            f"weighting '{weighting}' would change a private mechanism's sensitivity; "
+            "use weighting='uniform'"
+        )
+    # Both count every client the same.
+    fitting = (None, weighting, "uniform" if weighting == "realised" else weighting)
+    if server.weighting not in fitting:
+        raise ValueError(
+            f"this server's step is right only for the '{server.weighting}' mean, got "
+            f"weighting '{weighting}'; use weighting='{server.weighting}'"
+        )
+    if not checks.is_traced(dropout_prob) and not 0 <= dropout_prob < 1:
+        raise ValueError(f"dropout_prob must lie in [0, 1), got {dropout_prob}")
+    _check_sum(sampler, mechanism, aggregator)
+    _check_contributions(sampler, mechanism, dropout_prob)
+
+
+def _check_sum(
+    sampler: base.ClientSampler,
+    mechanism: base.PrivacyMechanism,
+    aggregator: base.SecureAggregator,
+) -> None:
+    is_central = mechanism.trust == "central"
+    if (
+        aggregator.can_abort
+        and is_central
+        and sampler.neighboring_relation == "add_or_remove_one"
+    ):
+        raise ValueError(
+            "this secure sum can abort for want of reports, so that adding one client "
+            "may change all of it, which the mechanism's noise does not hide; use a "
+            "sampler with replace_one neighbours, such as federated.fixed_size"
+        )
+    if aggregator.ends_in == "estimate" and is_central:
+        raise ValueError(
+            "this aggregator ends in an estimate of the mean, whose sensitivity is not "
+            "that of a sum: central noise does not hide a client in it; take an "
+            "aggregator that ends in a sum, or noise at the clients"
+        )
+
+
+def _check_contributions(
+    sampler: base.ClientSampler, mechanism: base.PrivacyMechanism, dropout_prob: Any
+) -> None:
+    counted = mechanism.expected_contributions
+    numbers = (counted, sampler.expected_cohort, dropout_prob)
+    if counted is None or any(map(checks.is_traced, numbers)):
+        return
+    expected = float(sampler.expected_cohort) * (1.0 - float(dropout_prob))
+    if not math.isclose(float(counted), expected, rel_tol=1e-5):
+        raise ValueError(
+            f"the mechanism counts on expected_contributions {counted:g}, but "
+            f"{expected:g} are expected to report (cohort "
+            f"{sampler.expected_cohort:g}, dropout_prob {dropout_prob:g}); build it "
+            f"with expected_contributions={expected:g}"
+        )
+
+
+def shapes(
+    task: base.Task,
+    trainer: base.ClientTrainer,
+    server: base.Server,
+    mechanism: base.PrivacyMechanism,
+) -> Shapes:
+    """What clients send, once trainer and server are known to fit together.
+
+    Raises:
+      ValueError: If they don't, or change the model's shape or what is kept.
+    """
+    key = jax.random.key(0)
+
+    def before(key: base.Key) -> tuple[PyTree, ...]:
+        params = task.init(key)
+        learnt = trees.widened(roles.trainable(task, params))
+        memory, kept = server.init(learnt), trainer.keep(params)
+        return learnt, memory, kept, server.send(params, memory)
+
+    # What fails here is the user's model or optimizer, and says so itself.
+    learnt, memory, kept, sent = jax.eval_shape(before, key)
+
+    def conversation(
+        key: base.Key, learnt: PyTree, memory: PyTree, kept: PyTree, sent: PyTree
+    ) -> tuple[PyTree, ...]:
+        state = trainer.init(key, sent, kept, jax.numpy.int32(0))
+        update, keeps, _ = trainer.finish(sent, state)
+        after = server.step(learnt, memory, trees.widened(update), 1.0)
+        return after, keeps, update
+
+    try:
+        after, keeps, update = jax.eval_shape(
+            conversation, key, learnt, memory, kept, sent
+        )
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"the trainer and the server do not fit together: {error}; take both from "
+            "one algorithm, such as scaffold(...)"
+        ) from error
+    trees.check_same_shapes(
+        "the server's step changes (params, memory)", (learnt, memory), after
+    )
+    trees.check_same_shapes("the trainer's finish changes what is kept", kept, keeps)
+    message = jax.eval_shape(
+        lambda key, update: mechanism.clip(key, mechanism.init(key, update), update),
+        key,
+        update,
+    )
+    leaves = jax.tree.leaves(message)
+    return Shapes(message, sum(int(np.prod(leaf.shape)) for leaf in leaves))
+
+
+def check_population(
+    sampler: base.ClientSampler, kept: PyTree, clients: base.Clients
+) -> None:
+    """Raises ValueError unless sampler, state and data set are of as many clients."""
+    num_clients = clients.offsets.shape[0] - 1
+    if sampler.population != num_clients:
+        raise ValueError(
+            f"the sampler draws from {sampler.population} clients, the data set has "
+            f"{num_clients}; build the sampler for {num_clients}"
+        )
+    for leaf in jax.tree.leaves(kept):
+        if leaf.shape[0] != num_clients:
+            raise ValueError(
+                f"the state keeps something for {leaf.shape[0]} clients, the data set "
+                f"has {num_clients}; start from this population's own init"
+            )
+
+
+def check_clients(
+    sampler: base.ClientSampler, trainer: base.ClientTrainer, clients: base.Clients
+) -> None:
+    """Raises ValueError unless the trainer has room for every client; host side."""
+    check_population(sampler, (), clients)
+    if trainer.max_client_size is None:
+        return
+    sizes = storage.sizes(clients, np.arange(clients.offsets.shape[0] - 1))
+    largest = int(np.max(np.asarray(sizes)))
+    if largest > trainer.max_client_size:
+        raise ValueError(
+            f"max_client_size is {trainer.max_client_size}, but the largest client has "
+            f"{largest} examples; build the trainer with max_client_size={largest}"
+        )

@@ -1,0 +1,86 @@
+"""Which leaves of a model are learnt together: the roles that a task gives them.
+
+A tree's *trainable part* is the tree with None in place of every other leaf. Clients
+clip, send and add up such parts only; what is constant stays as the model has it.
+"""
+
+from __future__ import annotations
+
+import jax
+from jaxtyping import PyTree
+
+from ppml_lab import base
+
+ROLES = ("trainable", "constant")
+
+
+def trainable(task: base.Task, params: PyTree) -> PyTree:
+    """The trainable part of a model.
+
+    Raises:
+      ValueError: For roles that are unknown or not shaped like the model, a model
+        without a trainable leaf, or trainable leaves that are no floating numbers.
+    """
+    return jax.tree.map(
+        lambda role, leaf: leaf if role == "trainable" else None,
+        _roles(task, params),
+        params,
+    )
+
+
+def merged(part: PyTree, whole: PyTree) -> PyTree:
+    """The whole model with these values of its trainable part."""
+    return jax.tree.map(
+        lambda own, leaf: leaf if own is None else own,
+        part,
+        whole,
+        is_leaf=lambda own: own is None,
+    )
+
+
+def like(part: PyTree, whole: PyTree) -> PyTree:
+    """Of a model, the leaves that `part` has."""
+    return jax.tree.map(
+        lambda own, leaf: None if own is None else leaf,
+        part,
+        whole,
+        is_leaf=lambda own: own is None,
+    )
+
+
+def loss_of_part(task: base.Task, whole: PyTree) -> base.TaskLoss:
+    """The task's loss as a function of the trainable part alone."""
+    if task.roles is None:
+        return task.loss
+    return lambda key, part, examples: task.loss(key, merged(part, whole), examples)
+
+
+def _roles(task: base.Task, params: PyTree) -> PyTree:
+    if task.roles is None:
+        roles = jax.tree.map(lambda leaf: "trainable", params)
+    else:
+        roles = task.roles(params)
+    if jax.tree.structure(roles) != jax.tree.structure(params):
+        raise ValueError(
+            f"the task's roles must name one role per leaf of the model, got "
+            f"{jax.tree.structure(roles)} for {jax.tree.structure(params)}"
+        )
+    names = jax.tree_util.tree_leaves_with_path(roles)
+    for (path, role), leaf in zip(names, jax.tree.leaves(params), strict=True):
+        where = jax.tree_util.keystr(path) or "the model"
+        if role not in ROLES:
+            raise ValueError(
+                f"the role of {where} must be one of {', '.join(ROLES)}, got {role!r}"
+            )
+        if role == "trainable" and not jax.numpy.issubdtype(
+            leaf.dtype, jax.numpy.floating
+        ):
+            raise ValueError(
+                f"{where} is {leaf.dtype} and cannot be trained: make it a float, or "
+                "'constant' by the task's roles"
+            )
+    if "trainable" not in jax.tree.leaves(roles):
+        raise ValueError(
+            "the model has no trainable leaf; let the task's roles name one"
+        )
+    return roles
