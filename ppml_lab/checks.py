@@ -69,8 +69,9 @@ def at_least(name: str, value: Any, least: int) -> None:
     if is_traced(value):
         return
     number(name, value)
-    # Comparisons first: int() of nan or infinity raises an error of its own.
-    if not least <= value < math.inf or value != int(value):
+    # int() of nan or infinity would raise an error of its own.
+    is_whole = isinstance(value, int) or (math.isfinite(value) and value == int(value))
+    if not is_whole or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
 
 

@@ -115,14 +115,14 @@ def _rows(leaf: np.ndarray, order: np.ndarray) -> np.ndarray:
 def _to_device(
     name: str, rows: np.ndarray, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
-    on_device = trees.place(rows, sharding)
     # jax narrows to 32 bits without a word.
-    if rows.dtype != on_device.dtype and not _fits(rows, on_device.dtype):
+    dtype = jax.dtypes.canonicalize_dtype(rows.dtype)
+    if rows.dtype != dtype and not _fits(rows, dtype):
         raise ValueError(
-            f"{name} has {rows.dtype} values that do not fit {on_device.dtype}; "
-            "rescale them or enable jax_enable_x64"
+            f"{name} has {rows.dtype} values that do not fit {dtype}; rescale them or "
+            "enable jax_enable_x64"
         )
-    return on_device
+    return trees.place(rows, sharding)
 
 
 def _fits(rows: np.ndarray, dtype: np.dtype) -> bool:

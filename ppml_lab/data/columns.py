@@ -117,9 +117,9 @@ def numeric(name: str, leaf: Any) -> None:
     """Raises ValueError unless an array has a dtype that a device can hold."""
     dtype = getattr(leaf, "dtype", None)
     dtype = np.asarray(leaf).dtype if dtype is None else dtype
-    if dtype == np.bool_ or jnp.issubdtype(dtype, jnp.number):
-        return
-    if jnp.issubdtype(dtype, jax.dtypes.extended):
+    # Time spans count as integers in numpy, and random keys as nothing.
+    is_number = jnp.issubdtype(dtype, jnp.number) and dtype.kind != "m"
+    if is_number or dtype == np.bool_ or jnp.issubdtype(dtype, jax.dtypes.extended):
         return
     cure = _HOW_TO_ENCODE.get(dtype.kind, _ENCODE_TEXT)
     raise ValueError(

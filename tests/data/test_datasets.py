@@ -292,6 +292,18 @@ X, Y = np.zeros((3, 2)), np.array([0, 1, 1])
         ((X[:, :1], Y), {}, "rows of one shape"),
         ((X, Y), {"train_users": [1, 2]}, "train_users must be one id per example"),
         ((X, Y), {"test_users": [1, 2]}, "test_users"),
+        ((X, Y), {"train_users": [1, np.nan, 2]}, "train_users has 1 missing"),
+        ((X, Y), {"train_users": ["a", None, "b"]}, "train_users has 1 missing"),
+        ((X, np.array([0, np.nan, 1])), {}, "train y has 1 missing"),
+        ((X, np.ma.masked_array(Y, [1, 0, 0])), {}, "train y has 1 missing"),
+        ((X, Y[:, None]), {}, r"one integer label per row.*\[:, 0\]"),
+        ((X * 1j, Y), {}, "train x must be real"),
+        ((X.astype(str), Y), {}, "train x has dtype <U"),
+        ((X.astype(object), Y), {}, "train x has dtype object"),
+        ((np.ma.masked_array(X, X == X), Y), {}, "train x has 6 missing"),
+        ((X + 1e39, Y), {}, "train x must be finite, got inf"),
+        ((X, Y), {"feature_names": ["a", "a"]}, "'a' twice"),
+        ((X, Y), {"feature_names": ["a"]}, "got 1 names"),
     ],
 )
 def test_make_dataset_errors(train, options, message):
