@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Integer, PyTree
 
 from ppml_lab import base, checks
 
@@ -50,7 +50,7 @@ def classification(
 
     def predict(
         params: PyTree, examples: PyTree
-    ) -> tuple[Float[Array, "n classes"], Int[Array, " n"]]:
+    ) -> tuple[Float[Array, "n classes"], Integer[Array, " n"]]:
         x, y = _inputs_and_labels(examples)
         logits = apply(params, x)
         _check_logits(logits, y)
@@ -96,7 +96,7 @@ def flax_classification(module: nn.Module, input_shape: Sequence[int]) -> base.T
 
 
 def _cross_entropy(
-    logits: Float[Array, "n classes"], labels: Int[Array, " n"]
+    logits: Float[Array, "n classes"], labels: Integer[Array, " n"]
 ) -> Float[Array, " n"]:
     """In nats; NaN for a label that is no class, where an index would wrap around."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -104,7 +104,7 @@ def _cross_entropy(
 
 
 def _is_class(
-    labels: Int[Array, " n"], logits: Float[Array, "n classes"]
+    labels: Integer[Array, " n"], logits: Float[Array, "n classes"]
 ) -> Bool[Array, " n"]:
     return (labels >= 0) & (labels < logits.shape[1])
 
@@ -147,7 +147,7 @@ def _check_logits(logits: Any, y: Any) -> None:
         raise ValueError(f"apply must give real logits, got {logits.dtype}")
 
 
-def _as_labels(y: Any, num_classes: int) -> Int[Array, " n"]:
+def _as_labels(y: Any, num_classes: int) -> Integer[Array, " n"]:
     """The labels, in a type that holds every class; in range, where that is known."""
     if not checks.is_traced(y):
         values = np.asarray(y)
