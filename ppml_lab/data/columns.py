@@ -107,7 +107,10 @@ def num_examples(name: str, examples: PyTree) -> int:
         rows_of[at] = len(leaf)
     if len(set(rows_of.values())) > 1:
         lengths = ", ".join(f"{at}: {rows}" for at, rows in rows_of.items())
-        raise ValueError(f"leaves must have one length, got {lengths}")
+        raise ValueError(
+            f"leaves must have one length, got {lengths}; give each leaf one entry per "
+            "example, those of all clients one after the other"
+        )
     if not any(rows_of.values()):
         raise ValueError(f"{name} holds no examples; give at least one")
     return next(iter(rows_of.values()))

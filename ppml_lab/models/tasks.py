@@ -130,9 +130,9 @@ def _inputs_and_labels(examples: PyTree) -> tuple[Any, Any]:
 def _check_logits(logits: Any, y: Any) -> None:
     """Raises ValueError unless these are `[n, classes]` and `[n]`."""
     shape = tuple(logits.shape)
-    num_classes = shape[1] if len(shape) == 2 else None
+    num_classes = shape[-1] if shape else 0
     checks.integer_labels('"y"', y, num_classes)
-    if num_classes is None or shape[0] != len(y):
+    if len(shape) != 2 or shape[0] != len(y):
         raise ValueError(
             f"apply must give one row of logits per example, [n, classes], got "
             f'{list(shape)} for {len(y)} labels in "y"; it maps a whole batch at once '

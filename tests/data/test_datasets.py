@@ -295,7 +295,7 @@ X, Y = np.zeros((3, 2)), np.array([0, 1, 1])
         ((X, Y), {"train_users": [1, np.nan, 2]}, "train_users has 1 missing"),
         ((X, Y), {"train_users": ["a", None, "b"]}, "train_users has 1 missing"),
         ((X, np.array([0, np.nan, 1])), {}, "train y has 1 missing"),
-        ((X, np.ma.masked_array(Y, [1, 0, 0])), {}, "train y has 1 missing"),
+        ((X, np.ma.masked_array(Y, [True, False, False])), {}, "train y has 1 missing"),
         ((X, Y[:, None]), {}, r"one integer label per row.*\[:, 0\]"),
         ((X * 1j, Y), {}, "train x must be real"),
         ((X.astype(str), Y), {}, "train x has dtype <U"),

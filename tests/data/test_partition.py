@@ -202,18 +202,21 @@ def test_label_limited_says_what_does_not_fit(num_clients, labels_per_client, me
         )
 
 
-class NotAvailable:
-    """As pandas' NA: neither equal nor unequal to itself."""
+def no_truth_value(self):
+    raise TypeError("boolean value of NA is ambiguous")
 
-    def __ne__(self, other):
-        return self
 
-    __eq__ = __ne__
-    __hash__ = object.__hash__
-
-    def __bool__(self):
-        raise TypeError("boolean value of NA is ambiguous")
-
+# As pandas' NA: neither equal nor unequal to itself.
+NotAvailable = type(
+    "NotAvailable",
+    (),
+    {
+        "__eq__": lambda self, other: self,
+        "__ne__": lambda self, other: self,
+        "__hash__": object.__hash__,
+        "__bool__": no_truth_value,
+    },
+)
 
 MISSING = {
     "nan": np.array([0.0, 1, np.nan, 1]),

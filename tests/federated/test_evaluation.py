@@ -153,6 +153,10 @@ def test_a_test_set_on_the_host_is_one_on_the_device(regression, clients):
     np.testing.assert_array_equal(found, evaluate(PARAMS, clients.examples)["squared"])
 
 
+def labels_as_loss(key, params, examples):
+    return examples["y"]
+
+
 X, Y = np.ones((6, 2), np.float32), np.ones(6, np.float32)
 
 
@@ -189,7 +193,7 @@ def test_bad_test_sets_are_named(regression, examples, message):
 )
 @pytest.mark.parametrize("num_examples", [1, 2, 6])
 def test_metrics_that_are_not_one_number_per_example(evaluate, message, num_examples):
-    task = base.Task(lambda key: PARAMS, lambda key, p, e: e["y"], evaluate)
+    task = base.Task(lambda key: PARAMS, labels_as_loss, evaluate)
     examples = {"x": X[:num_examples], "y": Y[:num_examples]}
     with pytest.raises(ValueError, match=message):
         federated.evaluator(task)(PARAMS, examples)
@@ -200,7 +204,7 @@ def test_truth_values_and_short_floats_are_averaged_as_float32():
         y = examples["y"]
         return {"right": y > 0, "half": y.astype(jnp.bfloat16)}
 
-    task = base.Task(lambda key: (), lambda key, p, e: e["y"], evaluate)
+    task = base.Task(lambda key: (), labels_as_loss, evaluate)
     y = np.where(np.arange(3000) < 1000, 1, 0).astype(np.float32)
     found = federated.evaluator(task, 7)((), {"y": y})
     for name in ("right", "half"):
