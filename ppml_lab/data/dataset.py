@@ -81,8 +81,8 @@ def make_dataset(
             f"feature_names must name each column of x, whose rows have shape "
             f"{train_shape}, got {len(feature_names)} names"
         )
-    _check_users("train_users", dataset.train_users, len(dataset.train["y"]))
-    _check_users("test_users", dataset.test_users, len(dataset.test["y"]))
+    _check_users("train_users", train_users, len(dataset.train["y"]))
+    _check_users("test_users", test_users, len(dataset.test["y"]))
     return dataset
 
 
@@ -133,11 +133,12 @@ def _check_names(feature_names: Sequence[str] | None) -> None:
         raise ValueError(f"feature_names must differ, got {twice[0]!r} twice")
 
 
-def _check_users(name: str, users: np.ndarray | None, num_examples: int) -> None:
+def _check_users(name: str, users: Any, num_examples: int) -> None:
     if users is None:
         return
-    if users.shape != (num_examples,):
+    shape = np.shape(users)
+    if shape != (num_examples,):
         raise ValueError(
-            f"{name} must be one id per example ({num_examples}), got {users.shape}"
+            f"{name} must be one id per example ({num_examples}), got {shape}"
         )
     columns.one_axis(name, users)

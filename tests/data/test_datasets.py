@@ -263,6 +263,9 @@ def test_synthetic_is_a_function_of_its_seed():
     ("options", "message"),
     [
         ({"alpha": -1.0}, "alpha"),
+        ({"alpha": 1e39}, "alpha must be at most 1e.12"),
+        ({"beta": 1e39}, "beta must be at most 1e.12"),
+        ({"size_sigma": 50.0}, "size_sigma must be at most 10, got 50"),
         ({"beta": -0.5}, "beta"),
         ({"num_clients": 0}, "num_clients"),
         ({"mean_size": 49}, "at least min_size = 50, got 49"),
@@ -294,6 +297,8 @@ X, Y = np.zeros((3, 2)), np.array([0, 1, 1])
         ((X, Y), {"test_users": [1, 2]}, "test_users"),
         ((X, Y), {"train_users": [1, np.nan, 2]}, "train_users has 1 missing"),
         ((X, Y), {"train_users": ["a", None, "b"]}, "train_users has 1 missing"),
+        ((X, Y), {"train_users": ["a", np.nan, "b"]}, "train_users has 1 missing"),
+        ((X, Y), {"test_users": ["1", 1, "b"]}, "test_users mixes texts"),
         ((X, np.array([0, np.nan, 1])), {}, "train y has 1 missing"),
         ((X, np.ma.masked_array(Y, [True, False, False])), {}, "train y has 1 missing"),
         ((X, Y[:, None]), {}, r"one integer label per row.*\[:, 0\]"),
@@ -303,6 +308,7 @@ X, Y = np.zeros((3, 2)), np.array([0, 1, 1])
         ((np.ma.masked_array(X, X == X), Y), {}, "train x has 6 missing"),
         ((X + 1e39, Y), {}, "train x must be finite, got inf"),
         ((X, Y), {"feature_names": ["a", "a"]}, "'a' twice"),
+        ((X, Y), {"feature_names": "ab"}, "must be a sequence of names"),
         ((X, Y), {"feature_names": ["a"]}, "got 1 names"),
     ],
 )
