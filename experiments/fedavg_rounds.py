@@ -108,7 +108,7 @@ CONFIGS = {
 def rounds_to(target: float, accuracy: Sequence[float]) -> float | None:
     """The interpolated round at which the monotone accuracy meets the target."""
     # In float32, as it was computed: 0.9 is met by 0.9.
-    best = np.maximum.accumulate(np.array([0.0, *accuracy], np.float32))
+    best = np.fmax.accumulate(np.array([0.0, *accuracy], np.float32))
     if best[-1] < np.float32(target):
         return None
     after = int(np.argmax(best >= np.float32(target)))
@@ -167,7 +167,7 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
             {
                 **run.point.labels,
                 "rounds_to_target": found,
-                "best_accuracy": max(accuracy),
+                "best_accuracy": float(np.fmax.reduce(accuracy)),
                 "rounds_run": run.outcome.last["round"],
                 "seconds": run.outcome.last["seconds"],
             }

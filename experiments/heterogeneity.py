@@ -21,6 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ppml_lab import lab
 
 PARTITIONS = {
@@ -118,7 +120,7 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
         rows.append(
             {
                 **labels,
-                "best_accuracy": max(run.outcome.history("accuracy")),
+                "best_accuracy": float(np.fmax.reduce(run.outcome.history("accuracy"))),
                 "final_accuracy": last["accuracy"],
                 "client_accuracy": last["client_accuracy"],
                 "client_accuracy_std": last["client_accuracy_std"],

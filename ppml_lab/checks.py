@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import sys
 from collections.abc import Collection
 from typing import Any
@@ -21,10 +22,22 @@ def is_traced(value: Any) -> bool:
     return jax is not None and isinstance(value, jax.core.Tracer)
 
 
+def number(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is one real number: not a truth value, not text,
+    and no array with axes.
+    """
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    is_scalar = getattr(value, "ndim", None) == 0 and kind not in "bcOSTUMm"
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_scalar or is_real):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+
+
 def positive(name: str, value: Any, *, allow_inf: bool = False) -> None:
     """Raises ValueError unless `value` is above 0 (and finite, unless `allow_inf`)."""
     if is_traced(value):
         return
+    number(name, value)
     if not value > 0 or (math.isinf(value) and not allow_inf):
         raise ValueError(
             f"{name} must be positive{'' if allow_inf else ' and finite'}, got {value}"
@@ -35,6 +48,7 @@ def non_negative(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is finite and at least 0."""
     if is_traced(value):
         return
+    number(name, value)
     if not (value >= 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be finite and not negative, got {value}")
 
@@ -43,6 +57,7 @@ def probability(name: str, value: Any, *, allow_one: bool) -> None:
     """Raises ValueError unless `value` lies in (0, 1), or (0, 1] with `allow_one`."""
     if is_traced(value):
         return
+    number(name, value)
     if not (0 < value < 1 or (allow_one and value == 1)):
         raise ValueError(
             f"{name} must lie in (0, 1{']' if allow_one else ')'}, got {value}"
@@ -53,8 +68,38 @@ def at_least(name: str, value: Any, least: int) -> None:
     """Raises ValueError unless `value` is an integer of at least `least`."""
     if is_traced(value):
         return
-    if value != int(value) or value < least:
+    number(name, value)
+    # int() of nan or infinity would raise an error of its own.
+    is_whole = isinstance(value, int) or (math.isfinite(value) and value == int(value))
+    if not is_whole or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
+
+
+def integer_labels(name: str, labels: Any, num_classes: int | None = None) -> None:
+    """Raises ValueError unless the array `labels` has integers along one axis, `[n]`;
+    says how to make them so. Values are not looked at, so it may be traced.
+    """
+    shape, kind = tuple(labels.shape), labels.dtype.kind
+    if len(shape) == 1 and kind in "iu":
+        return
+    if shape[1:] == (1,):
+        cure = "take its only column, [:, 0]"
+        cure += ", as integers" if kind in "bf" else ""
+    elif len(shape) == 2 and shape[1] == (num_classes or shape[1]):
+        cure = "if rows are one-hot, take .argmax(axis=1)"
+    elif len(shape) != 1:
+        cure = (
+            "give each row one label, or write a task of your own, whose loss is a "
+            "row's mean over its places"
+        )
+    elif kind in "bf":
+        cure = "convert it with .astype('int32')"
+    else:
+        cure = "number the classes, as numpy.unique(..., return_inverse=True) does"
+    raise ValueError(
+        f"{name} must hold one integer label per row, [n], got {labels.dtype}"
+        f"{list(shape)}; {cure}"
+    )
 
 
 def known(kind: str, name: str, names: Collection[str]) -> None:

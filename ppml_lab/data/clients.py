@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Int, PyTree
 
 from ppml_lab import base, checks, trees
-from ppml_lab.data import partition
+from ppml_lab.data import columns, partition
 from ppml_lab.data.storage import client_view, made
 
 _ALIGNMENT = 64
@@ -29,22 +29,22 @@ def federate(
     become jax arrays, so float64 becomes float32 unless x64 is enabled.
 
     Args:
-      examples: Any pytree of arrays `[n, ...]`.
+      examples: Any pytree of arrays `[n, ...]` of numbers. A NaN stays what it is.
       user_ids: `[n]`, who owns each row: integers, strings, anything that sorts.
       num_clients: If given, ids must be integers and client `i` is user `i`.
       sharding: Where the arrays lie; the default device if None. CPU devices that hold
         them whole share one copy.
 
     Raises:
-      ValueError: Leaves or ids of different length, no examples, a client in
-        `range(num_clients)` that owns nothing, integers too wide for the device.
+      ValueError: Leaves or ids of different length, no examples, leaves of texts, dates
+        or objects, missing ids, a client in `range(num_clients)` that owns nothing,
+        numbers too large for the device's dtype.
     """
-    rows_of = _leaf_rows(examples)
-    num_examples = next(iter(rows_of.values()))
+    num_examples = columns.num_examples("examples", examples)
     if num_clients is None:
         owners = partition.natural(user_ids)
     else:
-        owners = np.asarray(user_ids)
+        owners = columns.one_axis("user_ids", user_ids)
         _check_owners(owners, num_clients)
     if len(owners) != num_examples:
         raise ValueError(
@@ -83,23 +83,6 @@ def view(clients: base.Clients, i: Any) -> base.ClientView:
     return client_view(clients, i, made(clients, i))
 
 
-def _leaf_rows(examples: PyTree) -> dict[str, int]:
-    """The leading axis of each leaf, which must be one positive number for all."""
-    rows_of = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(examples):
-        if np.ndim(leaf) == 0:
-            raise ValueError(
-                f"{_name(path)} has no leading axis; make the leaves arrays, not lists"
-            )
-        rows_of[_name(path)] = len(leaf)
-    if len(set(rows_of.values())) > 1:
-        lengths = ", ".join(f"{name}: {rows}" for name, rows in rows_of.items())
-        raise ValueError(f"leaves must have one length, got {lengths}")
-    if not any(rows_of.values()):
-        raise ValueError("examples holds no examples; give at least one")
-    return rows_of
-
-
 def _check_owners(owners: np.ndarray, num_clients: int) -> None:
     checks.at_least("num_clients", num_clients, 1)
     if owners.ndim != 1 or owners.dtype.kind not in "iu":
@@ -132,15 +115,23 @@ def _rows(leaf: np.ndarray, order: np.ndarray) -> np.ndarray:
 def _to_device(
     name: str, rows: np.ndarray, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
-    on_device = trees.place(rows, sharding)
-    # jax narrows 64-bit integers without a word.
-    narrowed = rows.dtype.kind in "iu" and rows.dtype != on_device.dtype
-    if narrowed and not np.array_equal(rows, np.asarray(on_device)):
+    # jax narrows to 32 bits without a word.
+    dtype = jax.dtypes.canonicalize_dtype(rows.dtype)
+    if rows.dtype != dtype and not _fits(rows, dtype):
         raise ValueError(
-            f"{name} has {rows.dtype} values that do not fit {on_device.dtype}; "
-            "rescale them or enable jax_enable_x64"
+            f"{name} has {rows.dtype} values that do not fit {dtype}; rescale them or "
+            "enable jax_enable_x64"
         )
-    return on_device
+    return trees.place(rows, sharding)
+
+
+def _fits(rows: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether integers stay the same, and no float becomes infinite."""
+    with np.errstate(over="ignore"):
+        narrowed = rows.astype(dtype)
+    if rows.dtype.kind in "iu":
+        return np.array_equal(rows, narrowed)
+    return np.array_equal(np.isfinite(rows), np.isfinite(narrowed))
 
 
 def _name(path: Any) -> str:

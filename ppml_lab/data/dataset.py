@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppml_lab import checks
+from ppml_lab.data import columns
 
 
 class Dataset(NamedTuple):
@@ -52,11 +53,11 @@ def make_dataset(
       num_classes: How many labels there are, at least 2.
       train_users: `[n]`, who produced each train example.
       test_users: The same for `test`.
-      feature_names: What each column of x is, where x is `[n, columns]`.
+      feature_names: What each column of x is, where x is `[n, columns]`; no name twice.
 
     Raises:
       ValueError: Lengths that disagree, a label outside `[0, num_classes)`, a value
-        of x that is not finite, no examples.
+        of x that is not finite in float32, no examples, users that are missing.
     """
     checks.at_least("num_classes", num_classes, 2)
     dataset = Dataset(
@@ -74,22 +75,30 @@ def make_dataset(
             f"train and test x must have rows of one shape, got {train_shape} and "
             f"{test_shape}"
         )
+    _check_names(feature_names)
     if feature_names is not None and train_shape != (len(feature_names),):
         raise ValueError(
             f"feature_names must name each column of x, whose rows have shape "
             f"{train_shape}, got {len(feature_names)} names"
         )
-    _check_users("train_users", dataset.train_users, len(dataset.train["y"]))
-    _check_users("test_users", dataset.test_users, len(dataset.test["y"]))
+    _check_users("train_users", train_users, len(dataset.train["y"]))
+    _check_users("test_users", test_users, len(dataset.test["y"]))
     return dataset
 
 
 def _examples(part: str, x: Any, y: Any, num_classes: int) -> dict[str, np.ndarray]:
-    x, y = np.asarray(x, dtype=np.float32), np.asarray(y)
-    if y.ndim != 1 or y.dtype.kind not in "iu":
+    columns.nothing_missing(f"{part} y", y)
+    y = np.asarray(y)
+    checks.integer_labels(f"{part} y", y, num_classes)
+    if np.iscomplexobj(x):
         raise ValueError(
-            f"{part} y must be one integer label per row, got {y.dtype} {y.shape}"
+            f"{part} x must be real, got complex numbers; stack their parts as columns"
         )
+    if np.ma.is_masked(x):
+        columns.nothing_missing(f"{part} x", x)
+    columns.numeric(f"{part} x", x)
+    with np.errstate(over="ignore"):
+        x = np.asarray(x, dtype=np.float32)
     if x.ndim == 0 or len(x) != len(y):
         raise ValueError(f"{part} x {x.shape} and y {y.shape} differ in length")
     if not len(y):
@@ -109,8 +118,27 @@ def _examples(part: str, x: Any, y: Any, num_classes: int) -> dict[str, np.ndarr
     return {"x": x, "y": y.astype(np.int32)}
 
 
-def _check_users(name: str, users: np.ndarray | None, num_examples: int) -> None:
-    if users is not None and users.shape != (num_examples,):
+def _check_names(feature_names: Sequence[str] | None) -> None:
+    if feature_names is None:
+        return
+    if isinstance(feature_names, str):
         raise ValueError(
-            f"{name} must be one id per example ({num_examples}), got {users.shape}"
+            f"feature_names must be a sequence of names, got the text {feature_names!r}"
         )
+    for name in feature_names:
+        if not isinstance(name, str):
+            raise ValueError(f"feature_names must be texts, got {name!r}")
+    twice = [name for name in feature_names if list(feature_names).count(name) > 1]
+    if twice:
+        raise ValueError(f"feature_names must differ, got {twice[0]!r} twice")
+
+
+def _check_users(name: str, users: Any, num_examples: int) -> None:
+    if users is None:
+        return
+    shape = np.shape(users)
+    if shape != (num_examples,):
+        raise ValueError(
+            f"{name} must be one id per example ({num_examples}), got {shape}"
+        )
+    columns.one_axis(name, users)

@@ -7,12 +7,14 @@ client owns at least one. They run on the host; `federate` takes the result.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ppml_lab import checks
+from ppml_lab.data import columns
 
 Owners = Int[np.ndarray, " examples"]
 
@@ -50,14 +52,19 @@ def dirichlet(
       alpha: Concentration, above 0.
 
     Raises:
-      ValueError: A bad alpha, labels that are not one axis, more clients than examples.
+      ValueError: A bad alpha, labels that are missing or not one axis, more clients
+        than examples.
     """
-    labels = _one_axis("labels", labels)
+    labels = columns.one_axis("labels", labels)
     _check_clients(len(labels), num_clients)
     checks.positive("alpha", alpha)
-    owners = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
+    if not np.isfinite(float(alpha) * num_clients):
+        raise ValueError(
+            f"alpha times num_clients must be a finite number, got {alpha} times "
+            f"{num_clients}; use iid for equal shares"
+        )
+    owners = _of_nobody(len(labels))
+    for _, rows in _classes(rng, labels):
         proportions = rng.dirichlet(np.full(num_clients, float(alpha)))
         owners[rows] = _allot(len(rows), proportions)
     return _fill_empty(rng, owners, num_clients)
@@ -81,9 +88,9 @@ def shards(
       shards_per_client: Shards that each of them gets (2 in the paper).
 
     Raises:
-      ValueError: More shards than examples, labels that are not one axis.
+      ValueError: More shards than examples, labels that are missing or not one axis.
     """
-    labels = _one_axis("labels", labels)
+    labels = columns.one_axis("labels", labels)
     _check_clients(len(labels), num_clients)
     checks.at_least("shards_per_client", shards_per_client, 1)
     num_shards = num_clients * shards_per_client
@@ -93,9 +100,10 @@ def shards(
             f"{num_shards} examples, have {len(labels)}; lower one of them"
         )
     shuffled = rng.permutation(len(labels))
-    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, class_of = columns.numbered("labels", labels)
+    by_label = shuffled[np.argsort(class_of[shuffled], kind="stable")]
     client_of_shard = rng.permutation(num_shards) // shards_per_client
-    owners = np.empty(len(labels), dtype=np.int64)
+    owners = _of_nobody(len(labels))
     owners[by_label] = client_of_shard[
         np.arange(len(labels)) * num_shards // len(labels)
     ]
@@ -121,12 +129,12 @@ def label_limited(
 
     Raises:
       ValueError: More classes per client than there are, fewer clients than classes, a
-        class with fewer examples than owners, labels that are not one axis.
+        class with fewer examples than owners, labels that are missing or not one axis.
     """
-    labels = _one_axis("labels", labels)
+    labels = columns.one_axis("labels", labels)
     _check_clients(len(labels), num_clients)
     checks.at_least("labels_per_client", labels_per_client, 1)
-    classes = np.unique(labels)
+    classes, _ = columns.numbered("labels", labels)
     if labels_per_client > len(classes):
         raise ValueError(
             f"labels_per_client {labels_per_client} exceeds the {len(classes)} classes"
@@ -143,9 +151,9 @@ def label_limited(
         more = rng.choice(others, labels_per_client - 1, replace=False)
         for place in (first, *more):
             owners_of[place].append(client)
-    owners = np.empty(len(labels), dtype=np.int64)
-    for label, sharing in zip(classes, owners_of, strict=True):
-        rows = rng.permutation(np.flatnonzero(labels == label))
+    owners = _of_nobody(len(labels))
+    parts = _classes(rng, labels)
+    for (label, rows), sharing in zip(parts, owners_of, strict=True):
         if len(rows) < len(sharing):
             raise ValueError(
                 f"class {label} has {len(rows)} examples for {len(sharing)} clients; "
@@ -169,13 +177,16 @@ def quantity_skew(
       rng: Source of randomness.
       num_examples: How many examples.
       num_clients: How many clients, at most `num_examples`.
-      sigma: Standard deviation of a size's logarithm.
+      sigma: Standard deviation of a size's logarithm, at most 1e6: above some hundreds
+        one client has all that the others can spare.
 
     Raises:
       ValueError: A bad sigma, more clients than examples.
     """
     _check_clients(num_examples, num_clients)
     checks.non_negative("sigma", sigma)
+    if sigma > 1e6:
+        raise ValueError(f"sigma must be at most 1e6, got {sigma}; take a smaller one")
     log_sizes = sigma * rng.standard_normal(num_clients)
     sizes = np.exp(log_sizes - log_sizes.max())
     owners = rng.permutation(_allot(num_examples, sizes / sizes.sum()))
@@ -186,24 +197,33 @@ def natural(user_ids: Any) -> Owners:
     """The users themselves, numbered in the order of their sorted ids.
 
     Args:
-      user_ids: `[n]`, anything that sorts.
+      user_ids: `[n]`, anything that sorts, of every example: rows whose user is not
+        known are not one more user.
 
     Raises:
       ValueError: None (the data set has no users), not one axis, no examples, ids that
-        cannot be sorted.
+        are missing (NaN, None, NaT), complex or cannot be sorted.
     """
     if user_ids is None:
         raise ValueError(
             "user_ids is None: this data set has no natural users; use partition.iid, "
             "dirichlet, shards, label_limited or quantity_skew"
         )
-    user_ids = _one_axis("user_ids", user_ids)
-    try:
-        return np.unique(user_ids, return_inverse=True)[1]
-    except TypeError as error:
-        raise ValueError(
-            f"user_ids cannot be sorted ({error}); turn them into strings"
-        ) from error
+    return columns.numbered("user_ids", columns.one_axis("user_ids", user_ids))[1]
+
+
+def _of_nobody(num_examples: int) -> Owners:
+    """Owners that are no client's number, until each is set."""
+    return np.full(num_examples, -1, dtype=np.int64)
+
+
+def _classes(
+    rng: np.random.Generator, labels: np.ndarray
+) -> Iterator[tuple[Any, Int[np.ndarray, " rows"]]]:
+    """Each label and its rows, shuffled; every row belongs to one."""
+    values, class_of = columns.numbered("labels", labels)
+    for number, label in enumerate(values):
+        yield label, rng.permutation(np.flatnonzero(class_of == number))
 
 
 def _allot(
@@ -244,15 +264,3 @@ def _check_clients(num_examples: int, num_clients: int) -> None:
             f"num_clients {num_clients} exceeds the number of examples {num_examples}; "
             "every client needs at least one"
         )
-
-
-def _one_axis(name: str, values: Any) -> np.ndarray:
-    values = np.asarray(values)
-    if values.ndim != 1:
-        raise ValueError(
-            f"{name} must have one axis, one entry per example, got shape "
-            f"{values.shape}; join several columns into one string"
-        )
-    if not len(values):
-        raise ValueError(f"{name} is empty; give at least one example")
-    return values

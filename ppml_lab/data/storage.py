@@ -93,15 +93,31 @@ def generated(make: Callable[..., PyTree], sizes: Any, *arguments: Any) -> base.
       *arguments: Arrays, such as a key.
 
     Raises:
-      ValueError: For a client without examples, or more than 2^31 examples together.
+      ValueError: For sizes that are not integers `[clients]`, a client without
+        examples, more than 2^31 examples together, or leaves that `make` makes shorter
+        than the largest size.
     """
-    offsets = np.concatenate([[0], np.cumsum(np.asarray(sizes, np.int64))])
+    sizes = np.asarray(sizes)
+    if sizes.ndim != 1 or not sizes.size or sizes.dtype.kind not in "iu":
+        raise ValueError(
+            f"sizes must be one integer per client, [clients], got {sizes.dtype}"
+            f"{list(sizes.shape)}"
+        )
+    offsets = np.concatenate([[0], np.cumsum(sizes.astype(np.int64))])
     checks.at_least("sizes", int(np.min(sizes)), 1)
     if offsets[-1] >= 2**31:
         raise ValueError(
             f"sizes add up to {offsets[-1]} examples, which 32-bit offsets can't "
             "count; give fewer than 2^31"
         )
+    one = jax.eval_shape(make, *arguments, jnp.int32(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(one):
+        if not leaf.shape or leaf.shape[0] < sizes.max():
+            raise ValueError(
+                f"make gives examples{jax.tree_util.keystr(path)} of shape "
+                f"{list(leaf.shape)}, but sizes has {sizes.max()}; give every leaf the "
+                "largest size as its leading axis"
+            )
     return base.Clients(
         Generated(jax.tree_util.Partial(make, *arguments)),
         jnp.asarray(offsets, jnp.int32),

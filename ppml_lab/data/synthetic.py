@@ -12,6 +12,10 @@ from ppml_lab.data.dataset import Dataset, make_dataset
 _NUM_INPUTS = 60
 _NUM_CLASSES = 10
 _TRAIN_FRACTION = 0.9
+# Beyond these, float32 has no room for inputs of spread 1 around their client's centre,
+# and no draw of sizes comes near its mean.
+_MOST_VARIANCE = 1e12
+_MOST_SIZE_SIGMA = 10.0
 
 
 def synthetic(
@@ -57,12 +61,19 @@ def synthetic(
       up) are test, but at least one is train.
 
     Raises:
-      ValueError: A negative variance, `mean_size` below `min_size`, nothing held out.
+      ValueError: A negative variance or one above 1e12, `size_sigma` above 10,
+        `mean_size` below `min_size`, nothing held out.
     """
     checks.at_least("num_clients", num_clients, 1)
     checks.at_least("min_size", min_size, 1)
-    for name, value in [("alpha", alpha), ("beta", beta), ("size_sigma", size_sigma)]:
+    for name, value, most in [
+        ("alpha", alpha, _MOST_VARIANCE),
+        ("beta", beta, _MOST_VARIANCE),
+        ("size_sigma", size_sigma, _MOST_SIZE_SIGMA),
+    ]:
         checks.non_negative(name, value)
+        if value > most:
+            raise ValueError(f"{name} must be at most {most:g}, got {value:g}")
     if not min_size <= mean_size < np.inf:
         raise ValueError(
             f"mean_size must be finite and at least min_size = {min_size}, got "
@@ -86,9 +97,12 @@ def synthetic(
     scales = np.arange(1, _NUM_INPUTS + 1, dtype=np.float32) ** np.float32(-0.6)
     x = centres[users] + scales * normal(len(users), _NUM_INPUTS)
 
-    y = np.empty(len(users), dtype=np.int32)
-    for k, (start, stop) in enumerate(itertools.pairwise(offsets)):
-        y[start:stop] = (x[start:stop] @ weights[k] + biases[k]).argmax(axis=1)
+    y = np.concatenate(
+        [
+            (x[start:stop] @ weights[k] + biases[k]).argmax(axis=1)
+            for k, (start, stop) in enumerate(itertools.pairwise(offsets))
+        ]
+    )
 
     # A client's rows are exchangeable, so its last ones serve as test.
     num_train = np.maximum(1, (_TRAIN_FRACTION * sizes).astype(int))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
 from ppml_lab import base, checks, trees
-from ppml_lab.data import storage
+from ppml_lab.data import columns, storage
 from ppml_lab.federated.devices import sum_over_devices
 
 Evaluate = Callable[[PyTree, PyTree], dict[str, Float[Array, ""]]]
@@ -26,6 +29,10 @@ def evaluator(
 ) -> Evaluate:
     """A function that averages `task.evaluate` over a test set of any size.
 
+    The set's leaves `[n, ...]` lie on a device or on the host. Calling it raises
+    ValueError for a set without examples or with leaves of different length, and for
+    metrics that are not one number per example.
+
     Args:
       task: Gives per-example metrics.
       batch_size: Examples at once on a device, which bounds memory.
@@ -37,7 +44,7 @@ def evaluator(
     of_clients = client_evaluator(task, batch_size, mesh)
 
     def evaluate(params: PyTree, examples: PyTree) -> dict[str, Float[Array, ""]]:
-        total = jax.tree.leaves(examples)[0].shape[0]
+        total = columns.num_examples("the test set", examples)
         everything = base.Clients(examples, jnp.array([0, total], jnp.int32))
         return jax.tree.map(lambda leaf: leaf[0], of_clients(params, everything))
 
@@ -50,7 +57,8 @@ def client_evaluator(
     """A function that averages `task.evaluate` over each client's examples.
 
     The examples are streamed through the model once, in batches that ignore where
-    clients begin; memory grows by one number per client and metric.
+    clients begin; memory grows by one number per client and metric. A client without
+    examples has NaN for each metric.
 
     Args:
       task: Gives per-example metrics.
@@ -61,10 +69,16 @@ def client_evaluator(
       ValueError: If batch_size is below 1.
     """
     checks.at_least("batch_size", batch_size, 1)
+    if not callable(getattr(task, "evaluate", None)):
+        raise ValueError(
+            f"task must have an `evaluate`, got {type(task).__name__}; "
+            "models.flax_classification(module, input_shape) makes a task"
+        )
 
     def evaluate(
         params: PyTree, clients: base.Clients
     ) -> dict[str, Float[Array, " clients"]]:
+        clients = jax.tree.map(_on_device, clients)
         sums = sum_over_devices(device_sums, mesh, params, clients)
         sizes = (clients.offsets[1:] - clients.offsets[:-1]).astype(jnp.float32)
         return jax.tree.map(lambda leaf: leaf / sizes, sums)
@@ -74,21 +88,27 @@ def client_evaluator(
     ) -> dict[str, Float[Array, " clients"]]:
         begin, end, most = storage.share_of_rows(clients, device, num_devices)
         clients = storage.owned(clients, device, num_devices)
+        columns.num_examples("clients.examples", clients.examples)
         num_clients = clients.offsets.shape[0] - 1
         size = min(batch_size, most)
 
         def add(sums: dict[str, Array], batch: Array) -> tuple[dict[str, Array], None]:
             rows = begin + batch * size + jnp.arange(size)
             there = jnp.minimum(rows, end - 1)
-            metrics = task.evaluate(params, trees.take(clients.examples, there))
+            metrics = _metrics(task, params, trees.take(clients.examples, there))
             owners = jnp.searchsorted(clients.offsets, there, side="right") - 1
             present = trees.where(rows < end, metrics, 0.0)
             return jax.tree.map(
                 lambda sofar, values: sofar.at[owners].add(values), sums, present
             ), None
 
-        first = trees.take(clients.examples, jnp.arange(1))
-        names = jax.eval_shape(task.evaluate, params, first)
+        # Not as many as in a batch: a shape that only happens to be right shows.
+        few = jnp.zeros(3 if size == 2 else 2, jnp.int32)
+        names = jax.eval_shape(
+            lambda params, examples: _metrics(task, params, trees.take(examples, few)),
+            params,
+            clients.examples,
+        )
         zeros = {name: jnp.zeros(num_clients, jnp.float32) for name in names}
         return jax.lax.scan(add, zeros, jnp.arange(-(-most // size)))[0]
 
@@ -98,29 +118,109 @@ def client_evaluator(
 def client_spread(
     metrics: dict[str, Float[Array, " clients"]],
     clients: base.Clients,
-    higher_is_better: Collection[str] = ("accuracy",),
+    higher_is_better: Collection[str] = (),
+    lower_is_better: Collection[str] = (),
 ) -> dict[str, Float[Array, ""]]:
     """What a distribution over clients is summarised by.
+
+    Clients without examples are left out. NaN is the worst value, and so are means and
+    deciles that it is in.
 
     Args:
       metrics: Of each client, as `client_evaluator` gives them.
       clients: Whose sizes weigh.
       higher_is_better: Metrics whose worst values are the lowest.
+      lower_is_better: Metrics whose worst values are the highest. Neither needs those
+        whose name says it by a word, such as "accuracy", "auc", "f1", "recall" and
+        "top5", or "loss", "error", "mse" and "perplexity".
 
     Returns:
       For each metric `x`: `client_x_weighted` (mean by examples), `client_x` (every
       client counts the same), `client_x_std` (over clients) and
       `client_x_worst_decile` (mean over the worst tenth of the clients, at least one).
+
+    Raises:
+      ValueError: A metric whose direction is not known, or is told twice.
     """
     sizes = (clients.offsets[1:] - clients.offsets[:-1]).astype(jnp.float32)
-    tenth = -(-sizes.shape[0] // 10)
+    there = sizes > 0
+    count = jnp.sum(there)
+    is_worst = jnp.arange(sizes.shape[0]) < -(-count // 10)
     summary = {}
     for name, values in metrics.items():
-        worst_first = jnp.sort(values, descending=name not in higher_is_better)
+        higher = _is_higher_better(name, higher_is_better, lower_is_better)
+        goodness = values if higher else -values
+        # Sorting puts NaN behind infinity.
+        goodness = jnp.where(jnp.isnan(goodness), -jnp.inf, goodness)
+        worst = jnp.argsort(jnp.where(there, goodness, jnp.inf))
         summary |= {
-            f"client_{name}_weighted": jnp.sum(values * sizes) / jnp.sum(sizes),
-            f"client_{name}": jnp.mean(values),
-            f"client_{name}_std": jnp.std(values),
-            f"client_{name}_worst_decile": jnp.mean(worst_first[:tenth]),
+            f"client_{name}_weighted": _mean(values, sizes),
+            f"client_{name}": _mean(values, there),
+            f"client_{name}_std": jnp.std(values, where=there),
+            f"client_{name}_worst_decile": _mean(values[worst], is_worst),
         }
     return summary
+
+
+def _mean(values: Float[Array, " n"], weights: Any) -> Float[Array, ""]:
+    """The mean of what has a weight; NaN where the rest is does no harm."""
+    weights = weights.astype(jnp.float32)
+    return jnp.sum(jnp.where(weights > 0, values * weights, 0)) / jnp.sum(weights)
+
+
+_HIGHER = {"accuracy", "auc", "auroc", "auprc", "f1", "precision", "recall", "r2"}
+_HIGHER |= {"sensitivity", "specificity", "dice", "iou", "bleu", "rouge"}
+_LOWER = {"loss", "error", "mse", "rmse", "mae", "squared", "perplexity", "nll"}
+
+
+def _is_higher_better(
+    name: str, higher: Collection[str], lower: Collection[str]
+) -> bool:
+    """What the caller says, else what a word of the metric's name says."""
+    if name in higher or name in lower:
+        if name in higher and name in lower:
+            raise ValueError(
+                f"metric '{name}' is in higher_is_better and in lower_is_better; name "
+                "it in one"
+            )
+        return name in higher
+    words = set(name.lower().replace("-", "_").split("_"))
+    is_top_k = any(re.fullmatch(r"top\d+", word) for word in words)
+    says_higher, says_lower = bool(words & _HIGHER) or is_top_k, bool(words & _LOWER)
+    if says_higher == says_lower:
+        raise ValueError(
+            f"whether high values of metric '{name}' are good is not known; name it in "
+            "higher_is_better or in lower_is_better"
+        )
+    return says_higher
+
+
+def _metrics(task: base.Task, params: PyTree, examples: PyTree) -> dict[str, Array]:
+    """`task.evaluate`, as float32.
+
+    Raises:
+      ValueError: Not a dict of one number per example.
+    """
+    metrics = task.evaluate(params, examples)
+    if not isinstance(metrics, dict):
+        raise ValueError(
+            'task.evaluate must return a dict of metrics, such as {"accuracy": [n]}, '
+            f"got {type(metrics).__name__}"
+        )
+    rows = jax.tree.leaves(examples)[0].shape[0]
+    for name, values in metrics.items():
+        shape = getattr(values, "shape", None)
+        if shape != (rows,):
+            got = type(values).__name__ if shape is None else f"shape {list(shape)}"
+            raise ValueError(
+                f"task.evaluate must give '{name}' for each example, shape [{rows}] "
+                f"for {rows} examples, got {got}; leave out the mean over examples, "
+                "take that over other axes"
+            )
+        if jnp.issubdtype(values.dtype, jnp.complexfloating):
+            raise ValueError(f"task.evaluate must give real '{name}', got complex")
+    return {name: values.astype(jnp.float32) for name, values in metrics.items()}
+
+
+def _on_device(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf

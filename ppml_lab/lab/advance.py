@@ -206,7 +206,7 @@ def _record(run: Run, row: int, done: Done, facts: DataFacts, sweep: Sweep) -> b
         _forward(run, lines, sweep)
         records.append_lines(run.folder / "rounds.jsonl", lines)
     goal = run.point.config.stop_at_accuracy
-    has_arrived = goal is not None and done.metrics["accuracy"][row].max() >= goal
+    has_arrived = goal is not None and (done.metrics["accuracy"][row] >= goal).any()
     is_last = done.rounds_done == run.point.config.num_rounds
     return bool(is_last or has_arrived or diverged is not None)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from ppml_lab import checks
 from ppml_lab.models.conv import conv_general_dilated
 
 
@@ -19,6 +20,13 @@ class MLP(nn.Module):
 
     features: Sequence[int]
     logits_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise ValueError("features is empty; give the widths of layers")
+        for layer, width in enumerate(self.features):
+            checks.at_least(f"features[{layer}]", width, 1)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *shape"]) -> Float[Array, "n classes"]:
@@ -32,12 +40,31 @@ def logistic(num_classes: int) -> MLP:
     """Multinomial logistic regression, starting from zero: the loss is convex, and
     random weights would only be noise to unlearn.
     """
+    checks.at_least("num_classes", num_classes, 2)
     return MLP((num_classes,), nn.initializers.zeros_init())
 
 
 def two_nn(num_classes: int) -> MLP:
     """McMahan's 2NN: two hidden layers of 200 (199,210 parameters on MNIST)."""
+    checks.at_least("num_classes", num_classes, 2)
     return MLP((200, 200, num_classes))
+
+
+def _check_images(module: nn.Module, x: Array) -> None:
+    if x.ndim != 4:
+        raise ValueError(
+            f"{type(module).__name__} takes images [n, height, width, channels], got "
+            f"{list(x.shape)}; give grey ones a last axis of 1, in input_shape too"
+        )
+
+
+def _flat(module: nn.Module, x: Float[Array, "n h w c"]) -> Float[Array, "n features"]:
+    if x.shape[1] * x.shape[2] == 0:
+        raise ValueError(
+            f"images are too small for {type(module).__name__}: its convolutions leave "
+            f"{x.shape[1]}x{x.shape[2]} pixels; give it larger ones"
+        )
+    return x.reshape(x.shape[0], -1)
 
 
 def halved(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
@@ -60,12 +87,17 @@ class CNN(nn.Module):
     num_classes: int
     convolution: Callable[..., Array] = conv_general_dilated
 
+    def __post_init__(self) -> None:
+        checks.at_least("num_classes", self.num_classes, 2)
+        super().__post_init__()
+
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    def __call__(self, x: Float[Array, "n *shape"]) -> Float[Array, "n classes"]:
+        _check_images(self, x)
         for channels in (32, 64):
             layer = nn.Conv(channels, (5, 5), conv_general_dilated=self.convolution)
             x = nn.relu(halved(layer(x)))
-        x = nn.relu(nn.Dense(512)(x.reshape(x.shape[0], -1)))
+        x = nn.relu(nn.Dense(512)(_flat(self, x)))
         return nn.Dense(self.num_classes)(x)
 
 
@@ -88,8 +120,13 @@ class TutorialCNN(nn.Module):
     convolution: Callable[..., Array] = conv_general_dilated
     activation: Callable[[Array], Array] = nn.relu
 
+    def __post_init__(self) -> None:
+        checks.at_least("num_classes", self.num_classes, 2)
+        super().__post_init__()
+
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    def __call__(self, x: Float[Array, "n *shape"]) -> Float[Array, "n classes"]:
+        _check_images(self, x)
         for channels, size, padding in ((16, 8, "SAME"), (32, 4, "VALID")):
             layer = nn.Conv(
                 channels,
@@ -99,7 +136,7 @@ class TutorialCNN(nn.Module):
                 conv_general_dilated=self.convolution,
             )
             x = max_of_neighbours(self.activation(layer(x)))
-        x = self.activation(nn.Dense(32)(x.reshape(x.shape[0], -1)))
+        x = self.activation(nn.Dense(32)(_flat(self, x)))
         return nn.Dense(self.num_classes)(x)
 
 
@@ -111,14 +148,19 @@ class LeNet(nn.Module):
     num_classes: int
     convolution: Callable[..., Array] = conv_general_dilated
 
+    def __post_init__(self) -> None:
+        checks.at_least("num_classes", self.num_classes, 2)
+        super().__post_init__()
+
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    def __call__(self, x: Float[Array, "n *shape"]) -> Float[Array, "n classes"]:
+        _check_images(self, x)
         for channels in (6, 16):
             layer = nn.Conv(
                 channels, (5, 5), padding="VALID", conv_general_dilated=self.convolution
             )
             x = nn.relu(halved(layer(x)))
-        x = x.reshape(x.shape[0], -1)
+        x = _flat(self, x)
         for width in (120, 84):
             x = nn.relu(nn.Dense(width)(x))
         return nn.Dense(self.num_classes)(x)

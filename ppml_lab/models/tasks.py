@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Float, PyTree
+from jaxtyping import Bool, Float, Integer, PyTree
 
-from ppml_lab import base
+from ppml_lab import base, checks
 
 
 def classification(
@@ -20,32 +22,69 @@ def classification(
 ) -> base.Task:
     """Softmax classification of `{"x": [n, ...], "y": int [n]}` by any model.
 
+    What cannot be judged has no metrics: where an example's label lies outside `[0,
+    classes)`, or its largest logit is not finite, as that of a model that has diverged,
+    `loss` or `accuracy` or both are NaN, and so are means over it. Where labels are
+    known on the host, such a label is an error.
+
     Args:
-      init: Makes parameters from a key.
+      init: Makes parameters, all of them of floats, from a key.
       apply: Maps parameters and inputs `[n, ...]` to logits `[n, classes]`.
 
     Returns:
       A task whose loss is the cross-entropy in nats, and whose metrics are `loss` and
-      `accuracy` (in [0, 1]).
+      `accuracy` (in [0, 1]). Its functions raise ValueError for examples, labels,
+      logits and parameters of other shapes and types than these.
+
+    Raises:
+      ValueError: init or apply is not a function.
     """
+    for name, function in (("init", init), ("apply", apply)):
+        if not callable(function):
+            raise ValueError(f"{name} must be a function, got {function!r}")
+
+    def checked_init(key: base.Key) -> PyTree:
+        params = init(key)
+        _check_floats(params)
+        return params
+
+    def predict(
+        params: PyTree, examples: PyTree
+    ) -> tuple[Float[Array, "n classes"], Integer[Array, " n"]]:
+        x, y = _inputs_and_labels(examples)
+        logits = apply(params, x)
+        _check_logits(logits, y)
+        return logits, _as_labels(y, logits.shape[1])
 
     def loss(key: base.Key, params: PyTree, examples: PyTree) -> Float[Array, " n"]:
         del key
-        logits = apply(params, examples["x"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, examples["y"])
+        return _cross_entropy(*predict(params, examples))
 
     def evaluate(params: PyTree, examples: PyTree) -> dict[str, Float[Array, " n"]]:
-        logits, labels = apply(params, examples["x"]), examples["y"]
+        logits, labels = predict(params, examples)
+        is_right = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
+        # The argmax of NaNs is class 0. Classes that are masked by -inf do no harm.
+        can_judge = _is_class(labels, logits) & jnp.isfinite(jnp.max(logits, axis=-1))
         return {
-            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
-            "accuracy": (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32),
+            "loss": _cross_entropy(logits, labels),
+            "accuracy": jnp.where(can_judge, is_right.astype(jnp.float32), jnp.nan),
         }
 
-    return base.Task(init, loss, evaluate)
+    return base.Task(checked_init, loss, evaluate)
 
 
 def flax_classification(module: nn.Module, input_shape: Sequence[int]) -> base.Task:
-    """`classification` by a flax module whose inputs have shape `[n, *input_shape]`."""
+    """`classification` by a flax module whose inputs have shape `[n, *input_shape]`.
+
+    Raises:
+      ValueError: input_shape has no axis, or an axis without entries.
+    """
+    if not len(input_shape):
+        raise ValueError(
+            "input_shape is empty; give x a feature axis, [n, 1], and input_shape (1,)"
+        )
+    for place, size in enumerate(input_shape):
+        checks.at_least(f"input_shape[{place}]", size, 1)
 
     def init(key: base.Key) -> PyTree:
         return module.init(key, jnp.zeros((1, *input_shape), jnp.float32))
@@ -54,3 +93,80 @@ def flax_classification(module: nn.Module, input_shape: Sequence[int]) -> base.T
         return module.apply(params, x)
 
     return classification(init, apply)
+
+
+def _cross_entropy(
+    logits: Float[Array, "n classes"], labels: Integer[Array, " n"]
+) -> Float[Array, " n"]:
+    """In nats; NaN for a label that is no class, where an index would wrap around."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.where(_is_class(labels, logits), losses, jnp.nan)
+
+
+def _is_class(
+    labels: Integer[Array, " n"], logits: Float[Array, "n classes"]
+) -> Bool[Array, " n"]:
+    return (labels >= 0) & (labels < logits.shape[1])
+
+
+def _inputs_and_labels(examples: PyTree) -> tuple[Any, Any]:
+    if not isinstance(examples, Mapping) or not {"x", "y"} <= set(examples):
+        found = (
+            f"keys {list(examples)}"
+            if isinstance(examples, Mapping)
+            else type(examples).__name__
+        )
+        raise ValueError(
+            f'examples must be a dict of "x" (inputs) and "y" (labels), got {found}; '
+            'federate({"x": ..., "y": ...}, user_ids) makes it so'
+        )
+    x, y = (
+        part if hasattr(part, "dtype") else np.asarray(part)
+        for part in (examples["x"], examples["y"])
+    )
+    return x, y
+
+
+def _check_logits(logits: Any, y: Any) -> None:
+    """Raises ValueError unless these are `[n, classes]` and `[n]`."""
+    shape = tuple(logits.shape)
+    num_classes = shape[-1] if shape else 0
+    checks.integer_labels('"y"', y, num_classes)
+    if len(shape) != 2 or shape[0] != len(y):
+        raise ValueError(
+            f"apply must give one row of logits per example, [n, classes], got "
+            f'{list(shape)} for {len(y)} labels in "y"; it maps a whole batch at once '
+            "(jax.vmap makes such a function of one for a single example)"
+        )
+    if num_classes < 2:
+        raise ValueError(
+            f"apply gives logits {list(shape)}, of {num_classes} classes; give at "
+            "least 2, one per class, also where the answer is yes or no"
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"apply must give real logits, got {logits.dtype}")
+
+
+def _as_labels(y: Any, num_classes: int) -> Integer[Array, " n"]:
+    """The labels, in a type that holds every class; in range, where that is known."""
+    if not checks.is_traced(y):
+        values = np.asarray(y)
+        bad = np.flatnonzero((values < 0) | (values >= num_classes))
+        if bad.size:
+            raise ValueError(
+                f'"y" must lie in [0, {num_classes}), as the model has {num_classes} '
+                f"logits, got {values[bad[0]]} in row {bad[0]}; number the classes "
+                "from 0, or give the model more logits"
+            )
+    return jnp.asarray(y) if y.dtype.itemsize >= 4 else jnp.asarray(y, jnp.int32)
+
+
+def _check_floats(params: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"init makes params{jax.tree_util.keystr(path)} of {dtype}, which has "
+                "no gradient; make it floats, or keep it out of the parameters, such "
+                "as in apply"
+            )

@@ -95,6 +95,13 @@ def test_num_clients_keeps_the_numbering():
         ({"x": [1, 2, 3]}, [0, 1, 2], {}, "no leading axis"),
         ({"x": np.zeros(2)}, [("a", "b"), ("a", "c")], {}, "join several columns"),
         ({"x": np.zeros(2)}, np.array([1, "a"], object), {}, "cannot be sorted"),
+        (np.zeros(2), [], {}, "user_ids is empty"),
+        ({"x": np.array(["a", "b"])}, [0, 1], {}, r"'x'\] has dtype <U1.*numpy.unique"),
+        ({"x": np.array([b"a", b"b"])}, [0, 1], {}, r"'x'\] has dtype .*numpy.unique"),
+        ({"x": np.array([1, None])}, [0, 1], {}, r"'x'\] has dtype object.*one dtype"),
+        ({"t": np.array([0, 1], "datetime64[s]")}, [0, 1], {}, r"'t'\] .*seconds"),
+        ({"t": np.array([0, 1], "timedelta64[s]")}, [0, 1], {}, r"'t'\] .*seconds"),
+        ({"x": np.zeros(2, [("a", float)])}, [0, 1], {}, r"'x'\] has dtype"),
         (np.zeros(3), [0, 4, 2], {"num_clients": 5}, "2 of 5 clients own no .*: 1, 3;"),
         (np.zeros(3), [0, 1, 2], {"num_clients": 2}, r"num_clients = 2\), got 2"),
         (np.zeros(3), [0, -1, 1], {"num_clients": 2}, "got -1"),
@@ -107,11 +114,49 @@ def test_errors_name_the_problem(examples, user_ids, options, message):
 
 
 @pytest.mark.parametrize(
-    "wide", [np.array([1, 2**40]), np.array([1, 2**63 + 1], dtype=np.uint64)]
+    "wide",
+    [
+        np.array([1, 2**40]),
+        np.array([1, 2**63 + 1], dtype=np.uint64),
+        np.array([1, -1e39]),
+        np.array([1, 1e39j]),
+    ],
 )
-def test_integers_that_jax_would_cut_are_refused(wide):
+def test_numbers_that_jax_would_cut_are_refused(wide):
     with (
         jax.enable_x64(False),
-        pytest.raises(ValueError, match=r"'x'\] has u?int64 values that do not fit"),
+        pytest.raises(ValueError, match=r"'x'\] has \w+ values that do not fit"),
     ):
         data.federate({"x": wide}, [0, 1])
+
+
+def test_numbers_of_any_dtype_are_taken():
+    leaves = {
+        "bool": np.array([True, False]),
+        "bfloat16": np.asarray(jnp.array([0.5, 1], jnp.bfloat16)),
+        # Missing features are the model's affair.
+        "float64": np.array([0.1, np.nan]),
+        "infinite": np.array([np.inf, -np.inf]),
+        "int64": np.array([7, -7]),
+    }
+    clients = data.federate(leaves, [0, 1])
+    for name, leaf in leaves.items():
+        found = np.asarray(clients.examples[name], float)
+        np.testing.assert_allclose(found, np.asarray(leaf, float), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([2.0, 1.0], "sizes must be one integer per client"),
+        ([[2, 1]], "sizes must be one integer per client"),
+        (2, "sizes must be one integer per client"),
+        ([], "sizes must be one integer per client"),
+        ([2, 0], "sizes must be an integer of at least 1"),
+        ([2, 5], r"examples\['x'\] of shape \[3, 1\], but sizes has 5"),
+        ([2**30] * 2, "fewer than 2"),
+    ],
+)
+def test_generated_clients_of_bad_sizes(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        data.generated(lambda client: {"x": jnp.zeros((3, 1))}, sizes)

@@ -1,12 +1,15 @@
 """Partitions: everybody owns something, and the skew is the one asked for."""
 
+import math
 import time
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ppml_lab import data
 from ppml_lab.data import partition
 
 PARTITIONS = {
@@ -148,6 +151,8 @@ def test_fast_at_scale():
             "alpha must be positive",
         ),
         (lambda rng: partition.dirichlet(rng, [0, 1], 2, np.inf), "alpha"),
+        # The shares would be 0 by an overflow, and the last client have everything.
+        (lambda rng: partition.dirichlet(rng, [0, 1], 2, 1e308), "alpha times"),
         (lambda rng: partition.dirichlet(rng, [[0], [1]], 2, 1.0), "labels must have"),
         (
             lambda rng: partition.shards(rng, [0, 1, 2], 2, 2),
@@ -155,6 +160,7 @@ def test_fast_at_scale():
         ),
         (lambda rng: partition.shards(rng, [0, 1, 2], 2, 0), "shards_per_client"),
         (lambda rng: partition.quantity_skew(rng, 9, 3, -1.0), "sigma"),
+        (lambda rng: partition.quantity_skew(rng, 9, 3, 1e308), "sigma must be at mos"),
         (lambda rng: partition.quantity_skew(rng, 2, 3, 1.0), "num_clients 3 exceeds"),
         (lambda rng: partition.natural(None), "no natural users"),
         (lambda rng: partition.natural([]), "user_ids is empty"),
@@ -194,3 +200,83 @@ def test_label_limited_says_what_does_not_fit(num_clients, labels_per_client, me
         partition.label_limited(
             np.random.default_rng(0), labels, num_clients, labels_per_client
         )
+
+
+def no_truth_value(self):
+    raise TypeError("boolean value of NA is ambiguous")
+
+
+# As pandas' NA: neither equal nor unequal to itself.
+NotAvailable = type(
+    "NotAvailable",
+    (),
+    {
+        "__eq__": lambda self, other: self,
+        "__ne__": lambda self, other: self,
+        "__hash__": object.__hash__,
+        "__bool__": no_truth_value,
+    },
+)
+
+MISSING = {
+    "nan": np.array([0.0, 1, np.nan, 1]),
+    "bfloat16": jax.numpy.array([0.0, 1, np.nan, 1], jax.numpy.bfloat16),
+    "NaT": np.array(["2024-01-01", "2024-01-02", "NaT", "NaT"], "datetime64[D]"),
+    "None": np.array(["a", "b", None, "a"], object),
+    "nan among objects": np.array(["a", "b", np.nan, "a"], object),
+    "NA": np.array([1, 2, NotAvailable(), 1], object),
+    "nan in a list": [0.0, 1.0, math.nan, 1.0],
+    "nan in a list of texts": ["a", "b", math.nan, "a"],
+    "None in a list": [0, 1, None, 1],
+    "masked": np.ma.masked_array([0, 1, 2, 1], [False, False, True, False]),
+    "text with NA": np.array(
+        ["a", "b", np.nan, "a"], np.dtypes.StringDType(na_object=np.nan)
+    ),
+    "structured": np.array([(0.0,), (1,), (np.nan,), (1,)], [("id", float)]),
+}
+BY_LABELS = {
+    "labels": [
+        lambda labels: partition.dirichlet(np.random.default_rng(0), labels, 2, 1.0),
+        lambda labels: partition.shards(np.random.default_rng(0), labels, 2, 1),
+        lambda labels: partition.label_limited(np.random.default_rng(0), labels, 3, 1),
+    ],
+    "user_ids": [
+        partition.natural,
+        lambda ids: data.federate(np.zeros(4), ids),
+        lambda ids: data.federate(np.zeros(4), ids, num_clients=2),
+    ],
+}
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_missing_labels_and_users_are_refused(missing):
+    for name, splits in BY_LABELS.items():
+        for split in splits:
+            with pytest.raises(
+                ValueError, match=rf"^{name} has [12] missing .* of 4, .* row 2;"
+            ):
+                split(MISSING[missing])
+
+
+@pytest.mark.parametrize("name", BY_LABELS)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([1, 2j, 1, 2j]), "must be numbers or texts"),
+        (["1", 1, "1", 2], "mixes texts with others such as 1"),
+        (np.array([1, "a", 1, 1], object), "cannot be sorted"),
+    ],
+    ids=["complex", "mixed list", "mixed objects"],
+)
+def test_labels_and_users_that_mean_nothing(name, values, message):
+    for split in BY_LABELS[name][: -1 if name == "user_ids" else None]:
+        with pytest.raises(ValueError, match=f"^{name} {message}"):
+            split(values)
+
+
+def test_labels_of_any_type_give_the_same_partition():
+    numbers = np.random.default_rng(1).integers(0, 4, 60)
+    texts = np.array(["ape", "bee", "cat", "dog"])[numbers]
+    for split in BY_LABELS["labels"][:2]:
+        for labels in (texts, texts.astype(object), texts.tolist(), numbers / 2):
+            np.testing.assert_array_equal(split(labels), split(numbers))

@@ -147,3 +147,158 @@ def test_a_flax_task_trains_too():
         state, _ = step(jax.random.key(number), state, clients)
     examples = {"x": jnp.asarray(x), "y": jnp.asarray(y)}
     assert task.evaluate(state.params, examples)["accuracy"].mean() > 0.9
+
+
+def evaluated(params, y, x=((1.0, 2.0),)):
+    """Loss and accuracy by a linear model of three classes."""
+    x = jnp.tile(jnp.asarray(x), (len(y), 1))
+    task = linear_task(2, 3)
+    return jax.jit(task.evaluate)(params, {"x": x, "y": jnp.asarray(y)})
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [[np.nan] * 3, [0, 0, np.nan], [0, np.inf, 0], [-np.inf] * 3, [np.inf, -np.inf, 0]],
+)
+def test_a_model_that_has_diverged_has_no_accuracy(logits):
+    params = jnp.zeros((2, 3)), jnp.asarray(logits, jnp.float32)
+    found = evaluated(params, [0, 1, 2])
+    assert np.isnan(found["accuracy"]).all()
+    assert not np.isfinite(found["loss"]).all()
+    assert np.isnan(found["accuracy"].mean())
+
+
+def test_classes_that_are_masked_do_no_harm():
+    params = jnp.zeros((2, 3)), jnp.array([0.0, 1.0, -jnp.inf])
+    found = evaluated(params, [0, 1, 2])
+    np.testing.assert_array_equal(found["accuracy"], [0, 1, 0])
+    np.testing.assert_array_equal(np.isfinite(found["loss"]), [True, True, False])
+
+
+def test_one_example_that_is_not_finite_spoils_its_own_metrics_alone():
+    params = jnp.ones((2, 3)), jnp.array([0.0, 0.0, 1.0])
+    x = jnp.array([[1.0, 2], [jnp.nan, 0], [1, 2]])
+    y = jnp.array([2, 0, 0])
+    found = linear_task(2, 3).evaluate(params, {"x": x, "y": y})
+    np.testing.assert_array_equal(found["accuracy"], [1, np.nan, 0])
+    np.testing.assert_array_equal(np.isnan(found["loss"]), [False, True, False])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int8, np.uint8, np.uint32])
+def test_labels_that_are_no_class_are_refused_or_nan(dtype):
+    task = linear_task(2, 3)
+    params = task.init(KEY)
+    y = np.array([0, 2, 3, -1]).astype(dtype)  # unsigned: 255 and the like
+    examples = {"x": np.ones((4, 2), np.float32), "y": y}
+    for function in (task.evaluate, lambda *args: task.loss(KEY, *args)):
+        with pytest.raises(ValueError, match=r'"y" must lie in \[0, 3\).* 3 in row 2'):
+            function(params, examples)
+    on_device = jax.tree.map(jnp.asarray, examples)
+    found = jax.jit(task.evaluate)(params, on_device)
+    losses = jax.jit(task.loss)(KEY, params, on_device)
+    for values in (found["loss"], found["accuracy"], losses):
+        np.testing.assert_array_equal(np.isnan(values), [False, False, True, True])
+
+
+def test_a_thousand_classes_and_labels_of_one_byte():
+    task = models.classification(
+        lambda key: {"b": jnp.arange(1000.0)},
+        lambda params, x: x @ jnp.zeros((1, 1000)) + params["b"],
+    )
+    examples = {"x": np.zeros((2, 1), np.float32), "y": np.array([3, 255], np.uint8)}
+    found = task.evaluate(task.init(KEY), examples)
+    np.testing.assert_allclose(found["loss"], 1000 - np.array([3.5415, 255.5415]), 1e-6)
+
+
+X, Y = np.ones((4, 2), np.float32), np.array([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ({"x": X, "y": Y.astype(np.float32)}, r'"y" must .* float32\[4\]; .*astype'),
+        ({"x": X, "y": Y > 0}, r'"y" must .* bool\[4\]; .*astype'),
+        ({"x": X, "y": np.eye(3)[Y]}, r'"y" must .* float64\[4, 3\]; .*argmax'),
+        ({"x": X, "y": np.eye(3, dtype=int)[Y]}, r'"y" must .*\[4, 3\]; .*argmax'),
+        ({"x": X, "y": Y[:, None]}, r'"y" must .*\[4, 1\]; .*\[:, 0\]'),
+        ({"x": X, "y": np.tile(Y, (4, 1))}, r'"y" must .*\[4, 4\]; .*places'),
+        ({"x": X, "y": Y.astype(str)}, r'"y" must .*numpy.unique'),
+        ({"x": X, "y": Y[0]}, r'"y" must .*\[\]; '),
+        ({"x": X, "y": Y[:3]}, r'\[4, 3\] for 3 labels in "y"'),
+        ((X, Y), 'examples must be a dict of "x" .* got tuple'),
+        ({"image": X, "label": Y}, r"got keys \['image', 'label'\]"),
+    ],
+)
+def test_examples_of_another_form_are_refused_with_the_cure(examples, message):
+    task = linear_task(2, 3)
+    params = task.init(KEY)
+    for function in (task.evaluate, lambda *args: task.loss(KEY, *args)):
+        with pytest.raises(ValueError, match=message):
+            function(params, examples)
+
+
+@pytest.mark.parametrize(
+    ("apply", "message"),
+    [
+        (lambda params, x: x.reshape(-1)[:3], r"one row .*got \[3\] for 4"),
+        (lambda params, x: jnp.zeros((1, 3)), r"one row .*got \[1, 3\] for 4"),
+        (lambda params, x: jnp.zeros((4, 2, 3)), r"one row .*got \[4, 2, 3\] for 4"),
+        (lambda params, x: jnp.zeros((4, 1)), "of 1 classes; give at least 2"),
+        (lambda params, x: jnp.zeros((4, 3), jnp.complex64), "real logits"),
+        (lambda params, x: jnp.zeros((4, 3), jnp.int32), "real logits"),
+    ],
+)
+def test_logits_of_another_form_are_refused(apply, message):
+    task = models.classification(lambda key: jnp.zeros(2), apply)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(task.loss, KEY, task.init(KEY), {"x": X, "y": Y})
+
+
+@pytest.mark.parametrize(
+    ("leaf", "dtype"),
+    [
+        (jnp.arange(3), "int32"),
+        (jnp.zeros(3, bool), "bool"),
+        (0, "int32"),
+        (jnp.zeros(3, jnp.complex64), "complex64"),
+    ],
+)
+def test_parameters_that_have_no_gradient_are_named(leaf, dtype):
+    params = {"layer": {"steps": leaf, "w": jnp.zeros(2)}}
+    task = models.classification(lambda key: params, lambda params, x: x)
+    with pytest.raises(ValueError, match=rf"\['layer'\]\['steps'\] of {dtype}"):
+        jax.eval_shape(task.init, KEY)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "message"),
+    [
+        (models.CNN(10), (28, 28), r"CNN takes images .* got \[1, 28, 28\]; .* axis"),
+        (models.LeNet(10), (1, 28, 28, 1), "LeNet takes images"),
+        (models.TutorialCNN(10), (784,), "TutorialCNN takes images"),
+        (models.CNN(10), (3, 8, 1), "too small for CNN: its convolutions leave 0x2"),
+        (models.LeNet(10), (8, 8, 1), "too small for LeNet"),
+        (models.TutorialCNN(10), (4, 4, 1), "too small for TutorialCNN"),
+        (models.logistic(2), (), "input_shape is empty"),
+        (models.logistic(2), (3, 0), r"input_shape\[1\] must be an integer of at le"),
+    ],
+)
+def test_shapes_that_a_model_cannot_take_are_named(module, shape, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(models.flax_classification(module, shape).init, KEY)
+
+
+@pytest.mark.parametrize(
+    "model", [models.logistic, models.two_nn, models.CNN, models.LeNet]
+)
+@pytest.mark.parametrize("num_classes", [0, 1, True])
+def test_models_of_fewer_than_two_classes_are_refused(model, num_classes):
+    with pytest.raises(ValueError, match="num_classes must be"):
+        model(num_classes)
+
+
+def test_layers_without_width_are_refused():
+    with pytest.raises(ValueError, match="features is empty"):
+        models.MLP(())
+    with pytest.raises(ValueError, match=r"features\[1\] must be"):
+        models.MLP((3, 0))
