@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ppml_lab import dp
+from ppml_lab import dp, random
 from ppml_lab.dp import events
 from ppml_lab.federated import sampling
 
@@ -79,6 +79,30 @@ def test_noise_is_independent_across_leaves_and_across_keys(name):
     assert np.abs(correlation).max() < 4.5 / np.sqrt(4000)
     again = np.array([np.ravel(leaf) for leaf in release(keys[0], zero)])
     np.testing.assert_array_equal(again, noise[:3])
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_noise_is_not_half_a_percent_low_nor_clipped(name):
+    """Half a percent of the scale is 14 deviations of the variance of this many."""
+    release, stddev = RELEASES[name]
+    key = jax.random.key(11)
+    noise = np.asarray(jax.jit(release)(key, jnp.zeros(4_000_000)), np.float64) / stddev
+    assert abs(np.mean(noise**2) - 1) < 5 * np.sqrt(2 / noise.size)
+    for level in (2.0, 3.3, 4.0, 4.5):
+        mean = noise.size * scipy.stats.norm.sf(level)
+        for count in ((noise > level).sum(), (noise < -level).sum()):
+            assert abs(count - mean) < 5 * np.sqrt(mean)
+
+
+def test_noise_falls_beyond_what_23_bits_reach():
+    """Where the neighbour's noise of 2^23 places could not: 5.3 deviations and 1 off."""
+    mechanism = dp.gaussian(1.0, 0.5)
+    released = jax.jit(
+        lambda key: mechanism.privatize(key, (), jnp.ones(2_000_000), 1.0)[0]
+    )(jax.random.key(12))
+    mean = released.size * scipy.stats.norm.sf((2.647 - 1) / 0.5)
+    assert abs(int((released > 2.647).sum()) - mean) < 5 * np.sqrt(mean)
+    assert random.NORMAL_CUT > 9
 
 
 def test_local_noise_is_on_top_of_the_clipped_update():
