@@ -279,7 +279,8 @@ def test_seeds_differ_in_every_bit_of_key_and_name():
 
 def as_words(numbers: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """64-bit numbers as two words each."""
-    return tuple(jnp.asarray((numbers >> s).astype(np.uint32)) for s in (32, 0))
+    high, low = numbers >> np.uint64(32), numbers & np.uint64(2**32 - 1)
+    return jnp.asarray(high.astype(np.uint32)), jnp.asarray(low.astype(np.uint32))
 
 
 def near_the_ends() -> np.ndarray:
@@ -415,7 +416,7 @@ def test_normal_numbers_do_not_depend_on_each_other():
             found = np.corrcoef(kind(drawn[:-lag]), kind(drawn[lag:]))[0, 1]
             assert abs(found) < 5 / 2**10
     streams = normal(random.child(SEED, jnp.arange(200)), 500)
-    correlations = np.corrcoef(np.asarray(streams)) - np.eye(200)
+    correlations = np.corrcoef(np.asarray(streams, np.float64)) - np.eye(200)
     assert np.abs(correlations).max() < 5.5 / math.sqrt(500)
 
 
