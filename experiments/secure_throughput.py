@@ -29,13 +29,17 @@ otherwise. `paper` takes about an hour on 2 cores.
 
     python -m experiments.secure_throughput smoke
     python -m experiments.secure_throughput paper
+    python -m experiments.secure_throughput generator
+
+`generator` draws words and normal numbers only, in 2 minutes: `draw_normals` beside
+`draw_normals_23_bits`, which they replaced, and masks beside threefry in C.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +75,8 @@ class Experiment:
     """Tasks of computing on shares."""
     threads: tuple[int, ...] = (1,)
     """Threads of ours and of the machine's limits."""
+    only: tuple[str, ...] = ()
+    """Tasks that are done, all of them if empty."""
     repetitions: int = 1
     """Turns in which everything short runs once."""
     timed_runs: int = 1
@@ -95,6 +101,9 @@ CONFIGS = {
         timed_runs=5,
     ),
 }
+CONFIGS["generator"] = replace(
+    CONFIGS["paper"], only=("threefry_c", *work.DRAWN, "masks")
+)
 LIMITS = ("memory_bandwidth", "integer_rate", "threefry_c")
 OPERATIONS_PER_WORD = 59.5
 """A block of two words: 20 rounds of 5 (a rotation is 3), 5 injections of 3, 2 at the
@@ -128,6 +137,9 @@ def short_tasks(config: Experiment) -> list[tuple[str, launch.Task]]:
             add("ppml_lab", "shamir", f"{bits} bits", threads=threads, **shamir)
     add("numpy", "shamir", "31 bits", secrets=config.secrets, repetitions=1)
     add("flower", "shamir", "256 bits", secrets=config.secrets)
+    for threads in config.threads:
+        for task in work.DRAWN:
+            add("ppml_lab", task, "", threads=threads, values=config.values)
     vector = {"masks": config.masks, "words": config.words}
     for threads in config.threads:
         add("ppml_lab", "masks", "threefry", threads=threads, **vector)
@@ -197,7 +209,12 @@ def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
     """Everything short in turns, then the long sums; a row of medians for each."""
     scripts = Path(__file__).with_name("secure_throughput_workers")
     workers = launch.Workers(scripts, folder, config.timeout, headlines=(TIME,))
-    tasks, long = short_tasks(config), long_tasks(config)
+    tasks, long = (
+        [named for named in every if named[1].arguments[0] in config.only]
+        if config.only
+        else every
+        for every in (short_tasks(config), long_tasks(config))
+    )
     found = launch.in_turns(workers, [task for _, task in tasks], config.repetitions)
     found += launch.in_turns(workers, [task for _, task in long], 1)
     done = [
@@ -259,7 +276,8 @@ def reference(
     if kind in ("federated_round", "modular_sum"):
         (reports,) = (r for _, t, r in done if t == task)
         return by_turn(reports, f"clear_{TIME}")
-    kind = str(kind).removesuffix("_aes").removeprefix("plain_")
+    kind = str(kind).removesuffix("_aes").removesuffix("_23_bits")
+    kind = kind.removeprefix("plain_")
     by_variant = kind in (*work.PARTIES, "matmul", *work.ON_SHARES)
     times = [
         by_turn(reports, TIME)

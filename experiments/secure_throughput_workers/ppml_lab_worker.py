@@ -99,6 +99,42 @@ def share(options: argparse.Namespace, mesh: Mesh) -> None:
     jax.tree.map(np.testing.assert_array_equal, opened, secrets)
 
 
+def by_23_bits(seed: Any, length: int, first_block: Any) -> Any:
+    """Normal numbers of one word each, as of jax: none exceeds 5.3."""
+    bits = (random.words(seed, length, first_block) >> 9) | np.uint32(0x3F800000)
+    unit = lax.bitcast_convert_type(bits, jnp.float32)
+    middle = (unit - np.float32(1.5)) * 2 + np.float32(2.0**-23)
+    return np.float32(np.sqrt(2)) * lax.erf_inv(middle)
+
+
+GENERATORS: dict[str, Parts] = {
+    "draw_words": random.words,
+    "draw_normals": random.normal,
+    "draw_normals_23_bits": by_23_bits,
+}
+
+
+def numbers(options: argparse.Namespace, mesh: Mesh) -> None:
+    """Words or normal numbers, whole blocks on every device."""
+    draw = GENERATORS[options.task]
+    dealt = NamedSharding(mesh, PartitionSpec("clients"))
+    size = options.values + -options.values % (mesh.size * random.BLOCK)
+    places = jax.device_put(jnp.zeros(size), dealt)
+
+    def drawn(values: Any, first_block: Any) -> Any:
+        return draw(jnp.asarray(SEED), len(values), first_block)
+
+    found = work.report(
+        options,
+        places,
+        {"draw": over_coordinates(mesh, drawn, 1, 1)},
+        **ABOUT,
+        drawn_words=size * (2 if draw is random.normal else 1),
+    )
+    expected = jax.jit(lambda: draw(jnp.asarray(SEED), size, 0))()
+    np.testing.assert_array_equal(found, expected)
+
+
 def masks(options: argparse.Namespace, mesh: Mesh) -> None:
     """A client's vector plus its masks."""
     dealt = NamedSharding(mesh, PartitionSpec("clients"))
@@ -292,6 +328,7 @@ TASKS: dict[str, Callable[[argparse.Namespace, Mesh], None]] = {
     "share_3": share,
     "share_10": share,
     "shamir": share,
+    **dict.fromkeys(GENERATORS, numbers),
     "masks": masks,
     "masked_round": masked_round,
     "ideal_round": ideal_round,

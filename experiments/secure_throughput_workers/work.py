@@ -8,6 +8,9 @@ with the repository on its path, and its last line is `report`'s. Tasks:
 
     share_3, share_10   additive shares of words for 3 or 10 parties, and their sum
     shamir              Shamir shares of secrets, and the secrets from `--threshold`
+    draw_words          words of the generator
+    draw_normals        normal numbers of 63 bits
+    draw_normals_23_bits  normal numbers as they were before, of 23 bits of a word
     masks               a client's vector plus all its pairwise masks
     masks_aes           the same, masks by AES-128-CTR
     masked_round        secure aggregation of `--clients` vectors, start to end: keys,
@@ -44,6 +47,7 @@ import numpy as np
 PARTIES = {"share_3": 3, "share_10": 10}
 ON_SHARES = ("shared_matmul", "shared_layer", "linear_layers", "mlp", "training_step")
 FRACTION_BITS = 18
+DRAWN = ("draw_words", "draw_normals", "draw_normals_23_bits")
 _PARTS = {"shamir": "secrets", "masks": "masks", "masks_aes": "masks"}
 """What tasks consist of that may be timed in part."""
 
@@ -188,7 +192,7 @@ def _parts(options: argparse.Namespace) -> int:
 
 def _amount(options: argparse.Namespace) -> tuple[int, str]:
     """How much the task is, and of what."""
-    if options.task in PARTIES:
+    if options.task in (*PARTIES, *DRAWN):
         return options.values, "values"
     return {
         "shamir": (options.secrets, "secrets"),

@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, trees
+from ppml_lab import base, checks, random, trees
 from ppml_lab.dp import clipping, mechanisms
 
 
@@ -73,7 +74,8 @@ def local_laplace(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanis
 
         def noisy(leaf_key: base.Key, leaf: jax.Array) -> jax.Array:
             clipped = jnp.where(jnp.isfinite(norm), leaf * factor, 0)
-            noise = jax.random.laplace(leaf_key, leaf.shape, leaf.dtype)
+            noise = random.laplace(random.seed(leaf_key), leaf.size)
+            noise = noise.reshape(leaf.shape).astype(leaf.dtype)
             return clipped + noise_multiplier * clip_norm * noise
 
         return jax.tree.map(noisy, trees.leaf_keys(key, update), update)
@@ -118,9 +120,9 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
         place = jax.random.randint(place_key, (), 0, vector.size)
         finite = jnp.all(jnp.isfinite(vector))
         value = jnp.where(finite, jnp.clip(vector[place] / max_abs, -1, 1), 0)
-        positive = jax.random.bernoulli(round_key, (1 + value) / 2)
-        honest = jax.random.bernoulli(answer_key, jax.nn.sigmoid(target_epsilon))
-        sign = jnp.where(positive == honest, 1.0, -1.0)
+        positive = random.coins(random.seed(round_key), (1 + value) / 2)
+        lies = random.coins(random.seed(answer_key), _chance_of_lies(target_epsilon))
+        sign = jnp.where(positive == lies, -1.0, 1.0)
         answer = sign * loudness(vector.size)
         return cut(jnp.zeros_like(vector).at[place].set(answer))
 
@@ -130,6 +132,17 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
         return events.randomised_response(2 / (1 + math.exp(float(target_epsilon))), 2)
 
     return _at_the_client(clip, float("inf"), event)
+
+
+def _chance_of_lies(target_epsilon: Any) -> jax.Array:
+    """`1 / (1 + e^epsilon)`, never less: with what float32 loses of it and of epsilon.
+
+    Lies remain at any epsilon, and are never more than half of all answers.
+    """
+    epsilon = jnp.float32(target_epsilon)
+    margin = 1 + (epsilon + 4) * np.float32(2.0**-23)
+    lies = jax.nn.sigmoid(-epsilon) * margin
+    return jnp.clip(lies, np.float32(2.0**-64), 0.5)
 
 
 def _at_the_client(clip: Any, norm_bound: Any, event: Any) -> base.PrivacyMechanism:

@@ -55,10 +55,9 @@ def fixed_size(
 ) -> base.ClientSampler:
     """Exactly `cohort_size` of the population, uniformly without replacement.
 
-    **Guarantee:** amplification of uniform sampling without replacement, to which the
-    shuffle of `random.permute` comes statistically close, under replace-one neighbours
-    (Wang, Balle, Kasiviswanathan, AISTATS 2019), accounted by RDP; there is no PLD for
-    it.
+    **Guarantee:** amplification of uniform sampling without replacement, which that of
+    `random.distinct` is if words are uniform, under replace-one neighbours (Wang,
+    Balle, Kasiviswanathan, AISTATS 2019), accounted by RDP; there is no PLD for it.
 
     Args:
       population: How many there are.
@@ -90,9 +89,8 @@ def fixed_size(
     expected = cohort_size if checks.is_traced(cohort_size) else float(cohort_size)
 
     def sample(key: base.Key, state: PyTree) -> tuple[base.Cohort, PyTree]:
-        # Costs what the cohort costs; sorting random words costs the population.
         places = jnp.arange(max_cohort, dtype=jnp.int32)
-        indices = random.permute(key, places, population)
+        indices = random.distinct(random.seed(key), max_cohort, population)
         taken = places < jnp.asarray(cohort_size).astype(jnp.int32)
         return base.Cohort(indices, taken.astype(jnp.float32)), state
 

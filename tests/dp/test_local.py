@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ppml_lab import dp, federated
-from ppml_lab.dp import accounting
+from ppml_lab import dp, federated, random
+from ppml_lab.dp import accounting, local
 
 KEYS = jax.random.split(jax.random.key(5), 20_000)
 
@@ -61,6 +61,34 @@ def test_randomised_response_lies_as_often_as_stated(target_epsilon):
     honest = np.exp(target_epsilon) / (1 + np.exp(target_epsilon))
     found = int((answers.sum(1) > 0).sum())
     assert scipy.stats.binomtest(found, len(KEYS), honest).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("target_epsilon", [1e-3, 0.1, 1.0, 15.0, 17.0, 30.0, 40.0])
+def test_lies_are_never_rarer_than_stated_and_hardly_more_frequent(target_epsilon):
+    """Coins of 23 bits never lie from epsilon 16 on: no privacy at all."""
+    lies = float(local._chance_of_lies(target_epsilon))
+    assert lies <= 0.5
+    stated = 1 / (1 + np.exp(target_epsilon))
+    assert stated <= lies <= stated * (1 + 1e-5)
+    traced = jax.jit(local._chance_of_lies)(jnp.float32(target_epsilon))
+    assert stated <= float(traced) <= stated * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("target_epsilon", [50.0, 700.0, 1e4])
+def test_lies_remain_at_any_epsilon(target_epsilon):
+    assert float(local._chance_of_lies(target_epsilon)) == 2.0**-64
+
+
+def test_laplace_noise_reaches_beyond_23_bits():
+    """Noise of float32 uniforms ends at 15.9 scales."""
+    silent = dp.local_laplace(1.0, 2.0)
+    noise = jax.jit(silent.clip)(KEYS[0], (), jnp.zeros(4_000_000))
+    sizes = np.abs(np.asarray(noise, np.float64)) / 2
+    assert abs(sizes.mean() - 1) < 5 / 2000
+    for level in (3.3, 6.0, 9.0):
+        mean = 4e6 * np.exp(-level)
+        assert abs((sizes > level).sum() - mean) < 5 * np.sqrt(mean)
+    assert random.LAPLACE_CUT > 43
 
 
 def test_no_update_changes_an_answers_probability_by_more_than_epsilon():

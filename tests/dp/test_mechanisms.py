@@ -82,6 +82,35 @@ def test_noise_is_independent_across_leaves_and_across_keys(name):
     np.testing.assert_array_equal(again, noise[:3])
 
 
+@pytest.mark.parametrize("name", RELEASES)
+def test_noise_is_not_half_a_percent_low_nor_clipped(name):
+    """Half a percent of the scale is 14 deviations of the variance of this many."""
+    release, stddev = RELEASES[name]
+    key = jax.random.key(11)
+    noise = np.asarray(jax.jit(release)(key, jnp.zeros(4_000_000)), np.float64) / stddev
+    assert abs(np.mean(noise**2) - 1) < 5 * np.sqrt(2 / noise.size)
+    for level in (2.0, 3.3, 4.0, 4.5):
+        mean = noise.size * scipy.stats.norm.sf(level)
+        for count in ((noise > level).sum(), (noise < -level).sum()):
+            assert abs(count - mean) < 5 * np.sqrt(mean)
+
+
+def test_noise_falls_where_that_of_23_bits_never_does():
+    """Beyond 5.3 deviations, where a threshold told neighbours apart for certain."""
+    mechanism = dp.gaussian(1.0, 0.5)
+    num_releases, size = 128, 2**20
+
+    def beyond(key):
+        released = mechanism.privatize(key, (), jnp.zeros(size), 1.0)[0]
+        return jnp.sum(released > 2.647), jnp.sum(released < -2.647)
+
+    keys = jax.random.split(jax.random.key(12), num_releases)
+    counts = jax.jit(lambda keys: jax.lax.map(beyond, keys))(keys)
+    mean = num_releases * size * scipy.stats.norm.sf(2.647 / 0.5)
+    for count in counts:
+        assert 1e-4 < scipy.stats.poisson.cdf(int(count.sum()), mean) < 1 - 1e-4
+
+
 def test_local_noise_is_on_top_of_the_clipped_update():
     update = {"w": jnp.full(5000, 10.0)}
     sent = noise_of_local(jax.random.key(2), update)["w"]
