@@ -143,7 +143,11 @@ def epsilon(
     checks.probability("delta", delta, allow_one=False)
     curve = accounting.rdp_curve(privacy_event)
     best = rdp_of_best(stopping, curve.values, rdp.ORDERS)
-    left = accounting.delta_left(delta, stopping.mean * curve.failure)
+    left = accounting.delta_left(
+        delta, stopping.mean * curve.failure, stopping.mean * curve.outside
+    )
+    if left == 0:
+        return math.inf
     return float(rdp.epsilon_of_rdp(best, rdp.ORDERS, left))
 
 

@@ -1,0 +1,84 @@
+"""What it costs that noise from finitely many bits ends somewhere.
+
+The noise of a release lies within `cut` standard deviations (Laplace: scales) on every
+coordinate. A release that a neighbour could not have made gives its data away, however
+small epsilon is, so that the chance of one is part of delta.
+
+**Guarantee:** proof. Let N be the cut noise, t the neighbours' distance over its scale,
+and m the mass of `N + t` outside the support of N. For any set S, `P(M(D) in S) <= P(
+M(D) in S and in the support of M(D')) + m`; on the common support both densities are
+those of uncut noise over the same constant, so that the first term obeys the uncut
+bound. Over adaptive rounds the same holds with "some round left the support" in place
+of m, at most the sum of the m: nothing is multiplied by exp(epsilon).
+
+Sampling multiplies m. Pair each cohort without the unit with the one that has it, and
+restrict both to their common support. For a hockey-stick divergence of order 1 and
+above, dropping from the part that both worlds share, and from what is subtracted, only
+helps; what remains is the part of cohorts with the unit, `q m` under Poisson sampling.
+(Orders below 1 follow by exchanging the worlds.) Cohorts of fixed size pair three ways,
+with the unit, with its replacement and without either: `2 q m`. So it is for each round
+given the others, and rounds add up.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+NORMAL_CUT = 9.0
+"""No normal of the lab's generator is larger, nor is a smaller largest one assumed."""
+
+LAPLACE_CUT = 63 * math.log(2)
+"""Where 2^-64 of a Laplace distribution's tail is left on either side."""
+
+_COORDINATES = 2.0**30
+
+
+@functools.lru_cache(maxsize=4096)
+def of_gaussian(noise_multiplier: float) -> float:
+    """Mass of a release with Gaussian noise outside its neighbour's support.
+
+    `sf(NORMAL_CUT - 1 / noise_multiplier)` where neighbours differ on one coordinate.
+    The distance may also lie on many, each a little: a part's mass is concave in its
+    square where that is small and convex beyond, so that at worst one part is large and
+    all others are equal. The result covers that for up to 2^30 coordinates.
+
+    Args:
+      noise_multiplier: Stddev over L2 sensitivity, positive.
+
+    Returns:
+      In [0, 1].
+    """
+    return float(gaussian_mass(np, special.ndtr, 1 / noise_multiplier))
+
+
+def gaussian_mass(xp: Any, ndtr: Any, distance: Any) -> Any:
+    """`of_gaussian` at a distance of `1 / noise_multiplier`; also under jit, given
+    `xp=jax.numpy` and its normal distribution function.
+    """
+    spread = distance * math.sqrt(_COORDINATES)
+    density = math.exp(-0.5 * NORMAL_CUT**2) / math.sqrt(2 * math.pi)
+    # No part of an even spread is larger than this fraction of a standard deviation.
+    part = xp.minimum(distance, NORMAL_CUT) / math.sqrt(_COORDINATES)
+    rest = spread * density * xp.exp(NORMAL_CUT * part)
+    return xp.minimum(ndtr(distance - NORMAL_CUT) + rest, 1.0)
+
+
+@functools.lru_cache(maxsize=4096)
+def of_laplace(noise_multiplier: float) -> float:
+    """Mass of a release with Laplace noise outside its neighbour's support.
+
+    Largest where neighbours differ on one coordinate, for a part's mass is convex in
+    it. `noise_multiplier` is the scale over the L1 sensitivity, positive.
+
+    Returns:
+      In [0, 1].
+    """
+    beyond = 1 / noise_multiplier - LAPLACE_CUT
+    if beyond >= 0:
+        return 1 - 0.5 * math.exp(-beyond)
+    return 0.5 * math.exp(beyond)
