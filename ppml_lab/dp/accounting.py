@@ -351,7 +351,7 @@ def calibrate_noise_multiplier(
     make_event: Callable[[float], PrivacyEvent],
     target_epsilon: SupportsFloat,
     delta: SupportsFloat,
-    accountant: str = BEST,
+    accountant: str = "rdp",
 ) -> float:
     """The smallest noise multiplier whose epsilon does not exceed the target.
 
@@ -364,8 +364,8 @@ def calibrate_noise_multiplier(
       make_event: The whole run's event at a noise multiplier; more noise, less epsilon.
       target_epsilon: Positive; inf asks for no noise.
       delta: In (0, 1).
-      accountant: "best" (PLD where it has a bound, else RDP), "rdp" or "pld"; PLD
-        starts from RDP's answer.
+      accountant: "best" (PLD where it has a bound, else RDP: what a budget means),
+        "rdp" or "pld"; PLD starts from RDP's answer.
 
     Raises:
       events.UnsupportedEventError: If the accountant has no bound for the events.

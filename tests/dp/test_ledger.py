@@ -107,7 +107,9 @@ def test_report_states_promises_side_by_side():
     total = ledger.total(clients_only())
     assert clients["epsilon_rdp"] == accounting.epsilon(total, DELTA)
     assert clients["epsilon_pld"] == accounting.epsilon(total, DELTA, "pld")
-    assert examples["epsilon_rdp"] == accounting.epsilon(release(1.5), DELTA)
+    # Four releases of noise 3 are one of 1.5, but for the cut of their noise.
+    expected = accounting.epsilon(release(1.5), DELTA)
+    assert examples["epsilon_rdp"] == pytest.approx(expected, rel=1e-9)
     alone = found["entries"][0]
     assert alone["epsilon_rdp"] == accounting.epsilon(sampled(1.1, 500), DELTA)
     assert alone["mechanisms"] == [
@@ -119,7 +121,8 @@ def test_report_states_promises_side_by_side():
 def test_each_unit_may_have_its_delta():
     found = ledger.report(mixed(), {"client": 1e-3, "example": 1e-7})
     assert [row["delta"] for row in found["totals"]] == [1e-3, 1e-7]
-    assert found["totals"][1]["epsilon_rdp"] == accounting.epsilon(release(1.5), 1e-7)
+    expected = accounting.epsilon(release(1.5), 1e-7)
+    assert found["totals"][1]["epsilon_rdp"] == pytest.approx(expected, rel=1e-8)
     with pytest.raises(
         ValueError, match="delta has none for privacy_unit 'example', only for client"
     ):
