@@ -101,6 +101,33 @@ def _kinds(mechanisms: Any) -> Iterator[str]:
             yield type(mechanism).__name__
 
 
+def delta_left(delta: float, failure: float, outside: float) -> float:
+    """What of delta remains beside the probability that something fails, and that noise
+    lies outside a neighbour's support; 0 where the latter uses it up.
+
+    Raises:
+      ValueError: If the former does.
+    """
+    if failure >= delta:
+        raise ValueError(
+            f"delta {delta:g} must exceed {failure:.3g}, the probability that a cut"
+            " sample or another failure (`events.failing`) voids the guarantee; raise"
+            " delta"
+        )
+    return max(0.0, delta - failure - outside)
+
+
+def promises(privacy_event: PrivacyEvent) -> bool:
+    """Whether an event promises anything to anybody."""
+    import dp_accounting
+
+    mechanisms = events.flatten(privacy_event.event)
+    return (
+        privacy_event.privacy_unit is not None
+        and dp_accounting.NonPrivateDpEvent() not in mechanisms
+    )
+
+
 def rdp_total(mechanisms: Counter[Any]) -> np.ndarray:
     """RDP of all of them at `rdp.ORDERS`, inf where unknown."""
     total = np.zeros_like(rdp.ORDERS)

@@ -19,18 +19,17 @@ Python floats.
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, SupportsFloat, SupportsInt
+from typing import NamedTuple, SupportsFloat, SupportsInt
 
 import numpy as np
 from jaxtyping import Float
 
 from ppml_lab import checks
 from ppml_lab.base import PrivacyEvent
-from ppml_lab.dp import accountants, cut, events, rdp
+from ppml_lab.dp import accountants, cut, events, rdp, search
 
 ACCOUNTANTS = accountants.NAMES
 BEST = "best"
@@ -106,7 +105,7 @@ def epsilon(
     checks.probability("delta", delta, allow_one=False)
     _warn_of_large_delta(privacy_event, delta)
     mechanisms, failure, outside = accountants.flat(privacy_event, accountant)
-    left = delta_left(delta, failure, outside)
+    left = accountants.delta_left(delta, failure, outside)
     if left == 0:
         return math.inf
     by_rdp = accountants.rdp_epsilon(mechanisms, left)
@@ -314,26 +313,10 @@ def old_conversion_epsilon(privacy_event: PrivacyEvent, delta: SupportsFloat) ->
     delta = events.to_float("delta", delta)
     checks.probability("delta", delta, allow_one=False)
     values, failure, outside = rdp_curve(privacy_event)
-    left = delta_left(delta, failure, outside)
+    left = accountants.delta_left(delta, failure, outside)
     if left == 0:
         return math.inf
     return float(np.min(values - math.log(left) / (rdp.ORDERS - 1)))
-
-
-def delta_left(delta: float, failure: float, outside: float) -> float:
-    """What of delta remains beside the probability that something fails, and that noise
-    lies outside a neighbour's support; 0 where the latter uses it up.
-
-    Raises:
-      ValueError: If the former does.
-    """
-    if failure >= delta:
-        raise ValueError(
-            f"delta {delta:g} must exceed {failure:.3g}, the probability that a cut"
-            " sample or another failure (`events.failing`) voids the guarantee; raise"
-            " delta"
-        )
-    return max(0.0, delta - failure - outside)
 
 
 def _warn_of_large_delta(privacy_event: PrivacyEvent, delta: float) -> None:
@@ -378,7 +361,7 @@ def calibrate_noise_multiplier(
     if math.isinf(target):
         return 0.0
     most = make_event(events.MOST_NOISE)
-    if not promises(most):
+    if not accountants.promises(most):
         raise ValueError(
             f"target_epsilon {target:g} needs a mechanism with noise: this event"
             " promises nothing whatever its noise_multiplier; take a privacy mechanism"
@@ -387,7 +370,7 @@ def calibrate_noise_multiplier(
     best = accountant == BEST
     if best:
         accountant = "pld" if supports(most, "pld") else "rdp"
-    noise = _smallest_noise(
+    noise = search.smallest(
         lambda noise: epsilon(make_event(noise), delta, "rdp"), target, 1.0
     )
     if accountant == "pld":
@@ -400,9 +383,9 @@ def calibrate_noise_multiplier(
             if noise:
                 less = epsilon(make_event(0.9 * noise), delta, "rdp")
                 slope = math.log(max(less / target, 1.0)) / math.log(1 / 0.9)
-            noise = _refined(by_pld, target, noise, slope)
+            noise = search.refined(by_pld, target, noise, slope)
         else:
-            noise = _smallest_noise(by_pld, target, noise or 1.0)
+            noise = search.smallest(by_pld, target, noise or 1.0)
     if noise is None:
         floor = epsilon(most, delta, accountant)
         instead = "" if accountant == "pld" else ', ask for accountant "pld"'
@@ -413,86 +396,3 @@ def calibrate_noise_multiplier(
             f" raise target_epsilon or delta{instead}"
         )
     return noise
-
-
-def promises(privacy_event: PrivacyEvent) -> bool:
-    """Whether an event promises anything to anybody."""
-    import dp_accounting
-
-    mechanisms = events.flatten(privacy_event.event)
-    return (
-        privacy_event.privacy_unit is not None
-        and dp_accounting.NonPrivateDpEvent() not in mechanisms
-    )
-
-
-def _refined(
-    epsilon_at: Callable[[float], float],
-    target: float,
-    safe: float | None,
-    slope: float,
-) -> float | None:
-    """Less noise than `safe`, which meets the target (None: most of all), that meets it
-    all the same: by the secant of logarithms, kept between a noise that meets the
-    target and one that misses it, until they are a relative 1e-3 apart.
-    """
-    if safe == 0:
-        return 0.0
-    high = safe or events.MOST_NOISE
-    found = epsilon_at(high)
-    if found > target:
-        return None
-    low = 0.0
-    for _ in range(60):
-        slope = min(max(slope, 0.05), 50.0)
-        # A little on the safe side, so that the guess itself is the answer.
-        ratio = target * (1 - 3e-4) / max(found, target * 1e-12)
-        guess = high * math.exp(-max(math.log(ratio) / slope, 2e-4))
-        guess = max(guess, low or high / 64)
-        if not low * 1.0001 < guess < high:
-            guess = math.sqrt(low * high) if low else high / 2
-        if guess < events.LEAST_NOISE:
-            return high
-        there = epsilon_at(guess)
-        if math.isfinite(there) and min(there, found) > 0 and there != found:
-            slope = math.log(there / found) / math.log(high / guess)
-        if there <= target:
-            high, found = guess, there
-        else:
-            low = guess
-        if found >= target * (1 - 6e-4) or high <= low * 1.001:
-            return high
-    return high
-
-
-def _smallest_noise(
-    epsilon_at: Callable[[float], float], target: float, start: float
-) -> float | None:
-    """The root of `epsilon_at` = target from the safe side, sought around `start`; None
-    if even the most noise misses.
-    """
-    from scipy import optimize
-
-    epsilon_at = functools.cache(epsilon_at)
-    if epsilon_at(0.0) <= target:
-        return 0.0
-    low = high = start
-    ratio = 1.25
-    while epsilon_at(low) <= target:
-        low, high, ratio = low / ratio, low, min(ratio**2, 4.0)
-    while epsilon_at(high) > target:
-        if high > events.MOST_NOISE:
-            return None
-        low, high, ratio = high, high * ratio, min(ratio**2, 4.0)
-
-    def excess(log_noise: float) -> float:
-        found = epsilon_at(math.exp(log_noise))
-        return math.log(min(max(found / target, 1e-20), 1e20))
-
-    bracket = math.log(low), math.log(high)
-    log_root: Any = optimize.brentq(excess, *bracket, xtol=2e-7, rtol=1e-15)
-    root = math.exp(log_root)
-    margin = 5e-7
-    while epsilon_at(root * (1 + margin)) > target:
-        margin *= 2
-    return root * (1 + margin)
