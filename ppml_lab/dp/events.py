@@ -157,6 +157,8 @@ def participating(participation_prob: SupportsFloat, event: Any) -> Any:
 
     prob = to_float("participation_prob", participation_prob)
     checks.probability("participation_prob", prob, allow_one=True)
+    if isinstance(event, dp_accounting.NonPrivateDpEvent):
+        return event
     return dp_accounting.ComposedDpEvent([Participation(prob, event)])
 
 

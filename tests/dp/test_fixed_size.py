@@ -20,7 +20,10 @@ def run(step, num_rounds, relation):
 @pytest.mark.parametrize(
     ("population", "cohort", "noise", "rounds", "delta", "expected"),
     [
-        (60_000, 256, 1.1, 14_040, 1e-5, "| 24.06 | 16.37 | 14.71 | 2.38 |"),
+        pytest.param(
+            *(60_000, 256, 1.1, 14_040, 1e-5, "| 24.06 | 16.37 | 14.71 | 2.38 |"),
+            marks=pytest.mark.exhaustive,
+        ),
         (539, 200, 2.0, 100, 1e-3, "| 61.40 | 24.74 | 22.18 | 7.49 |"),
     ],
 )
