@@ -159,7 +159,8 @@ def participating(participation_prob: SupportsFloat, event: Any) -> Any:
     checks.probability("participation_prob", prob, allow_one=True)
     if isinstance(event, dp_accounting.NonPrivateDpEvent):
         return event
-    return dp_accounting.ComposedDpEvent([Participation(prob, event)])
+    parts: list[Any] = [Participation(prob, event)]
+    return dp_accounting.ComposedDpEvent(parts)
 
 
 def made_by_clients(event: Any) -> bool:

@@ -230,4 +230,5 @@ def _cost(
 
 def _alone(event: PrivacyEvent) -> PrivacyEvent:
     """Without what stands beside it."""
-    return event._replace(beside=()) if hasattr(event, "beside") else event
+    nothing: dict[str, Any] = {"beside": ()} if "beside" in event._fields else {}
+    return event._replace(**nothing)

@@ -144,6 +144,52 @@ def test_report_is_plain_and_strict_json():
     assert ledger.report(ledger.Ledger(), DELTA) == {"entries": [], "totals": []}
 
 
+def test_a_total_keeps_the_smallest_population():
+    book = ledger.Ledger()
+    for name, population in (("a", 100), ("b", None), ("c", 80)):
+        event = sampled(1.1, 10)._replace(population=population)
+        book = ledger.add(book, name, event)
+    total = ledger.total(book)
+    assert total.population == 80
+    with pytest.warns(UserWarning, match="larger than one over the 80 clients"):
+        accounting.epsilon(total, 0.05)
+    assert ledger.total(clients_only()).population is None
+
+
+def test_report_says_against_whom_and_by_which_accountant():
+    book = ledger.add(ledger.Ledger(), "updates", sampled(1.1, 50))
+    own = events.participating(0.1, events.gaussian(2.0))
+    book = ledger.add(book, "sent", PrivacyEvent(own, "replace_one", "client"), 9)
+    central, local = ledger.report(book, DELTA)["totals"]
+    assert central["epsilon_server"] == math.inf
+    assert central["epsilon_public"] == central["epsilon_pld"] < central["epsilon_rdp"]
+    assert local["epsilon_server"] == local["epsilon_public"] < math.inf
+    assert central["accountant"] == local["accountant"] == "pld"
+    assert central["cut"] == ""
+    little = ledger.add(ledger.Ledger(), "updates", release(0.25))
+    (row,) = ledger.report(little, DELTA)["totals"]
+    assert "of delta is the chance that noise" in row["cut"]
+
+
+@pytest.mark.skipif("beside" not in PrivacyEvent._fields, reason="no such field yet")
+def test_what_stands_beside_an_event_is_stated_too():
+    inner = release(3.0, "example")
+    event = sampled(1.1, 1)._replace(**{"beside": (inner,)})
+    book = ledger.add(ledger.Ledger(), "updates", event, 20)
+    found = ledger.report(book, DELTA)
+    names = [row["name"] for row in found["entries"]]
+    assert names == ["updates", "updates (example)"]
+    clients, examples = found["totals"]
+    assert (clients["privacy_unit"], examples["privacy_unit"]) == ("client", "example")
+    expected = accounting.epsilon(
+        inner._replace(event=events.compose(inner.event, 20)), DELTA, "pld"
+    )
+    assert examples["epsilon_public"] == expected
+    assert clients["epsilon_public"] == accounting.epsilon(
+        sampled(1.1, 20), DELTA, "pld"
+    )
+
+
 def test_failures_of_all_entries_count():
     cut = sampled(1.1, 1)._replace(event=events.failing(sampled(1.1, 1).event, 1e-8))
     book = ledger.add(ledger.Ledger(), "updates", cut, 300)
