@@ -24,9 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
-import numpy as np
 from scipy import special
 
 NORMAL_CUT = 9.0
@@ -35,18 +33,13 @@ NORMAL_CUT = 9.0
 LAPLACE_CUT = 63 * math.log(2)
 """Where 2^-64 of a Laplace distribution's tail is left on either side."""
 
-_COORDINATES = 2.0**24
-
 
 @functools.lru_cache(maxsize=4096)
 def of_gaussian(noise_multiplier: float) -> float:
     """Mass of a release with Gaussian noise outside its neighbour's support.
 
-    `sf(NORMAL_CUT - 1 / noise_multiplier)` where neighbours differ on one coordinate.
-    The distance may also lie on many, each a little: a part's mass is concave in its
-    square where that is small and convex beyond, so that at worst one part is large and
-    all others are equal. The result covers that for up to 2^24 coordinates; what it
-    adds for them, 4e-15 at a noise multiplier of 1, grows with their square root.
+    `sf(NORMAL_CUT - 1 / noise_multiplier)`, where neighbours differ on one coordinate;
+    `spread` is what many coordinates may add.
 
     Args:
       noise_multiplier: Stddev over L2 sensitivity, positive.
@@ -54,19 +47,27 @@ def of_gaussian(noise_multiplier: float) -> float:
     Returns:
       In [0, 1].
     """
-    return float(gaussian_mass(np, special.ndtr, 1 / noise_multiplier))
+    return float(special.ndtr(1 / noise_multiplier - NORMAL_CUT))
 
 
-def gaussian_mass(xp: Any, ndtr: Any, distance: Any) -> Any:
-    """`of_gaussian` at a distance of `1 / noise_multiplier`; also under jit, given
-    `xp=jax.numpy` and its normal distribution function.
+def spread(noise_multiplier: float, dimension: int) -> float:
+    """The mass beyond `of_gaussian` where neighbours differ on many coordinates.
+
+    A part's mass is concave in its square where that is small and convex beyond, so
+    that at worst one part is large and all others are equal; this is the others': about
+    `1e-18 sqrt(dimension) / noise_multiplier`, 4e-15 for 2^24 coordinates at noise 1.
+
+    Args:
+      noise_multiplier: Stddev over L2 sensitivity, positive.
+      dimension: Coordinates of what is released.
+
+    Returns:
+      In [0, 1].
     """
-    spread = distance * math.sqrt(_COORDINATES)
-    density = math.exp(-0.5 * NORMAL_CUT**2) / math.sqrt(2 * math.pi)
-    # No part of an even spread is larger than this fraction of a standard deviation.
-    part = xp.minimum(distance, NORMAL_CUT) / math.sqrt(_COORDINATES)
-    rest = spread * density * xp.exp(NORMAL_CUT * part)
-    return xp.minimum(ndtr(distance - NORMAL_CUT) + rest, 1.0)
+    distance = 1 / noise_multiplier
+    part = min(distance, NORMAL_CUT) / math.sqrt(dimension)
+    density = math.exp(-0.5 * (NORMAL_CUT - part) ** 2) / math.sqrt(2 * math.pi)
+    return min(1.0, (dimension - 1) * distance / math.sqrt(dimension) * density)
 
 
 @functools.lru_cache(maxsize=4096)

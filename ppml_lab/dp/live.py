@@ -93,9 +93,7 @@ def live(
         # Without noise everything is infinite, and inf - inf is NaN.
         excess = jnp.where(jnp.isfinite(spent), (spent - state.spent) - more, 0.0)
         noisy, inner = mechanism.privatize(key, state.inner, total, sensitivity)
-        outside = sampling_prob * cut.gaussian_mass(
-            jnp, jax.scipy.special.ndtr, 1 / noise
-        )
+        outside = sampling_prob * jax.scipy.special.ndtr(1 / noise - cut.NORMAL_CUT)
         failed = state.failure + failure + outside
         return noisy, LiveState(inner, spent, excess, noise, cost, failed)
 

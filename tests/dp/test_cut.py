@@ -11,7 +11,7 @@ from scipy import stats
 
 from ppml_lab import dp
 from ppml_lab.base import PrivacyEvent
-from ppml_lab.dp import accounting, cut, events
+from ppml_lab.dp import accounting, cut, events, mechanisms
 from ppml_lab.federated import sampling
 
 
@@ -27,25 +27,37 @@ def outside(event):
     )
 
 
-@pytest.mark.parametrize("noise", [0.1, 0.2, 0.3, 0.5, 1.0, 4.0])
-def test_one_coordinate_is_the_least(noise):
-    alone = stats.norm.sf(cut.NORMAL_CUT - 1 / noise)
-    found = cut.of_gaussian(noise)
-    assert alone <= found <= alone + 5e-15 / noise
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.5, 1.0, 4.0])
+def test_one_coordinate_is_the_tail_beyond_the_cut(noise):
+    exact = stats.norm.sf(cut.NORMAL_CUT - 1 / noise)
+    assert cut.of_gaussian(noise) == pytest.approx(exact, rel=1e-9)
 
 
 @pytest.mark.parametrize("coordinates", [1, 2, 100, 10**4, 10**6, 2**24])
 @pytest.mark.parametrize("noise", [0.15, 0.5, 1.0, 30.0])
 def test_no_way_to_spread_the_distance_has_more(coordinates, noise):
+    most = cut.of_gaussian(noise) + cut.spread(noise, coordinates)
     for share in np.linspace(0, 1, 30):
         one = share / noise
         rest = math.sqrt((1 - share**2) / max(coordinates - 1, 1)) / noise
-        masses = stats.norm.sf(cut.NORMAL_CUT - np.array([one, rest]))
-        masses -= stats.norm.sf(cut.NORMAL_CUT)
         # Differences of tiny parts are their width times the density.
-        masses[1] = min(masses[1], rest * stats.norm.pdf(cut.NORMAL_CUT - rest))
-        total = masses[0] + (coordinates - 1) * masses[1]
-        assert total <= cut.of_gaussian(noise)
+        small = rest * stats.norm.pdf(cut.NORMAL_CUT)
+        masses = stats.norm.sf(cut.NORMAL_CUT - np.array([one, rest]))
+        masses = np.maximum(masses - stats.norm.sf(cut.NORMAL_CUT), [0, small])
+        assert masses[0] + (coordinates - 1) * masses[1] <= most * (1 + 1e-9)
+
+
+def test_a_known_dimension_adds_its_spread():
+    for sampler, change in (
+        (sampling.poisson(100, 0.1), 1),
+        (sampling.fixed_size(100, 10), 2),
+    ):
+        plain = mechanisms.gaussian_event(sampler, {2.0: 3}, "client")
+        wide = mechanisms.gaussian_event(sampler, {2.0: 3}, "client", 10**6)
+        more = outside(wide.event) - outside(plain.event)
+        expected = 3 * 0.1 * change * cut.spread(2.0 / change, 10**6)
+        assert more == pytest.approx(expected)
+        assert accounting.epsilon(wide, 1e-5) >= accounting.epsilon(plain, 1e-5)
 
 
 def test_laplace_has_its_own():
