@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import dp_accounting
 import pytest
@@ -174,7 +175,8 @@ def test_report_says_against_whom_and_by_which_accountant():
 @pytest.mark.skipif("beside" not in PrivacyEvent._fields, reason="no such field yet")
 def test_what_stands_beside_an_event_is_stated_too():
     inner = release(3.0, "example")
-    event = sampled(1.1, 1)._replace(**{"beside": (inner,)})
+    beside: dict[str, Any] = {"beside": (inner,)}
+    event = sampled(1.1, 1)._replace(**beside)
     book = ledger.add(ledger.Ledger(), "updates", event, 20)
     found = ledger.report(book, DELTA)
     names = [row["name"] for row in found["entries"]]
