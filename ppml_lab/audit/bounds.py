@@ -131,8 +131,8 @@ def sampled_gaussian(
     delta: float,
     alpha: float,
 ) -> LowerBound:
-    """The family bound: the epsilon (by PLD) of the smallest noise whose sampled
-    Gaussian mechanism the errors refute (after Nasr et al. 2023).
+    """The family bound: the epsilon of the smallest noise whose sampled Gaussian
+    mechanism the errors refute (after Nasr et al. 2023), by a PLD rounded down.
 
     **Guarantee:** valid if the audited mechanism is one of that family, with this
     sampling and length: it says how much noise was there, not whether the code is
@@ -148,7 +148,7 @@ def sampled_gaussian(
     epsilon = 0.0
     if math.isfinite(noise):
         event = tradeoff.sampled_gaussian(noise, sampling_prob, num_rounds)
-        epsilon = accounting.epsilon(event, delta, "pld")
+        epsilon = accounting.epsilon_from_below(event, delta)
     family = f"Poisson-sampled Gaussian, {sampling_prob:g} x {num_rounds} rounds"
     return _bound(errors, epsilon, delta, alpha, "family", family)
 

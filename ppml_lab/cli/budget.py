@@ -18,7 +18,7 @@ def epsilon(
     delta: float,
     as_json: AsJson = False,
 ) -> None:
-    """Prints epsilon by RDP (the headline) and by PLD.
+    """Prints epsilon by PLD (what a budget means) and by RDP.
 
     Example: python -m ppml_lab epsilon --sampling-prob 0.01 --noise-multiplier 1.1
     --num-steps 1000 --delta 1e-5
@@ -43,6 +43,7 @@ def epsilon(
             "delta": delta,
         },
         {name: accounting.epsilon(event, delta, name) for name in ("rdp", "pld")},
+        accounting.cut_note(event, delta),
         as_json,
     )
 
@@ -55,7 +56,8 @@ def calibrate(
     delta: float,
     as_json: AsJson = False,
 ) -> None:
-    """Prints the smallest noise multiplier for a target, by RDP (the headline) and PLD.
+    """Prints the smallest noise multiplier for a target, by PLD (what a budget means)
+    and by RDP.
 
     Example: python -m ppml_lab calibrate --target-epsilon 2 --sampling-prob 0.01
     --num-steps 1000 --delta 1e-5
@@ -72,6 +74,12 @@ def calibrate(
     def make_event(noise_multiplier: float) -> PrivacyEvent:
         return _event(sampling_prob, noise_multiplier, num_steps)
 
+    answers = {
+        name: accounting.calibrate_noise_multiplier(
+            make_event, target_epsilon, delta, accountant
+        )
+        for name, accountant in (("rdp", "rdp"), ("pld", "best"))
+    }
     _report(
         f"noise_multiplier for epsilon {target_epsilon:g} at delta {delta:g}, "
         f"{num_steps} steps with sampling_prob {sampling_prob:g}",
@@ -81,12 +89,8 @@ def calibrate(
             "num_steps": num_steps,
             "delta": delta,
         },
-        {
-            name: accounting.calibrate_noise_multiplier(
-                make_event, target_epsilon, delta, name
-            )
-            for name in ("rdp", "pld")
-        },
+        answers,
+        accounting.cut_note(make_event(answers["pld"]), delta),
         as_json,
     )
 
@@ -107,12 +111,18 @@ def _report(
     question: str,
     inputs: dict[str, float],
     answers: dict[str, float],
+    cut: str,
     as_json: bool,
 ) -> None:
     if as_json:
-        print_json({**inputs, **answers})
+        print_json({**inputs, **answers, "cut": cut})
         return
     print(question)
-    print("Poisson sampling, add-or-remove-one neighbours")
-    print(f"  rdp  {answers['rdp']:.6g}   the headline")
-    print(f"  pld  {answers['pld']:.6g}   tighter")
+    print(
+        "Poisson sampling, add-or-remove-one neighbours; against whoever sees the"
+        " releases, not who runs the protocol"
+    )
+    print(f"  pld  {answers['pld']:.6g}   what a budget means")
+    print(f"  rdp  {answers['rdp']:.6g}   what resumed and live runs count with")
+    if cut:
+        print(cut)

@@ -1,7 +1,8 @@
 """The two accountants behind `dp.accounting`: RDP and PLD of counted mechanisms.
 
-Only what an accountant has a bound for reaches it; what dp-accounting logs or warns
-about does not leave this file.
+Each takes the least of what it can prove: pure differential privacy adds up, unsampled
+Gaussians have a closed form, and PLD is never above RDP. Only what an accountant has a
+bound for reaches it; what dp-accounting logs or warns about does not leave this file.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ppml_lab import checks
 from ppml_lab.base import PrivacyEvent
-from ppml_lab.dp import events, rdp
+from ppml_lab.dp import conversions, events, pld, rdp
 
 NAMES = ("rdp", "pld")
 _RELATIONS = ("add_or_remove_one", "replace_one")
@@ -27,26 +29,45 @@ _RELATIONS = ("add_or_remove_one", "replace_one")
 _FIXED_SIZE = (*range(2, 64), *range(64, 128, 8), *range(128, 257, 32), 512, 1024)
 _FIXED_SIZE_ORDERS = (rdp.ORDERS < 11) | np.isin(rdp.ORDERS, _FIXED_SIZE)
 
-_PLD_INTERVAL = 1e-4
 _PLD_KINDS = {
-    f"{kind}DpEvent" for kind in ("NonPrivate", "Gaussian", "Laplace", "PoissonSampled")
+    f"{kind}DpEvent"
+    for kind in (
+        "NonPrivate",
+        "Gaussian",
+        "Laplace",
+        "PoissonSampled",
+        "RandomizedResponse",
+    )
 }
 
 
-def flat(privacy_event: PrivacyEvent, accountant: str) -> tuple[Counter[Any], float]:
-    """The event, flat: how often each mechanism runs, and with which probability one
-    fails; refuses what has no bound.
+class Flat(NamedTuple):
+    """An event, flat.
+
+    Attributes:
+      mechanisms: How often each runs.
+      failure: The probability that a run fails apart from any one contribution.
+      outside: That a release lies outside a neighbour's support (`dp.cut`).
     """
+
+    mechanisms: Counter[Any]
+    failure: float
+    outside: float
+
+
+def flat(privacy_event: PrivacyEvent, accountant: str) -> Flat:
+    """The event, flat; refuses what has no bound."""
     import dp_accounting
 
     relation = privacy_event.neighboring_relation
     checks.known("accountant", accountant, NAMES)
     checks.known("neighboring_relation", relation, _RELATIONS)
     mechanisms = events.flatten(privacy_event.event)
-    failures = [part for part in mechanisms if isinstance(part, events.Failure)]
-    # A union bound.
-    failure = sum((part.probability * mechanisms.pop(part) for part in failures), 0.0)
-    kinds = {type(mechanism).__name__ for mechanism in mechanisms}
+    # A union bound, by reason.
+    failures = {"apart": 0.0, "support": 0.0}
+    for part in [part for part in mechanisms if isinstance(part, events.Failure)]:
+        failures[part.reason] += part.probability * mechanisms.pop(part)
+    kinds = set(_kinds(mechanisms))
     if "PoissonSampledDpEvent" in kinds and relation == "replace_one":
         raise events.UnsupportedEventError(
             "Poisson sampling has no bound under replace_one; state it under"
@@ -64,13 +85,47 @@ def flat(privacy_event: PrivacyEvent, accountant: str) -> tuple[Counter[Any], fl
         )
     if accountant == "pld" and (kinds - _PLD_KINDS):
         raise events.UnsupportedEventError(
-            "fixed-size sampling, zCDP and randomised response have no PLD bound here;"
-            ' use accountant "rdp"'
+            'fixed-size sampling and zCDP have no PLD bound here; use accountant "rdp"'
         )
     nothing = dp_accounting.NonPrivateDpEvent()
-    if privacy_event.privacy_unit is None or nothing in mechanisms:
-        return Counter({nothing: 1}), 0.0
-    return mechanisms, failure
+    if privacy_event.privacy_unit is None or "NonPrivateDpEvent" in kinds:
+        return Flat(Counter({nothing: 1}), 0.0, 0.0)
+    return Flat(mechanisms, failures["apart"], failures["support"])
+
+
+def _kinds(mechanisms: Any) -> Iterator[str]:
+    for mechanism in mechanisms:
+        if isinstance(mechanism, events.Participation):
+            yield from _kinds(part for part, _ in mechanism.event)
+        else:
+            yield type(mechanism).__name__
+
+
+def delta_left(delta: float, failure: float, outside: float) -> float:
+    """What of delta remains beside the probability that something fails, and that noise
+    lies outside a neighbour's support; 0 where the latter uses it up.
+
+    Raises:
+      ValueError: If the former does.
+    """
+    if failure >= delta:
+        raise ValueError(
+            f"delta {delta:g} must exceed {failure:.3g}, the probability that a cut"
+            " sample or another failure (`events.failing`) voids the guarantee; raise"
+            " delta"
+        )
+    return max(0.0, delta - failure - outside)
+
+
+def promises(privacy_event: PrivacyEvent) -> bool:
+    """Whether an event promises anything to anybody."""
+    import dp_accounting
+
+    mechanisms = events.flatten(privacy_event.event)
+    return (
+        privacy_event.privacy_unit is not None
+        and dp_accounting.NonPrivateDpEvent() not in mechanisms
+    )
 
 
 def rdp_total(mechanisms: Counter[Any]) -> np.ndarray:
@@ -88,6 +143,9 @@ def rdp_vector(mechanism: Any) -> np.ndarray:
     """
     import dp_accounting.rdp
 
+    if isinstance(mechanism, events.Participation):
+        inner = rdp_total(Counter(dict(mechanism.event)))
+        return rdp.random_participation(inner, rdp.ORDERS, mechanism.probability)
     if isinstance(mechanism, dp_accounting.PoissonSampledDpEvent):
         noise: Any = mechanism.event
         return rdp.subsampled_gaussian(
@@ -106,42 +164,89 @@ def rdp_vector(mechanism: Any) -> np.ndarray:
         vector[chosen] = accountant.compose(mechanism).rdp
     # dp-accounting takes a negative value, which only rounding gives, for no cost.
     vector[~(vector >= 0)] = np.inf
+    # No order's divergence exceeds the largest loss.
+    vector = np.minimum(vector, pure_epsilon(mechanism))
     vector.flags.writeable = False
     return vector
 
 
+def pure_epsilon(mechanism: Any) -> float:
+    """The epsilon at delta 0 of one run; inf where there is none."""
+    import dp_accounting as dp
+
+    match mechanism:
+        case dp.LaplaceDpEvent(noise_multiplier=noise):
+            return 1 / noise
+        case dp.RandomizedResponseDpEvent(noise_parameter=prob, num_buckets=values):
+            return math.log1p((1 - prob) * values / prob)
+        case events.Participation(event=inner):
+            return sum(count * pure_epsilon(part) for part, count in inner)
+    return math.inf
+
+
+def pure_total(mechanisms: Counter[Any]) -> float:
+    """The epsilon at delta 0 of all of them."""
+    return sum(count * pure_epsilon(part) for part, count in mechanisms.items())
+
+
+def rdp_epsilon(mechanisms: Counter[Any], delta: float) -> float:
+    """By RDP, or by the pure mechanisms' own epsilon beside RDP of the others."""
+    everything = rdp.epsilon_of_rdp(rdp_total(mechanisms), rdp.ORDERS, delta)
+    pure = {part: n for part, n in mechanisms.items() if pure_epsilon(part) < math.inf}
+    if not pure:
+        return float(everything)
+    others = rdp_total(mechanisms - Counter(pure))
+    apart = pure_total(Counter(pure)) + rdp.epsilon_of_rdp(others, rdp.ORDERS, delta)
+    return float(min(everything, apart))
+
+
 @functools.lru_cache(maxsize=4096)
-def pld_epsilon(
-    mechanisms: frozenset[tuple[Any, int]], delta: float, by_rdp: float
-) -> float:
-    """PLD's epsilon, sought near RDP's."""
+def pld_epsilon(mechanisms: pld.Mechanisms, delta: float, by_rdp: float) -> float:
+    """PLD's epsilon, sought near RDP's and never above it."""
+    mu = _gaussian_shift(mechanisms)
+    if mu is not None:
+        return min(by_rdp, conversions.gdp_epsilon(mu, delta))
+    if delta < pld.least_delta(sum(count for _, count in mechanisms)):
+        return by_rdp
     with _quiet():
-        return float(_pld(mechanisms, by_rdp).get_epsilon(delta))
+        found = pld.composed(mechanisms, by_rdp, from_above=True).epsilon(delta)
+    return min(by_rdp, found)
 
 
 def pld_deltas(
-    mechanisms: frozenset[tuple[Any, int]], epsilons: list[float], by_rdp: float
+    mechanisms: pld.Mechanisms, epsilons: list[float], by_rdp: float
 ) -> list[float]:
     """PLD's delta at each epsilon; `by_rdp` is a typical epsilon of the mechanisms."""
+    mu = _gaussian_shift(mechanisms)
+    if mu is not None:
+        return [conversions.gdp_delta(mu, value) for value in epsilons]
     with _quiet():
-        composed = _pld(mechanisms, by_rdp)
-        return [float(composed.get_delta(value)) for value in epsilons]
+        composed = pld.composed(mechanisms, by_rdp, from_above=True)
+        return [composed.delta(value) for value in epsilons]
 
 
-def _pld(mechanisms: frozenset[tuple[Any, int]], by_rdp: float) -> Any:
-    """dp-accounting's composition, under add-or-remove whatever the relation: for
-    unsampled noise relative to the sensitivity the relation no longer matters, and
-    dp-accounting would double the sensitivity under replace-one. Privacy loss is
-    discretised more coarsely where there is much of it.
-    """
-    from dp_accounting import pld
+@functools.lru_cache(maxsize=1024)
+def epsilon_from_below(
+    mechanisms: pld.Mechanisms, delta: float, by_rdp: float
+) -> float:
+    """An epsilon below which (epsilon, delta)-DP fails, of Gaussian releases."""
+    mu = _gaussian_shift(mechanisms)
+    if mu is not None:
+        return conversions.gdp_epsilon(mu, delta)
+    with _quiet():
+        return pld.composed(mechanisms, by_rdp, from_above=False).epsilon(delta)
 
-    accountant = pld.PLDAccountant(
-        value_discretization_interval=_PLD_INTERVAL * max(1.0, by_rdp / 10)
-    )
+
+def _gaussian_shift(mechanisms: pld.Mechanisms) -> float | None:
+    """The mu of Gaussian DP that unsampled Gaussian releases compose to."""
+    import dp_accounting
+
+    total = 0.0
     for mechanism, count in mechanisms:
-        accountant.compose(mechanism, count)
-    return accountant
+        if not isinstance(mechanism, dp_accounting.GaussianDpEvent):
+            return None
+        total += count / mechanism.noise_multiplier**2
+    return math.sqrt(total)
 
 
 @contextlib.contextmanager

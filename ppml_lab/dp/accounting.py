@@ -1,35 +1,40 @@
 """Epsilon on the host: what a run costs, and the noise that a budget asks for.
 
-Two accountants stand behind one function. "rdp" is the headline: Rényi differential
-privacy (Mironov, "Rényi Differential Privacy", CSF 2017), of the sampled Gaussian
-mechanism (Mironov, Talwar and Zhang, 2019, arXiv:1908.10530; of fixed-size cohorts:
-Wang, Balle and Kasiviswanathan, AISTATS 2019), converted by Canonne, Kamath and
-Steinke, "The Discrete Gaussian for Differential Privacy", NeurIPS 2020, Proposition
-12. "pld" is the tighter one beside it: privacy loss distributions (Koskela, Jälkö and
-Honkela, AISTATS 2020), discretised from above by connecting the dots (Doroshenko et
-al., PoPETs 2022).
+Two accountants stand behind one function. "rdp" has a bound for everything, and alone
+runs inside compiled rounds and on resume: Rényi differential privacy (Mironov, "Rényi
+Differential Privacy", CSF 2017), of the sampled Gaussian mechanism (Mironov, Talwar and
+Zhang, 2019, arXiv:1908.10530; of fixed-size cohorts: Wang, Balle and Kasiviswanathan,
+AISTATS 2019, see FIXED_SIZE.md), converted by Canonne, Kamath and Steinke, "The
+Discrete Gaussian for Differential Privacy", NeurIPS 2020, Proposition 12. "pld" is
+tighter and never above it: privacy loss distributions (`dp.pld`), or the closed form
+where releases are Gaussians without sampling (`dp.conversions`). A budget
+(`target_epsilon`) and a headline mean `stated`: PLD's epsilon where there is one, else
+RDP's.
 
-RDP of the Poisson-subsampled Gaussian and the conversion are our own (`dp.rdp`); the
-rest is dp-accounting's. Before any accountant sees an event it is flattened
-(`dp.events`) into counted mechanisms whose parameters are checked Python floats.
+RDP of the Poisson-subsampled Gaussian, its conversion and PLD are our own (`dp.rdp`,
+`dp.pld`); RDP of other mechanisms is dp-accounting's. Before any accountant sees an
+event it is flattened (`dp.events`) into counted mechanisms whose parameters are checked
+Python floats.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, SupportsFloat, SupportsInt
+from typing import NamedTuple, SupportsFloat, SupportsInt
 
 import numpy as np
 from jaxtyping import Float
 
 from ppml_lab import checks
 from ppml_lab.base import PrivacyEvent
-from ppml_lab.dp import accountants, events, rdp
+from ppml_lab.dp import accountants, cut, events, rdp, search
 
 ACCOUNTANTS = accountants.NAMES
+BEST = "best"
+_NOTED = 1e-3
+"""The cut of the noise is spoken of from this share of delta on."""
 
 
 class RdpCurve(NamedTuple):
@@ -38,10 +43,19 @@ class RdpCurve(NamedTuple):
     Attributes:
       values: RDP in nats at `rdp.ORDERS`, given that nothing fails; inf where unknown.
       failure: The probability that something fails (`events.failing`), part of delta.
+      outside: That a release lies outside a neighbour's support (`dp.cut`), likewise.
     """
 
     values: Float[np.ndarray, " orders"]
     failure: float
+    outside: float
+
+
+class Stated(NamedTuple):
+    """An epsilon, and the name of the accountant that proves it."""
+
+    epsilon: float
+    accountant: str
 
 
 def supports(privacy_event: PrivacyEvent, accountant: str) -> bool:
@@ -67,14 +81,17 @@ def epsilon(
 
     Args:
       privacy_event: The event of a whole run and what it promises to whom.
-      delta: In (0, 1), well below 1 / population: warns above it.
-      accountant: "rdp", the headline, or "pld", tighter, for Gaussian and Laplace
-        releases and Poisson sampling. PLD discretises privacy loss by 1e-4, and by more
-        where RDP's epsilon exceeds 10, so that time and memory stay bounded.
+      delta: In (0, 1), well below 1 / population: warns above it. Or 0, for pure
+        mechanisms: then it is about real-valued noise, for no float's noise is pure.
+      accountant: "rdp", or "pld", tighter: for Gaussian, Laplace and
+        randomised-response releases and Poisson sampling. PLD discretises privacy loss
+        by 1e-4, by less where a round's loss is little, and by more where RDP's epsilon
+        exceeds 10, so that it takes seconds at most; where delta is below 4e-15 for
+        each release, rounding would tell and it is RDP's answer.
 
     Returns:
-      A Python float; inf where nothing is promised or noise is below 1e-3 of the
-      sensitivity.
+      A Python float; inf where nothing is promised, where noise is below 1e-3 of the
+      sensitivity, or so little that its cut uses up delta: see `cut_note`.
 
     Raises:
       events.UnsupportedEventError: A ValueError: the accountant has no bound;
@@ -83,15 +100,109 @@ def epsilon(
         what may fail (`events.failing`) uses up delta.
     """
     delta = events.to_float("delta", delta)
+    if delta == 0:
+        return _pure_epsilon(privacy_event, accountant)
     checks.probability("delta", delta, allow_one=False)
     _warn_of_large_delta(privacy_event, delta)
-    mechanisms, failure = accountants.flat(privacy_event, accountant)
-    left = delta_left(delta, failure)
-    total = accountants.rdp_total(mechanisms)
-    by_rdp = float(rdp.epsilon_of_rdp(total, rdp.ORDERS, left))
-    if accountant == "rdp" or math.isinf(by_rdp):
+    mechanisms, failure, outside = accountants.flat(privacy_event, accountant)
+    left = accountants.delta_left(delta, failure, outside)
+    if left == 0:
+        return math.inf
+    by_rdp = accountants.rdp_epsilon(mechanisms, left)
+    if accountant == "rdp" or math.isinf(accountants.rdp_total(mechanisms).min()):
         return by_rdp
     return accountants.pld_epsilon(frozenset(mechanisms.items()), left, by_rdp)
+
+
+def _pure_epsilon(privacy_event: PrivacyEvent, accountant: str) -> float:
+    mechanisms, failure, _ = accountants.flat(privacy_event, accountant)
+    found = accountants.pure_total(mechanisms)
+    private = privacy_event.privacy_unit is not None
+    if failure > 0 or (private and math.isinf(found)):
+        raise ValueError(
+            "delta must lie in (0, 1), got 0, which is for pure mechanisms alone"
+            " (Laplace noise, randomised response); choose one below 1 / population"
+        )
+    return found if private else math.inf
+
+
+def stated(privacy_event: PrivacyEvent, delta: SupportsFloat) -> Stated:
+    """The epsilon that a budget means: PLD's where there is one, else RDP's.
+
+    **Guarantee:** `epsilon`'s, against those who see what is released (the public), not
+    against whoever runs the protocol: see `epsilon_server`. Raises as `epsilon` does.
+    """
+    name = "pld" if supports(privacy_event, "pld") else "rdp"
+    return Stated(epsilon(privacy_event, delta, name), name)
+
+
+def epsilon_public(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
+    """Against those who see the released models: the `stated` epsilon."""
+    return stated(privacy_event, delta).epsilon
+
+
+def epsilon_server(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
+    """Against whoever runs the protocol and sees who takes part: `stated` of
+    `against_server`; inf where that party itself adds the noise.
+    """
+    return stated(against_server(privacy_event), delta).epsilon
+
+
+def against_server(privacy_event: PrivacyEvent) -> PrivacyEvent:
+    """What an event promises against whoever runs the protocol.
+
+    That party follows it, but sees every message and who sends one, and makes the noise
+    that is not the clients' own. So nothing is promised but for releases inside an
+    `events.participating`: their cost is the same as against the public.
+    """
+    import dp_accounting
+
+    if events.made_by_clients(privacy_event.event):
+        return privacy_event
+    return privacy_event._replace(event=dp_accounting.NonPrivateDpEvent())
+
+
+def cut_share(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
+    """The share of delta that the cut of the noise uses up (`dp.cut`); above 1, epsilon
+    is infinite. Raises as `epsilon` does.
+    """
+    delta = events.to_float("delta", delta)
+    checks.probability("delta", delta, allow_one=False)
+    return accountants.flat(privacy_event, "rdp").outside / delta
+
+
+def cut_note(privacy_event: PrivacyEvent, delta: SupportsFloat) -> str:
+    """What a guarantee's line says of the cut of the noise; "" up to 1e-3 of delta."""
+    share = cut_share(privacy_event, delta)
+    if share <= _NOTED:
+        return ""
+    line = (
+        f"{share:.2g} of delta is the chance that noise, which ends at"
+        f" {cut.NORMAL_CUT:g} standard deviations, gives a release away"
+    )
+    if share < 1:
+        return line
+    return line + ": no epsilon holds at this delta; take a larger noise_multiplier"
+
+
+def epsilon_from_below(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
+    """A lower bound on the true epsilon of Gaussian releases, sampled or not, at delta.
+
+    **Guarantee:** below it the event, with real-valued noise, is not (epsilon,
+    delta)-DP: at most that of the pair of neighbours that is hardest to hide. For what
+    an attack shows to be spent; never for what is promised.
+
+    Raises:
+      events.UnsupportedEventError: For an event that is more than Gaussian releases.
+      ValueError: As `epsilon` does.
+    """
+    delta = events.to_float("delta", delta)
+    checks.probability("delta", delta, allow_one=False)
+    mechanisms, _, _ = accountants.flat(privacy_event, "pld")
+    by_rdp = accountants.rdp_epsilon(mechanisms, delta)
+    if math.isinf(by_rdp):
+        return by_rdp
+    return accountants.epsilon_from_below(frozenset(mechanisms.items()), delta, by_rdp)
 
 
 def epsilons(
@@ -170,20 +281,26 @@ def delta_curve(
     points = [events.to_float("epsilons", value) for value in epsilons]
     for value in points:
         checks.non_negative("epsilons", value)
-    mechanisms, failure = accountants.flat(privacy_event, accountant)
+    mechanisms, failure, outside = accountants.flat(privacy_event, accountant)
     total = accountants.rdp_total(mechanisms)
     deltas = rdp.delta_of_rdp(total, rdp.ORDERS, np.array(points, float)).tolist()
     if accountant == "pld" and np.isfinite(total).any():
         by_rdp = float(rdp.epsilon_of_rdp(total, rdp.ORDERS, 1e-6))
         counted = frozenset(mechanisms.items())
-        deltas = accountants.pld_deltas(counted, points, by_rdp)
-    return [min(1.0, value + failure) for value in deltas]
+        tighter = accountants.pld_deltas(counted, points, by_rdp)
+        deltas = [min(pair) for pair in zip(deltas, tighter, strict=True)]
+    pure = accountants.pure_total(mechanisms)
+    deltas = [
+        0.0 if point >= pure else value
+        for point, value in zip(points, deltas, strict=True)
+    ]
+    return [min(1.0, value + failure + outside) for value in deltas]
 
 
 def rdp_curve(privacy_event: PrivacyEvent) -> RdpCurve:
     """The RDP of an event, for conversions other than `epsilon`; raises as it does."""
-    mechanisms, failure = accountants.flat(privacy_event, "rdp")
-    return RdpCurve(accountants.rdp_total(mechanisms), failure)
+    mechanisms, failure, outside = accountants.flat(privacy_event, "rdp")
+    return RdpCurve(accountants.rdp_total(mechanisms), failure, outside)
 
 
 def old_conversion_epsilon(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
@@ -195,24 +312,11 @@ def old_conversion_epsilon(privacy_event: PrivacyEvent, delta: SupportsFloat) ->
     """
     delta = events.to_float("delta", delta)
     checks.probability("delta", delta, allow_one=False)
-    values, failure = rdp_curve(privacy_event)
-    slack = -math.log(delta_left(delta, failure))
-    return float(np.min(values + slack / (rdp.ORDERS - 1)))
-
-
-def delta_left(delta: float, failure: float) -> float:
-    """What of delta remains beside the probability that something fails.
-
-    Raises:
-      ValueError: If nothing does.
-    """
-    if failure >= delta:
-        raise ValueError(
-            f"delta {delta:g} must exceed {failure:.3g}, the probability that a cut"
-            " sample or another failure (`events.failing`) voids the guarantee; raise"
-            " delta"
-        )
-    return delta - failure
+    values, failure, outside = rdp_curve(privacy_event)
+    left = accountants.delta_left(delta, failure, outside)
+    if left == 0:
+        return math.inf
+    return float(np.min(values - math.log(left) / (rdp.ORDERS - 1)))
 
 
 def _warn_of_large_delta(privacy_event: PrivacyEvent, delta: float) -> None:
@@ -234,31 +338,56 @@ def calibrate_noise_multiplier(
 ) -> float:
     """The smallest noise multiplier whose epsilon does not exceed the target.
 
-    **Guarantee:** `epsilon(make_event(result), delta, accountant) <= target_epsilon`;
-    the result is within a relative 2e-6 of the smallest such multiplier.
+    **Guarantee:** `epsilon(make_event(result), delta, accountant) <= target_epsilon`
+    (for "best": the `stated` one), and never more noise than RDP asks for. Within a
+    relative 2e-6 of the smallest such multiplier; for "best" within 1e-3, by a handful
+    of PLDs.
 
     Args:
       make_event: The whole run's event at a noise multiplier; more noise, less epsilon.
       target_epsilon: Positive; inf asks for no noise.
       delta: In (0, 1).
-      accountant: "rdp" or "pld"; PLD starts from RDP's answer.
+      accountant: "best" (PLD where it has a bound, else RDP: what a budget means),
+        "rdp" or "pld"; PLD starts from RDP's answer.
 
     Raises:
       events.UnsupportedEventError: If the accountant has no bound for the events.
-      ValueError: If an argument is out of range, or no noise reaches the target.
+      ValueError: If an argument is out of range, the event promises nothing, or no
+        noise reaches the target.
     """
     target = events.to_float("target_epsilon", target_epsilon)
     checks.positive("target_epsilon", target, allow_inf=True)
-    checks.known("accountant", accountant, ACCOUNTANTS)
-    noise: float | None = None
-    for name in ACCOUNTANTS[: ACCOUNTANTS.index(accountant) + 1]:
-        noise = _smallest_noise(
-            lambda noise, name=name: epsilon(make_event(noise), delta, name),
-            target,
-            noise or 1.0,
+    checks.known("accountant", accountant, (BEST, *ACCOUNTANTS))
+    if math.isinf(target):
+        return 0.0
+    most = make_event(events.MOST_NOISE)
+    if not accountants.promises(most):
+        raise ValueError(
+            f"target_epsilon {target:g} needs a mechanism with noise: this event"
+            " promises nothing whatever its noise_multiplier; take a privacy mechanism"
+            " with noise, or target_epsilon inf"
         )
+    best = accountant == BEST
+    if best:
+        accountant = "pld" if supports(most, "pld") else "rdp"
+    noise = search.smallest(
+        lambda noise: epsilon(make_event(noise), delta, "rdp"), target, 1.0
+    )
+    if accountant == "pld":
+
+        def by_pld(noise: float) -> float:
+            return epsilon(make_event(noise), delta, "pld")
+
+        if best:
+            slope = 1.0
+            if noise:
+                less = epsilon(make_event(0.9 * noise), delta, "rdp")
+                slope = math.log(max(less / target, 1.0)) / math.log(1 / 0.9)
+            noise = search.refined(by_pld, target, noise, slope)
+        else:
+            noise = search.smallest(by_pld, target, noise or 1.0)
     if noise is None:
-        floor = epsilon(make_event(events.MOST_NOISE), delta, accountant)
+        floor = epsilon(most, delta, accountant)
         instead = "" if accountant == "pld" else ', ask for accountant "pld"'
         raise ValueError(
             f"target_epsilon {target:g} is out of reach at delta {delta}: the least,"
@@ -267,36 +396,3 @@ def calibrate_noise_multiplier(
             f" raise target_epsilon or delta{instead}"
         )
     return noise
-
-
-def _smallest_noise(
-    epsilon_at: Callable[[float], float], target: float, start: float
-) -> float | None:
-    """The root of `epsilon_at` = target from the safe side, sought around `start`; None
-    if even the most noise misses.
-    """
-    from scipy import optimize
-
-    epsilon_at = functools.cache(epsilon_at)
-    if epsilon_at(0.0) <= target:
-        return 0.0
-    low = high = start
-    ratio = 1.25
-    while epsilon_at(low) <= target:
-        low, high, ratio = low / ratio, low, min(ratio**2, 4.0)
-    while epsilon_at(high) > target:
-        if high > events.MOST_NOISE:
-            return None
-        low, high, ratio = high, high * ratio, min(ratio**2, 4.0)
-
-    def excess(log_noise: float) -> float:
-        found = epsilon_at(math.exp(log_noise))
-        return math.log(min(max(found / target, 1e-20), 1e20))
-
-    bracket = math.log(low), math.log(high)
-    log_root: Any = optimize.brentq(excess, *bracket, xtol=2e-7, rtol=1e-15)
-    root = math.exp(log_root)
-    margin = 5e-7
-    while epsilon_at(root * (1 + margin)) > target:
-        margin *= 2
-    return root * (1 + margin)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
 from ppml_lab import checks
+from ppml_lab.dp import cut
 
 LEAST_NOISE = 1e-3
 """A single release with less noise has an epsilon above 500,000: it counts as none."""
@@ -22,9 +23,30 @@ MOST_NOISE = 1e6
 
 
 class Failure(NamedTuple):
-    """Part of an event: with this `probability`, on any data, anything is released."""
+    """Part of an event: with this `probability` anything is released.
+
+    Attributes:
+      probability: Of one run.
+      reason: Why it adds to delta without a factor exp(epsilon): "apart" is drawn apart
+        from any one contribution (`failing`), "support" is the mass of noise of finite
+        support outside the neighbour's (`dp.cut`, which has the proof).
+    """
 
     probability: float
+    reason: str = "apart"
+
+
+class Participation(NamedTuple):
+    """Part of an event: with this `probability` its unit takes part, for all to see.
+
+    Attributes:
+      probability: Of taking part in one run.
+      event: What taking part costs: a `DpEvent`; once flattened, a sorted tuple of
+        (mechanism, count).
+    """
+
+    probability: float
+    event: Any
 
 
 class UnsupportedEventError(ValueError):
@@ -111,6 +133,50 @@ def fixed_size(population: SupportsInt, cohort_size: SupportsInt, event: Any) ->
     return dp_accounting.SampledWithoutReplacementDpEvent(total, size, event)
 
 
+def participating(participation_prob: SupportsFloat, event: Any) -> Any:
+    """`event`, made by the unit itself whenever it takes part, which everybody sees.
+
+    Local noise: nobody hides who takes part, so that nothing is amplified, but a unit
+    pays only for the rounds that it takes part in. At order a the pair (took part,
+    release) has RDP `log(1 - q + q exp((a - 1) rdp(a))) / (a - 1)`. What is not inside
+    a `participating` is noise that a trusted party adds: it promises nothing against
+    that party (`accounting.against_server`).
+
+    **Guarantee:** participation is drawn for each run afresh, without looking at the
+    data. The bound holds against whoever runs the protocol, and so against those who
+    see only what is made of the messages.
+
+    Args:
+      participation_prob: Probability of taking part in a run, in (0, 1].
+      event: A `DpEvent`; all of it is released, or nothing.
+
+    Raises:
+      ValueError: If the probability is out of range.
+    """
+    import dp_accounting
+
+    prob = to_float("participation_prob", participation_prob)
+    checks.probability("participation_prob", prob, allow_one=True)
+    if isinstance(event, dp_accounting.NonPrivateDpEvent):
+        return event
+    parts: list[Any] = [Participation(prob, event)]
+    return dp_accounting.ComposedDpEvent(parts)
+
+
+def made_by_clients(event: Any) -> bool:
+    """Whether every release of an event is inside a `participating`."""
+    import dp_accounting as dp
+
+    match event:
+        case Participation() | Failure() | dp.NoOpDpEvent():
+            return True
+        case dp.SelfComposedDpEvent(event=inner):
+            return made_by_clients(inner)
+        case dp.ComposedDpEvent(events=events):
+            return all(made_by_clients(part) for part in events)
+    return False
+
+
 def compose(event: Any, num_rounds: SupportsInt) -> Any:
     """`num_rounds` adaptive repetitions of `event`; an integer of at least 1."""
     import dp_accounting
@@ -154,7 +220,9 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
     """Counts the mechanisms that an event composes, `count` times over.
 
     They are the keys: dp-accounting's frozen events, rebuilt with checked Python
-    floats, the sampled ones around a single Gaussian.
+    floats, the sampled ones around a single Gaussian; a `Participation` around counted
+    mechanisms; and a `Failure` for whatever may go wrong, among it what the cut of
+    every Gaussian's and Laplace release's noise costs (`dp.cut`).
     """
     import dp_accounting as dp
 
@@ -163,9 +231,9 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
             return Counter()
         case dp.NonPrivateDpEvent():
             return Counter({event: count})
-        case Failure(probability=chance):
-            checks.probability("probability", chance, allow_one=False)
-            return Counter({Failure(to_float("probability", chance)): count})
+        case Failure(probability=chance, reason=reason):
+            checks.probability("probability", chance, allow_one=reason == "support")
+            return Counter({Failure(to_float("probability", chance), reason): count})
         case dp.SelfComposedDpEvent(event=inner, count=times):
             return flatten(inner, count * _int("count", times))
         case dp.ComposedDpEvent(events=events):
@@ -173,9 +241,14 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
             for part in events:
                 total.update(flatten(part, count))
             return total
-        case dp.GaussianDpEvent() | dp.LaplaceDpEvent():
-            noise = _noise(event.noise_multiplier)
-            return Counter({_within_range(type(event), noise): count})
+        case Participation(probability=prob, event=inner):
+            return _flat_participation(prob, inner, count)
+        case dp.GaussianDpEvent():
+            release = _within_range(dp.GaussianDpEvent, _noise(event.noise_multiplier))
+            return _with_cut(release, cut.of_gaussian, release, 1.0, count)
+        case dp.LaplaceDpEvent():
+            release = _within_range(dp.LaplaceDpEvent, _noise(event.noise_multiplier))
+            return _with_cut(release, cut.of_laplace, release, 1.0, count)
         case dp.RandomizedResponseDpEvent(noise_parameter=prob, num_buckets=values):
             return Counter({randomised_response(prob, values): count})
         case dp.ZCDpEvent(rho=rho, xi=xi):
@@ -185,13 +258,52 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
                 {dp.ZCDpEvent(to_float("rho", rho), to_float("xi", xi)): count}
             )
         case dp.PoissonSampledDpEvent(sampling_probability=prob, event=inner):
-            return Counter({poisson(prob, _one_gaussian(inner)): count})
+            release = _one_gaussian(inner)
+            prob = to_float("sampling_prob", prob)
+            sampled = poisson(prob, release)
+            return _with_cut(sampled, cut.of_gaussian, release, prob, count)
         case dp.SampledWithoutReplacementDpEvent(
             source_dataset_size=population, sample_size=size, event=inner
         ):
             release = _one_gaussian(inner)
-            return Counter({fixed_size(population, size, release): count})
+            sampled = fixed_size(population, size, release)
+            # Twice: `dp.cut`.
+            share = 1.0 if sampled == release else 2 * float(size) / float(population)
+            return _with_cut(sampled, cut.of_gaussian, release, share, count)
     raise UnsupportedEventError(f"no accountant here has a bound for {event}")
+
+
+def _with_cut(
+    mechanism: Any, mass: Callable[[float], float], release: Any, share: float, n: int
+) -> Counter[Any]:
+    """A mechanism and the failure by the cut of its `release`'s noise, in which a unit
+    takes part with probability `share` at most.
+    """
+    import dp_accounting as dp
+
+    if mechanism == dp.NonPrivateDpEvent():
+        return Counter({mechanism: n})
+    chance = min(1.0, share * mass(release.noise_multiplier))
+    found: Counter[Any] = Counter({mechanism: n})
+    if chance > 0:
+        found[Failure(chance, "support")] += n
+    return found
+
+
+def _flat_participation(prob: Any, event: Any, count: int) -> Counter[Any]:
+    prob = to_float("participation_prob", prob)
+    checks.probability("participation_prob", prob, allow_one=True)
+    if prob == 1:
+        return flatten(event, count)
+    inner = flatten(event)
+    found: Counter[Any] = Counter()
+    for part in [part for part in inner if isinstance(part, Failure)]:
+        chance = min(1.0, prob * part.probability * inner.pop(part))
+        found[Failure(chance, part.reason)] += count
+    if inner:
+        mechanisms = tuple(sorted(inner.items(), key=repr))
+        found[Participation(prob, mechanisms)] += count
+    return found
 
 
 def _within_range(kind: Callable[[float], Any], noise: float) -> Any:
@@ -209,7 +321,12 @@ def _one_gaussian(event: Any) -> Any:
     """The single Gaussian release that Gaussian releases of one cohort amount to."""
     import dp_accounting as dp
 
-    mechanisms = flatten(event)
+    mechanisms = {
+        part: count
+        for part, count in flatten(event).items()
+        # That of the single release, below, covers them.
+        if not (isinstance(part, Failure) and part.reason == "support")
+    }
     if dp.NonPrivateDpEvent() in mechanisms:
         return dp.NonPrivateDpEvent()
     if {type(mechanism) for mechanism in mechanisms} != {dp.GaussianDpEvent}:
@@ -226,6 +343,8 @@ def to_float(name: str, value: Any) -> float:
     """
     if checks.is_traced(value):
         raise ValueError(f"{name} must be known before tracing: account on the host")
+    if isinstance(value, str | bytes):
+        raise ValueError(f"{name} must be a number, got {value!r}")
     return float(value)
 
 

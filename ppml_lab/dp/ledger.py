@@ -3,7 +3,8 @@
 A run may mix mechanisms: model updates, metrics, an adaptive clip norm, example-level
 noise inside client-level noise, or the runs of a sweep. Each is a named entry. Entries
 that promise the same thing (the same privacy unit under the same neighbouring relation)
-add up; others are reported side by side, because no sum of them means anything.
+add up; others are reported side by side, because no sum of them means anything. What an
+event says beside itself, of other units (`PrivacyEvent.beside`), is entries of its own.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def add(
     Args:
       ledger: To be added to.
       name: What is released; new in this ledger.
-      privacy_event: What one release costs.
+      privacy_event: What one release costs; what stands beside it becomes entries named
+        "NAME (UNIT)".
       times: How often it happens in the run, at least 1.
 
     Raises:
@@ -66,8 +68,11 @@ def add(
         )
     accountants.flat(privacy_event, "rdp")
     composed = events.compose(privacy_event.event, times)
-    entry = Entry(name, privacy_event._replace(event=composed))
-    return Ledger((*ledger.entries, entry))
+    alone = _alone(privacy_event)._replace(event=composed)
+    ledger = Ledger((*ledger.entries, Entry(name, alone)))
+    for other in getattr(privacy_event, "beside", ()):
+        ledger = add(ledger, f"{name} ({other.privacy_unit})", other, times)
+    return ledger
 
 
 def by_promise(ledger: Ledger) -> dict[Promise, Ledger]:
@@ -85,7 +90,8 @@ def total(ledger: Ledger) -> PrivacyEvent:
 
     **Guarantee:** adaptive composition: whoever sees all the releases learns what the
     event allows, even if one release was made in the light of another. The entries'
-    parameters must not depend on the data.
+    parameters must not depend on the data, and their randomness is independent. The
+    population is the smallest of the entries', so that a large delta is warned of.
 
     Raises:
       MixedPromisesError: If entries differ in privacy unit or neighbouring relation; it
@@ -111,7 +117,13 @@ def total(ledger: Ledger) -> PrivacyEvent:
     composed = dp_accounting.ComposedDpEvent(
         [entry.event.event for entry in ledger.entries]
     )
-    return PrivacyEvent(composed, promise.neighboring_relation, promise.privacy_unit)
+    known = [entry.event.population for entry in ledger.entries]
+    return PrivacyEvent(
+        composed,
+        promise.neighboring_relation,
+        promise.privacy_unit,
+        min((number for number in known if number is not None), default=None),
+    )
 
 
 def report(
@@ -133,7 +145,10 @@ def report(
       Lists of rows of plain Python values under "entries" and "totals": `name` (of an
       entry; of a total the list `names`), `privacy_unit`, `neighboring_relation`,
       `delta` (None where nothing is promised), `epsilon_rdp`, and `epsilon_pld`, None
-      where there is no PLD; entries have their `mechanisms` in words too.
+      where there is no PLD, both against the public; `accountant`, the name of the one
+      whose epsilon a budget means, and that epsilon as `epsilon_public`;
+      `epsilon_server`, against whoever runs the protocol; `cut`, what is to be said of
+      the noise's (`accounting.cut_note`). Entries have their `mechanisms` in words too.
 
     Raises:
       ValueError: If a delta is missing or out of range.
@@ -157,9 +172,15 @@ def report(
 
 
 def in_words(event: PrivacyEvent) -> list[str]:
-    """What an event composes, counted: "50 x GaussianDpEvent(...)" and so on."""
+    """What an event composes, counted: "50 x GaussianDpEvent(...)" and so on; without
+    the cut of its noise, of which `accounting.cut_note` speaks.
+    """
     counted = events.flatten(event.event)
-    return [f"{count} x {mechanism}" for mechanism, count in counted.items()]
+    return [
+        f"{count} x {mechanism}"
+        for mechanism, count in counted.items()
+        if not (isinstance(mechanism, events.Failure) and mechanism.reason == "support")
+    ]
 
 
 def to_json(ledger: Ledger, delta: SupportsFloat | Mapping[str, SupportsFloat]) -> str:
@@ -184,7 +205,9 @@ def _cost(
     unit = event.privacy_unit
     row = {"privacy_unit": unit, "neighboring_relation": event.neighboring_relation}
     if unit is None:
-        return row | {"delta": None, "epsilon_rdp": math.inf, "epsilon_pld": math.inf}
+        infinite = ("epsilon_rdp", "epsilon_pld", "epsilon_public", "epsilon_server")
+        nothing = {"delta": None, "accountant": None, "cut": ""}
+        return row | nothing | dict.fromkeys(infinite, math.inf)
     if isinstance(delta, Mapping):
         if unit not in delta:
             raise ValueError(
@@ -193,8 +216,19 @@ def _cost(
             )
         delta = delta[unit]
     has_pld = accounting.supports(event, "pld")
+    stated = accounting.stated(event, delta)
     return row | {
         "delta": events.to_float("delta", delta),
         "epsilon_rdp": accounting.epsilon(event, delta, "rdp"),
-        "epsilon_pld": accounting.epsilon(event, delta, "pld") if has_pld else None,
+        "epsilon_pld": stated.epsilon if has_pld else None,
+        "accountant": stated.accountant,
+        "epsilon_public": stated.epsilon,
+        "epsilon_server": accounting.epsilon_server(event, delta),
+        "cut": accounting.cut_note(event, delta),
     }
+
+
+def _alone(event: PrivacyEvent) -> PrivacyEvent:
+    """Without what stands beside it."""
+    nothing: dict[str, Any] = {"beside": ()} if "beside" in event._fields else {}
+    return event._replace(**nothing)

@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float, PyTree
 
 from ppml_lab import base, checks
-from ppml_lab.dp import rdp
+from ppml_lab.dp import cut, rdp
 
 
 class LiveState(NamedTuple):
@@ -24,7 +24,8 @@ class LiveState(NamedTuple):
         float32 sums of 10,000 terms may be off by 1e-4, of a million by 1e-2).
       noise: The last release's noise multiplier.
       cost: RDP of a release with that noise.
-      failure: The probability that something has failed (`events.failing`).
+      failure: The probability that something has failed (`events.failing`), or that a
+        release was outside a neighbour's support (`dp.cut`).
     """
 
     inner: PyTree
@@ -91,9 +92,9 @@ def live(
         # Without noise everything is infinite, and inf - inf is NaN.
         excess = jnp.where(jnp.isfinite(spent), (spent - state.spent) - more, 0.0)
         noisy, inner = mechanism.privatize(key, state.inner, total, sensitivity)
-        return noisy, LiveState(
-            inner, spent, excess, noise, cost, state.failure + failure
-        )
+        outside = sampling_prob * jax.scipy.special.ndtr(1 / noise - cut.NORMAL_CUT)
+        failed = state.failure + failure + outside
+        return noisy, LiveState(inner, spent, excess, noise, cost, failed)
 
     def report(state: LiveState) -> dict[str, Array]:
         left = delta - state.failure
@@ -133,7 +134,11 @@ def _sampling(sampler: base.ClientSampler) -> tuple[float, float]:
 
     release = dp_accounting.GaussianDpEvent(1.0)
     parts = events.flatten(sampler.amplify(release))
-    failure = sum(p.probability for p in parts if isinstance(p, events.Failure))
+    failure = sum(
+        part.probability
+        for part in parts
+        if isinstance(part, events.Failure) and part.reason == "apart"
+    )
     (drawn,) = [part for part in parts if not isinstance(part, events.Failure)]
     if sampler.neighboring_relation == "add_or_remove_one":
         if isinstance(drawn, dp_accounting.PoissonSampledDpEvent):

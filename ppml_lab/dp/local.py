@@ -1,8 +1,10 @@
 """Local differential privacy: what leaves a client is already private.
 
 The neighbours of all of these are "replace_one": the client's data become any others.
-The server sees who takes part, so sampling amplifies nothing, and a run is accounted as
-if every client took part in every round. The noise comes from generators
+The server sees who takes part, so sampling amplifies nothing, but a client's rounds add
+up only where it takes part (`events.participating`): so it is accounted, against the
+server and against whoever sees what the server makes of the messages. The noise comes
+from generators
 fit for research, not cryptographic, and a client with other plans can send anything.
 """
 
@@ -18,6 +20,8 @@ from jaxtyping import PyTree
 
 from ppml_lab import base, checks, random, trees
 from ppml_lab.dp import clipping, mechanisms
+
+_MOST_EPSILON = 700.0
 
 
 def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
@@ -103,7 +107,7 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
 
     Args:
       max_abs: Bound of every coordinate, positive.
-      target_epsilon: Of one participation, positive.
+      target_epsilon: Of one participation, positive; above 700 it counts as none.
 
     Raises:
       ValueError: For numbers that are not positive and finite.
@@ -127,9 +131,15 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
         return cut(jnp.zeros_like(vector).at[place].set(answer))
 
     def event() -> Any:
+        import dp_accounting
+
         from ppml_lab.dp import events
 
-        return events.randomised_response(2 / (1 + math.exp(float(target_epsilon))), 2)
+        # No float is as small as the chance of a lie.
+        if target_epsilon > _MOST_EPSILON:
+            return dp_accounting.NonPrivateDpEvent()
+        shrunk = math.exp(-float(target_epsilon))
+        return events.randomised_response(2 * shrunk / (1 + shrunk), 2)
 
     return _at_the_client(clip, float("inf"), event)
 
@@ -153,7 +163,9 @@ def _at_the_client(clip: Any, norm_bound: Any, event: Any) -> base.PrivacyMechan
     ) -> base.PrivacyEvent:
         from ppml_lab.dp import events
 
-        composed = events.compose(event(), num_releases)
+        share = events.to_float("expected_cohort", sampler.expected_cohort)
+        taken = events.participating(min(1.0, share / sampler.population), event())
+        composed = events.compose(taken, num_releases)
         return base.PrivacyEvent(composed, "replace_one", "client", sampler.population)
 
     return base.PrivacyMechanism(

@@ -81,6 +81,40 @@ def subsampled_gaussian(
     return _rdp(np, float(sampling_prob), s, orders, min(int(points), _MOST_POINTS))
 
 
+def random_participation(
+    values: Float[np.ndarray, " orders"],
+    orders: Float[np.ndarray, " orders"],
+    participation_prob: float,
+) -> Float[np.ndarray, " orders"]:
+    """RDP of a release that is made with some probability, for all to see; host side.
+
+    **Guarantee:** exact: the pair (made or not, release) has the Rényi divergence
+    `log(1 - q + q exp((a - 1) values)) / (a - 1)` at order a if the release has that of
+    `values`, as whether it is made does not depend on the data.
+
+    Args:
+      values: RDP of the release, in nats; inf where unknown.
+      orders: Above 1.
+      participation_prob: q, in (0, 1].
+
+    Returns:
+      One value per order, in nats.
+
+    Raises:
+      ValueError: If the probability is out of range.
+    """
+    checks.probability("participation_prob", participation_prob, allow_one=True)
+    if participation_prob == 1:
+        return values
+    gap = orders - 1
+    grown = gap * values
+    near = np.log1p(participation_prob * np.expm1(np.minimum(grown, 30.0)))
+    far = np.logaddexp(
+        math.log1p(-participation_prob), math.log(participation_prob) + grown
+    )
+    return np.where(grown < 30, near, far) / gap
+
+
 def epsilon_of_rdp(rdp: Any, orders: Float[np.ndarray, " orders"], delta: Any) -> Any:
     """The epsilon at `delta` of a mechanism with these RDP values.
 

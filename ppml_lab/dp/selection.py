@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from ppml_lab import checks
 from ppml_lab.base import PrivacyEvent
-from ppml_lab.dp import accounting, events, rdp
+from ppml_lab.dp import accountants, accounting, events, rdp
 
 _MOST_STOP = 700.0
 """The largest log(1 / gamma) whose exponential is a float."""
@@ -143,7 +143,11 @@ def epsilon(
     checks.probability("delta", delta, allow_one=False)
     curve = accounting.rdp_curve(privacy_event)
     best = rdp_of_best(stopping, curve.values, rdp.ORDERS)
-    left = accounting.delta_left(delta, stopping.mean * curve.failure)
+    left = accountants.delta_left(
+        delta, stopping.mean * curve.failure, stopping.mean * curve.outside
+    )
+    if left == 0:
+        return math.inf
     return float(rdp.epsilon_of_rdp(best, rdp.ORDERS, left))
 
 

@@ -12,17 +12,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree, UInt32
+from scipy import special
 
 from ppml_lab import base, checks, random
 from ppml_lab.data import storage
 from ppml_lab.federated import devices
 
-OVERFLOW_PROBABILITY = 1e-12
-"""Chance per draw that a Poisson sample outgrows its arrays and is cut off."""
+OVERFLOW_PROBABILITY = 1e-18
+"""Chance per draw that a Poisson sample outgrows its arrays and is cut off, unless
+`poisson` is told another.
+"""
 
 _BLOCK = 256
 """Members whose coins are counted together where few are drawn among many."""
@@ -58,6 +60,7 @@ def fixed_size(
     **Guarantee:** amplification of uniform sampling without replacement, which that of
     `random.distinct` is if words are uniform, under replace-one neighbours (Wang,
     Balle, Kasiviswanathan, AISTATS 2019), accounted by RDP; there is no PLD for it.
+    What is proven, and what it costs beside Poisson sampling: dp/FIXED_SIZE.md.
 
     Args:
       population: How many there are.
@@ -112,16 +115,20 @@ def fixed_size(
 
 
 def poisson(
-    population: int, sampling_prob: float, mesh: Mesh | None = None
+    population: int,
+    sampling_prob: Any,
+    mesh: Mesh | None = None,
+    *,
+    overflow_prob: float = OVERFLOW_PROBABILITY,
 ) -> base.ClientSampler:
     """Each member takes part independently with probability `sampling_prob`.
 
-    The cohort's arrays hold the largest sample that occurs but once in 10^12 draws; a
+    The cohort's arrays hold the largest sample that occurs but once in 10^18 draws; a
     larger one is cut off there. A member's coin is its own and 64 bits fine, so that
     devices can toss those of their own members, and rare ones have the right chance.
 
     **Guarantee:** Poisson amplification under add-or-remove neighbours (Mironov,
-    Talwar, Zhang, 2019), up to the 1e-12 per draw, which the event states and
+    Talwar, Zhang, 2019), up to `overflow_prob` per draw, which the event states and
     accounting adds to delta. That is enough: where the members whom both neighbours
     have leave a free place in the arrays, nothing is cut for either; they leave none
     with that probability for both, whoever else is there. Averages divide by the
@@ -129,16 +136,21 @@ def poisson(
 
     Args:
       population: How many there are.
-      sampling_prob: Each one's chance in a draw.
+      sampling_prob: Each one's chance in a draw; a number, of any type, known when the
+        sampler is built.
       mesh: If given, the devices along its axis "clients" toss the coins, each those of
         the members that it owns (`data.shard`); the sample is the same to the bit.
+      overflow_prob: Chance of a draw that is cut off, in (0, 1): a run spends as much
+        of delta in every draw. The rarer, the longer the arrays, by a little.
 
     Raises:
-      ValueError: If the population is empty or sampling_prob outside (0, 1].
+      ValueError: If the population is empty, or sampling_prob outside (0, 1] or traced,
+        or overflow_prob outside (0, 1).
     """
     checks.at_least("population", population, 1)
-    checks.probability("sampling_prob", sampling_prob, allow_one=True)
-    max_cohort = largest_poisson_sample(population, sampling_prob)
+    sampling_prob = _known_prob("sampling_prob", sampling_prob, allow_one=True)
+    overflow_prob = _known_prob("overflow_prob", overflow_prob, allow_one=False)
+    max_cohort = largest_poisson_sample(population, sampling_prob, overflow_prob)
 
     def draw(device: Array, num_devices: int, seed: UInt32[Array, " 2"]) -> base.Cohort:
         share = -(-population // num_devices)
@@ -166,7 +178,7 @@ def poisson(
     def amplify(event: Any) -> Any:
         from ppml_lab.dp import events
 
-        cut = OVERFLOW_PROBABILITY if max_cohort < population else 0.0
+        cut = overflow_prob if max_cohort < population else 0.0
         return events.failing(events.poisson(sampling_prob, event), cut)
 
     return base.ClientSampler(
@@ -221,12 +233,37 @@ def _few_drawn(
     )
 
 
-def largest_poisson_sample(population: int, sampling_prob: float) -> int:
-    """The size that a Poisson sample reaches with probability 1e-12 at most, or the
-    population.
+def _known_prob(name: str, value: Any, *, allow_one: bool) -> float:
+    """A probability of any numeric type as the Python float that is used throughout."""
+    if checks.is_traced(value):
+        raise ValueError(
+            f"{name} must be known when the sampler is built: it decides the length of"
+            " a cohort's arrays; pass a number"
+        )
+    prob = float(value)
+    checks.probability(name, prob, allow_one=allow_one)
+    return prob
+
+
+def largest_poisson_sample(
+    population: int,
+    sampling_prob: float,
+    overflow_prob: float = OVERFLOW_PROBABILITY,
+) -> int:
+    """The size that a Poisson sample reaches with probability `overflow_prob` at most,
+    or the population.
     """
-    quantile = scipy.stats.binom.isf(OVERFLOW_PROBABILITY, population, sampling_prob)
-    return int(np.clip(quantile + 1, 1, population))
+    # P(size >= k); SciPy's own quantile gives up below 1e-16.
+    low, high = 0, population
+    while high - low > 1:
+        middle = (low + high) // 2
+        if special.betainc(middle, population - middle + 1, sampling_prob) > (
+            overflow_prob
+        ):
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def drawn_to_cohort(drawn: Bool[Array, " population"], max_cohort: int) -> base.Cohort:

@@ -142,8 +142,19 @@ def test_rounds_report_it(regression, clients):
         assert ("clip_norm" in history) == (steps == 1)
 
 
+def test_noise_that_ends_uses_up_delta():
+    sampler, mechanism = federated.poisson(100, 0.2), dp.gaussian(1.0, 0.22)
+    delta = 3e-6
+    found = epsilons(dp.live(mechanism, sampler, delta), 4)
+    expected = stated(mechanism, sampler, 4, delta)
+    assert np.isfinite(expected[0])
+    assert np.isinf(expected[-1])
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
 def test_samples_cut_off_use_up_delta():
-    sampler, mechanism = federated.poisson(10_000, 0.001), dp.gaussian(1.0, 2.0)
+    sampler = federated.poisson(10_000, 0.001, overflow_prob=1e-12)
+    mechanism = dp.gaussian(1.0, 2.0)
     found = epsilons(dp.live(mechanism, sampler, 3.5e-12), 6)
     expected = stated(mechanism, sampler, 3, delta=3.5e-12)
     np.testing.assert_allclose(found[:3], expected, rtol=1e-3)

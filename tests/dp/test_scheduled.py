@@ -36,7 +36,7 @@ def test_its_event_composes_what_was_released():
     ]
     curve = accounting.rdp_curve(found)
     np.testing.assert_allclose(curve.values, np.sum(rdp, axis=0), rtol=1e-12)
-    np.testing.assert_allclose(curve.failure, 3e-12)
+    np.testing.assert_allclose(curve.failure, 3e-18)
 
 
 def test_a_constant_schedule_is_the_plain_mechanism():

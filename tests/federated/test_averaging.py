@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from ppml_lab import base, dp, federated, smpc
+from ppml_lab.dp import events
 
 INF = float("inf")
 KEY = jax.random.key(5)
@@ -342,8 +343,10 @@ def test_events_compose_over_rounds(regression):
     local = federated.averaging(
         regression, trainer, sampler, mechanism=dp.local_gaussian(1.0, 2.6)
     )
+    # Half the rounds are a client's own, and everybody sees which.
+    taken = events.participating(0.5, event)
     assert local.event(9) == base.PrivacyEvent(
-        dp_accounting.SelfComposedDpEvent(event, 9), "replace_one", "client", 5
+        dp_accounting.SelfComposedDpEvent(taken, 9), "replace_one", "client", 5
     )
     example = dp.gaussian(1.0, 1.3, privacy_unit="example")
     private = federated.local_dp_sgd(regression, optax.sgd(0.1), example, 1.0, 4, 7)

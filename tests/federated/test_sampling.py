@@ -190,16 +190,48 @@ def test_a_key_fixes_the_cohort():
 @pytest.mark.parametrize(
     ("population", "prob"), [(1, 0.5), (10, 1e-6), (100, 0.1), (2000, 5e-3), (50, 1.0)]
 )
-def test_poisson_outgrows_its_arrays_once_in_a_trillion_draws(population, prob):
-    limit = federated.poisson(population, prob).max_cohort
+@pytest.mark.parametrize("overflow", [1e-18, 1e-12, 1e-40])
+def test_poisson_outgrows_its_arrays_as_rarely_as_it_says(population, prob, overflow):
+    sampler = federated.poisson(population, prob, overflow_prob=overflow)
+    limit = sampler.max_cohort
     assert 1 <= limit <= population
     # Not even a sample that just fills them: accounting counts it as a failure.
-    assert scipy.stats.binom.sf(limit - 1, population, prob) < 1e-12 or (
+    assert scipy.stats.binom.sf(limit - 1, population, prob) <= overflow or (
         limit == population
     )
-    # And they are no longer than needed, give or take one.
-    if limit > 2:
-        assert scipy.stats.binom.sf(limit - 2, population, prob) > 1e-12
+    # And they are no longer than needed.
+    if limit > 1:
+        assert scipy.stats.binom.sf(limit - 2, population, prob) > overflow
+    assert overflow != 1e-18 or limit == federated.poisson(population, prob).max_cohort
+
+
+def test_the_places_of_a_published_population():
+    """McMahan et al., ICLR 2018: 763,430 users, 5,000 in a round, delta 1e-9."""
+    limit = sampling.largest_poisson_sample(763_430, 5000 / 763_430)
+    assert 5600 <= limit <= 5660
+
+
+@pytest.mark.parametrize(
+    "number",
+    [np.float32(0.1), np.float64(0.1), jnp.float32(0.1), np.array(0.1), 0.1],
+    ids=lambda number: type(number).__name__,
+)
+def test_a_probability_may_be_of_any_type(number):
+    sampler = federated.poisson(100, number)
+    plain = federated.poisson(100, float(number))
+    key = jax.random.key(2)
+    np.testing.assert_array_equal(
+        sampler.sample(key).weights, plain.sample(key).weights
+    )
+    assert sampler.amplify(GAUSSIAN) == plain.amplify(GAUSSIAN)
+    assert type(sampler.expected_cohort) is float
+
+
+def test_a_traced_probability_is_refused():
+    with pytest.raises(
+        ValueError, match="sampling_prob must be known when the sampler"
+    ):
+        jax.jit(lambda prob: federated.poisson(100, prob).expected_cohort)(0.1)
 
 
 def test_members_drawn_are_padded_or_cut_off():
@@ -217,7 +249,9 @@ def test_members_drawn_are_padded_or_cut_off():
 def test_events_are_those_of_dp_accounting():
     poisson = federated.poisson(100, 0.05)
     sampled = dp_accounting.PoissonSampledDpEvent(0.05, GAUSSIAN)
-    assert poisson.amplify(GAUSSIAN) == events.failing(sampled, 1e-12)
+    assert poisson.amplify(GAUSSIAN) == events.failing(sampled, 1e-18)
+    rare = federated.poisson(100, 0.05, overflow_prob=1e-30)
+    assert rare.amplify(GAUSSIAN) == events.failing(sampled, 1e-30)
     # Where the arrays hold everybody nothing is ever cut.
     assert federated.poisson(5, 0.05).amplify(GAUSSIAN) == sampled
     assert poisson.neighboring_relation == "add_or_remove_one"
@@ -240,6 +274,8 @@ def test_events_are_those_of_dp_accounting():
         (lambda: federated.poisson(5, -0.1), "sampling_prob"),
         (lambda: federated.poisson(5, 1.01), "sampling_prob"),
         (lambda: federated.poisson(5, float("nan")), "sampling_prob"),
+        (lambda: federated.poisson(5, 0.5, overflow_prob=0.0), "overflow_prob"),
+        (lambda: federated.poisson(5, 0.5, overflow_prob=1.0), "overflow_prob"),
     ],
 )
 def test_bad_arguments_are_named(build, message):
