@@ -68,9 +68,9 @@ def add(
         )
     accountants.flat(privacy_event, "rdp")
     composed = events.compose(privacy_event.event, times)
-    alone = _alone(privacy_event)._replace(event=composed)
+    alone = privacy_event._replace(event=composed, beside=())
     ledger = Ledger((*ledger.entries, Entry(name, alone)))
-    for other in getattr(privacy_event, "beside", ()):
+    for other in privacy_event.beside:
         ledger = add(ledger, f"{name} ({other.privacy_unit})", other, times)
     return ledger
 
@@ -226,9 +226,3 @@ def _cost(
         "epsilon_server": accounting.epsilon_server(event, delta),
         "cut": accounting.cut_note(event, delta),
     }
-
-
-def _alone(event: PrivacyEvent) -> PrivacyEvent:
-    """Without what stands beside it."""
-    nothing: dict[str, Any] = {"beside": ()} if "beside" in event._fields else {}
-    return event._replace(**nothing)

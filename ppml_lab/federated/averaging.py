@@ -217,8 +217,12 @@ def averaging(
     def event(num_rounds: int) -> base.PrivacyEvent:
         from ppml_lab.dp import events
 
-        single = trainer.event()
-        own = single._replace(event=events.compose(single.event, num_rounds))
+        single, drawn = trainer.event(), 1.0
+        if single.privacy_unit is not None:
+            drawn = min(1.0, float(sampler.expected_cohort) / sampler.population)
+        # A client pays for the rounds that it takes part in.
+        taken = events.participating(drawn, single.event)
+        own = single._replace(event=events.compose(taken, num_rounds))
         if not private:
             return own
         promised = mechanism.event(sampler, num_rounds)

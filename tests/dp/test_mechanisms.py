@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ppml_lab import dp
+from ppml_lab import base, dp
 from ppml_lab.dp import events
 from ppml_lab.federated import sampling
 
@@ -154,7 +154,9 @@ def test_no_privacy_changes_nothing_and_promises_nothing():
     assert mechanism.clip(jax.random.key(0), (), bad) is bad
     assert mechanism.privatize(jax.random.key(0), (), bad, 1.0) == (bad, ())
     event = mechanism.event(sampling.poisson(100, 0.1), 9)
-    assert event == (dp_accounting.NonPrivateDpEvent(), "add_or_remove_one", None, 100)
+    assert event == base.PrivacyEvent(
+        dp_accounting.NonPrivateDpEvent(), "add_or_remove_one", None, 100
+    )
     assert mechanism.privacy_unit is None
     assert mechanism.norm_bound(mechanism.init(KEY, ())) == float("inf")
 
@@ -196,7 +198,9 @@ SAMPLERS = {
 def test_the_event_follows_the_sampler(name, unit):
     sampler, relation, expected = SAMPLERS[name]
     mechanism = dp.gaussian(CLIP, NOISE, privacy_unit=unit)
-    assert mechanism.event(sampler, 1) == (expected, relation, unit, 1000)
+    assert mechanism.event(sampler, 1) == base.PrivacyEvent(
+        expected, relation, unit, 1000
+    )
     composed = dp_accounting.SelfComposedDpEvent(expected, 7)
     assert mechanism.event(sampler, 7).event == composed
     assert mechanism.privacy_unit is not None
@@ -210,7 +214,7 @@ def test_local_privacy_is_never_amplified(name):
     # It is paid for by those who take part, whom everybody sees.
     share = sampler.expected_cohort / 1000
     taken = events.participating(share, GAUSSIAN(0.35))
-    assert event == (taken, "replace_one", "client", 1000)
+    assert event == base.PrivacyEvent(taken, "replace_one", "client", 1000)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
