@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ FLOATS = st.floats(-(2.0**100), 2.0**100, width=32).filter(
 )
 
 
-def exact(total: pairs.Pair) -> np.ndarray:
+def exact(total: pairs.Pair) -> Any:
     """As float64, of which 48 bits need 48."""
     return np.float64(total.high) + np.float64(total.low)
 
@@ -67,7 +68,7 @@ def test_sums_are_those_of_fractions(way, rows):
 @pytest.mark.parametrize("kind", ["aligned", "grow and cancel", "mixed"])
 def test_a_hundred_thousand_rows(way, kind):
     rng = np.random.default_rng(0)
-    rows = np.float32(0.1 + 1e-3 * rng.random((100_000, 3)))
+    rows: Any = np.float32(0.1 + 1e-3 * rng.random((100_000, 3)))
     if kind == "grow and cancel":
         rows = np.concatenate([rows[:50_000], -rows[:50_000]])
         rows[70_000] += np.float32(1e-3)
@@ -91,7 +92,7 @@ def test_a_million_rows(way):
 
 def test_taking_a_row_away_moves_the_total_by_that_row():
     """A float32 sum of these moves by 1.1 rows."""
-    rows = np.float32(np.random.default_rng(0).normal(1, 0.01, (30_000, 5)))
+    rows: Any = np.float32(np.random.default_rng(0).normal(1, 0.01, (30_000, 5)))
     full = exact(one_by_one(jnp.asarray(rows)))
     for at in (0, 15_000, 29_999):
         less = rows.copy()

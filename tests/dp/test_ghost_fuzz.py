@@ -97,7 +97,7 @@ def norm(rng: np.random.Generator) -> Any:
                 reduction_axes=axes, feature_axes=of(rng, [-1, axes]),
                 use_fast_variance=of(rng, [True, False]), use_bias=bias, **common,
             ),
-            nn.RMSNorm(reduction_axes=axes, **(common | {"use_scale": True})),
+            nn.RMSNorm(reduction_axes=axes, dtype=of(rng, FLOATS[:3])),
             nn.GroupNorm(of(rng, [1, 2, 4]), use_bias=bias, **common),
             nn.GroupNorm(None, group_size=2, use_bias=bias, **common),
             nn.InstanceNorm(use_bias=bias, **common),

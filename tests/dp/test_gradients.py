@@ -329,7 +329,8 @@ def test_short_floats_are_clipped_and_summed_in_float32(method, dtype, param_dty
     params = model.init(KEY, examples["x"][:1])
 
     def loss(key, params, examples):
-        logits = jax.nn.log_softmax(model.apply(params, examples["x"]))
+        outputs: Any = model.apply(params, examples["x"])
+        logits = jax.nn.log_softmax(outputs)
         return -jnp.take_along_axis(logits, examples["y"][:, None], 1)[:, 0]
 
     total = jax.jit(
