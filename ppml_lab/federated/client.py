@@ -97,7 +97,7 @@ def local_dp_sgd(
         client: base.ClientView,
         step_number: Int[Array, ""],
     ) -> minibatch.LocalState:
-        gradient = dp.clipped_gradient(
+        gradient = dp.clipped_total(
             roles.loss_of_part(task, sent), mechanism, method=method
         )
         own = jax.random.fold_in(key, step_number)
