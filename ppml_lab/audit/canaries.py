@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree
 
-from ppml_lab import base, checks, dp, trees
+from ppml_lab import base, checks, dp, pairs, trees
 
 FAR = 1e4
 """The norm of a gradient-space canary before it is clipped."""
@@ -126,13 +126,12 @@ def gradient_canaries(
             found.squared_norms,
         )
 
-        def weighted_sum(factors: PyTree) -> PyTree:
+        def weighted_sum(factors: PyTree) -> pairs.Pair:
             quiet = jax.tree.map(lambda f: jnp.where(is_canary, 0.0, f), factors)
             # Canaries are clipped as a whole: one factor for all leaves.
             loud = jnp.where(is_canary, jax.tree.leaves(factors)[0], 0.0)
             total = found.weighted_sum(quiet)
-            added = directions.weighted_sum(known, FAR * loud)
-            return jax.tree.map(jnp.add, total, added)
+            return pairs.add(total, directions.weighted_sum(known, FAR * loud))
 
         return dp.PerExample(found.losses, squared_norms, weighted_sum)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, PyTree
 
-from ppml_lab import base, checks, dp, trees
+from ppml_lab import base, checks, dp, pairs, trees
 from ppml_lab.audit import canaries, worlds
 
 Rows = Float[Array, "rows dimension"]
@@ -104,7 +104,7 @@ def of_mechanism(
             total = summed(keys[1], state, rows, cohort)
             bound = mechanism.norm_bound(state)
             noisy, after = mechanism.privatize(keys[2], state, total, bound)
-            hidden = trees.as_vector(total)[0] / bound
+            hidden = trees.as_vector(pairs.value(total))[0] / bound
             return (after, sampler_state), Release(
                 worlds.as_rows(noisy) / bound,
                 hidden,
@@ -167,11 +167,7 @@ def _per_example(rows: PyTree) -> dp.PerExample:
     from ppml_lab.dp import per_example
 
     losses = jnp.zeros(jax.tree.leaves(rows)[0].shape[0])
-    return dp.PerExample(
-        losses,
-        jax.tree.map(per_example.squared_norms, rows),
-        lambda factors: jax.tree.map(per_example.weighted_rows, factors, rows),
-    )
+    return per_example.whole(losses, rows)
 
 
 def bound_moved(

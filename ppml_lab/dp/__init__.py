@@ -9,8 +9,10 @@ from ppml_lab.dp.clipping import RULES as CLIPPING_RULES
 from ppml_lab.dp.clipping import clip_by_global_norm
 from ppml_lab.dp.gradients import (
     ClippedGradient,
+    ClippedTotal,
     SummedGradient,
     clipped_gradient,
+    clipped_total,
     example_keys,
     per_example_method,
     summed_gradient,
@@ -24,11 +26,13 @@ from ppml_lab.dp.scheduled import scheduled_gaussian
 __all__ = [
     "CLIPPING_RULES",
     "ClippedGradient",
+    "ClippedTotal",
     "PerExample",
     "SummedGradient",
     "adaptive_gaussian",
     "clip_by_global_norm",
     "clipped_gradient",
+    "clipped_total",
     "example_keys",
     "gaussian",
     "live",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import base, checks
+from ppml_lab import base, checks, pairs
 from ppml_lab.dp import clipping, mechanisms
 from ppml_lab.dp.per_example import PerExample
 
@@ -84,14 +84,16 @@ def adaptive_gaussian(
 
     def clip_examples(
         state: Array, gradients: PerExample, weights: Float[Array, " n"]
-    ) -> dict[str, PyTree]:
+    ) -> pairs.Pair:
         norms = gradients.squared_norms
         factors = clipping.flat(state).factors(norms)
         votes = within(state, norms, factors)
-        return {
-            "update": clipping.scaled_sum(gradients, factors, weights),
-            "within": jnp.sum(jnp.where(weights > 0, votes, 0.0)),
-        }
+        return pairs.together(
+            {
+                "update": clipping.scaled_sum(gradients, factors, weights),
+                "within": pairs.sum_over(jnp.where(weights > 0, votes, 0.0)),
+            }
+        )
 
     def privatize(
         key: base.Key, state: Array, total: dict[str, PyTree], sensitivity: Any

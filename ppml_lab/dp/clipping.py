@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import checks
+from ppml_lab import checks, pairs
 from ppml_lab.dp.per_example import PerExample
+from ppml_lab.dp.sums import wide
 
 
 class Clipping(NamedTuple):
@@ -25,6 +26,7 @@ class Clipping(NamedTuple):
     **Guarantee:** a contribution scaled by the factors has L2 norm at most
     `norm_bound`, up to float rounding (relative 1e-6); if any of it is NaN or infinite,
     or its norm overflows, all factors are exactly zero, so that it cannot poison a sum.
+    Norms and factors are float32 whatever the contribution's type.
 
     Attributes:
       factors: `squared_norms -> factors`, both shaped like the contribution with `[]`
@@ -41,7 +43,7 @@ def flat(clip_norm: Any) -> Clipping:
 
     def factors(squared_norms: PyTree) -> PyTree:
         norm = total_norm(squared_norms)
-        factor = jnp.where(jnp.isfinite(norm), jnp.minimum(1.0, clip_norm / norm), 0.0)
+        factor = jnp.where(jnp.isfinite(norm), _down_to(clip_norm, norm), 0.0)
         return jax.tree.map(lambda _: factor, squared_norms)
 
     return Clipping(factors, clip_norm)
@@ -63,7 +65,7 @@ def per_layer(clip_norm: Any) -> Clipping:
             layers.setdefault(path[:-1], []).append(leaf)
         share = clip_norm / jnp.sqrt(jnp.float32(len(layers)))
         factor = {
-            layer: jnp.where(finite, jnp.minimum(1.0, share / total_norm(own)), 0.0)
+            layer: jnp.where(finite, _down_to(share, total_norm(own)), 0.0)
             for layer, own in layers.items()
         }
         return jax.tree.unflatten(structure, [factor[path[:-1]] for path, _ in paths])
@@ -81,10 +83,17 @@ def normalised(clip_norm: Any, stability: float = 0.01) -> Clipping:
 
     def factors(squared_norms: PyTree) -> PyTree:
         norm = total_norm(squared_norms)
-        factor = jnp.where(jnp.isfinite(norm), clip_norm / (norm + stability), 0.0)
+        largest = jnp.finfo(norm.dtype).max
+        factor = jnp.minimum(clip_norm / (norm + stability), largest)
+        factor = jnp.where(jnp.isfinite(norm), factor, 0.0)
         return jax.tree.map(lambda _: factor, squared_norms)
 
     return Clipping(factors, clip_norm)
+
+
+def _down_to(bound: Any, norm: Array) -> Array:
+    """The factor that scales a norm down to the bound, where it is above."""
+    return jnp.where(norm > bound, bound / norm, 1.0)
 
 
 RULES = {"flat": flat, "per_layer": per_layer, "normalised": normalised}
@@ -108,18 +117,34 @@ def clip(clipping: Clipping, update: PyTree) -> PyTree:
 
 
 def scale(update: PyTree, factors: PyTree) -> PyTree:
-    """Every leaf times its factor; zeros where that is 0."""
+    """Every leaf times its factor; zeros where that is 0.
+
+    Short floats are multiplied in float32, for which their factors may be too large,
+    and rounded towards zero, so that what is bounded stays so.
+    """
 
     def scaled(leaf: Array, factor: Array) -> Array:
+        values = wide(leaf)
         # Not a product alone: 0 times NaN is NaN.
-        return jnp.where(factor > 0, leaf * factor.astype(leaf.dtype), 0)
+        product = jnp.where(factor > 0, values * factor.astype(values.dtype), 0)
+        return _towards_zero(product, leaf.dtype)
 
     return jax.tree.map(scaled, update, factors)
 
 
+def _towards_zero(values: Array, dtype: Any) -> Array:
+    if values.dtype == dtype:
+        return values
+    nearest = values.astype(dtype)
+    bits = jax.lax.bitcast_convert_type(nearest, jnp.uint16)
+    nearer = jax.lax.bitcast_convert_type(bits - jnp.uint16(1), dtype)
+    too_far = jnp.abs(nearest.astype(values.dtype)) > jnp.abs(values)
+    return jnp.where(too_far, nearer, nearest)
+
+
 def clip_examples(
     clipping: Clipping, gradients: PerExample, weights: Float[Array, " n"]
-) -> PyTree:
+) -> pairs.Pair:
     """The sum of per-example gradients, each scaled as the rule says; examples of
     weight 0 are left out.
     """
@@ -129,10 +154,10 @@ def clip_examples(
 
 def scaled_sum(
     gradients: PerExample, factors: PyTree, weights: Float[Array, " n"]
-) -> PyTree:
+) -> pairs.Pair:
     """The sum of per-example gradients times their factors, without weights of 0."""
     heard = jax.tree.map(lambda f: jnp.where(weights > 0, f, 0.0), factors)
-    return gradients.weighted_sum(heard)
+    return pairs.of(gradients.weighted_sum(heard))
 
 
 def squared_norms(update: PyTree) -> PyTree:
@@ -140,8 +165,8 @@ def squared_norms(update: PyTree) -> PyTree:
 
     def squared(leaf: Array) -> Array:
         # Squares of short floats would overflow.
-        wide = leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf
-        return jnp.sum(wide * wide)
+        values = wide(leaf)
+        return jnp.sum(values * values)
 
     return jax.tree.map(squared, update)
 

@@ -24,10 +24,10 @@ from jax import Array
 from jax.extend.core import Jaxpr, Var
 from jaxtyping import PyTree
 
-from ppml_lab import base
+from ppml_lab import base, pairs
 from ppml_lab.dp import tokens
 from ppml_lab.dp.hearing import hearing
-from ppml_lab.dp.layers import Rule, rule_of
+from ppml_lab.dp.layers import Rule, parameters, rule_of
 from ppml_lab.dp.per_example import Method, PerExample, single_loss
 
 
@@ -96,15 +96,23 @@ def by_layers(loss: base.TaskLoss) -> Method:
             )
             for path, place in call.leaves.items():
                 uses[place].append(found[path])
+        for own, (path, _) in zip(uses, jax.tree.leaves_with_path(params), strict=True):
+            if len({getattr(use.left, "ndim", 0) for use in own}) > 1:
+                raise UnknownLayerError(
+                    f"ghost norms do not add up {jax.tree_util.keystr(path)} as a "
+                    'table of rows and as a matrix; use method="vmap"'
+                )
         parts = [
             tokens.gradients(own, leaf.shape) if own else _none(leaf, len(keys))
             for own, leaf in zip(uses, leaves, strict=True)
         ]
         whole = jax.tree.unflatten(structure, parts)
 
-        def weighted_sum(factors: PyTree) -> PyTree:
-            return jax.tree.map(
-                lambda factor, part: part.weighted_sum(factor), factors, whole
+        def weighted_sum(factors: PyTree) -> pairs.Pair:
+            return pairs.together(
+                jax.tree.map(
+                    lambda factor, part: part.weighted_sum(factor), factors, whole
+                )
             )
 
         norms = jax.tree.unflatten(structure, [part.squared_norms for part in parts])
@@ -119,7 +127,7 @@ def _is_known(layer: nn.Module) -> bool:
 
 def _none(leaf: Array, n: int) -> tokens.Gradients:
     """The gradients of a parameter that the loss does not use."""
-    return tokens.Gradients(jnp.zeros(n), lambda factors: jnp.zeros_like(leaf))
+    return tokens.Gradients(jnp.zeros(n), lambda factors: pairs.zero(leaf))
 
 
 def _calls(
@@ -136,7 +144,7 @@ def _calls(
         def hear(layer: nn.Module, value: Array, output: Array) -> Array:
             rule = rule_of(layer)
             assert rule is not None
-            own = flatten_dict(rule.owner(layer).variables.get("params", {}))
+            own = parameters(layer, rule)
             if not own or any(id(leaf) not in places for leaf in own.values()):
                 calls.append(None)
                 return output

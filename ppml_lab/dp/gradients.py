@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import base, checks, trees
-from ppml_lab.dp import ghost, per_example
+from ppml_lab import base, checks, pairs, trees
+from ppml_lab.dp import ghost, per_example, sums
 
 METHODS = ("auto", "ghost", "vmap")
 
@@ -27,6 +28,12 @@ ClippedGradient = Callable[
 """`(keys [n], mechanism_state, params, examples, weights) -> (what the mechanism
 privatizes, sum of losses)`."""
 
+ClippedTotal = Callable[
+    [base.Key, PyTree, PyTree, PyTree, Float[Array, " n"]],
+    tuple[pairs.Pair, Float[Array, ""]],
+]
+"""As `ClippedGradient`, but not rounded to float32 yet."""
+
 
 def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
     """The gradient of the summed loss; `weights` (0 or 1) mask padding.
@@ -40,7 +47,8 @@ def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
     ) -> tuple[PyTree, Float[Array, ""]]:
         def total(params: PyTree) -> Float[Array, ""]:
             losses = loss(key, params, examples)
-            return jnp.sum(jnp.where(weights > 0, losses, 0.0))
+            per_example.check_losses(losses, weights.shape[0])
+            return jnp.sum(jnp.where(weights > 0, sums.wide(losses), 0.0))
 
         value, grads = jax.value_and_grad(total)(params)
         return grads, value
@@ -57,10 +65,11 @@ def clipped_gradient(
 ) -> ClippedGradient:
     """The sum of each example's gradient, clipped by `mechanism`.
 
-    **Guarantee:** adding or removing one example moves the sum by at most
-    `mechanism.norm_bound`; an example with weight 0, or whose gradient is not finite,
-    contributes exactly zero. Every example goes through the loss alone, as a batch of
-    one, with a key of its own.
+    **Guarantee:** adding or removing one example moves the sum, before it is rounded
+    to float32 once, by at most `mechanism.norm_bound` times 1 + 1e-5, whatever the
+    types of the model's layers, the batch and the microbatches; an example with weight
+    0, or whose gradient is not finite, contributes exactly zero. Every example goes
+    through the loss alone, as a batch of one, with a key of its own.
 
     Args:
       loss: Per-example losses.
@@ -79,6 +88,35 @@ def clipped_gradient(
       ValueError: If microbatch_size is below 1, the method unknown, or the mechanism
         protects clients; with "ghost", when called, for a model that it does not know.
     """
+    total = clipped_total(
+        loss, mechanism, method=method, microbatch_size=microbatch_size
+    )
+
+    def gradient(
+        keys: base.Key,
+        state: PyTree,
+        params: PyTree,
+        examples: PyTree,
+        weights: Float[Array, " n"],
+    ) -> tuple[PyTree, Float[Array, ""]]:
+        summed, losses = total(keys, state, params, examples, weights)
+        return pairs.value(summed), losses
+
+    return gradient
+
+
+def clipped_total(
+    loss: base.TaskLoss,
+    mechanism: base.PrivacyMechanism,
+    *,
+    method: str | per_example.Method = "auto",
+    microbatch_size: int | None = None,
+) -> ClippedTotal:
+    """`clipped_gradient` as a `pairs.Pair`: noise is added before it is rounded.
+
+    Rounding a sum of n examples errs by up to `n * 2^-24` clip norms, which the noise
+    covers only once it is in.
+    """
     if mechanism.privacy_unit != "example":
         raise ValueError(
             f"clipping examples protects examples, not '{mechanism.privacy_unit}'; "
@@ -94,10 +132,11 @@ def clipped_gradient(
         params: PyTree,
         examples: PyTree,
         weights: Float[Array, " n"],
-    ) -> tuple[PyTree, Float[Array, ""]]:
+    ) -> tuple[pairs.Pair, Float[Array, ""]]:
         gradients = gradients_of(keys, params, examples)
-        losses = jnp.where(weights > 0, gradients.losses, 0.0)
-        return mechanism.clip_examples(state, gradients, weights), jnp.sum(losses)
+        losses = jnp.where(weights > 0, sums.wide(gradients.losses), 0.0)
+        total = mechanism.clip_examples(state, gradients, weights)
+        return pairs.of(total), jnp.sum(losses)
 
     def gradient(
         keys: base.Key,
@@ -105,7 +144,7 @@ def clipped_gradient(
         params: PyTree,
         examples: PyTree,
         weights: Float[Array, " n"],
-    ) -> tuple[PyTree, Float[Array, ""]]:
+    ) -> tuple[pairs.Pair, Float[Array, ""]]:
         n = weights.shape[0]
         if microbatch_size is None or microbatch_size >= n:
             return batch_sum(keys, state, params, examples, weights)
@@ -113,7 +152,7 @@ def clipped_gradient(
         rows = jnp.arange(num_parts * microbatch_size)
         present = jnp.where(rows < n, weights[jnp.minimum(rows, n - 1)], 0.0)
 
-        def part_sum(at: Array) -> tuple[PyTree, Float[Array, ""]]:
+        def part_sum(at: Array) -> tuple[pairs.Pair, Float[Array, ""]]:
             inside = jnp.minimum(at, n - 1)
             rows = trees.take(examples, inside)
             return batch_sum(keys[inside], state, params, rows, present[at])
@@ -122,13 +161,14 @@ def clipped_gradient(
         occupied = jnp.any(present[parts] > 0, axis=1)
         # A Poisson sample's arrays end in padding: a third of them at 256 examples.
         num_occupied = jnp.max(jnp.where(occupied, jnp.arange(num_parts) + 1, 0))
-        shapes = jax.eval_shape(part_sum, parts[0])
-        return jax.lax.fori_loop(
-            0,
-            num_occupied,
-            lambda part, total: jax.tree.map(jnp.add, total, part_sum(parts[part])),
-            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
-        )
+
+        def add(part: Array, so_far: tuple[pairs.Pair, Array]) -> Any:
+            total, losses = part_sum(parts[part])
+            return pairs.merge(so_far[0], total), so_far[1] + losses
+
+        total, losses = jax.eval_shape(part_sum, parts[0])
+        start = pairs.zero(total.high), jnp.zeros(losses.shape, losses.dtype)
+        return jax.lax.fori_loop(0, num_occupied, add, start)
 
     return gradient
 

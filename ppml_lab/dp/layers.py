@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from flax.traverse_util import flatten_dict
 from jax import Array, lax
 from jaxtyping import PyTree
 
 from ppml_lab.dp.recurrent import is_plain_rnn, rnn
+from ppml_lab.dp.sums import wide
 from ppml_lab.dp.tokens import Tokens, places
 
 
@@ -24,11 +27,14 @@ class Rule(NamedTuple):
       tokens: `(layer, weights, inputs [n, ...], output gradients [n, ...]) -> tokens`,
         nested as the weights are.
       holds: Whether that is right for a layer with its options.
+      names: What the layer's own parameters are called, for it may share its scope
+        with others; None for all in its scope.
       owner: The module whose parameters the layer uses.
     """
 
     tokens: Callable[[Any, PyTree, Array, Array], dict[str, Any]]
     holds: Callable[[Any], bool]
+    names: Callable[[Any], Collection[str] | None]
     owner: Callable[[Any], nn.Module] = lambda layer: layer
 
 
@@ -39,12 +45,24 @@ def rule_of(layer: nn.Module) -> Rule | None:
     return rule if rule is not None and rule.holds(layer) else None
 
 
+def parameters(layer: nn.Module, rule: Rule) -> dict[tuple[str, ...], Any]:
+    """The layer's own parameters, by path; empty where some are not there."""
+    names = rule.names(layer)
+    found = flatten_dict(rule.owner(layer).variables.get("params", {}))
+    if names is None:
+        return found
+    own = {path: leaf for path, leaf in found.items() if path[0] in names}
+    return own if set(own) == {(name,) for name in names} else {}
+
+
 def _dense(
     layer: nn.Dense, weights: PyTree, inputs: Array, grads: Array
 ) -> dict[str, Tokens]:
     del weights
     right = places(grads)
-    return {"kernel": Tokens(places(inputs), right), "bias": Tokens(None, right)}
+    # What the layer multiplies may be shorter than what it is given.
+    seen = places(inputs.astype(grads.dtype))
+    return {"kernel": Tokens(seen, right), "bias": Tokens(None, right)}
 
 
 def _conv(
@@ -68,7 +86,19 @@ def _embed(
     layer: nn.Embed, weights: PyTree, inputs: Array, grads: Array
 ) -> dict[str, Tokens]:
     del weights
-    return {"embedding": Tokens(inputs.reshape(len(inputs), -1), places(grads))}
+    words, size = inputs.reshape(len(inputs), -1), layer.num_embeddings
+    if size == 1:
+        rows = jnp.zeros(words.shape, jnp.int32)
+        return {"embedding": Tokens(rows, places(grads))}
+    # As `jnp.take` has it: -1 is the last row, and what is beyond is none.
+    if jnp.iinfo(words.dtype).bits < 32:
+        words = words.astype(jnp.int32)
+    edge = jnp.asarray(size, words.dtype)
+    known = words < edge
+    if jnp.issubdtype(words.dtype, jnp.signedinteger):
+        known &= words >= -edge
+    rows = jnp.where(known, (words % edge).astype(jnp.int32), -1)
+    return {"embedding": Tokens(rows, places(grads))}
 
 
 def _norm(
@@ -76,21 +106,42 @@ def _norm(
 ) -> dict[str, Tokens]:
     del weights
     switches = ("use_scale", "use_bias")
-    off = {name: False for name in switches if hasattr(layer, name)}
-    plain = layer.clone(parent=None, **off)
+    off: dict[str, Any] = {name: False for name in switches if hasattr(layer, name)}
+    # Normalised in float32, as before a shorter output is rounded.
+    plain = layer.clone(parent=None, dtype=jnp.float32, **off)
     normalised = jax.vmap(lambda x: plain.apply({}, x))(inputs)
     return {
-        "scale": Tokens(None, places(grads * normalised)),
+        "scale": Tokens(None, places(wide(grads) * wide(normalised))),
         "bias": Tokens(None, places(grads)),
     }
 
 
 def _is_plain_dense(layer: nn.Dense) -> bool:
-    return layer.dot_general is None and layer.dot_general_cls is None
+    plain = layer.dot_general is None and layer.dot_general_cls is None
+    return plain and _promotes_as_flax(layer)
 
 
 def _is_plain_conv(layer: nn.Conv) -> bool:
-    return layer.feature_group_count == 1 and layer.mask is None
+    plain = layer.feature_group_count == 1 and layer.mask is None
+    return plain and _promotes_as_flax(layer) and _is_convolution(layer)
+
+
+def _promotes_as_flax(layer: nn.Dense | nn.Conv | nn.Embed) -> bool:
+    return layer.promote_dtype is promote_dtype
+
+
+def _is_convolution(layer: nn.Conv) -> bool:
+    """Whether the layer computes what `lax.conv_general_dilated` does.
+
+    Packages that never import each other know a function by its name.
+    """
+    function: Any = layer.conv_general_dilated
+    if layer.conv_general_dilated_cls is not None:
+        return False
+    if function is None or function is lax.conv_general_dilated:
+        return True
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', '')}"
+    return name == "ppml_lab.models.conv.conv_general_dilated"
 
 
 def _is_per_position(layer: nn.LayerNorm | nn.RMSNorm) -> bool:
@@ -102,14 +153,23 @@ def _is_whole_group(layer: nn.GroupNorm) -> bool:
     return layer.reduction_axes is None and layer.axis_name is None
 
 
+def _kernel_and_bias(layer: nn.Dense | nn.Conv) -> Collection[str]:
+    return ("kernel", "bias") if layer.use_bias else ("kernel",)
+
+
+def _scale_and_bias(layer: Any) -> Collection[str]:
+    switches = {"scale": layer.use_scale, "bias": getattr(layer, "use_bias", False)}
+    return [name for name, used in switches.items() if used]
+
+
 _RULES: dict[type[nn.Module], Rule] = {
-    nn.Dense: Rule(_dense, _is_plain_dense),
-    nn.Conv: Rule(_conv, _is_plain_conv),
-    nn.Embed: Rule(_embed, lambda layer: True),
-    nn.LayerNorm: Rule(_norm, _is_per_position),
-    nn.RMSNorm: Rule(_norm, _is_per_position),
-    nn.GroupNorm: Rule(_norm, _is_whole_group),
-    nn.RNN: Rule(rnn, is_plain_rnn, owner=lambda layer: layer.cell),
+    nn.Dense: Rule(_dense, _is_plain_dense, _kernel_and_bias),
+    nn.Conv: Rule(_conv, _is_plain_conv, _kernel_and_bias),
+    nn.Embed: Rule(_embed, _promotes_as_flax, lambda layer: ("embedding",)),
+    nn.LayerNorm: Rule(_norm, _is_per_position, _scale_and_bias),
+    nn.RMSNorm: Rule(_norm, _is_per_position, _scale_and_bias),
+    nn.GroupNorm: Rule(_norm, _is_whole_group, _scale_and_bias),
+    nn.RNN: Rule(rnn, is_plain_rnn, lambda layer: None, owner=lambda layer: layer.cell),
 }
 
 
@@ -142,7 +202,7 @@ def _patches(
     pads = [(*pad, gap - 1) for pad, gap in zip(padding, lhs_dilation, strict=True)]
     padded = lax.pad(lhs, jnp.zeros((), lhs.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     counts = [
-        (size - span) // stride + 1
+        max((size - span) // stride + 1, 0)
         for size, span, stride in zip(
             padded.shape[1:-1], reach, window_strides, strict=True
         )

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, random, trees
+from ppml_lab import base, checks, pairs, random, trees
 from ppml_lab.dp import clipping, mechanisms
 
 _MOST_EPSILON = 700.0
@@ -175,7 +175,7 @@ def _at_the_client(clip: Any, norm_bound: Any, event: Any) -> base.PrivacyMechan
         # Noise has no bound, and the one signed coordinate grows with the dimension.
         message_bound=lambda state: float("inf"),
         norm_bound=lambda state: norm_bound,
-        privatize=lambda key, state, total, sensitivity: (total, state),
+        privatize=lambda key, state, total, sensitivity: (pairs.value(total), state),
         noise_multiplier=None,
         report=lambda state: {},
         event=releases,

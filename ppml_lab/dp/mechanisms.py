@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, random, trees
+from ppml_lab import base, checks, pairs, random, trees
 from ppml_lab.dp import clipping
 
 
@@ -34,7 +34,7 @@ def no_privacy() -> base.PrivacyMechanism:
         clip_examples=clips_no_examples,
         message_bound=lambda state: float("inf"),
         norm_bound=lambda state: float("inf"),
-        privatize=lambda key, state, total, sensitivity: (total, state),
+        privatize=lambda key, state, total, sensitivity: (pairs.value(total), state),
         noise_multiplier=None,
         report=lambda state: {},
         event=event,
@@ -162,8 +162,11 @@ def check_noise(clip_norm: Any, noise_multiplier: Any) -> None:
 def add_noise(
     key: base.Key, tree: PyTree, noise_multiplier: Any, sensitivity: Any
 ) -> PyTree:
-    """Independent Gaussian noise on every coordinate, of `noise_multiplier *
+    """A sum with independent Gaussian noise on every coordinate, of `noise_multiplier *
     sensitivity`; none without a multiplier, whatever the sensitivity.
+
+    The sum, a tree or a `pairs.Pair` of trees, is rounded to float32 once, noise
+    included; short floats get the noise of float32 and stay it.
     """
     # Without noise the sensitivity may be infinite, and 0 * inf is NaN.
     silent = jnp.asarray(noise_multiplier) == 0
@@ -171,8 +174,10 @@ def add_noise(
         silent, 0.0, noise_multiplier * jnp.where(silent, 0, sensitivity)
     )
 
-    def noisy(leaf_key: base.Key, leaf: jax.Array) -> jax.Array:
-        noise = random.normal(random.seed(leaf_key), leaf.size).reshape(leaf.shape)
-        return leaf + stddev.astype(leaf.dtype) * noise.astype(leaf.dtype)
+    def noise(leaf_key: base.Key, leaf: jax.Array) -> jax.Array:
+        normal = random.normal(random.seed(leaf_key), leaf.size).reshape(leaf.shape)
+        return stddev.astype(leaf.dtype) * normal.astype(leaf.dtype)
 
-    return jax.tree.map(noisy, trees.leaf_keys(key, tree), tree)
+    total = pairs.of(tree)
+    noises = jax.tree.map(noise, trees.leaf_keys(key, total.high), total.high)
+    return pairs.value(pairs.add(total, noises))

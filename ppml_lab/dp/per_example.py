@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import base
+from ppml_lab import base, pairs
+from ppml_lab.dp import sums
 
 
 class PerExample(NamedTuple):
@@ -24,14 +25,16 @@ class PerExample(NamedTuple):
       losses: `[n]`.
       squared_norms: Shaped like the parameters; for every leaf the squared L2 norms of
         the examples' gradients, `[n]`.
-      weighted_sum: `factors -> sum over examples of factor times gradient`; factors are
-        shaped like `squared_norms`. An example whose factor is 0 contributes exactly
-        zero, even if its gradient is not finite.
+        They may be larger by what rounding can hide, never smaller by more than a
+        relative 1e-6.
+      weighted_sum: `factors -> sum over examples of factor times gradient`, a
+        `pairs.Pair`; factors are shaped like `squared_norms`. An example whose factor
+        is 0 contributes exactly zero, even if its gradient is not finite.
     """
 
     losses: Float[Array, " n"]
     squared_norms: PyTree
-    weighted_sum: Callable[[PyTree], PyTree]
+    weighted_sum: Callable[[PyTree], pairs.Pair]
 
 
 Method = Callable[[base.Key, PyTree, PyTree], PerExample]
@@ -44,13 +47,18 @@ def by_vmap(loss: base.TaskLoss) -> Method:
     def gradients(keys: base.Key, params: PyTree, examples: PyTree) -> PerExample:
         single = jax.value_and_grad(single_loss(loss))
         losses, grads = jax.vmap(single, in_axes=(None, 0, 0))(params, keys, examples)
-        return PerExample(
-            losses,
-            jax.tree.map(squared_norms, grads),
-            lambda factors: jax.tree.map(weighted_rows, factors, grads),
-        )
+        return whole(losses, grads)
 
     return gradients
+
+
+def whole(losses: Float[Array, " n"], grads: PyTree) -> PerExample:
+    """Gradients that are there, leaves `[n, ...]` of any float type."""
+
+    def weighted_sum(factors: PyTree) -> pairs.Pair:
+        return pairs.together(jax.tree.map(sums.weighted_rows, factors, grads))
+
+    return PerExample(losses, jax.tree.map(sums.squared_norms, grads), weighted_sum)
 
 
 def single_loss(loss: base.TaskLoss) -> Callable[..., Float[Array, ""]]:
@@ -58,32 +66,24 @@ def single_loss(loss: base.TaskLoss) -> Callable[..., Float[Array, ""]]:
 
     def single(params: PyTree, key: base.Key, example: PyTree) -> Float[Array, ""]:
         batch = jax.tree.map(lambda leaf: leaf[None], example)
-        return loss(key, params, batch)[0]
+        losses = loss(key, params, batch)
+        check_losses(losses, 1)
+        return losses[0]
 
     return single
 
 
-def squared_norms(rows: Float[Array, "n *s"]) -> Float[Array, " n"]:
-    """The squared norm of each row."""
-    return jnp.sum(rows * rows, axis=tuple(range(1, rows.ndim)))
-
-
-def weighted_rows(
-    factors: Float[Array, " n"], rows: Float[Array, "n *s"]
-) -> Float[Array, "*s"]:
-    """The sum of rows, each times its factor; nothing of rows whose factor is 0."""
-    # Silencing copies all rows, for a batch that seldom needs it.
-    return jax.lax.cond(
-        jnp.all(jnp.isfinite(squared_norms(rows))),
-        lambda rows: jnp.tensordot(factors, rows, axes=1),
-        lambda rows: jnp.tensordot(factors, silenced(factors, rows), axes=1),
-        rows,
-    )
-
-
-def silenced(
-    factors: Float[Array, " n"], rows: Float[Array, "n *s"]
-) -> Float[Array, "n *s"]:
-    """Rows, but zeros where the factor is 0: 0 times NaN would be NaN."""
-    heard = (factors != 0).reshape(-1, *[1] * (rows.ndim - 1))
-    return jnp.where(heard, rows, 0)
+def check_losses(losses: Array, num_examples: int) -> None:
+    """Raises ValueError unless these are the losses of so many examples, one each."""
+    shape = jnp.shape(losses)
+    if shape != (num_examples,):
+        raise ValueError(
+            f"the task's loss must give one number for each of {num_examples} examples,"
+            f" shape [{num_examples}], but its shape is {list(shape)}; "
+            + (
+                "do not average or sum over the examples"
+                if shape == ()
+                else "reduce over every axis but the examples' (are labels one number "
+                "each?)"
+            )
+        )

@@ -26,7 +26,9 @@ def is_plain_rnn(layer: nn.RNN) -> bool:
     and returns its outputs.
     """
     turned = layer.time_major or layer.return_carry or layer.reverse
-    return type(layer.cell) in _CELLS and not turned
+    lifted = (layer.variable_broadcast, layer.variable_carry, dict(layer.variable_axes))
+    plain = lifted == ("params", False, {}) and not turned
+    return type(layer.cell) in _CELLS and plain
 
 
 def rnn(layer: nn.RNN, weights: PyTree, inputs: Array, grads: Array) -> dict[str, Any]:

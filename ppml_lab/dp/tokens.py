@@ -1,15 +1,28 @@
-"""A parameter's per-example gradients, kept as the factors they are made of."""
+"""A parameter's per-example gradients, kept as the factors they are made of.
+
+What is released and what is bounded must be one thing. Where a gradient is made before
+it is measured, rounding is part of it; where only its norm is told (`_outer`), what
+rounding can hide is added to the norm, and where that would be much the gradients are
+made one by one.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 
-from ppml_lab.dp.per_example import silenced, squared_norms, weighted_rows
+from ppml_lab import pairs
+from ppml_lab.dp import sums
+
+CONDITION = 64.0
+"""How many times smaller than the sum of its parts' norms a gradient may be to be told
+from its parts."""
 
 
 class Tokens(NamedTuple):
@@ -18,8 +31,8 @@ class Tokens(NamedTuple):
 
     Attributes:
       left: What is multiplied with `right` at each place: a vector, `[n, t, d]`, for
-        gradients `left_i x right_i` of a matrix; the row of a table, integers `[n, t]`;
-        nothing, None, for gradients that are the sum of `right`.
+        gradients `left_i x right_i` of a matrix; the row of a table, integers `[n, t]`,
+        negative for none; nothing, None, for gradients that are the sum of `right`.
       right: `[n, t, o]`.
     """
 
@@ -31,7 +44,7 @@ class Gradients(NamedTuple):
     """One parameter's part of `PerExample`."""
 
     squared_norms: Float[Array, " n"]
-    weighted_sum: Callable[[Float[Array, " n"]], Array]
+    weighted_sum: Callable[[Float[Array, " n"]], pairs.Pair]
 
 
 def places(values: Array) -> Array:
@@ -40,17 +53,18 @@ def places(values: Array) -> Array:
 
 
 def gradients(uses: Sequence[Tokens], shape: tuple[int, ...]) -> Gradients:
-    """The gradients of a parameter of this shape, over all its uses in the model.
+    """The gradients of a parameter of this shape, over all its uses in the model, which
+    are of one kind.
 
-    Uses are added up before anything is squared.
+    Uses are added up before anything is squared, in float32 whatever they come in.
     """
-    right = jnp.concatenate([use.right for use in uses], axis=1)
+    right = jnp.concatenate([sums.wide(use.right) for use in uses], axis=1)
     lefts = [use.left for use in uses if use.left is not None]
     if not lefts:
         return _kept(jnp.sum(right, axis=1), shape)
-    left = jnp.concatenate(lefts, axis=1)
-    if left.ndim == 2:
-        return _table(left, right, shape)
+    if lefts[0].ndim == 2:
+        return _table(jnp.concatenate(lefts, axis=1), right, shape)
+    left = jnp.concatenate([sums.wide(left) for left in lefts], axis=1)
     t, d, o = right.shape[1], left.shape[2], right.shape[2]
     # Products between the places, which `_outer` makes, cost t (d + o) per place and
     # product; gradients that are kept cost no second product but memory.
@@ -61,8 +75,8 @@ def gradients(uses: Sequence[Tokens], shape: tuple[int, ...]) -> Gradients:
 def _kept(rows: Float[Array, "n *s"], shape: tuple[int, ...]) -> Gradients:
     """Gradients that are there whole."""
     return Gradients(
-        squared_norms(rows),
-        lambda factors: weighted_rows(factors, rows).reshape(shape),
+        sums.squared_norms(rows),
+        lambda factors: _shaped(sums.weighted_rows(factors, rows), shape),
     )
 
 
@@ -70,39 +84,92 @@ def _products(left: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
     """Gradients kept whole because that is cheaper than telling their norms."""
     d, o = left.shape[-1], right.shape[-1]
     if d < o:
-        return _kept(jnp.einsum("ntd,nto->ndo", left, right), shape)
+        return _kept(_contracted("ntd,nto->ndo", left, right), shape)
     # Long rows make these small products faster.
-    rows = _kept(jnp.einsum("ntd,nto->nod", left, right), (o, d))
-    return rows._replace(
-        weighted_sum=lambda factors: rows.weighted_sum(factors).T.reshape(shape)
-    )
+    rows = _kept(_contracted("ntd,nto->nod", left, right), (o, d))
+
+    def weighted_sum(factors: Float[Array, " n"]) -> pairs.Pair:
+        turned = jax.tree.map(jnp.transpose, rows.weighted_sum(factors))
+        return _shaped(turned, shape)
+
+    return rows._replace(weighted_sum=weighted_sum)
 
 
 def _outer(left: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
-    """|sum_i l_i x r_i|^2 = sum_ij (l_i . l_j) (r_i . r_j)."""
-    if left.shape[1] == 1:
-        norms = squared_norms(left) * squared_norms(right)
-    else:
-        grams = [jnp.einsum("nid,njd->nij", side, side) for side in (left, right)]
-        norms = jnp.sum(grams[0] * grams[1], axis=(1, 2))
+    """|sum_i l_i x r_i|^2 = sum_ij (l_i . l_j) (r_i . r_j), and what rounding of the
+    parts can hide of it.
 
-    def weighted_sum(factors: Float[Array, " n"]) -> Array:
-        scaled = factors[:, None, None] * silenced(factors, right)
-        heard = silenced(factors, left)
-        summed = jnp.einsum("ntd,nto->do", heard, scaled)
-        return summed.reshape(shape)
+    Gradients that are less than 1 / `CONDITION` of their parts are made, one after the
+    other. Which do depends on each example alone.
+    """
+    t, d, o = right.shape[1], left.shape[2], right.shape[2]
+    if t == 1:
+        norms = _squares(left) * _squares(right)
+        return Gradients(
+            norms,
+            lambda factors: _shaped(
+                sums.weighted_products(factors, left, right), shape
+            ),
+        )
+    grams = [_contracted("nid,njd->nij", side, side) for side in (left, right)]
+    parts = [
+        jnp.sqrt(_squares(side.reshape(-1, side.shape[-1]))) for side in (left, right)
+    ]
+    gross = jnp.square(jnp.sum((parts[0] * parts[1]).reshape(-1, t), axis=1))
+    unit = float(jnp.finfo(right.dtype).eps) / 2
+    hidden = (4 + math.sqrt(d) + math.sqrt(o) + math.sqrt(t)) * unit * gross
+    told = jnp.maximum(jnp.sum(grams[0] * grams[1], axis=(1, 2)), 0) + hidden
+    # What is not finite is silenced and needs no better norm.
+    cancels = jnp.isfinite(gross) & (gross > CONDITION**2 * told)
+    order, count = jnp.argsort(~cancels), jnp.sum(cancels)
 
-    return Gradients(norms, weighted_sum)
+    def made(at: Array) -> Array:
+        return _contracted("td,to->do", left[at], right[at])
+
+    def measure(number: Array, norms: Array) -> Array:
+        at = order[number]
+        return norms.at[at].set(sums.squared_norms(made(at)[None])[0])
+
+    def weighted_sum(factors: Float[Array, " n"]) -> pairs.Pair:
+        def add(number: Array, total: pairs.Pair) -> pairs.Pair:
+            at = order[number]
+            return pairs.add(total, factors[at] * made(at))
+
+        told_of = jnp.where(cancels, 0, factors)
+        total = sums.weighted_products(told_of, left, right)
+        return _shaped(lax.fori_loop(0, count, add, total), shape)
+
+    return Gradients(lax.fori_loop(0, count, measure, told), weighted_sum)
 
 
 def _table(rows: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
-    """As `_outer`, where every left vector is a unit vector."""
+    """Every example's places of one row are added up at the first of them."""
     same = rows[:, :, None] == rows[:, None, :]
-    gram = jnp.einsum("nid,njd->nij", right, right)
+    later = jnp.any(jnp.tril(same, -1), axis=2)
+    counts = (rows >= 0) & ~later
+    added = _contracted("nij,njo->nio", same.astype(right.dtype), right)
+    added = jnp.where(counts[..., None], added, 0)
 
-    def weighted_sum(factors: Float[Array, " n"]) -> Array:
-        scaled = factors[:, None, None] * silenced(factors, right)
+    def block(rows: Array, scaled: Array) -> pairs.Pair:
         flat = scaled.reshape(-1, scaled.shape[-1])
-        return jnp.zeros(shape, right.dtype).at[rows.reshape(-1)].add(flat)
+        return pairs.of(jnp.zeros(shape, right.dtype).at[rows.reshape(-1)].add(flat))
 
-    return Gradients(jnp.sum(jnp.where(same, gram, 0), axis=(1, 2)), weighted_sum)
+    def weighted_sum(factors: Float[Array, " n"]) -> pairs.Pair:
+        scaled = factors[:, None, None] * sums.silenced(factors, added)
+        return sums.by_blocks(block, sums.EXAMPLES, rows, scaled)
+
+    return Gradients(sums.squared_norms(added), weighted_sum)
+
+
+def _squares(rows: Float[Array, "n *s"]) -> Float[Array, " n"]:
+    """Squared norms, and what squares that underflow hide: a factor may be large."""
+    squares = jnp.where(rows != 0, rows * rows + jnp.finfo(rows.dtype).tiny, 0)
+    return jnp.sum(squares, axis=tuple(range(1, rows.ndim)))
+
+
+def _contracted(formula: str, *arrays: Array) -> Array:
+    return jnp.einsum(formula, *arrays, precision=sums.EXACT)
+
+
+def _shaped(total: pairs.Pair, shape: tuple[int, ...]) -> pairs.Pair:
+    return jax.tree.map(lambda leaf: leaf.reshape(shape), total)

@@ -9,12 +9,12 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, dp, trees
+from ppml_lab import base, checks, dp, pairs, trees
 from ppml_lab.data import storage
 from ppml_lab.dp.per_example import Method as PerExampleMethod
 from ppml_lab.federated import roles
 from ppml_lab.federated.averaging import ServerState, start
-from ppml_lab.federated.devices import check_mesh, sum_over_devices
+from ppml_lab.federated.devices import add_up, check_mesh, gather, over_devices
 
 
 def central_sgd(
@@ -69,7 +69,7 @@ def central_sgd(
         state: ServerState,
         clients: base.Clients,
         batch: base.Cohort,
-    ) -> tuple[PyTree, Array]:
+    ) -> tuple[pairs.Pair, Array]:
         """A device's part of the sums over a batch."""
         n = batch.indices.shape[0]
         mine = device + num_devices * jnp.arange(-(-n // num_devices))
@@ -89,8 +89,8 @@ def central_sgd(
     ) -> tuple[ServerState, dict[str, Array]]:
         sample_key, grad_key, noise_key = jax.random.split(key, 3)
         batch, sampler_state = sampler.sample(sample_key, state.sampler_state)
-        grad_sum, loss_sum = sum_over_devices(
-            part, mesh, grad_key, state, clients, batch
+        grad_sum, loss_sum = over_devices(
+            part, _joined, mesh, grad_key, state, clients, batch
         )
         noisy, mechanism_state = mechanism.privatize(
             noise_key,
@@ -141,25 +141,31 @@ def central_sgd(
     )
 
 
+def _joined(mine: tuple[pairs.Pair, Array]) -> tuple[pairs.Pair, Array]:
+    grad_sum, loss_sum = mine
+    return pairs.sum_over(gather(grad_sum)), add_up(loss_sum)
+
+
 def _gradient(
     task: base.Task,
     whole: PyTree,
     mechanism: base.PrivacyMechanism,
     method: str | PerExampleMethod,
     microbatch_size: int | None,
-) -> dp.ClippedGradient:
+) -> dp.ClippedTotal:
     """Of the trainable part of a whole model."""
     loss = roles.loss_of_part(task, whole)
     if mechanism.privacy_unit is not None:
-        return dp.clipped_gradient(
+        return dp.clipped_total(
             loss, mechanism, method=method, microbatch_size=microbatch_size
         )
     plain = dp.summed_gradient(loss)
 
     def gradient(
         keys: base.Key, state: PyTree, params: PyTree, examples: PyTree, weights: Array
-    ) -> tuple[PyTree, Array]:
-        return plain(keys[0], params, examples, weights)
+    ) -> tuple[pairs.Pair, Array]:
+        total, loss_sum = plain(keys[0], params, examples, weights)
+        return pairs.of(total), loss_sum
 
     return gradient
 

@@ -88,7 +88,7 @@ def local_dp_sgd(
     checks.at_least("num_steps", num_steps, 1)
     checks.at_least("max_client_size", max_client_size, 1)
     sampler = sampling.poisson(max_client_size, sampling_prob)
-    dp.clipped_gradient(task.loss, mechanism, method=method)
+    dp.clipped_total(task.loss, mechanism, method=method)
 
     def step(
         key: base.Key,
@@ -97,7 +97,7 @@ def local_dp_sgd(
         client: base.ClientView,
         step_number: Int[Array, ""],
     ) -> minibatch.LocalState:
-        gradient = dp.clipped_gradient(
+        gradient = dp.clipped_total(
             roles.loss_of_part(task, sent), mechanism, method=method
         )
         own = jax.random.fold_in(key, step_number)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab import dp, federated
+from ppml_lab import dp, federated, pairs
 from ppml_lab.dp import accounting, per_example
 
 KEY = jax.random.key(3)
@@ -110,13 +110,11 @@ def test_it_costs_what_a_gaussian_of_the_same_multiplier_costs():
 def test_examples_vote_like_clients():
     mechanism = dp.adaptive_gaussian(1.0, 0.0, 3.0, privacy_unit="example")
     rows = jnp.array([[0.5, 0.0], [0.0, 4.0], [np.nan, 0.0], [0.1, 0.1]])
-    gradients = per_example.PerExample(
-        jnp.zeros(4),
-        per_example.squared_norms(rows),
-        lambda factors: per_example.weighted_rows(factors, rows),
-    )
+    gradients = per_example.whole(jnp.zeros(4), rows)
     weights = jnp.array([1.0, 1.0, 1.0, 0.0])
-    total = mechanism.clip_examples(mechanism.init(KEY, ()), gradients, weights)
+    total = pairs.value(
+        mechanism.clip_examples(mechanism.init(KEY, ()), gradients, weights)
+    )
     np.testing.assert_allclose(total["update"], [0.5, 1.0], rtol=1e-6)
     np.testing.assert_allclose(total["within"], 0.1 - 0.1, atol=1e-7)
 

@@ -1,5 +1,7 @@
 """Clipping bounds the norm of anything, and bad updates count for exactly nothing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ppml_lab import dp
+from ppml_lab import dp, pairs
 from ppml_lab.dp import clip_by_global_norm, clipping, per_example
 
 clip = jax.jit(clip_by_global_norm)
@@ -97,11 +99,38 @@ def test_rows_of_a_vmap_are_clipped_apart():
     np.testing.assert_allclose(norms, [5, 0.5, np.nan, 0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", clipping.RULES)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_short_floats_keep_their_type_and_their_bound_up_to_rounding(dtype):
-    clipped, _ = clip([jnp.full(100, 3, dtype), jnp.ones(2, dtype)], 1.0)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), log_scale=st.floats(-6, 4))
+def test_short_floats_keep_their_type_and_their_bound(name, dtype, seed, log_scale):
+    """Rounding to the nearest would pass the bound by half a unit of the type."""
+    rule = clipping.rule(name, 1.0)
+    update = [jnp.asarray(leaf, dtype) for leaf in make_tree(seed, "many", log_scale)]
+    clipped = clipping.clip(rule, update)
     assert {leaf.dtype for leaf in clipped} == {jnp.dtype(dtype)}
-    assert norm_of(clipped) <= 1 + 2 * float(jnp.finfo(dtype).eps)
+    before, after = norm_of(update), norm_of(clipped)
+    if np.isfinite(before):
+        assert after <= 1 + 1e-6
+        if name == "flat":
+            short = 2 * float(jnp.finfo(dtype).eps) + 1e-6 / float(before or 1)
+            assert after >= min(before, 1) * (1 - short)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("name", clipping.RULES)
+@pytest.mark.parametrize("value", [0.0, 1e-4, -1e-4, 1e-7])
+@pytest.mark.parametrize("clip_norm", [1000.0, 1e38])
+def test_a_factor_may_be_larger_than_the_type_can_hold(name, value, dtype, clip_norm):
+    """1000 / 0.01 is infinite in float16, and 0 times infinity is no number."""
+    mechanism = dp.gaussian(clip_norm, 0.0, rule=name)
+    update = {"w": jnp.full(5, value, dtype), "b": jnp.zeros(2, dtype)}
+    clipped: Any = mechanism.clip(jax.random.key(0), (), update)
+    assert norm_of([clipped["b"]]) == 0
+    largest = float(jnp.finfo(dtype).max)
+    for leaf in clipped.values():
+        assert np.all(np.abs(np.float64(leaf)) <= largest)
+    assert norm_of(list(clipped.values())) <= clip_norm * (1 + 1e-6)
 
 
 LAYERS = {
@@ -127,6 +156,26 @@ def test_per_layer_meets_its_bound_when_all_layers_are_long():
     long = jax.tree.map(lambda leaf: 100 * (leaf + 1), LAYERS)
     clipped = clipping.clip(clipping.rule("per_layer", 0.3), long)
     np.testing.assert_allclose(norm_of(jax.tree.leaves(clipped)), 0.3, rtol=1e-6)
+
+
+def test_per_layer_counts_layers_at_any_depth():
+    """A layer is what shares a parent, not what shares the first part of its path."""
+
+    def block(size: int) -> dict:
+        layer = {"kernel": np.full((size, 2), 1e3), "bias": np.full(2, 1e3)}
+        return {"attention": {"query": layer, "key": layer}, "dense": layer}
+
+    tree = {"params": {"first": block(2), "second": {"inner": block(3)}}, "top": [1e3]}
+    tree = jax.tree.map(jnp.float32, tree)
+    clipped = clipping.clip(clipping.rule("per_layer", 0.5), tree)
+    np.testing.assert_allclose(norm_of(clipped), 0.5, rtol=1e-6)
+    # Six layers in blocks, and what stands beside them.
+    share = 0.5 / np.sqrt(7)
+    for part in ("first", "second"):
+        inside = clipped["params"][part]
+        inside = inside.get("inner", inside)
+        for layer in (*inside["attention"].values(), inside["dense"]):
+            np.testing.assert_allclose(norm_of(layer), share, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
@@ -156,13 +205,8 @@ def test_examples_are_clipped_as_updates_are(name):
     one_by_one = jax.vmap(lambda row: clipping.clip(rule, row))(rows)
     weights = jnp.array([1.0, 1.0, 0.0, 1.0])
     expected = jax.tree.map(lambda leaf: leaf[0] + leaf[1] + leaf[3], one_by_one)
-    factors = jax.vmap(clipping.squared_norms)(rows)
-    gradients = dp.PerExample(
-        jnp.zeros(4),
-        factors,
-        lambda f: jax.tree.map(per_example.weighted_rows, f, rows),
-    )
-    found = clipping.clip_examples(rule, gradients, weights)
+    gradients = per_example.whole(jnp.zeros(4), rows)
+    found = pairs.value(clipping.clip_examples(rule, gradients, weights))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ppml_lab import dp
+from ppml_lab.dp import tokens
 
 CLIP, CLASSES, FEATURES = 0.8, 3, 4
 KEY = jax.random.key(0)
@@ -244,3 +245,227 @@ def test_bad_microbatch_size(microbatch_size):
 def test_a_mechanism_that_does_not_protect_examples_is_refused(mechanism):
     with pytest.raises(ValueError, match='privacy_unit="example"'):
         dp.clipped_gradient(loss, mechanism)
+
+
+def moved_by(total, examples, at, weights, params):
+    """How far leaving one example out moves the total, in float64."""
+    keys = dp.example_keys(KEY, len(weights))
+
+    def exact(weights):
+        found, _ = total(keys, (), params, examples, weights)
+        return [
+            np.float64(high) + np.float64(low)
+            for high, low in zip(*map(jax.tree.leaves, found), strict=True)
+        ]
+
+    full = exact(weights)
+    changes = [
+        one - other
+        for one, other in zip(full, exact(weights.at[at].set(0)), strict=True)
+    ]
+    return np.sqrt(sum(np.sum(change**2) for change in changes))
+
+
+def linear(key, params, examples):
+    """A loss whose gradient is the example, by a layer that ghost norms know."""
+    del key
+    outputs: Any = nn.Dense(1, use_bias=False).apply(
+        {"params": {"kernel": params}}, examples
+    )
+    return outputs[:, 0]
+
+
+@pytest.mark.parametrize(("method", "microbatch"), [("ghost", None), ("vmap", 1000)])
+@pytest.mark.parametrize("kind", ["aligned", "equal", "grow and cancel"])
+def test_one_of_a_hundred_thousand_examples_moves_the_sum_by_the_clip_norm(
+    method, microbatch, kind
+):
+    """float32 sums err by 1e-2 clip norms here."""
+    n = 100_000
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=5) + 0.01 * rng.normal(size=(n, 5))
+    if kind == "equal":
+        x = np.ones((n, 5)) * (1 + 1e-6 * rng.integers(0, 9, size=(n, 1)))
+    if kind == "grow and cancel":
+        x[n // 2 :] *= -1
+    total = jax.jit(
+        dp.clipped_total(
+            linear,
+            dp.gaussian(1.0, 0.0, privacy_unit="example"),
+            method=method,
+            microbatch_size=microbatch,
+        )
+    )
+    params, examples = jnp.zeros((5, 1)), jnp.asarray(3 * x, jnp.float32)
+    for at in (0, n // 3, n - 1):
+        moved = moved_by(total, examples, at, jnp.ones(n), params)
+        assert 1 - 1e-5 <= moved <= 1 + 1e-5
+
+
+class Short(nn.Module):
+    """A model whose layers compute in a short type."""
+
+    dtype: Any
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        h = nn.tanh(nn.Conv(4, (3, 3), strides=2, **kinds)(x))
+        h = nn.LayerNorm(**kinds)(h).reshape(x.shape[0], -1, 8)
+        h = nn.tanh(nn.Dense(6, **kinds)(h)).reshape(x.shape[0], -1)
+        return nn.Dense(3, **kinds)(h).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("method", ["ghost", "vmap"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("param_dtype", [jnp.float32, None])
+@jax.numpy_dtype_promotion("standard")  # flax's LayerNorm promotes
+def test_short_floats_are_clipped_and_summed_in_float32(method, dtype, param_dtype):
+    model, n = Short(dtype, param_dtype or dtype), 300
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 8, 1)) + 0.3 * rng.normal(size=(n, 8, 8, 1))
+    examples = {"x": jnp.asarray(x, dtype), "y": jnp.zeros(n, int).at[:9].set(1)}
+    params = model.init(KEY, examples["x"][:1])
+
+    def loss(key, params, examples):
+        outputs: Any = model.apply(params, examples["x"])
+        logits = jax.nn.log_softmax(outputs)
+        return -jnp.take_along_axis(logits, examples["y"][:, None], 1)[:, 0]
+
+    total = jax.jit(
+        dp.clipped_total(
+            loss,
+            dp.gaussian(0.1, 1.0, privacy_unit="example"),
+            method=method,
+            microbatch_size=150,
+        )
+    )
+    found, _ = total(dp.example_keys(KEY, n), (), params, examples, jnp.ones(n))
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+    for at in (0, n - 1):
+        moved = moved_by(total, examples, at, jnp.ones(n), params)
+        assert 0.09 < moved <= 0.1 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e3, 1e4, 1e5])
+def test_an_example_whose_places_cancel_keeps_to_its_bound(size):
+    """Gram matrices lose what is below 1e-7 of the places' squares."""
+    rng = np.random.default_rng(0)
+    d, n = 64, 70
+
+    def unit():
+        vector = rng.normal(size=d)
+        return vector / np.linalg.norm(vector)
+
+    x, v = unit(), [size * unit() for _ in range(n)]
+    w = [3e-4 * size * unit() for _ in range(n)]
+    examples = {
+        "x": jnp.asarray(np.broadcast_to([x, x], (n, 2, d)), jnp.float32),
+        "e": jnp.asarray([[a, b - a] for a, b in zip(v, w, strict=True)], jnp.float32),
+    }
+
+    def loss(key, params, examples):
+        outputs: Any = nn.Dense(d, use_bias=False).apply(
+            {"params": {"kernel": params}}, examples["x"]
+        )
+        return jnp.sum(outputs * examples["e"], axis=(1, 2))
+
+    total = jax.jit(
+        dp.clipped_total(
+            loss, dp.gaussian(1.0, 0.0, privacy_unit="example"), method="ghost"
+        )
+    )
+    true = np.linalg.norm(np.float64(examples["e"]).sum(axis=1), axis=1)
+    true *= np.linalg.norm(np.float64(examples["x"][0, 0]))
+    for at in (0, 33, n - 1):
+        alone = jnp.zeros(n).at[at].set(1)
+        for weights in (alone, jnp.ones(n)):
+            moved = moved_by(total, examples, at, weights, jnp.zeros((d, d)))
+            assert moved <= 1 + 1e-5
+            # Nothing harmless is scaled down or lost.
+            assert moved >= min(1, true[at]) * (1 - 2e-2)
+
+
+def products_of(jaxpr):
+    """The precisions of all dot products, those inside of loops included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for inner in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda part: hasattr(part, "eqns") or hasattr(part, "jaxpr"),
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from products_of(inner)
+
+
+@pytest.mark.parametrize("n", [5, 130, 300])
+@pytest.mark.parametrize(
+    ("left", "right", "shape"),
+    [
+        ((None,), (3, 4), (4,)),
+        ((1, 9), (1, 7), (9, 7)),
+        ((2, 64), (2, 64), (64, 64)),
+        ((9, 3), (9, 4), (3, 4)),
+        (None, (3, 4), (6, 4)),
+    ],
+)
+def test_norms_and_sums_are_of_whole_float32_products(n, left, right, shape):
+    """What accelerators take by default is shorter, and would pass the bound."""
+
+    def both(values, lefts, factors):
+        kept = {None: lefts, (None,): None}.get(left, values[0])
+        found = tokens.gradients([tokens.Tokens(kept, values[1])], shape)
+        return found.squared_norms, found.weighted_sum(factors)
+
+    values = [
+        jnp.zeros((n, *(side if side and side[0] else (1, 1))))
+        for side in (left, right)
+    ]
+    rows = jnp.zeros((n, right[0]), jnp.int32)
+    found = [*products_of(jax.make_jaxpr(both)(values, rows, jnp.ones(n)).jaxpr)]
+    highest = jax.lax.Precision.HIGHEST
+    assert all(precision == (highest, highest) for precision in found)
+    assert len(found) >= (0 if left == (None,) and n == 5 else 1)
+
+
+@pytest.mark.parametrize("method", ["summed", "vmap", "ghost", "auto"])
+@pytest.mark.parametrize(
+    ("reduce", "shape"),
+    [
+        (lambda losses: jnp.mean(losses), r"\[\]"),
+        (lambda losses: losses[:, None], r"\[\d, 1\]"),
+        (lambda losses: jnp.tile(losses[:, None], 8), r"\[\d, 8\]"),
+    ],
+)
+def test_losses_are_one_for_each_example(method, reduce, shape):
+    params, examples = problem(0, 8)
+
+    def wrong(key, params, examples):
+        return reduce(by_layer(key, params, examples))
+
+    mechanism = dp.gaussian(1.0, 0.0, privacy_unit="example")
+
+    def summed():
+        if method == "summed":
+            return dp.summed_gradient(wrong)(KEY, params, examples, jnp.ones(8))
+        gradient = dp.clipped_gradient(wrong, mechanism, method=method)
+        return gradient(dp.example_keys(KEY, 8), (), params, examples, jnp.ones(8))
+
+    with pytest.raises(ValueError, match=f"one number for each.*shape is {shape}"):
+        summed()
+
+
+def test_labels_that_spread_over_the_batch_are_refused():
+    """Labels [8, 8] and logits [8, 3] make losses [8, 8] of no example."""
+    params, examples = problem(0, 8)
+    spread = examples | {"y": jnp.tile(examples["y"][:, None], 8)}
+
+    def broadcast(key, params, examples):
+        logits = jax.nn.log_softmax(examples["x"] @ params["w"] + params["b"])
+        return -jnp.take_along_axis(logits, examples["y"], 1)
+
+    with pytest.raises(ValueError, match=r"shape is \[8, 8\]"):
+        dp.summed_gradient(broadcast)(KEY, params, spread, jnp.ones(8))
