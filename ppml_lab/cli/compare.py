@@ -119,6 +119,7 @@ def paired_test(values: Sequence[tuple[float, float]]) -> dict[str, Any]:
     return {"test": "paired", "pairs": len(values)} | _tested(
         first,
         second,
+        float(differences.mean()),
         lambda: stats.ttest_rel(second, first),
         has_interval=len(values) > 1,
         same=same,
@@ -139,6 +140,7 @@ def welch_test(first: Sequence[float], second: Sequence[float]) -> dict[str, Any
     same = all(np.ptp(side) <= _ROUNDING * np.abs(side).max() for side in sides)
     return {"test": "Welch", "pairs": None} | _tested(
         *sides,
+        float(sides[1].mean() - sides[0].mean()),
         lambda: stats.ttest_ind(sides[1], sides[0], equal_var=False),
         has_interval=min(map(len, sides)) > 1,
         same=bool(same),
@@ -146,9 +148,14 @@ def welch_test(first: Sequence[float], second: Sequence[float]) -> dict[str, Any
 
 
 def _tested(
-    first: Any, second: Any, test: Callable[[], Any], *, has_interval: bool, same: bool
+    first: Any,
+    second: Any,
+    mean: float,
+    test: Callable[[], Any],
+    *,
+    has_interval: bool,
+    same: bool,
 ) -> dict[str, Any]:
-    mean = float(second.mean() - first.mean())
     low = high = p_value = None
     if has_interval and same:
         low = high = mean

@@ -120,6 +120,6 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
 def _bits_of(hyperparams: Hyperparams) -> Array:
     """The numbers' bits as words `[numbers]`; 0 and -0 have the same."""
     numbers = jnp.stack([jnp.asarray(value, jnp.float32) for value in hyperparams])
-    return jax.lax.bitcast_convert_type(
-        jnp.where(numbers == 0, jnp.float32(0), numbers), jnp.uint32
-    )
+    bits = jax.lax.bitcast_convert_type(numbers, jnp.uint32)
+    # Compared as numbers, denormal ones would be 0 on some devices.
+    return jnp.where(bits == jnp.uint32(1 << 31), jnp.uint32(0), bits)
