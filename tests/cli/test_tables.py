@@ -181,7 +181,9 @@ def test_runs_with_keys_of_their_own_are_independent(capsys, tmp_path, first, se
             *(f"x,{seed},{score},{more}" for seed, score in enumerate(scores)),
             header=header,
         )
-        for name, scores, (header, more) in zip("ab", sides, (first, second), strict=True)
+        for name, scores, (header, more) in zip(
+            "ab", sides, (first, second), strict=True
+        )
     ]
     args = ["compare", *paths, "--metric", "score"]
     found = json.loads(printed(capsys, *args, "--json"))

@@ -111,7 +111,9 @@ def test_other_data_under_one_name_do_not_add_up() -> None:
 
 
 def test_the_smallest_delta_counts() -> None:
-    points = [point(CENTRAL, 1.0, seed, delta) for seed, delta in ((0, 2e-3), (1, 1e-3))]
+    points = [
+        point(CENTRAL, 1.0, seed, delta) for seed, delta in ((0, 2e-3), (1, 1e-3))
+    ]
     (row,) = lab.cost_together([*points, point(CENTRAL, 1.0, 2, None)])
     assert (row["runs"], row["delta"]) == (3, 1e-3)
     assert row["epsilon_rdp"] == pytest.approx(epsilon(CENTRAL, 1.0, 9, 1e-3))

@@ -69,7 +69,9 @@ def trained(
     sizes = infos["cohort_size" if "cohort_size" in infos else "batch_size"]
 
     def flat(params: Any) -> np.ndarray:
-        leaves = [np.asarray(leaf).reshape(rows, -1) for leaf in jax.tree.leaves(params)]
+        leaves = [
+            np.asarray(leaf).reshape(rows, -1) for leaf in jax.tree.leaves(params)
+        ]
         return np.concatenate(leaves, axis=1)
 
     changes = flat(end.params) - flat(first.params)
@@ -233,7 +235,9 @@ def test_nothing_promised_keeps_the_keys_of_the_seed() -> None:
         for key, seeds in zip(
             identity.keys_of(config, RATES, facts, 5), expected, strict=True
         ):
-            assert jax.random.key_data(key).tolist() == jax.random.key_data(seeds).tolist()
+            assert (
+                jax.random.key_data(key).tolist() == jax.random.key_data(seeds).tolist()
+            )
     for privacy in ("central", "local", "local_dp_sgd"):
         config = dataclasses.replace(CONFIG, privacy=privacy)
         assert identity.promises_privacy(config, facts_of(config))
