@@ -60,7 +60,7 @@ def digests(examples: PyTree[ArrayLike], owners: Any) -> Digests:
 def _row_digests(arrays: list[np.ndarray], count: int) -> np.ndarray:
     """One digest for each row of all arrays together, as opaque values `[n]`."""
     views = [
-        (memoryview(array).cast("B"), array.nbytes // count)
+        (array.reshape(-1).view(np.uint8).data, array.nbytes // count)
         for array in arrays
         if array.nbytes
     ]
