@@ -229,8 +229,9 @@ def test_numbers_are_those_of_the_program() -> None:
 def test_nothing_promised_keeps_the_keys_of_the_seed() -> None:
     plain = dataclasses.replace(CONFIG, privacy="none")
     expected = jax.random.split(jax.random.key(5))
-    changes: list[dict[str, Any]] = [{}, {"algorithm": "scaffold"}]
-    for fields in [*changes, {"secure_sum": "pairwise_masking"}]:
+    masked = {"secure_sum": "pairwise_masking"}
+    changes: list[dict[str, Any]] = [{}, {"algorithm": "scaffold"}, masked]
+    for fields in changes:
         config = dataclasses.replace(plain, **fields)
         facts = facts_of(config)
         assert identity.key_identity(config, RATES, facts) == "seed"
