@@ -149,7 +149,9 @@ def statement(
 
     Returns:
       `epsilon_rdp`, `epsilon_pld` (None where no PLD exists), `accountant` (the one of
-      the two, "pld" where it exists, that a target_epsilon is met by), `delta`,
+      the two, "pld" where it exists, that a target_epsilon is met by),
+      `epsilon_public` (who sees the released models) and `epsilon_server` (who runs the
+      protocol, see `accounting.epsilon_server`), `delta`,
       `noise_multiplier`, `privacy_unit` and `neighboring_relation`; without privacy
       epsilon is inf and the rest None.
 
@@ -158,7 +160,8 @@ def statement(
     """
     event = whole_run(config, hyperparams, facts)
     if event.privacy_unit is None:
-        infinite = {"epsilon_rdp": float("inf"), "epsilon_pld": float("inf")}
+        kinds = ("rdp", "pld", "public", "server")
+        infinite = {f"epsilon_{kind}": float("inf") for kind in kinds}
         return infinite | dict.fromkeys(
             (
                 "accountant",
@@ -176,6 +179,8 @@ def statement(
         "epsilon_rdp": accounting.epsilon(event, delta, "rdp"),
         "epsilon_pld": accounting.epsilon(event, delta, "pld") if has_pld else None,
         "accountant": accountant,
+        "epsilon_public": accounting.epsilon_public(event, delta),
+        "epsilon_server": accounting.epsilon_server(event, delta),
         "delta": delta,
         "noise_multiplier": float(hyperparams.noise_multiplier),
         "privacy_unit": event.privacy_unit,

@@ -88,7 +88,8 @@ def promises_privacy(config: Config, facts: DataFacts) -> bool:
     # What is promised to whom depends on no number, and numbers that do not fit the
     # bits of a secure sum are refused elsewhere.
     clear = dataclasses.replace(config, secure_sum="clear")
-    return build(clear, Hyperparams(), facts).event(1).privacy_unit is not None
+    event = build(clear, Hyperparams(), facts).event(1)
+    return event.privacy_unit is not None or bool(event.beside)
 
 
 @functools.lru_cache(maxsize=256)
