@@ -130,7 +130,10 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
         bits = labels["modulus_bits"]
         rows.append(
             {name: value for name, value in labels.items() if name != "seed"}
-            | {name: runs[0].guarantee[name] for name in ("epsilon_rdp", "delta")}
+            | {
+                name: runs[0].guarantee[name]
+                for name in ("epsilon_rdp", "epsilon_pld", "accountant", "delta")
+            }
             | {
                 "noise_multiplier": runs[0].point.hyperparams.noise_multiplier,
                 "headroom_bits": smpc.headroom(

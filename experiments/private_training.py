@@ -33,6 +33,7 @@ minutes each on 2 cores.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppml_lab import data, federated, lab, models
+from ppml_lab import data, federated, lab, models, trees
 from ppml_lab.dp import accounting
 from ppml_lab.smpc import approximations, network, private, transcript
 
@@ -266,8 +267,13 @@ def on_shares(case: Case, gradient: Any, start: Any, parts: Any, config: Experim
             **options,
         )
 
-    keys = [jax.random.key(seed) for seed in range(config.num_seeds)]
     training = trainer(ideal=True)
+    keys = [jax.random.key(seed) for seed in range(config.num_seeds)]
+    if training.noise_stddev:
+        # Two private trainings of a seed must not have one noise.
+        what = f"{trees.digest(parts)} {case.kind} {steps} {sorted(options.items())}"
+        word = zlib.crc32(what.encode())
+        keys = [jax.random.fold_in(key, word) for key in keys]
     train = jax.jit(training.train)
     found = [jax.block_until_ready(train(key, start, parts)) for key in keys]
     begin = time.perf_counter()

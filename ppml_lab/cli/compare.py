@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,33 @@ from ppml_lab.cli.tables import Row, Value
 
 # Tables keep six digits: what differs by less is rounding of the subtraction.
 _ROUNDING = 1e-9
+_SEED_ALONE = "seed"
+# Columns that say that a run is private, in tables from before there were keys.
+_PROMISES = ("privacy_unit", "epsilon", "epsilon_rdp", "epsilon_pld")
 
 Labels = tuple[Value, ...]
 
 
-class Pairs(NamedTuple):
-    """Values of a metric in both tables, by the labels other than the seed."""
+class Run(NamedTuple):
+    """A row of a table.
 
-    groups: dict[Labels, list[tuple[float, float]]]
+    Attributes:
+      key: What its randomness was made of beside its seed; None where nobody says.
+      value: Of the metric; nan where it is missing.
+    """
+
+    key: Value
+    value: float
+
+
+Groups = Mapping[Labels, Mapping[Value, Run]]
+"""Rows by the labels other than the seed, and by seed."""
+
+
+class Compared(NamedTuple):
+    """What was compared, and what was left out."""
+
+    groups: list[dict[str, Any]]
     unmatched: tuple[int, int]
     without_value: int
 
@@ -33,11 +52,15 @@ def compare(
     labels: tuple[str, ...] = (),
     as_json: AsJson = False,
 ) -> None:
-    """Prints how much a metric is higher in the second table, paired over seeds.
+    """Prints how much a metric is higher in the second table, for each group of labels.
 
-    Rows are pairs if all labels are equal: the columns up to "seed" that both tables
-    have. For every group of labels: the mean difference, its 95% interval and the p
-    value of a paired t-test.
+    Rows belong to a group if all labels but the seed are equal: labels are the columns
+    up to "seed" that both tables have. Two rows of a seed are a pair if they share
+    their key, as runs without privacy do, and runs made twice: the column `key` says
+    so. Of pairs the 95% interval and p value are those of a paired t-test. Private runs
+    that differ in anything have keys of their own, and so have those of tables that do
+    not say: they are compared as independent runs, by Welch's t-test. The column `test`
+    says which it was.
 
     Example: python -m ppml_lab compare privacy_utility /tmp/mine --metric accuracy
 
@@ -50,25 +73,33 @@ def compare(
 
     Raises:
       ValueError: If a table, the metric or a label is not there, labels are not unique
-        in a table, or no group has two pairs.
+        in a table, or no group has two pairs, or two independent runs on each side.
     """
     paths = tables.find(first), tables.find(second)
     rows = tables.read(paths[0]), tables.read(paths[1])
     names = _label_names(paths, rows, labels)
     _check_metric(metric, names, rows)
-    pairs = _pair(paths, rows, names, metric)
-    found = [_row(names, group, values) for group, values in pairs.groups.items()]
+    compared = _compare(paths, rows, names, metric)
+    found = compared.groups
     if as_json:
         facts = {"metric": metric, "first": str(paths[0]), "second": str(paths[1])}
-        print_json({**facts, **pairs._asdict(), "groups": found})
+        print_json({**facts, **compared._asdict()})
         return
-    print(f"{metric} of {paths[1]} minus {paths[0]}, paired over seeds, 95% interval")
+    print(f"{metric} of {paths[1]} minus {paths[0]}, 95% interval")
     print_table([{**row.pop("labels"), **row} for row in found])
-    for path, count in zip(paths, pairs.unmatched, strict=True):
+    tests = {row["test"] for row in found}
+    if "paired" in tests:
+        print("paired: over seeds, of runs that share their key")
+    if "Welch" in tests:
+        print("Welch: of independent runs, for these do not share their key")
+    for path, count in zip(paths, compared.unmatched, strict=True):
         if count:
             print(f"{count} rows of {path} have no partner")
-    if pairs.without_value:
-        print(f"{pairs.without_value} pairs lack a finite {metric} and are left out")
+    if compared.without_value:
+        print(
+            f"{compared.without_value} rows or pairs lack a finite {metric} and are "
+            "left out"
+        )
     if len(found) > 1:
         print(f"p values stand for one test each, not for all {len(found)} at once")
 
@@ -84,17 +115,57 @@ def paired_test(values: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
     first, second = np.array(values, np.float64).T
     differences = second - first
-    mean = float(differences.mean())
+    same = bool(np.ptp(differences) <= _ROUNDING * np.abs(values).max())
+    return {"test": "paired", "pairs": len(values)} | _tested(
+        first,
+        second,
+        float(differences.mean()),
+        lambda: stats.ttest_rel(second, first),
+        has_interval=len(values) > 1,
+        same=same,
+    )
+
+
+def welch_test(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+    """Means, their difference, its 95% interval and Welch's p value, of independent
+    runs; without `pairs`, which are None.
+
+    Of a single run on one side there is no interval, and where all runs of each side
+    are equal no test: these are None.
+    """
+    import numpy as np
+    from scipy import stats
+
+    sides = np.array(first, np.float64), np.array(second, np.float64)
+    same = all(np.ptp(side) <= _ROUNDING * np.abs(side).max() for side in sides)
+    return {"test": "Welch", "pairs": None} | _tested(
+        *sides,
+        float(sides[1].mean() - sides[0].mean()),
+        lambda: stats.ttest_ind(sides[1], sides[0], equal_var=False),
+        has_interval=min(map(len, sides)) > 1,
+        same=bool(same),
+    )
+
+
+def _tested(
+    first: Any,
+    second: Any,
+    mean: float,
+    test: Callable[[], Any],
+    *,
+    has_interval: bool,
+    same: bool,
+) -> dict[str, Any]:
     low = high = p_value = None
-    if len(values) > 1:
-        if np.ptp(differences) <= _ROUNDING * np.abs(values).max():
-            low = high = mean
-        else:
-            test = stats.ttest_rel(second, first)
-            low, high = map(float, test.confidence_interval(0.95))
-            p_value = float(test.pvalue)
+    if has_interval and same:
+        low = high = mean
+    elif has_interval:
+        found = test()
+        low, high = map(float, found.confidence_interval(0.95))
+        p_value = float(found.pvalue)
     return {
-        "pairs": len(values),
+        "first_runs": len(first),
+        "second_runs": len(second),
         "first": float(first.mean()),
         "second": float(second.mean()),
         "difference": mean,
@@ -102,13 +173,6 @@ def paired_test(values: Sequence[tuple[float, float]]) -> dict[str, Any]:
         "high": high,
         "p_value": p_value,
     }
-
-
-def _row(
-    names: Sequence[str], group: Labels, values: Sequence[tuple[float, float]]
-) -> dict[str, Any]:
-    labels = dict(zip(names[:-1], group, strict=True))
-    return {"labels": labels, **paired_test(values)}
 
 
 def _label_names(
@@ -142,56 +206,91 @@ def _check_metric(metric: str, names: Sequence[str], rows: Sequence[list[Row]]) 
                 )
 
 
-def _pair(
+def _compare(
     paths: Sequence[Path], rows: Sequence[list[Row]], names: Sequence[str], metric: str
-) -> Pairs:
+) -> Compared:
     first, second = (
         _by_labels(path, table, names, metric)
         for path, table in zip(paths, rows, strict=True)
     )
-    shared = [key for key in first if key in second]
-    groups: dict[Labels, list[tuple[float, float]]] = {}
-    without_value = 0
-    for key in shared:
-        pair = first[key], second[key]
-        if not all(map(math.isfinite, pair)):
-            without_value += 1
-            continue
-        groups.setdefault(key[:-1], []).append(pair)
-    _check_groups(names, groups, len(shared), metric)
-    unmatched = len(first) - len(shared), len(second) - len(shared)
-    return Pairs(groups, unmatched, without_value)
-
-
-def _check_groups(
-    names: Sequence[str], groups: dict[Labels, Any], num_shared: int, metric: str
-) -> None:
-    if not num_shared:
+    shared = [group for group in first if group in second]
+    if not shared:
         raise ValueError(
-            f"no row of one table has a partner in the other by {', '.join(names)}; "
-            "choose columns to match by with --labels"
+            f"no row of one table has a partner in the other by {', '.join(names[:-1])}"
+            "; choose columns to match by with --labels"
         )
+    found, without_value = [], 0
+    partners = {0: 0, 1: 0}
+    for group in shared:
+        sides = first[group], second[group]
+        seeds = [seed for seed in sides[0] if seed in sides[1]]
+        if _are_paired(sides, seeds):
+            every = [(sides[0][seed].value, sides[1][seed].value) for seed in seeds]
+            pairs = [pair for pair in every if all(map(math.isfinite, pair))]
+            without_value += len(every) - len(pairs)
+            counted = len(every), len(every)
+            row = paired_test(pairs) if pairs else None
+        else:
+            finite = [_finite(side.values()) for side in sides]
+            without_value += sum(map(len, sides)) - sum(map(len, finite))
+            counted = len(sides[0]), len(sides[1])
+            row = welch_test(*finite) if all(finite) else None
+        for side, count in enumerate(counted):
+            partners[side] += count
+        if row is not None:
+            labels = dict(zip(names[:-1], group, strict=True))
+            found.append({"labels": labels, **row})
+    _check_groups(found, metric)
+    unmatched = len(rows[0]) - partners[0], len(rows[1]) - partners[1]
+    return Compared(found, unmatched, without_value)
+
+
+def _are_paired(
+    sides: tuple[Mapping[Value, Run], Mapping[Value, Run]], seeds: Sequence[Value]
+) -> bool:
+    """Whether all rows of the seeds in common share their keys."""
+    keys = [(sides[0][seed].key, sides[1][seed].key) for seed in seeds]
+    return bool(keys) and all(one == other is not None for one, other in keys)
+
+
+def _finite(runs: Iterable[Run]) -> list[float]:
+    return [run.value for run in runs if math.isfinite(run.value)]
+
+
+def _check_groups(groups: Sequence[Mapping[str, Any]], metric: str) -> None:
     if not groups:
         raise ValueError(f"no pair of rows has a finite {metric} in both tables")
-    if max(map(len, groups.values())) < 2:
+    if all(row["low"] is None for row in groups):
         raise ValueError(
-            "only one seed in common: an interval needs at least two; run more seeds"
+            "only one seed in common, or one run on a side: an interval needs at least "
+            "two; run more seeds"
         )
 
 
 def _by_labels(
     path: Path, rows: Sequence[Row], names: Sequence[str], metric: str
-) -> dict[Labels, float]:
-    """The metric by labels; nan where it is missing."""
-    found: dict[Labels, float] = {}
+) -> Groups:
+    found: dict[Labels, dict[Value, Run]] = {}
     for row in rows:
-        key = tuple(row[name] for name in names)
-        if key in found:
+        group = found.setdefault(tuple(row[name] for name in names[:-1]), {})
+        seed = row[names[-1]]
+        if seed in group:
             shown = ", ".join(f"{name} {row[name]}" for name in names)
             raise ValueError(
                 f"{path} has several rows of {shown}; name the columns that tell them "
                 "apart with --labels"
             )
         cell = row[metric]
-        found[key] = float(cell) if isinstance(cell, int | float) else math.nan
+        number = float(cell) if isinstance(cell, int | float) else math.nan
+        group[seed] = Run(_key_of(row), number)
     return found
+
+
+def _key_of(row: Row) -> Value:
+    """What a row's randomness is known to be made of beside its seed."""
+    if "key" in row:
+        return row["key"]
+    private = [row.get(name) for name in _PROMISES]
+    if any(cell not in (None, math.inf, "none") for cell in private):
+        return None
+    return _SEED_ALONE

@@ -13,12 +13,15 @@ from ppml_lab.data import partition, storage
 from ppml_lab.data.clients import client_sizes, federate, num_clients, view
 from ppml_lab.data.dataset import Dataset, make_dataset
 from ppml_lab.data.datasets import load, names
+from ppml_lab.data.digests import Digests, digests
 from ppml_lab.data.storage import generated, shard
 from ppml_lab.data.synthetic import synthetic
 
 __all__ = [
     "Dataset",
+    "Digests",
     "client_sizes",
+    "digests",
     "federate",
     "generated",
     "load",

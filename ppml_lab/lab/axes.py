@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -63,8 +64,11 @@ def axis(name: str, values: Iterable[Any]) -> Sweep:
 def seeds(count: int) -> Sweep:
     """Seeds 0 to `count - 1`.
 
-    Every method of a product gets the same, and with a seed the same initial
-    parameters, cohorts and batches: differences at a seed are paired.
+    Every method of a product gets the same. Runs that promise no privacy have with a
+    seed the same initial parameters, cohorts and batches: their differences at a seed
+    are paired. Private runs share none of these, for noise and cohorts that two of them
+    had in common could be cancelled (`identity.key_identity`): compare them as
+    independent runs.
     """
     checks.at_least("the number of seeds", count, 1)
     return axis("seed", range(count))
@@ -166,8 +170,13 @@ def points(
       delta: At which epsilon is stated, and met where the sweep sets target_epsilon.
 
     Raises:
-      ValueError: If a target_epsilon has no delta or cannot be reached.
+      ValueError: If a target_epsilon has no delta or cannot be reached, also because
+        the point's privacy is "none".
+
+    Warns:
+      UserWarning: If the sweep sets a noise_multiplier where privacy is "none".
     """
+    _warn_of_idle_noise(sweep, config)
     noisy: Noises = {}
     names = dict.fromkeys(name for setting in sweep for name in setting.columns)
     names = sorted(names, key=lambda name: name == "seed")
@@ -178,6 +187,25 @@ def points(
         which = (*point[:3], point.delta, *point.labels.values())
         found.setdefault(which, point)
     return list(found.values())
+
+
+def _warn_of_idle_noise(sweep: Sweep, config: Config) -> None:
+    """Says that noise which a sweep sets acts nowhere; noise of the numbers that all
+    points share, such as those without privacy, needs no word.
+    """
+    idle = {
+        setting.fields["noise_multiplier"]: None
+        for setting in sweep
+        if setting.fields.get("noise_multiplier")
+        and setting.fields.get("privacy", config.privacy) == "none"
+    }
+    if idle:
+        shown = ", ".join(f"{noise:g}" for noise in idle)
+        warnings.warn(
+            f"noise_multiplier {shown} has no effect with privacy 'none': these runs "
+            "are without noise; set their privacy, or leave it out",
+            stacklevel=3,
+        )
 
 
 def _point(

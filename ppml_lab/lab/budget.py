@@ -11,7 +11,8 @@ from ppml_lab import base
 from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.experiment import build
-from ppml_lab.lab.loading import DataFacts, load_data
+from ppml_lab.lab.identity import key_identity
+from ppml_lab.lab.loading import DataFacts, facts_of
 
 
 def calibrated(
@@ -21,7 +22,8 @@ def calibrated(
     target_epsilon: float,
     delta: float,
 ) -> Hyperparams:
-    """`hyperparams` with the least noise whose epsilon, by RDP, meets the target.
+    """`hyperparams` with the least noise whose epsilon meets the target, by the
+    `accountant` of `statement`: PLD where there is one, else RDP.
 
     Raises:
       ValueError: If no noise reaches the target, or `config` has no private mechanism
@@ -29,19 +31,27 @@ def calibrated(
     """
     if target_epsilon == float("inf"):
         return hyperparams._replace(noise_multiplier=0.0)
+
+    def event(noise: float) -> base.PrivacyEvent:
+        noisy = hyperparams._replace(noise_multiplier=noise)
+        return build(config, noisy, facts).event(config.num_rounds)
+
+    noisy = event(1.0)
+    if noisy.privacy_unit is None:
+        raise ValueError(
+            f"target_epsilon {target_epsilon:g} cannot be met: privacy "
+            f"'{config.privacy}' promises nothing, whatever the noise; choose another "
+            "privacy, or target_epsilon inf"
+        )
     noise = accounting.calibrate_noise_multiplier(
-        lambda z: build(config, hyperparams._replace(noise_multiplier=z), facts).event(
-            config.num_rounds
-        ),
-        target_epsilon,
-        delta,
+        event, target_epsilon, delta, _accountant(noisy)
     )
     return hyperparams._replace(noise_multiplier=noise)
 
 
-Noises = dict[tuple[Config, float, float], list[tuple[float, base.PrivacyEvent]]]
-"""By configuration, target epsilon and delta: noise multipliers, and the events of the
-runs for which they were found."""
+Noises = dict[tuple[float, float], list[tuple[float, base.PrivacyEvent]]]
+"""By target epsilon and delta: noise multipliers, and the whole runs' events for which
+they were found."""
 
 
 def calibrated_once(
@@ -51,13 +61,14 @@ def calibrated_once(
     delta: float,
     noises: Noises,
 ) -> Hyperparams:
-    """As `calibrated`, but one search for all hyperparameters that spend alike.
+    """As `calibrated`, but one search for all runs that spend alike.
 
-    A noise found before is taken if the run's event with it is the same, such as at
-    another learning rate. `noises` is what earlier calls found, and grows.
+    A noise found before is taken if the run's own event with it is the same to the last
+    number, such as at another learning rate or with another secure sum; nothing else
+    decides it. `noises` is what earlier calls found, and grows.
     """
-    facts = load_data(config.data).facts
-    found = noises.setdefault((config, target_epsilon, delta), [])
+    facts = facts_of(config.data)
+    found = noises.setdefault((target_epsilon, delta), [])
     for noise, event in found:
         noisy = hyperparams._replace(noise_multiplier=noise)
         if whole_run(config, noisy, facts) == event:
@@ -65,6 +76,11 @@ def calibrated_once(
     noisy = calibrated(config, hyperparams, facts, target_epsilon, delta)
     found.append((noisy.noise_multiplier, whole_run(config, noisy, facts)))
     return noisy
+
+
+def _accountant(event: base.PrivacyEvent) -> str:
+    """By which a target is met: the tightest that knows the event."""
+    return "pld" if accounting.supports(event, "pld") else "rdp"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -111,10 +127,13 @@ def spent(
     delta: float | None,
     num_rounds: int,
 ) -> dict[str, Any]:
-    """What a run's first so many rounds released and cost, as plain values."""
+    """What a run's first so many rounds released and cost, and whose randomness they
+    took, as plain values.
+    """
     event = events_of(config, hyperparams, facts)(num_rounds)
     return {
         "rounds": num_rounds,
+        "key": key_identity(config, hyperparams, facts),
         "mechanisms": ledger.in_words(event),
         "privacy_unit": event.privacy_unit,
         "neighboring_relation": event.neighboring_relation,
@@ -129,7 +148,10 @@ def statement(
     """What the whole run guarantees, as columns of a results table.
 
     Returns:
-      `epsilon_rdp` (the headline), `epsilon_pld` (None where no PLD exists), `delta`,
+      `epsilon_rdp`, `epsilon_pld` (None where no PLD exists), `accountant` (the one of
+      the two, "pld" where it exists, that a target_epsilon is met by),
+      `epsilon_public` (who sees the released models) and `epsilon_server` (who runs the
+      protocol, see `accounting.epsilon_server`), `delta`,
       `noise_multiplier`, `privacy_unit` and `neighboring_relation`; without privacy
       epsilon is inf and the rest None.
 
@@ -138,16 +160,27 @@ def statement(
     """
     event = whole_run(config, hyperparams, facts)
     if event.privacy_unit is None:
-        infinite = {"epsilon_rdp": float("inf"), "epsilon_pld": float("inf")}
+        kinds = ("rdp", "pld", "public", "server")
+        infinite = {f"epsilon_{kind}": float("inf") for kind in kinds}
         return infinite | dict.fromkeys(
-            ("delta", "noise_multiplier", "privacy_unit", "neighboring_relation")
+            (
+                "accountant",
+                "delta",
+                "noise_multiplier",
+                "privacy_unit",
+                "neighboring_relation",
+            )
         )
     if delta is None:
         raise ValueError(f"privacy '{config.privacy}' needs a delta to state epsilon")
-    has_pld = accounting.supports(event, "pld")
+    accountant = _accountant(event)
+    has_pld = accountant == "pld"
     return {
         "epsilon_rdp": accounting.epsilon(event, delta, "rdp"),
         "epsilon_pld": accounting.epsilon(event, delta, "pld") if has_pld else None,
+        "accountant": accountant,
+        "epsilon_public": accounting.epsilon_public(event, delta),
+        "epsilon_server": accounting.epsilon_server(event, delta),
         "delta": delta,
         "noise_multiplier": float(hyperparams.noise_multiplier),
         "privacy_unit": event.privacy_unit,

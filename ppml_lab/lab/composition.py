@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from ppml_lab.base import PrivacyEvent
 from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab.budget import whole_run
-from ppml_lab.lab.loading import load_data
+from ppml_lab.lab.loading import DataFacts, facts_of
 from ppml_lab.lab.point import Point
+
+
+class _Release(NamedTuple):
+    """The longest run of one key, and how many points are it or its beginning."""
+
+    point: Point
+    event: PrivacyEvent
+    points: int
+
+
+class _Group(NamedTuple):
+    """Whose privacy releases cost: which data, which units of them, which change."""
+
+    data: str
+    privacy_unit: str
+    neighboring_relation: str
 
 
 def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:
@@ -19,34 +37,86 @@ def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:
     noise promise nothing and are left out, so the cost is that of a choice among the
     others. `dp.selection` says how a choice may cost less.
 
-    **Guarantee:** adaptive composition, by RDP, of the runs that a row counts.
+    Data are the same if their examples are, in whatever order (for clients' privacy:
+    if the clients are, with their examples), whatever a configuration calls them.
+
+    **Guarantee:** adaptive composition, by RDP, of the `runs` that a row counts. Their
+    randomness is independent, for no two of them have the same key
+    (`identity.key_identity`): points with the same key are one release, of which the
+    longest run is counted. It says nothing about runs that are `unprotected`.
 
     Returns:
-      Rows of `dataset`, `privacy_unit`, `neighboring_relation`, `delta`, `runs` and
-      `epsilon_rdp`.
+      Rows of `dataset`, `privacy_unit`, `neighboring_relation`, `delta` (the smallest
+      that a point asks for), `runs`, `epsilon_rdp`; and what is left out of them:
+      `same_release`, points that are a counted run once more or the beginning of one,
+      and `unprotected`, points that train on the same examples and promise nothing.
     """
-    groups: dict[tuple[Any, ...], ledger.Ledger] = {}
-    for number, point in enumerate(points):
-        data, delta = point.config.data, point.delta
-        event = whole_run(point.config, point.hyperparams, load_data(data).facts)
-        unit = event.privacy_unit
-        if unit is None or delta is None:
+    groups: dict[_Group, dict[tuple[str, int], _Release]] = {}
+    unprotected: dict[str, int] = {}
+    for point in points:
+        facts = facts_of(point.config.data)
+        event = whole_run(point.config, point.hyperparams, facts)
+        group = _group(event, facts)
+        if group is None:
+            data = _examples(facts)
+            unprotected[data] = unprotected.get(data, 0) + 1
             continue
-        if math.isinf(accounting.epsilon(event, delta)):
-            continue
-        # Another partition has other clients, but the same examples.
-        whose = data if unit == "client" else None
-        group = (data.dataset, whose, unit, event.neighboring_relation, delta)
-        runs = groups.get(group, ledger.Ledger())
-        groups[group] = ledger.add(runs, str(number), event)
-    return [
-        {
-            "dataset": dataset,
-            "privacy_unit": unit,
-            "neighboring_relation": relation,
-            "delta": delta,
-            "runs": len(runs.entries),
-            "epsilon_rdp": accounting.epsilon(ledger.total(runs), delta),
-        }
-        for (dataset, _, unit, relation, delta), runs in groups.items()
-    ]
+        releases = groups.setdefault(group, {})
+        which = (point.key, point.seed)
+        releases[which] = _longest(releases.get(which), point, event)
+    rows = []
+    for group, releases in groups.items():
+        deltas = [r.point.delta for r in releases.values() if r.point.delta is not None]
+        if deltas:
+            rows.append(_row(group, [*releases.values()], min(deltas), unprotected))
+    return rows
+
+
+def _group(event: PrivacyEvent, facts: DataFacts) -> _Group | None:
+    """Where a run's cost belongs; None if it protects nothing."""
+    unit = event.privacy_unit
+    if unit is None or not np.isfinite(accounting.rdp_curve(event).values).any():
+        return None
+    assert facts.digests is not None
+    # Another partition has other clients, but the same examples.
+    data = facts.digests.clients if unit == "client" else facts.digests.examples
+    return _Group(data, unit, event.neighboring_relation)
+
+
+def _examples(facts: DataFacts) -> str:
+    assert facts.digests is not None
+    return facts.digests.examples
+
+
+def _longest(found: _Release | None, point: Point, event: PrivacyEvent) -> _Release:
+    if found is None:
+        return _Release(point, event, 1)
+    deltas = [d for d in (found.point.delta, point.delta) if d is not None]
+    longer = point.config.num_rounds > found.point.config.num_rounds
+    kept = (point, event) if longer else (found.point, found.event)
+    smallest = kept[0]._replace(delta=min(deltas, default=None))
+    return _Release(smallest, kept[1], found.points + 1)
+
+
+def _row(
+    group: _Group, releases: list[_Release], delta: float, unprotected: dict[str, int]
+) -> dict[str, Any]:
+    runs = ledger.Ledger()
+    for number, release in enumerate(releases):
+        runs = ledger.add(runs, str(number), release.event)
+    populations = [release.event.population for release in releases]
+    known = [population for population in populations if population is not None]
+    # So that a delta too large for the population is warned of.
+    total = ledger.total(runs)._replace(population=min(known, default=None))
+    data = releases[0].point.config.data
+    names = dict.fromkeys(release.point.config.data.dataset for release in releases)
+    return {
+        "dataset": " = ".join(names),
+        "privacy_unit": group.privacy_unit,
+        "neighboring_relation": group.neighboring_relation,
+        "delta": delta,
+        "runs": len(releases),
+        "epsilon_rdp": accounting.epsilon(total, delta),
+        "same_release": sum(release.points - 1 for release in releases),
+        "unprotected": unprotected.get(_examples(facts_of(data)), 0),
+    }

@@ -15,13 +15,24 @@ from ppml_lab.lab.sharding import lab_mesh
 
 
 class DataFacts(NamedTuple):
-    """What algorithms need to know about the data when they are built."""
+    """What algorithms need to know about the data when they are built.
+
+    Attributes:
+      num_clients: How many clients there are.
+      num_examples: How many train examples there are.
+      max_client_size: The most that one client has of them.
+      num_classes: Of labels.
+      input_shape: Of one example's x.
+      digests: What the train examples are; None for facts about no data, of which
+        nothing is trained.
+    """
 
     num_clients: int
     num_examples: int
     max_client_size: int
     num_classes: int
     input_shape: tuple[int, ...]
+    digests: data.Digests | None = None
 
 
 class LabData(NamedTuple):
@@ -49,6 +60,12 @@ def load_data(
     return _load_data(config, num_devices, shard_data)
 
 
+@functools.lru_cache(maxsize=256)
+def facts_of(config: DataConfig) -> DataFacts:
+    """The facts about data, kept for many data sets; raises as `load_data` does."""
+    return load_data(config).facts
+
+
 @functools.lru_cache(maxsize=2)
 def _load_data(
     config: DataConfig, num_devices: int | None, shard_data: bool
@@ -73,6 +90,8 @@ def _load_data(
         max_client_size=int(np.max(data.client_sizes(clients))),
         num_classes=dataset.num_classes,
         input_shape=dataset.train["x"].shape[1:],
+        # Of the data as they are loaded, wherever they lie.
+        digests=data.digests(dataset.train, owners),
     )
     return LabData(clients, test, facts)
 

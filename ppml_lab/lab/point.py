@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from ppml_lab.lab import records
 from ppml_lab.lab.config import Config, Hyperparams
+from ppml_lab.lab.identity import key_identity
+from ppml_lab.lab.loading import facts_of
 
 
 class Point(NamedTuple):
@@ -18,7 +20,7 @@ class Point(NamedTuple):
     Attributes:
       config: What it compiles to.
       hyperparams: Concrete numbers.
-      seed: Of initial parameters, sampling, batches, noise and rounding.
+      seed: Of initial parameters, sampling, batches, noise and rounding; see `key`.
       labels: Columns that say which point this is, first in the table.
       delta: At which its epsilon is stated; needed by private runs only.
     """
@@ -29,14 +31,27 @@ class Point(NamedTuple):
     labels: Mapping[str, Any]
     delta: float | None = None
 
+    @property
+    def key(self) -> str:
+        """What the run's key is made of beside its seed, see `identity.key_identity`.
+
+        Loads the data, as `record` does.
+        """
+        return key_identity(self.config, self.hyperparams, facts_of(self.config.data))
+
     def record(self) -> dict[str, Any]:
-        """The run's configuration as plain values; its hash names the run's folder."""
+        """What the run's result depends on, as plain values; its hash names the run's
+        folder.
+        """
+        digests = facts_of(self.config.data).digests
         return {
             "config": dataclasses.asdict(self.config),
             "hyperparams": {k: float(v) for k, v in self.hyperparams._asdict().items()},
             "seed": self.seed,
             "labels": dict(self.labels),
             "delta": self.delta,
+            "data": digests and digests.stored,
+            "key": self.key,
         }
 
 

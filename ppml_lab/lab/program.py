@@ -14,6 +14,7 @@ from ppml_lab import base, checks, federated
 from ppml_lab.federated.simulate import run_chunk
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.experiment import build, make_task
+from ppml_lab.lab.identity import keys_of
 from ppml_lab.lab.loading import DataFacts
 from ppml_lab.lab.sharding import lab_mesh, over_points
 
@@ -23,7 +24,7 @@ def mapped_init(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
 
     def one(point: tuple[Hyperparams, PyTree]) -> PyTree:
         hyperparams, seed = point
-        init_key, _ = jax.random.split(jax.random.key(seed))
+        init_key, _ = keys_of(config, hyperparams, facts, seed)
         return build(config, hyperparams, facts).init(init_key)
 
     def init(hyperparams: Hyperparams, seeds: Array) -> PyTree:
@@ -90,7 +91,7 @@ def mapped_chunk(
     ) -> tuple[PyTree, PyTree, PyTree]:
         def one(point: tuple[Hyperparams, PyTree, PyTree]) -> tuple[PyTree, ...]:
             hyper, seed, state = point
-            _, key = jax.random.split(jax.random.key(seed))
+            _, key = keys_of(config, hyper, facts, seed)
             algorithm = build(config, hyper, facts)
 
             def rounds(state: Any, begin: Any) -> tuple[Any, tuple[PyTree, PyTree]]:

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 
-def canonical(config: Mapping[str, Any]) -> str:
+def canonical(config: Any) -> str:
     """One text for equal configurations, whatever the order of their keys."""
     return json.dumps(config, sort_keys=True, default=_plain)
 

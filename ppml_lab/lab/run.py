@@ -18,7 +18,7 @@ from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.folders import open_folder
-from ppml_lab.lab.loading import load_data
+from ppml_lab.lab.loading import facts_of
 from ppml_lab.lab.point import Outcome, Point, run_of
 from ppml_lab.lab.progress import progress
 from ppml_lab.lab.provenance import total_cost
@@ -29,7 +29,14 @@ C = TypeVar("C", bound=Any)
 
 
 class Result(NamedTuple):
-    """A finished run: which it was, what it guaranteed, what came out."""
+    """A finished run: which it was, what it guaranteed, what came out.
+
+    Attributes:
+      point: The run.
+      guarantee: The columns of `lab.statement`, and `key`: runs of one seed and one key
+        share their randomness, and only they do (`identity.key_identity`).
+      outcome: What it left.
+    """
 
     point: Point
     guarantee: dict[str, Any]
@@ -167,8 +174,10 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _guarantee(run: Point) -> dict[str, Any]:
-    facts = load_data(run.config.data).facts
-    return statement(run.config, run.hyperparams, facts, run.delta)
+    """What tables say of a run: its promise, and whose randomness it has."""
+    facts = facts_of(run.config.data)
+    stated = statement(run.config, run.hyperparams, facts, run.delta)
+    return stated | {"key": run.key}
 
 
 def parse(stem: str, description: str, configs: Mapping[str, C]) -> tuple[C, Path]:
@@ -229,20 +238,28 @@ def _print_guarantees(
 ) -> None:
     """What runs will guarantee, one line for all that guarantee the same."""
     print(
-        "Privacy of each run, stated before training (epsilon by RDP; PLD beside it):"
+        "Privacy of each run, stated before training (epsilon by PLD where there is "
+        "one; RDP beside it):"
     )
     alike: dict[str, list[Mapping[str, Any]]] = {}
     for point, row in zip(points, guarantees, strict=True):
-        promise = (
-            f"epsilon {_show(row['epsilon_rdp'])} (PLD {_show(row['epsilon_pld'])}) at "
-            f"delta {_show(row['delta'])}, noise_multiplier "
-            f"{_show(row['noise_multiplier'])}, {row['neighboring_relation']} "
-            f"{row['privacy_unit']}"
-        )
-        promise = promise if row["privacy_unit"] else "no privacy"
-        alike.setdefault(promise, []).append(point.labels)
+        alike.setdefault(_promise(row), []).append(point.labels)
     for promise, labels in alike.items():
         print(f"  {_in_common(labels)}: {promise}")
+
+
+def _promise(row: Mapping[str, Any]) -> str:
+    """A run's guarantee in words."""
+    if not row["privacy_unit"]:
+        return "no privacy"
+    epsilon = f"epsilon {_show(row['epsilon_rdp'])} (RDP)"
+    if row["accountant"] == "pld":
+        epsilon = f"epsilon {_show(row['epsilon_pld'])} (PLD), {epsilon[8:]}"
+    return (
+        f"{epsilon} at delta {_show(row['delta'])}, noise_multiplier "
+        f"{_show(row['noise_multiplier'])}, {row['neighboring_relation']} "
+        f"{row['privacy_unit']}"
+    )
 
 
 def _in_common(labels: Sequence[Mapping[str, Any]]) -> str:
@@ -260,9 +277,19 @@ def _print_together(together: Sequence[Mapping[str, Any]]) -> None:
     for row in together:
         print(
             f"All {row['runs']} private runs on {row['dataset']} together: epsilon "
-            f"{_show(row['epsilon_rdp'])} at delta {_show(row['delta'])}, "
-            f"{row['neighboring_relation']} {row['privacy_unit']}"
+            f"{_show(row['epsilon_rdp'])} (RDP) at delta {_show(row['delta'])}, "
+            f"{row['neighboring_relation']} {row['privacy_unit']}{_left_out(row)}"
         )
+
+
+def _left_out(row: Mapping[str, Any]) -> str:
+    """What a row of `cost_together` does not count, in words."""
+    parts = {
+        "same_release": "that are one of these once more or its beginning",
+        "unprotected": "on the same examples that promise nothing",
+    }
+    said = [f"{row[name]} {text}" for name, text in parts.items() if row[name]]
+    return f"; not counted: runs {' and '.join(said)}" if said else ""
 
 
 def _show(value: Any) -> str:

@@ -134,9 +134,9 @@ def test_equal_differences_have_no_test():
     assert found["low"] == found["high"] == pytest.approx(0.1)
 
 
-def write(folder, name, *rows):
+def write(folder, name, *rows, header="kind,seed,score"):
     path = folder / name
-    path.write_text("\n".join(["kind,seed,score", *rows]) + "\n")
+    path.write_text("\n".join([header, *rows]) + "\n")
     return path
 
 
@@ -153,6 +153,76 @@ def test_compare_pairs_by_labels(capsys, tmp_path):
     assert (x["low"], x["high"]) == pytest.approx(tuple(test.confidence_interval(0.95)))
     assert found["unmatched"] == [1, 1]
     assert "1 rows of" in printed(capsys, *args)
+    assert x["test"] == y["test"] == "paired"
+
+
+KEYED = "kind,seed,score,key"
+PRIVATE = "kind,seed,score,epsilon_rdp,privacy_unit"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        # Keys of their own, and one table of another time.
+        ((KEYED, "own 1"), (KEYED, "own 2")),
+        ((KEYED, "own 1"), (KEYED, "seed")),
+        # Private rows that say nothing of their keys.
+        ((PRIVATE, "2.0,client"), (PRIVATE, "2.0,client")),
+        (("kind,seed,score,epsilon", "1.5"), (KEYED, "seed")),
+    ],
+)
+def test_runs_with_keys_of_their_own_are_independent(capsys, tmp_path, first, second):
+    """Welch's interval, of all runs: a seed in common means nothing to them."""
+    sides = [1.0, 4.0, 0.5], [2.0, 6.0, 3.0, 9.0]
+    paths = [
+        write(
+            tmp_path,
+            f"{name}.csv",
+            *(f"x,{seed},{score},{more}" for seed, score in enumerate(scores)),
+            header=header,
+        )
+        for name, scores, (header, more) in zip(
+            "ab", sides, (first, second), strict=True
+        )
+    ]
+    args = ["compare", *paths, "--metric", "score"]
+    found = json.loads(printed(capsys, *args, "--json"))
+    (x,) = found["groups"]
+    test = stats.ttest_ind(sides[1], sides[0], equal_var=False)
+    assert x["p_value"] == pytest.approx(test.pvalue)
+    assert (x["low"], x["high"]) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert x["difference"] == pytest.approx(5.0 - 5.5 / 3)
+    assert (x["test"], x["pairs"]) == ("Welch", None)
+    assert (x["first_runs"], x["second_runs"], found["unmatched"]) == (3, 4, [0, 0])
+    assert "independent runs" in printed(capsys, *args)
+
+
+def test_rows_that_share_a_key_of_their_own_are_pairs(capsys, tmp_path):
+    rows = [f"x,{seed},{score},own 1" for seed, score in enumerate((1, 4, 0))]
+    again = [f"x,{seed},{score},own 1" for seed, score in enumerate((2, 6, 3))]
+    a = write(tmp_path, "a.csv", *rows, header=KEYED)
+    b = write(tmp_path, "b.csv", *again, "x,9,1,own 1", header=KEYED)
+    args = ["compare", a, b, "--metric", "score", "--json"]
+    found = json.loads(printed(capsys, *args))
+    (x,) = found["groups"]
+    assert (x["test"], x["pairs"], found["unmatched"]) == ("paired", 3, [0, 1])
+    # Where no seed is in common, there are no pairs.
+    c = write(tmp_path, "c.csv", "x,7,1,seed", "x,8,2,seed", header=KEYED)
+    d = write(tmp_path, "d.csv", "x,5,1,seed", "x,6,4,seed", header=KEYED)
+    found = json.loads(printed(capsys, "compare", c, d, "--metric", "score", "--json"))
+    assert found["groups"][0]["test"] == "Welch"
+
+
+def test_welch_by_hand_and_without_spread():
+    # Variances 1 and 4 of 3 and 2 runs: standard error sqrt(1/3 + 4/2).
+    found = compare.welch_test([1.0, 2.0, 3.0], [5.0, 5.0 + 8**0.5])
+    error = (1 / 3 + 2.0) ** 0.5
+    degrees = (1 / 3 + 2.0) ** 2 / ((1 / 3) ** 2 / 2 + 2.0**2)
+    half = stats.t.ppf(0.975, degrees) * error
+    assert found["high"] - found["difference"] == pytest.approx(half, rel=1e-6)
+    same = compare.welch_test([0.5, 0.5], [0.75, 0.75])
+    assert (same["low"], same["high"], same["p_value"]) == (0.25, 0.25, None)
+    assert compare.welch_test([0.5], [0.75, 1.0])["low"] is None
 
 
 def test_compare_refuses(capsys, tmp_path):

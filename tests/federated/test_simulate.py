@@ -234,3 +234,36 @@ def test_runs_are_cut_into_chunks_and_the_rest():
     assert chunk_lengths(10, 4) == [4, 4, 2]
     assert chunk_lengths(8, 4) == [4, 4]
     assert chunk_lengths(3, 10) == [3]
+
+
+def test_no_two_rounds_of_a_run_share_a_key(algorithm, clients):
+    """Not after 1,024 rounds either, nor any power of two."""
+
+    def seen(key, state, clients):
+        return state, {"key": jax.random.key_data(key)}
+
+    recording = algorithm._replace(round=seen)
+
+    def keys(first):
+        return run_chunk(KEY, recording, 0.0, clients, first, 8)[1]["key"]
+
+    run = jax.jit(keys)
+    starts = [0, *(2**power for power in range(3, 24)), 1000, 5000, 100_000]
+    words = np.concatenate([np.asarray(run(jnp.int32(start))) for start in starts])
+    assert len(np.unique(words, axis=0)) == 8 * len(starts)
+
+
+def test_rounds_far_apart_draw_other_cohorts_and_noise(whole, algorithm, clients):
+    """From one state, rounds that lie far apart share nothing."""
+    state, _ = whole
+    one_round = jax.jit(
+        lambda first: run_chunk(KEY, algorithm, state, clients, first, 1)[0].params
+    )
+    numbers = (0, 1, 256, 1000, 1024, 4096, 2**16, 2**20)
+    after = [
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(one_round(number))])
+        for number in map(jnp.int32, numbers)
+    ]
+    assert len(np.unique(np.array(after), axis=0)) == len(numbers)
+    for leaf in np.array(after).T:
+        assert len(np.unique(leaf)) == len(numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -236,17 +237,61 @@ def test_targets_are_calibrated_for_each_point() -> None:
         lab.points(both, config, RATES, delta=1e-2)
 
 
-def test_methods_are_paired_at_a_seed(tmp_path: Path) -> None:
-    """Initial parameters, cohorts and batches depend on the seed, not the method."""
+def test_methods_are_paired_at_a_seed_if_they_promise_nothing(tmp_path: Path) -> None:
+    """Initial parameters, cohorts and batches are then the seed's alone; a private
+    run's are its own, also where it is without noise.
+    """
+    momentum = {"server_optimizer": "momentum"}
     silent = {"privacy": "central", "clip_norm": 1e6}
-    noisy = {"privacy": "central", "noise_multiplier": 1.0}
-    methods = {"plain": {}, "silent": silent, "noisy": noisy}
+    noisy = {"privacy": "central", "target_epsilon": 50.0}
+    methods = {"plain": {}, "momentum": momentum, "silent": silent, "noisy": noisy}
     sweep = lab.product(lab.variants("method", methods), lab.seeds(2))
-    runs = lab.run_sweep(lab.points(sweep, CONFIG, RATES, delta=1e-2), tmp_path)
-    losses = np.array([run.history("train_loss") for run in runs]).reshape(3, 2, 3)
-    sizes = np.array([run.history("cohort_size") for run in runs]).reshape(3, 2, 3)
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    np.testing.assert_array_equal(losses[2, :, 0], losses[0, :, 0])
-    assert (sizes == sizes[0]).all()
-    assert (losses[2, :, 1:] != losses[0, :, 1:]).all()
-    assert (losses[:, 0] != losses[:, 1]).all()
+    points = lab.points(sweep, CONFIG, RATES, delta=1e-2)
+    runs = lab.run_sweep(points, tmp_path)
+    losses = np.array([run.history("train_loss") for run in runs]).reshape(4, 2, 3)
+    sizes = np.array([run.history("cohort_size") for run in runs]).reshape(4, 2, 3)
+    np.testing.assert_array_equal(losses[1, :, 0], losses[0, :, 0])
+    np.testing.assert_array_equal(sizes[1], sizes[0])
+    assert [point.key for point in points[:4]] == ["seed"] * 4
+    # All others, and all seeds, begin elsewhere.
+    assert len(np.unique(losses[1:, :, 0])) == 6
+    assert len({tuple(row) for row in sizes[1:].reshape(6, 3)}) == 6
+    assert len({point.key for point in points[4:]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "rates"),
+    [
+        ("cohort_share", [0.5, 1.0], {}),
+        ("dropout_prob", [0.0, 0.3], {}),
+        ("data.num_clients", [20, 40], {}),
+        ("num_rounds", [3, 6], {}),
+    ],
+)
+def test_every_point_gets_the_noise_of_its_own_event(
+    name: str, values: list[Any], rates: dict[str, float]
+) -> None:
+    """Whatever the numbers decide: noise found for others is not taken."""
+    config = dataclasses.replace(
+        CONFIG, privacy="central", sampler="fixed_size", cohort=6
+    )
+    sweep = lab.product(lab.axis(name, values), lab.axis("learning_rate", [0.1, 1.0]))
+    sweep = lab.product(lab.hidden(lab.axis("target_epsilon", [4.0])), sweep)
+    points = lab.points(sweep, config, RATES._replace(**rates), delta=1e-2)
+    for point in points:
+        facts = lab.load_data(point.config.data).facts
+        stated = lab.statement(point.config, point.hyperparams, facts, point.delta)
+        assert 3.99 < stated[f"epsilon_{stated['accountant']}"] <= 4.0
+
+
+def test_a_target_without_privacy_and_noise_without_effect_are_named() -> None:
+    finite = lab.axis("target_epsilon", [8.0])
+    with pytest.raises(ValueError, match=r"target_epsilon 8 .* privacy 'none'"):
+        lab.points(finite, CONFIG, RATES, delta=1e-2)
+    noise = lab.axis("noise_multiplier", [0.0, 1.0, 2.0])
+    with pytest.warns(UserWarning, match=r"noise_multiplier 1, 2 has no effect"):
+        lab.points(noise, CONFIG, RATES)
+    kinds = lab.variants("kind", {"none": {}, "central": {"privacy": "central"}})
+    noisy = RATES._replace(noise_multiplier=1.0)
+    # What all share may act in some of them.
+    assert len(lab.points(kinds, CONFIG, noisy)) == 2

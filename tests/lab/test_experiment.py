@@ -121,10 +121,12 @@ def test_bad_data(change: dict[str, Any], message: str) -> None:
 
 def test_targets_out_of_reach_and_bad_deltas() -> None:
     rates = lab.Hyperparams()
+    # By RDP, which alone knows fixed sizes; PLD reaches it.
+    fixed = replace(CENTRAL_DP, sampler="fixed_size")
     with pytest.raises(ValueError, match=r"target_epsilon .*0\.001.* out of reach"):
-        lab.calibrated(CENTRAL_DP, rates, FACTS, 1e-3, 1e-9)
-    with pytest.raises(ValueError, match=r"target_epsilon .* out of reach"):
-        lab.calibrated(CONFIG, rates, FACTS, 8.0, 1e-5)  # nothing is private here
+        lab.calibrated(fixed, rates, FACTS, 1e-3, 1e-9)
+    with pytest.raises(ValueError, match=r"target_epsilon 8 .* privacy 'none'"):
+        lab.calibrated(CONFIG, rates, FACTS, 8.0, 1e-5)
     for delta in (0.0, 1.0, -0.1, NAN):
         with pytest.raises(ValueError, match="delta"):
             lab.calibrated(CENTRAL_DP, rates, FACTS, 1.0, delta)
@@ -138,9 +140,18 @@ def test_calibration_meets_its_target(privacy: str, secure_sum: Any) -> None:
     config = lab.Config(privacy=privacy, secure_sum=secure_sum)
     rates = lab.calibrated(config, lab.Hyperparams(), FACTS, 2.0, 1e-5)
     guarantee = lab.statement(config, rates, FACTS, 1e-5)
-    assert 1.99 < guarantee["epsilon_rdp"] <= 2.0
-    assert guarantee["epsilon_pld"] < guarantee["epsilon_rdp"]
+    assert guarantee["accountant"] == "pld"
+    assert 1.99 < guarantee["epsilon_pld"] <= 2.0
+    assert guarantee["epsilon_pld"] < guarantee["epsilon_rdp"] < 2.5
     assert guarantee["privacy_unit"] == "client"
+
+
+def test_where_no_pld_exists_rdp_meets_the_target() -> None:
+    config = lab.Config(privacy="central", sampler="fixed_size")
+    rates = lab.calibrated(config, lab.Hyperparams(), FACTS, 2.0, 1e-5)
+    guarantee = lab.statement(config, rates, FACTS, 1e-5)
+    assert (guarantee["accountant"], guarantee["epsilon_pld"]) == ("rdp", None)
+    assert 1.99 < guarantee["epsilon_rdp"] <= 2.0
 
 
 def test_without_privacy_epsilon_is_infinite() -> None:
@@ -252,17 +263,19 @@ def test_every_secure_sum_trains_the_same_model(tmp_path: Path) -> None:
 
 def test_a_share_of_a_cohort_is_a_smaller_cohort(tmp_path: Path) -> None:
     parts: dict[str, Any] = {"secure_sum": "pairwise_masking", "secure_mode": "ideal"}
-    parts |= {"sampler": "fixed_size", "privacy": "central"}
-    config = replace(CONFIG, num_rounds=2, **parts)
+    config = replace(CONFIG, num_rounds=2, sampler="fixed_size", **parts)
     rates = lab.Hyperparams(noise_multiplier=0.5, dropout_prob=0.2)
     half = rates._replace(cohort_share=0.5)
     small = last(replace(config, cohort=5.0), rates, tmp_path / "small")
     shared = last(config, half, tmp_path / "shared")
     assert small.keys() == shared.keys()
+    assert small.pop("epsilon") is shared["epsilon"] is None
     for name, value in small.items():
         assert shared[name] == pytest.approx(value, rel=1e-3), name
+    # With privacy they would have keys of their own, but promise the same.
+    private = replace(config, privacy="central")
     one, other = (
         lab.statement(c, r, FACTS, 1e-5)
-        for c, r in ((replace(config, cohort=5.0), rates), (config, half))
+        for c, r in ((replace(private, cohort=5.0), rates), (private, half))
     )
     assert one == other

@@ -23,11 +23,15 @@ class Experiment:
 
 
 def points(experiment: Experiment) -> list[lab.Point]:
-    return lab.points(lab.seeds(experiment.num_seeds), TINY, lab.Hyperparams())
+    config = dataclasses.replace(TINY, privacy="central")
+    rates = lab.Hyperparams(noise_multiplier=1.0)
+    return lab.points(lab.seeds(experiment.num_seeds), config, rates, delta=1e-2)
 
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
-    return [{**run.point.labels, **run.outcome.last} for run in results]
+    return [
+        {**run.point.labels, **run.guarantee, **run.outcome.last} for run in results
+    ]
 
 
 def start(monkeypatch: pytest.MonkeyPatch, out: Path, *options: str) -> None:
@@ -94,6 +98,11 @@ def test_an_experiment_in_shards_ends_with_the_whole_table(
     said = capsys.readouterr().out
     assert "shard 1/2, by the task of the SLURM array" in said
     assert "2 of 3 runs are not finished: seed 1, seed 2" in said
+    # Who publishes one of the shards' runs has chosen among all of them.
+    assert "All 3 private runs on digits together" in said
+    together = lab.cost_together(points(Experiment()))
+    assert [row["runs"] for row in together] == [3]
+    assert records.read_json(parts / "privacy.json") == together
     with pytest.raises(SystemExit, match="error: 2 of 3 runs are not finished"):
         start(monkeypatch, parts, "--merge")
     assert not (parts / "table.csv").exists()
@@ -119,3 +128,6 @@ def test_an_experiment_in_shards_ends_with_the_whole_table(
     (parts / "table.csv").unlink()
     start(monkeypatch, parts, "--merge")
     assert rows(parts) == rows(whole)
+    assert records.read_json(parts / "privacy.json") == together
+    keys = {row[rows(parts)[0].index("key")] for row in rows(parts)[1:]}
+    assert keys == {points(Experiment())[0].key}

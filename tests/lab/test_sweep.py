@@ -15,7 +15,7 @@ import pytest
 
 from ppml_lab import lab
 from ppml_lab.dp import accounting
-from ppml_lab.lab import program, records
+from ppml_lab.lab import advance, program, records
 from ppml_lab.lab.point import run_of
 
 TINY = lab.Config(
@@ -64,8 +64,10 @@ def stop_after(rounds: int) -> Callable[[int, str], None]:
 
 
 def test_a_stopped_sweep_goes_on_in_other_slices(tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, privacy="central")
-    points = points_of(config, range(3))
+    # The mechanism has a state, too: its clip norm.
+    config = dataclasses.replace(TINY, privacy="central", clipping="adaptive")
+    rates = lab.Hyperparams(noise_multiplier=0.5, clip_norm=0.1)
+    points = [lab.Point(config, rates, seed, {"seed": seed}) for seed in range(3)]
     with pytest.raises(StoppedError):
         lab.run_sweep(
             points, tmp_path / "a", slice_size=3, checkpoint_seconds=0,
@@ -78,13 +80,20 @@ def test_a_stopped_sweep_goes_on_in_other_slices(tmp_path: Path) -> None:
     ledger.write_text(text.replace('"rounds": 2', '"rounds": 1'))
     with pytest.raises(ValueError, match=r"spent .*'rounds': 1.* now says .*'rounds'"):
         lab.run_sweep(points, tmp_path / "a")
+    key = points[0].key
+    assert key in text
+    ledger.write_text(text.replace(key, "own other"))
+    with pytest.raises(ValueError, match=f"'own other'.* now says .*'{key}'"):
+        lab.run_sweep(points, tmp_path / "a")
     ledger.write_text(text)
     # One at a time, beside one that begins.
-    points.append(lab.Point(config, lab.Hyperparams(), 3, {"seed": 3}))
+    points.append(lab.Point(config, rates, 3, {"seed": 3}))
     gone_on = lab.run_sweep(points, tmp_path / "a", slice_size=2)
     assert last(gone_on) == last(lab.run_sweep(points, tmp_path / "b"))
     lines = records.read_lines(gone_on[0].folder / "rounds.jsonl")
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    # A clip norm that began again would be seen.
+    assert len(set(gone_on[0].history("clip_norm"))) == 6
 
 
 def test_a_run_that_diverges_ends_and_the_others_go_on(tmp_path: Path) -> None:
@@ -245,6 +254,45 @@ def test_a_run_ends_after_the_chunk_that_reached_its_goal(tmp_path: Path) -> Non
     found = outcome.history("accuracy")
     assert 4 < len(found) == 4 * (reached // 4 + 1)
     assert found == accuracies[: len(found)]
+
+
+@pytest.mark.parametrize("other", [1.0, 0.0])
+def test_only_the_test_accuracy_ends_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: float
+) -> None:
+    """Whatever clients' own accuracies say, which are of what they train on."""
+    config = dataclasses.replace(
+        TINY, num_rounds=3, eval_every=1, evaluate_clients=True, stop_at_accuracy=0.05
+    )
+    if other:
+        # The test accuracy cannot reach this, the clients' is made to.
+        config = dataclasses.replace(config, stop_at_accuracy=1.0)
+    recorded = advance._record
+
+    def record(run: Any, row: int, done: Any, *rest: Any) -> bool:
+        assert any(name != "accuracy" and "accuracy" in name for name in done.metrics)
+        metrics = {
+            name: values if name in ("accuracy", "loss") else values * 0 + other
+            for name, values in done.metrics.items()
+        }
+        return recorded(run, row, done._replace(metrics=metrics), *rest)
+
+    monkeypatch.setattr(advance, "_record", record)
+    (outcome,) = lab.run_sweep(points_of(config, range(1)), tmp_path)
+    assert outcome.last["round"] == (3 if other else 1)
+    assert outcome.last["client_accuracy"] == other
+
+
+def test_finished_runs_of_other_data_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (point,) = points_of(TINY, range(1))
+    before = run_of(point, tmp_path).name
+    facts = lab.load_data(TINY.data).facts
+    assert facts.digests is not None
+    changed = facts._replace(digests=facts.digests._replace(stored="other"))
+    monkeypatch.setattr("ppml_lab.lab.point.facts_of", lambda config: changed)
+    assert run_of(point, tmp_path).name != before
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

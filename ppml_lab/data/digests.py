@@ -1,0 +1,89 @@
+"""What federated data are, in short texts that tell them apart."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
+
+_BYTES = 16
+
+
+class Digests(NamedTuple):
+    """Texts that differ where data differ in a single value.
+
+    Attributes:
+      stored: The examples in their order and who owns them.
+      examples: Which examples there are, in whatever order and whoever owns them.
+      clients: Which clients there are, in whatever order, with which examples.
+    """
+
+    stored: str
+    examples: str
+    clients: str
+
+
+def digests(examples: PyTree[ArrayLike], owners: Any) -> Digests:
+    """The digests of examples before `federate` groups them; host side.
+
+    They are those of the data, wherever these lie afterwards: no layout over devices
+    or hosts changes them.
+
+    Args:
+      examples: Any pytree of arrays `[n, ...]`.
+      owners: `[n]`, each row's client, from 0 on.
+    """
+    owners = np.asarray(owners)
+    leaves = jax.tree_util.tree_leaves_with_path(examples)
+    arrays = [(path, np.ascontiguousarray(leaf)) for path, leaf in leaves]
+    kinds = [
+        f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape[1:]}"
+        for path, array in arrays
+    ]
+    rows = _row_digests([array for _, array in arrays], len(owners))
+    order = np.argsort(owners, kind="stable")
+    ends = np.cumsum(np.bincount(owners))
+    by_client = np.split(rows[order], ends[:-1])
+    clients = [_digest([_sorted(own)]) for own in by_client]
+    header = "\n".join([*kinds, str(len(rows))]).encode()
+    return Digests(
+        stored=_text([header, rows[order].tobytes(), ends.astype("<i8").tobytes()]),
+        examples=_text([header, _sorted(rows)]),
+        clients=_text([header, *sorted(clients)]),
+    )
+
+
+def _row_digests(arrays: list[np.ndarray], count: int) -> np.ndarray:
+    """One digest for each row of all arrays together, as opaque values `[n]`."""
+    views = [
+        (array.reshape(-1).view(np.uint8).data, array.nbytes // count)
+        for array in arrays
+        if array.nbytes
+    ]
+    found = bytearray()
+    for row in range(count):
+        one = hashlib.blake2b(digest_size=_BYTES)
+        for view, width in views:
+            one.update(view[row * width : (row + 1) * width])
+        found += one.digest()
+    return np.frombuffer(bytes(found), f"V{_BYTES}")
+
+
+def _sorted(rows: np.ndarray) -> bytes:
+    return b"".join(sorted(row.tobytes() for row in rows))
+
+
+def _digest(parts: list[bytes]) -> bytes:
+    found = hashlib.blake2b(digest_size=_BYTES)
+    for part in parts:
+        # With its length, so that no two lists of parts have one text.
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.digest()
+
+
+def _text(parts: list[bytes]) -> str:
+    return _digest(parts).hex()
