@@ -21,7 +21,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.secure_throughput_workers import on_shares, work
-from ppml_lab import data, federated, models, random, smpc
+from ppml_lab import data, federated, models, pairs, random, smpc
 from ppml_lab.smpc import dropouts, graphs, masking, shamir, sharing
 from ppml_lab.smpc import ring as rings
 
@@ -254,7 +254,8 @@ def modular_sum(options: argparse.Namespace, mesh: Mesh) -> None:
             message = jax.eval_shape(aggregator.encode, key, (), 0, values[0])
             empty = aggregator.empty(message)
             places = jnp.arange(options.clients)
-            return aggregator.finish((), lax.scan(add, empty, (places, values))[0])[0]
+            total, _ = lax.scan(add, empty, (places, values))
+            return pairs.value(aggregator.finish((), total)[0])
 
         return over_coordinates(mesh, one, 2, 1)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import base, checks, random, trees
+from ppml_lab import base, checks, pairs, random, trees
 from ppml_lab.smpc import cost, sharing
 from ppml_lab.smpc.fixed_point import FixedPoint, fixed_point
 
@@ -50,20 +50,26 @@ class Total(NamedTuple):
 
 
 def clear() -> base.SecureAggregator:
-    """The plain float sum: the server sees every update."""
+    """The plain sum: the server sees every update.
+
+    Totals are `pairs.Pair`s of float32, whatever the updates' own type: at 100,000
+    clients one of them moves the sum by its norm, up to a relative 1e-6.
+    """
 
     def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
         del places
-        heard = trees.where(present, messages, 0.0)
-        added = jax.tree.map(lambda t, m: t + jnp.sum(m, axis=0), total.messages, heard)
+        heard = pairs.sum_over(trees.where(present, messages, 0.0))
+        added = pairs.merge(total.messages, heard)
         return Total(added, total.count + jnp.sum(present, dtype=jnp.float32))
 
     return base.SecureAggregator(
         begin=nothing_to_agree,
         encode=lambda key, session, place, update: update,
-        empty=lambda like: Total(zeros_like(like), jnp.float32(0)),
+        empty=lambda like_message: Total(pairs.zero(like_message), jnp.float32(0)),
         absorb=absorb,
-        merge=lambda totals: jax.tree.map(lambda t: jnp.sum(t, axis=0), totals),
+        merge=lambda totals: Total(
+            pairs.sum_over(totals.messages), jnp.sum(totals.count)
+        ),
         finish=lambda session, total: (*total, jnp.bool_(True)),
         wrap=lambda session, total: total,
         sensitivity=lambda session, norm, dimension: norm,
@@ -211,7 +217,7 @@ def modular(encoding: FixedPoint, protection: Protection) -> base.SecureAggregat
     return base.SecureAggregator(
         begin=protection.begin,
         encode=encode,
-        empty=lambda like: Total(zeros_like(like), jnp.float32(0)),
+        empty=lambda like_message: Total(zeros_like(like_message), jnp.float32(0)),
         absorb=absorb,
         merge=merge,
         finish=finish,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppml_lab import base, smpc
+from ppml_lab import base, pairs, smpc
 
 KEY = jax.random.key(0)
 SHAPES = {"w": (4, 3), "deep": {"b": ()}}
@@ -40,6 +40,7 @@ def encode_all(aggregator, stacked, key=KEY):
 def opened(aggregator, total):
     decoded, count, completed = aggregator.finish((), total)
     assert count == int(count)
+    decoded = pairs.value(decoded)
     assert completed.dtype == bool
     return decoded
 
@@ -313,3 +314,35 @@ def test_bad_arguments(arguments, message):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         smpc.additive_sharing(2, 10, 1.0, **options)
+
+
+@pytest.mark.parametrize("at_once", [1, 64])
+def test_one_of_a_hundred_thousand_clients_moves_the_clear_sum_by_its_norm(at_once):
+    """A float32 total would move by 1.137 times the norm of one."""
+    dimension, num_clients = 16, 64 * 1600
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=dimension)
+    rows = direction + 0.1 * rng.normal(size=(num_clients, dimension))
+    rows = jnp.float32(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    clear = smpc.clear()
+    places = jnp.arange(at_once)
+
+    @jax.jit
+    def total(present):
+        def absorb(total, chunk):
+            return clear.absorb(total, chunk[0], places, chunk[1]), None
+
+        chunks = rows.reshape(-1, at_once, dimension), present.reshape(-1, at_once)
+        found, _ = jax.lax.scan(absorb, clear.empty(rows[0]), chunks)
+        return clear.finish((), found)
+
+    def exactly(pair):
+        return np.float64(pair.high) + np.float64(pair.low)
+
+    everybody = jnp.ones(num_clients, bool)
+    whole, count, _ = total(everybody)
+    assert count == num_clients
+    for absent in (0, num_clients // 2, num_clients - 1):
+        others, _, _ = total(everybody.at[absent].set(False))
+        moved = np.linalg.norm(exactly(whole) - exactly(others))
+        assert abs(moved - 1) < 1e-5
