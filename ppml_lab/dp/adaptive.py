@@ -96,7 +96,7 @@ def adaptive_gaussian(
         )
 
     def privatize(
-        key: base.Key, state: Array, total: dict[str, PyTree], sensitivity: Any
+        key: base.Key, state: Array, total: PyTree, sensitivity: Any
     ) -> tuple[PyTree, Array]:
         noisy = mechanisms.add_noise(key, total, noise_multiplier, sensitivity)
         votes = noisy["within"] / (count_weight * state)

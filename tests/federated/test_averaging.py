@@ -352,9 +352,15 @@ def test_events_compose_over_rounds(regression):
     private = federated.local_dp_sgd(regression, optax.sgd(0.1), example, 1.0, 4, 7)
     inherited = federated.averaging(regression, private, sampler).event(9)
     assert inherited.privacy_unit == "example"
+    steps = dp_accounting.SelfComposedDpEvent(event, 4)
     assert inherited.event == dp_accounting.SelfComposedDpEvent(
-        dp_accounting.SelfComposedDpEvent(event, 4), 9
+        events.participating(0.5, steps), 9
     )
+    # Both promises stand where both act.
+    both = federated.averaging(
+        regression, private, sampler, mechanism=dp.gaussian(1.0, 1.3)
+    )
+    assert both.event(9) == central.event(9)._replace(beside=(inherited,))
     plain = federated.averaging(regression, trainer, sampler)
     assert plain.event(9).privacy_unit is None
     assert plain.cost() == base.Cost(12, 12)
