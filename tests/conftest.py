@@ -4,6 +4,7 @@ What concerns jax's start has to happen before jax is first imported.
 """
 
 # ruff: noqa: E402
+import gc
 import os
 import typing
 from pathlib import Path
@@ -32,6 +33,14 @@ jaxtyping.install_import_hook(
 )
 
 from ppml_lab import base, data
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module() -> typing.Iterator[None]:
+    """A worker's memory does not fill with the compiled programs of every module."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
