@@ -17,7 +17,7 @@ test: .venv/ready
 	$(TESTS) -m "not exhaustive and not benchmark"
 
 test-all: .venv/ready
-	$(TESTS)
+	$(TESTS) --hypothesis-profile thorough
 
 figures: .venv/ready
 	for stem in $(STEMS); do $(BIN)/python paper_figures/$$stem.py || exit 1; done

@@ -18,12 +18,15 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from hypothesis import settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(home / "ppml_lab" / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+settings.register_profile("thorough", max_examples=400)
 
 # Annotations are meant to be true: in the tests beartype checks them on every call.
 # An int is a float, as PEP 484 has it.
