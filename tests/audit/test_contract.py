@@ -149,9 +149,12 @@ PROBED = {
 """Too slow for tens of thousands of runs: probes only."""
 
 
+@pytest.mark.parametrize(
+    "num_runs", [2000, pytest.param(20_000, marks=pytest.mark.exhaustive)]
+)
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_everything_private_passes_the_contract(name):
-    report = audit.check_mechanism(SUBJECTS[name]())
+def test_everything_private_passes_the_contract(name, num_runs):
+    report = audit.check_mechanism(SUBJECTS[name](), num_runs=num_runs)
     assert report.passed, report
 
 
