@@ -4,6 +4,7 @@ What concerns jax's start has to happen before jax is first imported.
 """
 
 # ruff: noqa: E402
+import ctypes
 import gc
 import os
 import typing
@@ -44,6 +45,9 @@ def programs_of_one_module() -> typing.Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 @pytest.fixture(scope="session")
