@@ -4,6 +4,8 @@ What concerns jax's start has to happen before jax is first imported.
 """
 
 # ruff: noqa: E402
+import ctypes
+import gc
 import os
 import typing
 from pathlib import Path
@@ -17,12 +19,15 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from hypothesis import settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(home / "ppml_lab" / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+settings.register_profile("thorough", max_examples=400)
 
 # Annotations are meant to be true: in the tests beartype checks them on every call.
 # An int is a float, as PEP 484 has it.
@@ -32,6 +37,17 @@ jaxtyping.install_import_hook(
 )
 
 from ppml_lab import base, data
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module() -> typing.Iterator[None]:
+    """A worker's memory does not fill with the compiled programs of every module."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -461,21 +461,29 @@ def test_the_audit_refutes_the_claim_of_a_broken_mechanism(name):
     assert report.refuted_by == ("audit",), report
 
 
+few_and_many_runs = pytest.mark.parametrize(
+    "num_runs", [2000, pytest.param(20_000, marks=pytest.mark.exhaustive)]
+)
+
+
+@few_and_many_runs
 @pytest.mark.parametrize("setting", [SMALL, LARGE, SAMPLED, RARE])
-def test_the_correct_ones_pass(setting):
-    report = audit.check_mechanism(correct(setting))
+def test_the_correct_ones_pass(setting, num_runs):
+    report = audit.check_mechanism(correct(setting), num_runs=num_runs)
     assert report.passed, report
 
 
-def test_the_round_without_a_bug_passes():
-    report = audit.check_mechanism(of_round()(SAMPLED))
+@few_and_many_runs
+def test_the_round_without_a_bug_passes(num_runs):
+    report = audit.check_mechanism(of_round()(SAMPLED), num_runs=num_runs)
     assert report.passed, report
 
 
+@few_and_many_runs
 @pytest.mark.parametrize("name", SAFE)
-def test_a_safe_variation_stays_alive(name):
+def test_a_safe_variation_stays_alive(name, num_runs):
     unsaid = SAFE[name](SAMPLED)
-    report = audit.check_mechanism(unsaid, detectors=("audit",))
+    report = audit.check_mechanism(unsaid, num_runs=num_runs, detectors=("audit",))
     assert report.passed, report
     report = audit.check_mechanism(
         STATED[name](unsaid, SAMPLED), detectors=("replay", "noise", "participation")

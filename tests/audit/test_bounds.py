@@ -379,6 +379,7 @@ def test_sampled_gaussian_of_no_evidence():
     assert found.epsilon == 0.0
 
 
+@pytest.mark.exhaustive  # the two below are controls of the same check
 def test_calibration_finds_a_threshold_chosen_where_counted():
     rng = np.random.default_rng(1)
     found = []

@@ -149,18 +149,38 @@ PROBED = {
 """Too slow for tens of thousands of runs: probes only."""
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
-def test_everything_private_passes_the_contract(name):
-    report = audit.check_mechanism(SUBJECTS[name]())
+TWICE = (
+    *("live", "adaptive, examples", "DP-SGD in microbatches", "FedProx"),
+    *("FedAvg, adaptive", "FedAvg, fixed size", "FedAvg under coded masks"),
+)
+"""Their parts are in other subjects, and tests of their own show what they add."""
+
+
+@pytest.mark.parametrize(
+    ("name", "num_runs"),
+    [
+        pytest.param(
+            name,
+            num_runs,
+            marks=pytest.mark.exhaustive if name in TWICE or num_runs > 2000 else [],
+        )
+        for name in SUBJECTS
+        for num_runs in (2000, 20_000)
+    ],
+)
+def test_everything_private_passes_the_contract(name, num_runs):
+    report = audit.check_mechanism(SUBJECTS[name](), num_runs=num_runs)
     assert report.passed, report
 
 
+@pytest.mark.exhaustive  # sums are the same in every mode, `identity` runs above
 @pytest.mark.parametrize("name", PROBED)
 def test_what_runs_slowly_passes_the_probes(name):
     report = audit.check_mechanism(PROBED[name](), detectors=PROBES)
     assert report.passed, report
 
 
+@pytest.mark.exhaustive
 def test_full_masks_hide_no_more_than_they_say():
     """Masks in full: replay with few keys, as a round of masks takes long."""
     for aggregator in (masks("full"), coded("full")):

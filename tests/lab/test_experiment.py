@@ -209,18 +209,31 @@ def test_every_algorithm_is_built_with_every_privacy(
     assert private == (privacy != "none")
 
 
-@pytest.mark.parametrize("clipping", ["flat", "per_layer", "normalised", "adaptive"])
+KINDS: dict[str, dict[str, Any]] = {
+    "clients": {"privacy": "central", "secure_sum": "additive_sharing"},
+    "examples": {"privacy": "example", "training": "central", "cohort": 50.0},
+}
+
+
 @pytest.mark.parametrize(
-    "kind",
+    ("clipping", "kind"),
     [
-        {"privacy": "central", "secure_sum": "additive_sharing"},
-        {"privacy": "example", "training": "central", "cohort": 50.0},
+        ("flat", "clients"),
+        ("per_layer", "examples"),
+        ("normalised", "clients"),
+        ("adaptive", "examples"),
+        pytest.param("flat", "examples", marks=pytest.mark.exhaustive),
+        pytest.param("per_layer", "clients", marks=pytest.mark.exhaustive),
+        pytest.param("normalised", "examples", marks=pytest.mark.exhaustive),
+        pytest.param("adaptive", "clients", marks=pytest.mark.exhaustive),
     ],
 )
 def test_every_clipping_trains_and_costs_the_same(
-    clipping: str, kind: dict[str, Any], tmp_path: Path
+    clipping: str, kind: str, tmp_path: Path
 ) -> None:
-    config = replace(CONFIG, clipping=clipping, num_rounds=2, eval_every=2, **kind)
+    config = replace(
+        CONFIG, clipping=clipping, num_rounds=2, eval_every=2, **KINDS[kind]
+    )
     rates = lab.Hyperparams(noise_multiplier=1.0)
     (outcome,) = lab.run_sweep([lab.Point(config, rates, 0, {}, 1e-5)], tmp_path)
     assert 0 < outcome.last["loss"] < 3
@@ -247,12 +260,22 @@ def last(config: lab.Config, rates: lab.Hyperparams, folder: Path) -> dict[str, 
     return {k: v for k, v in outcome.last.items() if k not in left_out}
 
 
-def test_every_secure_sum_trains_the_same_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("additive_sharing", "complete", "light_secagg"),
+        pytest.param(tuple(SECURE), marks=pytest.mark.exhaustive),
+    ],
+)
+def test_every_secure_sum_trains_the_same_model(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
     """The same numbers: sums are of the same integers, and none here aborts."""
     config = replace(CONFIG, sampler="fixed_size", cohort=20.0, num_rounds=2)
     rates = lab.Hyperparams(scale_bits=14)
     found = {}
-    for name, parts in SECURE.items():
+    for name in names:
+        parts = SECURE[name]
         shared: dict[str, Any] = {"secure_sum": name, "corrupt_share": 0.0}
         narrow = rates._replace(modulus_bits=22 if name == "narrow" else 32)
         secure = replace(config, max_abs=4.0, **(shared | parts))

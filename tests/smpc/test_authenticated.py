@@ -412,7 +412,9 @@ def test_forgery_probability():
 
 
 PAIR = [[1, 2], [3, 4]]
-KEY, ONE, _ = inputs(SEED, ring.from_integers(field.F31, PAIR), 2, field.F31)
+KEY, ONE, _ = jax.jit(inputs, static_argnums=(2, 3))(
+    SEED, ring.from_integers(field.F31, PAIR), 2, field.F31
+)
 
 
 @pytest.mark.parametrize(

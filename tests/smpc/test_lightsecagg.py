@@ -24,6 +24,20 @@ CODES = {
     "no privacy": Code(3, 2, 0),
 }
 each_code = pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+# Every code in one field, and one code in the other, whose own arithmetic is tested.
+each_code_and_field = pytest.mark.parametrize(
+    ("code", "where"),
+    [
+        pytest.param(
+            code,
+            where,
+            id=f"{name}-{where.name}",
+            marks=[pytest.mark.exhaustive] if where != F31 and name != "most" else [],
+        )
+        for name, code in CODES.items()
+        for where in FIELDS
+    ],
+)
 LENGTH = 7
 run = jax.jit(lightsecagg.run, static_argnames=("code", "field"))
 transcript = jax.jit(lightsecagg.transcript, static_argnames=("code", "field"))
@@ -61,8 +75,7 @@ def interpolated(points, values, at: int, p: int) -> int:
     return total % p
 
 
-@each_field
-@each_code
+@each_code_and_field
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_coded_pieces_are_values_of_the_polynomial(where, code, data):
@@ -88,8 +101,7 @@ def test_coded_pieces_are_values_of_the_polynomial(where, code, data):
     assert rings.to_integers(where, known).tolist() == expected
 
 
-@each_field
-@each_code
+@each_code_and_field
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data(), number=st.integers(0, 2**32 - 1))
 def test_the_sum_over_uploads_or_nothing(where, code, data, number):
@@ -146,7 +158,12 @@ def test_a_hundred_clients_of_whom_thirty_drop_out():
 
 
 @pytest.mark.parametrize(
-    ("where", "x64"), [(F31, False), (F31, True), (field.F61, False)]
+    ("where", "x64"),
+    [
+        (F31, False),
+        (F31, True),
+        pytest.param(field.F61, False, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_clients_one_at_a_time_are_the_run(where, x64):
     """Compiled and vmapped, with a traced place, and in a plain loop."""
@@ -247,8 +264,7 @@ def test_uniform_pieces_hide_a_mask_from_any_who_may_collude(where, code):
         assert determinant(rows, where.modulus)
 
 
-@each_field
-@each_code
+@each_code_and_field
 def test_ideal_transcripts_open_the_total(where, code):
     total = where.uniform(seed_of(9), LENGTH)
     some = np.ones(code.num_clients, bool)

@@ -32,7 +32,7 @@ def updates(num_clients: int, max_abs: float = 1.0, seed: int = 0):
 
 def encode_all(aggregator, stacked, key=KEY):
     num_clients = len(jax.tree.leaves(stacked)[0])
-    encode = jax.vmap(aggregator.encode, in_axes=(0, None, 0, 0))
+    encode = jax.jit(jax.vmap(aggregator.encode, in_axes=(0, None, 0, 0)))
     keys, places = jax.random.split(key, num_clients), jnp.arange(num_clients)
     return encode(keys, (), places, stacked)
 
