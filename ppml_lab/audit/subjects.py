@@ -111,7 +111,7 @@ def of_mechanism(
                 bound_moved(mechanism, state, after),
             )
 
-        states = first_state(mechanism), sampled.init(jax.random.fold_in(key, -1))
+        states = first_state(mechanism), sampled.init(jax.random.fold_in(key, num_rounds))
         _, release = jax.lax.scan(one_round, states, jnp.arange(num_rounds))
         return release
 
