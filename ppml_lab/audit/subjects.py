@@ -111,7 +111,8 @@ def of_mechanism(
                 bound_moved(mechanism, state, after),
             )
 
-        states = first_state(mechanism), sampled.init(jax.random.fold_in(key, num_rounds))
+        sampler_key = jax.random.fold_in(key, num_rounds)
+        states = first_state(mechanism), sampled.init(sampler_key)
         _, release = jax.lax.scan(one_round, states, jnp.arange(num_rounds))
         return release
 
