@@ -33,8 +33,6 @@ from ppml_lab.dp import accountants, cut, events, rdp, search
 
 ACCOUNTANTS = accountants.NAMES
 BEST = "best"
-_NOTED = 1e-3
-"""The cut of the noise is spoken of from this share of delta on."""
 
 
 class RdpCurve(NamedTuple):
@@ -173,16 +171,7 @@ def cut_share(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
 
 def cut_note(privacy_event: PrivacyEvent, delta: SupportsFloat) -> str:
     """What a guarantee's line says of the cut of the noise; "" up to 1e-3 of delta."""
-    share = cut_share(privacy_event, delta)
-    if share <= _NOTED:
-        return ""
-    line = (
-        f"{share:.2g} of delta is the chance that noise, which ends at"
-        f" {cut.NORMAL_CUT:g} standard deviations, gives a release away"
-    )
-    if share < 1:
-        return line
-    return line + ": no epsilon holds at this delta; take a larger noise_multiplier"
+    return cut.in_words(cut_share(privacy_event, delta))
 
 
 def epsilon_from_below(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:

@@ -31,6 +31,8 @@ from ppml_lab import random
 
 NORMAL_CUT, LAPLACE_CUT = random.NORMAL_CUT, random.LAPLACE_CUT
 
+_NOTED = 1e-3
+
 
 @functools.lru_cache(maxsize=4096)
 def of_gaussian(noise_multiplier: float) -> float:
@@ -82,3 +84,18 @@ def of_laplace(noise_multiplier: float) -> float:
     if beyond >= 0:
         return 1 - 0.5 * math.exp(-beyond)
     return 0.5 * math.exp(beyond)
+
+
+def in_words(share: float) -> str:
+    """What a guarantee's line says where the cut takes this share of delta; "" up to
+    1e-3 of it.
+    """
+    if share <= _NOTED:
+        return ""
+    line = (
+        f"{share:.2g} of delta is the chance that noise, which ends at "
+        f"{NORMAL_CUT:.3g} standard deviations, gives a release away"
+    )
+    if share < 1:
+        return line
+    return line + ": no epsilon holds at this delta; take a larger noise_multiplier"

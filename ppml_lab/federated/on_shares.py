@@ -78,6 +78,8 @@ def training_on_shares(
       learning_rate: Of a step along the mean gradient.
       num_examples: Of all owners.
       batch_size: Examples per step, consecutive ones; all by default, and with noise.
+        Where it does not divide their number, the last batch of a pass holds some of
+        the one before again.
       clip_norm: Largest norm of an example's gradient; needed with noise.
       noise_multiplier: Stddev over `clip_norm`; 0 for none.
       num_honest: Parties whose noise alone has to suffice.
@@ -120,7 +122,7 @@ def training_on_shares(
     )
     per_party = float(stddev / np.sqrt(num_honest))
     rate = np.float32(learning_rate / batch)
-    num_batches = num_examples // batch
+    num_batches = -(-num_examples // batch)
 
     def train(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> PyTree:
         seed = random.seed(jax.random.fold_in(key, 0))
@@ -133,7 +135,8 @@ def training_on_shares(
 
         def step(state: PyTree, number: Array) -> tuple[PyTree, None]:
             own = random.child(seed, number, 2)
-            begin = (number % num_batches) * batch
+            # The last batch of a pass reaches back where batches do not divide.
+            begin = jnp.minimum((number % num_batches) * batch, num_examples - batch)
             rows = private.rows(examples, begin, batch) if num_batches > 1 else examples
             total = private.evaluate(
                 protocol, random.child(own, 0), gradient, state, rows

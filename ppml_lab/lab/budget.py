@@ -36,16 +36,13 @@ def calibrated(
         noisy = hyperparams._replace(noise_multiplier=noise)
         return build(config, noisy, facts).event(config.num_rounds)
 
-    noisy = event(1.0)
-    if noisy.privacy_unit is None:
+    if event(1.0).privacy_unit is None:
         raise ValueError(
             f"target_epsilon {target_epsilon:g} cannot be met: privacy "
             f"'{config.privacy}' promises nothing, whatever the noise; choose another "
             "privacy, or target_epsilon inf"
         )
-    noise = accounting.calibrate_noise_multiplier(
-        event, target_epsilon, delta, _accountant(noisy)
-    )
+    noise = accounting.calibrate_noise_multiplier(event, target_epsilon, delta, "best")
     return hyperparams._replace(noise_multiplier=noise)
 
 
@@ -76,11 +73,6 @@ def calibrated_once(
     noisy = calibrated(config, hyperparams, facts, target_epsilon, delta)
     found.append((noisy.noise_multiplier, whole_run(config, noisy, facts)))
     return noisy
-
-
-def _accountant(event: base.PrivacyEvent) -> str:
-    """By which a target is met: the tightest that knows the event."""
-    return "pld" if accounting.supports(event, "pld") else "rdp"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -151,9 +143,10 @@ def statement(
       `epsilon_rdp`, `epsilon_pld` (None where no PLD exists), `accountant` (the one of
       the two, "pld" where it exists, that a target_epsilon is met by),
       `epsilon_public` (who sees the released models) and `epsilon_server` (who runs the
-      protocol, see `accounting.epsilon_server`), `delta`,
-      `noise_multiplier`, `privacy_unit` and `neighboring_relation`; without privacy
-      epsilon is inf and the rest None.
+      protocol, see `accounting.epsilon_server`), `delta`, `noise_multiplier`,
+      `privacy_unit`, `neighboring_relation` and `cut_share`, what of delta the cut of
+      the noise takes (`accounting.cut_share`); without privacy epsilon is inf and the
+      rest None.
 
     Raises:
       ValueError: If the run is private and no delta is given.
@@ -169,20 +162,21 @@ def statement(
                 "noise_multiplier",
                 "privacy_unit",
                 "neighboring_relation",
+                "cut_share",
             )
         )
     if delta is None:
         raise ValueError(f"privacy '{config.privacy}' needs a delta to state epsilon")
-    accountant = _accountant(event)
-    has_pld = accountant == "pld"
+    stated = accounting.stated(event, delta)
     return {
         "epsilon_rdp": accounting.epsilon(event, delta, "rdp"),
-        "epsilon_pld": accounting.epsilon(event, delta, "pld") if has_pld else None,
-        "accountant": accountant,
-        "epsilon_public": accounting.epsilon_public(event, delta),
+        "epsilon_pld": stated.epsilon if stated.accountant == "pld" else None,
+        "accountant": stated.accountant,
+        "epsilon_public": stated.epsilon,
         "epsilon_server": accounting.epsilon_server(event, delta),
         "delta": delta,
         "noise_multiplier": float(hyperparams.noise_multiplier),
         "privacy_unit": event.privacy_unit,
         "neighboring_relation": event.neighboring_relation,
+        "cut_share": accounting.cut_share(event, delta),
     }

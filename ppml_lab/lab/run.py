@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import tyro
 
 from ppml_lab import federated
 from ppml_lab.data import files
+from ppml_lab.dp import cut
 from ppml_lab.lab import hosts, records
 from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
@@ -255,11 +257,20 @@ def _promise(row: Mapping[str, Any]) -> str:
     epsilon = f"epsilon {_show(row['epsilon_rdp'])} (RDP)"
     if row["accountant"] == "pld":
         epsilon = f"epsilon {_show(row['epsilon_pld'])} (PLD), {epsilon[8:]}"
+    note = cut.in_words(row["cut_share"])
     return (
         f"{epsilon} at delta {_show(row['delta'])}, noise_multiplier "
         f"{_show(row['noise_multiplier'])}, {row['neighboring_relation']} "
-        f"{row['privacy_unit']}"
+        f"{row['privacy_unit']}, against who sees the released models; "
+        f"{_against_server(row)}{note and '; '}{note}"
     )
+
+
+def _against_server(row: Mapping[str, Any]) -> str:
+    """What the same run promises against whoever runs the protocol, in words."""
+    epsilon = row["epsilon_server"]
+    promised = "nothing" if math.isinf(epsilon) else f"epsilon {_show(epsilon)}"
+    return f"{promised} against who runs it and sees who takes part"
 
 
 def _in_common(labels: Sequence[Mapping[str, Any]]) -> str:

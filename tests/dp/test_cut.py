@@ -130,9 +130,9 @@ def test_too_little_noise_has_no_epsilon_and_says_why(prob, noise, rounds, accou
 
 def test_the_note_is_silent_below_a_thousandth_of_delta():
     steps = run(events.compose(events.gaussian(0.5), 100))
-    share = accounting.cut_share(steps, 1e-7)
+    share = accounting.cut_share(steps, 5e-8)
     assert 1e-3 < share < 2e-3
-    assert f"{share:.2g} of delta" in accounting.cut_note(steps, 1e-7)
+    assert f"{share:.2g} of delta" in accounting.cut_note(steps, 5e-8)
     assert accounting.cut_note(steps, 1e-6) == ""
     assert accounting.cut_note(run(dp_accounting.NonPrivateDpEvent()), 1e-9) == ""
 

@@ -144,7 +144,7 @@ def test_rounds_report_it(regression, clients):
 
 def test_noise_that_ends_uses_up_delta():
     sampler, mechanism = federated.poisson(100, 0.2), dp.gaussian(1.0, 0.22)
-    delta = 3e-6
+    delta = 2e-6
     found = epsilons(dp.live(mechanism, sampler, delta), 4)
     expected = stated(mechanism, sampler, 4, delta)
     assert np.isfinite(expected[0])
