@@ -64,6 +64,16 @@ def probability(name: str, value: Any, *, allow_one: bool) -> None:
         )
 
 
+def within(name: str, value: Any, least: Any, most: Any) -> None:
+    """Raises ValueError unless `value` is a number in [least, most]."""
+    if any(map(is_traced, (value, least, most))):
+        return
+    number(name, value)
+    low, high = float(least), float(most)
+    if not low <= float(value) <= high:
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
+
+
 def at_least(name: str, value: Any, least: int) -> None:
     """Raises ValueError unless `value` is an integer of at least `least`."""
     if is_traced(value):

@@ -6,6 +6,7 @@ Clipping", NeurIPS 2021.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -14,8 +15,14 @@ from jax import Array
 from jaxtyping import Float, PyTree
 
 from ppml_lab import base, checks, pairs
-from ppml_lab.dp import clipping, mechanisms
+from ppml_lab.dp import clipping, looks, mechanisms
 from ppml_lab.dp.per_example import PerExample
+
+_SPAN = 1e4
+"""How far the clip norm may move from its first value, either way, unless told. At the
+default rate it is back from there within 93 rounds."""
+
+_COUNT_WEIGHTS = (1e-6, 1e6)
 
 
 def adaptive_gaussian(
@@ -26,6 +33,8 @@ def adaptive_gaussian(
     target_quantile: float = 0.5,
     clip_learning_rate: float = 0.2,
     count_weight: float = 0.1,
+    min_clip_norm: Any = None,
+    max_clip_norm: Any = None,
     privacy_unit: str = "client",
 ) -> base.PrivacyMechanism:
     """`gaussian`, whose clip norm moves towards a quantile of the norms.
@@ -37,36 +46,57 @@ def adaptive_gaussian(
     `sqrt(1 + count_weight^2)` times that of a fixed clip norm, and the count's has
     standard deviation `noise_multiplier * sqrt(1 + count_weight^2) / (2 count_weight)`
     contributions. Each round multiplies the clip norm by
-    `exp(-clip_learning_rate * (fraction within - target_quantile))`.
+    `exp(-clip_learning_rate * (fraction within - target_quantile))`, where a noisy
+    fraction counts as -1 at least and 2 at most, and keeps it between `min_clip_norm`
+    and `max_clip_norm`: contributions that are zero for many rounds, or noise, cannot
+    take it where float32 ends, and it comes back from anywhere.
+
+    The count is useful while its noise is small: where all norms differ by a factor e
+    or so, the clip norm's logarithm wanders about the quantile by about
+    `sqrt(clip_learning_rate)` times the noise of the fraction. Where that is above 1,
+    or one step's noise is, the clip norm is noise, and building it is an error. A
+    search for a noise multiplier meets such ones: search with `gaussian`, whose event
+    is the same.
 
     **Guarantee:** as `gaussian`'s, for update and count together; the clip norm in the
     state is made of noisy counts and public numbers. The fraction divides by the
     expected number of contributions, which is public. A contribution that is not
-    finite is zero throughout, in the count too.
+    finite is zero throughout, in the count too. The bounds of the clip norm must not be
+    chosen by looking at the data.
 
     Args:
-      initial_clip_norm: The first round's.
+      initial_clip_norm: The first round's, within its bounds.
       noise_multiplier: Standard deviation of the noise over the sensitivity of the
         message.
-      expected_contributions: Clients (or examples) per round, the sampler's
-        `expected_cohort`.
+      expected_contributions: Clients (or examples) that are expected to report in a
+        round: the sampler's `expected_cohort`, less those who drop out.
       target_quantile: The fraction of contributions that are to be within the clip
         norm, in [0, 1].
       clip_learning_rate: Of the clip norm's logarithm, positive.
-      count_weight: How loudly the count is sent, positive.
+      count_weight: How loudly the count is sent, in [1e-6, 1e6].
+      min_clip_norm: The least the clip norm ever is; the first divided by 10,000 by
+        default.
+      max_clip_norm: The largest; 10,000 times the first by default.
       privacy_unit: Whose contribution is clipped, "client" or "example".
 
     Raises:
-      ValueError: For numbers outside these ranges, or an infinite clip norm.
+      ValueError: For numbers outside these ranges, a clip norm that is infinite, or
+        outside [1e-18, 1e18], where float32 has no squares, bounds on the wrong side of
+        the first clip norm, or noise that drowns the count.
     """
     checks.positive("initial_clip_norm", initial_clip_norm)
     checks.positive("expected_contributions", expected_contributions)
     checks.probability("target_quantile", target_quantile, allow_one=True)
     checks.positive("clip_learning_rate", clip_learning_rate)
     checks.positive("count_weight", count_weight)
+    checks.within("count_weight", count_weight, *_COUNT_WEIGHTS)
     plain = mechanisms.gaussian(
         initial_clip_norm, noise_multiplier, privacy_unit=privacy_unit
     )
+    _check_count(
+        noise_multiplier, count_weight, expected_contributions, clip_learning_rate
+    )
+    least, most = _bounds(initial_clip_norm, min_clip_norm, max_clip_norm)
 
     def within(clip_norm: Array, squared_norms: PyTree, factors: PyTree) -> Array:
         norm = clipping.total_norm(squared_norms)
@@ -100,13 +130,15 @@ def adaptive_gaussian(
     ) -> tuple[PyTree, Array]:
         noisy = mechanisms.add_noise(key, total, noise_multiplier, sensitivity)
         votes = noisy["within"] / (count_weight * state)
-        fraction = (votes / expected_contributions + 1) / 2
+        fraction = jnp.clip((votes / expected_contributions + 1) / 2, -1.0, 2.0)
         step = clip_learning_rate * (fraction - target_quantile)
-        return noisy["update"], state * jnp.exp(-step)
+        return noisy["update"], jnp.clip(state * jnp.exp(-step), least, most)
 
     return plain._replace(
-        init=lambda key, like: jnp.float32(initial_clip_norm),
-        clip=clip,
+        init=lambda key, like: jnp.clip(jnp.float32(initial_clip_norm), least, most),
+        clip=looks.WatchedClip(
+            clip, lambda state, update: looks.scaled_down(clipping.flat(state), update)
+        ),
         clip_examples=clip_examples,
         message_bound=lambda state: state * max(1.0, count_weight),
         norm_bound=lambda state: state * jnp.sqrt(1 + jnp.float32(count_weight) ** 2),
@@ -114,3 +146,43 @@ def adaptive_gaussian(
         report=lambda state: {"clip_norm": state},
         expected_contributions=expected_contributions,
     )
+
+
+def _bounds(initial: Any, least: Any, most: Any) -> tuple[Array, Array]:
+    """The least and the largest clip norm, in float32."""
+    smallest, largest = mechanisms.NORMS
+    if least is None:
+        least = jnp.maximum(jnp.float32(initial) / _SPAN, smallest)
+    else:
+        checks.positive("min_clip_norm", least)
+        checks.within("min_clip_norm", least, smallest, initial)
+    if most is None:
+        most = jnp.minimum(jnp.float32(initial) * _SPAN, largest)
+    else:
+        checks.positive("max_clip_norm", most)
+        checks.within("max_clip_norm", most, initial, largest)
+    return jnp.float32(least), jnp.float32(most)
+
+
+def _check_count(
+    noise_multiplier: Any, count_weight: Any, contributions: Any, rate: Any
+) -> None:
+    """Raises ValueError unless the count says more than its noise; see above."""
+    if any(
+        map(checks.is_traced, (noise_multiplier, count_weight, contributions, rate))
+    ):
+        return
+    numbers = (noise_multiplier, count_weight, contributions, rate)
+    noise, weight, number, rate = map(float, numbers)
+    stddev = noise * math.hypot(1, weight) / (2 * weight * number)
+    wandering = stddev * max(rate, math.sqrt(rate))
+    if wandering > 1:
+        raise ValueError(
+            f"noise_multiplier {noise:g} with count_weight {weight:g} and "
+            f"expected_contributions {number:g} gives the fraction of contributions "
+            f"within the clip norm noise of standard deviation {stddev:.3g}, of which "
+            f"clip_learning_rate {rate:g} makes a clip norm of noise; take "
+            f"noise_multiplier {noise / wandering:.3g} at most, "
+            f"expected_contributions {number * wandering:.3g} at least, a larger "
+            "count_weight (to about 1), or dp.gaussian"
+        )

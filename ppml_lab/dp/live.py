@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float, PyTree
 
 from ppml_lab import base, checks
-from ppml_lab.dp import cut, rdp
+from ppml_lab.dp import cut, looks, rdp
 
 
 class LiveState(NamedTuple):
@@ -113,7 +113,10 @@ def live(
 
     return mechanism._replace(
         init=init,
-        clip=lambda key, state, update: mechanism.clip(key, state.inner, update),
+        clip=looks.WatchedClip(
+            lambda key, state, update: mechanism.clip(key, state.inner, update),
+            lambda state, update: looks.clipped(mechanism, state.inner, update),
+        ),
         clip_examples=lambda state, gradients, weights: mechanism.clip_examples(
             state.inner, gradients, weights
         ),

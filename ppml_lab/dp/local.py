@@ -19,9 +19,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import base, checks, pairs, random, trees
-from ppml_lab.dp import clipping, mechanisms
+from ppml_lab.dp import clipping, looks, mechanisms
 
 _MOST_EPSILON = 700.0
+
+_LEAST_EPSILON = 1e-5
+"""Where what float32 adds to the chance of a lie takes a tenth of the answers' mean."""
 
 
 def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
@@ -44,12 +47,15 @@ def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechani
         clipped, _ = clipping.clip_by_global_norm(update, clip_norm)
         return mechanisms.add_noise(key, clipped, noise_multiplier, clip_norm)
 
+    def shrinks(state: PyTree, update: PyTree) -> jax.Array:
+        return looks.scaled_down(clipping.flat(clip_norm), update)
+
     def event() -> Any:
         from ppml_lab.dp import events
 
         return events.gaussian(float(noise_multiplier) / 2.0)
 
-    return _at_the_client(clip, clip_norm, event)
+    return _at_the_client(looks.WatchedClip(clip, shrinks), clip_norm, event)
 
 
 def local_laplace(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
@@ -71,25 +77,37 @@ def local_laplace(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanis
     """
     checks.positive("clip_norm", clip_norm)
     checks.positive("noise_multiplier", noise_multiplier)
+    mechanisms.check_noise(clip_norm, noise_multiplier)
+
+    def factor_of(update: PyTree) -> jax.Array:
+        # Short floats would overflow.
+        sizes = [jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(update)]
+        norm = sum(sizes[1:], sizes[0])
+        factor = jnp.where(norm > clip_norm, clip_norm / norm, 1.0)
+        return jnp.where(jnp.isfinite(norm), factor, 0.0)
 
     def clip(key: base.Key, state: PyTree, update: PyTree) -> PyTree:
-        norm = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(update))
-        factor = jnp.minimum(1.0, clip_norm / norm)
+        update = trees.widened(update)
+        factor = factor_of(update)
 
         def noisy(leaf_key: base.Key, leaf: jax.Array) -> jax.Array:
-            clipped = jnp.where(jnp.isfinite(norm), leaf * factor, 0)
+            # Not a product alone: 0 times NaN is NaN.
+            clipped = jnp.where(factor > 0, leaf * factor, 0)
             noise = random.laplace(random.seed(leaf_key), leaf.size)
             noise = noise.reshape(leaf.shape).astype(leaf.dtype)
             return clipped + noise_multiplier * clip_norm * noise
 
         return jax.tree.map(noisy, trees.leaf_keys(key, update), update)
 
+    def shrinks(state: PyTree, update: PyTree) -> jax.Array:
+        return factor_of(trees.widened(update)) < 1
+
     def event() -> Any:
         from ppml_lab.dp import events
 
         return events.laplace(float(noise_multiplier) / 2.0)
 
-    return _at_the_client(clip, clip_norm, event)
+    return _at_the_client(looks.WatchedClip(clip, shrinks), clip_norm, event)
 
 
 def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechanism:
@@ -107,13 +125,16 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
 
     Args:
       max_abs: Bound of every coordinate, positive.
-      target_epsilon: Of one participation, positive; above 700 it counts as none.
+      target_epsilon: Of one participation, at least 1e-5; above 700 it counts as none.
 
     Raises:
-      ValueError: For numbers that are not positive and finite.
+      ValueError: For numbers that are not positive and finite, or too small or large
+        for float32.
     """
     checks.positive("max_abs", max_abs)
+    checks.within("max_abs", max_abs, *mechanisms.NORMS)
     checks.positive("target_epsilon", target_epsilon)
+    checks.within("target_epsilon", target_epsilon, _LEAST_EPSILON, math.inf)
 
     def loudness(dimension: int) -> Any:
         return dimension * max_abs / jnp.tanh(jnp.float32(target_epsilon) / 2)
@@ -130,6 +151,11 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
         answer = sign * loudness(vector.size)
         return cut(jnp.zeros_like(vector).at[place].set(answer))
 
+    def shrinks(state: PyTree, update: PyTree) -> jax.Array:
+        vector, _ = trees.as_vector(update)
+        # NaN is not within, either.
+        return ~jnp.all(jnp.abs(vector) <= max_abs)
+
     def event() -> Any:
         import dp_accounting
 
@@ -141,7 +167,7 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
         shrunk = math.exp(-float(target_epsilon))
         return events.randomised_response(2 * shrunk / (1 + shrunk), 2)
 
-    return _at_the_client(clip, float("inf"), event)
+    return _at_the_client(looks.WatchedClip(clip, shrinks), float("inf"), event)
 
 
 def _chance_of_lies(target_epsilon: Any) -> jax.Array:

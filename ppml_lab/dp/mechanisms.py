@@ -10,7 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ppml_lab import base, checks, pairs, random, trees
-from ppml_lab.dp import clipping
+from ppml_lab.dp import clipping, looks
+
+NORMS = (1e-18, 1e18)
+"""Clip norms whose squares, and whose products with noise multipliers in the same
+range, float32 has."""
 
 
 def no_privacy() -> base.PrivacyMechanism:
@@ -65,7 +69,8 @@ def gaussian(
     floating point (Mironov, CCS 2012).
 
     Args:
-      clip_norm: L2 bound; `inf` only without noise.
+      clip_norm: L2 bound; `inf` only without noise. One that changes over a run is
+        `scheduled_gaussian`'s.
       noise_multiplier: Standard deviation of the noise over the sensitivity when one
         contribution is added or removed.
       privacy_unit: Whose contribution is clipped, "client" or "example".
@@ -74,7 +79,7 @@ def gaussian(
 
     Raises:
       ValueError: For a clip_norm or noise_multiplier that is not a bound or a scale, or
-        an unknown rule.
+        outside [1e-18, 1e18], where float32 has no squares, or an unknown rule.
     """
     check_noise(clip_norm, noise_multiplier)
     checks.known("privacy_unit", privacy_unit, ("client", "example"))
@@ -89,7 +94,10 @@ def gaussian(
 
     return base.PrivacyMechanism(
         init=lambda key, like: (),
-        clip=lambda key, state, update: clipping.clip(clip, update),
+        clip=looks.WatchedClip(
+            lambda key, state, update: clipping.clip(clip, update),
+            lambda state, update: looks.scaled_down(clip, update),
+        ),
         clip_examples=lambda state, gradients, weights: clipping.clip_examples(
             clip, gradients, weights
         ),
@@ -149,8 +157,21 @@ def clips_no_examples(state: PyTree, gradients: Any, weights: jax.Array) -> PyTr
 
 def check_noise(clip_norm: Any, noise_multiplier: Any) -> None:
     """Raises ValueError unless these are a bound and a scale that go together."""
+    for name, value in (
+        ("clip_norm", clip_norm),
+        ("noise_multiplier", noise_multiplier),
+    ):
+        if callable(value):
+            raise ValueError(
+                f"{name} must be a number, got {value!r}; a function of the number of "
+                "releases goes to dp.scheduled_gaussian"
+            )
     checks.positive("clip_norm", clip_norm, allow_inf=True)
     checks.non_negative("noise_multiplier", noise_multiplier)
+    if not checks.is_traced(clip_norm) and clip_norm != float("inf"):
+        checks.within("clip_norm", clip_norm, *NORMS)
+    if not checks.is_traced(noise_multiplier) and noise_multiplier != 0:
+        checks.within("noise_multiplier", noise_multiplier, *NORMS)
     if checks.is_traced(clip_norm) or checks.is_traced(noise_multiplier):
         return
     if clip_norm == float("inf") and noise_multiplier > 0:

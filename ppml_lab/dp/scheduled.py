@@ -1,4 +1,4 @@
-"""Gaussian noise that follows a schedule over a run's releases.
+"""Gaussian noise, and clip norms, that follow a schedule over a run's releases.
 
 Yu, Liu, Pu, Gursoy, Truex, "Differentially Private Model Publishing for Deep Learning",
 IEEE S&P 2019, decays it, so that late gradients, which are small, are less noisy.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,51 +16,82 @@ from jax import Array
 from jaxtyping import Int, PyTree
 
 from ppml_lab import base
-from ppml_lab.dp import mechanisms
+from ppml_lab.dp import clipping, looks, mechanisms
+
+Schedule: TypeAlias = Callable[[Int[Array, ""]], Any]
+"""From the number of earlier releases (int32, from 0) to a value; any optax schedule.
+"""
 
 
 def scheduled_gaussian(
-    clip_norm: Any,
-    noise_schedule: Callable[[Int[Array, ""]], Any],
+    clip_norm: Schedule | Any,
+    noise_schedule: Schedule | Any,
     *,
     privacy_unit: str = "client",
     rule: str = "flat",
 ) -> base.PrivacyMechanism:
-    """`gaussian`, whose noise multiplier is a function of the number of releases made.
+    """`gaussian`, whose clip norm and noise multiplier are functions of the number of
+    releases made.
 
-    **Guarantee:** as `gaussian`'s, release by release; the event composes them. The
-    schedule must not look at the data.
+    **Guarantee:** as `gaussian`'s, release by release, each with its own clip norm and
+    the noise that goes with it; the event composes them, and depends on the noise
+    multipliers alone. The schedules must not look at the data.
 
     Args:
-      clip_norm: L2 bound, finite.
-      noise_schedule: From the number of earlier releases (int32, from 0) to the noise
-        multiplier; any optax schedule.
+      clip_norm: L2 bound, finite: a number or a schedule.
+      noise_schedule: The noise multiplier: a number or a schedule.
       privacy_unit: Whose contribution is clipped, "client" or "example".
       rule: As in `gaussian`.
 
     Raises:
-      ValueError: For a clip_norm that is not a bound, an unknown rule, or a first noise
-        multiplier that is not a scale; `event` for any later one.
+      ValueError: For a first clip norm that is not a bound, an unknown rule, or a first
+        noise multiplier that is not a scale; `event` for any later one.
     """
-    first = noise_schedule(jnp.int32(0))
-    plain = mechanisms.gaussian(clip_norm, first, privacy_unit=privacy_unit, rule=rule)
+    norm_at, noise_at = _schedule(clip_norm), _schedule(noise_schedule)
+    start = jnp.int32(0)
+    plain = mechanisms.gaussian(
+        norm_at(start), noise_at(start), privacy_unit=privacy_unit, rule=rule
+    )
+
+    def rule_at(state: Array) -> clipping.Clipping:
+        return clipping.rule(rule, norm_at(state))
 
     def privatize(
         key: base.Key, state: Array, total: PyTree, sensitivity: Any
     ) -> tuple[PyTree, Array]:
-        noise = noise_schedule(state)
+        noise = noise_at(state)
         return mechanisms.add_noise(key, total, noise, sensitivity), state + 1
 
     def event(
         sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
     ) -> base.PrivacyEvent:
-        noises = jax.vmap(noise_schedule)(jnp.arange(num_releases))
-        releases = Counter(map(float, noises))
-        return mechanisms.gaussian_event(sampler, releases, privacy_unit)
+        numbers = jnp.arange(num_releases)
+        noises = list(map(float, jax.vmap(noise_at)(numbers)))
+        if callable(clip_norm):
+            norms = map(float, jax.vmap(norm_at)(numbers))
+            for norm, noise in set(zip(norms, noises, strict=True)):
+                mechanisms.check_noise(norm, noise)
+        return mechanisms.gaussian_event(sampler, Counter(noises), privacy_unit)
 
     return plain._replace(
         init=lambda key, like: jnp.int32(0),
+        clip=looks.WatchedClip(
+            lambda key, state, update: clipping.clip(rule_at(state), update),
+            lambda state, update: looks.scaled_down(rule_at(state), update),
+        ),
+        clip_examples=lambda state, gradients, weights: clipping.clip_examples(
+            rule_at(state), gradients, weights
+        ),
+        message_bound=lambda state: norm_at(state),
+        norm_bound=lambda state: norm_at(state),
         privatize=privatize,
-        noise_multiplier=lambda state: noise_schedule(state),
+        noise_multiplier=lambda state: noise_at(state),
+        report=lambda state: (
+            {"clip_norm": jnp.float32(norm_at(state))} if callable(clip_norm) else {}
+        ),
         event=event,
     )
+
+
+def _schedule(value: Schedule | Any) -> Schedule:
+    return value if callable(value) else lambda number: value

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, PyTree
 
 from ppml_lab import base, checks, dp, smpc, trees
 from ppml_lab.data import storage
+from ppml_lab.dp import looks
 from ppml_lab.federated import compatible, devices, lanes, roles
 from ppml_lab.federated.server import fedopt
 
@@ -67,6 +68,11 @@ def averaging(
     server is FedAvg, `proximal_sgd` FedProx, `scaffold` SCAFFOLD; `fedopt(optimizer)`
     as server gives FedAvgM and the FedOpt family; a trainer of one full-batch step is
     FedSGD.
+
+    A round's scalars are means over those who report of what their trainings say, with
+    `cohort_size` and `num_reports`; a private mechanism adds `update_norm`, the L2 norm
+    before clipping, `clipped_share`, the share of updates that were scaled down or were
+    not finite, and its own report.
 
     **Guarantee:** with a private mechanism the model and the server's memory are, after
     every round, differentially private as `event` says, under the trust that the
@@ -305,7 +311,8 @@ def _report(
         scalars = dict(info)
         if mechanism.privacy_unit is not None:
             # What clipping computes anyway; for others it is one more pass.
-            scalars["update_norm"] = optax.tree.norm(update)
+            scalars["update_norm"] = looks.norm(update)
+            scalars["clipped_share"] = looks.clipped(mechanism, mechanism_state, update)
         bounded = mechanism.clip(clip_key, mechanism_state, weighed)
         return {
             "message": aggregator.encode(encode_key, session, place, bounded),

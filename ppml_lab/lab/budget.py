@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -31,6 +32,9 @@ def calibrated(
     """
     if target_epsilon == float("inf"):
         return hyperparams._replace(noise_multiplier=0.0)
+    if config.clipping == "adaptive":
+        # Costs the same, and bears all the noise that a search tries.
+        config = dataclasses.replace(config, clipping="flat")
 
     def event(noise: float) -> base.PrivacyEvent:
         noisy = hyperparams._replace(noise_multiplier=noise)

@@ -201,10 +201,12 @@ def _mechanism(
         return dp.no_privacy()
     unit = "client" if config.privacy == "central" else "example"
     if config.clipping == "adaptive":
+        # Examples do not drop out.
+        staying = 1 - hyperparams.dropout_prob if unit == "client" else 1
         return dp.adaptive_gaussian(
             clip_norm,
             noise,
-            sampler.expected_cohort,
+            sampler.expected_cohort * staying,
             target_quantile=config.target_quantile,
             privacy_unit=unit,
         )

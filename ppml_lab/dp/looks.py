@@ -1,0 +1,57 @@
+"""A look at what clipping does to each contribution: for the researcher, not private.
+
+Nobody can choose a clip norm without it. Which updates a clip makes smaller only its
+mechanism knows: its norm may be another one than L2, or have a share for each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, PyTree
+
+from ppml_lab import base
+from ppml_lab.dp import clipping
+
+
+@dataclass(frozen=True, eq=False)
+class WatchedClip:
+    """A mechanism's `clip`, called as any other, that says which updates it shrinks.
+
+    Attributes:
+      send: The `clip`.
+      shrinks: `(state, update)`: whether it scales any of the update down.
+    """
+
+    send: Callable[[base.Key, PyTree, PyTree], PyTree]
+    shrinks: Callable[[PyTree, PyTree], Bool[Array, ""]]
+
+    def __call__(self, key: base.Key, state: PyTree, update: PyTree) -> PyTree:
+        return self.send(key, state, update)
+
+
+def clipped(
+    mechanism: base.PrivacyMechanism, state: PyTree, update: PyTree
+) -> Bool[Array, ""]:
+    """Whether the mechanism's `clip` scales any of an update down, or drops it for not
+    being finite; of a `clip` that does not say it, whether the L2 norm is above the
+    mechanism's `norm_bound`.
+    """
+    if isinstance(mechanism.clip, WatchedClip):
+        return mechanism.clip.shrinks(state, update)
+    return ~(norm(update) <= mechanism.norm_bound(state))
+
+
+def scaled_down(rule: clipping.Clipping, update: PyTree) -> Bool[Array, ""]:
+    """Whether any factor of a clipping rule is below 1 for an update."""
+    factors = rule.factors(clipping.squared_norms(update))
+    return jnp.any(jnp.stack(jax.tree.leaves(factors)) < 1)
+
+
+def norm(update: PyTree) -> Array:
+    """The L2 norm of an update, as clipping sees it."""
+    return clipping.total_norm(clipping.squared_norms(update))
