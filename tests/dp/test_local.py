@@ -1,5 +1,7 @@
 """Local mechanisms: bounds, the right noise and no other, probabilities, means."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +111,31 @@ def test_answers_are_the_bounded_update_on_average():
     means = np.array([*answers["a"].mean(0), answers["b"].mean()])
     spread = np.std(np.asarray(answers["b"])) / np.sqrt(len(KEYS))
     np.testing.assert_allclose(means, [0.3, -0.8, 1.0], atol=5 * spread)
+
+
+def test_short_floats_are_clipped_in_l1_and_noised_in_float32():
+    """In float16 the L1 norm of these overflows, and in bfloat16 it is 1/256 off."""
+    clip_norm = 1.5
+    mechanism = dp.local_laplace(clip_norm, 1e-9)
+    for dtype, value in ((jnp.float16, 60.0), (jnp.bfloat16, 0.01)):
+        sent = mechanism.clip(KEYS[0], (), jnp.full(2000, value, dtype))
+        assert sent.dtype == jnp.float32
+        total = np.abs(np.asarray(sent, np.float64)).sum()
+        np.testing.assert_allclose(total, clip_norm, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [1e-30, 1e30])
+def test_numbers_that_float32_cannot_square_are_refused(bad):
+    got = re.escape(f"got {bad}")
+    for build in (dp.local_gaussian, dp.local_laplace):
+        with pytest.raises(ValueError, match=rf"clip_norm must lie in .*{got}"):
+            build(bad, 1.0)
+        with pytest.raises(ValueError, match=rf"noise_multiplier must lie in .*{got}"):
+            build(1.0, bad)
+    with pytest.raises(ValueError, match=rf"max_abs must lie in .*{got}"):
+        dp.randomised_response(bad, 1.0)
+    with pytest.raises(ValueError, match=r"target_epsilon must lie in .*1e-09"):
+        dp.randomised_response(1.0, 1e-9)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.inf, np.nan])

@@ -112,6 +112,60 @@ def test_one_client_is_gradient_descent(regression, clients):
     np.testing.assert_allclose(flat(state.params), params, rtol=1e-5)
 
 
+def test_norms_before_clipping_and_the_share_clipped_are_told(run, clients):
+    """The researcher's look, by which a clip norm is chosen."""
+    norms = np.linalg.norm(client_updates(clients, START), axis=1)
+    for clip_norm in (0.9 * norms.min(), np.median(norms) * 1.01, 1.1 * norms.max()):
+        _, info = run(START, clip_norm=clip_norm)
+        np.testing.assert_allclose(info["update_norm"], norms.mean(), rtol=1e-5)
+        np.testing.assert_allclose(info["clipped_share"], np.mean(norms > clip_norm))
+    assert "clipped_share" not in run(START)[1]
+    # Whom clipping drops for not being finite counts as clipped.
+    first = clients.examples["x"].at[0].set(jnp.nan)
+    broken = clients._replace(examples=clients.examples | {"x": first})
+    params, info = run(START, clip_norm=1.1 * norms.max(), clients=broken)
+    np.testing.assert_allclose(info["clipped_share"], 1 / 5)
+    assert np.isfinite(params).all()
+
+
+def test_the_share_clipped_is_that_of_those_who_report(run, clients):
+    norms = np.linalg.norm(client_updates(clients, START), axis=1)
+    clip_norm, shares = float(np.median(norms)) * 1.01, set()
+    for number in range(5):
+        key = jax.random.key(number)
+        _, info = run(START, key=key, sampler="half", clip_norm=clip_norm)
+        here = norms[in_cohort(federated.poisson(5, 0.5), key)]
+        shares.add(float(info["clipped_share"]))
+        np.testing.assert_allclose(info["clipped_share"], np.mean(here > clip_norm))
+        np.testing.assert_allclose(info["update_norm"], np.mean(here), rtol=1e-5)
+    assert len(shares) > 1
+
+
+def test_adaptive_clipping_counts_on_those_who_are_expected_to_report(regression):
+    """Told the whole cohort of 12 at drop-outs of 0.3, its clip norm would grow for
+    ever.
+    """
+    trainer = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
+    sampler = federated.poisson(60, 0.2)
+
+    def build(contributions, dropout_prob):
+        return federated.averaging(
+            regression,
+            trainer,
+            sampler,
+            mechanism=dp.adaptive_gaussian(0.1, 1.0, contributions),
+            dropout_prob=dropout_prob,
+        )
+
+    told = r"expected_contributions 12, but 8\.4 .*cohort 12, dropout_prob 0\.3"
+    with pytest.raises(ValueError, match=told):
+        build(12.0, 0.3)
+    with pytest.raises(ValueError, match=r"expected_contributions 8\.4, but 12 "):
+        build(8.4, 0.0)
+    build(8.4, 0.3)
+    build(12.0, 0.0)
+
+
 # Two clients with examples {1, 3} and {5}, loss (w - x)^2 / 2, w = 0, two full-batch
 # steps at rate 1/2: w goes 0 -> 1 -> 1.5 and 0 -> 2.5 -> 3.75. A clip at 2 leaves 1.5
 # and 2.

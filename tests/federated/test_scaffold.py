@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
-from ppml_lab import base, federated
+from ppml_lab import base, dp, federated
 
 KEY = jax.random.key(9)
 START = {"w": jnp.array([0.3, -0.2]), "b": jnp.float32(0.1)}
@@ -113,6 +114,63 @@ def test_who_is_not_in_the_cohort_keeps_its_control(regression, clients):
     state, _ = jax.jit(algorithm.round)(KEY, start._replace(kept=kept), clients)
     changed = flat(state.kept) != flat(kept)
     np.testing.assert_array_equal(changed.any(axis=1), [0, 0, 0, 1, 1])
+
+
+@pytest.fixture(scope="module")
+def private_change(regression, clients):
+    """`(key, clip norm, noise, control)`: by what a private round of one client whose
+    control is `control` moves the model and the server's control.
+    """
+    alone = clients._replace(offsets=jnp.array([0, 18], jnp.int32))
+    trainer, server = federated.scaffold(regression, optax.sgd(0.1), 18, num_steps=2)
+
+    @jax.jit
+    def change(key, clip_norm, noise, control):
+        algorithm = federated.averaging(
+            regression,
+            trainer,
+            federated.everyone(1),
+            server=server,
+            mechanism=dp.gaussian(clip_norm, noise),
+        )
+        start = algorithm.init(KEY)
+        kept = jax.tree.map(lambda leaf: leaf + control, start.kept)
+        state, info = algorithm.round(key, start._replace(kept=kept), alone)
+        moved = jax.tree.map(jnp.subtract, state.params, start.params)
+        turned = jax.tree.map(jnp.subtract, state.memory[1], start.memory[1])
+        return moved, turned, info
+
+    return change
+
+
+def test_update_and_change_of_control_are_clipped_together(private_change):
+    for control in (0.0, 1e4):
+        moved, turned, info = private_change(KEY, 0.05, 0.0, control)
+        whole = np.concatenate([flat(moved), flat(turned)])
+        np.testing.assert_allclose(np.linalg.norm(whole), 0.05, rtol=1e-4)
+        assert info["clipped_share"] == 1
+        assert info["update_norm"] > (1e3 if control else 0.05)
+    # Nearly all of that message is the change of control.
+    assert np.linalg.norm(flat(moved)) < 0.2 * 0.05 < np.linalg.norm(flat(turned))
+
+
+def test_the_change_of_control_gets_the_noise_of_the_update(private_change):
+    clip_norm, noise = 0.05, 1.5
+    quiet = private_change(KEY, clip_norm, 0.0, 0.0)[:2]
+    keys = jax.random.split(KEY, 2000)
+    found = jax.lax.map(
+        lambda key: private_change(key, clip_norm, noise, 0.0)[:2], keys
+    )
+    columns = [
+        (flat(one) - flat(other)) / (noise * clip_norm)
+        for one, other in zip(found, quiet, strict=True)
+    ]
+    for column in np.concatenate(columns, axis=1).T:
+        assert scipy.stats.kstest(column, "norm").pvalue > 1e-4
+        for wrong in (2 / 3, 3 / 2):
+            assert scipy.stats.kstest(column / wrong, "norm").pvalue < 1e-6
+    correlation = np.corrcoef(np.concatenate(columns, axis=1).T) - np.eye(6)
+    assert np.abs(correlation).max() < 5 / np.sqrt(2000)
 
 
 def test_weights_by_examples_are_an_error(regression):
