@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from ppml_lab import base, checks, dp, pairs, trees
 from ppml_lab.data import storage
 from ppml_lab.dp.per_example import Method as PerExampleMethod
-from ppml_lab.federated import roles
+from ppml_lab.federated import compatible, roles
 from ppml_lab.federated.averaging import ServerState, start
 from ppml_lab.federated.devices import add_up, check_mesh, gather, over_devices
 
@@ -52,8 +52,8 @@ def central_sgd(
         one device if None. The sums are the same up to rounding.
 
     Raises:
-      ValueError: For step counts below 1, a mechanism that protects clients, or a mesh
-        without that axis.
+      ValueError: For step counts below 1, a mechanism that protects clients or counts
+        on other batches, or a mesh without that axis.
     """
     checks.at_least("steps_per_round", steps_per_round, 1)
     check_mesh(mesh)
@@ -61,6 +61,7 @@ def central_sgd(
     if live_delta is not None:
         mechanism = dp.live(mechanism, sampler, live_delta)
     _gradient(task, None, mechanism, method, microbatch_size)
+    compatible.check_contributions(sampler, mechanism, 0.0)
 
     def part(
         device: Array,

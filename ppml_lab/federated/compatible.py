@@ -55,7 +55,7 @@ def check(
     if not checks.is_traced(dropout_prob) and not 0 <= dropout_prob < 1:
         raise ValueError(f"dropout_prob must lie in [0, 1), got {dropout_prob}")
     _check_sum(sampler, mechanism, aggregator)
-    _check_contributions(sampler, mechanism, dropout_prob)
+    check_contributions(sampler, mechanism, dropout_prob)
 
 
 def _check_sum(
@@ -82,9 +82,12 @@ def _check_sum(
         )
 
 
-def _check_contributions(
+def check_contributions(
     sampler: base.ClientSampler, mechanism: base.PrivacyMechanism, dropout_prob: Any
 ) -> None:
+    """Raises ValueError unless a mechanism that counts contributions counts on as many
+    as the sampler gives it.
+    """
     counted = mechanism.expected_contributions
     numbers = (counted, sampler.expected_cohort, dropout_prob)
     if counted is None or any(map(checks.is_traced, numbers)):

@@ -174,6 +174,9 @@ def test_bad_arguments_are_named(regression, clients):
         build(18, 0)
     with pytest.raises(ValueError, match="microbatch_size"):
         build(18, mechanism=example_mechanism(1.0, 1.0), microbatch_size=0)
+    adaptive = dp.adaptive_gaussian(0.5, 0.5, 5.0, privacy_unit="example")
+    with pytest.raises(ValueError, match=r"expected_contributions 5, but 18 "):
+        build(18, mechanism=adaptive)
     # Five clients own 18 examples: a sampler of clients is a likely mistake.
     algorithm = build(5)
     with pytest.raises(ValueError, match="5 examples, the data set has 18"):

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from ppml_lab import lab
@@ -239,6 +241,32 @@ def test_every_clipping_trains_and_costs_the_same(
     assert 0 < outcome.last["loss"] < 3
     stated = lab.statement(config, rates, FACTS, 1e-5)
     assert stated == lab.statement(replace(config, clipping="flat"), rates, FACTS, 1e-5)
+
+
+ADAPTIVE = replace(CENTRAL_DP, clipping="adaptive")
+
+
+def test_adaptive_clipping_counts_on_those_who_report() -> None:
+    """Building it compares the count with what is expected to report."""
+    rates = lab.Hyperparams(noise_multiplier=0.5, dropout_prob=0.3)
+    lab.build(ADAPTIVE, rates, FACTS)
+
+    def traced(dropout_prob: Any, share: Any) -> Any:
+        config = replace(ADAPTIVE, sampler="fixed_size")
+        own = rates._replace(dropout_prob=dropout_prob, cohort_share=share)
+        return lab.build(config, own, FACTS).init(jax.random.key(0)).params
+
+    jax.eval_shape(traced, *map(jnp.float32, (0.3, 0.5)))
+    # Examples do not drop out.
+    central = replace(ADAPTIVE, privacy="example", training="central")
+    lab.build(central, rates, FACTS)
+
+
+def test_targets_of_adaptive_clipping_are_found_though_much_noise_is_refused() -> None:
+    rates = lab.calibrated(ADAPTIVE, lab.Hyperparams(), FACTS, 8.0, 1e-5)
+    assert rates == lab.calibrated(CENTRAL_DP, lab.Hyperparams(), FACTS, 8.0, 1e-5)
+    with pytest.raises(ValueError, match=r"expected_contributions 10 gives .*noise"):
+        lab.build(ADAPTIVE, rates._replace(noise_multiplier=50.0), FACTS)
 
 
 SECURE: dict[str, dict[str, Any]] = {
