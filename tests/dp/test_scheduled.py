@@ -78,11 +78,7 @@ def test_examples_are_clipped_to_the_release_s_own_norm():
     state = mechanism.init(KEY, ())
     rows = jnp.array([[3.0, 4.0], [0.06, 0.08]])
     for norm in (0.8, 0.4):
-        gradients = per_example.PerExample(
-            jnp.zeros(2),
-            per_example.squared_norms(rows),
-            lambda factors: per_example.weighted_rows(factors, rows),
-        )
+        gradients = per_example.whole(jnp.zeros(2), rows)
         total = mechanism.clip_examples(state, gradients, jnp.ones(2))
         released, state = mechanism.privatize(KEY, state, total, norm)
         np.testing.assert_allclose(
