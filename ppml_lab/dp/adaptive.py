@@ -85,6 +85,7 @@ def adaptive_gaussian(
         the first clip norm, or noise that drowns the count.
     """
     checks.positive("initial_clip_norm", initial_clip_norm)
+    checks.within("initial_clip_norm", initial_clip_norm, *mechanisms.NORMS)
     checks.positive("expected_contributions", expected_contributions)
     checks.probability("target_quantile", target_quantile, allow_one=True)
     checks.positive("clip_learning_rate", clip_learning_rate)

@@ -7,7 +7,7 @@ only the norms are (`ghost`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -54,23 +54,40 @@ def per_layer(clip_norm: Any) -> Clipping:
 
     All shares are the same, `clip_norm / sqrt(layers)`, so that together they keep
     within `clip_norm` (McMahan et al., "Learning Differentially Private Recurrent
-    Language Models", ICLR 2018).
+    Language Models", ICLR 2018). A mapping gives every layer a norm of its own, by the
+    path of its parent, such as "encoder/Dense_0"; together they keep within the root of
+    the sum of their squares.
     """
+
+    def share(layer: str, layers: Collection[str]) -> Any:
+        if not isinstance(clip_norm, Mapping):
+            return clip_norm / jnp.sqrt(jnp.float32(len(layers)))
+        if set(layers) != set(clip_norm):
+            raise ValueError(
+                f"clip_norm must give a norm to each of the layers {sorted(layers)}, "
+                f"got {sorted(clip_norm)}"
+            )
+        return clip_norm[layer]
 
     def factors(squared_norms: PyTree) -> PyTree:
         finite = jnp.isfinite(total_norm(squared_norms))
         paths, structure = jax.tree.flatten_with_path(squared_norms)
-        layers: dict[Any, list[Array]] = {}
-        for path, leaf in paths:
-            layers.setdefault(path[:-1], []).append(leaf)
-        share = clip_norm / jnp.sqrt(jnp.float32(len(layers)))
+        owners = [
+            jax.tree_util.keystr(path[:-1], simple=True, separator="/")
+            for path, _ in paths
+        ]
+        layers: dict[str, list[Array]] = {}
+        for owner, (_, leaf) in zip(owners, paths, strict=True):
+            layers.setdefault(owner, []).append(leaf)
         factor = {
-            layer: jnp.where(finite, _down_to(share, total_norm(own)), 0.0)
+            layer: jnp.where(
+                finite, _down_to(share(layer, layers), total_norm(own)), 0.0
+            )
             for layer, own in layers.items()
         }
-        return jax.tree.unflatten(structure, [factor[path[:-1]] for path, _ in paths])
+        return jax.tree.unflatten(structure, [factor[owner] for owner in owners])
 
-    return Clipping(factors, clip_norm)
+    return Clipping(factors, whole(clip_norm))
 
 
 def normalised(clip_norm: Any, stability: float = 0.01) -> Clipping:
@@ -104,11 +121,32 @@ def rule(name: str, clip_norm: Any) -> Clipping:
 
     Raises:
       ValueError: For a name not in RULES, or a clip_norm that is no positive number
-        (`inf` is one for "flat" and "per_layer").
+        (`inf` is one for "flat" and "per_layer") or, for "per_layer" alone, a mapping
+        of such.
     """
     checks.known("clipping", name, tuple(RULES))
-    checks.positive("clip_norm", clip_norm, allow_inf=name != "normalised")
+    if isinstance(clip_norm, Mapping) and name != "per_layer":
+        raise ValueError(
+            f'rule "{name}" takes one clip_norm, got {dict(clip_norm)}; norms of '
+            'layers are for rule="per_layer"'
+        )
+    checks.positive("clip_norm", whole(clip_norm), allow_inf=name != "normalised")
     return RULES[name](clip_norm)
+
+
+def whole(clip_norm: Any) -> Any:
+    """The L2 norm that layers of these norms have together; a number is one already.
+
+    Raises:
+      ValueError: For a mapping with a norm that is not positive and finite.
+    """
+    if not isinstance(clip_norm, Mapping):
+        return clip_norm
+    for layer, norm in clip_norm.items():
+        checks.positive(f"clip_norm of layer '{layer}'", norm)
+    squares = [norm**2 for norm in clip_norm.values()]
+    total = sum(squares)
+    return jnp.sqrt(total) if any(map(checks.is_traced, squares)) else total**0.5
 
 
 def clip(clipping: Clipping, update: PyTree) -> PyTree:

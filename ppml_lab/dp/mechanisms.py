@@ -7,14 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import base, checks, pairs, random, trees
 from ppml_lab.dp import clipping, looks
 
 NORMS = (1e-18, 1e18)
-"""Clip norms whose squares, and whose products with noise multipliers in the same
-range, float32 has."""
+"""Norms whose squares float32 has."""
+
+_FLOATS = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 def no_privacy() -> base.PrivacyMechanism:
@@ -60,16 +62,17 @@ def gaussian(
     McMahan et al., "Learning Differentially Private Recurrent Language Models", ICLR
     2018 (clients).
 
-    **Guarantee:** every contribution has L2 norm at most `clip_norm`; the sum gets
-    independent Gaussian noise of standard deviation `noise_multiplier * sensitivity` on
-    every coordinate, whether or not anybody took part, where `sensitivity` is
-    `clip_norm` plus what rounding in a secure sum can add. Who computes the sum and
-    adds the noise is trusted. The noise comes from `ppml_lab.random` in float32: fit
-    for research, not protected against a party that predicts the generator or exploits
-    floating point (Mironov, CCS 2012).
+    **Guarantee:** every contribution has L2 norm at most `clip_norm` (of several, the
+    root of the sum of their squares); the sum gets independent Gaussian noise of
+    standard deviation `noise_multiplier * sensitivity` on every coordinate, whether or
+    not anybody took part, where `sensitivity` is that norm plus what rounding in a
+    secure sum can add. Who computes the sum and adds the noise is trusted. The noise
+    comes from `ppml_lab.random` in float32: fit for research, not protected against a
+    party that predicts the generator or exploits floating point (Mironov, CCS 2012).
 
     Args:
-      clip_norm: L2 bound; `inf` only without noise. One that changes over a run is
+      clip_norm: L2 bound; `inf` only without noise. With rule "per_layer" also a
+        mapping from layers to bounds of their own. One that changes over a run is
         `scheduled_gaussian`'s.
       noise_multiplier: Standard deviation of the noise over the sensitivity when one
         contribution is added or removed.
@@ -79,9 +82,10 @@ def gaussian(
 
     Raises:
       ValueError: For a clip_norm or noise_multiplier that is not a bound or a scale, or
-        outside [1e-18, 1e18], where float32 has no squares, or an unknown rule.
+        that float32 cannot hold, or an unknown rule.
     """
-    check_noise(clip_norm, noise_multiplier)
+    norm_bound = clipping.whole(clip_norm)
+    check_noise(norm_bound, noise_multiplier)
     checks.known("privacy_unit", privacy_unit, ("client", "example"))
     clip = clipping.rule(rule, clip_norm)
 
@@ -101,8 +105,8 @@ def gaussian(
         clip_examples=lambda state, gradients, weights: clipping.clip_examples(
             clip, gradients, weights
         ),
-        message_bound=lambda state: clip_norm,
-        norm_bound=lambda state: clip_norm,
+        message_bound=lambda state: norm_bound,
+        norm_bound=lambda state: norm_bound,
         privatize=lambda key, state, total, sensitivity: (
             add_noise(key, total, noise_multiplier, sensitivity),
             state,
@@ -169,14 +173,20 @@ def check_noise(clip_norm: Any, noise_multiplier: Any) -> None:
     checks.positive("clip_norm", clip_norm, allow_inf=True)
     checks.non_negative("noise_multiplier", noise_multiplier)
     if not checks.is_traced(clip_norm) and clip_norm != float("inf"):
-        checks.within("clip_norm", clip_norm, *NORMS)
+        checks.within("clip_norm", clip_norm, *_FLOATS)
     if not checks.is_traced(noise_multiplier) and noise_multiplier != 0:
-        checks.within("noise_multiplier", noise_multiplier, *NORMS)
+        checks.within("noise_multiplier", noise_multiplier, *_FLOATS)
     if checks.is_traced(clip_norm) or checks.is_traced(noise_multiplier):
         return
     if clip_norm == float("inf") and noise_multiplier > 0:
         raise ValueError(
             f"noise_multiplier {noise_multiplier} needs a finite clip_norm, got inf"
+        )
+    stddev = float(clip_norm) * float(noise_multiplier)
+    if noise_multiplier > 0 and not _FLOATS[0] <= stddev <= _FLOATS[1] / 16:
+        raise ValueError(
+            f"noise_multiplier {noise_multiplier} times clip_norm {clip_norm} is noise "
+            "that float32 cannot hold; scale the updates, or choose less extreme ones"
         )
 
 

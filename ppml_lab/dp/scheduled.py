@@ -68,7 +68,7 @@ def scheduled_gaussian(
         numbers = jnp.arange(num_releases)
         noises = list(map(float, jax.vmap(noise_at)(numbers)))
         if callable(clip_norm):
-            norms = map(float, jax.vmap(norm_at)(numbers))
+            norms = map(float, jax.vmap(lambda n: clipping.whole(norm_at(n)))(numbers))
             for norm, noise in set(zip(norms, noises, strict=True)):
                 mechanisms.check_noise(norm, noise)
         return mechanisms.gaussian_event(sampler, Counter(noises), privacy_unit)
@@ -82,12 +82,14 @@ def scheduled_gaussian(
         clip_examples=lambda state, gradients, weights: clipping.clip_examples(
             rule_at(state), gradients, weights
         ),
-        message_bound=lambda state: norm_at(state),
-        norm_bound=lambda state: norm_at(state),
+        message_bound=lambda state: rule_at(state).norm_bound,
+        norm_bound=lambda state: rule_at(state).norm_bound,
         privatize=privatize,
         noise_multiplier=lambda state: noise_at(state),
         report=lambda state: (
-            {"clip_norm": jnp.float32(norm_at(state))} if callable(clip_norm) else {}
+            {"clip_norm": jnp.float32(clipping.whole(norm_at(state)))}
+            if callable(clip_norm)
+            else {}
         ),
         event=event,
     )

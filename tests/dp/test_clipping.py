@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ppml_lab import dp, pairs
+from ppml_lab import dp, federated, pairs
 from ppml_lab.dp import clip_by_global_norm, clipping, per_example
 
 clip = jax.jit(clip_by_global_norm)
@@ -186,6 +186,57 @@ def test_normalised_is_short_of_the_bound_by_the_stability(scale):
     found = norm_of(jax.tree.leaves(clipped))
     np.testing.assert_allclose(found, 2.0 * before / (before + 0.01), rtol=1e-5)
     assert found < 2.0
+
+
+OWN = {"first": 0.3, "second": 0.04}
+
+
+def test_layers_have_norms_of_their_own_where_they_are_told():
+    long = jax.tree.map(lambda leaf: 100 * (leaf + 1), LAYERS)
+    rule = clipping.rule("per_layer", OWN)
+    clipped = clipping.clip(rule, long)
+    for layer, norm in OWN.items():
+        np.testing.assert_allclose(norm_of(clipped[layer]), norm, rtol=1e-6)
+    np.testing.assert_allclose(rule.norm_bound, np.hypot(0.3, 0.04), rtol=1e-12)
+    # As one share each.
+    share = {"first": np.sqrt(0.5), "second": np.sqrt(0.5)}
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        clipping.clip(clipping.rule("per_layer", share), LAYERS),
+        clipping.clip(clipping.rule("per_layer", 1.0), LAYERS),
+    )
+
+
+def test_norms_of_layers_are_the_sensitivity_of_the_noise():
+    mechanism = dp.gaussian(OWN, 1.5, rule="per_layer")
+    np.testing.assert_allclose(mechanism.norm_bound(()), np.hypot(0.3, 0.04))
+    np.testing.assert_allclose(mechanism.message_bound(()), np.hypot(0.3, 0.04))
+
+    def bound(scale):
+        norms = {layer: scale * norm for layer, norm in OWN.items()}
+        return dp.gaussian(norms, 1.5, rule="per_layer").norm_bound(())
+
+    traced = jax.jit(bound)(jnp.float32(2))
+    np.testing.assert_allclose(traced, 2 * np.hypot(0.3, 0.04), rtol=1e-6)
+
+    def at(number):
+        return {layer: norm * 0.5 ** jnp.float32(number) for layer, norm in OWN.items()}
+
+    halved = dp.scheduled_gaussian(at, 1.5, rule="per_layer")
+    later = halved.norm_bound(jnp.int32(1))
+    np.testing.assert_allclose(later, np.hypot(0.15, 0.02), rtol=1e-6)
+    sampler = federated.poisson(100, 0.1)
+    assert halved.event(sampler, 3) == mechanism.event(sampler, 3)
+
+
+def test_norms_of_layers_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"each of the layers .*second.* got .*third"):
+        clipping.clip(clipping.rule("per_layer", {"first": 1.0, "third": 1.0}), LAYERS)
+    with pytest.raises(ValueError, match=r'rule "flat" takes one clip_norm'):
+        dp.gaussian(OWN, 1.0)
+    for bad in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="clip_norm of layer 'second' must be"):
+            dp.gaussian(OWN | {"second": bad}, 1.0, rule="per_layer")
 
 
 @pytest.mark.parametrize("name", ["flat", "per_layer", "normalised"])

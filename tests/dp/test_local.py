@@ -124,14 +124,17 @@ def test_short_floats_are_clipped_in_l1_and_noised_in_float32():
         np.testing.assert_allclose(total, clip_norm, rtol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [1e-30, 1e30])
-def test_numbers_that_float32_cannot_square_are_refused(bad):
+@pytest.mark.parametrize("bad", [1e-39, 1e39])
+def test_numbers_that_float32_cannot_hold_are_refused(bad):
     got = re.escape(f"got {bad}")
-    for build in (dp.local_gaussian, dp.local_laplace):
+    for build in (dp.gaussian, dp.local_gaussian, dp.local_laplace):
         with pytest.raises(ValueError, match=rf"clip_norm must lie in .*{got}"):
             build(bad, 1.0)
         with pytest.raises(ValueError, match=rf"noise_multiplier must lie in .*{got}"):
             build(1.0, bad)
+        root = float(np.sqrt(bad))
+        with pytest.raises(ValueError, match="noise that float32 cannot hold"):
+            build(root, root)
     with pytest.raises(ValueError, match=rf"max_abs must lie in .*{got}"):
         dp.randomised_response(bad, 1.0)
     with pytest.raises(ValueError, match=r"target_epsilon must lie in .*1e-09"):
