@@ -124,6 +124,9 @@ class ClientTrainer(NamedTuple):
     """`()`: what one participation costs the client's own examples."""
     max_client_size: int | None = None
     """The most examples of a client that it has room for; None for any number."""
+    still_leaves: Callable[[], tuple[str, ...]] = tuple
+    """`()`: the trainable leaves that its optimizer never changes while it changes
+    others: no client contributes to their sum, which noise would move all the same."""
 
 
 class Server(NamedTuple):

@@ -145,14 +145,22 @@ def _calls(
             rule = rule_of(layer)
             assert rule is not None
             own = parameters(layer, rule)
-            if not own or any(id(leaf) not in places for leaf in own.values()):
+            leaves = {
+                path: places[id(leaf)]
+                for path, leaf in own.items()
+                if id(leaf) in places
+            }
+            others = [leaf for leaf in own.values() if id(leaf) not in places]
+            # A rule that needs all weights cannot do with some.
+            if not leaves or (others and rule.names(layer) is None):
                 calls.append(None)
                 return output
-            leaves = {path: places[id(leaf)] for path, leaf in own.items()}
             shape = jax.ShapeDtypeStruct(output.shape, output.dtype)
             calls.append(Call(layer.clone(parent=None), rule, leaves, shape))
-            # Something of this shape that knows the input but not the parameters.
-            return jnp.zeros_like(output) + jnp.sum(value).astype(output.dtype)
+            # Something of this shape that knows all but the parameters that the rule
+            # tells: the others are constant, or made of parameters, which shows.
+            rest = [jnp.sum(known).astype(output.dtype) for known in (value, *others)]
+            return jnp.zeros_like(output) + sum(rest)
 
         with hearing(_is_known, hear):
             return single(params, key, example)

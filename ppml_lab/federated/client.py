@@ -130,6 +130,7 @@ def local_dp_sgd(
         model=lambda sent, kept: sent,
         event=lambda: mechanism.event(sampler, num_steps),
         max_client_size=max_client_size,
+        still_leaves=lambda: minibatch.still_leaves(task, optimizer),
     )
 
 

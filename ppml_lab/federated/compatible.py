@@ -111,8 +111,12 @@ def shapes(
     """What clients send, once trainer and server are known to fit together.
 
     Raises:
-      ValueError: If they don't, or change the model's shape or what is kept.
+      ValueError: If they don't, or change the model's shape or what is kept, or if a
+        private mechanism would noise leaves that no client changes. What fails in the
+        user's own model or optimizer says so itself.
     """
+    if mechanism.privacy_unit is not None:
+        _check_moves(trainer)
     key = jax.random.key(0)
 
     def before(key: base.Key) -> tuple[PyTree, ...]:
@@ -121,7 +125,6 @@ def shapes(
         memory, kept = server.init(learnt), trainer.keep(params)
         return learnt, memory, kept, server.send(params, memory)
 
-    # What fails here is the user's model or optimizer, and says so itself.
     learnt, memory, kept, sent = jax.eval_shape(before, key)
 
     def conversation(
@@ -132,15 +135,7 @@ def shapes(
         after = server.step(learnt, memory, trees.widened(update), 1.0)
         return after, keeps, update
 
-    try:
-        after, keeps, update = jax.eval_shape(
-            conversation, key, learnt, memory, kept, sent
-        )
-    except (AttributeError, TypeError) as error:
-        raise ValueError(
-            f"the trainer and the server do not fit together: {error}; take both from "
-            "one algorithm, such as scaffold(...)"
-        ) from error
+    after, keeps, update = jax.eval_shape(conversation, key, learnt, memory, kept, sent)
     trees.check_same_shapes(
         "the server's step changes (params, memory)", (learnt, memory), after
     )
@@ -152,6 +147,17 @@ def shapes(
     )
     leaves = jax.tree.leaves(message)
     return Shapes(message, sum(int(np.prod(leaf.shape)) for leaf in leaves))
+
+
+def _check_moves(trainer: base.ClientTrainer) -> None:
+    still = trainer.still_leaves()
+    if still:
+        shown = ", ".join(still[:3]) + (", ..." if len(still) > 3 else "")
+        raise ValueError(
+            f"the trainer's optimizer never changes {shown}, but the mechanism's noise "
+            f"would, in every round; freeze {shown} by the task's roles ('constant') "
+            "instead, so that they are neither clipped nor noised nor sent"
+        )
 
 
 def check_population(

@@ -199,7 +199,16 @@ def trainer(
         finish=finish,
         model=lambda sent, kept: sent,
         event=nothing_promised,
+        still_leaves=lambda: still_leaves(task, optimizer),
     )
+
+
+def still_leaves(
+    task: base.Task, optimizer: optimizers.Optimizer
+) -> tuple[str, ...]:
+    """The leaves of the task's model that a client's optimizer leaves as they are."""
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    return optimizers.still_leaves(optimizer, roles.trainable(task, model))
 
 
 def nothing_promised() -> base.PrivacyEvent:

@@ -83,6 +83,7 @@ def scaffold(
     def init(
         key: base.Key, sent: Model, kept: PyTree, round_number: Int[Array, ""]
     ) -> ScaffoldState:
+        _check_partner("server", sent)
         zeros = jax.tree.map(jnp.zeros_like, kept)
         local = minibatch.start(task, optimizer, sent.params, round_number)
         return ScaffoldState(local, kept, zeros)
@@ -121,6 +122,7 @@ def scaffold(
     def server_step(
         params: PyTree, memory: tuple[PyTree, PyTree], mean: Model, share: Any
     ) -> tuple[PyTree, tuple[PyTree, PyTree]]:
+        _check_partner("trainer", mean)
         opt_state, control = memory
         params, opt_state = model_server.step(params, opt_state, mean.params, share)
         control = jax.tree.map(lambda c, d: c + share * d, control, mean.control)
@@ -134,6 +136,7 @@ def scaffold(
         finish=finish,
         model=lambda sent, kept: sent.params,
         event=minibatch.nothing_promised,
+        still_leaves=lambda: minibatch.still_leaves(task, optimizer),
     )
     # Weights by examples would break that the control is the mean of the clients'.
     return trainer, base.Server(
@@ -142,3 +145,12 @@ def scaffold(
         step=server_step,
         weighting="uniform",
     )
+
+
+def _check_partner(which: str, sent: Any) -> None:
+    """Raises ValueError unless this was sent by SCAFFOLD's other half."""
+    if not isinstance(sent, Model):
+        raise ValueError(
+            f"this {which} is not SCAFFOLD's: it sends no model with a control; take "
+            "both, trainer and server, from one scaffold(...)"
+        )

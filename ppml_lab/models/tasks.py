@@ -19,6 +19,8 @@ from ppml_lab import base, checks
 def classification(
     init: base.TaskInit,
     apply: Callable[[PyTree, Array], Float[Array, "n classes"]],
+    *,
+    roles: Callable[[PyTree], PyTree] | None = None,
 ) -> base.Task:
     """Softmax classification of `{"x": [n, ...], "y": int [n]}` by any model.
 
@@ -28,8 +30,11 @@ def classification(
     known on the host, such a label is an error.
 
     Args:
-      init: Makes parameters, all of them of floats, from a key.
+      init: Makes parameters from a key; the trainable ones are floats.
       apply: Maps parameters and inputs `[n, ...]` to logits `[n, classes]`.
+      roles: From parameters to the role of each leaf, "trainable" or "constant"; all
+        are trainable if None. Constant ones, such as the weights of a frozen layer, no
+        algorithm clips, noises, sends or sums.
 
     Returns:
       A task whose loss is the cross-entropy in nats, and whose metrics are `loss` and
@@ -45,7 +50,7 @@ def classification(
 
     def checked_init(key: base.Key) -> PyTree:
         params = init(key)
-        _check_floats(params)
+        _check_floats(params, roles)
         return params
 
     def predict(
@@ -70,11 +75,23 @@ def classification(
             "accuracy": jnp.where(can_judge, is_right.astype(jnp.float32), jnp.nan),
         }
 
-    return base.Task(checked_init, loss, evaluate)
+    return base.Task(checked_init, loss, evaluate, roles)
 
 
-def flax_classification(module: nn.Module, input_shape: Sequence[int]) -> base.Task:
+def flax_classification(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    roles: Callable[[PyTree], PyTree] | None = None,
+) -> base.Task:
     """`classification` by a flax module whose inputs have shape `[n, *input_shape]`.
+
+    Args:
+      module: Called with inputs alone.
+      input_shape: Of one example.
+      roles: From the module's variables to the role of each leaf, as in
+        `classification`. If None, the collection "params" is trainable, and every
+        other, such as the "batch_stats" of a BatchNorm, stays as the module makes it.
 
     Raises:
       ValueError: input_shape has no axis, or an axis without entries.
@@ -92,7 +109,17 @@ def flax_classification(module: nn.Module, input_shape: Sequence[int]) -> base.T
     def apply(params: PyTree, x: Array) -> Any:
         return module.apply(params, x)
 
-    return classification(init, apply)
+    return classification(init, apply, roles=roles or _by_collection)
+
+
+def _by_collection(variables: PyTree) -> PyTree:
+    """The roles of a flax module's variables."""
+
+    def role(path: Any, leaf: Any) -> str:
+        del leaf
+        return "trainable" if path[0].key == "params" else "constant"
+
+    return jax.tree_util.tree_map_with_path(role, variables)
 
 
 def _cross_entropy(
@@ -161,12 +188,20 @@ def _as_labels(y: Any, num_classes: int) -> Integer[Array, " n"]:
     return jnp.asarray(y) if y.dtype.itemsize >= 4 else jnp.asarray(y, jnp.int32)
 
 
-def _check_floats(params: PyTree) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+def _check_floats(
+    params: PyTree, roles: Callable[[PyTree], PyTree] | None = None
+) -> None:
+    """Raises ValueError unless all leaves that are trained are floats."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    given = ["trainable"] * len(leaves)
+    if roles is not None:
+        given = jax.tree.leaves(roles(params))
+    # Roles of another shape than the model are an error where they are read.
+    for (path, leaf), role in zip(leaves, given, strict=False):
         dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if role != "constant" and not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
                 f"init makes params{jax.tree_util.keystr(path)} of {dtype}, which has "
-                "no gradient; make it floats, or keep it out of the parameters, such "
-                "as in apply"
+                "no gradient; make it floats, or 'constant' by the task's roles, or "
+                "keep it out of the parameters, such as in apply"
             )
