@@ -108,7 +108,8 @@ def gradient_canaries(
     mechanism's own clipping, sampling and noise like everybody's.
 
     Args:
-      loss: The task's.
+      loss: The task's; of the trainable part, where the task has roles
+        (`federated.roles.loss_of_part`), and so are the directions.
       directions: By the number in the examples' leaf "canary".
       method: For the other examples, see `dp.clipped_gradient`.
     """

@@ -306,7 +306,7 @@ def _report(
         if weights is not None:
             weight = weights[place]
             weighed = jax.tree.map(
-                lambda leaf: leaf * weight.astype(leaf.dtype), update
+                lambda leaf: leaf * weight.astype(leaf.dtype), trees.widened(update)
             )
         scalars = dict(info)
         if mechanism.privacy_unit is not None:

@@ -40,7 +40,8 @@ def central_sgd(
 
     Args:
       task: What is learnt.
-      optimizer: Any optax optimizer.
+      optimizer: Any optax optimizer. Leaves that it does not change are still clipped
+        and noised with the others: freeze them by the task's roles instead.
       sampler: Draws the examples of each step; its population is the data set's.
       mechanism: Example-level; `dp.no_privacy()` by default.
       steps_per_round: Steps in one call of `round`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ppml_lab import base, checks
@@ -48,7 +49,9 @@ def proximal_sgd(
 
     def pull(grads: PyTree, params: PyTree, sent: PyTree) -> PyTree:
         return jax.tree.map(
-            lambda grad, here, there: grad + mu * (here - there),
+            lambda grad, here, there: (
+                grad + jnp.asarray(mu, grad.dtype) * (here - there)
+            ),
             grads,
             params,
             roles.like(params, sent),

@@ -117,8 +117,7 @@ def minibatches(
             jax.random.fold_in(loss_key, step_number), part, examples, weights
         )
         present = jnp.sum(weights)
-        grads = jax.tree.map(lambda g: g / present, grad_sum)
-        return Batch(grads, loss_sum, present)
+        return Batch(divided(grad_sum, present), loss_sum, present)
 
     return Minibatches(steps_of, gradient)
 
@@ -134,7 +133,8 @@ def start(
     trees.check_same_shapes("the server does not send the task's model", model, params)
     part = roles.trainable(task, params)
     optimizers.check(optimizer, part)
-    opt_state = optimizers.at_round(optimizer, round_number).init(part)
+    rule = optimizers.at_round(optimizer, round_number)
+    opt_state = rule.init(trees.widened(part))
     none = jnp.float32(0)
     return LocalState(part, opt_state, round_number, none, none, jnp.int32(0))
 
@@ -144,14 +144,24 @@ def descend(
 ) -> LocalState:
     """One step of the local optimizer."""
     rule = optimizers.at_round(optimizer, state.round_number)
-    changes, opt_state = rule.update(batch.grads, state.opt_state, state.params)
+    # Models of short floats step in float32, and are rounded once.
+    wide = trees.widened(state.params)
+    changes, opt_state = rule.update(trees.widened(batch.grads), state.opt_state, wide)
     return state._replace(
-        params=optax.apply_updates(state.params, changes),
+        params=trees.cast_like(optax.apply_updates(wide, changes), state.params),
         opt_state=opt_state,
         loss_sum=state.loss_sum + batch.loss_sum,
         num_seen=state.num_seen + batch.size,
         steps=state.steps + 1,
     )
+
+
+def divided(total: PyTree, count: Float[Array, ""]) -> PyTree:
+    """A total over how many it is of, in its own types."""
+    mean = jax.tree.map(
+        lambda leaf: leaf / count.astype(leaf.dtype), trees.widened(total)
+    )
+    return trees.cast_like(mean, total)
 
 
 def finish(sent: PyTree, state: LocalState) -> tuple[PyTree, PyTree, dict[str, Array]]:
@@ -203,9 +213,7 @@ def trainer(
     )
 
 
-def still_leaves(
-    task: base.Task, optimizer: optimizers.Optimizer
-) -> tuple[str, ...]:
+def still_leaves(task: base.Task, optimizer: optimizers.Optimizer) -> tuple[str, ...]:
     """The leaves of the task's model that a client's optimizer leaves as they are."""
     model = jax.eval_shape(task.init, jax.random.key(0))
     return optimizers.still_leaves(optimizer, roles.trainable(task, model))

@@ -39,13 +39,13 @@ _MANY_STEPS = 60
 _ROUNDS = (0, 1, 10, 100, 1000)
 
 
-def at_round(optimizer: Optimizer, number: Any) -> optax.GradientTransformation:
-    """The optimizer of a round.
+def at_round(optimizer: Any, number: Any) -> optax.GradientTransformation:
+    """The optimizer of a round, of a client's `Optimizer`.
 
     Raises:
       ValueError: If that is no optax optimizer.
     """
-    rule: Any = optimizer
+    rule = optimizer
     if not isinstance(optimizer, optax.GradientTransformation):
         rule = optimizer(jnp.asarray(number)) if callable(optimizer) else None
     if not isinstance(rule, optax.GradientTransformation):

@@ -81,7 +81,7 @@ def scaffold(
     model_server = server.fedopt(server_optimizer or optax.sgd(1.0))
 
     def init(
-        key: base.Key, sent: Model, kept: PyTree, round_number: Int[Array, ""]
+        key: base.Key, sent: Any, kept: PyTree, round_number: Int[Array, ""]
     ) -> ScaffoldState:
         _check_partner("server", sent)
         zeros = jax.tree.map(jnp.zeros_like, kept)
@@ -112,7 +112,7 @@ def scaffold(
     ) -> tuple[Model, PyTree, dict[str, Array]]:
         update, _, info = minibatch.finish(sent.params, state.local)
         steps = state.local.steps.astype(jnp.float32)
-        control = jax.tree.map(lambda total: total / steps, state.grad_sum)
+        control = minibatch.divided(state.grad_sum, steps)
         change = jax.tree.map(jnp.subtract, control, state.control)
         return Model(update, change), control, info
 
@@ -120,7 +120,7 @@ def scaffold(
         return model_server.init(params), jax.tree.map(jnp.zeros_like, params)
 
     def server_step(
-        params: PyTree, memory: tuple[PyTree, PyTree], mean: Model, share: Any
+        params: PyTree, memory: tuple[PyTree, PyTree], mean: Any, share: Any
     ) -> tuple[PyTree, tuple[PyTree, PyTree]]:
         _check_partner("trainer", mean)
         opt_state, control = memory

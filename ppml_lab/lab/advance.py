@@ -15,6 +15,7 @@ from ppml_lab import trees
 from ppml_lab.lab import budget, checkpoints, hosts, programs, provenance, records
 from ppml_lab.lab.config import Config
 from ppml_lab.lab.divergence import are_finite, diverged_round
+from ppml_lab.lab.experiment import build
 from ppml_lab.lab.loading import DataFacts
 from ppml_lab.lab.point import Run
 from ppml_lab.lab.program import Chunk, chunks_of
@@ -79,6 +80,8 @@ def advance(part: Slice, sweep: Sweep) -> None:
       ValueError: If a checkpoint does not fit the runs that are to go on from it.
     """
     config, data = part.config, programs.data_of(part.config)
+    hyperparams = part.runs[0].point.hyperparams
+    build(config, hyperparams, data.facts).check(data.clients)
     inputs = programs.inputs_of(part)
     states = _first_states(part, inputs, data.facts)
     for run in part.runs:
