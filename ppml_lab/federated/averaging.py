@@ -193,6 +193,8 @@ def averaging(
         if aggregator.ends_in == "estimate":
             denominator = 1.0
         mean = jax.tree.map(lambda leaf: leaf / denominator, total)
+        # Secure sums are float32, whatever the model.
+        mean = trees.cast_like(mean, shapes.update)
         learnt = roles.trainable(task, state.params)
         # Models of short floats step in float32, and are rounded once.
         stepped, memory = server.step(

@@ -18,11 +18,12 @@ class Shapes(NamedTuple):
     """What clients send.
 
     Attributes:
-      message: The shapes of a message before it is encoded.
-      dimension: How many coordinates it has.
+      update: The shapes of an update's sum, whatever the messages are: floats of at
+        least 32 bits.
+      dimension: How many coordinates a message has before it is encoded.
     """
 
-    message: PyTree
+    update: PyTree
     dimension: int
 
 
@@ -146,7 +147,10 @@ def shapes(
         update,
     )
     leaves = jax.tree.leaves(message)
-    return Shapes(message, sum(int(np.prod(leaf.shape)) for leaf in leaves))
+    return Shapes(
+        jax.eval_shape(trees.widened, update),
+        sum(int(np.prod(leaf.shape)) for leaf in leaves),
+    )
 
 
 def _check_moves(trainer: base.ClientTrainer) -> None:

@@ -150,7 +150,7 @@ def descend(
     return state._replace(
         params=trees.cast_like(optax.apply_updates(wide, changes), state.params),
         opt_state=opt_state,
-        loss_sum=state.loss_sum + batch.loss_sum,
+        loss_sum=state.loss_sum + batch.loss_sum.astype(jnp.float32),
         num_seen=state.num_seen + batch.size,
         steps=state.steps + 1,
     )

@@ -257,3 +257,27 @@ def test_bad_arguments_are_named(regression):
     ]:
         with pytest.raises(ValueError, match=message):
             federated.local_dp_sgd(regression, optax.sgd(0.1), mechanism, *arguments)
+
+
+def test_a_client_too_large_to_draw_from_is_refused_and_never_cut(regression, clients):
+    # The largest of the five has seven examples.
+    def build(room):
+        trainer = federated.local_dp_sgd(
+            regression,
+            optax.sgd(0.1),
+            dp.gaussian(1.0, 0.5, privacy_unit="example"),
+            sampling_prob=1.0,
+            num_steps=1,
+            max_client_size=room,
+            method="vmap",
+        )
+        return federated.averaging(regression, trainer, federated.everyone(5))
+
+    build(7).check(clients)
+    with pytest.raises(ValueError, match=r"is 6, .*the largest client has 7 examples"):
+        federated.simulate(jax.random.key(0), build(6), clients, 1)
+    algorithm = build(6)
+    start = algorithm.init(jax.random.key(0))
+    state, info = jax.jit(algorithm.round)(jax.random.key(1), start, clients)
+    assert np.isnan(info["train_loss"])
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(state.params))

@@ -103,7 +103,6 @@ def split(params):
     [
         ("fedavg", 4),
         ("scaffold", None),
-        ("local_dp_sgd", None),
         ("central", None),
         *(
             pytest.param(name, number, marks=pytest.mark.exhaustive)
@@ -114,6 +113,7 @@ def split(params):
                 ("fedopt", None),
                 ("fedopt", 4),
                 ("scaffold", 4),
+                ("local_dp_sgd", None),
                 ("local_dp_sgd", 4),
                 ("central", 4),
             ]
@@ -265,3 +265,61 @@ def test_roles_that_make_no_sense_are_an_error(clients):
                 federated.local_sgd(task, optax.sgd(1.0), 2, num_steps=1),
                 federated.everyone(3),
             )
+
+
+class Train(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(2)(x)
+
+
+def apply_wrongly(params, x, train):
+    return x @ params
+
+
+@pytest.mark.parametrize("wrong", ["init", "apply"])
+@pytest.mark.parametrize("kind", ["averaging", "scaffold", "local_dp_sgd", "central"])
+def test_what_fails_in_the_users_model_is_told_as_it_is(kind, wrong):
+    if wrong == "init":
+        task = models.flax_classification(Train(), (3,))
+    else:
+        task = models.classification(lambda key: jnp.ones((3, 2)), apply_wrongly)
+    one = optax.sgd(1.0)
+
+    def train():
+        if kind == "central":
+            sampler = federated.everyone(24)
+            algorithm = federated.central_sgd(task, one, sampler, mechanism=EXAMPLE)
+        else:
+            trainer, server = {
+                "averaging": lambda: trainers(task, one)["local_sgd"],
+                "scaffold": lambda: trainers(task, one)["scaffold"],
+                "local_dp_sgd": lambda: trainers(task, one)["local_dp_sgd"],
+            }[kind]()
+            everyone = federated.everyone(4)
+            algorithm = federated.averaging(task, trainer, everyone, server=server)
+        return jax.eval_shape(algorithm.round, KEY, algorithm.init(KEY), CLIENTS)
+
+    with pytest.raises(TypeError, match="'train'"):
+        train()
+
+
+def failing_init(params):
+    raise TypeError("my optimizer is broken")
+
+
+def test_what_fails_in_the_users_optimizer_is_told_as_it_is():
+    broken = optax.GradientTransformation(failing_init, optax.sgd(1.0).update)
+    trainer = federated.local_sgd(linear(), broken, 2, num_steps=1)
+    with pytest.raises(TypeError, match="^my optimizer is broken"):
+        federated.averaging(linear(), trainer, federated.everyone(3))
+
+
+def test_halves_of_two_algorithms_are_told_apart():
+    trainer, server = federated.scaffold(linear(), optax.sgd(1.0), 2, num_steps=1)
+    for other in (
+        lambda: federated.averaging(linear(), trainer, federated.everyone(3)),
+        lambda: server.step({}, ((), {}), {"w": jnp.zeros(1)}, 1.0),
+    ):
+        with pytest.raises(ValueError, match=r"from one scaffold\(\.\.\.\)"):
+            other()

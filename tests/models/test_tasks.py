@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -302,3 +303,42 @@ def test_layers_without_width_are_refused():
         models.MLP(())
     with pytest.raises(ValueError, match=r"features\[1\] must be"):
         models.MLP((3, 0))
+
+
+class Normalised(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        shift = self.variable("tables", "shift", lambda: jnp.int32(1))
+        x = nn.BatchNorm(use_running_average=True)(jnp.ldexp(x, shift.value))
+        return nn.Dense(2)(x)
+
+
+def test_flax_trains_the_collection_of_parameters_alone():
+    task = models.flax_classification(Normalised(), (3,))
+    variables = task.init(KEY)
+    assert task.roles is not None
+    roles = task.roles(variables)
+    assert set(roles) == {"params", "batch_stats", "tables"}
+    for name, collection in roles.items():
+        expected = "trainable" if name == "params" else "constant"
+        assert set(jax.tree.leaves(collection)) == {expected}
+
+
+def test_integers_are_an_error_only_where_they_are_trained():
+    def init(key):
+        return {"w": jnp.zeros((3, 2)), "words": jnp.arange(3)}
+
+    def apply(params, x):
+        return x[:, params["words"]] @ params["w"]
+
+    with pytest.raises(ValueError, match=r"\['words'\] of int32.*'constant' by the"):
+        models.classification(init, apply).init(KEY)
+    roles = {"w": "trainable", "words": "constant"}
+    task = models.classification(init, apply, roles=lambda params: roles)
+    assert task.init(KEY)["words"].dtype == jnp.int32
+    with pytest.raises(ValueError, match=r"\['w'\] of int32"):
+        models.classification(
+            lambda key: {"w": jnp.zeros(3, int), "words": jnp.arange(3)},
+            apply,
+            roles=lambda params: roles,
+        ).init(KEY)
