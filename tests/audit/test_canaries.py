@@ -8,6 +8,7 @@ import pytest
 
 from ppml_lab import base, dp, federated, models, trees
 from ppml_lab.audit import canaries
+from ppml_lab.federated import roles
 
 TASK = models.flax_classification(models.logistic(3), (4,))
 PARAMS = TASK.init(jax.random.key(0))
@@ -159,3 +160,38 @@ def test_untouched_weights_have_no_gradient():
     np.testing.assert_array_equal(found, still)
     with pytest.raises(ValueError, match="no weights have the 4 inputs"):
         canaries.untouched_weights({"b": jnp.zeros(3)}, examples)
+
+
+def test_canaries_of_a_model_that_is_partly_frozen_are_in_the_rest():
+    def freezing(params):
+        return {"params": {"Dense_0": {"kernel": "constant", "bias": "trainable"}}}
+
+    task = TASK._replace(roles=freezing)
+    part = roles.trainable(task, PARAMS)
+    method = canaries.gradient_canaries(
+        roles.loss_of_part(task, PARAMS), canaries.dirac(part, np.array([2]))
+    )
+    first = {name: leaf[:1] for name, leaf in data().items()}
+    examples = canaries.append(data(), first, [0])
+    algorithm = federated.central_sgd(
+        task,
+        optax.sgd(1.0),
+        federated.everyone(7),
+        mechanism=dp.gaussian(0.5, 0.0, privacy_unit="example"),
+        method=method,
+    )
+    state = algorithm.init(jax.random.key(0))
+    clients = base.Clients(
+        jax.tree.map(jnp.asarray, examples), jnp.array([0, 7], jnp.int32)
+    )
+    after = []
+    for who in (
+        clients,
+        clients._replace(examples=dict(clients.examples, canary=jnp.full(7, -1))),
+    ):
+        found, _ = jax.jit(algorithm.round)(jax.random.key(1), state, who)
+        after.append(found.params["params"]["Dense_0"])
+    np.testing.assert_array_equal(
+        after[0]["kernel"], state.params["params"]["Dense_0"]["kernel"]
+    )
+    assert (after[0]["bias"] != after[1]["bias"]).any()

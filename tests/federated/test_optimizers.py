@@ -18,7 +18,7 @@ PARAMS = {
     "s": jnp.zeros(()),
     "n": None,
 }
-DECAY = optax.linear_schedule(0.1, 0.0, 10)
+DECAY: typing.Any = optax.linear_schedule(0.1, 0.0, 10)
 
 
 def by_leaf(of_b, of_others=optax.sgd(0.3)):
@@ -39,9 +39,9 @@ class Seen(typing.NamedTuple):
 def counting(rate, start):
     """A user's own rule: it counts its steps in a state like `start`."""
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
         now = rate(jax.tree.leaves(state)[0])
-        changes = jax.tree.map(lambda leaf: -now * leaf, grads)
+        changes = jax.tree.map(lambda leaf: -now * leaf, updates)
         return changes, jax.tree.map(lambda count: count + 1, state)
 
     return optax.GradientTransformation(lambda params: start, update)
@@ -52,11 +52,11 @@ def own_adam():
         zeros = jax.tree.map(jnp.zeros_like, params)
         return {"t": jnp.int32(0), "m": zeros, "v": zeros}
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
         steps = state["t"] + 1
         t = steps.astype(jnp.float32)
-        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state["m"], grads)
-        v = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g * g, state["v"], grads)
+        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state["m"], updates)
+        v = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g * g, state["v"], updates)
         changes = jax.tree.map(
             lambda m, v: -m / (1 - 0.9**t) / (jnp.sqrt(v / (1 - 0.99**t)) + 1e-8), m, v
         )
@@ -175,7 +175,7 @@ def test_what_is_no_optimizer_is_named():
 def test_a_rate_of_the_round_is_the_rounds_own_however_the_run_is_cut(regression):
     rows = {"x": np.ones((4, 2), np.float32), "y": np.full(4, 5, np.float32)}
     clients = data.federate(rows, np.arange(4) % 2)
-    rate = optax.piecewise_constant_schedule(0.1, {5: 0.0})
+    rate: typing.Any = optax.piecewise_constant_schedule(0.1, {5: 0.0})
     trainer = federated.local_sgd(
         regression, lambda number: optax.sgd(rate(number)), 1, num_epochs=1
     )

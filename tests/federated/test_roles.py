@@ -273,8 +273,11 @@ class Train(nn.Module):
         return nn.Dense(2)(x)
 
 
-def apply_wrongly(params, x, train):
+def apply_wrongly(params: Any, x: Any, train: Any) -> Any:
     return x @ params
+
+
+WRONG: Any = apply_wrongly
 
 
 @pytest.mark.parametrize("wrong", ["init", "apply"])
@@ -283,7 +286,7 @@ def test_what_fails_in_the_users_model_is_told_as_it_is(kind, wrong):
     if wrong == "init":
         task = models.flax_classification(Train(), (3,))
     else:
-        task = models.classification(lambda key: jnp.ones((3, 2)), apply_wrongly)
+        task = models.classification(lambda key: jnp.ones((3, 2)), WRONG)
     one = optax.sgd(1.0)
 
     def train():

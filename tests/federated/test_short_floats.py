@@ -1,5 +1,7 @@
 """Models of other floats than float32 train, and stay what they are."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +53,7 @@ def build(kind, task):
             mechanism=CLIENT,
             aggregator=smpc.additive_sharing(3, 4, 1.0),
         )
-    parts = {
+    parts: Any = {
         "clear": lambda: (local, {"weighting": "examples"}),
         "masked": lambda: (local, {"aggregator": smpc.pairwise_masking(graph, 4.0)}),
         "fedopt": lambda: (
