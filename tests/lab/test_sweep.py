@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from ppml_lab import lab
+from ppml_lab import base, data, lab
 from ppml_lab.dp import accounting
 from ppml_lab.lab import advance, program, records
+from ppml_lab.lab.experiment import build
 from ppml_lab.lab.point import run_of
 
 TINY = lab.Config(
@@ -46,6 +47,20 @@ def test_slices_and_order_do_not_change_results(tmp_path: Path) -> None:
     alone = lab.run_sweep(points, tmp_path / "alone")
     together = lab.run_sweep(points[::-1], tmp_path / "together", slice_size=3)
     assert last(alone) == last(together[::-1])
+
+
+def test_data_that_an_algorithm_cannot_train_on_are_refused_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_small(*parts: Any) -> base.FederatedAlgorithm:
+        return build(*parts)._replace(check=refuse)
+
+    def refuse(clients: base.Clients) -> None:
+        raise ValueError(f"no room for {data.num_clients(clients)} clients")
+
+    monkeypatch.setattr(advance, "build", too_small)
+    with pytest.raises(ValueError, match="no room for 20 clients"):
+        lab.run_sweep(points_of(TINY, range(1)), tmp_path)
 
 
 class StoppedError(Exception):
