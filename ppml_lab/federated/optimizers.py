@@ -118,12 +118,10 @@ def still_leaves(optimizer: Optimizer, params: PyTree) -> tuple[str, ...]:
 def _made_up(params: PyTree, number: int) -> PyTree:
     """Values of these shapes, none of which is zero or equal to its neighbours."""
 
-    def leaf(like: Any) -> Array:
-        places = np.arange(int(np.prod(like.shape)), dtype=np.float32)
-        values = np.cos(places + number).reshape(like.shape)
-        return jnp.asarray(values, like.dtype)
-
-    return jax.tree.map(leaf, params)
+    some = np.cos(np.arange(997, dtype=np.float32) + number)
+    return jax.tree.map(
+        lambda like: jnp.asarray(np.resize(some, like.shape), like.dtype), params
+    )
 
 
 def _children(node: Any) -> list[Any]:

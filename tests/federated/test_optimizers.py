@@ -21,7 +21,10 @@ PARAMS = {
 DECAY: typing.Any = optax.linear_schedule(0.1, 0.0, 10)
 
 
-def by_leaf(of_b, of_others=optax.sgd(0.3)):
+OTHERS = optax.sgd(0.3)
+
+
+def by_leaf(of_b, of_others=OTHERS):
     """Another rule for the leaf 'b'."""
 
     def labels(params):

@@ -115,7 +115,7 @@ def test_rounds_run_and_the_model_keeps_its_type(kind, dtype):
     "aggregator", ["clear", pytest.param("shared", marks=pytest.mark.exhaustive)]
 )
 def test_noise_finer_than_the_sum_is_not_rounded_away(aggregator):
-    """Each update takes the model to 0; a short float of 4 has no digit for the noise."""
+    """Each update takes the model to 0; short floats of 4 have no digit for noise."""
     task = base.Task(
         init=lambda key: jnp.ones(64, jnp.bfloat16) / 8,
         loss=lambda key, params, rows: jnp.sum(params) * rows.astype(params.dtype),
