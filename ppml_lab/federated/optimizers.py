@@ -117,7 +117,6 @@ def still_leaves(optimizer: Optimizer, params: PyTree) -> tuple[str, ...]:
 
 def _made_up(params: PyTree, number: int) -> PyTree:
     """Values of these shapes, none of which is zero or equal to its neighbours."""
-
     some = np.cos(np.arange(997, dtype=np.float32) + number)
     return jax.tree.map(
         lambda like: jnp.asarray(np.resize(some, like.shape), like.dtype), params
