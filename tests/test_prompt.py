@@ -38,10 +38,9 @@ def test_epsilon_as_text():
     assert "pld  6.1877" in done.stdout  # the next digit varies with NumPy
 
 
-def test_calibrate_as_json():
-    done = run(*CALIBRATE, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(done.stdout)
+def test_calibrate_as_json(capsys):
+    assert prompt.main([*CALIBRATE, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert found["target_epsilon"] == 2.0
     assert found["num_steps"] == 10
     # Ten releases are one with sqrt(10) times less noise: Balle and Wang's closed form.
@@ -52,6 +51,7 @@ def test_calibrate_as_json():
     assert found["pld"] < found["rdp"] < 1.2 * found["pld"]
 
 
+@pytest.mark.exhaustive
 def test_bad_input_is_one_line_and_code_2():
     done = run(*EPSILON[:-1], "2")
     assert (done.returncode, done.stdout) == (2, "")

@@ -35,8 +35,8 @@ few_rows = pytest.mark.parametrize(
     [
         "cifar_de_wrn16_4_eps1",
         "gauss_5_T10",
-        pytest.param("tiny_q", marks=pytest.mark.slow),
-        pytest.param("bigeps", marks=pytest.mark.slow),
+        pytest.param("tiny_q", marks=pytest.mark.exhaustive),
+        pytest.param("bigeps", marks=pytest.mark.exhaustive),
     ],
 )
 
@@ -407,6 +407,7 @@ def test_other_bad_arguments():
         jax.jit(lambda noise: events.gaussian(noise) and noise)(1.0)
 
 
+@pytest.mark.exhaustive
 def test_importing_does_not_pay_for_dp_accounting():
     code = (
         "import sys, ppml_lab.dp.accounting; sys.exit('dp_accounting' in sys.modules)"

@@ -172,7 +172,7 @@ def test_adaptive_clipping_counts_on_those_who_are_expected_to_report(regression
 @pytest.mark.parametrize(
     ("weighting", "mechanism", "expected"),
     [
-        ("uniform", None, (1.5 + 3.75) / 2),
+        pytest.param("uniform", None, (1.5 + 3.75) / 2, marks=pytest.mark.exhaustive),
         ("examples", None, (2 * 1.5 + 1 * 3.75) / 3),
         ("realised", None, (1.5 + 3.75) / 2),
         ("uniform", dp.gaussian(2.0, 0.0), (1.5 + 2) / 2),
@@ -204,7 +204,9 @@ def test_a_round_of_two_clients_by_hand(weighting, mechanism, expected):
         np.testing.assert_array_equal(info["update_norm"], (1.5 + 3.75) / 2)
 
 
-@pytest.mark.parametrize("sampler", ["everyone", "half"])
+@pytest.mark.parametrize(
+    "sampler", ["everyone", pytest.param("half", marks=pytest.mark.exhaustive)]
+)
 def test_without_clip_and_noise_a_private_round_is_fedavg_bit_by_bit(run, sampler):
     plain, _ = run(START, sampler=sampler)
     private, _ = run(START, sampler=sampler, clip_norm=INF)
@@ -218,7 +220,13 @@ def test_each_update_is_clipped_before_the_sum(run, clients):
     np.testing.assert_allclose(params, flat(START) + updates.mean(0), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("aggregator", "steps"), [("stochastic", 1), ("nearest", 0.5)])
+@pytest.mark.parametrize(
+    ("aggregator", "steps"),
+    [
+        ("stochastic", 1),
+        pytest.param("nearest", 0.5, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_secure_sum_is_the_clear_sum_up_to_rounding(run, aggregator, steps):
     clear, _ = run(START)
     secure, _ = run(START, aggregator=aggregator)
@@ -241,6 +249,7 @@ def test_the_mean_divides_by_the_expected_cohort(run, clients):
     assert len(sizes) > 2
 
 
+@pytest.mark.exhaustive
 def test_an_empty_cohort_changes_nothing_without_privacy(run):
     assert len(in_cohort(federated.poisson(5, 1e-6), KEY)) == 0
     params, info = run(START, sampler="rarely")
@@ -250,6 +259,7 @@ def test_an_empty_cohort_changes_nothing_without_privacy(run):
     assert (info["cohort_size"], info["num_reports"]) == (0, 0)
 
 
+@pytest.mark.exhaustive
 def test_an_empty_cohort_leaves_the_model_under_weights_by_examples(
     regression, clients
 ):
@@ -327,6 +337,7 @@ def test_server_optimizers_step_on_the_mean_update(
         np.testing.assert_allclose(flat(state.params), params, rtol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_a_round_with_more_lanes_is_the_same_round(run):
     one, info = run(START, sampler="half", aggregator="clear", clip_norm=INF)
     many, same = run(
@@ -336,7 +347,14 @@ def test_a_round_with_more_lanes_is_the_same_round(run):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), same, info)
 
 
-@pytest.mark.parametrize(("num_lanes", "num_devices"), [(4, None), (32, 4), (1, 4)])
+@pytest.mark.parametrize(
+    ("num_lanes", "num_devices"),
+    [
+        (32, 4),
+        pytest.param(4, None, marks=pytest.mark.exhaustive),
+        pytest.param(1, 4, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_lanes_and_devices_change_no_bit_of_a_secure_round(run, num_lanes, num_devices):
     round_of = functools.partial(
         run, START, sampler="half", aggregator="stochastic", clip_norm=0.05,
@@ -354,10 +372,11 @@ def test_every_part_of_a_round_has_a_key_of_its_own(regression, clients):
     def spied(name, parts):
         function = getattr(parts, name)
 
+        def record(words):
+            seen.setdefault(name, set()).add(tuple(words.tolist()))
+
         def spy(key, *rest):
-            if not isinstance(key, jax.core.Tracer):
-                words = tuple(np.asarray(jax.random.key_data(key)).tolist())
-                seen.setdefault(name, set()).add(words)
+            jax.debug.callback(record, jax.random.key_data(key))
             return function(key, *rest)
 
         return parts._replace(**{name: spy})
@@ -368,11 +387,10 @@ def test_every_part_of_a_round_has_a_key_of_its_own(regression, clients):
         spied("sample", federated.everyone(5)),
         mechanism=spied("privatize", spied("clip", dp.gaussian(0.5, 1.0))),
         aggregator=spied("encode", smpc.clear()),
-        num_lanes=1,  # Under vmap a spy would see tracers.
+        num_lanes=1,
     )
-    state = algorithm.init(KEY)
-    with jax.disable_jit():
-        algorithm.round(KEY, state, clients)
+    jax.block_until_ready(jax.jit(algorithm.round)(KEY, algorithm.init(KEY), clients))
+    jax.effects_barrier()
     # A client has one key for all its steps.
     assert {name: len(keys) for name, keys in seen.items()} == {
         "sample": 1, "step": 5, "clip": 5, "encode": 5, "privatize": 1

@@ -80,21 +80,40 @@ def test_the_mean_is_over_those_who_report(telling, weighting):
     assert len(seen) > 5
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "examples"])
+# A server with momentum would roll on.
+ROLLING = federated.fedopt(optax.sgd(1.0, momentum=0.9))
+
+
+@pytest.fixture(scope="module")
+def moving(telling):
+    """A state whose server has momentum."""
+    full = build(telling, federated.everyone(8), 0.0, server=ROLLING)
+    state, _ = jax.jit(full.round)(KEY, full.init(KEY), CLIENTS)
+    assert np.asarray(state.memory[0].trace).all()
+    return state
+
+
+# Nobody comes, or nobody reports, each with one of the means.
 @pytest.mark.parametrize(
-    ("sampler", "dropout_prob"),
-    [(federated.everyone(8), NEVER), (federated.poisson(8, 1e-7), 0.0)],
+    ("sampler", "dropout_prob", "weighting"),
+    [
+        (federated.everyone(8), NEVER, "examples"),
+        (federated.poisson(8, 1e-7), 0.0, "uniform"),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in [
+                (federated.everyone(8), NEVER, "uniform"),
+                (federated.poisson(8, 1e-7), 0.0, "examples"),
+            ]
+        ),
+    ],
 )
 def test_without_privacy_a_round_without_reports_did_not_happen(
-    telling, sampler, dropout_prob, weighting
+    telling, moving, sampler, dropout_prob, weighting
 ):
-    # A server with momentum would roll on.
-    server = federated.fedopt(optax.sgd(1.0, momentum=0.9))
-    parts = {"server": server, "weighting": weighting}
-    full = build(telling, federated.everyone(8), 0.0, **parts)
-    moving, _ = jax.jit(full.round)(KEY, full.init(KEY), CLIENTS)
-    assert np.asarray(moving.memory[0].trace).all()
-    algorithm = build(telling, sampler, dropout_prob, **parts)
+    algorithm = build(
+        telling, sampler, dropout_prob, server=ROLLING, weighting=weighting
+    )
     state, info = jax.jit(algorithm.round)(KEY, moving, CLIENTS)
     jax.tree.map(
         np.testing.assert_array_equal,

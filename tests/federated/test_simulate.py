@@ -135,7 +135,20 @@ def test_a_chunk_moves_nothing_between_host_and_devices(
     )
 
 
-def test_a_run_on_many_devices_is_the_run_on_one(regression, clients, compile_counter):
+# What is sharded over many, and the ways there, on which test_lanes trains a cohort.
+@pytest.mark.parametrize(
+    "ways",
+    [
+        [(4, True)],
+        pytest.param(
+            [(1, True), (2, True), (4, False), (4, True)], marks=pytest.mark.exhaustive
+        ),
+    ],
+    ids=len,
+)
+def test_a_run_on_many_devices_is_the_run_on_one(
+    regression, clients, compile_counter, ways
+):
     trainer, server = federated.scaffold(regression, optax.sgd(0.1), 3, num_epochs=1)
 
     def run(num_devices, by_shard):
@@ -167,7 +180,7 @@ def test_a_run_on_many_devices_is_the_run_on_one(regression, clients, compile_co
 
     one, one_history = run(1, False)
     assert one_history["num_reports"].max() > 1
-    for num_devices, by_shard in [(1, True), (2, True), (4, False), (4, True)]:
+    for num_devices, by_shard in ways:
         many, history = run(num_devices, by_shard)
         # Sums of whole numbers: no bit of the run depends on who trained where.
         jax.tree.map(np.testing.assert_array_equal, many, one)

@@ -116,7 +116,7 @@ def test_no_two_private_points_of_a_seed_share_randomness(of_numbers: Any) -> No
         assert_unlike(of_numbers[one], of_numbers[other])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_nor_do_points_of_other_structure(of_numbers: Any) -> None:
     found = {"plain": of_numbers["plain"]}
     for name, fields in OF_STRUCTURE.items():
@@ -139,7 +139,7 @@ def test_one_changed_value_makes_another_key(
     assert len(set(keys)) == 6
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_neighbouring_data_share_no_randomness(
     of_numbers: Any, neighbouring: None
 ) -> None:
@@ -249,6 +249,7 @@ def test_private_keys_of_no_data_are_refused() -> None:
         identity.key_identity(CONFIG, RATES, facts)
 
 
+@pytest.mark.exhaustive
 def test_a_longer_run_begins_with_the_shorter_one(tmp_path: Path) -> None:
     """To the bit; and is another run."""
     short, long = (
@@ -267,7 +268,7 @@ def test_a_longer_run_begins_with_the_shorter_one(tmp_path: Path) -> None:
         assert len(history) < len(other.history(name))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_rounds_far_apart_draw_anew() -> None:
     config = dataclasses.replace(CONFIG, num_rounds=1, eval_every=1)
     loaded = lab.load_data(config.data, 1)

@@ -81,11 +81,11 @@ def left(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.exhaustive)])
 def test_a_sweep_that_is_killed_ends_with_the_same_records(
     tmp_path: Path, kills: int
 ) -> None:
-    seed, num_rounds = random.randrange(2**32), 12 * kills
+    seed, num_rounds = random.randrange(2**32), 18 * kills
     rng = random.Random(seed)
     moments = [(rng.randint(3, 9), rng.uniform(0, 0.2)) for _ in range(kills)]
     story = f"seed {seed}, killed after (reports, seconds) {moments}"
@@ -93,6 +93,7 @@ def test_a_sweep_that_is_killed_ends_with_the_same_records(
     for moment in moments:
         resumed += bool([*tmp_path.glob("killed/checkpoints/*/*")])
         assert killed(tmp_path / "killed", num_rounds, *moment), story
+    resumed += bool([*tmp_path.glob("killed/checkpoints/*/*")])
     assert resumed > 0, f"no sweep had a checkpoint to go on from: {story}"
     # Two at once share the rest.
     last = [start(tmp_path / "killed", num_rounds) for _ in range(2)]

@@ -43,7 +43,16 @@ IDEAL = [how._replace(ideal=True) for how in SCHEMES]
 WAYS = [*SCHEMES[:3], *SCHEMES[4:], IDEAL[0], IDEAL[2], IDEAL[3], IDEAL[5]]
 names = scheme.describe
 each_scheme = pytest.mark.parametrize("how", SCHEMES, ids=names)
-each_way = pytest.mark.parametrize("how", WAYS, ids=names)
+# Two, three and replicated over either ring: what is left is a pair of the others.
+COMPLETE = [SCHEMES[1], IDEAL[2], IDEAL[3]]
+each_way = pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(how, marks=[pytest.mark.exhaustive] if how in COMPLETE else [])
+        for how in WAYS
+    ],
+    ids=names,
+)
 
 
 def shared(how, secret, stream=0):

@@ -17,7 +17,6 @@ from ppml_lab.smpc.field import F31
 from ppml_lab.smpc.lightsecagg import Code
 
 FIELDS = [F31, field.F61]
-each_field = pytest.mark.parametrize("where", FIELDS, ids=lambda f: f.name)
 CODES = {
     "most": Code(5, 4, 2),
     "all": Code(4, 4, 3),
@@ -40,10 +39,10 @@ each_code_and_field = pytest.mark.parametrize(
 )
 LENGTH = 7
 run = jax.jit(lightsecagg.run, static_argnames=("code", "field"))
-transcript = jax.jit(lightsecagg.transcript, static_argnames=("code", "field"))
-coded_mask = jax.jit(
-    lightsecagg.coded_mask, static_argnames=("code", "length", "field")
-)
+
+
+encode = jax.jit(lightsecagg.encode, static_argnames=("code", "field"))
+decoded = jax.jit(lightsecagg.decoded, static_argnames=("code", "length", "field"))
 
 
 def seed_of(number: int):
@@ -84,7 +83,7 @@ def test_coded_pieces_are_values_of_the_polynomial(where, code, data):
     one = st.one_of(st.sampled_from([0, 1, p - 1]), st.integers(0, p - 1))
     row = st.lists(one, min_size=3, max_size=3)
     pieces = data.draw(st.lists(row, min_size=surviving, max_size=surviving))
-    coded = lightsecagg.encode(code, rings.from_integers(where, pieces), where)
+    coded = encode(code, rings.from_integers(where, pieces), field=where)
     coded = rings.to_integers(where, coded)
     beta = range(num_clients + 1, num_clients + surviving + 1)
     exact = [
@@ -96,7 +95,7 @@ def test_coded_pieces_are_values_of_the_polynomial(where, code, data):
     holders = data.draw(st.permutations(range(num_clients)))[:surviving]
     answers = rings.from_integers(where, coded[holders])
     length = 3 * (surviving - privacy)
-    known = lightsecagg.decoded(code, jnp.array(holders), answers, length, where)
+    known = decoded(code, jnp.array(holders), answers, length, field=where)
     expected = list(itertools.chain(*pieces[: surviving - privacy]))
     assert rings.to_integers(where, known).tolist() == expected
 
@@ -132,7 +131,16 @@ def test_every_pattern_of_answers(code):
     assert not run(seed_of(0), code, inputs, nobody).completed
 
 
-@pytest.mark.parametrize("length", [1, 29, 1024, 3001])
+# Lengths that are no whole number of pieces; others are the same program.
+@pytest.mark.parametrize(
+    "length",
+    [
+        1,
+        3001,
+        pytest.param(29, marks=pytest.mark.exhaustive),
+        pytest.param(1024, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_ten_clients_of_whom_seven_may_collude(length):
     """Where FedML's arithmetic, with this prime and such a code, overflows."""
     code = Code(10, 8, 7)
@@ -160,8 +168,8 @@ def test_a_hundred_clients_of_whom_thirty_drop_out():
 @pytest.mark.parametrize(
     ("where", "x64"),
     [
-        (F31, False),
         (F31, True),
+        pytest.param(F31, False, marks=pytest.mark.exhaustive),
         pytest.param(field.F61, False, marks=pytest.mark.exhaustive),
     ],
 )
@@ -186,13 +194,20 @@ def test_clients_one_at_a_time_are_the_run(where, x64):
             lightsecagg.mask_of_sum(code, alive.unmasked, summed_pieces, length, where),
         )
 
+    @jax.jit
+    def together(place, inputs, alive):
+        return (
+            lightsecagg.run(seed_of(1), code, inputs, alive, where),
+            lightsecagg.transcript(seed_of(1), code, inputs, alive, where),
+            lightsecagg.coded_mask(seed_of(1), code, place, length, where),
+        )
+
     with jax.enable_x64(x64):
         sent, pieces = client(jnp.arange(5, dtype=jnp.int32), inputs)
         kept = jax.tree.map(lambda leaf: leaf[np.asarray(uploaded)], (sent, pieces))
         summed = where.sum_over(kept[1], 0)
         total = server(kept[0], summed)
-        outcome = run(seed_of(1), code, inputs, alive, field=where)
-        seen = transcript(seed_of(1), code, inputs, alive, field=where)
+        outcome, seen, alone = together(jnp.int32(3), inputs, alive)
     expected = exact_sum(where, inputs, uploaded)
     assert rings.to_integers(where, total).tolist() == expected
     assert rings.to_integers(where, outcome.total).tolist() == expected
@@ -201,7 +216,6 @@ def test_clients_one_at_a_time_are_the_run(where, x64):
     np.testing.assert_array_equal(rings.to_integers(where, seen.answers), answers)
     in_time = rings.to_integers(where, sent) * np.asarray(uploaded)[:, None]
     np.testing.assert_array_equal(rings.to_integers(where, seen.uploads), in_time)
-    alone = coded_mask(seed_of(1), code, jnp.int32(3), length, field=where)
     rows = jax.tree.map(lambda leaf: leaf[3], pieces)
     jax.tree.map(np.testing.assert_array_equal, alone, rows)
 
@@ -221,7 +235,7 @@ def test_runs_side_by_side():
     assert total.tolist() == [exact] * 2 + [[0] * LENGTH] * 4
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_loops_that_are_not_compiled():
     code, inputs = Code(3, 2, 1), draw(F31, 3, 3)
     alive = alive_of([[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1]])
@@ -248,8 +262,22 @@ def determinant(rows, p: int) -> int:
     return result
 
 
-@each_field
-@pytest.mark.parametrize("code", [Code(5, 4, 2), Code(6, 5, 3), Code(10, 8, 7)])
+@pytest.mark.parametrize(
+    ("code", "where"),
+    [
+        (Code(5, 4, 2), field.F61),
+        (Code(10, 8, 7), F31),
+        *(
+            pytest.param(code, where, marks=pytest.mark.exhaustive)
+            for code, where in [
+                (Code(5, 4, 2), F31),
+                (Code(6, 5, 3), F31),
+                (Code(6, 5, 3), field.F61),
+                (Code(10, 8, 7), field.F61),
+            ]
+        ),
+    ],
+)
 def test_uniform_pieces_hide_a_mask_from_any_who_may_collude(where, code):
     """What they hold is a bijection of the uniform pieces, whatever the mask; and any
     so many as must stay hold a bijection of all pieces.
@@ -264,25 +292,44 @@ def test_uniform_pieces_hide_a_mask_from_any_who_may_collude(where, code):
         assert determinant(rows, where.modulus)
 
 
-@each_code_and_field
+@pytest.mark.parametrize(
+    ("code", "where"),
+    [
+        pytest.param(code, where, marks=[] if first else [pytest.mark.exhaustive])
+        for where in FIELDS
+        for code in CODES.values()
+        for first in [(code, where) == (CODES["most"], F31)]
+    ],
+)
 def test_ideal_transcripts_open_the_total(where, code):
     total = where.uniform(seed_of(9), LENGTH)
     some = np.ones(code.num_clients, bool)
     some[code.surviving :] = False
     alive = alive_of([np.ones(code.num_clients), np.ones(code.num_clients), some, some])
-    seen = lightsecagg.ideal_transcript(seed_of(0), code, total, alive, where)
+
+    @jax.jit
+    def open_all(total):
+        seen = lightsecagg.ideal_transcript(seed_of(0), code, total, alive, where)
+        removed = lightsecagg.decoded(code, seen.holders, seen.answers, LENGTH, where)
+        return seen, where.subtract(where.sum_over(seen.uploads, 0), removed)
+
+    seen, opened = open_all(total)
     assert not np.any(rings.to_integers(where, seen.uploads)[~some])
-    removed = lightsecagg.decoded(code, seen.holders, seen.answers, LENGTH, where)
-    opened = where.subtract(where.sum_over(seen.uploads, 0), removed)
     jax.tree.map(np.testing.assert_array_equal, opened, total)
 
 
 def test_too_few_answers_are_seen_as_they_are():
     code, alive = CODES["most"], alive_of([[1] * 5] * 3 + [[0, 1, 0, 1, 0]])
-    full = transcript(seed_of(0), code, draw(F31, 5), alive)
-    total = jnp.zeros(LENGTH, jnp.uint32)
-    ideals = lightsecagg.ideal_transcript(seed_of(0), code, total, alive)
-    for seen in (full, ideals):
+
+    @jax.jit
+    def both(inputs, total):
+        seed = seed_of(0)
+        return (
+            lightsecagg.transcript(seed, code, inputs, alive),
+            lightsecagg.ideal_transcript(seed, code, total, alive),
+        )
+
+    for seen in both(draw(F31, 5), jnp.zeros(LENGTH, jnp.uint32)):
         assert seen.holders[:2].tolist() == [1, 3]
         assert np.all(np.any(np.asarray(seen.answers[:2]), axis=1))
         assert not np.any(seen.answers[2:])
@@ -317,7 +364,9 @@ def test_bad_inputs():
 @pytest.mark.parametrize("length", [1, 6, 7])
 def test_pieces_have_the_size_that_the_costs_count(length):
     code = CODES["most"]
-    pieces = coded_mask(seed_of(0), code, 0, length)
+    pieces = jax.eval_shape(
+        lambda seed: lightsecagg.coded_mask(seed, code, 0, length), seed_of(0)
+    )
     messages = {m.name: m for m in cost.light_secagg(*code, length, 31)}
     assert pieces.shape == (5, lightsecagg.piece_length(code, length))
     sent = messages["coded_masks"].num_bits

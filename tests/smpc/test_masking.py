@@ -275,7 +275,7 @@ def test_a_round_of_three_by_hand():
     assert np.asarray(sent).tolist() == (uploads % 2**32).tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_loops_that_are_not_compiled():
     graph = graphs.Graph(4, 3, 2)
     alive = alive_of([[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 1, 1], [1, 0, 1, 1]])

@@ -65,7 +65,13 @@ def test_a_cnn_on_shares_is_the_clear_one_within_its_fixed_point_error(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [{"kind": "replicated"}, {"kind": "additive", "num_parties": 2}]
+    "kind",
+    [
+        {"kind": "replicated"},
+        pytest.param(
+            {"kind": "additive", "num_parties": 2}, marks=pytest.mark.exhaustive
+        ),
+    ],
 )
 def test_shares_of_all_parties_give_the_bits_of_the_ideal_mode(
     model, ideal_logits, kind

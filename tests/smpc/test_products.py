@@ -22,6 +22,25 @@ each_case = pytest.mark.parametrize(
 )
 each_ring = pytest.mark.parametrize("where", [ring.Z32, ring.Z64], ids=lambda r: r.name)
 each_x64 = pytest.mark.parametrize("x64", [False, True])
+# Either ring, unit and setting with either of the others.
+PAIRS = (
+    (ring.Z32, "float64", False),
+    (ring.Z32, "int8", True),
+    (ring.Z64, "float64", True),
+    (ring.Z64, "int8", False),
+)
+each_pair = pytest.mark.parametrize(
+    ("where", "unit", "x64"),
+    [
+        pytest.param(
+            *(case := (where, unit, x64)),
+            id=f"{where.name}-{unit}-{x64}",
+            marks=[] if case in PAIRS else [pytest.mark.exhaustive],
+        )
+        for where, unit in CASES
+        for x64 in (False, True)
+    ],
+)
 few = settings(max_examples=15, deadline=None, derandomize=True)
 MATRICES = (((1,), (0,)), ((), ()))
 BATCHED = (((2,), (1,)), ((0,), (0,)))
@@ -94,8 +113,7 @@ def near_most(rng, widths, shape):
     )
 
 
-@each_case
-@each_x64
+@each_pair
 @few
 @given(data=st.data())
 def test_products_of_random_matrices(where, unit, x64, data):
@@ -109,8 +127,7 @@ def test_products_of_random_matrices(where, unit, x64, data):
         check(where, function, left.reshape(3, 5), right.reshape(5, 2))
 
 
-@each_case
-@each_x64
+@each_pair
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_the_largest_limbs_are_exact_at_the_bound_and_one_beyond(
     where, unit, x64, beyond
@@ -221,8 +238,7 @@ def test_matmul_is_by_the_unit_of_the_backend(where):
     check(where, matmul_in(where), rows, rows.T)
 
 
-@each_case
-@each_x64
+@each_pair
 def test_batches_and_vmap(where, unit, x64):
     rng = np.random.default_rng(0)
     left = rng.integers(0, 2**63, (2, 3, 6)).astype(object) * 2 + 1
@@ -264,8 +280,22 @@ def test_products_without_a_contracted_axis_or_with_an_empty_one(where, unit):
     assert result.tolist() == [[0] * 3] * 2
 
 
-@each_case
-@pytest.mark.parametrize("split", ["rows", "contracted axis"])
+@pytest.mark.parametrize(
+    ("where", "unit", "split"),
+    [
+        pytest.param(
+            where,
+            unit,
+            "contracted axis" if contracted else "rows",
+            id=f"{where.name}-{unit}-{'contracted axis' if contracted else 'rows'}",
+            marks=[]
+            if (where, unit, contracted) in PAIRS
+            else [pytest.mark.exhaustive],
+        )
+        for where, unit in CASES
+        for contracted in (False, True)
+    ],
+)
 def test_devices_together_compute_the_same(where, unit, split):
     terms = 600 + 600 * (where.bits == 32)
     rows = hard_rows(where, unit, terms)[:8]

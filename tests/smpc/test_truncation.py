@@ -36,15 +36,22 @@ FULL = [
 ]
 IDEAL = [(how._replace(ideal=True), method) for how, method in FULL]
 MASKED = [case for case in FULL if case[1] != "local"]
+# Every scheme and method over one ring, and half of them over the other, whose own
+# arithmetic is tested.
+COMPLETE = [(how._replace(ideal=i), m) for how, m in FULL[8:11] for i in (True, False)]
 
 
 def each(cases):
-    ids = [
-        f"{how.kind} {how.num_parties} {how.ring.name} {method}"
-        + (" ideal" if how.ideal else "")
-        for how, method in cases
+    params = [
+        pytest.param(
+            *case,
+            id=f"{case[0].kind} {case[0].num_parties} {case[0].ring.name} {case[1]}"
+            + (" ideal" if case[0].ideal else ""),
+            marks=[pytest.mark.exhaustive] if case in COMPLETE else [],
+        )
+        for case in cases
     ]
-    return pytest.mark.parametrize(("how", "method"), cases, ids=ids)
+    return pytest.mark.parametrize(("how", "method"), params)
 
 
 def seeds_of(number):
