@@ -163,7 +163,8 @@ def noise(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
     values = run(np.arange(num_runs), *alone(empty), np.zeros(num_runs)).values
     scaled = values.astype(np.float64) / np.asarray(subject.noise)[:, None]
     flat = scaled.reshape(num_runs, -1)
-    for test in (_finite, _scale, _grain, _independence, _shape):
+    grain = () if subject.grid else (_grain,)
+    for test in (_finite, _scale, *grain, _independence, _shape):
         problem = test(flat)
         if problem:
             return Finding("noise", True, problem)

@@ -81,7 +81,7 @@ def frozen(subject: Subject, run: probes.Runner, num_runs: int = 64) -> Finding:
     if seen.unmoved is None:
         return skipped
     moved = float(np.abs(seen.unmoved).max(initial=0.0))
-    if not moved == 0:
+    if moved != 0:
         return Finding("frozen", True, f"constant leaves move by {moved:.3g}")
     most = np.abs(probes.gap_of_rows(subject, run, numbers)).max()
     if most < 0.5:

@@ -74,6 +74,7 @@ class Subject(NamedTuple):
         claim is not about sampling.
       cohort_size: How many take part in every round, where that is fixed.
       modulus: At which values wrap around; None where they do not.
+      grid: The step of values that are rounded to one, as the claim knows.
       steps: How many releases each value adds up.
       one_noise: From a key to the noise of a release, over its claimed standard
         deviation, so that millions can be drawn; None where it cannot be had alone.
@@ -89,6 +90,7 @@ class Subject(NamedTuple):
     sampling_prob: float | None = None
     cohort_size: int | None = None
     modulus: float | None = None
+    grid: float | None = None
     steps: int = 1
     one_noise: Callable[[base.Key], Float[Array, " dimension"]] | None = None
     crowd: Callable[[base.Key, Rows, Present], tuple[Array, Array]] | None = None

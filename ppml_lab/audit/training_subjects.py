@@ -228,8 +228,8 @@ def of_shared_training(
     """Training on shares with the parties' own noise, seen through the opened model.
 
     The sum of the rows, which their owner clips, is the gradient; only the parameters
-    after `num_steps` steps are opened. All of `num_steps` releases are in the claim, so
-    that with more than one it claims more than the adversary sees.
+    after `num_steps` steps are opened, which show the sum of so many releases. All of
+    them are in the claim, so that with more than one it claims more than is seen.
 
     Args:
       protocol: How the parties compute.
@@ -249,18 +249,26 @@ def of_shared_training(
         num_honest=protocol.scheme.num_parties,
         dimension=worlds.DIMENSION,
     )
+    # Two steps of rounding for each coordinate.
+    rounding = 2 * np.sqrt(worlds.DIMENSION) / 2.0**protocol.fraction_bits
+    sensitivity = clip_norm + rounding
 
     def run(key: base.Key, rows: Rows, present: Present) -> Release:
         clipped, _ = jax.vmap(dp.clip_by_global_norm, (0, None))(rows, clip_norm)
         heard = jnp.where(present[:, None], clipped, 0.0)
         start = worlds.as_tree(jnp.zeros(worlds.DIMENSION))
         params = training.train(key, start, {"owner": heard})
-        # Sensitivity has two steps of rounding for each coordinate.
-        steps = 2 * np.sqrt(worlds.DIMENSION) / 2.0**protocol.fraction_bits
-        values = worlds.as_rows(params)[None] / (clip_norm + steps)
+        values = worlds.as_rows(params)[None] / sensitivity
         return Release(values, values[:, :0], values[:, :0])
 
-    return Subject(run, training.privacy_event, clip_norm, None)
+    return Subject(
+        run,
+        training.privacy_event,
+        clip_norm,
+        (training.noise_stddev * num_steps**0.5 / sensitivity,),
+        grid=2.0**-protocol.fraction_bits / sensitivity,
+        steps=num_steps,
+    )
 
 
 def _one_each(rows: Rows) -> base.Clients:
