@@ -41,6 +41,7 @@ def crowd(subject: Subject, seed: int, num_rows: int = NUM_ROWS) -> Finding:
         data = (worlds.FAR * rows).astype(np.float32)
         places = np.arange(len(data))
         whole, rounding = _sum(run, key, data, places >= 0)
+        rounding /= subject.clip_norm
         if rounding > LOSS:
             # Rounded once, noise included, it does not show what it lost before.
             continue
@@ -48,8 +49,10 @@ def crowd(subject: Subject, seed: int, num_rows: int = NUM_ROWS) -> Finding:
         for canary in range(half - _CANARIES, half):
             out, _ = _sum(run, key, data, places != canary)
             alone, _ = _sum(run, key, data, places == canary)
-            moved = float(np.linalg.norm(whole - out)) - rounding
-            lost = float(np.linalg.norm(whole - out - (alone - nobody))) - rounding
+            gap = (whole - out) / subject.clip_norm
+            own = (alone - nobody) / subject.clip_norm
+            moved = float(np.linalg.norm(gap)) - rounding
+            lost = float(np.linalg.norm(gap - own)) - rounding
             if not np.isfinite(moved):
                 return Finding("crowd", True, f"not finite in world '{name}'")
             if moved > worst:

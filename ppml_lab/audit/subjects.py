@@ -79,7 +79,7 @@ class Subject(NamedTuple):
       one_noise: From a key to the noise of a release, over its claimed standard
         deviation, so that millions can be drawn; None where it cannot be had alone.
       crowd: `(key, rows [n, dimension], present [n])` to one release of any number of
-        rows, as a pair (high, low) over the sensitivity; None where there is none.
+        rows, as a pair (high, low); None where there is none.
     """
 
     run: Callable[[base.Key, Rows, Present], Release]
@@ -167,8 +167,7 @@ def of_mechanism(
         weights = present.astype(jnp.float32)
         total = mechanism.clip_examples(state, _per_example(shaped(rows)), weights)
         high, low = (trees.as_vector(part)[0] for part in pairs.of(total))
-        bound = mechanism.norm_bound(state)
-        return high / bound, low / bound
+        return high, low
 
     return Subject(
         Rounds(at, num_rounds),

@@ -118,7 +118,7 @@ def of_algorithm(
         algorithm = make(task, canaries.only(everyone, present))
         state = algorithm.init(key)
         after, _ = algorithm.round(key, state, _one_each(rows))
-        values = _model_change(state, after) * len(rows) / first_clip_norm(mechanism)
+        values = _model_change(state, after) * len(rows)
         return values, jnp.zeros_like(values)
 
     # Others are built for their own number of contributions, or count in integers.
