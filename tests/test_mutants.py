@@ -191,7 +191,7 @@ def same_key_every_step(setting):
         return jax.tree.map(jnp.add, total, worlds.as_tree(noise)), first
 
     return of_fields(
-        setting, init=lambda: jnp.zeros(2, jnp.uint32), privatize=privatize
+        setting, init=lambda key, like: jnp.zeros(2, jnp.uint32), privatize=privatize
     )
 
 
@@ -201,7 +201,7 @@ def hard_coded_key(setting):
         noise = worlds.as_tree(normals(own, stddev(setting)))
         return jax.tree.map(jnp.add, total, noise), step + 1
 
-    return of_fields(setting, init=lambda: jnp.int32(0), privatize=privatize)
+    return of_fields(setting, init=lambda key, like: jnp.int32(0), privatize=privatize)
 
 
 def sampling_rate_doubled(setting):

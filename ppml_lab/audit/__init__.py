@@ -1,10 +1,11 @@
 """Audits: what leaks at least, beside what an accountant says leaks at most.
 
 `check_mechanism` checks that a mechanism, or a whole training algorithm, is what it
-states (`contract`, `probes`, `worlds`). `membership_run` and `many_runs` make trainings
-with and without `canaries`; `evidence` turns their scores into errors at a threshold
-that the errors did not choose, and `bounds`, `one_run` and `tradeoff` these into
-statements with a confidence.
+states (`contract`, `probes`, `worlds`); `check_independence` whether runs of one seed
+share what is random; `check_clipping` whether DP-SGD bounds difficult gradients.
+`membership_run` and `many_runs` make trainings with and without `canaries`; `evidence`
+turns their scores into errors at a threshold that the errors did not choose, and
+`bounds`, `one_run` and `tradeoff` these into statements with a confidence.
 
 **Guarantee:** a bound is above the truth with probability alpha at most. An audit that
 finds nothing shows nothing: the attack may be weak.
@@ -12,6 +13,8 @@ finds nothing shows nothing: the attack may be weak.
 
 from ppml_lab.audit import bounds, canaries, evidence, one_run, roc, tradeoff, worlds
 from ppml_lab.audit.contract import Report, check_mechanism
+from ppml_lab.audit.gradients import check_clipping
+from ppml_lab.audit.repetitions import check_independence
 from ppml_lab.audit.subjects import Subject, of_local_mechanism, of_mechanism
 from ppml_lab.audit.training import (
     claimed_scores,
@@ -30,6 +33,8 @@ __all__ = [
     "Subject",
     "bounds",
     "canaries",
+    "check_clipping",
+    "check_independence",
     "check_mechanism",
     "claimed_scores",
     "evidence",

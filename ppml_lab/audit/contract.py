@@ -11,14 +11,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppml_lab.audit import distinguishers, evidence, probes, tradeoff, worlds
+from ppml_lab.audit import (
+    crowds,
+    distinguishers,
+    evidence,
+    probes,
+    remembered,
+    repetitions,
+    tails,
+    tradeoff,
+    worlds,
+)
 from ppml_lab.audit.probes import Finding
 from ppml_lab.audit.subjects import Subject
 
 ALPHA = 1e-3
 """The chance that the audit refutes a claim that holds."""
 
-DETECTORS = ("replay", "noise", "participation", "audit")
+DETECTORS = (
+    *("replay", "noise", "participation", "tails", "rounds", "state", "frozen"),
+    *("crowd", "audit"),
+)
 
 
 class Report(NamedTuple):
@@ -71,13 +84,17 @@ def check_mechanism(
     """Checks whether a mechanism is what it states.
 
     *replay* measures the true sensitivity under adversarial neighbours; *noise* the
-    noise's scale, distribution and independence; *participation* the sampling; *audit*
-    tests the stated privacy itself: over all worlds, distinguishers are fitted on one
-    half of the runs, and the best one's errors on the other half tested against the
-    whole trade-off curve that the accountant claims.
+    noise's scale, distribution and independence; *participation* the sampling; *tails*
+    the noise in millions of draws; *rounds* randomness that comes again in another
+    round, up to 2^30 later; *state* what is remembered beside what was released;
+    *frozen* leaves that must not move; *crowd* the sum of 100,000 contributions.
+    *audit* tests the stated privacy itself: over all worlds, distinguishers are fitted
+    on one half of the runs, and the best one's errors on the other half tested against
+    the whole trade-off curve that the accountant claims. Other runs of the same seed
+    are `check_independence`'s, gradients of whole layers `check_clipping`'s.
 
     **Guarantee:** the audit refutes a mechanism whose claim holds with probability 1e-3
-    at most, each probe one that is as stated likewise. Passing is no proof of privacy:
+    at most, each probe one that is as stated with 1e-5. Passing is no proof of privacy:
     what these worlds and statistics do not see is not found. Probes compare with what
     is stated, so that they also find a mechanism that is private but not as stated,
     such as one with twice the noise.
@@ -98,6 +115,11 @@ def check_mechanism(
         "replay": lambda: probes.replay(subject, run),
         "noise": lambda: probes.noise(subject, run),
         "participation": lambda: probes.participation(subject, run),
+        "tails": lambda: tails.tails(subject, seed),
+        "rounds": lambda: repetitions.rounds(subject, run),
+        "state": lambda: remembered.state(subject, run),
+        "frozen": lambda: remembered.frozen(subject, run),
+        "crowd": lambda: crowds.crowd(subject, seed),
         "audit": lambda: audit(subject, run, num_runs),
     }
     return Report(tuple(known[name]() for name in DETECTORS if name in detectors))

@@ -1,4 +1,4 @@
-"""Three quick looks inside a mechanism: its clipping, its noise, who takes part.
+"""Quick looks inside a mechanism: its clipping, its noise, who takes part.
 
 With an explicit key the same noise falls on both neighbours, so that the difference of
 two releases IS the difference of the sums before noise. Probes say what is wrong; the
@@ -16,9 +16,9 @@ from jax import Array
 from scipy import stats
 
 from ppml_lab.audit import worlds
-from ppml_lab.audit.subjects import Release, Subject
+from ppml_lab.audit.subjects import Release, Rounds, Subject
 
-ALPHA = 1e-3
+ALPHA = 1e-5
 """The chance that a statistical probe accuses a mechanism that is as stated."""
 
 _FLOAT_ROUNDING = 1e-3
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
     """What a detector found.
 
     Attributes:
-      detector: "replay", "noise", "participation" or "audit".
+      detector: One of `contract.DETECTORS`.
       refuted: Whether the mechanism is not what it states.
       detail: What was seen, and in which world.
     """
@@ -44,10 +44,14 @@ class Seen(NamedTuple):
     values: np.ndarray
     hidden: np.ndarray
     extras: np.ndarray
+    hidden_low: np.ndarray | None = None
+    memory: np.ndarray | None = None
+    unmoved: np.ndarray | None = None
 
 
-Runner = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Seen]
-"""`(key numbers [runs], rows [worlds, ...], present, world of each run) -> Seen`."""
+Runner = Callable[..., Seen]
+"""`(key numbers [runs], rows [worlds, ...], present, world of each run, numbers of the
+rounds [runs, rounds] (those from 0 on by default)) -> Seen`."""
 
 
 def runner(subject: Subject, seed: int, chunk: int = 4096) -> Runner:
@@ -55,26 +59,48 @@ def runner(subject: Subject, seed: int, chunk: int = 4096) -> Runner:
     key = jax.random.key(seed)
 
     @jax.jit
-    def program(numbers: Any, rows: Any, present: Any, which: Any) -> Release:
-        def one(number: Array, world: Array) -> Release:
+    def program(
+        numbers: Any, rows: Any, present: Any, which: Any, rounds: Any
+    ) -> Release:
+        def one(number: Array, world: Array, rounds: Array) -> Release:
             own = jax.random.fold_in(key, number)
+            if isinstance(subject.run, Rounds):
+                return subject.run.at(own, rows[world], present[world], rounds)
             return subject.run(own, rows[world], present[world])
 
-        return jax.vmap(one)(numbers, which)
+        return jax.vmap(one)(numbers, which, rounds)
 
     def run(
-        numbers: np.ndarray, rows: np.ndarray, present: np.ndarray, which: np.ndarray
+        numbers: np.ndarray,
+        rows: np.ndarray,
+        present: np.ndarray,
+        which: np.ndarray,
+        rounds: np.ndarray | None = None,
     ) -> Seen:
         # All callers' worlds in arrays of one shape: one compilation.
         data = _padded(rows, present)
+        if rounds is None:
+            of_a_run = subject.run.num_rounds if isinstance(subject.run, Rounds) else 1
+            rounds = np.tile(np.arange(of_a_run), (len(numbers), 1))
         parts = []
         for begin in range(0, len(numbers), chunk):
-            own, world = numbers[begin : begin + chunk], which[begin : begin + chunk]
-            missing = chunk - len(own)
-            padded = [np.pad(part, (0, missing)) for part in (own, world)]
-            release = program(padded[0].astype(np.int32), *data, padded[1].astype(int))
-            parts.append([np.asarray(leaf)[: len(own)] for leaf in release])
-        return Seen(*map(np.concatenate, zip(*parts, strict=True)))
+            cut = slice(begin, begin + chunk)
+            missing = chunk - len(numbers[cut])
+            own, world = (np.pad(part[cut], (0, missing)) for part in (numbers, which))
+            places = np.pad(rounds[cut], ((0, missing), (0, 0)))
+            release = program(
+                own.astype(np.int32),
+                *data,
+                world.astype(np.int32),
+                places.astype(np.int32),
+            )
+            parts.append(
+                jax.tree.map(
+                    lambda leaf, missing=missing: np.asarray(leaf)[: chunk - missing],
+                    release,
+                )
+            )
+        return Seen(*jax.tree.map(lambda *all: np.concatenate(all), *parts))
 
     return run
 
@@ -104,10 +130,13 @@ def replay(subject: Subject, run: Runner, num_keys: int = 100) -> Finding:
     )
     numbers = np.tile(np.arange(num_keys), len(rows))
     release = run(numbers, rows, present, np.repeat(np.arange(len(rows)), num_keys))
-    limit = 2.0 if relation == "replace_one" else 1.0
+    limit = subject.steps * (2.0 if relation == "replace_one" else 1.0)
     worst, where = 0.0, ""
-    for seen in (release.values[:, 0], release.hidden[:, 0]):
-        by_world = seen.astype(np.float64).reshape(len(pairs), 2, num_keys, -1)
+    hidden = release.hidden[:, 0].astype(np.float64)
+    if release.hidden_low is not None:
+        hidden = hidden + release.hidden_low[:, 0]
+    for seen in (release.values[:, 0].astype(np.float64), hidden):
+        by_world = seen.reshape(len(pairs), 2, num_keys, -1)
         for name, (inside, outside) in zip(pairs, by_world, strict=True):
             if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
                 return Finding("replay", True, f"not finite in world '{name}'")
@@ -131,10 +160,11 @@ def noise(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
         return Finding("noise", False, "not applicable: not Gaussian, by its own claim")
     relation = subject.event.neighboring_relation
     empty = worlds.nobody(relation)
-    values = run(np.arange(num_runs), *_alone(empty), np.zeros(num_runs)).values
+    values = run(np.arange(num_runs), *alone(empty), np.zeros(num_runs)).values
     scaled = values.astype(np.float64) / np.asarray(subject.noise)[:, None]
     flat = scaled.reshape(num_runs, -1)
-    for test in (_finite, _scale, _grain, _independence, _shape):
+    grain = () if subject.grid else (_grain,)
+    for test in (_finite, _scale, *grain, _independence, _shape):
         problem = test(flat)
         if problem:
             return Finding("noise", True, problem)
@@ -148,28 +178,32 @@ def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Findin
     if prob is None and size is None:
         return Finding("participation", False, "not applicable: nothing is claimed")
     chance = prob if size is None else size / worlds.NUM_ROWS
-    took_part = _took_part(subject, run, num_runs)
+    took_part = who_took_part(subject, run, np.arange(num_runs))
     _, num_rounds, members = took_part.shape
-    rates = took_part.mean(axis=0)
+    rates = took_part.mean(axis=0) / subject.steps
     least = min(
-        stats.binomtest(int(count), num_runs, chance).pvalue
+        stats.binomtest(int(count), num_runs * subject.steps, chance).pvalue
         for count in took_part.sum(axis=0).reshape(-1)
     )
     if least < ALPHA / (3 * rates.size):
         seen = f"{rates.min():.3f} to {rates.max():.3f}"
         return Finding("participation", True, f"rates {seen}, claimed {chance:.3f}")
-    number = np.arange(members + 1)
-    in_a_round = stats.binom.pmf(number, members, chance)
+    number = np.arange(members * subject.steps + 1)
+    in_a_round = stats.binom.pmf(number, members * subject.steps, chance)
     if size is not None:
         in_a_round = stats.hypergeom.pmf(number, worlds.NUM_ROWS, size, members)
     # Members of a round depend on each other if its size is fixed; rounds never do.
+    drawn = num_rounds * subject.steps
     laws = {
         "members per round": (took_part.sum(axis=2).reshape(-1), in_a_round),
         "rounds per member": (
             took_part[:, :, 0].sum(axis=1),
-            stats.binom.pmf(np.arange(num_rounds + 1), num_rounds, chance),
+            stats.binom.pmf(np.arange(drawn + 1), drawn, chance),
         ),
     }
+    if size is not None and subject.steps > 1:
+        # No law of this name for sums of such counts.
+        del laws["members per round"]
     for name, (counts, law) in laws.items():
         p_value = _law_p_value(counts, law)
         if p_value < ALPHA / 3:
@@ -178,7 +212,7 @@ def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Findin
     return Finding("participation", False, f"rate {chance:.3f} as claimed")
 
 
-def _alone(data: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+def alone(data: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
     rows, present = data
     return rows[None], present[None]
 
@@ -189,17 +223,36 @@ def _wrapped(gap: np.ndarray, modulus: float | None) -> np.ndarray:
     return (gap + modulus / 2) % modulus - modulus / 2
 
 
-def _took_part(subject: Subject, run: Runner, num_runs: int) -> np.ndarray:
-    """Which of the first rows took part, `[runs, rounds, rows]`, by replay."""
+def who_took_part(
+    subject: Subject,
+    run: Runner,
+    numbers: np.ndarray,
+    rounds: np.ndarray | None = None,
+) -> np.ndarray:
+    """How often each of the first rows took part, `[runs, rounds, rows]`, by replay."""
+    gap = gap_of_rows(subject, run, numbers, rounds)
+    if subject.steps > 1:
+        return np.rint(np.abs(gap)).astype(int)
+    return (np.abs(gap) > 0.25).astype(int)
+
+
+def gap_of_rows(
+    subject: Subject,
+    run: Runner,
+    numbers: np.ndarray,
+    rounds: np.ndarray | None = None,
+) -> np.ndarray:
+    """How the first rows, each on a coordinate of its own, move the releases."""
     relation = subject.event.neighboring_relation
     everyone = worlds.one_coordinate_each(subject.clip_norm, relation)
     nobody = worlds.nobody(relation)
     rows, present = (np.stack([everyone[i], nobody[i]]) for i in (0, 1))
-    numbers = np.tile(np.arange(num_runs), 2)
-    seen = run(numbers, rows, present, np.repeat([0, 1], num_runs))
-    values = seen.values.astype(np.float64)
-    gap = _wrapped(values[:num_runs] - values[num_runs:], subject.modulus)
-    return np.abs(gap) > 0.25
+    twice = np.tile(numbers, 2)
+    which = np.repeat([0, 1], len(numbers))
+    both = None if rounds is None else np.tile(rounds, (2, 1))
+    seen = run(twice, rows, present, which, both)
+    values = seen.values[:, :, : worlds.DIMENSION].astype(np.float64)
+    return _wrapped(values[: len(numbers)] - values[len(numbers) :], subject.modulus)
 
 
 def _law_p_value(counts: np.ndarray, law: np.ndarray) -> float:
@@ -240,7 +293,8 @@ def _scale(x: np.ndarray) -> str | None:
 
 def _grain(x: np.ndarray) -> str | None:
     # 2^23 float32 normals: of so few draws hardly any two are equal.
-    distinct = len(np.unique(x)) / x.size
+    drawn = x.reshape(-1)[: 1 << 17]
+    distinct = len(np.unique(drawn)) / drawn.size
     if distinct < 0.9:
         return f"on a grid, or repeated: {distinct:.0%} of values are distinct"
     return None
@@ -269,7 +323,7 @@ def _tied_to_sampling(subject: Subject, run: Runner, noise: np.ndarray) -> str |
     if subject.sampling_prob is None and subject.cohort_size is None:
         return None
     num_runs = len(noise)
-    took_part = _took_part(subject, run, num_runs).astype(np.float64)
+    took_part = who_took_part(subject, run, np.arange(num_runs)).astype(np.float64)
     for number in range(noise.shape[1]):
         who = took_part[:, number]
         who = who[:, who.std(axis=0) > 0]

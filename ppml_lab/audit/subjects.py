@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 
 from ppml_lab import base, checks, dp, pairs, trees
 from ppml_lab.audit import canaries, worlds
@@ -30,18 +30,40 @@ class Release(NamedTuple):
       hidden: Each round's sum before noise, over the same, with all that is released
         of it; no columns where the subject does not let one see it.
       extras: Whatever else is released.
+      hidden_low: What `hidden` lacks of a sum that is a `pairs.Pair`.
+      memory: All that is kept after each round and must be made of what was released.
+      unmoved: How far each round moved what it must not move.
     """
 
     values: Float[Array, "rounds dimension"]
     hidden: Float[Array, "rounds hidden"]
     extras: Float[Array, "rounds extras"]
+    hidden_low: Float[Array, "rounds hidden"] | None = None
+    memory: Float[Array, "rounds memory"] | None = None
+    unmoved: Float[Array, "rounds unmoved"] | None = None
+
+
+class Rounds(NamedTuple):
+    """A subject's `run` that can begin anywhere: the rounds of any numbers.
+
+    Attributes:
+      at: `(key, rows, present, numbers [rounds]) -> Release`, pure.
+      num_rounds: Of a run, which has the rounds from 0 on.
+    """
+
+    at: Callable[[base.Key, Rows, Present, Int[Array, " rounds"]], Release]
+    num_rounds: int
+
+    def __call__(self, key: base.Key, rows: Rows, present: Present) -> Release:
+        return self.at(key, rows, present, jnp.arange(self.num_rounds))
 
 
 class Subject(NamedTuple):
     """A private process and what is claimed of it.
 
     Attributes:
-      run: `(key, rows, present) -> Release`, pure.
+      run: `(key, rows, present) -> Release`, pure; `Rounds` where rounds far apart can
+        be compared.
       event: The claim, of all rounds together.
       clip_norm: To which contributions are clipped (at first).
       noise: The claimed standard deviation of each coordinate of `values`, by round;
@@ -52,6 +74,12 @@ class Subject(NamedTuple):
         claim is not about sampling.
       cohort_size: How many take part in every round, where that is fixed.
       modulus: At which values wrap around; None where they do not.
+      grid: The step of values that are rounded to one, as the claim knows.
+      steps: How many releases each value adds up.
+      one_noise: From a key to the noise of a release, over its claimed standard
+        deviation, so that millions can be drawn; None where it cannot be had alone.
+      crowd: `(key, rows [n, dimension], present [n])` to one release of any number of
+        rows, as a pair (high, low); None where there is none.
     """
 
     run: Callable[[base.Key, Rows, Present], Release]
@@ -62,12 +90,19 @@ class Subject(NamedTuple):
     sampling_prob: float | None = None
     cohort_size: int | None = None
     modulus: float | None = None
+    grid: float | None = None
+    steps: int = 1
+    one_noise: Callable[[base.Key], Float[Array, " dimension"]] | None = None
+    crowd: Callable[[base.Key, Rows, Present], tuple[Array, Array]] | None = None
 
 
 def of_mechanism(
     mechanism: base.PrivacyMechanism,
     sampler: base.ClientSampler,
     num_rounds: int,
+    *,
+    tree: Callable[[Array], PyTree] = worlds.as_tree,
+    dtype: Any = jnp.float32,
 ) -> Subject:
     """A central mechanism: rows are sampled, clipped, summed and privatized.
 
@@ -77,51 +112,71 @@ def of_mechanism(
       mechanism: With Gaussian noise on the sum.
       sampler: Of `worlds.NUM_ROWS` rows.
       num_rounds: Releases of a run; few, 2 to 16.
+      tree: What a row looks like to the mechanism, `worlds.as_tree` or `as_nested`.
+      dtype: Of the rows that it clips, such as `jnp.bfloat16`.
 
     Raises:
       ValueError: If it promises nothing, or for another population.
     """
     check_central(mechanism, sampler, num_rounds)
-    noise = stated_noise(mechanism, num_rounds)
+    noise = stated_noise(mechanism, num_rounds, tree)
+
+    def shaped(rows: Rows) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), tree(rows))
 
     def summed(key: base.Key, state: PyTree, rows: Rows, cohort: base.Cohort) -> PyTree:
-        chosen = worlds.as_tree(rows[cohort.indices])
+        chosen = shaped(rows[cohort.indices])
         if mechanism.privacy_unit == "example":
             return mechanism.clip_examples(state, _per_example(chosen), cohort.weights)
         keys = jax.random.split(key, sampler.max_cohort)
         clip = jax.vmap(mechanism.clip, in_axes=(0, None, 0))
-        clipped = clip(keys, state, chosen)
+        clipped = trees.widened(clip(keys, state, chosen))
         heard = trees.where(cohort.weights > 0, clipped, 0.0)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), heard)
 
-    def run(key: base.Key, rows: Rows, present: Present) -> Release:
+    def at(
+        key: base.Key, rows: Rows, present: Present, numbers: Int[Array, " rounds"]
+    ) -> Release:
         sampled = canaries.only(sampler, present)
+        init_key, rounds_key = jax.random.split(key)
 
         def one_round(states: PyTree, number: Array) -> tuple[PyTree, Release]:
             state, sampler_state = states
-            keys = jax.random.split(jax.random.fold_in(key, number), 3)
+            keys = jax.random.split(jax.random.fold_in(rounds_key, number), 3)
             cohort, sampler_state = sampled.sample(keys[0], sampler_state)
             total = summed(keys[1], state, rows, cohort)
             bound = mechanism.norm_bound(state)
             noisy, after = mechanism.privatize(keys[2], state, total, bound)
-            hidden = trees.as_vector(pairs.value(total))[0] / bound
+            hidden = [trees.as_vector(part)[0] / bound for part in pairs.of(total)]
+            moved = bound_moved(mechanism, state, after)
             return (after, sampler_state), Release(
                 worlds.as_rows(noisy) / bound,
-                hidden,
-                bound_moved(mechanism, state, after),
+                hidden[0],
+                moved,
+                hidden[1],
+                # What moves a bound is a release of its own.
+                floats(() if moved.size else after),
             )
 
-        sampler_key = jax.random.fold_in(key, num_rounds)
-        states = first_state(mechanism), sampled.init(sampler_key)
-        _, release = jax.lax.scan(one_round, states, jnp.arange(num_rounds))
-        return release
+        states = first_state(mechanism, tree), sampled.init(init_key)
+        return jax.lax.scan(one_round, states, numbers)[1]
+
+    def crowd(key: base.Key, rows: Rows, present: Present) -> tuple[Array, Array]:
+        del key
+        state = first_state(mechanism, tree)
+        weights = present.astype(jnp.float32)
+        total = mechanism.clip_examples(state, _per_example(shaped(rows)), weights)
+        high, low = (trees.as_vector(part)[0] for part in pairs.of(total))
+        return high, low
 
     return Subject(
-        run,
+        Rounds(at, num_rounds),
         mechanism.event(sampler, num_rounds),
         first_clip_norm(mechanism),
         noise,
         **stated_sampling(sampler),
+        one_noise=noise_of(mechanism),
+        crowd=crowd if mechanism.privacy_unit == "example" else None,
     )
 
 
@@ -144,23 +199,29 @@ def of_local_mechanism(
     """
     sampler = _everyone()
 
-    def run(key: base.Key, rows: Rows, present: Present) -> Release:
+    def message(key: base.Key, row: Array) -> Array:
+        sent = mechanism.clip(key, first_state(mechanism), worlds.as_tree(row))
+        return worlds.as_rows(sent) / clip_norm
+
+    def at(
+        key: base.Key, rows: Rows, present: Present, numbers: Int[Array, " rounds"]
+    ) -> Release:
         del present
-
-        def message(number: Array) -> Array:
-            own = jax.random.fold_in(key, number)
-            sent = mechanism.clip(own, first_state(mechanism), worlds.as_tree(rows[0]))
-            return worlds.as_rows(sent) / clip_norm
-
-        values = jax.vmap(message)(jnp.arange(num_rounds))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        values = jax.vmap(message, (0, None))(keys, rows[0])
         return Release(values, values[:, :0], values[:, :0])
 
+    def one_noise(key: base.Key) -> Array:
+        assert noise is not None
+        return message(key, jnp.zeros(worlds.DIMENSION)) / noise
+
     return Subject(
-        run,
+        Rounds(at, num_rounds),
         mechanism.event(sampler, num_rounds),
         clip_norm,
         None if noise is None else (noise,) * num_rounds,
         additive=additive,
+        one_noise=None if noise is None else one_noise,
     )
 
 
@@ -182,32 +243,65 @@ def bound_moved(
 
 
 def stated_noise(
-    mechanism: base.PrivacyMechanism, num_rounds: int
+    mechanism: base.PrivacyMechanism,
+    num_rounds: int,
+    tree: Callable[[Array], PyTree] = worlds.as_tree,
 ) -> tuple[float, ...]:
     """The stated noise multiplier of every release."""
     assert mechanism.noise_multiplier is not None
-    state, found = first_state(mechanism), []
-    nothing = jax.tree.map(
-        jnp.zeros_like,
-        mechanism.clip(
-            jax.random.key(0), state, worlds.as_tree(jnp.zeros(worlds.DIMENSION))
-        ),
-    )
+    state, found = first_state(mechanism, tree), []
     for number in range(num_rounds):
         found.append(float(mechanism.noise_multiplier(state)))
         key = jax.random.key(number)
-        _, state = mechanism.privatize(key, state, nothing, 1.0)
+        _, state = mechanism.privatize(key, state, _nothing(mechanism, tree), 1.0)
     return tuple(found)
 
 
-def first_state(mechanism: base.PrivacyMechanism) -> PyTree:
+def noise_of(
+    mechanism: base.PrivacyMechanism,
+) -> Callable[[base.Key], Float[Array, " dimension"]]:
+    """What a mechanism adds to nothing, over its stated standard deviation."""
+    assert mechanism.noise_multiplier is not None
+    state, bound = first_state(mechanism), first_clip_norm(mechanism)
+    stddev = float(mechanism.noise_multiplier(state)) * bound
+
+    def one_noise(key: base.Key) -> Array:
+        noisy, _ = mechanism.privatize(key, state, _nothing(mechanism), bound)
+        return worlds.as_rows(noisy) / stddev
+
+    return one_noise
+
+
+def _nothing(
+    mechanism: base.PrivacyMechanism,
+    tree: Callable[[Array], PyTree] = worlds.as_tree,
+) -> PyTree:
+    """The sum of no messages."""
+    row, state = tree(jnp.zeros(worlds.DIMENSION)), first_state(mechanism, tree)
+    message = jax.eval_shape(mechanism.clip, jax.random.key(0), state, row)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), message)
+
+
+def first_state(
+    mechanism: base.PrivacyMechanism,
+    tree: Callable[[Array], PyTree] = worlds.as_tree,
+) -> PyTree:
     """A mechanism's state before its first release of a sum of rows."""
-    like = worlds.as_tree(jnp.zeros(worlds.DIMENSION))
-    return mechanism.init(jax.random.key(0), like)
+    return mechanism.init(jax.random.key(0), tree(jnp.zeros(worlds.DIMENSION)))
 
 
 def first_clip_norm(mechanism: base.PrivacyMechanism) -> float:
     return float(mechanism.norm_bound(first_state(mechanism)))
+
+
+def floats(tree: PyTree) -> Float[Array, " n"]:
+    """All floating numbers of a tree; keys and counts are no secrets."""
+    leaves = [
+        jnp.asarray(leaf, jnp.float32).reshape(-1)
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    ]
+    return jnp.concatenate([jnp.zeros(0), *leaves])
 
 
 def stated_sampling(sampler: base.ClientSampler) -> dict[str, Any]:

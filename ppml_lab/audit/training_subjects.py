@@ -9,23 +9,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from ppml_lab import base, dp, federated, smpc
 from ppml_lab.audit import canaries, worlds
 from ppml_lab.audit.subjects import (
     Present,
     Release,
+    Rounds,
     Rows,
     Subject,
     bound_moved,
     check_central,
     first_clip_norm,
     first_state,
+    floats,
+    noise_of,
     stated_noise,
     stated_sampling,
 )
+from ppml_lab.federated.simulate import run_chunk
 from ppml_lab.smpc import private
+
+_FROZEN = 3
+_HUGE = 1e7
+"""Far above `worlds.FAR`: counted, it would use up the whole clip norm."""
 
 
 def of_algorithm(
@@ -36,75 +44,126 @@ def of_algorithm(
     *,
     aggregator: base.SecureAggregator | None = None,
     also_seen: Callable[[Any], Array] = lambda state: jnp.zeros(0),
+    steps_per_round: int = 1,
+    tree: Callable[[Array], PyTree] = worlds.as_tree,
+    frozen: bool = False,
 ) -> Subject:
     """A whole training algorithm, seen through the model after every round.
 
     It learns a linear loss, whose gradient at an example is the example: with one
     example per client, one local step and rates of 1, a round moves the model by minus
-    the noisy mean of the rows.
+    the noisy mean of the rows. Rounds are run as `federated.simulate` runs them.
 
     Args:
-      make: Builds the algorithm from the audit's task and sampler, with rates of 1.
+      make: Builds the algorithm from the audit's task and sampler, with rates of 1;
+        for `crowd` also with a sampler of everyone of any population.
       mechanism: The one that it was built with: what is claimed of norms and noise.
       sampler: Of `worlds.NUM_ROWS` rows.
-      num_rounds: Of a run; a round must make one release.
+      num_rounds: Of a run.
       aggregator: The secure sum that it was built with, `smpc.clear()` by default.
-      also_seen: From the state after a round to what the server knows beside the model.
+      also_seen: From the state after a round to what the server knows beside the model,
+        scaled so that a round moves it by a second noisy mean, such as SCAFFOLD's
+        control times population over expected cohort. All that is claimed of norms and
+        noise is claimed of both together.
+      steps_per_round: How many releases a round makes, of which the model shows the
+        sum; for a mechanism whose norm bound and noise stay.
+      tree: How the model is shaped, `worlds.as_tree` or `as_nested`.
+      frozen: Whether the model has a leaf that the task's roles call constant, with
+        gradients far larger than all others.
 
     Raises:
       ValueError: If it promises nothing, or for another population.
     """
     check_central(mechanism, sampler, num_rounds)
+    clear = aggregator is None
     aggregator = smpc.clear() if aggregator is None else aggregator
-    task = linear_task()
+    task = linear_task(tree, frozen=frozen)
     built = make(task, sampler)
-    dimension = _message_size(mechanism)
+    dimension = _message_size(mechanism, tree)
+    stated = stated_noise(mechanism, num_rounds * steps_per_round, tree)
+    by_round = np.square(stated).reshape(num_rounds, steps_per_round).sum(axis=1)
 
-    def run(key: base.Key, rows: Rows, present: Present) -> Release:
+    def at(
+        key: base.Key, rows: Rows, present: Present, numbers: Int[Array, " rounds"]
+    ) -> Release:
         algorithm = make(task, canaries.only(sampler, present))
-        clients = base.Clients(
-            worlds.as_tree(rows), jnp.arange(worlds.NUM_ROWS + 1, dtype=jnp.int32)
-        )
+        clients = _one_each(rows)
         init_key, rounds_key = jax.random.split(key)
 
         def one_round(state: Any, number: Array) -> tuple[Any, Release]:
-            own = jax.random.fold_in(rounds_key, number)
-            after, _ = algorithm.round(own, state, clients)
+            if "rounds_done" in getattr(state, "_fields", ()):
+                state = state._replace(rounds_done=number)
+            after, _ = run_chunk(rounds_key, algorithm, state, clients, number, 1)
             bound = mechanism.norm_bound(state.mechanism_state)
             session = _session(aggregator, sampler)
             sensitivity = aggregator.sensitivity(session, bound, dimension)
             scale = sampler.expected_cohort / sensitivity
-            values = _model_change(state, after) * scale
+            second = also_seen(after) - also_seen(state)
+            change = jnp.concatenate([_model_change(state, after), second])
             extras = bound_moved(
                 mechanism, state.mechanism_state, after.mechanism_state
             )
-            return after, Release(values, values[:0], extras)
+            return after, Release(
+                change * scale,
+                change[:0],
+                extras,
+                memory=_memory(after, with_mechanism=not extras.size),
+                unmoved=_frozen_change(state, after) if frozen else None,
+            )
 
-        _, release = jax.lax.scan(
-            one_round, algorithm.init(init_key), jnp.arange(num_rounds)
-        )
-        return release
+        return jax.lax.scan(one_round, algorithm.init(init_key), numbers)[1]
 
+    def crowd(key: base.Key, rows: Rows, present: Present) -> tuple[Array, Array]:
+        everyone = federated.everyone(len(rows))
+        algorithm = make(task, canaries.only(everyone, present))
+        state = algorithm.init(key)
+        after, _ = algorithm.round(key, state, _one_each(rows))
+        values = _model_change(state, after) * len(rows)
+        return values, jnp.zeros_like(values)
+
+    # Others are built for their own number of contributions, or count in integers.
+    has_crowd = clear and mechanism.expected_contributions is None
     return Subject(
-        run,
+        Rounds(at, num_rounds),
         built.event(num_rounds),
         first_clip_norm(mechanism),
-        stated_noise(mechanism, num_rounds),
+        tuple(np.sqrt(by_round).tolist()),
         **stated_sampling(sampler),
+        steps=steps_per_round,
+        one_noise=noise_of(mechanism),
+        crowd=crowd if has_crowd and steps_per_round == 1 else None,
     )
 
 
-def linear_task() -> base.Task:
-    """Loss: the inner product of example and parameters, which start at zero."""
+def linear_task(
+    tree: Callable[[Array], PyTree] = worlds.as_tree, *, frozen: bool = False
+) -> base.Task:
+    """Loss: the inner product of example and parameters, which start at zero; and of a
+    constant leaf, where there is one, with huge numbers.
+    """
+
+    def init(key: base.Key) -> PyTree:
+        del key
+        params = tree(jnp.zeros(worlds.DIMENSION))
+        return params | {"frozen": jnp.ones(_FROZEN)} if frozen else params
 
     def loss(key: base.Key, params: PyTree, examples: PyTree) -> Float[Array, " n"]:
         del key
-        return worlds.as_rows(examples) @ worlds.as_rows(params)
+        rows = worlds.as_rows(examples)
+        losses = rows @ worlds.as_rows(params)
+        if frozen:
+            losses = losses + _HUGE * jnp.sum(params["frozen"])
+        return losses
+
+    def roles(params: PyTree) -> PyTree:
+        named = jax.tree.map(lambda leaf: "trainable", params)
+        return named | {"frozen": "constant"}
 
     return base.Task(
-        lambda key: worlds.as_tree(jnp.zeros(worlds.DIMENSION)),
+        init,
         loss,
         lambda params, examples: {"loss": loss(jax.random.key(0), params, examples)},
+        roles if frozen else None,
     )
 
 
@@ -131,7 +190,9 @@ def of_trainer(
     algorithm = federated.averaging(task, trainer, federated.everyone(1))
     bound = first_clip_norm(mechanism)
 
-    def run(key: base.Key, rows: Rows, present: Present) -> Release:
+    def at(
+        key: base.Key, rows: Rows, present: Present, numbers: Int[Array, " rounds"]
+    ) -> Release:
         # A client's examples come without gaps, the canary, so that the others keep
         # their places, last; a client that has none keeps a zero.
         size = jnp.maximum(jnp.sum(present, dtype=jnp.int32), 1)
@@ -141,22 +202,20 @@ def of_trainer(
         init_key, rounds_key = jax.random.split(key)
 
         def one_round(state: Any, number: Array) -> tuple[Any, Release]:
-            own = jax.random.fold_in(rounds_key, number)
-            after, _ = algorithm.round(own, state, clients)
+            state = state._replace(rounds_done=number)
+            after, _ = run_chunk(rounds_key, algorithm, state, clients, number, 1)
             values = _model_change(state, after) * scale
             return after, Release(values, values[:0], values[:0])
 
-        _, release = jax.lax.scan(
-            one_round, algorithm.init(init_key), jnp.arange(num_rounds)
-        )
-        return release
+        return jax.lax.scan(one_round, algorithm.init(init_key), numbers)[1]
 
     return Subject(
-        run,
+        Rounds(at, num_rounds),
         algorithm.event(num_rounds),
         bound,
         stated_noise(mechanism, num_rounds),
         sampling_prob=sampling_prob,
+        one_noise=noise_of(mechanism),
     )
 
 
@@ -169,8 +228,8 @@ def of_shared_training(
     """Training on shares with the parties' own noise, seen through the opened model.
 
     The sum of the rows, which their owner clips, is the gradient; only the parameters
-    after `num_steps` steps are opened. All of `num_steps` releases are in the claim, so
-    that with more than one it claims more than the adversary sees.
+    after `num_steps` steps are opened, which show the sum of so many releases. All of
+    them are in the claim, so that with more than one it claims more than is seen.
 
     Args:
       protocol: How the parties compute.
@@ -190,22 +249,48 @@ def of_shared_training(
         num_honest=protocol.scheme.num_parties,
         dimension=worlds.DIMENSION,
     )
+    # Two steps of rounding for each coordinate.
+    rounding = 2 * np.sqrt(worlds.DIMENSION) / 2.0**protocol.fraction_bits
+    sensitivity = clip_norm + rounding
 
     def run(key: base.Key, rows: Rows, present: Present) -> Release:
         clipped, _ = jax.vmap(dp.clip_by_global_norm, (0, None))(rows, clip_norm)
         heard = jnp.where(present[:, None], clipped, 0.0)
         start = worlds.as_tree(jnp.zeros(worlds.DIMENSION))
         params = training.train(key, start, {"owner": heard})
-        # Sensitivity has two steps of rounding for each coordinate.
-        steps = 2 * np.sqrt(worlds.DIMENSION) / 2.0**protocol.fraction_bits
-        values = worlds.as_rows(params)[None] / (clip_norm + steps)
+        values = worlds.as_rows(params)[None] / sensitivity
         return Release(values, values[:, :0], values[:, :0])
 
-    return Subject(run, training.privacy_event, clip_norm, None)
+    return Subject(
+        run,
+        training.privacy_event,
+        clip_norm,
+        (training.noise_stddev * num_steps**0.5 / sensitivity,),
+        grid=2.0**-protocol.fraction_bits / sensitivity,
+        steps=num_steps,
+    )
+
+
+def _one_each(rows: Rows) -> base.Clients:
+    """A client for every row."""
+    return base.Clients(
+        worlds.as_tree(rows), jnp.arange(len(rows) + 1, dtype=jnp.int32)
+    )
 
 
 def _model_change(before: Any, after: Any) -> Float[Array, " dimension"]:
     return worlds.as_rows(after.params) - worlds.as_rows(before.params)
+
+
+def _frozen_change(before: Any, after: Any) -> Float[Array, " frozen"]:
+    return after.params["frozen"] - before.params["frozen"]
+
+
+def _memory(state: Any, *, with_mechanism: bool) -> Float[Array, " memory"]:
+    """All of a state but what clients keep and who was drawn."""
+    fields = getattr(state, "_fields", ("params",))
+    own = {"kept", "sampler_state"} | set(() if with_mechanism else ["mechanism_state"])
+    return floats([getattr(state, name) for name in fields if name not in own])
 
 
 def _session(aggregator: base.SecureAggregator, sampler: base.ClientSampler) -> PyTree:
@@ -214,10 +299,13 @@ def _session(aggregator: base.SecureAggregator, sampler: base.ClientSampler) -> 
     return aggregator.begin(jax.random.key(0), everyone, everyone, jnp.inf)
 
 
-def _message_size(mechanism: base.PrivacyMechanism) -> int:
+def _message_size(
+    mechanism: base.PrivacyMechanism, tree: Callable[[Array], PyTree]
+) -> int:
     """Coordinates of what a client sends under this mechanism."""
-    row = worlds.as_tree(jnp.zeros(worlds.DIMENSION))
+    row = tree(jnp.zeros(worlds.DIMENSION))
     message = jax.eval_shape(
-        lambda key: mechanism.clip(key, first_state(mechanism), row), jax.random.key(0)
+        lambda key: mechanism.clip(key, first_state(mechanism, tree), row),
+        jax.random.key(0),
     )
     return sum(leaf.size for leaf in jax.tree.leaves(message))

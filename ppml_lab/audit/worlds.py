@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -49,9 +50,27 @@ def as_tree(rows: Float[Array, "*n dimension"]) -> PyTree:
     return tree
 
 
+def as_nested(rows: Float[Array, "*n dimension"]) -> PyTree:
+    """Rows as a deeper model's: three layers in two modules, two blocks alike."""
+    begin = 0
+
+    def leaf(size: int) -> Array:
+        nonlocal begin
+        begin += size
+        return rows[..., begin - size : begin]
+
+    # In the order of leaves, by name.
+    body = {name: {"layer": {"b": leaf(1), "w": leaf(2)}} for name in ("one", "two")}
+    return {"body": body, "top": {"w": leaf(2)}}
+
+
 def as_rows(tree: PyTree) -> Float[Array, "*n dimension"]:
-    """`as_tree`'s inverse."""
-    return jnp.concatenate([tree[name] for name in LEAVES], axis=-1)
+    """The inverse of `as_tree` and of `as_nested`."""
+    if "body" in tree:
+        parts = jax.tree.leaves({name: tree[name] for name in ("body", "top")})
+    else:
+        parts = [tree[name] for name in LEAVES]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def adversarial(clip_norm: float, relation: str) -> dict[str, World]:

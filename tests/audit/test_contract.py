@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,6 +13,8 @@ from ppml_lab.audit import contract, probes, worlds
 
 N = worlds.NUM_ROWS
 SGD = optax.sgd(1.0)
+MOMENTUM = optax.sgd(1.0, momentum=0.9)
+NESTED = worlds.as_nested
 POISSON = federated.poisson(N, 0.25)
 EVERYONE = federated.everyone(N)
 FIXED = federated.fixed_size(N, 3)
@@ -20,6 +23,7 @@ LARGE = dp.gaussian(2.0, 0.7)
 EXAMPLE = dp.gaussian(0.5, 0.8, privacy_unit="example")
 ADAPTIVE = dp.adaptive_gaussian(0.5, 0.8, POISSON.expected_cohort)
 PROBES = ("replay", "noise", "participation")
+QUICK = tuple(set(contract.DETECTORS) - {"tails", "crowd"})
 
 
 def one_step(task):
@@ -30,7 +34,7 @@ def fedprox(task):
     return federated.proximal_sgd(task, SGD, 1, 0.5, num_steps=1)
 
 
-def fedavg(mechanism, sampler, trainer=one_step, **parts):
+def fedavg(mechanism, sampler, trainer=one_step, num_rounds=2, seen=(), **parts):
     """An averaging round as the contract sees it."""
 
     def make(task, sampler):
@@ -39,7 +43,12 @@ def fedavg(mechanism, sampler, trainer=one_step, **parts):
         )
 
     return audit.of_algorithm(
-        make, mechanism, sampler, 2, aggregator=parts.get("aggregator")
+        make,
+        mechanism,
+        sampler,
+        num_rounds,
+        aggregator=parts.get("aggregator"),
+        **dict(seen),
     )
 
 
@@ -50,25 +59,33 @@ def scaffold(mechanism, sampler):
             task, trainer, sampler, server=server, mechanism=mechanism
         )
 
-    subject = audit.of_algorithm(
-        make, mechanism, sampler, 2, also_seen=lambda state: control(state.memory)
-    )
+    def control(state):
+        """The server's control, a second noisy mean in every release."""
+        scale = sampler.population / sampler.expected_cohort
+        return scale * worlds.as_rows(state.memory[1])
+
+    subject = audit.of_algorithm(make, mechanism, sampler, 2, also_seen=control)
     # Who comes a second time sends little: replay does not see it take part.
     return subject._replace(sampling_prob=None)
 
 
-def control(memory):
-    """The server's control, noisy like the model."""
-    return worlds.as_rows(memory[1])
-
-
-def central(mechanism, sampler, **parts):
+def central(mechanism, sampler, optimizer=SGD, num_rounds=4, seen=(), **parts):
     def make(task, sampler):
         return federated.central_sgd(
-            task, SGD, sampler, mechanism=mechanism, method="vmap", **parts
+            task, optimizer, sampler, mechanism=mechanism, method="vmap", **parts
         )
 
-    return audit.of_algorithm(make, mechanism, sampler, 4)
+    return audit.of_algorithm(make, mechanism, sampler, num_rounds, **dict(seen))
+
+
+def two_steps(**seen):
+    return central(
+        EXAMPLE,
+        POISSON,
+        num_rounds=2,
+        steps_per_round=2,
+        seen={"steps_per_round": 2, **seen},
+    )
 
 
 def at_the_client(mechanism):
@@ -101,7 +118,11 @@ SUBJECTS = {
     "gaussian, poisson": lambda: mechanism(CLIENT, POISSON, 4),
     "gaussian, fixed size": lambda: mechanism(CLIENT, FIXED, 4),
     "per layer": lambda: mechanism(
-        dp.gaussian(0.5, 0.8, rule="per_layer"), EVERYONE, 2
+        dp.gaussian(0.5, 0.8, rule="per_layer"), EVERYONE, 2, tree=NESTED
+    ),
+    "short floats": lambda: mechanism(CLIENT, POISSON, 4, dtype=jnp.bfloat16),
+    "examples of short floats": lambda: mechanism(
+        EXAMPLE, POISSON, 2, dtype=jnp.float16
     ),
     "normalised": lambda: mechanism(
         dp.gaussian(2.0, 0.7, rule="normalised"), EVERYONE, 2
@@ -132,12 +153,20 @@ SUBJECTS = {
     "FedProx": lambda: fedavg(LARGE, EVERYONE, fedprox),
     "SCAFFOLD": lambda: scaffold(CLIENT, POISSON),
     "DP-SGD": lambda: central(EXAMPLE, POISSON),
+    "DP-SGD, two steps a round, with a constant leaf": lambda: two_steps(frozen=True),
+    "DP-SGD with momentum": lambda: central(EXAMPLE, POISSON, MOMENTUM, 1),
+    "FedAvg with momentum": lambda: fedavg(
+        CLIENT, POISSON, num_rounds=1, server=federated.fedopt(MOMENTUM)
+    ),
+    "FedAvg of a deeper model with a constant leaf": lambda: fedavg(
+        CLIENT, POISSON, seen={"tree": NESTED, "frozen": True}
+    ),
     "DP-SGD in microbatches": lambda: central(EXAMPLE, POISSON, microbatch_size=2),
     "DP-SGD at the client": lambda: at_the_client(EXAMPLE),
     "FedAvg on shares": lambda: fedavg(CLIENT, POISSON, aggregator=shares("identity")),
     "FedAvg under masks": lambda: fedavg(CLIENT, FIXED, aggregator=masks("identity")),
     "training on shares": lambda: audit.of_shared_training(
-        smpc.private.protocol("additive", fraction_bits=16, ideal=True), 0.5, 0.8, 1
+        smpc.private.protocol("additive", fraction_bits=16, ideal=True), 0.5, 0.8, 2
     ),
     "FedAvg under coded masks": lambda: fedavg(
         CLIENT, FIXED, aggregator=coded("identity")
@@ -149,8 +178,18 @@ PROBED = {
 """Too slow for tens of thousands of runs: probes only."""
 
 
+MILLIONS = {
+    "gaussian, poisson": ("tails",),
+    "local gaussian": ("tails",),
+    "examples": ("crowd",),
+    "DP-SGD": ("crowd",),
+}
+"""Who makes millions of draws, or sums 100,000 rows, in CI."""
+
 TWICE = (
-    *("live", "adaptive, examples", "DP-SGD in microbatches", "FedProx"),
+    *("DP-SGD with momentum", "FedAvg with momentum", "examples of short floats"),
+    *("FedAvg of a deeper model with a constant leaf", "live"),
+    *("adaptive, examples", "DP-SGD in microbatches", "FedProx"),
     *("FedAvg, adaptive", "FedAvg, fixed size", "FedAvg under coded masks"),
 )
 """Their parts are in other subjects, and tests of their own show what they add."""
@@ -169,7 +208,11 @@ TWICE = (
     ],
 )
 def test_everything_private_passes_the_contract(name, num_runs):
-    report = audit.check_mechanism(SUBJECTS[name](), num_runs=num_runs)
+    some = (*QUICK, *MILLIONS.get(name, ()))
+    detectors = some if num_runs == 2000 else contract.DETECTORS
+    report = audit.check_mechanism(
+        SUBJECTS[name](), num_runs=num_runs, detectors=detectors
+    )
     assert report.passed, report
 
 
