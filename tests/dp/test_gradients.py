@@ -348,7 +348,7 @@ def test_short_floats_are_clipped_and_summed_in_float32(method, dtype, param_dty
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, 8, 1)) + 0.3 * rng.normal(size=(n, 8, 8, 1))
     examples = {"x": jnp.asarray(x, dtype), "y": jnp.zeros(n, int).at[:9].set(1)}
-    params = model.init(KEY, examples["x"][:1])
+    params = jax.jit(model.init)(KEY, examples["x"][:1])
 
     def loss(key, params, examples):
         outputs: Any = model.apply(params, examples["x"])
