@@ -115,8 +115,8 @@ def local_dp_sgd(
         expected = sampling_prob * client.size.astype(jnp.float32)
         expected = jnp.where(client.size > max_client_size, jnp.nan, expected)
         grads = jax.tree.map(lambda g: g / expected.astype(g.dtype), noisy)
-        loss_sum = jnp.where(client.size > max_client_size, jnp.nan, loss_sum)
-        learnt = minibatch.Batch(grads, loss_sum, jnp.sum(weights))
+        # By the expected size too: a client that draws nobody has no other loss.
+        learnt = minibatch.Batch(grads, loss_sum, expected)
         return minibatch.descend(optimizer, state, learnt)
 
     return base.ClientTrainer(

@@ -112,14 +112,14 @@ def flax_classification(
     return classification(init, apply, roles=roles or _by_collection)
 
 
-def _by_collection(variables: PyTree) -> PyTree:
+def _by_collection(params: PyTree) -> PyTree:
     """The roles of a flax module's variables."""
 
     def role(path: Any, leaf: Any) -> str:
         del leaf
         return "trainable" if path[0].key == "params" else "constant"
 
-    return jax.tree_util.tree_map_with_path(role, variables)
+    return jax.tree_util.tree_map_with_path(role, params)
 
 
 def _cross_entropy(

@@ -49,6 +49,7 @@ def test_the_history_has_one_entry_per_round_and_evaluation(whole):
         "num_reports": (6,),
         "train_loss": (6,),
         "update_norm": (6,),
+        "clipped_share": (6,),
         "squared": (1,),
         "eval_round": (1,),
     }
