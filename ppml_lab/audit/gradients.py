@@ -159,6 +159,9 @@ def _look(
     try:
         whole = summed(everyone)
     except ValueError as refusal:
+        if type(refusal).__module__.startswith("jax"):
+            # A program that fails to be traced refuses nothing.
+            raise
         return Finding(detector, False, f"refused: {refusal}")
     places = np.linspace(0, n - 1, num_left_out).astype(int)
     alone = [summed(np.arange(n) == place) for place in places]

@@ -7,10 +7,13 @@ of it is distributed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from scipy import stats
 
+from ppml_lab import base
 from ppml_lab.audit import probes, worlds
 from ppml_lab.audit.probes import Finding
 from ppml_lab.audit.subjects import Subject
@@ -31,7 +34,7 @@ def tails(subject: Subject, seed: int, num_draws: int = 1 << 22) -> Finding:
     """
     if subject.one_noise is None:
         return Finding("tails", False, "not applicable: noise cannot be had alone")
-    x = _drawn(subject, seed, num_draws)
+    x = _drawn(subject.one_noise, seed, num_draws)
     if not np.isfinite(x).all():
         return Finding("tails", True, "noise is not finite")
     for problem in (_scale(x), _too_few(x), _ends(x)):
@@ -40,9 +43,9 @@ def tails(subject: Subject, seed: int, num_draws: int = 1 << 22) -> Finding:
     return Finding("tails", False, f"as claimed in {x.size} draws")
 
 
-def _drawn(subject: Subject, seed: int, num_draws: int) -> np.ndarray:
-    draw = subject.one_noise
-    assert draw is not None
+def _drawn(
+    draw: Callable[[base.Key], jax.Array], seed: int, num_draws: int
+) -> np.ndarray:
     key = jax.random.fold_in(jax.random.key(seed), 1)
 
     @jax.jit

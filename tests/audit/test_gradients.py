@@ -1,5 +1,7 @@
 """Difficult layers: the lab's clipping holds for them, and broken ones are seen."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -65,11 +67,13 @@ def _naive_table(rows, right, shape):
         scaled = (factors[:, None, None] * right).reshape(-1, right.shape[-1])
         return pairs.of(jnp.zeros(shape).at[rows.reshape(-1)].add(scaled))
 
-    return tokens.Gradients(jnp.sum(same * products, axis=(1, 2)), weighted_sum)
+    return tokens.Gradients(
+        jnp.sum(jnp.where(same, products, 0), axis=(1, 2)), weighted_sum
+    )
 
 
 def test_sums_in_the_layers_own_short_floats_are_seen():
-    def short(loss):
+    def short(loss: Any) -> Any:
         exact = dp.clipped_total(loss, EXAMPLE, method="vmap")
 
         def gradient(keys, state, params, examples, weights):
@@ -85,7 +89,7 @@ def test_sums_in_the_layers_own_short_floats_are_seen():
                 lambda leaf: jnp.zeros(leaf.shape, jnp.bfloat16), params
             )
             total, _ = jax.lax.scan(add, zeros, jnp.arange(-(-len(weights) // 64)))
-            return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), total), 0.0
+            return pairs.of(total), jnp.float32(0)
 
         return gradient
 
