@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Float, PyTree
 
 from ppml_lab import base, checks, pairs, trees
-from ppml_lab.dp import ghost, per_example, sums
+from ppml_lab.dp import clipping, ghost, per_example, sums
 
 METHODS = ("auto", "ghost", "vmap")
 
@@ -30,9 +30,11 @@ privatizes, sum of losses)`."""
 
 ClippedTotal = Callable[
     [base.Key, PyTree, PyTree, PyTree, Float[Array, " n"]],
-    tuple[pairs.Pair, Float[Array, ""]],
+    tuple[pairs.Pair, dict[str, Float[Array, ""]]],
 ]
-"""As `ClippedGradient`, but not rounded to float32 yet."""
+"""As `ClippedGradient`, but the sum is not rounded to float32 yet, and beside it are
+sums over the examples for the researcher, which are not private: their `loss`, their
+gradients' `norm` before clipping, and how many were above the bound, `clipped`."""
 
 
 def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
@@ -99,8 +101,8 @@ def clipped_gradient(
         examples: PyTree,
         weights: Float[Array, " n"],
     ) -> tuple[PyTree, Float[Array, ""]]:
-        summed, losses = total(keys, state, params, examples, weights)
-        return pairs.value(summed), losses
+        summed, seen = total(keys, state, params, examples, weights)
+        return pairs.value(summed), seen["loss"]
 
     return gradient
 
@@ -132,11 +134,18 @@ def clipped_total(
         params: PyTree,
         examples: PyTree,
         weights: Float[Array, " n"],
-    ) -> tuple[pairs.Pair, Float[Array, ""]]:
+    ) -> tuple[pairs.Pair, dict[str, Float[Array, ""]]]:
         gradients = gradients_of(keys, params, examples)
-        losses = jnp.where(weights > 0, sums.wide(gradients.losses), 0.0)
         total = mechanism.clip_examples(state, gradients, weights)
-        return pairs.of(total), jnp.sum(losses)
+        norms = clipping.total_norm(gradients.squared_norms)
+        seen = {
+            "loss": sums.wide(gradients.losses),
+            "norm": norms,
+            # What is not finite is dropped whole.
+            "clipped": (~(norms <= mechanism.norm_bound(state))).astype(jnp.float32),
+        }
+        heard = trees.where(weights > 0, seen, 0.0)
+        return pairs.of(total), jax.tree.map(jnp.sum, heard)
 
     def gradient(
         keys: base.Key,
@@ -144,7 +153,7 @@ def clipped_total(
         params: PyTree,
         examples: PyTree,
         weights: Float[Array, " n"],
-    ) -> tuple[pairs.Pair, Float[Array, ""]]:
+    ) -> tuple[pairs.Pair, dict[str, Float[Array, ""]]]:
         n = weights.shape[0]
         if microbatch_size is None or microbatch_size >= n:
             return batch_sum(keys, state, params, examples, weights)
@@ -152,7 +161,7 @@ def clipped_total(
         rows = jnp.arange(num_parts * microbatch_size)
         present = jnp.where(rows < n, weights[jnp.minimum(rows, n - 1)], 0.0)
 
-        def part_sum(at: Array) -> tuple[pairs.Pair, Float[Array, ""]]:
+        def part_sum(at: Array) -> tuple[pairs.Pair, dict[str, Float[Array, ""]]]:
             inside = jnp.minimum(at, n - 1)
             rows = trees.take(examples, inside)
             return batch_sum(keys[inside], state, params, rows, present[at])
@@ -162,12 +171,13 @@ def clipped_total(
         # A Poisson sample's arrays end in padding: a third of them at 256 examples.
         num_occupied = jnp.max(jnp.where(occupied, jnp.arange(num_parts) + 1, 0))
 
-        def add(part: Array, so_far: tuple[pairs.Pair, Array]) -> Any:
-            total, losses = part_sum(parts[part])
-            return pairs.merge(so_far[0], total), so_far[1] + losses
+        def add(part: Array, so_far: tuple[pairs.Pair, dict[str, Array]]) -> Any:
+            total, seen = part_sum(parts[part])
+            more = jax.tree.map(jnp.add, so_far[1], seen)
+            return pairs.merge(so_far[0], total), more
 
-        total, losses = jax.eval_shape(part_sum, parts[0])
-        start = pairs.zero(total.high), jnp.zeros(losses.shape, losses.dtype)
+        total, seen = jax.eval_shape(part_sum, parts[0])
+        start = pairs.zero(total.high), dict.fromkeys(seen, jnp.float32(0))
         return jax.lax.fori_loop(0, num_occupied, add, start)
 
     return gradient

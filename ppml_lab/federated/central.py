@@ -16,6 +16,9 @@ from ppml_lab.federated import compatible, roles
 from ppml_lab.federated.averaging import ServerState, start
 from ppml_lab.federated.devices import add_up, check_mesh, gather, over_devices
 
+_LOOKS = {"loss": "train_loss", "norm": "gradient_norm", "clipped": "clipped_share"}
+"""What a round's info calls the means over the examples of its steps."""
+
 
 def central_sgd(
     task: base.Task,
@@ -36,7 +39,9 @@ def central_sgd(
 
     **Guarantee:** with a private mechanism, examples (not clients) are protected as
     `event` states: `steps_per_round` compositions per round of the mechanism under the
-    sampler's amplification. Whoever pools the data sees all of it.
+    sampler's amplification. Whoever pools the data sees all of it. The scalars of a
+    round (training loss; with a mechanism the mean `gradient_norm` before clipping and
+    the `clipped_share` above the bound) are the researcher's look and not private.
 
     Args:
       task: What is learnt.
@@ -71,7 +76,7 @@ def central_sgd(
         state: ServerState,
         clients: base.Clients,
         batch: base.Cohort,
-    ) -> tuple[pairs.Pair, Array]:
+    ) -> tuple[pairs.Pair, dict[str, Array]]:
         """A device's part of the sums over a batch."""
         n = batch.indices.shape[0]
         mine = device + num_devices * jnp.arange(-(-n // num_devices))
@@ -91,7 +96,7 @@ def central_sgd(
     ) -> tuple[ServerState, dict[str, Array]]:
         sample_key, grad_key, noise_key = jax.random.split(key, 3)
         batch, sampler_state = sampler.sample(sample_key, state.sampler_state)
-        grad_sum, loss_sum = over_devices(
+        grad_sum, seen = over_devices(
             part, _joined, mesh, grad_key, state, clients, batch
         )
         noisy, mechanism_state = mechanism.privatize(
@@ -106,7 +111,7 @@ def central_sgd(
         wide = trees.widened(learnt)
         changes, opt_state = optimizer.update(trees.widened(grads), state.memory, wide)
         after = trees.cast_like(optax.apply_updates(wide, changes), learnt)
-        info = {"loss_sum": loss_sum, "batch_size": jnp.sum(batch.weights)}
+        info = {"batch_size": jnp.sum(batch.weights), "seen": seen}
         return state._replace(
             params=roles.merged(after, state.params),
             memory=opt_state,
@@ -127,8 +132,9 @@ def central_sgd(
         state, infos = jax.lax.scan(scan_step, state, jnp.arange(steps_per_round))
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), infos)
         # Of all steps' examples together: batches differ in size, and may be empty.
-        loss = means.pop("loss_sum") / means["batch_size"]
-        info = {"train_loss": loss} | means | mechanism.report(state.mechanism_state)
+        size, sums = means["batch_size"], means["seen"]
+        info = {_LOOKS[name]: sums[name] / size for name in sums}
+        info |= {"batch_size": size} | mechanism.report(state.mechanism_state)
         return state._replace(rounds_done=state.rounds_done + 1), info
 
     def event(num_rounds: int) -> base.PrivacyEvent:
@@ -143,9 +149,9 @@ def central_sgd(
     )
 
 
-def _joined(mine: tuple[pairs.Pair, Array]) -> tuple[pairs.Pair, Array]:
-    grad_sum, loss_sum = mine
-    return pairs.sum_over(gather(grad_sum)), add_up(loss_sum)
+def _joined(mine: tuple[pairs.Pair, PyTree]) -> tuple[pairs.Pair, PyTree]:
+    grad_sum, seen = mine
+    return pairs.sum_over(gather(grad_sum)), add_up(seen)
 
 
 def _gradient(
@@ -165,9 +171,9 @@ def _gradient(
 
     def gradient(
         keys: base.Key, state: PyTree, params: PyTree, examples: PyTree, weights: Array
-    ) -> tuple[pairs.Pair, Array]:
+    ) -> tuple[pairs.Pair, dict[str, Array]]:
         total, loss_sum = plain(keys[0], params, examples, weights)
-        return pairs.of(total), loss_sum
+        return pairs.of(total), {"loss": loss_sum}
 
     return gradient
 

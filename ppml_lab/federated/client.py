@@ -108,7 +108,7 @@ def local_dp_sgd(
         examples = trees.take(client.examples, rows)
         nothing = mechanism.init(start_key, state.params)
         keys = dp.example_keys(grad_key, sampler.max_cohort)
-        grad_sum, loss_sum = gradient(keys, nothing, state.params, examples, weights)
+        grad_sum, seen = gradient(keys, nothing, state.params, examples, weights)
         noisy, _ = mechanism.privatize(
             noise_key, nothing, grad_sum, mechanism.norm_bound(nothing)
         )
@@ -116,7 +116,7 @@ def local_dp_sgd(
         expected = jnp.where(client.size > max_client_size, jnp.nan, expected)
         grads = jax.tree.map(lambda g: g / expected.astype(g.dtype), noisy)
         # By the expected size too: a client that draws nobody has no other loss.
-        learnt = minibatch.Batch(grads, loss_sum, expected)
+        learnt = minibatch.Batch(grads, seen["loss"], expected)
         return minibatch.descend(optimizer, state, learnt)
 
     return base.ClientTrainer(

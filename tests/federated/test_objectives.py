@@ -130,3 +130,29 @@ def test_central_losses_are_means_over_all_steps_examples():
     )
     _, info = jax.jit(nobody.round)(KEY, nobody.init(KEY), clients)
     assert np.isnan(info["train_loss"])
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 2])
+def test_central_training_tells_norms_before_clipping_and_the_share_clipped(
+    microbatch_size,
+):
+    from ppml_lab import dp
+
+    task = base.Task(
+        lambda key: jnp.float32(0),
+        lambda key, params, examples: examples * params,
+        lambda params, x: {},
+    )
+    clients = clients_of([0.1, -0.2, 3.0, 4.0, 0.5])
+    algorithm = federated.central_sgd(
+        task,
+        optax.sgd(0.1),
+        federated.everyone(5),
+        mechanism=dp.gaussian(0.6, 1.0, privacy_unit="example"),
+        method="vmap",
+        microbatch_size=microbatch_size,
+        steps_per_round=2,
+    )
+    _, info = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), clients)
+    np.testing.assert_allclose(info["gradient_norm"], 7.8 / 5, rtol=1e-6)
+    np.testing.assert_allclose(info["clipped_share"], 2 / 5)
