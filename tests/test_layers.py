@@ -11,12 +11,13 @@ import ppml_lab
 
 PACKAGE = Path(ppml_lab.__file__).parent
 ROOT = PACKAGE.parent
-BOTTOM = {"base", "checks", "random", "trees"}
+BOTTOM = {"base", "checks", "pairs", "random", "trees"}
 PATTERNS = {"data", "models", "dp", "smpc"}
 MIDDLE = BOTTOM | PATTERNS | {"federated"}
 MAY_IMPORT = {
     "base": set(),
     "checks": BOTTOM,
+    "pairs": BOTTOM,
     "random": BOTTOM,
     "trees": BOTTOM,
     **{pattern: BOTTOM | {pattern} for pattern in PATTERNS},
