@@ -76,9 +76,9 @@ def calibrate(
 
     answers = {
         name: accounting.calibrate_noise_multiplier(
-            make_event, target_epsilon, delta, accountant
+            make_event, target_epsilon, delta, name
         )
-        for name, accountant in (("rdp", "rdp"), ("pld", "best"))
+        for name in ("rdp", "pld")
     }
     _report(
         f"noise_multiplier for epsilon {target_epsilon:g} at delta {delta:g}, "
