@@ -164,10 +164,14 @@ def test_without_privacy_epsilon_is_infinite() -> None:
 
 def test_local_dp_sgd_protects_examples() -> None:
     config = lab.Config(privacy="local_dp_sgd", batch_size=4, steps_per_round=3)
-    guarantee = lab.statement(
-        config, lab.Hyperparams(noise_multiplier=1.0), FACTS, 1e-5
-    )
-    assert guarantee["privacy_unit"] == "example"
+    noisy = lab.Hyperparams(noise_multiplier=1.0)
+    sampled = lab.statement(config, noisy, FACTS, 1e-5)
+    always = replace(config, sampler="everyone")
+    guarantee = lab.statement(always, noisy, FACTS, 1e-5)
+    assert sampled["privacy_unit"] == guarantee["privacy_unit"] == "example"
+    # A client pays for the rounds that it takes part in, whoever sees which.
+    assert sampled["epsilon_rdp"] < guarantee["epsilon_rdp"]
+    assert sampled["epsilon_server"] == sampled["epsilon_public"]
     central = lab.Config(
         training="central",
         privacy="example",
