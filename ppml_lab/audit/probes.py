@@ -213,6 +213,7 @@ def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Findin
 
 
 def alone(data: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and presence of one data set, as the only world of a run."""
     rows, present = data
     return rows[None], present[None]
 

@@ -204,6 +204,7 @@ def _of_points(points: Iterable[tuple[float, float]], step: float) -> Grid:
 
 
 def mixed(a: Grid, b: Grid) -> Grid:
+    """The masses of both grids, added where they overlap."""
     first = min(a.first, b.first)
     last = max(a.first + len(a.mass), b.first + len(b.mass))
     mass = np.zeros(last - first)
@@ -261,6 +262,7 @@ def span(mechanism: Any) -> float:
 
 
 def is_symmetric(mechanism: Any) -> bool:
+    """Whether both directions of the neighbours have the same loss distribution."""
     import dp_accounting as dp
 
     if isinstance(mechanism, dp.DpEvent):

@@ -161,7 +161,7 @@ def _gradient(
     method: str | PerExampleMethod,
     microbatch_size: int | None,
 ) -> dp.ClippedTotal:
-    """Of the trainable part of a whole model."""
+    """The gradient of the trainable part of a whole model, summed over a batch."""
     loss = roles.loss_of_part(task, whole)
     if mechanism.privacy_unit is not None:
         return dp.clipped_total(

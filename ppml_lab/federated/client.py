@@ -88,6 +88,7 @@ def local_dp_sgd(
     checks.at_least("num_steps", num_steps, 1)
     checks.at_least("max_client_size", max_client_size, 1)
     sampler = sampling.poisson(max_client_size, sampling_prob)
+    # Built for its errors alone: each step has the model's constants in its loss.
     dp.clipped_total(task.loss, mechanism, method=method)
 
     def step(

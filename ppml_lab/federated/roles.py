@@ -6,6 +6,9 @@ clip, send and add up such parts only; what is constant stays as the model has i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from jaxtyping import PyTree
 
@@ -30,22 +33,12 @@ def trainable(task: base.Task, params: PyTree) -> PyTree:
 
 def merged(part: PyTree, whole: PyTree) -> PyTree:
     """The whole model with these values of its trainable part."""
-    return jax.tree.map(
-        lambda own, leaf: leaf if own is None else own,
-        part,
-        whole,
-        is_leaf=lambda own: own is None,
-    )
+    return _each(lambda own, leaf: leaf if own is None else own, part, whole)
 
 
 def like(part: PyTree, whole: PyTree) -> PyTree:
-    """Of a model, the leaves that `part` has."""
-    return jax.tree.map(
-        lambda own, leaf: None if own is None else leaf,
-        part,
-        whole,
-        is_leaf=lambda own: own is None,
-    )
+    """The leaves of a whole model that `part` has, None for the others."""
+    return _each(lambda own, leaf: None if own is None else leaf, part, whole)
 
 
 def loss_of_part(task: base.Task, whole: PyTree) -> base.TaskLoss:
@@ -53,6 +46,10 @@ def loss_of_part(task: base.Task, whole: PyTree) -> base.TaskLoss:
     if task.roles is None:
         return task.loss
     return lambda key, part, examples: task.loss(key, merged(part, whole), examples)
+
+
+def _each(choose: Callable[[Any, Any], Any], part: PyTree, whole: PyTree) -> PyTree:
+    return jax.tree.map(choose, part, whole, is_leaf=lambda own: own is None)
 
 
 def _roles(task: base.Task, params: PyTree) -> PyTree:
