@@ -81,10 +81,16 @@ def threefry2x32(
     low: Integer[Array, "*#s"],
 ) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:
     """The two words at counter `(high, low)`; all arguments broadcast."""
+    return _threefry2x32(seed, jnp.asarray(high), jnp.asarray(low))
+
+
+@jax.jit
+def _threefry2x32(seed: Array, high: Array, low: Array) -> tuple[Array, Array]:
+    # A function of its own to jax: it is traced once for all places of one shape.
     k0, k1 = seed[..., 0], seed[..., 1]
     keys = (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA))
-    a = jnp.asarray(high).astype(jnp.uint32) + k0
-    b = jnp.asarray(low).astype(jnp.uint32) + k1
+    a = high.astype(jnp.uint32) + k0
+    b = low.astype(jnp.uint32) + k1
     for group in range(5):
         for distance in _ROTATIONS[group % 2]:
             a = a + b

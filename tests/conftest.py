@@ -4,9 +4,12 @@ What concerns jax's start has to happen before jax is first imported.
 """
 
 # ruff: noqa: E402
+import collections
 import ctypes
 import gc
 import os
+import sys
+import types
 import typing
 from pathlib import Path
 
@@ -14,6 +17,7 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
 
+import beartype
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -29,20 +33,47 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 settings.register_profile("thorough", max_examples=400)
 
-# Annotations are meant to be true: in the tests beartype checks them on every call.
-# An int is a float, as PEP 484 has it.
-jaxtyping.install_import_hook(
-    "ppml_lab",
-    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
-)
+# Annotations are meant to be true: in the tests beartype checks them on every call. An
+# inner function is made anew at each call of the outer one: the first few are checked.
+checked = types.ModuleType("checked")
+checked.made = collections.Counter()
+
+
+def check_annotations(function: typing.Callable) -> typing.Callable:
+    """Beartype for what jaxtyping's hook finds; an int is a float, as PEP 484 has it."""
+    code = getattr(function, "__code__", None)
+    checked.made[code] += 1
+    if code is not None and checked.made[code] > 3:
+        return function
+    return beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))(function)
+
+
+checked.check_annotations = check_annotations
+sys.modules["checked"] = checked
+jaxtyping.install_import_hook("ppml_lab", "checked.check_annotations")
 
 from ppml_lab import base, data
+
+
+ROOM = 900 << 20
+"""Bytes that a worker may hold before it forgets what it has compiled."""
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds; where nothing tells them, too many."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return ROOM
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_module() -> typing.Iterator[None]:
     """A worker's memory does not fill with the compiled programs of every module."""
     yield
+    if resident() < ROOM:
+        return
     jax.clear_caches()
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
