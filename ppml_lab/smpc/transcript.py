@@ -3,6 +3,12 @@
 Sizes and rounds follow from shapes, so a protocol notes them in passing, as Python
 integers, and the compiled program knows nothing of it. `priced` traces without running.
 
+A round is one exchange: all who send in it do so at once, one way. Scopes follow each
+other in the program's order, but for those in a `parallel` one; there `moment` and
+`wait_for` say what has to wait for what, so that rounds are the depth of the data flow
+(`private.evaluate` does that for the function that it runs, not from one call to the
+next: what is independent goes into one function, or into a `parallel` scope).
+
 What runs under `vmap` or in a loop's body is traced once and so counted once: say how
 often it happens with `scope(name, repeat=...)`.
 """
@@ -11,10 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from ppml_lab import checks
 from ppml_lab.smpc import network
@@ -22,6 +30,10 @@ from ppml_lab.smpc.network import Network
 
 Party = int | str
 """A computing party's number, or the name of somebody else, such as "client"."""
+
+
+SEED_BITS = 256
+"""Of a seed in a message, as a deployment's; the emulation's have 64."""
 
 
 class Message(NamedTuple):
@@ -75,18 +87,38 @@ class View(NamedTuple):
     value: Any
 
 
+class Moment(NamedTuple):
+    """When something was ready, in every open recording; make it with `moment`."""
+
+    rounds: tuple[tuple[Recorder, int], ...]
+
+
 class _Frame:
     """An open scope: where it is and when."""
 
     def __init__(self, path: str, start: int, repeat: int, parallel: bool) -> None:
         self.path, self.repeat, self.parallel = path, repeat, parallel
         self.start = self.now = self.end = start
+        # When the inputs were sent after which nothing else was.
+        self.inputs: int | None = None
 
     def child_path(self, name: str) -> str:
-        return f"{self.path}/{name}" if self.path else name
+        return "/".join(filter(None, (self.path, name)))
+
+    def child_start(self, *, inputs: bool) -> int:
+        if self.parallel:
+            return self.start
+        if not inputs or self.inputs is None:
+            return self.end
+        return self.inputs
 
     def includes(self, end: int) -> None:
-        self.end = max(self.end, end)
+        if end > self.end:
+            self.end, self.inputs = end, None
+
+    def waits(self, until: int) -> None:
+        self.now = max(self.now, until)
+        self.includes(until)
 
 
 class Recorder:
@@ -101,7 +133,8 @@ class Recorder:
         self.messages: list[Message] = []
         self.reveals: list[Reveal] = []
         self.views: list[View] = []
-        self._rounds: dict[str, int] = {}
+        self._paths: set[str] = set()
+        self._times: list[_Time] = []
         self._frames = [_Frame("", 0, 1, False)]
 
     def sent_bits(
@@ -130,20 +163,28 @@ class Recorder:
                 yield message
 
     def num_rounds(self, scope: str = "") -> int:
-        """How many rounds of messages wait for each other; of a scope that was entered
-        more than once, all of its times together.
+        """How many rounds of messages wait for each other; for a scope, in how many of
+        them something in it is sent, so that scopes which share rounds add up to more
+        than all.
 
         Raises:
           ValueError: If there was no such scope.
         """
         if not scope:
             return self._frames[0].end
-        checks.known("scope", scope, self._rounds)
-        return self._rounds[scope]
+        paths = self._paths | {message.path for message in self.messages}
+        checks.known("scope", scope, paths - {""})
+        return _num_distinct(
+            {
+                time
+                for message, time in zip(self.messages, self._times, strict=True)
+                if not message.offline and _lies_in(message.path, scope)
+            }
+        )
 
     def seconds(self, links: Network, scope: str = "") -> float:
-        """How long the messages take: a round trip per round, and the busiest link,
-        that of the party and direction with most bits (`network.seconds`).
+        """How long the messages take: half a round trip per round, and the busiest
+        link, that of the party and direction with most bits (`network.seconds`).
         """
         busiest = max(
             (
@@ -153,7 +194,7 @@ class Recorder:
             ),
             default=0,
         )
-        return network.seconds(self.num_rounds(scope), busiest, links)
+        return network.seconds(busiest, links, exchanges=self.num_rounds(scope))
 
     def parties(self) -> tuple[Party, ...]:
         """All who send or receive, computing parties first."""
@@ -173,23 +214,23 @@ class Recorder:
                 node[message.sender] = sent + message.num_bits
         return tree
 
-    def _enter(self, name: str, repeat: int, parallel: bool) -> None:
+    def _enter(self, name: str, repeat: int, parallel: bool, inputs: bool) -> None:
         outer = self._frames[-1]
-        start = outer.start if outer.parallel else outer.end
-        self._frames.append(_Frame(outer.child_path(name), start, repeat, parallel))
+        start = outer.child_start(inputs=inputs)
+        frame = _Frame(outer.child_path(name), start, repeat, parallel)
+        self._frames.append(frame)
+        self._paths.add(frame.path)
 
-    def _exit(self) -> None:
-        inner = self._frames.pop()
+    def _exit(self, inputs: bool) -> None:
+        inner, outer = self._frames.pop(), self._frames[-1]
         rounds = inner.end - inner.start
         if not inner.parallel:
             rounds *= inner.repeat
-        outer = self._frames[-1]
         outer.includes(inner.start + rounds)
+        if inputs:
+            outer.inputs = inner.start
         if not outer.parallel:
             outer.now = outer.end
-        for frame in self._frames:
-            rounds *= 1 if frame.parallel else frame.repeat
-        self._rounds[inner.path] = self._rounds.get(inner.path, 0) + rounds
 
     def _message(
         self,
@@ -208,6 +249,8 @@ class Recorder:
             frame.includes(when + 1)
         path = frame.child_path(name)
         self.messages.append(Message(path, sender, receiver, num_bits, when, offline))
+        loops = (f for f in self._frames if f.repeat != 1 and not f.parallel)
+        self._times.append(_Time(tuple(loops), when))
 
     def _view(self, name: str, receivers: tuple[Party, ...], value: Any) -> None:
         self.views.append(View(self._frames[-1].child_path(name), receivers, value))
@@ -241,17 +284,22 @@ def recording() -> Iterator[Recorder]:
 
 
 @contextlib.contextmanager
-def scope(name: str, *, repeat: int = 1, parallel: bool = False) -> Iterator[None]:
+def scope(
+    name: str, *, repeat: int = 1, parallel: bool = False, inputs: bool = False
+) -> Iterator[None]:
     """Puts `name` before the names of what is recorded inside.
 
     A scope starts when all before it in the scope around has ended, so that rounds
     add up.
 
     Args:
-      name: A layer, a primitive; "/" separates levels.
+      name: A layer, a primitive; "/" separates levels. Nothing, for a scope that is
+        only about rounds.
       repeat: How often the inside happens for each time that it is traced.
-      parallel: The scopes directly inside, and the repetitions, happen at once: of
-        their rounds the most count, not the sum.
+      parallel: The scopes directly inside, and the repetitions, happen at once, but
+        for what they `wait_for`: of their rounds the most count, not the sum.
+      inputs: What is sent inside depends on nothing that was received: it goes out
+        together with the inputs right before it, whoever sends them.
 
     Raises:
       ValueError: If `repeat` is not at least 0.
@@ -259,12 +307,37 @@ def scope(name: str, *, repeat: int = 1, parallel: bool = False) -> Iterator[Non
     checks.at_least("repeat", repeat, 0)
     recorders = _active.get()
     for recorder in recorders:
-        recorder._enter(name, repeat, parallel)
+        recorder._enter(name, repeat, parallel, inputs)
     try:
         yield
     finally:
         for recorder in recorders:
-            recorder._exit()
+            recorder._exit(inputs)
+
+
+def moment() -> Moment:
+    """When all that was recorded in this scope until now has ended."""
+    return Moment(tuple((each, each._frames[-1].end) for each in _active.get()))
+
+
+def wait_for(*moments: Moment) -> None:
+    """Lets what is recorded next in this scope start at these moments at the earliest:
+    it needs what was ready then.
+    """
+    recorders = _active.get()
+    for recorder, rounds in (pair for each in moments for pair in each.rounds):
+        if recorder in recorders:
+            recorder._frames[-1].waits(rounds)
+
+
+def at_once(*protocols: Callable[[], Any]) -> list[Any]:
+    """The results of protocols that do not need each other: they share rounds."""
+    found = []
+    with scope("", parallel=True):
+        for protocol in protocols:
+            with scope(""):
+                found.append(protocol())
+    return found
 
 
 def record_message(
@@ -328,3 +401,42 @@ def priced(function: Callable[..., Any], *args: Any) -> Recorder:
 
 def _lies_in(path: str, scope: str) -> bool:
     return not scope or path == scope or path.startswith(scope + "/")
+
+
+class _Time(NamedTuple):
+    """A message's rounds: one in each repetition of the loops around it, which end
+    after the message is written down.
+    """
+
+    loops: tuple[_Frame, ...]
+    first: int
+
+
+def _num_distinct(times: Collection[_Time]) -> int:
+    """How many rounds these are together."""
+    spans, total = [], 0
+    by_loop: dict[_Frame | None, set[_Time]] = {}
+    for loops, first in times:
+        outer, inner = (loops[0], loops[1:]) if loops else (None, ())
+        by_loop.setdefault(outer, set()).add(_Time(inner, first))
+    for loop, inside in by_loop.items():
+        if loop is None:
+            spans += [(time.first, time.first + 1) for time in inside]
+            total += len(inside)
+        else:
+            length = loop.end - loop.start
+            spans.append((loop.start, loop.start + length * loop.repeat))
+            total += loop.repeat * _num_distinct(inside)
+    spans.sort()
+    if all(one[1] <= other[0] for one, other in itertools.pairwise(spans)):
+        return total
+    # Loops that go on at once with something else: round by round.
+    return len(np.unique(np.concatenate([_rounds_of(time) for time in times])))
+
+
+def _rounds_of(time: _Time) -> np.ndarray:
+    found = np.array([time.first])
+    for loop in time.loops:
+        starts = (loop.end - loop.start) * np.arange(loop.repeat)
+        found = (found[:, None] + starts).reshape(-1)
+    return found
