@@ -51,6 +51,8 @@ class Run:
         again.
       spread: For values that only repeat a smaller one: that one, and how.
       ready: For values that took messages, when they are there in the transcript.
+      carried: In a loop's step, what follows from what the step before left.
+      waits: Whether messages of a step do so too.
     """
 
     seed: Any
@@ -66,6 +68,9 @@ class Run:
     ready: dict[int, tuple[Any, transcript.Moment]] = dataclasses.field(
         default_factory=dict
     )
+
+    carried: dict[int, Any] = dataclasses.field(default_factory=dict)
+    waits: bool = False
 
     def fresh_seed(self) -> Array:
         self.num_seeds += 1
@@ -115,9 +120,13 @@ def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
         """Carries out as soon as its operands are there."""
         with transcript.scope(""):
             run.wait_for(*inputs)
+            before = transcript.moment()
             found = protocol()
             for value in found:
                 run.is_ready(value)
+            if any(id(value) in run.carried for value in inputs):
+                run.carried |= {id(value): value for value in found}
+                run.waits |= transcript.moment() != before
         return found
 
     def program(function: Callable[..., Any], inputs: list[Any]) -> list[Any]:
@@ -131,12 +140,14 @@ def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
 def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
     """A loop of protocols: compiled once, priced as often as it runs.
 
-    All its real carries become shared, as most will.
+    All its real carries become shared, as most will. Steps follow each other, unless
+    no message of theirs needs what the step before left: then they go at once.
     """
     loop = _loop(equation)
     consts, carry, items = loop.split(inputs)
     carry = [private_values.shared_if_real(run, value) for value in carry]
     seed = run.fresh_seed()
+    waits: list[bool] = []
 
     def body(carry: list[Any], item: tuple[Array, list[Any]]) -> Any:
         place, values = item
@@ -147,8 +158,11 @@ def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
             positive={},
             spread={},
             ready={},
+            carried={id(value): value for value in carry},
+            waits=False,
         )
         found = results(inner, loop.body, [*consts, *carry, *values])
+        waits.append(inner.waits)
         new, outs = found[: len(carry)], found[len(carry) :]
         return [private_values.shared_if_real(run, value) for value in new], outs
 
@@ -156,6 +170,8 @@ def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
     items = [private_values.axes_swapped(value) for value in items]
     with transcript.scope("loop", repeat=loop.length):
         carry, outs = lax.scan(body, carry, (places, items), reverse=loop.reverse)
+        if not any(waits):
+            transcript.repeat_at_once()
     return [*carry, *map(private_values.axes_swapped, outs)]
 
 

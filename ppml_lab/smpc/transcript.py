@@ -112,6 +112,13 @@ class _Frame:
             return self.end
         return self.inputs
 
+    def length(self) -> int:
+        return self.end - self.start
+
+    def step(self) -> int:
+        """From a repetition to the next."""
+        return 0 if self.parallel else self.length()
+
     def includes(self, end: int) -> None:
         if end > self.end:
             self.end, self.inputs = end, None
@@ -223,9 +230,7 @@ class Recorder:
 
     def _exit(self, inputs: bool) -> None:
         inner, outer = self._frames.pop(), self._frames[-1]
-        rounds = inner.end - inner.start
-        if not inner.parallel:
-            rounds *= inner.repeat
+        rounds = inner.length() + inner.step() * (inner.repeat - 1)
         outer.includes(inner.start + rounds)
         if inputs:
             outer.inputs = inner.start
@@ -249,8 +254,8 @@ class Recorder:
             frame.includes(when + 1)
         path = frame.child_path(name)
         self.messages.append(Message(path, sender, receiver, num_bits, when, offline))
-        loops = (f for f in self._frames if f.repeat != 1 and not f.parallel)
-        self._times.append(_Time(tuple(loops), when))
+        loops = tuple(frame for frame in self._frames if frame.repeat != 1)
+        self._times.append(_Time(loops, when))
 
     def _view(self, name: str, receivers: tuple[Party, ...], value: Any) -> None:
         self.views.append(View(self._frames[-1].child_path(name), receivers, value))
@@ -318,6 +323,14 @@ def scope(
 def moment() -> Moment:
     """When all that was recorded in this scope until now has ended."""
     return Moment(tuple((each, each._frames[-1].end) for each in _active.get()))
+
+
+def repeat_at_once() -> None:
+    """Says of this scope, whose inside was recorded, that its repetitions need nothing
+    of each other and share their rounds.
+    """
+    for recorder in _active.get():
+        recorder._frames[-1].parallel = True
 
 
 def wait_for(*moments: Moment) -> None:
@@ -424,9 +437,10 @@ def _num_distinct(times: Collection[_Time]) -> int:
             spans += [(time.first, time.first + 1) for time in inside]
             total += len(inside)
         else:
-            length = loop.end - loop.start
-            spans.append((loop.start, loop.start + length * loop.repeat))
-            total += loop.repeat * _num_distinct(inside)
+            end = loop.end + loop.step() * (loop.repeat - 1)
+            spans.append((loop.start, end))
+            times_each = 1 if loop.parallel else loop.repeat
+            total += times_each * _num_distinct(inside)
     spans.sort()
     if all(one[1] <= other[0] for one, other in itertools.pairwise(spans)):
         return total
@@ -437,6 +451,6 @@ def _num_distinct(times: Collection[_Time]) -> int:
 def _rounds_of(time: _Time) -> np.ndarray:
     found = np.array([time.first])
     for loop in time.loops:
-        starts = (loop.end - loop.start) * np.arange(loop.repeat)
+        starts = loop.step() * np.arange(loop.repeat)
         found = (found[:, None] + starts).reshape(-1)
     return found

@@ -132,6 +132,46 @@ def test_a_program_whose_branches_do_not_wait(name):
     assert recorder.num_rounds("second/truncate") == found.time - product.time
 
 
+LOOPS = {
+    "nothing of the step before": (lambda x: jax.lax.map(jax.nn.relu, x), 9),
+    "a sum of what is done at once": (
+        lambda x: jax.lax.scan(lambda c, v: (c + jax.nn.relu(v), v), x[0], x)[0],
+        9,
+    ),
+    "one after the other": (
+        lambda x: jax.lax.scan(lambda c, v: (jax.nn.relu(c + v), v), x[0], x)[0],
+        4 * 9,
+    ),
+    "of some steps after the others": (
+        lambda x: jax.lax.map(
+            lambda v: jax.lax.fori_loop(0, 3, lambda _, c: c * c, v), x
+        ),
+        3 * 2,
+    ),
+    "branches": (lambda x: (x == 1, jnp.maximum(x, 0), jnp.minimum(x, 0)), 9),
+    "attention": (
+        lambda x: (x @ x.T) @ (x @ x.T @ x),
+        3 * 2,
+    ),
+    "a ReLU and its derivative": (
+        lambda x: jax.vjp(jax.nn.relu, x)[1](x @ jnp.ones((3, 3)))[0],
+        9,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_rounds_are_the_depth_of_the_data_flow(name):
+    """By hand: a ReLU takes nine rounds, a product and its truncation two."""
+    function, depth = LOOPS[name]
+    how = private.protocol("additive", ideal=True)
+    x = sharing.Shared(
+        jax.eval_shape(lambda: ring.zeros(ring.Z64, (1, 4, 3))), how.scheme
+    )
+    recorder = transcript.priced(lambda x: private.evaluate(how, SEED, function, x), x)
+    assert recorder.num_rounds() == depth
+
+
 @pytest.mark.parametrize(
     ("name", "owner"),
     [

@@ -146,6 +146,21 @@ def test_inputs_that_follow_each_other_go_out_together():
     assert recorder.num_rounds() == 3
 
 
+def test_repetitions_that_need_nothing_of_each_other():
+    with transcript.recording() as recorder:
+        with transcript.scope("loop", repeat=10):
+            send(later=0)
+            with transcript.scope("inner", repeat=3):
+                send("one")
+                send("two", later=1)
+            transcript.repeat_at_once()
+        send()
+    assert recorder.num_rounds("loop") == 1 + 6
+    assert recorder.num_rounds("loop/inner/two") == 3
+    assert recorder.num_rounds() == 8
+    assert recorder.sent_bits(scope="loop/inner") == 10 * 3 * 2 * 32
+
+
 def test_loops_at_once_share_their_rounds():
     with transcript.recording() as recorder, transcript.scope("all", parallel=True):
         for name, repeat, length in (("one", 4, 3), ("two", 5, 2)):
