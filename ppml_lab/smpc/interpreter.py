@@ -68,7 +68,6 @@ class Run:
     ready: dict[int, tuple[Any, transcript.Moment]] = dataclasses.field(
         default_factory=dict
     )
-
     carried: dict[int, Any] = dataclasses.field(default_factory=dict)
     waits: bool = False
 
@@ -85,6 +84,21 @@ class Run:
         known = (self.ready[id(v)][1] for v in values if id(v) in self.ready)
         transcript.wait_for(*known)
 
+    def step(
+        self, protocol: Callable[[], list[Any]], inputs: Sequence[Any]
+    ) -> list[Any]:
+        """What a protocol gives, whose messages wait for its inputs alone."""
+        with transcript.scope(""):
+            self.wait_for(*inputs)
+            before = transcript.moment()
+            found = protocol()
+            for value in found:
+                self.is_ready(value)
+            if any(id(value) in self.carried for value in inputs):
+                self.carried |= {id(value): value for value in found}
+                self.waits |= transcript.moment() != before
+        return found
+
 
 def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
     """The results of a program, shared where they depend on what is."""
@@ -94,7 +108,7 @@ def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
             return _in_the_clear(equation, inputs)
         name = equation.primitive.name
         if name == "scan":
-            return step(lambda: _scan(run, equation, inputs), inputs)
+            return run.step(lambda: _scan(run, equation, inputs), inputs)
         if name == "div" and not isinstance(inputs[1], Shared):
             return form("mul", {}, inputs[0], 1 / inputs[1])
         if name == "div" and id(inputs[1]) in run.spread:
@@ -114,20 +128,8 @@ def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
         return form(name, equation.params, *inputs)
 
     def form(name: str, params: dict[str, Any], *inputs: Any) -> list[Any]:
-        return step(lambda: [private_forms.FORMS[name](run, params, *inputs)], inputs)
-
-    def step(protocol: Callable[[], list[Any]], inputs: Sequence[Any]) -> list[Any]:
-        """Carries out as soon as its operands are there."""
-        with transcript.scope(""):
-            run.wait_for(*inputs)
-            before = transcript.moment()
-            found = protocol()
-            for value in found:
-                run.is_ready(value)
-            if any(id(value) in run.carried for value in inputs):
-                run.carried |= {id(value): value for value in found}
-                run.waits |= transcript.moment() != before
-        return found
+        protocol = private_forms.FORMS[name]
+        return run.step(lambda: [protocol(run, params, *inputs)], inputs)
 
     def program(function: Callable[..., Any], inputs: list[Any]) -> list[Any]:
         shapes = [private_values.abstract(value) for value in inputs]

@@ -134,12 +134,16 @@ def share(
       ValueError: If the owner is a number that no party has.
     """
     scheme = protocol.scheme
-    if not isinstance(owner, str):
-        schemes.check_parties("owner", [owner], scheme)
+    is_party = not isinstance(owner, bool) and owner in range(scheme.num_parties)
+    if not (is_party or isinstance(owner, str)):
+        raise ValueError(
+            f"owner must be a party's number, from 0 to {scheme.num_parties - 1}, or "
+            f"another's name, got {owner!r}"
+        )
     leaves, tree = jax.tree.flatten(values)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     # An owner that is a party keeps what would be sent to it.
-    corrected = 0 if isinstance(owner, str) else owner
+    corrected = 0 if isinstance(owner, str) else int(owner)
     seeds = sharing.party_seeds(seed, scheme)
 
     def shared(number: int, leaf: Array) -> Shared:

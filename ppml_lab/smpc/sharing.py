@@ -106,7 +106,6 @@ def share(
     secret: Element,
     scheme: Scheme,
     first_block: Array | int = 0,
-    corrected: int = 0,
 ) -> Shared:
     """Splits `secret` among the parties; what it guarantees is the scheme's.
 
@@ -122,16 +121,15 @@ def share(
       scheme: How to share.
       first_block: Where `secret` is a part of a flat one: the number of elements before
         it over `random.BLOCK`. The shares are those of the whole.
-      corrected: The summand that is not expanded from a seed.
 
     Raises:
       TypeError: If the secret is no element of the scheme's ring.
-      ValueError: If a part of a secret is not flat, or there is no such summand.
+      ValueError: If a part of a secret is not flat.
     """
     if scheme.kind == "shamir":
         return shamir.share(seed, secret, scheme, first_block)
     seeds = party_seeds(seed, scheme)
-    return share_by_seeds(seeds, secret, scheme, first_block, corrected)
+    return share_by_seeds(seeds, secret, scheme, first_block)
 
 
 def party_seeds(seed: Seed, scheme: Scheme) -> UInt32[Array, "parties 2"]:
@@ -149,8 +147,14 @@ def share_by_seeds(
     corrected: int = 0,
 ) -> Shared:
     """As `share`, of additive or replicated schemes: summand i is the stream of
-    `seeds[i]`, so that a tree of secrets takes a seed per party, of whose children each
-    leaf has its own.
+    `seeds[i]`, and that at `corrected` what the others leave of the secret.
+
+    A tree of secrets takes one seed per summand: a leaf's are `random.child`ren of it.
+
+    Raises:
+      TypeError: If the secret is no element of the scheme's ring.
+      ValueError: For another scheme, if a part of a secret is not flat, or if there is
+        no such summand.
     """
     schemes.check_kind(scheme, "additive", "replicated")
     schemes.check_secret(scheme.ring, secret, first_block)

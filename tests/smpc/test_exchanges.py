@@ -217,6 +217,12 @@ def test_inputs_are_seeds_and_one_summand(name, owner):
     agree(recorder, wire, 1)
 
 
+@pytest.mark.parametrize("owner", [3, -1, True])
+def test_only_parties_and_named_owners_share(owner):
+    with pytest.raises(ValueError, match="owner must be a party's number, from 0 to 2"):
+        private.share(private.protocol(), SEED, jnp.ones(2), owner=owner)
+
+
 def test_a_vector_for_several_servers_goes_up_once():
     num_parties, length = 3, 13
     aggregator = smpc.additive_sharing(num_parties, 5, 1.0)
@@ -237,6 +243,7 @@ def test_a_vector_for_several_servers_goes_up_once():
     assert cost.traffic(whole).uplink_bytes == message.nbytes
 
 
+@pytest.mark.exhaustive
 def test_authenticated_products():
     key = authenticated.mac_key(SEED, 3, field.F61)
     secret = ring.from_integers(field.F61, [3, 4])
