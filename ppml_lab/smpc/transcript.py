@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.extend import core
 
 from ppml_lab import checks
 from ppml_lab.smpc import network
@@ -143,6 +144,7 @@ class Recorder:
         self._paths: set[str] = set()
         self._times: list[_Time] = []
         self._frames = [_Frame("", 0, 1, False)]
+        self._traces = [core.get_opaque_trace_state()]
 
     def sent_bits(
         self, party: Party | None = None, scope: str = "", *, offline: bool = False
@@ -257,6 +259,14 @@ class Recorder:
         loops = tuple(frame for frame in self._frames if frame.repeat != 1)
         self._times.append(_Time(loops, when))
 
+    def _is_new_trace(self) -> bool:
+        """Whether nothing was recorded in what is traced now."""
+        trace = core.get_opaque_trace_state()
+        if trace in self._traces:
+            return False
+        self._traces.append(trace)
+        return True
+
     def _view(self, name: str, receivers: tuple[Party, ...], value: Any) -> None:
         self.views.append(View(self._frames[-1].child_path(name), receivers, value))
 
@@ -275,9 +285,10 @@ _tracing = jax.make_user_context(None)
 def recording() -> Iterator[Recorder]:
     """Records what this thread traces inside.
 
-    Functions under `jax.jit` are traced, and so compiled, again in every recording:
-    else a program that is known already would seem to send nothing. Recordings nest;
-    all that are open see everything.
+    Functions under `jax.jit` that record something are traced, and so compiled, again
+    in every recording and whenever they are called in it: else a program that is known
+    already would seem to send nothing. Recordings nest; all that are open see
+    everything.
     """
     recorder = Recorder()
     token = _active.set((*_active.get(), recorder))
@@ -286,6 +297,18 @@ def recording() -> Iterator[Recorder]:
             yield recorder
     finally:
         _active.reset(token)
+
+
+def _recorders() -> tuple[Recorder, ...]:
+    """Who write down what is recorded now.
+
+    A program in which something is recorded must not be taken from jax's caches when it
+    is called again: they are keyed by what the context was when its trace began.
+    """
+    recorders = _active.get()
+    if any([recorder._is_new_trace() for recorder in recorders]):
+        _tracing(object()).__enter__()
+    return recorders
 
 
 @contextlib.contextmanager
@@ -373,7 +396,7 @@ def record_message(
         message; what is sent in one round does not wait for what others send in it.
       offline: Whether it is sent before there are inputs, as a dealer's are.
     """
-    for recorder in _active.get():
+    for recorder in _recorders():
         recorder._message(name, sender, receiver, num_bits, protocol_round, offline)
 
 
@@ -381,7 +404,7 @@ def record_view(name: str, receivers: tuple[Party, ...], value: Any) -> None:
     """Keeps what `receivers` are shown, if anybody records: the recorder's `views` are
     the arrays of the trace that records, and may leave it as its results.
     """
-    for recorder in _active.get():
+    for recorder in _recorders():
         recorder._view(name, receivers, value)
 
 
@@ -389,7 +412,7 @@ def record_reveal(
     name: str, scheme: Any, shape: tuple[int, ...], receivers: tuple[Party, ...]
 ) -> None:
     """Notes that `receivers` learn a value, if anybody records."""
-    for recorder in _active.get():
+    for recorder in _recorders():
         recorder._reveal(name, scheme, shape, receivers)
 
 

@@ -218,6 +218,21 @@ def test_a_compiled_program_is_recorded_every_time():
         assert transcript.priced(protocol, values).sent_bits(0) == 2 * 5 * 32
 
 
+def test_a_compiled_program_is_recorded_whenever_it_is_called():
+    @jax.jit
+    def twice(values):
+        return protocol(protocol(values))
+
+    values = jnp.arange(5, dtype=jnp.uint32)
+    recorder = transcript.priced(lambda v: protocol(twice(twice(v))), values)
+    assert recorder.sent_bits(0) == 5 * 2 * 5 * 32
+    assert recorder.num_rounds() == 5
+    with transcript.recording() as recorder:
+        for _ in range(2):
+            assert protocol(values).tolist() == (2 * values).tolist()
+    assert recorder.sent_bits(0) == 2 * 2 * 5 * 32
+
+
 def test_pricing_runs_nothing_and_is_not_recorded_outside():
     with transcript.recording() as recorder, transcript.scope("outer"):
         huge = jax.ShapeDtypeStruct((10**12,), jnp.uint32)
