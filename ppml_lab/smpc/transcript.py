@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.extend import core
 
 from ppml_lab import checks
-from ppml_lab.smpc import network
+from ppml_lab.smpc import network, rounds
 from ppml_lab.smpc.network import Network
 
 Party = int | str
@@ -91,42 +89,7 @@ class View(NamedTuple):
 class Moment(NamedTuple):
     """When something was ready, in every open recording; make it with `moment`."""
 
-    rounds: tuple[tuple[Recorder, int], ...]
-
-
-class _Frame:
-    """An open scope: where it is and when."""
-
-    def __init__(self, path: str, start: int, repeat: int, parallel: bool) -> None:
-        self.path, self.repeat, self.parallel = path, repeat, parallel
-        self.start = self.now = self.end = start
-        # When the inputs were sent after which nothing else was.
-        self.inputs: int | None = None
-
-    def child_path(self, name: str) -> str:
-        return "/".join(filter(None, (self.path, name)))
-
-    def child_start(self, *, inputs: bool) -> int:
-        if self.parallel:
-            return self.start
-        if not inputs or self.inputs is None:
-            return self.end
-        return self.inputs
-
-    def length(self) -> int:
-        return self.end - self.start
-
-    def step(self) -> int:
-        """From a repetition to the next."""
-        return 0 if self.parallel else self.length()
-
-    def includes(self, end: int) -> None:
-        if end > self.end:
-            self.end, self.inputs = end, None
-
-    def waits(self, until: int) -> None:
-        self.now = max(self.now, until)
-        self.includes(until)
+    times: tuple[tuple[Recorder, int], ...]
 
 
 class Recorder:
@@ -142,8 +105,8 @@ class Recorder:
         self.reveals: list[Reveal] = []
         self.views: list[View] = []
         self._paths: set[str] = set()
-        self._times: list[_Time] = []
-        self._frames = [_Frame("", 0, 1, False)]
+        self._times: list[rounds.Time] = []
+        self._frames = [rounds.Frame("", 0, 1, False)]
         self._traces = [core.get_opaque_trace_state()]
 
     def sent_bits(
@@ -183,7 +146,7 @@ class Recorder:
             return self._frames[0].end
         paths = self._paths | {message.path for message in self.messages}
         checks.known("scope", scope, paths - {""})
-        return _num_distinct(
+        return rounds.num_distinct(
             {
                 time
                 for message, time in zip(self.messages, self._times, strict=True)
@@ -226,14 +189,13 @@ class Recorder:
     def _enter(self, name: str, repeat: int, parallel: bool, inputs: bool) -> None:
         outer = self._frames[-1]
         start = outer.child_start(inputs=inputs)
-        frame = _Frame(outer.child_path(name), start, repeat, parallel)
+        frame = rounds.Frame(outer.child_path(name), start, repeat, parallel)
         self._frames.append(frame)
         self._paths.add(frame.path)
 
     def _exit(self, inputs: bool) -> None:
         inner, outer = self._frames.pop(), self._frames[-1]
-        rounds = inner.length() + inner.step() * (inner.repeat - 1)
-        outer.includes(inner.start + rounds)
+        outer.includes(inner.last_end())
         if inputs:
             outer.inputs = inner.start
         if not outer.parallel:
@@ -257,7 +219,7 @@ class Recorder:
         path = frame.child_path(name)
         self.messages.append(Message(path, sender, receiver, num_bits, when, offline))
         loops = tuple(frame for frame in self._frames if frame.repeat != 1)
-        self._times.append(_Time(loops, when))
+        self._times.append(rounds.Time(loops, when))
 
     def _is_new_trace(self) -> bool:
         """Whether nothing was recorded in what is traced now."""
@@ -361,9 +323,9 @@ def wait_for(*moments: Moment) -> None:
     it needs what was ready then.
     """
     recorders = _active.get()
-    for recorder, rounds in (pair for each in moments for pair in each.rounds):
+    for recorder, until in (pair for each in moments for pair in each.times):
         if recorder in recorders:
-            recorder._frames[-1].waits(rounds)
+            recorder._frames[-1].waits(until)
 
 
 def at_once(*protocols: Callable[[], Any]) -> list[Any]:
@@ -437,43 +399,3 @@ def priced(function: Callable[..., Any], *args: Any) -> Recorder:
 
 def _lies_in(path: str, scope: str) -> bool:
     return not scope or path == scope or path.startswith(scope + "/")
-
-
-class _Time(NamedTuple):
-    """A message's rounds: one in each repetition of the loops around it, which end
-    after the message is written down.
-    """
-
-    loops: tuple[_Frame, ...]
-    first: int
-
-
-def _num_distinct(times: Collection[_Time]) -> int:
-    """How many rounds these are together."""
-    spans, total = [], 0
-    by_loop: dict[_Frame | None, set[_Time]] = {}
-    for loops, first in times:
-        outer, inner = (loops[0], loops[1:]) if loops else (None, ())
-        by_loop.setdefault(outer, set()).add(_Time(inner, first))
-    for loop, inside in by_loop.items():
-        if loop is None:
-            spans += [(time.first, time.first + 1) for time in inside]
-            total += len(inside)
-        else:
-            end = loop.end + loop.step() * (loop.repeat - 1)
-            spans.append((loop.start, end))
-            times_each = 1 if loop.parallel else loop.repeat
-            total += times_each * _num_distinct(inside)
-    spans.sort()
-    if all(one[1] <= other[0] for one, other in itertools.pairwise(spans)):
-        return total
-    # Loops that go on at once with something else: round by round.
-    return len(np.unique(np.concatenate([_rounds_of(time) for time in times])))
-
-
-def _rounds_of(time: _Time) -> np.ndarray:
-    found = np.array([time.first])
-    for loop in time.loops:
-        starts = loop.step() * np.arange(loop.repeat)
-        found = (found[:, None] + starts).reshape(-1)
-    return found
