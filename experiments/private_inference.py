@@ -18,7 +18,8 @@ are one compiled program. Columns, means over seeds:
     probabilities         and of probabilities on shares, all errors together
 
 Rows with a `layer` are costs: bytes that the busiest party sends for 128 images,
-offline and online, rounds, and seconds of messages on a LAN and a WAN, by layer and in
+offline and online, rounds (of a layer those in which it sends: layers that need nothing
+of each other share them), and seconds of messages on a LAN and a WAN, by layer and in
 all; the last row is CrypTen's own counters for the 784-128-10 perceptron, if
 PPML_LAB_CRYPTEN_PYTHON names an interpreter (`secure_throughput`). `paper` takes about
 20 minutes on 2 cores.
@@ -266,8 +267,8 @@ def counted_by_crypten(folder: Path) -> list[Row]:
             "layer": "model",
             "online_bytes": report["party_bytes"],
             "rounds": rounds,
-            "lan_seconds": network.seconds(rounds, bits, network.LAN),
-            "wan_seconds": network.seconds(rounds, bits, network.WAN),
+            "lan_seconds": network.seconds(bits, network.LAN, exchanges=rounds),
+            "wan_seconds": network.seconds(bits, network.WAN, exchanges=rounds),
         }
     ]
 

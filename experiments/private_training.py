@@ -18,12 +18,13 @@ Three cases (`federated.training_on_shares`), full gradient descent but for the 
 Methods: `alone` (each owner, in the clear, of which the rows give the best and the
 worst), `pooled` (in the clear), `shares`, and `shares + DP`, where examples' features
 are clipped by their owners, the sigmoid is piecewise linear, and each party adds its
-noise on shares; epsilon is the accountant's, for adding or removing an example. Values
-are those of the protocols, emulated in `ideal` mode; `full_agrees` says whether shares
-of every party, computed in full, gave the same bits. Bytes are the busiest party's,
-seconds those of messages and, `compute_seconds`, of the emulation. `smoke` uses heart
-disease's shape with random data; `paper` (heart and adult) and `mnist` take about 10
-minutes each on 2 cores.
+noise on shares, which it deals beforehand, so that noise costs no round; epsilon is the
+accountant's, for adding or removing an example. Values are those of the protocols,
+emulated in `ideal` mode; `full_agrees` says whether shares of every party, computed in
+full, gave the same bits. Bytes are the busiest party's, a round is one exchange, half a
+round trip; seconds are those of messages and, `compute_seconds`, of the emulation.
+`smoke` uses heart disease's shape with random data; `paper` (heart and adult) and
+`mnist` take about 10 minutes each on 2 cores.
 
     python -m experiments.private_training smoke
     python -m experiments.private_training paper

@@ -6,7 +6,9 @@ long, in proportion to dropped times clients times entries, while a client's tim
 linear in the clients.
 
 Bytes, rounds, expansions (what a client sends and receives over its bare input) and
-seconds on LAN and WAN are `smpc.cost`'s closed forms, with everybody staying. Published
+seconds on LAN and WAN are `smpc.cost`'s closed forms, with everybody staying; of
+additive sharing all shares but one are seeds, and pieces of LightSecAgg go through the
+server, as Bonawitz et al.'s shares do. Published
 expansions and LightSecAgg's bytes are values of the papers' own formulas; where a graph
 has k neighbours that formula got k, but k + 1 hold shares: ours are 7 x 256 bits above.
 

@@ -23,6 +23,10 @@ def cost(
 ) -> None:
     """Prints bytes by party, rounds and LAN/WAN seconds of every kind of secure sum.
 
+    Of additive sharing all shares but one are sent as seeds, and the server is the one
+    that gets vectors. The sum of LightSecAgg is modulo 2^31 - 1 where it fits, else
+    2^61 - 1.
+
     Example: python -m ppml_lab cost --num-clients 1000 --dimension 100000
     --num-dropped 100
 
@@ -40,7 +44,7 @@ def cost(
       ValueError: If an argument is out of its range.
     """
     from ppml_lab import checks
-    from ppml_lab.smpc import cost, graphs
+    from ppml_lab.smpc import cost, graphs, lightsecagg
 
     checks.at_least("num_clients", num_clients, 3)
     checks.at_least("num_dropped", num_dropped, 0)
@@ -61,9 +65,18 @@ def cost(
         return masking(graphs.k_regular(num_clients, corrupt_share, share))
 
     def coded() -> Messages:
-        # Sums are modulo a prime of 31 bits, whose elements are sent as words.
+        # Elements of the field are sent as words of 32 or 64 bits.
         privacy = graphs.num_of(num_clients, corrupt_share)
-        return cost.light_secagg(num_clients, num_staying, privacy, dimension, 32)
+        field = lightsecagg.field_of_sum(num_clients, input_bits)
+        word_bits = 32 * -(-field.bits // 32)
+        return cost.light_secagg(
+            num_clients,
+            num_staying,
+            privacy,
+            dimension,
+            word_bits,
+            num_dropped=num_dropped,
+        )
 
     # Servers' arguments are checked here: additive sharing fails for no other reason.
     shared = cost.additive_sharing(

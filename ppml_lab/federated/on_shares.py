@@ -55,7 +55,8 @@ def training_on_shares(
 
     Owners share their examples, the parties compute every step on shares, and only the
     last parameters are opened. With noise, each party adds its own Gaussian noise to
-    each step's sum, shared like any input, so that nobody knows all of it.
+    each step's sum, shared like any input, so that nobody knows all of it. Noise is
+    shared before there are inputs: it takes bytes offline, and no round.
 
     **Guarantee:** semi-honest parties learn the parameters at the end, and shapes. With
     noise these are differentially private for adding or removing one example, by
@@ -147,7 +148,11 @@ def training_on_shares(
                         noise_seed = random.child(own, 1, party)
                         noise = _noise(random.child(noise_seed, 0), params, per_party)
                         shared_noise = private.share(
-                            protocol, random.child(noise_seed, 1), noise, owner=party
+                            protocol,
+                            random.child(noise_seed, 1),
+                            noise,
+                            owner=party,
+                            offline=True,
                         )
                         total = private.add(total, shared_noise)
             new = private.evaluate(

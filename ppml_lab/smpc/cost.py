@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ppml_lab import checks
-from ppml_lab.smpc import graphs, lightsecagg, network
+from ppml_lab.smpc import graphs, lightsecagg, network, transcript
 from ppml_lab.smpc.network import Network
 
 _KEY_BITS = 256
@@ -22,7 +22,8 @@ class Message(NamedTuple):
 
     Attributes:
       name: What is sent.
-      sender: The role that sends: "client" or "server".
+      sender: The role that sends: "client", "server" or, of several servers, "helper"
+        for all but the first.
       receiver: The role that receives, in equal parts.
       num_bits: What one sender sends, to all its receivers together.
       num_senders: How many have the sending role in this message.
@@ -49,7 +50,7 @@ class Traffic(NamedTuple):
     Attributes:
       uplink_bytes: What one client sends, to whomever.
       downlink_bytes: What one client receives.
-      server_bytes: What one server sends and receives.
+      server_bytes: What the server sends and receives; of several the busiest.
       num_rounds: Rounds of messages that wait for each other.
     """
 
@@ -171,56 +172,101 @@ def bonawitz(
 
 
 def additive_sharing(
-    num_parties: int, dimension: int, word_bits: int, *, num_clients: int = 1
+    num_parties: int,
+    dimension: int,
+    word_bits: int,
+    *,
+    num_clients: int = 1,
+    compressed: bool = True,
+    seed_bits: int = transcript.SEED_BITS,
 ) -> Messages:
     """Clients share their vectors among servers, which open the sum to each other.
+
+    All shares but one are expanded from seeds, as in Prio (Corrigan-Gibbs, Boneh, NSDI
+    2017) and as `sharing.share` makes them: the first server gets a vector of each
+    client, the others ("helper") a seed, and a client sends hardly more than its bare
+    vector, whatever the number of servers.
 
     Args:
       num_parties: Servers, at least 2.
       dimension: The vector's length.
       word_bits: Of one coordinate of a share.
       num_clients: How many share; only the servers' numbers depend on it.
+      compressed: Whether shares are sent as seeds; otherwise each is a whole vector.
+      seed_bits: Of a seed.
 
     Raises:
       ValueError: Fewer than 2 servers, or a size that is not at least 1.
     """
     checks.at_least("num_parties", num_parties, 2)
-    _check_sizes(dimension=dimension, word_bits=word_bits, num_clients=num_clients)
-    n, vector = num_parties, dimension * word_bits
-    return (
-        Message("shares", "client", "server", n * vector, num_clients, n, 0),
-        Message("opened_sum", "server", "server", (n - 1) * vector, n, n, 1),
+    _check_sizes(dimension=dimension, word_bits=word_bits)
+    _check_sizes(num_clients=num_clients, seed_bits=seed_bits)
+    vector, helpers = dimension * word_bits, num_parties - 1
+    to_helper = seed_bits if compressed else vector
+    inputs = (
+        Message("share", "client", "server", vector, num_clients, 1, 0),
+        Message(
+            "seeds" if compressed else "shares",
+            "client",
+            "helper",
+            helpers * to_helper,
+            num_clients,
+            helpers,
+            0,
+        ),
     )
+    opened = (
+        Message("sum", "server", "helper", helpers * vector, 1, helpers, 1),
+        Message("helpers_sum", "helper", "server", vector, helpers, 1, 1),
+    )
+    if helpers == 1:
+        return (*inputs, *opened)
+    others = (helpers - 1) * vector
+    among = Message("sum_to_others", "helper", "helper", others, helpers, helpers, 1)
+    return (*inputs, *opened, among)
 
 
 def light_secagg(
-    num_clients: int, surviving: int, privacy: int, dimension: int, word_bits: int
+    num_clients: int,
+    surviving: int,
+    privacy: int,
+    dimension: int,
+    word_bits: int,
+    *,
+    num_dropped: int = 0,
 ) -> Messages:
     """Secure aggregation by coded masks, which are recovered all at once.
 
     So, He, Yang, Li, Yu, Ali, Guler, Avestimehr, "LightSecAgg: a Lightweight and
     Versatile Design for Secure Aggregation in Federated Learning", MLSys 2022. A mask
     is cut into `surviving - privacy` pieces, of which every client gets a coded one.
+    The server relays the pieces, as the shares in `bonawitz`, and all who stay answer,
+    of whom it needs `surviving`.
 
     Args:
       num_clients: How many take part.
       surviving: U, how many must stay, above `privacy`.
       privacy: T, how many may collude with the server.
       dimension: The vector's length.
-      word_bits: Of a field element.
+      word_bits: Of a field element. The field has to hold the sum:
+        `lightsecagg.field_of_sum` chooses it.
+      num_dropped: Clients that vanish after sending their coded masks, as in
+        `bonawitz`.
 
     Raises:
-      ValueError: Unless `privacy < surviving <= num_clients`, or if a size is not at
-        least 1.
+      ValueError: Unless `privacy < surviving <= num_clients`, if fewer than `surviving`
+        stay, or if a size is not at least 1.
     """
     code = lightsecagg.check(lightsecagg.Code(num_clients, surviving, privacy))
     _check_sizes(dimension=dimension, word_bits=word_bits)
+    num_alive = _left(num_clients, num_dropped, surviving, "surviving")
     piece = lightsecagg.piece_length(code, dimension) * word_bits
-    n = num_clients
+    pieces = (num_clients - 1) * piece
     return (
-        Message("coded_masks", "client", "client", (n - 1) * piece, n, n, 0),
-        _up("masked_input", dimension * word_bits, n, 1),
-        _up("summed_masks", piece, surviving, 2),
+        _up("coded_masks", pieces, num_clients, 0),
+        _down("coded_masks", pieces, num_clients, 0),
+        _up("masked_input", dimension * word_bits, num_alive, 1),
+        _up("summed_masks", piece, num_alive, 2),
     )
 
 
@@ -277,7 +323,8 @@ def expansion(client_bits: int | Messages, dimension: int, input_bits: int) -> f
 
 
 def seconds(messages: Messages, links: Network, party: str | None = None) -> float:
-    """How long the messages take: a round trip per round, and the busiest link, that of
+    """How long the messages take: a round trip per round with clients in it, whom a
+    server answers; half of one per round among servers; and the busiest link, that of
     the party and direction with most bits (`network.seconds`).
 
     With many clients the busiest link is the server's.
@@ -297,7 +344,15 @@ def seconds(messages: Messages, links: Network, party: str | None = None) -> flo
         parties = {party}
     ways = (sent_bits, received_bits)
     busiest = max((way(messages, role) for role in parties for way in ways), default=0)
-    return network.seconds(num_rounds(messages), busiest, links)
+    with_clients = {
+        m.round_number for m in messages if "client" in (m.sender, m.receiver)
+    }
+    return network.seconds(
+        busiest,
+        links,
+        exchanges=num_rounds(messages) - len(with_clients),
+        round_trips=len(with_clients),
+    )
 
 
 def operations(graph: graphs.Graph, dimension: int, num_dropped: int = 0) -> Operations:
@@ -348,13 +403,17 @@ def _received(message: Message) -> int:
 
 def _alive(graph: graphs.Graph, num_dropped: int) -> int:
     graphs.check(graph)
+    return _left(graph.num_clients, num_dropped, graph.threshold, "threshold")
+
+
+def _left(num_clients: int, num_dropped: int, least: int, name: str) -> int:
     checks.at_least("num_dropped", num_dropped, 0)
-    num_alive = graph.num_clients - num_dropped
-    if num_alive < graph.threshold:
+    num_alive = num_clients - num_dropped
+    if num_alive < least:
         raise ValueError(
-            f"num_dropped {num_dropped} leaves {num_alive} of {graph.num_clients} "
-            f"clients, below the threshold {graph.threshold}: the protocol aborts; "
-            "drop fewer or lower the threshold"
+            f"num_dropped {num_dropped} leaves {num_alive} of {num_clients} "
+            f"clients, below the {name} {least}: the protocol aborts; "
+            f"drop fewer or lower the {name}"
         )
     return num_alive
 

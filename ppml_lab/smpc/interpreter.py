@@ -50,6 +50,9 @@ class Run:
       positive: For values whose sign was asked for, the bit: a ReLU's derivative asks
         again.
       spread: For values that only repeat a smaller one: that one, and how.
+      ready: For values that took messages, when they are there in the transcript.
+      carried: In a loop's step, what follows from what the step before left.
+      waits: Whether messages of a step do so too.
     """
 
     seed: Any
@@ -62,10 +65,39 @@ class Run:
     spread: dict[int, tuple[Shared, Shared, dict[str, Any]]] = dataclasses.field(
         default_factory=dict
     )
+    ready: dict[int, tuple[Any, transcript.Moment]] = dataclasses.field(
+        default_factory=dict
+    )
+    carried: dict[int, Any] = dataclasses.field(default_factory=dict)
+    waits: bool = False
 
     def fresh_seed(self) -> Array:
         self.num_seeds += 1
         return random.child(self.seed, self.num_seeds)
+
+    def is_ready(self, value: Any) -> None:
+        """Notes that the value is there now, unless it was before."""
+        self.ready.setdefault(id(value), (value, transcript.moment()))
+
+    def wait_for(self, *values: Any) -> None:
+        """Lets the messages that follow in this scope wait for the values."""
+        known = (self.ready[id(v)][1] for v in values if id(v) in self.ready)
+        transcript.wait_for(*known)
+
+    def step(
+        self, protocol: Callable[[], list[Any]], inputs: Sequence[Any]
+    ) -> list[Any]:
+        """What a protocol gives, whose messages wait for its inputs alone."""
+        with transcript.scope(""):
+            self.wait_for(*inputs)
+            before = transcript.moment()
+            found = protocol()
+            for value in found:
+                self.is_ready(value)
+            if any(id(value) in self.carried for value in inputs):
+                self.carried |= {id(value): value for value in found}
+                self.waits |= transcript.moment() != before
+        return found
 
 
 def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
@@ -76,15 +108,15 @@ def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
             return _in_the_clear(equation, inputs)
         name = equation.primitive.name
         if name == "scan":
-            return _scan(run, equation, inputs)
+            return run.step(lambda: _scan(run, equation, inputs), inputs)
         if name == "div" and not isinstance(inputs[1], Shared):
-            return [private_forms.FORMS["mul"](run, {}, inputs[0], 1 / inputs[1])]
+            return form("mul", {}, inputs[0], 1 / inputs[1])
         if name == "div" and id(inputs[1]) in run.spread:
             # The reciprocal of what is repeated, once.
             _, small, how = run.spread[id(inputs[1])]
             (inverse,) = program(approximations.reciprocal, [small])
-            inverse = private_forms.FORMS["broadcast_in_dim"](run, how, inverse)
-            return [private_forms.FORMS["mul"](run, {}, inputs[0], inverse)]
+            (inverse,) = form("broadcast_in_dim", how, inverse)
+            return form("mul", {}, inputs[0], inverse)
         if name in APPROXIMATED:
             return program(APPROXIMATED[name], inputs)
         if name not in private_forms.FORMS:
@@ -93,31 +125,46 @@ def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
                 "known are "
                 f"{', '.join(sorted([*private_forms.FORMS, *APPROXIMATED]))}"
             )
-        return [private_forms.FORMS[name](run, equation.params, *inputs)]
+        return form(name, equation.params, *inputs)
+
+    def form(name: str, params: dict[str, Any], *inputs: Any) -> list[Any]:
+        protocol = private_forms.FORMS[name]
+        return run.step(lambda: [protocol(run, params, *inputs)], inputs)
 
     def program(function: Callable[..., Any], inputs: list[Any]) -> list[Any]:
         shapes = [private_values.abstract(value) for value in inputs]
         return _walk(jax.make_jaxpr(function)(*shapes), inputs, carry_out)
 
-    return _walk(closed, list(args), carry_out)
+    with transcript.scope("", parallel=True):
+        return _walk(closed, list(args), carry_out)
 
 
 def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
     """A loop of protocols: compiled once, priced as often as it runs.
 
-    All its real carries become shared, as most will.
+    All its real carries become shared, as most will. Steps follow each other, unless
+    no message of theirs needs what the step before left: then they go at once.
     """
     loop = _loop(equation)
     consts, carry, items = loop.split(inputs)
     carry = [private_values.shared_if_real(run, value) for value in carry]
     seed = run.fresh_seed()
+    waits: list[bool] = []
 
     def body(carry: list[Any], item: tuple[Array, list[Any]]) -> Any:
         place, values = item
         inner = dataclasses.replace(
-            run, seed=random.child(seed, place), num_seeds=0, positive={}, spread={}
+            run,
+            seed=random.child(seed, place),
+            num_seeds=0,
+            positive={},
+            spread={},
+            ready={},
+            carried={id(value): value for value in carry},
+            waits=False,
         )
         found = results(inner, loop.body, [*consts, *carry, *values])
+        waits.append(inner.waits)
         new, outs = found[: len(carry)], found[len(carry) :]
         return [private_values.shared_if_real(run, value) for value in new], outs
 
@@ -125,6 +172,8 @@ def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
     items = [private_values.axes_swapped(value) for value in items]
     with transcript.scope("loop", repeat=loop.length):
         carry, outs = lax.scan(body, carry, (places, items), reverse=loop.reverse)
+        if not any(waits):
+            transcript.repeat_at_once()
     return [*carry, *map(private_values.axes_swapped, outs)]
 
 
@@ -288,5 +337,5 @@ def _scope(equation: Any) -> Iterator[None]:
     """The layer's scopes in the transcript, one in the other."""
     with contextlib.ExitStack() as scopes:
         for name in filter(None, _place(equation).split("/")):
-            scopes.enter_context(transcript.scope(name))
+            scopes.enter_context(transcript.scope(name, parallel=True))
         yield

@@ -26,7 +26,7 @@ from ppml_lab.smpc import field as fields
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import shamir
 from ppml_lab.smpc.dropouts import Alive
-from ppml_lab.smpc.field import F31
+from ppml_lab.smpc.field import F31, F61
 from ppml_lab.smpc.masking import Outcome
 from ppml_lab.smpc.ring import Element, Ring, Wide
 
@@ -80,6 +80,29 @@ def check(code: Code) -> Code:
             f"{num_clients}, got {surviving}: lower privacy or raise surviving"
         )
     return code
+
+
+def field_of_sum(num_clients: int, input_bits: int) -> Ring:
+    """The smallest of the fields here that holds the sum of so many inputs.
+
+    Args:
+      num_clients: N.
+      input_bits: Of an entry of an input, which is not negative.
+
+    Raises:
+      ValueError: If none does, or an argument is not at least 1.
+    """
+    checks.at_least("num_clients", num_clients, 1)
+    checks.at_least("input_bits", input_bits, 1)
+    largest = num_clients * (2**input_bits - 1)
+    for candidate in (F31, F61):
+        if largest < candidate.modulus:
+            return candidate
+    fits = ((F61.modulus - 1) // num_clients + 1).bit_length() - 1
+    raise ValueError(
+        f"input_bits {input_bits} of {num_clients} clients need a sum of "
+        f"{largest.bit_length()} bits, more than {F61.name} has: take at most {fits}"
+    )
 
 
 def piece_length(code: Code, length: int) -> int:

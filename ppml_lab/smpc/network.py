@@ -1,4 +1,8 @@
-"""The links between parties, and how long messages take on them."""
+"""The links between parties, and how long messages take on them.
+
+Between computing parties a round is one exchange: all send at once, and nobody waits
+for an answer to its own message. With clients a round goes to the server and back.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +28,31 @@ LAN = Network(40e9, 0.02e-3)
 WAN = Network(352e6, 40e-3)
 
 
-def seconds(num_rounds: int, busiest_bits: int, network: Network) -> float:
-    """A round trip per round, and the bits of the busiest link.
+def seconds(
+    busiest_bits: int, network: Network, *, exchanges: int = 0, round_trips: int = 0
+) -> float:
+    """The time on the way, and that of the bits of the busiest link.
 
     Assumes that every party has a link of the same bandwidth that sends and receives at
-    once, that links are never shared and never lose anything, that a round starts when
-    the last one is complete, and that computing takes no time.
+    once, that links are never shared and never lose anything, that a message takes half
+    a round trip, that a round starts when the last one is complete, and that computing
+    takes no time.
+
+    Args:
+      busiest_bits: What the party and direction with most bits sends or receives.
+      network: `LAN`, `WAN` or another.
+      exchanges: Rounds of messages in one direction that wait for each other, as among
+        computing parties: half a round trip each.
+      round_trips: Rounds of a message and its answer, as between clients and a server.
 
     Raises:
-      ValueError: If the bandwidth is not positive or the round trip is negative.
+      ValueError: If the bandwidth is not positive, or anything else is negative.
     """
     bandwidth, round_trip = network
     checks.positive("bandwidth_bits_per_second", bandwidth, allow_inf=True)
     checks.non_negative("round_trip_seconds", round_trip)
-    return num_rounds * round_trip + busiest_bits / bandwidth
+    checks.at_least("exchanges", exchanges, 0)
+    checks.at_least("round_trips", round_trips, 0)
+    checks.non_negative("busiest_bits", busiest_bits)
+    waits = exchanges + 2 * round_trips
+    return waits * round_trip / 2 + busiest_bits / bandwidth

@@ -14,6 +14,7 @@ gives away, such as the architecture, is known to all parties.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -108,36 +109,53 @@ def decode(protocol: Protocol, element: Element) -> Float[Array, "*s"]:
 
 
 def share(
-    protocol: Protocol, seed: Seed, values: Any, *, owner: transcript.Party = "client"
+    protocol: Protocol,
+    seed: Seed,
+    values: Any,
+    *,
+    owner: transcript.Party = "client",
+    offline: bool = False,
 ) -> Any:
     """Shares a tree of reals: one value of `sharing.Shared` for each array.
+
+    All but one summand are expanded from seeds (`sharing.share`): the owner sends the
+    values once to each holder of the one that is not, and besides seeds alone. Inputs
+    that are shared right after each other, whoever owns them, take one round.
 
     Args:
       protocol: How.
       seed: Of randomness that nothing else uses, `[2]`.
       values: A tree of float arrays.
       owner: Who has them and sends shares: a party's number or another's name.
+      offline: Whether they depend on nothing, such as noise, and are sent before there
+        are inputs, which takes no round.
+
+    Raises:
+      ValueError: If the owner is a number that no party has.
     """
-    leaves, tree = jax.tree.flatten(values)
-    with transcript.scope("share"):
-        shared = [
-            _shared(protocol, random.child(seed, number), jnp.asarray(leaf), owner)
-            for number, leaf in enumerate(leaves)
-        ]
-    return jax.tree.unflatten(tree, shared)
-
-
-def _shared(
-    protocol: Protocol, seed: Seed, values: Array, owner: transcript.Party
-) -> Shared:
     scheme = protocol.scheme
-    # A party of replicated shares holds two words of each value.
-    held = 2 if scheme.kind == "replicated" else 1
-    for party in range(scheme.num_parties):
-        if party != owner:
-            bits = held * scheme.ring.bits * values.size
-            transcript.record_message("inputs", owner, party, bits)
-    return sharing.share(seed, encode(protocol, values.astype(jnp.float32)), scheme)
+    is_party = not isinstance(owner, bool) and owner in range(scheme.num_parties)
+    if not (is_party or isinstance(owner, str)):
+        raise ValueError(
+            f"owner must be a party's number, from 0 to {scheme.num_parties - 1}, or "
+            f"another's name, got {owner!r}"
+        )
+    leaves, tree = jax.tree.flatten(values)
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    # An owner that is a party keeps what would be sent to it.
+    corrected = 0 if isinstance(owner, str) else int(owner)
+    seeds = sharing.party_seeds(seed, scheme)
+
+    def shared(number: int, leaf: Array) -> Shared:
+        element = encode(protocol, leaf.astype(jnp.float32))
+        streams = random.child(seeds, number)
+        return sharing.share_by_seeds(streams, element, scheme, corrected=corrected)
+
+    with transcript.scope("share", inputs=True):
+        size = sum(leaf.size for leaf in leaves)
+        sharing.record_inputs(scheme, owner, size, corrected=corrected, offline=offline)
+        found = [shared(number, leaf) for number, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(tree, found)
 
 
 def constant(protocol: Protocol, values: Any) -> Any:
@@ -175,7 +193,7 @@ def reveal(
     name: str = "output",
     receivers: Sequence[transcript.Party] | None = None,
 ) -> Any:
-    """Opens a tree of shared values as reals; see `sharing.reveal`."""
+    """Opens a tree of shared values as reals, in one round; see `sharing.reveal`."""
 
     def opened(value: Shared) -> Array:
         element = sharing.reveal(value, name=name, receivers=receivers)
@@ -184,7 +202,9 @@ def reveal(
         schemes.check_same(value.scheme, protocol.scheme)
         return decode(protocol, element)
 
-    return jax.tree.map(opened, shared, is_leaf=is_shared)
+    leaves, tree = jax.tree.flatten(shared, is_leaf=is_shared)
+    found = transcript.at_once(*(functools.partial(opened, leaf) for leaf in leaves))
+    return jax.tree.unflatten(tree, found)
 
 
 def is_shared(value: Any) -> bool:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppml_lab.smpc import comparison, sharing
+from ppml_lab.smpc import comparison, sharing, transcript
 from ppml_lab.smpc import private_values as values
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc.private_values import Operand
@@ -37,7 +37,10 @@ def _above_zero(run: Any, value: Shared) -> Shared:
     if id(value) not in run.positive:
         bit = comparison.is_positive(run.fresh_seed(), value)
         run.positive[id(value)] = (value, bit)
-    return run.positive[id(value)][1]
+        run.is_ready(bit)
+    bit = run.positive[id(value)][1]
+    run.wait_for(bit)
+    return bit
 
 
 def _max(run: Any, params: dict[str, Any], one: Operand, other: Operand) -> Shared:
@@ -93,7 +96,9 @@ def _select(run: Any, params: dict[str, Any], which: Any, *cases: Operand) -> Sh
 
 def _equal(run: Any, one: Operand, other: Operand) -> Shared:
     """Neither greater nor less."""
-    greater, less = _greater(run, one, other), _greater(run, other, one)
+    greater, less = transcript.at_once(
+        lambda: _greater(run, one, other), lambda: _greater(run, other, one)
+    )
     return _not(run, sharing.add(greater, less))
 
 

@@ -94,16 +94,18 @@ def additive_sharing(
     """Each client shares its update among `num_parties` servers over Z_2^32.
 
     The servers add the shares that they receive, and only the sums are opened, so that
-    together they learn the sum of the updates and nothing else.
+    together they learn the sum of the updates and nothing else. All shares but one are
+    expanded from seeds: a client sends the first server a vector, the others a seed.
 
     **Guarantee:** any `num_parties - 1` servers see uniform words that do not depend on
     any update, apart from the sum that is opened (semi-honest servers that do not all
-    collude). The decoded sum is the exact integer sum of the rounded updates: within
-    `num_clients / scale` per coordinate of the clear sum with stochastic rounding and
-    `num_clients / (2 * scale)` with nearest, the same whatever the order, chunking or
-    number of devices. The emulation shows the arithmetic, its error and its bytes; it
-    sends nothing, keeps no party apart from another, and draws shares from a generator
-    that is not cryptographic.
+    collude), as far as a generator's words from a seed are uniform. The decoded sum is
+    the exact integer sum of the rounded updates: within `num_clients / scale` per
+    coordinate of the clear sum with stochastic rounding and `num_clients / (2 * scale)`
+    with nearest, the same whatever the order, chunking or number of devices. The
+    emulation shows the arithmetic, its error and its bytes; it sends nothing, keeps no
+    party apart from another, and draws shares from a generator that is not
+    cryptographic.
 
     Args:
       num_parties: Servers, at least 2.

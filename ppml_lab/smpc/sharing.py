@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import UInt32
 
 from ppml_lab import checks, random
 from ppml_lab.smpc import ring as rings
@@ -23,11 +24,15 @@ __all__ = [
     "add_public",
     "additive",
     "constant",
+    "held",
     "multiply_public",
+    "party_seeds",
+    "record_inputs",
     "replicated",
     "reveal",
     "shape_of",
     "share",
+    "share_by_seeds",
     "subtract",
     "view",
     "zero_sharing",
@@ -41,11 +46,12 @@ def additive(
     *,
     ideal: bool = False,
 ) -> Scheme:
-    """The shares are summands of the secret.
+    """The shares are summands of the secret, all but one of them expanded from seeds.
 
     **Guarantee:** any `num_parties - 1` shares are uniform and independent of the
-    secret. That holds for the arithmetic; the emulation keeps all shares in one place
-    and draws them from a generator that is not cryptographic.
+    secret, as far as a generator's words from a seed are uniform. That holds for the
+    arithmetic; the emulation keeps all shares in one place and draws them from a
+    generator that is not cryptographic.
 
     Args:
       num_parties: At least 2.
@@ -70,9 +76,12 @@ def replicated(
     Araki, Furukawa, Lindell, Nof, Ohara, "High-Throughput Semi-Honest Secure
     Three-Party Computation with an Honest Majority", CCS 2016.
 
+    Two summands are expanded from seeds.
+
     **Guarantee:** what one party holds is uniform and independent of the secret, which
-    any two know. That holds for the arithmetic; the emulation keeps all summands in
-    one place, once each, and draws them from a generator that is not cryptographic.
+    any two know, as far as a generator's words from a seed are uniform. That holds for
+    the arithmetic; the emulation keeps all summands in one place, once each, and draws
+    them from a generator that is not cryptographic.
 
     Args:
       ring: Of secret and summands.
@@ -93,9 +102,16 @@ def _checked_scale(scale: schemes.Scale) -> schemes.Scale:
 
 
 def share(
-    seed: Seed, secret: Element, scheme: Scheme, first_block: Array | int = 0
+    seed: Seed,
+    secret: Element,
+    scheme: Scheme,
+    first_block: Array | int = 0,
 ) -> Shared:
     """Splits `secret` among the parties; what it guarantees is the scheme's.
+
+    Of summands all but one are expanded from a seed each, so that a message with one is
+    `transcript.SEED_BITS` long; the last is what they leave of the secret
+    (`record_inputs`).
 
     Notes no message: who owns the secret, and so who sends shares, the caller knows.
 
@@ -112,19 +128,81 @@ def share(
     """
     if scheme.kind == "shamir":
         return shamir.share(seed, secret, scheme, first_block)
+    seeds = party_seeds(seed, scheme)
+    return share_by_seeds(seeds, secret, scheme, first_block)
+
+
+def party_seeds(seed: Seed, scheme: Scheme) -> UInt32[Array, "parties 2"]:
+    """The seeds that one who shares sends, one for each summand, `[parties, 2]`; that
+    of the corrected summand is not used.
+    """
+    return random.child(seed, jnp.arange(scheme.num_parties))
+
+
+def share_by_seeds(
+    seeds: UInt32[Array, "parties 2"],
+    secret: Element,
+    scheme: Scheme,
+    first_block: Array | int = 0,
+    corrected: int = 0,
+) -> Shared:
+    """As `share`, of additive or replicated schemes: summand i is the stream of
+    `seeds[i]`, and that at `corrected` what the others leave of the secret.
+
+    A tree of secrets takes one seed per summand: a leaf's are `random.child`ren of it.
+
+    Raises:
+      TypeError: If the secret is no element of the scheme's ring.
+      ValueError: For another scheme, if a part of a secret is not flat, or if there is
+        no such summand.
+    """
+    schemes.check_kind(scheme, "additive", "replicated")
     schemes.check_secret(scheme.ring, secret, first_block)
+    schemes.check_parties("corrected", [corrected], scheme)
     if scheme.ideal:
         return Shared(jax.tree.map(lambda leaf: leaf[None], secret), scheme)
-    ring, num_parties, shape = scheme.ring, scheme.num_parties, rings.shape_of(secret)
-    streams = random.child(seed, jnp.arange(1, num_parties))
-    masks = ring.uniform(streams, math.prod(shape), first_block)
+    ring, shape = scheme.ring, rings.shape_of(secret)
+    expanded = [n for n in range(scheme.num_parties) if n != corrected]
+    masks = ring.uniform(seeds[jnp.array(expanded)], math.prod(shape), first_block)
     # XLA would draw the masks a second time inside the sum.
     masks = lax.optimization_barrier(masks)
-    masks = jax.tree.map(lambda leaf: leaf.reshape(num_parties - 1, *shape), masks)
-    first = ring.subtract(secret, ring.sum_over(masks, 0))
-    return Shared(
-        jax.tree.map(lambda f, m: jnp.concatenate([f[None], m]), first, masks), scheme
-    )
+    masks = jax.tree.map(lambda leaf: leaf.reshape(len(expanded), *shape), masks)
+    rest = ring.subtract(secret, ring.sum_over(masks, 0))
+
+    def placed(rest: Array, masks: Array) -> Array:
+        return jnp.concatenate([masks[:corrected], rest[None], masks[corrected:]])
+
+    return Shared(jax.tree.map(placed, rest, masks), scheme)
+
+
+def record_inputs(
+    scheme: Scheme,
+    owner: transcript.Party,
+    size: int,
+    *,
+    corrected: int = 0,
+    offline: bool = False,
+) -> None:
+    """Notes what one who shares secrets of `size` elements together sends: to each
+    party the seeds of the summands that it holds, and the corrected summand itself. A
+    party that shares what it owns keeps its own.
+    """
+    for party in range(scheme.num_parties):
+        if party == owner:
+            continue
+        for summand in held(scheme, party):
+            if summand == corrected:
+                name, num_bits = "inputs", scheme.ring.bits * size
+            else:
+                name, num_bits = "seeds", transcript.SEED_BITS
+            transcript.record_message(name, owner, party, num_bits, offline=offline)
+
+
+def held(scheme: Scheme, party: int) -> tuple[int, ...]:
+    """The numbers of the shares that a party has: its own, or two of three summands."""
+    if scheme.kind == "replicated":
+        return (party, (party + 1) % 3)
+    return (party,)
 
 
 def constant(public: Element, scheme: Scheme) -> Shared:
@@ -156,8 +234,7 @@ def view(shared: Shared, party: int) -> tuple[Element, ...]:
     schemes.check_parties("party", [party], scheme)
     if scheme.ideal:
         raise ValueError("ideal values have no shares to look at: share them in full")
-    held = (party, (party + 1) % 3) if scheme.kind == "replicated" else (party,)
-    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], shared.shares) for i in held)
+    return tuple(rings.row(shared.shares, number) for number in held(scheme, party))
 
 
 def reveal(

@@ -3,6 +3,12 @@
 Sizes and rounds follow from shapes, so a protocol notes them in passing, as Python
 integers, and the compiled program knows nothing of it. `priced` traces without running.
 
+A round is one exchange: all who send in it do so at once, one way. Scopes follow each
+other in the program's order, but for those in a `parallel` one; there `moment` and
+`wait_for` say what has to wait for what, so that rounds are the depth of the data flow
+(`private.evaluate` does that for the function that it runs, not from one call to the
+next: what is independent goes into one function, or into a `parallel` scope).
+
 What runs under `vmap` or in a loop's body is traced once and so counted once: say how
 often it happens with `scope(name, repeat=...)`.
 """
@@ -15,13 +21,18 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend import core
 
 from ppml_lab import checks
-from ppml_lab.smpc import network
+from ppml_lab.smpc import network, rounds
 from ppml_lab.smpc.network import Network
 
 Party = int | str
 """A computing party's number, or the name of somebody else, such as "client"."""
+
+
+SEED_BITS = 256
+"""Of a seed in a message, as a deployment's; the emulation's have 64."""
 
 
 class Message(NamedTuple):
@@ -75,18 +86,10 @@ class View(NamedTuple):
     value: Any
 
 
-class _Frame:
-    """An open scope: where it is and when."""
+class Moment(NamedTuple):
+    """When something was ready, in every open recording; make it with `moment`."""
 
-    def __init__(self, path: str, start: int, repeat: int, parallel: bool) -> None:
-        self.path, self.repeat, self.parallel = path, repeat, parallel
-        self.start = self.now = self.end = start
-
-    def child_path(self, name: str) -> str:
-        return f"{self.path}/{name}" if self.path else name
-
-    def includes(self, end: int) -> None:
-        self.end = max(self.end, end)
+    times: tuple[tuple[Recorder, int], ...]
 
 
 class Recorder:
@@ -101,8 +104,10 @@ class Recorder:
         self.messages: list[Message] = []
         self.reveals: list[Reveal] = []
         self.views: list[View] = []
-        self._rounds: dict[str, int] = {}
-        self._frames = [_Frame("", 0, 1, False)]
+        self._paths: set[str] = set()
+        self._times: list[rounds.Time] = []
+        self._frames = [rounds.Frame("", 0, 1, False)]
+        self._traces = [core.get_opaque_trace_state()]
 
     def sent_bits(
         self, party: Party | None = None, scope: str = "", *, offline: bool = False
@@ -130,20 +135,28 @@ class Recorder:
                 yield message
 
     def num_rounds(self, scope: str = "") -> int:
-        """How many rounds of messages wait for each other; of a scope that was entered
-        more than once, all of its times together.
+        """How many rounds of messages wait for each other; for a scope, in how many of
+        them something in it is sent, so that scopes which share rounds add up to more
+        than all.
 
         Raises:
           ValueError: If there was no such scope.
         """
         if not scope:
             return self._frames[0].end
-        checks.known("scope", scope, self._rounds)
-        return self._rounds[scope]
+        paths = self._paths | {message.path for message in self.messages}
+        checks.known("scope", scope, paths - {""})
+        return rounds.num_distinct(
+            {
+                time
+                for message, time in zip(self.messages, self._times, strict=True)
+                if not message.offline and _lies_in(message.path, scope)
+            }
+        )
 
     def seconds(self, links: Network, scope: str = "") -> float:
-        """How long the messages take: a round trip per round, and the busiest link,
-        that of the party and direction with most bits (`network.seconds`).
+        """How long the messages take: half a round trip per round, and the busiest
+        link, that of the party and direction with most bits (`network.seconds`).
         """
         busiest = max(
             (
@@ -153,7 +166,7 @@ class Recorder:
             ),
             default=0,
         )
-        return network.seconds(self.num_rounds(scope), busiest, links)
+        return network.seconds(busiest, links, exchanges=self.num_rounds(scope))
 
     def parties(self) -> tuple[Party, ...]:
         """All who send or receive, computing parties first."""
@@ -173,23 +186,20 @@ class Recorder:
                 node[message.sender] = sent + message.num_bits
         return tree
 
-    def _enter(self, name: str, repeat: int, parallel: bool) -> None:
+    def _enter(self, name: str, repeat: int, parallel: bool, inputs: bool) -> None:
         outer = self._frames[-1]
-        start = outer.start if outer.parallel else outer.end
-        self._frames.append(_Frame(outer.child_path(name), start, repeat, parallel))
+        start = outer.child_start(inputs=inputs)
+        frame = rounds.Frame(outer.child_path(name), start, repeat, parallel)
+        self._frames.append(frame)
+        self._paths.add(frame.path)
 
-    def _exit(self) -> None:
-        inner = self._frames.pop()
-        rounds = inner.end - inner.start
-        if not inner.parallel:
-            rounds *= inner.repeat
-        outer = self._frames[-1]
-        outer.includes(inner.start + rounds)
+    def _exit(self, inputs: bool) -> None:
+        inner, outer = self._frames.pop(), self._frames[-1]
+        outer.includes(inner.last_end())
+        if inputs:
+            outer.inputs = inner.start
         if not outer.parallel:
             outer.now = outer.end
-        for frame in self._frames:
-            rounds *= 1 if frame.parallel else frame.repeat
-        self._rounds[inner.path] = self._rounds.get(inner.path, 0) + rounds
 
     def _message(
         self,
@@ -208,6 +218,16 @@ class Recorder:
             frame.includes(when + 1)
         path = frame.child_path(name)
         self.messages.append(Message(path, sender, receiver, num_bits, when, offline))
+        loops = tuple(frame for frame in self._frames if frame.repeat != 1)
+        self._times.append(rounds.Time(loops, when))
+
+    def _is_new_trace(self) -> bool:
+        """Whether nothing was recorded in what is traced now."""
+        trace = core.get_opaque_trace_state()
+        if trace in self._traces:
+            return False
+        self._traces.append(trace)
+        return True
 
     def _view(self, name: str, receivers: tuple[Party, ...], value: Any) -> None:
         self.views.append(View(self._frames[-1].child_path(name), receivers, value))
@@ -227,9 +247,10 @@ _tracing = jax.make_user_context(None)
 def recording() -> Iterator[Recorder]:
     """Records what this thread traces inside.
 
-    Functions under `jax.jit` are traced, and so compiled, again in every recording:
-    else a program that is known already would seem to send nothing. Recordings nest;
-    all that are open see everything.
+    Functions under `jax.jit` that record something are traced, and so compiled, again
+    in every recording and whenever they are called in it: else a program that is known
+    already would seem to send nothing. Recordings nest; all that are open see
+    everything.
     """
     recorder = Recorder()
     token = _active.set((*_active.get(), recorder))
@@ -240,18 +261,35 @@ def recording() -> Iterator[Recorder]:
         _active.reset(token)
 
 
+def _recorders() -> tuple[Recorder, ...]:
+    """Who write down what is recorded now.
+
+    A program in which something is recorded must not be taken from jax's caches when it
+    is called again: they are keyed by what the context was when its trace began.
+    """
+    recorders = _active.get()
+    if any([recorder._is_new_trace() for recorder in recorders]):
+        _tracing(object()).__enter__()
+    return recorders
+
+
 @contextlib.contextmanager
-def scope(name: str, *, repeat: int = 1, parallel: bool = False) -> Iterator[None]:
+def scope(
+    name: str, *, repeat: int = 1, parallel: bool = False, inputs: bool = False
+) -> Iterator[None]:
     """Puts `name` before the names of what is recorded inside.
 
     A scope starts when all before it in the scope around has ended, so that rounds
     add up.
 
     Args:
-      name: A layer, a primitive; "/" separates levels.
+      name: A layer, a primitive; "/" separates levels. Nothing, for a scope that is
+        only about rounds.
       repeat: How often the inside happens for each time that it is traced.
-      parallel: The scopes directly inside, and the repetitions, happen at once: of
-        their rounds the most count, not the sum.
+      parallel: The scopes directly inside, and the repetitions, happen at once, but
+        for what they `wait_for`: of their rounds the most count, not the sum.
+      inputs: What is sent inside depends on nothing that was received: it goes out
+        together with the inputs right before it, whoever sends them.
 
     Raises:
       ValueError: If `repeat` is not at least 0.
@@ -259,12 +297,45 @@ def scope(name: str, *, repeat: int = 1, parallel: bool = False) -> Iterator[Non
     checks.at_least("repeat", repeat, 0)
     recorders = _active.get()
     for recorder in recorders:
-        recorder._enter(name, repeat, parallel)
+        recorder._enter(name, repeat, parallel, inputs)
     try:
         yield
     finally:
         for recorder in recorders:
-            recorder._exit()
+            recorder._exit(inputs)
+
+
+def moment() -> Moment:
+    """When all that was recorded in this scope until now has ended."""
+    return Moment(tuple((each, each._frames[-1].end) for each in _active.get()))
+
+
+def repeat_at_once() -> None:
+    """Says of this scope, whose inside was recorded, that its repetitions need nothing
+    of each other and share their rounds.
+    """
+    for recorder in _active.get():
+        recorder._frames[-1].parallel = True
+
+
+def wait_for(*moments: Moment) -> None:
+    """Lets what is recorded next in this scope start at these moments at the earliest:
+    it needs what was ready then.
+    """
+    recorders = _active.get()
+    for recorder, until in (pair for each in moments for pair in each.times):
+        if recorder in recorders:
+            recorder._frames[-1].waits(until)
+
+
+def at_once(*protocols: Callable[[], Any]) -> list[Any]:
+    """The results of protocols that do not need each other: they share rounds."""
+    found = []
+    with scope("", parallel=True):
+        for protocol in protocols:
+            with scope(""):
+                found.append(protocol())
+    return found
 
 
 def record_message(
@@ -287,7 +358,7 @@ def record_message(
         message; what is sent in one round does not wait for what others send in it.
       offline: Whether it is sent before there are inputs, as a dealer's are.
     """
-    for recorder in _active.get():
+    for recorder in _recorders():
         recorder._message(name, sender, receiver, num_bits, protocol_round, offline)
 
 
@@ -295,7 +366,7 @@ def record_view(name: str, receivers: tuple[Party, ...], value: Any) -> None:
     """Keeps what `receivers` are shown, if anybody records: the recorder's `views` are
     the arrays of the trace that records, and may leave it as its results.
     """
-    for recorder in _active.get():
+    for recorder in _recorders():
         recorder._view(name, receivers, value)
 
 
@@ -303,7 +374,7 @@ def record_reveal(
     name: str, scheme: Any, shape: tuple[int, ...], receivers: tuple[Party, ...]
 ) -> None:
     """Notes that `receivers` learn a value, if anybody records."""
-    for recorder in _active.get():
+    for recorder in _recorders():
         recorder._reveal(name, scheme, shape, receivers)
 
 

@@ -269,7 +269,8 @@ def test_cost_of_light_secagg_is_published(capsys):
     row = costs(capsys, **options, corrupt_share=0.5)["LightSecAgg"]
     assert row["uplink_bytes"] == 19.8e6 + 4e6 + 0.2e6
     assert row["downlink_bytes"] == 19.8e6
-    assert row["server_bytes"] == 100 * 4e6 + 70 * 0.2e6
+    # The server relays pieces, and 70 clients upload.
+    assert row["server_bytes"] == 2 * 100 * 19.8e6 + 70 * 4e6 + 70 * 0.2e6
     # 29 of 100, not 28, though 0.29 * 100 is below 29: pieces are a 41st.
     row = costs(capsys, **options, corrupt_share=0.29)["LightSecAgg"]
     piece = -(-(10**6) // 41)
@@ -285,14 +286,11 @@ def test_cost_is_the_committed_one(capsys):
         if (r["clients"], r["dimension"], r["input_bits"]) == (1000, 100_000, 16)
     }
     names = ("uplink_bytes", "downlink_bytes", "server_bytes", "wan_seconds")
-    pairs = {
-        "additive_sharing": "additive sharing",
-        "bonawitz_2017": "pairwise masking",
-    }
-    for source, protocol in pairs.items():
-        for name in names:
-            expected = committed[source, name]
-            assert rows[protocol][name] == pytest.approx(expected, rel=1e-5)
+    # Additive sharing was priced before its shares were sent as seeds.
+    for name in names:
+        expected = committed["bonawitz_2017", name]
+        assert rows["pairwise masking"][name] == pytest.approx(expected, rel=1e-5)
+    assert rows["additive sharing"]["uplink_bytes"] == 100_000 * 26 / 8 + 2 * 32
 
 
 def test_cost_says_what_is_impossible(capsys):
@@ -301,3 +299,10 @@ def test_cost_says_what_is_impossible(capsys):
     assert "pairwise masking: num_dropped 4 leaves 6 of 10" in text
     assert "num_dropped must be" in refused(capsys, *args[:-1], "10")
     assert "num_parties" in refused(capsys, *args, "--num-servers", "1")
+    wide = {"num_clients": 1000, "dimension": 10, "input_bits": 52}
+    row = costs(capsys, **wide)["LightSecAgg"]
+    assert "sum of 62 bits, more than F_(2^61-1) has" in row["impossible"]
+    assert row["uplink_bytes"] is None
+    row = costs(capsys, **wide | {"input_bits": 24})["LightSecAgg"]
+    # 34 bits need the larger field, whose elements take 8 bytes; pieces are a 900th.
+    assert row["uplink_bytes"] == 8 * (10 + 999 + 1)

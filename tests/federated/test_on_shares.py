@@ -79,11 +79,17 @@ def test_each_step_is_priced_and_so_is_noise(parts):
 
     plain, longer = sent(), sent(num_steps=2 * STEPS)
     assert longer.sent_bits(0, "step") == 2 * plain.sent_bits(0, "step") > 0
-    # Each owner sends both words of 4 numbers a row to three parties.
-    assert plain.sent_bits("a", "share") == 9 * 4 * 3 * 2 * 64
+    # Each owner sends a word of 4 numbers a row to two parties, and four seeds.
+    assert plain.sent_bits("a", "share") == 9 * 4 * 2 * 64 + 4 * 256
+    # Both at once, then the steps, then the opening.
+    assert plain.num_rounds("share") == 1
+    assert plain.num_rounds() == plain.num_rounds("step") + 2
     noisy = sent(noise_multiplier=1.0, clip_norm=CLIP, num_honest=2, dimension=3)
-    # Each party shares 3 coordinates with two others, in every step.
-    assert noisy.sent_bits(1, "step/noise") == STEPS * 3 * 2 * 2 * 64
+    # Each party shares 3 coordinates with two others for every step, before the first.
+    once = 3 * 64 + 3 * 256
+    assert noisy.sent_bits(1, "step/noise", offline=True) == STEPS * once
+    assert noisy.sent_bits(scope="step/noise") == 0
+    assert noisy.num_rounds() == plain.num_rounds()
     assert noisy.sent_bits("a") == plain.sent_bits("a")
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ppml_lab.smpc import cost, graphs, network
+from ppml_lab.smpc import cost, field, graphs, lightsecagg, network
 
 counts = st.integers(1, 10_000)
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -148,29 +148,66 @@ def test_numbers_are_python_integers():
         hash(messages)
 
 
-@given(parties=st.integers(2, 9), dimension=counts, word=counts, clients=counts)
+@given(
+    parties=st.integers(2, 9),
+    dimension=counts,
+    word=counts,
+    clients=counts,
+    compressed=st.booleans(),
+)
 @quick
-def test_additive_sharing(parties, dimension, word, clients):
-    messages = cost.additive_sharing(parties, dimension, word, num_clients=clients)
+def test_additive_sharing(parties, dimension, word, clients, compressed):
+    messages = cost.additive_sharing(
+        parties, dimension, word, num_clients=clients, compressed=compressed
+    )
     vector = dimension * word
-    assert cost.sent_bits(messages, "client") == parties * vector
+    share = 256 if compressed else vector
+    assert cost.sent_bits(messages, "client") == vector + (parties - 1) * share
     assert cost.received_bits(messages, "client") == 0
     # Per server: a share of each client, then a sum to and from each other server.
-    assert cost.sent_bits(messages, "server") == (parties - 1) * vector
-    received = (clients + parties - 1) * vector
-    assert cost.received_bits(messages, "server") == received
+    for role, held in (("server", vector), ("helper", share)):
+        assert cost.sent_bits(messages, role) == (parties - 1) * vector
+        received = clients * held + (parties - 1) * vector
+        assert cost.received_bits(messages, role) == received
     assert cost.num_rounds(messages) == 2
 
 
+def test_a_sum_over_three_servers_goes_up_once():
+    messages = cost.additive_sharing(3, 100_000, 26, num_clients=900)
+    assert cost.traffic(messages).uplink_bytes == 325_000 + 2 * 32
+
+
 def test_light_secagg_as_published():
-    messages = cost.light_secagg(100, 70, 50, 10**6, 32)
+    messages = cost.light_secagg(100, 70, 50, 10**6, 32, num_dropped=30)
     megabytes = {
         name: bits / 8e6 for name, bits in cost.by_message(messages)["sent"].items()
     }
     assert megabytes == {"coded_masks": 19.8, "masked_input": 4.0, "summed_masks": 0.2}
     assert cost.by_message(messages)["received"] == {"coded_masks": 19.8 * 8e6}
-    assert cost.received_bits(messages, "server") == 8e6 * (100 * 4 + 70 * 0.2)
+    # Pieces go through the server, and who dropped out uploads nothing.
+    received = {"coded_masks": 1980, "masked_input": 70 * 4, "summed_masks": 70 * 0.2}
+    assert cost.by_message(messages, "server") == {
+        "sent": {"coded_masks": 1980 * 8e6},
+        "received": {name: size * 8e6 for name, size in received.items()},
+    }
     assert cost.num_rounds(messages) == 3
+    with pytest.raises(ValueError, match=r"num_dropped 31 leaves 69 .* surviving 70"):
+        cost.light_secagg(100, 70, 50, 10**6, 32, num_dropped=31)
+
+
+@given(n=counts, bits=st.integers(1, 80))
+@example(n=1, bits=31)
+@example(n=1, bits=61)
+@example(n=2**30, bits=1)
+@quick
+def test_light_secagg_runs_in_a_field_that_holds_the_sum(n, bits):
+    largest = n * (2**bits - 1)
+    if largest > 2**61 - 2:
+        with pytest.raises(ValueError, match=f"input_bits {bits} of {n} clients"):
+            lightsecagg.field_of_sum(n, bits)
+    else:
+        found = lightsecagg.field_of_sum(n, bits)
+        assert found is (field.F31 if largest <= 2**31 - 2 else field.F61)
 
 
 @given(n=st.integers(3, 300), dimension=counts, data=st.data())
@@ -188,18 +225,28 @@ def test_light_secagg_pieces_hold_the_mask(n, dimension, data):
 
 
 def test_seconds():
-    """Two servers, one client, 80 bits: it sends 160, each opens 80 to the other."""
-    messages = cost.additive_sharing(2, 10, 8)
+    """Two servers, one client, 80 bits: it sends 80 and a seed; each opens 80."""
+    messages = cost.additive_sharing(2, 10, 8, seed_bits=20)
     links = network.Network(bandwidth_bits_per_second=40.0, round_trip_seconds=0.5)
-    assert cost.seconds(messages, links) == 2 * 0.5 + 160 / 40
-    # A server receives two vectors and sends one, at once.
-    assert cost.seconds(messages, links, "server") == 2 * 0.5 + 160 / 40
-    more = cost.additive_sharing(2, 10, 8, num_clients=7)
-    assert cost.seconds(more, links) == 2 * 0.5 + 8 * 80 / 40
-    assert cost.seconds(more, links, "client") == 2 * 0.5 + 160 / 40
+    # To clients and back, and one way among servers; the first one hears two vectors.
+    waits = 0.5 + 0.25
+    assert cost.seconds(messages, links) == waits + 160 / 40
+    assert cost.seconds(messages, links, "server") == waits + 160 / 40
+    assert cost.seconds(messages, links, "helper") == waits + 100 / 40
+    more = cost.additive_sharing(2, 10, 8, num_clients=7, seed_bits=20)
+    assert cost.seconds(more, links) == waits + 8 * 80 / 40
+    assert cost.seconds(more, links, "client") == waits + 100 / 40
     unlimited = network.Network(math.inf, 0.5)
-    assert cost.seconds(more, unlimited) == 1.0
+    assert cost.seconds(more, unlimited) == waits
     assert cost.seconds((), links) == 0.0
+
+
+def test_a_round_of_servers_is_half_one_with_clients():
+    links = network.Network(math.inf, 2.0)
+    assert network.seconds(0, links, exchanges=3) == 3.0
+    assert network.seconds(0, links, round_trips=3) == 6.0
+    with pytest.raises(ValueError, match="exchanges must be an integer"):
+        network.seconds(0, links, exchanges=-1)
 
 
 def test_wide_area_networks_are_slower():

@@ -67,7 +67,8 @@ def test_rounds_add_up_unless_parallel():
         with transcript.scope("after"):
             send()
     assert recorder.num_rounds("both") == 3
-    assert recorder.num_rounds("both/part") == 5
+    # Both parts are under way in the same rounds.
+    assert recorder.num_rounds("both/part") == 3
     assert recorder.num_rounds() == 4
     assert [m.round_number for m in recorder.messages] == [0, 1, 2, 0, 1, 3]
 
@@ -89,6 +90,87 @@ def test_repetitions_multiply():
     negative = transcript.scope("never", repeat=-1)
     with pytest.raises(ValueError, match="repeat must be an integer"), negative:
         pass
+
+
+def test_what_waits_for_nothing_goes_at_once():
+    def relu(value=None):
+        with transcript.scope("relu"):
+            if value is not None:
+                transcript.wait_for(value)
+            with transcript.scope("sign"):
+                send(later=0)
+                send(later=1)
+            with transcript.scope("choose"):
+                send()
+            return transcript.moment()
+
+    with transcript.recording() as recorder:
+        send("before")
+        with transcript.scope("flow", parallel=True):
+            first, second = relu(), relu()
+            both = relu(first)
+            with transcript.scope("sum"):
+                transcript.wait_for(both, second)
+                send()
+        with transcript.scope("loop", repeat=10):
+            one, other = transcript.at_once(relu, relu)
+        assert one == other
+    rounds = [m.round_number for m in recorder.messages]
+    assert rounds == [0, *[1, 2, 3] * 2, 4, 5, 6, 7, *[8, 9, 10] * 2]
+    assert recorder.num_rounds() == 8 + 30
+    counted = {"flow": 7, "flow/relu": 6, "flow/relu/sign": 4, "flow/sum": 1}
+    counted |= {"loop": 30, "loop/relu/sign": 20, "loop/relu/choose": 10}
+    for path, count in counted.items():
+        assert recorder.num_rounds(path) == count, path
+
+
+def test_inputs_that_follow_each_other_go_out_together():
+    def share(owner):
+        with transcript.scope("share", inputs=True):
+            send("inputs", owner, 0)
+            send("inputs", owner, 1)
+
+    with transcript.recording() as recorder:
+        for owner in ("a", "b", "c"):
+            share(owner)
+            with transcript.scope("nothing"):
+                pass
+        with transcript.scope("model"):
+            send()
+        # What was opened may be in it.
+        share("d")
+        share("e")
+    rounds = {m.sender: m.round_number for m in recorder.messages}
+    assert rounds == {"a": 0, "b": 0, "c": 0, 0: 1, "d": 2, "e": 2}
+    assert recorder.num_rounds("share") == 2
+    assert recorder.num_rounds() == 3
+
+
+def test_repetitions_that_need_nothing_of_each_other():
+    with transcript.recording() as recorder:
+        with transcript.scope("loop", repeat=10):
+            send(later=0)
+            with transcript.scope("inner", repeat=3):
+                send("one")
+                send("two", later=1)
+            transcript.repeat_at_once()
+        send()
+    assert recorder.num_rounds("loop") == 1 + 6
+    assert recorder.num_rounds("loop/inner/two") == 3
+    assert recorder.num_rounds() == 8
+    assert recorder.sent_bits(scope="loop/inner") == 10 * 3 * 2 * 32
+
+
+def test_loops_at_once_share_their_rounds():
+    with transcript.recording() as recorder, transcript.scope("all", parallel=True):
+        for name, repeat, length in (("one", 4, 3), ("two", 5, 2)):
+            with transcript.scope(name, repeat=repeat), transcript.scope("last"):
+                for later in range(length):
+                    send("word" if later == length - 1 else "other", later=later)
+    assert recorder.num_rounds() == recorder.num_rounds("all") == 12
+    assert recorder.num_rounds("all/one") == 12
+    assert recorder.num_rounds("all/two/last") == 10
+    assert recorder.num_rounds("all/two/last/word") == 5
 
 
 def test_recordings_nest_and_threads_are_apart():
@@ -134,6 +216,21 @@ def test_a_compiled_program_is_recorded_every_time():
         assert recorder.sent_bits(0) == 2 * 5 * 32
     for _ in range(2):
         assert transcript.priced(protocol, values).sent_bits(0) == 2 * 5 * 32
+
+
+def test_a_compiled_program_is_recorded_whenever_it_is_called():
+    @jax.jit
+    def twice(values):
+        return protocol(protocol(values))
+
+    values = jnp.arange(5, dtype=jnp.uint32)
+    recorder = transcript.priced(lambda v: protocol(twice(twice(v))), values)
+    assert recorder.sent_bits(0) == 5 * 2 * 5 * 32
+    assert recorder.num_rounds() == 5
+    with transcript.recording() as recorder:
+        for _ in range(2):
+            assert protocol(values).tolist() == (2 * values).tolist()
+    assert recorder.sent_bits(0) == 2 * 2 * 5 * 32
 
 
 def test_pricing_runs_nothing_and_is_not_recorded_outside():
@@ -190,7 +287,7 @@ def test_bad_receivers(receivers):
         sharing.reveal(shared, name="value", receivers=receivers)
 
 
-def test_seconds_are_a_round_trip_a_round_and_the_busiest_link():
+def test_seconds_are_half_a_round_trip_a_round_and_the_busiest_link():
     def open_twice(values):
         shared = sharing.share(SEED, values, ADDITIVE)
         sharing.reveal(shared, name="to all")
@@ -199,6 +296,6 @@ def test_seconds_are_a_round_trip_a_round_and_the_busiest_link():
     recorder = transcript.priced(open_twice, jnp.zeros(100, jnp.uint32))
     links = network.Network(bandwidth_bits_per_second=3200.0, round_trip_seconds=0.5)
     # The client hears four parties; each of these sends three times and once.
-    assert recorder.seconds(links, "to one") == 0.5 + 4
-    assert recorder.seconds(links) == 2 * 0.5 + 4
+    assert recorder.seconds(links, "to one") == 0.25 + 4
+    assert recorder.seconds(links) == 2 * 0.25 + 4
     assert transcript.priced(lambda: 0).seconds(links) == 0
