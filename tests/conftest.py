@@ -40,7 +40,7 @@ checked.made = collections.Counter()
 
 
 def check_annotations(function: typing.Callable) -> typing.Callable:
-    """Beartype for what jaxtyping's hook finds; an int is a float, as PEP 484 has it."""
+    """Beartype, to which an int is a float, as PEP 484 has it."""
     code = getattr(function, "__code__", None)
     checked.made[code] += 1
     if code is not None and checked.made[code] > 3:
@@ -53,7 +53,6 @@ sys.modules["checked"] = checked
 jaxtyping.install_import_hook("ppml_lab", "checked.check_annotations")
 
 from ppml_lab import base, data
-
 
 ROOM = 900 << 20
 """Bytes that a worker may hold before it forgets what it has compiled."""
