@@ -121,7 +121,7 @@ def local_dp_sgd(
         return minibatch.descend(optimizer, state, learnt)
 
     return base.ClientTrainer(
-        num_steps=lambda size: jnp.full_like(size, num_steps),
+        num_steps=lambda size: jnp.where(size > 0, num_steps, 0),
         keep=lambda params: (),
         init=lambda key, sent, kept, round_number: minibatch.start(
             task, optimizer, sent, round_number

@@ -93,7 +93,7 @@ def minibatches(
 
     def steps_of(size: Int[Array, ""]) -> Int[Array, ""]:
         if num_steps is not None:
-            return jnp.full_like(size, num_steps)
+            return jnp.where(size > 0, num_steps, 0)
         assert num_epochs is not None
         return num_epochs * batches_per_epoch(size)
 
