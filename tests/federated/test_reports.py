@@ -1,4 +1,4 @@
-"""Clients without examples: they send an update of zero, and spoil nothing."""
+"""What trainings tell, and clients without examples: their update is zero."""
 
 import jax
 import jax.numpy as jnp
@@ -57,3 +57,15 @@ def test_private_steps_of_a_client_without_examples_are_none():
     state, info = one_round(trainer)
     np.testing.assert_allclose(state.params, -0.08, atol=1e-6)
     assert info["train_loss"] == 0
+
+
+def test_private_steps_tell_norms_before_clipping_and_the_share_clipped():
+    """Of two steps on gradients of norms 1, 2, 3 and 4, at a bound of 2.5."""
+    mechanism = dp.gaussian(2.5, 0.0, privacy_unit="example")
+    trainer = federated.local_dp_sgd(TASK, RATE, mechanism, 1.0, 2, 4, method="vmap")
+    gradients = jnp.eye(3)[jnp.array([0, 1, 2, 0])] * jnp.arange(1.0, 5)[:, None]
+    clients = base.Clients({"g": jnp.tile(gradients, (5, 1))}, 4 * jnp.arange(6))
+    _, info = one_round(trainer, clients, mechanism=dp.gaussian(0.01, 0.0))
+    assert info["gradient_norm"] == 2.5
+    assert info["gradient_clipped_share"] == 0.5
+    assert info["clipped_share"] == 1
