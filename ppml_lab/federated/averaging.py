@@ -237,7 +237,10 @@ def averaging(
         promised = mechanism.event(sampler, num_rounds)
         # What clients do for their examples holds beside what is done for them.
         beside = () if own.privacy_unit is None else (own,)
-        return promised._replace(beside=(*promised.beside, *beside))
+        return promised._replace(
+            event=events.on_coordinates(promised.event, shapes.dimension),
+            beside=(*promised.beside, *beside),
+        )
 
     def check(clients: base.Clients) -> None:
         compatible.check_clients(sampler, trainer, clients)

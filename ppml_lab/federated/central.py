@@ -138,7 +138,11 @@ def central_sgd(
         return state._replace(rounds_done=state.rounds_done + 1), info
 
     def event(num_rounds: int) -> base.PrivacyEvent:
-        return mechanism.event(sampler, num_rounds * steps_per_round)
+        from ppml_lab.dp import events
+
+        stated = mechanism.event(sampler, num_rounds * steps_per_round)
+        learnt = roles.dimension(task)
+        return stated._replace(event=events.on_coordinates(stated.event, learnt))
 
     def check(clients: base.Clients) -> None:
         _check_population(sampler, clients)

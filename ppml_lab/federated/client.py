@@ -126,6 +126,13 @@ def local_dp_sgd(
         learnt = minibatch.Batch(grads, seen, expected)
         return minibatch.descend(optimizer, state, learnt)
 
+    def event() -> base.PrivacyEvent:
+        from ppml_lab.dp import events
+
+        stated = mechanism.event(sampler, num_steps)
+        learnt = roles.dimension(task)
+        return stated._replace(event=events.on_coordinates(stated.event, learnt))
+
     return base.ClientTrainer(
         num_steps=lambda size: jnp.where(size > 0, num_steps, 0),
         keep=lambda params: (),
@@ -135,7 +142,7 @@ def local_dp_sgd(
         step=step,
         finish=minibatch.finish,
         model=lambda sent, kept: sent,
-        event=lambda: mechanism.event(sampler, num_steps),
+        event=event,
         max_client_size=max_client_size,
         still_leaves=lambda: minibatch.still_leaves(task, optimizer),
     )

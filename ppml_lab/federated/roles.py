@@ -6,6 +6,7 @@ clip, send and add up such parts only; what is constant stays as the model has i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,13 @@ def trainable(task: base.Task, params: PyTree) -> PyTree:
         _roles(task, params),
         params,
     )
+
+
+def dimension(task: base.Task) -> int:
+    """How many numbers of a task's model are learnt."""
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    leaves = jax.tree.leaves(trainable(task, model))
+    return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
 def merged(part: PyTree, whole: PyTree) -> PyTree:
