@@ -53,21 +53,23 @@ def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:
       `same_release`, points that are a counted run once more or the beginning of one,
       and `unprotected`, points that train on the same examples and promise nothing.
     """
-    groups: dict[_Group, dict[tuple[str, int], _Release]] = {}
+    groups: dict[_Group, dict[tuple[str, int, int], _Release]] = {}
     unprotected: dict[str, int] = {}
     for point in points:
         facts = facts_of(point.config.data)
         whole = whole_run(point.config, point.hyperparams, facts)
+        protects = False
         # What it promises to other units adds up among runs that promise the same.
-        promises = {_group(event, facts): event for event in ledger.each(whole)}
-        promises.pop(None, None)
-        if not promises:
+        for number, event in enumerate(ledger.each(whole)):
+            group = _group(event, facts)
+            if group is not None:
+                protects = True
+                releases = groups.setdefault(group, {})
+                which = (point.key, point.seed, number)
+                releases[which] = _longest(releases.get(which), point, event)
+        if not protects:
             data = _examples(facts)
             unprotected[data] = unprotected.get(data, 0) + 1
-        for group, event in promises.items():
-            releases = groups.setdefault(group, {})
-            which = (point.key, point.seed)
-            releases[which] = _longest(releases.get(which), point, event)
     rows = []
     for group, releases in groups.items():
         deltas = [r.point.delta for r in releases.values() if r.point.delta is not None]
