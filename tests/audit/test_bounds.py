@@ -251,6 +251,13 @@ def test_too_few_runs_are_refused(bound, runs):
         bound(errors, delta=DELTA, alpha=ALPHA)
 
 
+@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize("counts", [(-1, 100, 5, 100), (5, 100, 101, 100)])
+def test_errors_that_cannot_be_bound_nothing(bound, counts):
+    with pytest.raises(ValueError, match=r"missed|false_alarms"):
+        bound(Errors(*counts, "halves"), delta=DELTA, alpha=ALPHA)
+
+
 # Calibration: each bound is above the truth in at most alpha of audits.
 
 
