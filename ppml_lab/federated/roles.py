@@ -6,6 +6,7 @@ clip, send and add up such parts only; what is constant stays as the model has i
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ def trainable(task: base.Task, params: PyTree) -> PyTree:
     )
 
 
+@functools.lru_cache(maxsize=64)
 def dimension(task: base.Task) -> int:
     """How many numbers of a task's model are learnt."""
     model = jax.eval_shape(task.init, jax.random.key(0))

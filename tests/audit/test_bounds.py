@@ -252,10 +252,10 @@ def test_too_few_runs_are_refused(bound, runs):
 
 
 @pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
-@pytest.mark.parametrize("counts", [(-1, 100, 5, 100), (5, 100, 101, 100)])
-def test_errors_that_cannot_be_bound_nothing(bound, counts):
+@pytest.mark.parametrize(("missed", "alarms"), [(-1, 5), (5, 101), (0.5, 5)])
+def test_errors_that_cannot_be_bound_nothing(bound, missed, alarms):
     with pytest.raises(ValueError, match=r"missed|false_alarms"):
-        bound(Errors(*counts, "halves"), delta=DELTA, alpha=ALPHA)
+        bound(Errors(missed, 100, alarms, 100, "halves"), delta=DELTA, alpha=ALPHA)
 
 
 # Calibration: each bound is above the truth in at most alpha of audits.
