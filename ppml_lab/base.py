@@ -105,7 +105,8 @@ class ClientTrainer(NamedTuple):
     """
 
     num_steps: Callable[[Int[Array, ""]], Int[Array, ""]]
-    """`(size)`: how many steps a client with that many examples takes; at least 1."""
+    """`(size)`: how many steps a client with that many examples takes; 0 for one
+    without examples, whose update is then that of a training that has not begun."""
     keep: Callable[[PyTree], PyTree]
     """`(params)`: what a client keeps for itself before its first round; `()` for
     nothing."""
@@ -303,4 +304,5 @@ class FederatedAlgorithm(NamedTuple):
     """`()`: bytes per participating client and round; None where clients take no part.
     """
     check: Callable[[Clients], None]
-    """`(clients)`: raises ValueError unless it can train these; on the host."""
+    """`(clients)`: raises ValueError unless it can train these, labels and all; on the
+    host."""

@@ -72,7 +72,15 @@ def upper_limit(errors: Any, runs: Any, alpha: float) -> Any:
 
 
 def rates(errors: Errors, alpha: float) -> Rates:
-    """Both upper limits; together they are wrong with probability `alpha` at most."""
+    """Both upper limits; together they are wrong with probability `alpha` at most.
+
+    Raises:
+      ValueError: For more errors than runs, or fewer than none.
+    """
+    for name, most in (("missed", "num_in"), ("false_alarms", "num_out")):
+        count, runs = getattr(errors, name), getattr(errors, most)
+        checks.at_least(name, count, 0)
+        checks.within(f"{name}, of {most} runs,", count, 0, runs)
     return Rates(
         float(upper_limit(errors.missed, errors.num_in, alpha / 2)),
         float(upper_limit(errors.false_alarms, errors.num_out, alpha / 2)),

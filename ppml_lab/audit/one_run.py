@@ -75,7 +75,8 @@ def steinke(guesses: Guesses, *, delta: float, alpha: float) -> LowerBound:
     coin.
 
     Raises:
-      ValueError: For alpha or delta out of range, or too few guesses for alpha.
+      ValueError: For alpha or delta out of range, counts that cannot be, or too few
+        guesses for alpha.
     """
     _check(guesses, delta, alpha)
     epsilon = _largest(lambda e: steinke_p_value(guesses, e, delta) <= alpha)
@@ -106,7 +107,8 @@ def gaussian(guesses: Guesses, *, delta: float, alpha: float) -> LowerBound:
     one of its mu; each canary in by its own fair coin.
 
     Raises:
-      ValueError: For alpha or delta out of range, or too few guesses for alpha.
+      ValueError: For alpha or delta out of range, counts that cannot be, or too few
+        guesses for alpha.
     """
     _check(guesses, delta, alpha)
     mu = _largest(lambda mu: refutes_gaussian(guesses, mu, alpha))
@@ -155,6 +157,10 @@ def _largest(refuted: Callable[[float], bool]) -> float:
 def _check(guesses: Guesses, delta: float, alpha: float) -> None:
     checks.probability("alpha", alpha, allow_one=False)
     checks.probability("delta", delta, allow_one=False)
+    checks.at_least("guessed", guesses.guessed, 0)
+    checks.at_least("correct", guesses.correct, 0)
+    checks.within("guessed, of so many canaries,", guesses.guessed, 0, guesses.canaries)
+    checks.within("correct, of so many guesses,", guesses.correct, 0, guesses.guessed)
     # All correct by chance alone: 2^-guessed.
     least = math.floor(-math.log2(alpha)) + 1
     if guesses.guessed < least:

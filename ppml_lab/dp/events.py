@@ -9,7 +9,7 @@ converted here, on the way in and again when an event is flattened for an accoun
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
 from ppml_lab import checks
@@ -214,6 +214,44 @@ def failing(event: Any, probability: SupportsFloat) -> Any:
         return event
     checks.probability("probability", chance, allow_one=False)
     return together([event, Failure(chance)])
+
+
+def on_coordinates(event: Any, dimension: SupportsInt) -> Any:
+    """`event`, of which each Gaussian release has so many coordinates: with what a
+    change of all of them loses by the cut of the noise (`cut.spread`).
+
+    Args:
+      event: A `DpEvent`.
+      dimension: Coordinates of a release, at least 1.
+
+    Returns:
+      The event, beside a `Failure` where there is such a loss.
+    """
+    size = _int("dimension", dimension)
+    chance = _spread(flatten(event).items(), size)
+    if chance == 0:
+        return event
+    return together([event, Failure(min(1.0, chance), "support")])
+
+
+def _spread(mechanisms: Iterable[tuple[Any, int]], dimension: int) -> float:
+    import dp_accounting as dp
+
+    total = 0.0
+    for mechanism, count in mechanisms:
+        share, release = 1.0, mechanism
+        match mechanism:
+            case Participation(probability=prob, event=inner):
+                total += count * prob * _spread(inner, dimension)
+            case dp.PoissonSampledDpEvent(sampling_probability=share, event=release):
+                pass
+            case dp.SampledWithoutReplacementDpEvent(event=release):
+                # Twice: `dp.cut`.
+                share = 2 * mechanism.sample_size / mechanism.source_dataset_size
+        if isinstance(release, dp.GaussianDpEvent):
+            noise = release.noise_multiplier
+            total += count * min(1.0, share * cut.spread(noise, dimension))
+    return total
 
 
 def flatten(event: Any, count: int = 1) -> Counter[Any]:

@@ -67,12 +67,19 @@ def add(
             f"name must be new and not empty, got {name!r}; taken are {taken}"
         )
     accountants.flat(privacy_event, "rdp")
-    composed = events.compose(privacy_event.event, times)
-    alone = privacy_event._replace(event=composed, beside=())
-    ledger = Ledger((*ledger.entries, Entry(name, alone)))
-    for other in privacy_event.beside:
+    first, *others = each(privacy_event)
+    composed = events.compose(first.event, times)
+    entry = Entry(name, first._replace(event=composed))
+    ledger = Ledger((*ledger.entries, entry))
+    for other in others:
         ledger = add(ledger, f"{name} ({other.privacy_unit})", other, times)
     return ledger
+
+
+def each(privacy_event: PrivacyEvent) -> list[PrivacyEvent]:
+    """An event's own promise, and then those that stand beside it, each alone."""
+    others = [part for other in privacy_event.beside for part in each(other)]
+    return [privacy_event._replace(beside=()), *others]
 
 
 def by_promise(ledger: Ledger) -> dict[Promise, Ledger]:

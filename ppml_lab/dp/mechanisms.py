@@ -123,13 +123,11 @@ def gaussian_event(
     sampler: base.ClientSampler,
     releases: Mapping[float, int],
     privacy_unit: str,
-    dimension: int | None = None,
 ) -> base.PrivacyEvent:
     """Gaussian releases of sampled sums: how many with each noise multiplier, which is
-    relative to what adding or removing a contribution can change. A known `dimension`
-    adds what a change of many coordinates loses by the cut of the noise (`cut.spread`).
+    relative to what adding or removing a contribution can change.
     """
-    from ppml_lab.dp import cut, events
+    from ppml_lab.dp import events
 
     # Replacing a contribution moves the sum by up to twice the clip norm.
     change = 2.0 if sampler.neighboring_relation == "replace_one" else 1.0
@@ -137,15 +135,6 @@ def gaussian_event(
         events.compose(sampler.amplify(events.gaussian(noise / change)), count)
         for noise, count in releases.items()
     ]
-    if dimension is not None:
-        # Cohorts of fixed size pay twice: `dp.cut`.
-        share = min(1.0, change * sampler.expected_cohort / sampler.population)
-        chance = sum(
-            count * share * cut.spread(noise / change, dimension)
-            for noise, count in releases.items()
-            if noise > 0
-        )
-        parts.append(events.Failure(min(1.0, chance), "support"))
     return base.PrivacyEvent(
         events.together(parts),
         sampler.neighboring_relation,

@@ -158,25 +158,30 @@ def _window(parts: list[tuple[Grid, int]]) -> tuple[int, int]:
     bound; angles in units of the sum's standard deviation.
     """
     variance = sum(n * _variance(grid) for grid, n in parts)
-    angles = _ANGLES / math.sqrt(max(variance, 1e-30))
+    unit = 1 / math.sqrt(max(variance, 1e-30))
+    angles = unit * _ANGLES
     low = float(sum(n * grid.first for grid, n in parts))
     high = float(sum(n * (grid.first + len(grid.mass) - 1) for grid, n in parts))
-    tops = [_log_moments(parts, sign * angles) for sign in (1, -1)]
+    tops = [_log_moments(parts, sign, unit) for sign in (1, -1)]
     high = min(high, float(np.min((tops[0] - _LOG_TAIL) / angles)))
     low = max(low, float(np.max((_LOG_TAIL - tops[1]) / angles)))
     return math.floor(low), max(math.ceil(high), math.floor(low))
 
 
-def _log_moments(parts: list[tuple[Grid, int]], angles: np.ndarray) -> np.ndarray:
-    found = np.zeros(len(angles))
+def _log_moments(parts: list[tuple[Grid, int]], sign: int, unit: float) -> np.ndarray:
+    """At `sign * unit` times each of `_ANGLES`, which double: so each power is the
+    square of the one before.
+    """
+    found = np.zeros(len(_ANGLES))
     for grid, count in parts:
-        places = grid.first + np.arange(len(grid.mass))
-        for number, angle in enumerate(angles):
-            exponent = angle * places
-            top = max(exponent[0], exponent[-1])
-            total = float(np.dot(np.exp(exponent - top), grid.mass))
-            moment = top + math.log(total) if total > 0 else math.inf
+        places = sign * (grid.first + np.arange(len(grid.mass)))
+        top = max(places[0], places[-1])
+        powers = np.exp(_ANGLES[0] * unit * (places - top))
+        for number, angle in enumerate(_ANGLES):
+            total = float(np.dot(powers, grid.mass))
+            moment = angle * unit * top + math.log(total) if total > 0 else math.inf
             found[number] += count * moment
+            powers *= powers
     return found
 
 

@@ -58,7 +58,8 @@ def smallest(
     from scipy import optimize
 
     epsilon_at = functools.cache(epsilon_at)
-    if epsilon_at(0.0) <= target:
+    # As good as none; some mechanisms refuse 0.
+    if epsilon_at(events.LEAST_NOISE / 2) <= target:
         return 0.0
     low = high = start
     ratio = 1.25

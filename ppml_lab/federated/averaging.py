@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, PyTree
 from ppml_lab import base, checks, dp, smpc, trees
 from ppml_lab.data import storage
 from ppml_lab.dp import looks
-from ppml_lab.federated import compatible, devices, lanes, roles
+from ppml_lab.federated import compatible, devices, known, lanes, roles
 from ppml_lab.federated.server import fedopt
 
 WEIGHTINGS = ("examples", "realised", "uniform")
@@ -69,7 +69,8 @@ def averaging(
     as server gives FedAvgM and the FedOpt family; a trainer of one full-batch step is
     FedSGD.
 
-    A round's scalars are means over those who report of what their trainings say, with
+    A round's scalars are means over those who report of what their trainings say
+    (clients without examples, whose update is zero, left out), with
     `cohort_size` and `num_reports`; a private mechanism adds `update_norm`, the L2 norm
     before clipping, `clipped_share`, the share of updates that were scaled down or were
     not finite, and its own report.
@@ -236,14 +237,21 @@ def averaging(
         promised = mechanism.event(sampler, num_rounds)
         # What clients do for their examples holds beside what is done for them.
         beside = () if own.privacy_unit is None else (own,)
-        return promised._replace(beside=(*promised.beside, *beside))
+        return promised._replace(
+            event=events.on_coordinates(promised.event, shapes.dimension),
+            beside=(*promised.beside, *beside),
+        )
+
+    def check(clients: base.Clients) -> None:
+        compatible.check_clients(sampler, trainer, clients)
+        known.check_clients(task, clients)
 
     return base.FederatedAlgorithm(
         init=init,
         round=one_round,
         event=event,
         cost=lambda: aggregator.cost(shapes.dimension),
-        check=lambda clients: compatible.check_clients(sampler, trainer, clients),
+        check=check,
     )
 
 
@@ -302,7 +310,6 @@ def _report(
     def report(
         key: base.Key, place: Array, size: Array, update: PyTree, info: dict[str, Array]
     ) -> dict[str, Any]:
-        del size
         clip_key, encode_key = jax.random.split(key)
         weight, weighed = jnp.float32(1), update
         if weights is not None:
@@ -316,11 +323,16 @@ def _report(
             scalars["update_norm"] = looks.norm(update)
             scalars["clipped_share"] = looks.clipped(mechanism, mechanism_state, update)
         bounded = mechanism.clip(clip_key, mechanism_state, weighed)
+        # Who has no examples sends an update of zero, but has nothing to tell.
+        weight = jnp.where(size > 0, weight, 0.0)
         return {
             "message": aggregator.encode(encode_key, session, place, bounded),
             "weight": weight,
             "scalars": jax.tree.map(
-                lambda value: weight * value.astype(jnp.float32), scalars
+                lambda value: jnp.where(
+                    size > 0, weight * value.astype(jnp.float32), 0.0
+                ),
+                scalars,
             ),
         }
 

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from ppml_lab import base, checks, dp, pairs, trees
 from ppml_lab.data import storage
 from ppml_lab.dp.per_example import Method as PerExampleMethod
-from ppml_lab.federated import compatible, roles
+from ppml_lab.federated import compatible, known, roles
 from ppml_lab.federated.averaging import ServerState, start
 from ppml_lab.federated.devices import add_up, check_mesh, gather, over_devices
 
@@ -138,14 +138,22 @@ def central_sgd(
         return state._replace(rounds_done=state.rounds_done + 1), info
 
     def event(num_rounds: int) -> base.PrivacyEvent:
-        return mechanism.event(sampler, num_rounds * steps_per_round)
+        from ppml_lab.dp import events
+
+        stated = mechanism.event(sampler, num_rounds * steps_per_round)
+        learnt = roles.dimension(task)
+        return stated._replace(event=events.on_coordinates(stated.event, learnt))
+
+    def check(clients: base.Clients) -> None:
+        _check_population(sampler, clients)
+        known.check_clients(task, clients)
 
     return base.FederatedAlgorithm(
         init,
         one_round,
         event,
         cost=lambda: None,
-        check=lambda clients: _check_population(sampler, clients),
+        check=check,
     )
 
 

@@ -57,7 +57,9 @@ def local_dp_sgd(
 
     Every step draws each local example with probability `sampling_prob`, clips its
     gradient, adds the mechanism's noise to the sum and divides by the expected number
-    `sampling_prob * size`.
+    `sampling_prob * size`. So are the sums that a training tells beside its loss, for
+    the researcher and not private: `gradient_norm`, of examples before clipping, and
+    `gradient_clipped_share`, of those above the bound.
 
     **Guarantee:** towards the server and everybody else, a client's single examples are
     protected as `event` states: per participation `num_steps` compositions of the
@@ -88,8 +90,13 @@ def local_dp_sgd(
     checks.at_least("num_steps", num_steps, 1)
     checks.at_least("max_client_size", max_client_size, 1)
     sampler = sampling.poisson(max_client_size, sampling_prob)
-    # Built for its errors alone: each step has the model's constants in its loss.
-    dp.clipped_total(task.loss, mechanism, method=method)
+
+    def gradient_of(whole: PyTree) -> dp.ClippedTotal:
+        loss = roles.loss_of_part(task, whole)
+        return dp.clipped_total(loss, mechanism, method=method)
+
+    # Each step has another; whether the parts go together is known already.
+    gradient_of(None)
 
     def step(
         key: base.Key,
@@ -98,9 +105,6 @@ def local_dp_sgd(
         client: base.ClientView,
         step_number: Int[Array, ""],
     ) -> minibatch.LocalState:
-        gradient = dp.clipped_total(
-            roles.loss_of_part(task, sent), mechanism, method=method
-        )
         own = jax.random.fold_in(key, step_number)
         draw_key, grad_key, noise_key, start_key = jax.random.split(own, 4)
         batch, _ = sampler.sample(draw_key, sampler.init(start_key))
@@ -109,7 +113,9 @@ def local_dp_sgd(
         examples = trees.take(client.examples, rows)
         nothing = mechanism.init(start_key, state.params)
         keys = dp.example_keys(grad_key, sampler.max_cohort)
-        grad_sum, seen = gradient(keys, nothing, state.params, examples, weights)
+        grad_sum, seen = gradient_of(sent)(
+            keys, nothing, state.params, examples, weights
+        )
         noisy, _ = mechanism.privatize(
             noise_key, nothing, grad_sum, mechanism.norm_bound(nothing)
         )
@@ -117,19 +123,26 @@ def local_dp_sgd(
         expected = jnp.where(client.size > max_client_size, jnp.nan, expected)
         grads = jax.tree.map(lambda g: g / expected.astype(g.dtype), noisy)
         # By the expected size too: a client that draws nobody has no other loss.
-        learnt = minibatch.Batch(grads, seen["loss"], expected)
+        learnt = minibatch.Batch(grads, seen, expected)
         return minibatch.descend(optimizer, state, learnt)
 
+    def event() -> base.PrivacyEvent:
+        from ppml_lab.dp import events
+
+        stated = mechanism.event(sampler, num_steps)
+        learnt = roles.dimension(task)
+        return stated._replace(event=events.on_coordinates(stated.event, learnt))
+
     return base.ClientTrainer(
-        num_steps=lambda size: jnp.full_like(size, num_steps),
+        num_steps=lambda size: jnp.where(size > 0, num_steps, 0),
         keep=lambda params: (),
         init=lambda key, sent, kept, round_number: minibatch.start(
-            task, optimizer, sent, round_number
+            task, optimizer, sent, round_number, ("loss", "norm", "clipped")
         ),
         step=step,
         finish=minibatch.finish,
         model=lambda sent, kept: sent,
-        event=lambda: mechanism.event(sampler, num_steps),
+        event=event,
         max_client_size=max_client_size,
         still_leaves=lambda: minibatch.still_leaves(task, optimizer),
     )

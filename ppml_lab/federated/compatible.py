@@ -67,7 +67,9 @@ def _check_sum(
     is_central = mechanism.trust == "central"
     if (
         aggregator.can_abort
-        and is_central
+        # Whose messages hide a client by themselves hide it in an abort, too.
+        and mechanism.privacy_unit is not None
+        and mechanism.trust != "local"
         and sampler.neighboring_relation == "add_or_remove_one"
     ):
         raise ValueError(

@@ -15,6 +15,7 @@ from jaxtyping import Float, PyTree
 
 from ppml_lab import base, checks, trees
 from ppml_lab.data import columns, storage
+from ppml_lab.federated import known
 from ppml_lab.federated.devices import sum_over_devices
 
 Evaluate = Callable[[PyTree, PyTree], dict[str, Float[Array, ""]]]
@@ -30,7 +31,8 @@ def evaluator(
     """A function that averages `task.evaluate` over a test set of any size.
 
     The set's leaves `[n, ...]` lie on a device or on the host. Calling it raises
-    ValueError for a set without examples or with leaves of different length, and for
+    ValueError for a set without examples or with leaves of different length, for
+    labels that the host knows and the task refuses, and for
     metrics that are not one number per example.
 
     Args:
@@ -78,6 +80,7 @@ def client_evaluator(
     def evaluate(
         params: PyTree, clients: base.Clients
     ) -> dict[str, Float[Array, " clients"]]:
+        known.check_labels(task.evaluate, params, clients)
         clients = jax.tree.map(_on_device, clients)
         sums = sum_over_devices(device_sums, mesh, params, clients)
         sizes = (clients.offsets[1:] - clients.offsets[:-1]).astype(jnp.float32)

@@ -171,9 +171,11 @@ def train_cohort(
 def _num_steps(
     trainer: base.ClientTrainer, clients: base.Clients, cohort: base.Cohort
 ) -> Int[Array, " cohort"]:
-    """Steps of each participant, 0 for padding."""
+    """Steps of each participant, 0 for padding; who takes none is waited for all the
+    same, for a secure sum counts on its report.
+    """
     steps = jax.vmap(trainer.num_steps)(storage.sizes(clients, cohort.indices))
-    return jnp.where(cohort.weights > 0, steps, 0)
+    return jnp.where(cohort.weights > 0, jnp.maximum(steps, 1), 0)
 
 
 def _queue(

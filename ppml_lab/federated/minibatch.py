@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,13 @@ from jaxtyping import Float, Int, PyTree
 from ppml_lab import base, checks, dp, random, trees
 from ppml_lab.federated import optimizers, roles, sampling
 
+_LOOKS = {
+    "loss": "train_loss",
+    "norm": "gradient_norm",
+    "clipped": "gradient_clipped_share",
+}
+"""What a training's report calls the means over the examples of its steps."""
+
 
 class LocalState(NamedTuple):
     """A client in training.
@@ -22,7 +29,8 @@ class LocalState(NamedTuple):
       params: The trainable part of its model.
       opt_state: Its optimizer's state, fresh in every round.
       round_number: The round that it trains in.
-      loss_sum: Sum of the losses of the examples that it went through, for reports.
+      seen: Sums over the examples that it went through, for reports: their "loss", and
+        of private steps the "norm" of their gradients and how many were "clipped".
       num_seen: How many these are, with repetition.
       steps: Steps taken.
     """
@@ -30,7 +38,7 @@ class LocalState(NamedTuple):
     params: PyTree
     opt_state: PyTree
     round_number: Int[Array, ""]
-    loss_sum: Float[Array, ""]
+    seen: dict[str, Float[Array, ""]]
     num_seen: Float[Array, ""]
     steps: Int[Array, ""]
 
@@ -40,12 +48,12 @@ class Batch(NamedTuple):
 
     Attributes:
       grads: The mean gradient, of the trainable part.
-      loss_sum: The sum of its examples' losses.
+      seen: Sums over its examples, as in `LocalState`.
       size: How many these are.
     """
 
     grads: PyTree
-    loss_sum: Float[Array, ""]
+    seen: dict[str, Float[Array, ""]]
     size: Float[Array, ""]
 
 
@@ -93,7 +101,7 @@ def minibatches(
 
     def steps_of(size: Int[Array, ""]) -> Int[Array, ""]:
         if num_steps is not None:
-            return jnp.full_like(size, num_steps)
+            return jnp.where(size > 0, num_steps, 0)
         assert num_epochs is not None
         return num_epochs * batches_per_epoch(size)
 
@@ -117,7 +125,7 @@ def minibatches(
             jax.random.fold_in(loss_key, step_number), part, examples, weights
         )
         present = jnp.sum(weights)
-        return Batch(divided(grad_sum, present), loss_sum, present)
+        return Batch(divided(grad_sum, present), {"loss": loss_sum}, present)
 
     return Minibatches(steps_of, gradient)
 
@@ -127,8 +135,9 @@ def start(
     optimizer: optimizers.Optimizer,
     params: PyTree,
     round_number: Int[Array, ""],
+    looks: Collection[str] = ("loss",),
 ) -> LocalState:
-    """A client that has just received `params`."""
+    """A client that has just received `params`; `looks` names what it is to see."""
     model = jax.eval_shape(task.init, jax.random.key(0))
     trees.check_same_shapes("the server does not send the task's model", model, params)
     part = roles.trainable(task, params)
@@ -136,7 +145,8 @@ def start(
     rule = optimizers.at_round(optimizer, round_number)
     opt_state = rule.init(trees.widened(part))
     none = jnp.float32(0)
-    return LocalState(part, opt_state, round_number, none, none, jnp.int32(0))
+    seen = dict.fromkeys(looks, none)
+    return LocalState(part, opt_state, round_number, seen, none, jnp.int32(0))
 
 
 def descend(
@@ -150,7 +160,10 @@ def descend(
     return state._replace(
         params=trees.cast_like(optax.apply_updates(wide, changes), state.params),
         opt_state=opt_state,
-        loss_sum=state.loss_sum + batch.loss_sum.astype(jnp.float32),
+        seen={
+            name: total + batch.seen[name].astype(jnp.float32)
+            for name, total in state.seen.items()
+        },
         num_seen=state.num_seen + batch.size,
         steps=state.steps + 1,
     )
@@ -165,11 +178,12 @@ def divided(total: PyTree, count: Float[Array, ""]) -> PyTree:
 
 
 def finish(sent: PyTree, state: LocalState) -> tuple[PyTree, PyTree, dict[str, Array]]:
-    """The update (local minus sent parameters), nothing kept, and the mean loss of the
+    """The update (local minus sent parameters), nothing kept, and means over the
     examples that it went through: NaN if there are none.
     """
     update = jax.tree.map(jnp.subtract, state.params, roles.like(state.params, sent))
-    return update, (), {"train_loss": state.loss_sum / state.num_seen}
+    means = {_LOOKS[name]: total / state.num_seen for name, total in state.seen.items()}
+    return update, (), means
 
 
 def trainer(

@@ -6,6 +6,8 @@ clip, send and add up such parts only; what is constant stays as the model has i
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +31,14 @@ def trainable(task: base.Task, params: PyTree) -> PyTree:
         _roles(task, params),
         params,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def dimension(task: base.Task) -> int:
+    """How many numbers of a task's model are learnt."""
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    leaves = jax.tree.leaves(trainable(task, model))
+    return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
 def merged(part: PyTree, whole: PyTree) -> PyTree:

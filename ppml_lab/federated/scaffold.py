@@ -111,7 +111,7 @@ def scaffold(
         sent: Model, state: ScaffoldState
     ) -> tuple[Model, PyTree, dict[str, Array]]:
         update, _, info = minibatch.finish(sent.params, state.local)
-        steps = state.local.steps.astype(jnp.float32)
+        steps = jnp.maximum(state.local.steps, 1).astype(jnp.float32)
         control = minibatch.divided(state.grad_sum, steps)
         change = jax.tree.map(jnp.subtract, control, state.control)
         return Model(update, change), control, info

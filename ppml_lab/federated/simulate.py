@@ -80,8 +80,9 @@ def simulate(
       `evaluate`, its scalars `[evaluations]` beside `eval_round`.
 
     Raises:
-      ValueError: For counts below 1, a test set without `evaluate`, or clients that
-        the algorithm cannot train.
+      ValueError: For counts below 1, a test set without `evaluate`, or clients or test
+        examples that the algorithm's task cannot take, such as labels that are no
+        classes.
     """
     algorithm.check(clients)
     if (test is None) != (evaluate is None):
@@ -100,6 +101,10 @@ def simulate(
         metrics = {} if evaluate is None else evaluate(state.params, test)
         return state, infos, metrics
 
+    if evaluate is not None:
+        # In a compiled round no label's value is known any more.
+        first = jax.eval_shape(algorithm.init, init_key)
+        jax.eval_shape(lambda state: evaluate(state.params, test), first)
     where_data_are = clients.offsets.sharding
     state = jax.jit(algorithm.init, out_shardings=where_data_are)(init_key)
     history: dict[str, list[np.ndarray]] = {}

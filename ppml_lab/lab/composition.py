@@ -47,23 +47,29 @@ def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:
 
     Returns:
       Rows of `dataset`, `privacy_unit`, `neighboring_relation`, `delta` (the smallest
-      that a point asks for), `runs`, `epsilon_rdp`; and what is left out of them:
+      that a point asks for), `runs`, `epsilon_rdp` (against those who see the released
+      models) and `epsilon_server` (against whoever runs the protocol, by RDP too, see
+      `accounting.against_server`); and what is left out of them:
       `same_release`, points that are a counted run once more or the beginning of one,
       and `unprotected`, points that train on the same examples and promise nothing.
     """
-    groups: dict[_Group, dict[tuple[str, int], _Release]] = {}
+    groups: dict[_Group, dict[tuple[str, int, int], _Release]] = {}
     unprotected: dict[str, int] = {}
     for point in points:
         facts = facts_of(point.config.data)
-        event = whole_run(point.config, point.hyperparams, facts)
-        group = _group(event, facts)
-        if group is None:
+        whole = whole_run(point.config, point.hyperparams, facts)
+        protects = False
+        # What it promises to other units adds up among runs that promise the same.
+        for number, event in enumerate(ledger.each(whole)):
+            group = _group(event, facts)
+            if group is not None:
+                protects = True
+                releases = groups.setdefault(group, {})
+                which = (point.key, point.seed, number)
+                releases[which] = _longest(releases.get(which), point, event)
+        if not protects:
             data = _examples(facts)
             unprotected[data] = unprotected.get(data, 0) + 1
-            continue
-        releases = groups.setdefault(group, {})
-        which = (point.key, point.seed)
-        releases[which] = _longest(releases.get(which), point, event)
     rows = []
     for group, releases in groups.items():
         deltas = [r.point.delta for r in releases.values() if r.point.delta is not None]
@@ -108,6 +114,8 @@ def _row(
     known = [population for population in populations if population is not None]
     # So that a delta too large for the population is warned of.
     total = ledger.total(runs)._replace(population=min(known, default=None))
+    # Of which the server's side need not warn again.
+    server = accounting.against_server(total._replace(population=None))
     data = releases[0].point.config.data
     names = dict.fromkeys(release.point.config.data.dataset for release in releases)
     return {
@@ -117,6 +125,7 @@ def _row(
         "delta": delta,
         "runs": len(releases),
         "epsilon_rdp": accounting.epsilon(total, delta),
+        "epsilon_server": accounting.epsilon(server, delta),
         "same_release": sum(release.points - 1 for release in releases),
         "unprotected": unprotected.get(_examples(facts_of(data)), 0),
     }

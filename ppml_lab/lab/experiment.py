@@ -196,6 +196,11 @@ def _mechanism(
 ) -> base.PrivacyMechanism:
     clip_norm, noise = hyperparams.clip_norm, hyperparams.noise_multiplier
     if config.privacy == "local":
+        if config.clipping != "flat":
+            raise ValueError(
+                "privacy 'local' clips whole updates, so that clipping "
+                f"'{config.clipping}' would change nothing; use 'flat'"
+            )
         return dp.local_gaussian(clip_norm, noise)
     if config.privacy not in ("central", "example"):
         return dp.no_privacy()

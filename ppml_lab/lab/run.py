@@ -289,7 +289,8 @@ def _print_together(together: Sequence[Mapping[str, Any]]) -> None:
         print(
             f"All {row['runs']} private runs on {row['dataset']} together: epsilon "
             f"{_show(row['epsilon_rdp'])} (RDP) at delta {_show(row['delta'])}, "
-            f"{row['neighboring_relation']} {row['privacy_unit']}{_left_out(row)}"
+            f"{row['neighboring_relation']} {row['privacy_unit']}, against who sees "
+            f"the released models; {_against_server(row)}{_left_out(row)}"
         )
 
 

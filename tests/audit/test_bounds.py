@@ -251,6 +251,13 @@ def test_too_few_runs_are_refused(bound, runs):
         bound(errors, delta=DELTA, alpha=ALPHA)
 
 
+@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize(("missed", "alarms"), [(-1, 5), (5, 101), (0.5, 5)])
+def test_errors_that_cannot_be_bound_nothing(bound, missed, alarms):
+    with pytest.raises(ValueError, match=r"missed|false_alarms"):
+        bound(Errors(missed, 100, alarms, 100, "halves"), delta=DELTA, alpha=ALPHA)
+
+
 # Calibration: each bound is above the truth in at most alpha of audits.
 
 

@@ -145,6 +145,13 @@ def test_too_few_guesses_name_the_least(bound, alpha):
 
 
 @pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize("counts", [(100, 50, 60), (10, 50, 50), (100, 50, -1)])
+def test_guesses_that_cannot_be_bound_nothing(bound, counts):
+    with pytest.raises(ValueError, match=r"guessed|correct"):
+        bound(Guesses(*counts), delta=DELTA, alpha=ALPHA)
+
+
+@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
 @pytest.mark.parametrize("bad", [0.0, 1.0, -0.1, math.nan])
 def test_bad_probabilities_are_named(bound, bad):
     with pytest.raises(ValueError, match="alpha must lie in"):

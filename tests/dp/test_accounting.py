@@ -341,6 +341,16 @@ def test_calibration_without_a_target_asks_for_no_noise():
     assert accounting.calibrate_noise_multiplier(gaussian_run, math.inf, 1e-5) == 0.0
 
 
+def test_calibration_of_a_mechanism_that_refuses_to_have_no_noise():
+    def run(noise):
+        return dp.local_laplace(1.0, noise).event(sampling.everyone(10), 3)
+
+    found = accounting.calibrate_noise_multiplier(run, 2.0, 1e-5, "best")
+    # Pure: three times 2 / noise_multiplier.
+    assert found == pytest.approx(3.0, rel=1e-3)
+    assert accounting.epsilon(run(found), 1e-5) <= 2.0
+
+
 @pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
 def test_calibration_names_an_unreachable_target(accountant):
     def leaky(noise):

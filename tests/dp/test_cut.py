@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 
 import dp_accounting
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import stats
 
-from ppml_lab import dp
+from ppml_lab import base, dp, federated
 from ppml_lab.base import PrivacyEvent
-from ppml_lab.dp import accounting, cut, events, mechanisms
+from ppml_lab.dp import accounting, cut, events
 from ppml_lab.federated import sampling
 
 
@@ -48,16 +50,44 @@ def test_no_way_to_spread_the_distance_has_more(coordinates, noise):
 
 
 def test_a_known_dimension_adds_its_spread():
-    for sampler, change in (
-        (sampling.poisson(100, 0.1), 1),
-        (sampling.fixed_size(100, 10), 2),
+    for mechanism, sampler, change, chance in (
+        (dp.gaussian(1.0, 2.0), sampling.poisson(100, 0.1), 1, 0.1),
+        (dp.gaussian(1.0, 2.0), sampling.everyone(100), 1, 1.0),
+        (dp.gaussian(1.0, 2.0), sampling.fixed_size(100, 10), 2, 0.2),
+        (dp.local_gaussian(1.0, 2.0), sampling.poisson(100, 0.1), 2, 0.1),
     ):
-        plain = mechanisms.gaussian_event(sampler, {2.0: 3}, "client")
-        wide = mechanisms.gaussian_event(sampler, {2.0: 3}, "client", 10**6)
+        plain = mechanism.event(sampler, 3)
+        wide = plain._replace(event=events.on_coordinates(plain.event, 10**6))
         more = outside(wide.event) - outside(plain.event)
-        expected = 3 * 0.1 * change * cut.spread(2.0 / change, 10**6)
+        expected = 3 * chance * cut.spread(2.0 / change, 10**6)
         assert more == pytest.approx(expected)
         assert accounting.epsilon(wide, 1e-5) >= accounting.epsilon(plain, 1e-5)
+        assert events.made_by_clients(wide.event) == (mechanism.trust == "local")
+    free = dp.gaussian(1.0, 0.0).event(sampling.everyone(100), 3).event
+    assert events.on_coordinates(free, 10**6) == free
+
+
+@pytest.mark.parametrize("kind", ["clients", "pooled", "their examples"])
+def test_trainings_tell_how_many_coordinates_they_release(kind):
+    task = base.Task(
+        lambda key: jnp.zeros((10, 100)), lambda *_: jnp.zeros(1), lambda *_: {}
+    )
+    example = dp.gaussian(1.0, 2.0, privacy_unit="example")
+    everyone, rate = federated.everyone(10), optax.sgd(0.1)
+    if kind == "pooled":
+        algorithm = federated.central_sgd(task, rate, everyone, mechanism=example)
+    elif kind == "clients":
+        algorithm = federated.averaging(
+            task,
+            federated.local_sgd(task, rate, 1, num_steps=1),
+            everyone,
+            mechanism=dp.gaussian(1.0, 2.0),
+        )
+    else:
+        trainer = federated.local_dp_sgd(task, rate, example, 1.0, 1, 4, method="vmap")
+        algorithm = federated.averaging(task, trainer, everyone)
+    more = outside(algorithm.event(3).event) - 3 * cut.of_gaussian(2.0)
+    assert more == pytest.approx(3 * cut.spread(2.0, 1000), rel=1e-6)
 
 
 def test_laplace_has_its_own():

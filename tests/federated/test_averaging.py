@@ -404,10 +404,11 @@ def test_events_compose_over_rounds(regression):
     central = federated.averaging(
         regression, trainer, sampler, mechanism=dp.gaussian(1.0, 1.3)
     )
+    nine = dp_accounting.SelfComposedDpEvent(
+        dp_accounting.PoissonSampledDpEvent(0.5, event), 9
+    )
     assert central.event(9) == base.PrivacyEvent(
-        dp_accounting.SelfComposedDpEvent(
-            dp_accounting.PoissonSampledDpEvent(0.5, event), 9
-        ),
+        events.on_coordinates(nine, 3),
         "add_or_remove_one",
         "client",
         5,
@@ -417,14 +418,15 @@ def test_events_compose_over_rounds(regression):
     )
     # Half the rounds are a client's own, and everybody sees which.
     taken = events.participating(0.5, event)
+    nine = dp_accounting.SelfComposedDpEvent(taken, 9)
     assert local.event(9) == base.PrivacyEvent(
-        dp_accounting.SelfComposedDpEvent(taken, 9), "replace_one", "client", 5
+        events.on_coordinates(nine, 3), "replace_one", "client", 5
     )
     example = dp.gaussian(1.0, 1.3, privacy_unit="example")
     private = federated.local_dp_sgd(regression, optax.sgd(0.1), example, 1.0, 4, 7)
     inherited = federated.averaging(regression, private, sampler).event(9)
     assert inherited.privacy_unit == "example"
-    steps = dp_accounting.SelfComposedDpEvent(event, 4)
+    steps = events.on_coordinates(dp_accounting.SelfComposedDpEvent(event, 4), 3)
     assert inherited.event == dp_accounting.SelfComposedDpEvent(
         events.participating(0.5, steps), 9
     )

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from ppml_lab import base, dp, federated
+from ppml_lab.dp import events
 
 KEY = jax.random.key(7)
 START = {"w": jnp.array([0.3, -0.2]), "b": jnp.float32(0.1)}
@@ -154,8 +155,9 @@ def test_events_count_steps(regression):
         steps_per_round=3,
     )
     step = dp_accounting.PoissonSampledDpEvent(0.25, dp_accounting.GaussianDpEvent(1.6))
+    steps = events.on_coordinates(dp_accounting.SelfComposedDpEvent(step, 15), 3)
     assert algorithm.event(5) == base.PrivacyEvent(
-        dp_accounting.SelfComposedDpEvent(step, 15), "add_or_remove_one", "example", 18
+        steps, "add_or_remove_one", "example", 18
     )
     assert algorithm.cost() is None
 

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from ppml_lab import base, data, dp, federated
+from ppml_lab.dp import events
 
 BATCH, EPOCHS = 3, 2
 INF = float("inf")
@@ -231,7 +232,8 @@ def test_local_dp_sgd_states_its_event(regression):
     sampled = dp_accounting.PoissonSampledDpEvent(
         0.25, dp_accounting.GaussianDpEvent(1.3)
     )
-    assert event == dp_accounting.SelfComposedDpEvent(sampled, 6)
+    six = dp_accounting.SelfComposedDpEvent(sampled, 6)
+    assert event == events.on_coordinates(six, 3)
     assert (relation, unit, population) == ("add_or_remove_one", "example", 8)
 
 

@@ -172,7 +172,12 @@ def test_those_who_drop_out_keep_what_they_kept(telling):
 
 
 @pytest.mark.parametrize(
-    "mechanism", [dp.gaussian(0.5, 1.0), dp.adaptive_gaussian(0.5, 1.0, 7.2)]
+    "mechanism",
+    [
+        dp.gaussian(0.5, 1.0),
+        dp.adaptive_gaussian(0.5, 1.0, 7.2),
+        dp.gaussian(0.5, 1.0)._replace(trust="distributed"),
+    ],
 )
 def test_an_abort_that_one_client_decides_is_no_noisy_sum(telling, mechanism):
     masked = smpc.pairwise_masking(smpc.graphs.complete(8, threshold=4), 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from ppml_lab import base, lab
 from ppml_lab.dp import accounting
+from ppml_lab.lab import composition
+from ppml_lab.lab.budget import whole_run
 
 PLAIN = lab.Config(data=lab.DataConfig(num_clients=20), cohort=5, num_rounds=3)
 CENTRAL = dataclasses.replace(PLAIN, privacy="central")
@@ -63,10 +66,32 @@ def test_runs_with_the_same_promise_add_up() -> None:
         "delta": DELTA,
         "runs": 4,
         "epsilon_rdp": pytest.approx(accounting.epsilon(expected, DELTA), rel=1e-9),
+        "epsilon_server": math.inf,
         "same_release": 0,
         "unprotected": 2,
     }
     assert (local["runs"], local["neighboring_relation"]) == (1, "replace_one")
+    # Clients' own noise is there for the server too.
+    assert local["epsilon_server"] == local["epsilon_rdp"] < math.inf
+
+
+def test_each_level_that_a_run_protects_adds_up_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Noise on the clients' sums beside their own noise on their examples' steps."""
+
+    def both(config: lab.Config, rates: Any, facts: Any) -> base.PrivacyEvent:
+        central = whole_run(config, rates, facts)
+        steps = dataclasses.replace(config, privacy="local_dp_sgd")
+        return central._replace(beside=(whole_run(steps, rates, facts),))
+
+    monkeypatch.setattr(composition, "whole_run", both)
+    rows = lab.cost_together([point(CENTRAL, 1.0, seed) for seed in (0, 1)])
+    assert [(row["privacy_unit"], row["runs"]) for row in rows] == [
+        ("client", 2),
+        ("example", 2),
+    ]
+    assert [math.isinf(row["epsilon_server"]) for row in rows] == [True, False]
 
 
 def test_another_partition_has_other_clients_but_the_same_examples() -> None:

@@ -31,6 +31,7 @@ CENTRAL_DP = lab.Config(privacy="central")
         ({"privacy": "central"}, {"noise_multiplier": NAN}, "noise_multiplier.*nan"),
         ({"privacy": "central"}, {"clip_norm": 0.0}, "clip_norm must be positive.*0"),
         ({"privacy": "local"}, {"clip_norm": -2.0}, "clip_norm must be positive.*-2"),
+        ({"privacy": "local", "clipping": "adaptive"}, {}, "would change nothing"),
         (
             {"privacy": "central"},
             {"clip_norm": INF, "noise_multiplier": 1.0},

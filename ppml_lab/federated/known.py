@@ -1,0 +1,93 @@
+"""What the host knows of examples before anything runs: errors in place of NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import PyTree
+
+from ppml_lab import base, checks
+from ppml_lab.data import columns, storage
+
+
+def check_clients(task: base.Task, clients: base.Clients) -> None:
+    """Raises ValueError unless a task's clients can be trained on; on the host.
+
+    Every leaf has a row for each example that some client owns, and the task takes
+    them: `models.classification` says which labels are no classes.
+    """
+    if isinstance(clients.examples, storage.Generated):
+        return
+    rows = columns.num_examples("clients.examples", _stored(clients))
+    _check_offsets(clients, rows)
+    key = jax.random.key(0)
+    params = jax.eval_shape(task.init, key)
+    check_labels(lambda params, part: task.loss(key, params, part), params, clients)
+
+
+def check_labels(
+    function: Callable[[PyTree, PyTree], Any], params: PyTree, clients: base.Clients
+) -> None:
+    """Calls `function(params, examples)` on shapes alone, but for labels whose values
+    the host knows (integers `[n]`), so that it may say what is wrong with them.
+    """
+    leaves, structure = jax.tree.flatten(_stored(clients))
+    labels = {place: leaf for place, leaf in enumerate(leaves) if _are_known(leaf)}
+    if not labels:
+        return
+
+    def call(params: PyTree, others: list[Array]) -> Any:
+        rest = iter(others)
+        whole = [
+            known[place] if place in known else next(rest)
+            for place in range(len(leaves))
+        ]
+        return function(params, jax.tree.unflatten(structure, whole))
+
+    others = [leaf for place, leaf in enumerate(leaves) if place not in labels]
+    with jax.ensure_compile_time_eval():
+        known = {place: jnp.asarray(leaf) for place, leaf in labels.items()}
+    jax.eval_shape(call, params, others)
+
+
+def _stored(clients: base.Clients) -> PyTree:
+    """The rows that lie somewhere; of clients that are generated, none."""
+    if isinstance(clients.examples, storage.Generated):
+        return ()
+    if isinstance(clients.examples, storage.ByShard):
+        return clients.examples.rows
+    return clients.examples
+
+
+def _are_known(leaf: Any) -> bool:
+    if checks.is_traced(leaf) or not hasattr(leaf, "dtype"):
+        return False
+    is_here = not isinstance(leaf, Array) or leaf.is_fully_addressable
+    return np.ndim(leaf) == 1 and leaf.dtype.kind in "iu" and is_here
+
+
+def _check_offsets(clients: base.Clients, rows: int) -> None:
+    offsets = np.asarray(clients.offsets)
+    if offsets[0] != 0 or np.any(np.diff(offsets) < 0):
+        raise ValueError(
+            f"clients.offsets must rise from 0, got {offsets[:5]}...; client i owns "
+            "the rows from offsets[i] to offsets[i + 1], as data.federate makes them"
+        )
+    if not isinstance(clients.examples, storage.ByShard) and offsets[-1] > rows:
+        raise ValueError(
+            f"clients.offsets give {offsets[-1]} rows to clients, but clients.examples "
+            f"has {rows}; give every leaf one row per example, as data.federate does"
+        )
+    if clients.held_out is not None:
+        held_out = np.asarray(clients.held_out)
+        wrong = np.flatnonzero((held_out < 0) | (held_out > np.diff(offsets)))
+        if wrong.size:
+            raise ValueError(
+                f"clients.held_out of client {wrong[0]} is {held_out[wrong[0]]}, which "
+                f"must lie between 0 and its {np.diff(offsets)[wrong[0]]} examples"
+            )
