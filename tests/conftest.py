@@ -35,21 +35,20 @@ settings.register_profile("thorough", max_examples=400)
 
 # Annotations are meant to be true: in the tests beartype checks them on every call. An
 # inner function is made anew at each call of the outer one: the first few are checked.
-checked = types.ModuleType("checked")
-checked.made = collections.Counter()
+made: collections.Counter = collections.Counter()
 
 
 def check_annotations(function: typing.Callable) -> typing.Callable:
     """Beartype, to which an int is a float, as PEP 484 has it."""
     code = getattr(function, "__code__", None)
-    checked.made[code] += 1
-    if code is not None and checked.made[code] > 3:
+    made[code] += 1
+    if code is not None and made[code] > 3:
         return function
     return beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))(function)
 
 
-checked.check_annotations = check_annotations
-sys.modules["checked"] = checked
+sys.modules["checked"] = types.ModuleType("checked")
+vars(sys.modules["checked"])["check_annotations"] = check_annotations
 jaxtyping.install_import_hook("ppml_lab", "checked.check_annotations")
 
 from ppml_lab import base, data
