@@ -137,9 +137,12 @@ def k_regular(
     corrupt neighbours and the honest clients that stay are connected, so that a
     semi-honest server learns their sum only; except with probability
     `2^-correctness_bits` every client keeps `threshold` neighbours, so that the sum
-    comes out. `semi_malicious` raises the threshold so that a server that tells some of
-    a client's neighbours that it dropped out and others that it stayed cannot open both
-    of its secrets.
+    comes out. `semi_malicious` raises the threshold so that a server that tells some
+    holders of a client's shares that it dropped out and others that it stayed cannot
+    open both of its secrets. The client itself is such a holder here and answers too,
+    while the paper counts neighbours only: with 1,000 clients of whom 30% are corrupt
+    and 30% drop out, its (degree, threshold) of (872, 584) would let 873 honest answers
+    and 295 second ones of the corrupt open both; this gives (876, 587).
 
     Args:
       num_clients: How many take part; no fewer may start with this graph.
@@ -190,8 +193,9 @@ def k_regular(
     while degree < num_clients - 1:
         threshold = _rare(num_clients, num_corrupt, degree, log_safe_each)
         if semi_malicious:
-            # Both secrets take 2 * threshold answers, and only the corrupt give two.
-            threshold = (degree + threshold + 1) // 2
+            # Both secrets take 2 * threshold answers. The owner and its neighbours give
+            # one each, and only the corrupt, fewer than `threshold`, a second.
+            threshold = (degree + threshold + 2) // 2
         threshold = max(threshold, 2)
         lost = _rare(num_clients, num_dropped, degree, log_correct_each)
         # Fewer than `threshold` stay if more than `degree - threshold` drop out.

@@ -44,7 +44,11 @@ def test_published_parameters(n, corrupt, dropout, degree, threshold):
 
 def test_published_semi_malicious_parameters():
     found = graphs.k_regular(1000, 0.3, 0.3, semi_malicious=True)
-    assert found == graphs.Graph(1000, 872, 584)
+    # The authors' is (872, 584), where nobody holds a share of its own secrets. Here
+    # everybody does, and with 295 corrupt neighbours, which is not rare enough, both
+    # secrets would be open: one answer each of 873 holders and 295 more are 2 * 584.
+    assert found == graphs.Graph(1000, 876, 587)
+    assert stats.hypergeom(1000, 300, 872).sf(295 - 1) > 2.0**-41 / 1000
     # The honest-but-curious server needs less.
     assert graphs.k_regular(1000, 0.3, 0.3).degree < 872
 
@@ -60,8 +64,9 @@ def thresholds(n, corrupt, dropout, degree, semi_malicious, correctness, securit
     staying_near = stats.hypergeom(n, n - num_dropped, degree)
     good = []
     for threshold in range(2, degree + 1):
-        # What a liar opens both secrets with, beside one answer of each neighbour.
-        enough = 2 * threshold - degree if semi_malicious else threshold
+        # What a liar opens both secrets with, beside one answer of each holder: the
+        # owner and its neighbours.
+        enough = 2 * threshold - (degree + 1) if semi_malicious else threshold
         unsafe = corrupt_near.sf(enough - 1)
         incomplete = staying_near.cdf(threshold - 1)
         if unsafe <= 2.0 ** -(security + 1) / n and incomplete <= 2.0**-correctness / n:
