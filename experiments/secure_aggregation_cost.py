@@ -2,9 +2,10 @@
 
 Claims to check: bytes, degrees and thresholds are the published ones, but for a server
 that lies: here clients hold a share of their own secrets too, which the paper does not
-count, so that its threshold would open both secrets. In time the shape is: as soon as anyone drops out, the server of the complete graph takes tens of times as
-long, in proportion to dropped times clients times entries, while a client's time is
-linear in the clients.
+count, so that its threshold would open both secrets. In time the shape is: as soon as
+anyone drops out, the server of the complete graph takes tens of times as long, in
+proportion to dropped times clients times entries, while a client's time is linear in
+the clients.
 
 Bytes, rounds, expansions (what a client sends and receives over its bare input) and
 seconds on LAN and WAN are `smpc.cost`'s closed forms, with everybody staying; of

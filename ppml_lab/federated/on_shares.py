@@ -48,7 +48,7 @@ def training_on_shares(
     batch_size: int | None = None,
     clip_norm: float | None = None,
     noise_multiplier: float = 0.0,
-    num_honest: int = 1,
+    num_honest: int | None = None,
     dimension: int = 0,
 ) -> SharedTraining:
     """Gradient descent by computing parties on other owners' data.
@@ -62,13 +62,14 @@ def training_on_shares(
     noise these are differentially private for adding or removing one example, by
     `privacy_event`, against everybody but the owners, and against coalitions that leave
     at least `num_honest` of the computing parties out: the noise of so many has the
-    stated stddev, and the others' comes on top. It needs `gradient` to sum examples'
-    gradients of L2 norm at most `clip_norm` **by construction**, such as features that
-    their owners clip times a residual in [-1, 1]; nothing checks that, on shares. The
-    rounding of values and products to fixed point is in the sensitivity (`dimension`
-    coordinates, two steps each); that each party rounds its own noise is not accounted.
-    All examples take part in every step: who computes knows the batches, so that
-    sampling would amplify nothing. The emulation's noise is not cryptographic.
+    stated stddev, and the others' comes on top. Larger coalitions reconstruct every
+    secret, the examples themselves, whatever the noise. It needs `gradient` to sum
+    examples' gradients of L2 norm at most `clip_norm` **by construction**, such as
+    features that their owners clip times a residual in [-1, 1]; nothing checks that, on
+    shares. The rounding of values and products to fixed point is in the sensitivity
+    (`dimension` coordinates, two steps each); that each party rounds its own noise is
+    not accounted. All examples take part in every step: who computes knows the batches,
+    so that sampling would amplify nothing. The emulation's noise is not cryptographic.
 
     Args:
       protocol: How the parties compute.
@@ -77,32 +78,40 @@ def training_on_shares(
         concatenating rows, or columns.
       num_steps: Steps of gradient descent.
       learning_rate: Of a step along the mean gradient.
-      num_examples: Of all owners.
+      num_examples: Of all owners; `train` compares it with what they bring.
       batch_size: Examples per step, consecutive ones; all by default, and with noise.
         Where it does not divide their number, the last batch of a pass holds some of
         the one before again.
       clip_norm: Largest norm of an example's gradient; needed with noise.
       noise_multiplier: Stddev over `clip_norm`; 0 for none.
-      num_honest: Parties whose noise alone has to suffice.
-      dimension: Coordinates of the gradient; needed with noise.
+      num_honest: Parties whose noise alone has to suffice; by default as many as the
+        largest coalition that reconstructs nothing leaves out: 2 of 3 replicated
+        parties, 1 of additive ones.
+      dimension: Coordinates of the gradient, those of the parameters; needed with
+        noise. `train` compares it.
 
     Raises:
-      ValueError: For bad arguments.
+      ValueError: For bad arguments, or fewer honest parties than keep a coalition from
+        reconstructing everything; `train`, for owners with another number of examples,
+        parameters of another dimension, or a gradient of other shapes than theirs.
     """
     checks.at_least("num_steps", num_steps, 1)
     checks.positive("learning_rate", learning_rate)
     checks.at_least("num_examples", num_examples, 1)
     checks.non_negative("noise_multiplier", noise_multiplier)
     batch = num_examples if batch_size is None else batch_size
-    if not 1 <= batch <= num_examples:
+    checks.at_least("batch_size", batch, 1)
+    if batch > num_examples:
         raise ValueError(
             f"batch_size must be from 1 to num_examples = {num_examples}, got {batch}"
         )
     num_parties = protocol.scheme.num_parties
+    num_honest = _honest(protocol, num_honest)
+    if clip_norm is not None:
+        checks.positive("clip_norm", clip_norm)
+    checks.at_least("dimension", dimension, 0)
     stddev, effective = 0.0, 0.0
     if noise_multiplier:
-        if not 1 <= num_honest <= num_parties:
-            raise ValueError(f"num_honest must be 1 to {num_parties}, got {num_honest}")
         if batch != num_examples:
             raise ValueError(
                 f"batch_size {batch} with noise: leave it out, as the parties know the "
@@ -110,7 +119,6 @@ def training_on_shares(
             )
         if clip_norm is None:
             raise ValueError("clip_norm is needed with noise: give a gradient's bound")
-        checks.positive("clip_norm", clip_norm)
         checks.at_least("dimension", dimension, 1)
         stddev = noise_multiplier * clip_norm
         steps = 2 * np.sqrt(dimension) / 2.0**protocol.fraction_bits
@@ -126,6 +134,7 @@ def training_on_shares(
     num_batches = -(-num_examples // batch)
 
     def train(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> PyTree:
+        _check_sizes(gradient, join, num_examples, dimension, params, parts)
         seed = random.seed(jax.random.fold_in(key, 0))
         shared = {
             owner: private.share(protocol, random.child(seed, n), part, owner=owner)
@@ -171,6 +180,61 @@ def training_on_shares(
     return SharedTraining(
         train, event, float(stddev * np.sqrt(num_parties / num_honest))
     )
+
+
+def _honest(protocol: private.Protocol, num_honest: int | None) -> int:
+    """How many parties' noise has to suffice."""
+    scheme = protocol.scheme
+    least = scheme.num_parties - scheme.threshold + 1
+    if num_honest is None:
+        return least
+    checks.at_least("num_honest", num_honest, 1)
+    if not least <= num_honest <= scheme.num_parties:
+        raise ValueError(
+            f"num_honest must be {least} to {scheme.num_parties}, got {num_honest}: "
+            f"with {least - 1} honest of {scheme.num_parties} parties the others are "
+            f"{scheme.threshold} and reconstruct every secret; leave it out for {least}"
+        )
+    return num_honest
+
+
+def _check_sizes(
+    gradient: Gradient,
+    join: Callable[[Mapping[Any, PyTree]], PyTree],
+    num_examples: int,
+    dimension: int,
+    params: PyTree,
+    parts: Mapping[Any, PyTree],
+) -> None:
+    """Raises ValueError unless what was told when the training was built is so."""
+
+    def like(tree: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.float32), tree
+        )
+
+    examples = jax.eval_shape(join, like(dict(parts)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(examples):
+        if leaf.shape[:1] != (num_examples,):
+            raise ValueError(
+                f"num_examples is {num_examples}, but the joined examples"
+                f"{jax.tree_util.keystr(path)} have shape {list(leaf.shape)}; build the "
+                "training with the number of all owners' examples, the leading axis"
+            )
+    found = sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(params))
+    if dimension and found != dimension:
+        raise ValueError(
+            f"dimension is {dimension}, but the parameters have {found} coordinates, "
+            f"each of which fixed point rounds; build the training with dimension="
+            f"{found}"
+        )
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
+    made = jax.tree.leaves(jax.eval_shape(gradient, like(params), examples))
+    if [leaf.shape for leaf in made] != shapes:
+        raise ValueError(
+            f"gradient gives shapes {[leaf.shape for leaf in made]} for parameters of "
+            f"shapes {shapes}: give the sum of the examples' gradients, like params"
+        )
 
 
 def _noise(seed: Array, like: PyTree, stddev: float) -> PyTree:

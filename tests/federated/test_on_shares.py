@@ -141,12 +141,60 @@ def test_epsilon_counts_fixed_point_and_rises_with_steps(parts):
             {"noise_multiplier": 1.0, "clip_norm": 1.0, "batch_size": 8},
             "leave it out",
         ),
-        (
-            {"noise_multiplier": 1.0, "clip_norm": 1.0, "num_honest": 4},
-            "num_honest must be 1 to 3",
-        ),
+        ({"num_honest": 4}, "num_honest must be 2 to 3, got 4"),
+        # Of three replicated parties two reconstruct: they leave one out.
+        ({"num_honest": 1}, r"num_honest must be 2 to 3, got 1: .* reconstruct every"),
+        ({"num_honest": 2.5}, "num_honest must be an integer"),
+        ({"batch_size": 1.5}, "batch_size must be an integer"),
+        ({"clip_norm": float("nan")}, "clip_norm must be positive"),
+        ({"dimension": 1.5}, "dimension must be an integer"),
     ],
 )
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         training(**options)
+
+
+@pytest.mark.parametrize(
+    ("how", "least"),
+    [
+        (private.protocol(ideal=True), 2),
+        (private.protocol("additive", num_parties=3, ideal=True), 1),
+        (private.protocol("additive", num_parties=5, ideal=True), 1),
+    ],
+)
+def test_noise_suffices_against_those_who_cannot_reconstruct(how, least):
+    """With as many honest parties by default as the largest harmless coalition leaves."""
+    made = training(how, noise_multiplier=3.0, clip_norm=CLIP, dimension=3)
+    stddev = 3.0 * CLIP * np.sqrt(how.scheme.num_parties / least)
+    assert made.noise_stddev == pytest.approx(stddev)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dimension": 1}, "dimension is 1, but the parameters have 3 coordinates"),
+        ({"dimension": 4}, r"dimension is 4, but .* build .* with dimension=3"),
+        ({"num_examples": 1000}, r"num_examples is 1000, .*\['x'\] .* \[24, 3\]"),
+        ({"num_examples": 9}, r"num_examples is 9, .* shape \[24, 3\]"),
+    ],
+)
+def test_what_was_told_is_compared_with_what_comes(parts, options, message):
+    noisy = {"noise_multiplier": 1.0, "clip_norm": CLIP, "dimension": 3}
+    train = training(**(noisy | options)).train
+    with pytest.raises(ValueError, match=message):
+        train(jax.random.key(0), jnp.zeros(3), parts)
+
+
+def test_a_gradient_that_would_be_spread_over_the_parameters_is_refused(parts):
+    """Each coordinate would move by it, and the sum by more than the clip norm."""
+    made = federated.training_on_shares(
+        private.protocol(ideal=True),
+        lambda params, examples: jnp.sum(examples["y"])[None],
+        join,
+        num_steps=1,
+        learning_rate=1.0,
+        num_examples=24,
+    )
+    with pytest.raises(ValueError, match=r"gradient gives shapes .*like params"):
+        made.train(jax.random.key(0), jnp.zeros(3), parts)
