@@ -218,8 +218,8 @@ def _check_sizes(
         if leaf.shape[:1] != (num_examples,):
             raise ValueError(
                 f"num_examples is {num_examples}, but the joined examples"
-                f"{jax.tree_util.keystr(path)} have shape {list(leaf.shape)}; build the "
-                "training with the number of all owners' examples, the leading axis"
+                f"{jax.tree_util.keystr(path)} have shape {list(leaf.shape)}; build "
+                "the training for the leading axis, the examples of all owners"
             )
     found = sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(params))
     if dimension and found != dimension:
