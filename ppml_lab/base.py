@@ -250,6 +250,10 @@ class PrivacyMechanism(NamedTuple):
     """Of messages that are integers already; None for real ones."""
 
 
+def _fits_any(num_places: int, max_abs: Any) -> None:
+    """Of sums that take any number of messages, of any size."""
+
+
 class SecureAggregator(NamedTuple):
     """A sum of updates: `finish(absorb(empty, [encode(x_i)])) ~= sum_i x_i`; totals of
     disjoint clients merge, in any order.
@@ -288,6 +292,15 @@ class SecureAggregator(NamedTuple):
     """"sum", which averaging divides by a public number, or "estimate" of the mean."""
     needs: str = "sum"
     """Of the messages: their "sum", or each "individual" one."""
+    check: Callable[[int, Any], None] = _fits_any
+    """`(num_places, max_abs)`: raises ValueError unless `begin` can be called for a
+    cohort of so many places with this bound; on the host."""
+    sums: Callable[[int], Sums] | None = None
+    """`(dimension)`: how messages with so many coordinates are added up; None where
+    they are no integers."""
+    abort_share: Callable[[Any, Any], float] | None = None
+    """`(invited, reports)`: of rounds with so many, arrays `[rounds]`, the share that
+    has no sum; on the host. None where that is not known, or there are none."""
 
 
 class FederatedAlgorithm(NamedTuple):

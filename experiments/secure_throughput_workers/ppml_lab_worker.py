@@ -240,22 +240,27 @@ def modular_sum(options: argparse.Namespace, mesh: Mesh) -> None:
     identity = smpc.additive_sharing(3, options.clients, 1.0, mode="identity")
 
     def summed(aggregator: Any) -> Any:
+        everyone = jnp.ones(options.clients, bool)
+        session = aggregator.begin(jax.random.key(0), everyone, everyone, jnp.inf)
+
         def one(values: Any, first_block: Any) -> Any:
             base_key = jax.random.fold_in(jax.random.key(0), first_block)
 
             def add(total: Any, row: tuple[Any, Any]) -> tuple[Any, None]:
                 place, update = row
                 key = jax.random.fold_in(base_key, place)
-                message = aggregator.encode(key, (), place, update)
+                message = aggregator.encode(key, session, place, update)
                 own, here = jnp.array([place]), jnp.ones(1, bool)
                 return aggregator.absorb(total, message[None], own, here), None
 
             key = jax.random.key(0)
-            message = jax.eval_shape(aggregator.encode, key, (), 0, values[0])
+            message = jax.eval_shape(
+                lambda key, row: aggregator.encode(key, session, 0, row), key, values[0]
+            )
             empty = aggregator.empty(message)
             places = jnp.arange(options.clients)
             total, _ = lax.scan(add, empty, (places, values))
-            return pairs.value(aggregator.finish((), total)[0])
+            return pairs.value(aggregator.finish(session, total)[0])
 
         return over_coordinates(mesh, one, 2, 1)
 

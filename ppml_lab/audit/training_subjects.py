@@ -95,7 +95,7 @@ def of_algorithm(
                 state = state._replace(rounds_done=number)
             after, _ = run_chunk(rounds_key, algorithm, state, clients, number, 1)
             bound = mechanism.norm_bound(state.mechanism_state)
-            session = _session(aggregator, sampler)
+            session = _session(mechanism, state.mechanism_state, aggregator, sampler)
             sensitivity = aggregator.sensitivity(session, bound, dimension)
             scale = sampler.expected_cohort / sensitivity
             second = also_seen(after) - also_seen(state)
@@ -293,10 +293,16 @@ def _memory(state: Any, *, with_mechanism: bool) -> Float[Array, " memory"]:
     return floats([getattr(state, name) for name in fields if name not in own])
 
 
-def _session(aggregator: base.SecureAggregator, sampler: base.ClientSampler) -> PyTree:
+def _session(
+    mechanism: base.PrivacyMechanism,
+    mechanism_state: PyTree,
+    aggregator: base.SecureAggregator,
+    sampler: base.ClientSampler,
+) -> PyTree:
     """Of a round in which all are invited and report."""
     everyone = jnp.ones(sampler.max_cohort, bool)
-    return aggregator.begin(jax.random.key(0), everyone, everyone, jnp.inf)
+    bound = mechanism.message_bound(mechanism_state)
+    return aggregator.begin(jax.random.key(0), everyone, everyone, bound)
 
 
 def _message_size(

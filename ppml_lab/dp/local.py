@@ -167,7 +167,14 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
         shrunk = math.exp(-float(target_epsilon))
         return events.randomised_response(2 * shrunk / (1 + shrunk), 2)
 
-    return _at_the_client(looks.WatchedClip(clip, shrinks), float("inf"), event)
+    made = _at_the_client(looks.WatchedClip(clip, shrinks), float("inf"), event)
+    return made._replace(
+        # What is sent is as loud as there are coordinates, which `like` shows.
+        init=lambda key, like: jnp.float32(
+            loudness(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like)))
+        ),
+        message_bound=lambda state: state,
+    )
 
 
 def _chance_of_lies(target_epsilon: Any) -> jax.Array:
@@ -198,7 +205,7 @@ def _at_the_client(clip: Any, norm_bound: Any, event: Any) -> base.PrivacyMechan
         init=lambda key, like: (),
         clip=clip,
         clip_examples=mechanisms.clips_no_examples,
-        # Noise has no bound, and the one signed coordinate grows with the dimension.
+        # Noise has no bound.
         message_bound=lambda state: float("inf"),
         norm_bound=lambda state: norm_bound,
         privatize=lambda key, state, total, sensitivity: (pairs.value(total), state),

@@ -120,7 +120,7 @@ def averaging(
     checks.known("weighting", weighting, WEIGHTINGS)
     compatible.check(sampler, server, mechanism, aggregator, weighting, dropout_prob)
     devices.check_mesh(mesh)
-    shapes = compatible.shapes(task, trainer, server, mechanism)
+    shapes = compatible.shapes(task, trainer, server, sampler, mechanism, aggregator)
     num_lanes = (
         lanes.default_num_lanes(shapes.dimension) if num_lanes is None else num_lanes
     )
@@ -129,7 +129,7 @@ def averaging(
     private = mechanism.privacy_unit is not None
 
     def init(key: base.Key) -> ServerState:
-        state = start(key, task, sampler, mechanism, server.init)
+        state = start(key, task, sampler, mechanism, server.init, shapes.update)
         kept = jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (sampler.population, *leaf.shape)),
             trainer.keep(state.params),
@@ -234,7 +234,8 @@ def averaging(
         own = single._replace(event=events.compose(taken, num_rounds))
         if not private:
             return own
-        promised = mechanism.event(sampler, num_rounds)
+        sums = None if aggregator.sums is None else aggregator.sums(shapes.dimension)
+        promised = mechanism.event(sampler, num_rounds, sums)
         # What clients do for their examples holds beside what is done for them.
         beside = () if own.privacy_unit is None else (own,)
         return promised._replace(
@@ -261,6 +262,7 @@ def start(
     sampler: base.ClientSampler,
     mechanism: base.PrivacyMechanism,
     remember: Callable[[PyTree], PyTree],
+    update: PyTree = None,
 ) -> ServerState:
     """The state before round 0, without what clients keep.
 
@@ -270,14 +272,18 @@ def start(
       sampler: Who takes part.
       mechanism: What protects them.
       remember: From the trainable part of the model to the server's memory.
+      update: The shapes of what is clipped; those of the trainable part if None.
     """
     mechanism_key, sampler_key = (jax.random.fold_in(key, n) for n in (1, 2))
     params = task.init(key)
     learnt = roles.trainable(task, params)
+    like = learnt
+    if update is not None:
+        like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), update)
     return ServerState(
         params,
         remember(trees.widened(learnt)),
-        mechanism.init(mechanism_key, learnt),
+        mechanism.init(mechanism_key, like),
         sampler.init(sampler_key),
         (),
         jnp.int32(0),

@@ -13,6 +13,9 @@ from ppml_lab import base, checks, trees
 from ppml_lab.data import storage
 from ppml_lab.federated import roles
 
+_TRIED = 200
+"""Rounds that are drawn to see how many abort."""
+
 
 class Shapes(NamedTuple):
     """What clients send.
@@ -56,6 +59,7 @@ def check(
     if not checks.is_traced(dropout_prob) and not 0 <= dropout_prob < 1:
         raise ValueError(f"dropout_prob must lie in [0, 1), got {dropout_prob}")
     _check_sum(sampler, mechanism, aggregator)
+    _check_completes(sampler, aggregator, dropout_prob)
     check_contributions(sampler, mechanism, dropout_prob)
 
 
@@ -77,11 +81,46 @@ def _check_sum(
             "may change all of it, which the mechanism's noise does not hide; use a "
             "sampler with replace_one neighbours, such as federated.fixed_size"
         )
+    sums = None if aggregator.sums is None else aggregator.sums(1)
+    grid = mechanism.grid
+    if grid is not None and sums is not None and grid.bits != sums.bits:
+        raise ValueError(
+            f"the mechanism's messages are integers modulo 2^{grid.bits}, the secure "
+            f"sum's modulo 2^{sums.bits}; build it with bits={grid.bits}"
+        )
     if aggregator.ends_in == "estimate" and is_central:
         raise ValueError(
             "this aggregator ends in an estimate of the mean, whose sensitivity is not "
             "that of a sum: central noise does not hide a client in it; take an "
             "aggregator that ends in a sum, or noise at the clients"
+        )
+
+
+def _check_completes(
+    sampler: base.ClientSampler, aggregator: base.SecureAggregator, dropout_prob: Any
+) -> None:
+    """Raises ValueError if most rounds of a secure sum would have none."""
+    if aggregator.abort_share is None:
+        return
+    expected = sampler.expected_cohort
+    least = None if aggregator.sums is None else aggregator.sums(1).least_reports
+    if any(map(checks.is_traced, (expected, dropout_prob, least))):
+        return
+    rng, expected = np.random.default_rng(0), float(expected)
+    chance = sampler.participation(1).sampling_prob
+    drawn = np.full(_TRIED, round(expected))
+    if chance is not None:
+        drawn = rng.binomial(sampler.population, float(chance), _TRIED)
+    invited = np.minimum(drawn, sampler.max_cohort)
+    reports = rng.binomial(invited, 1.0 - float(dropout_prob))
+    share = aggregator.abort_share(invited, reports)
+    if share > 0.5:
+        raise ValueError(
+            f"{share:.0%} of rounds would have no secure sum: of {sampler.max_cohort} "
+            f"places {expected * (1.0 - float(dropout_prob)):g} are expected to report "
+            f"(cohort {expected:g}, dropout_prob {dropout_prob:g}), too few for its "
+            "threshold; lower that, or take a sampler whose places are all taken, such "
+            "as federated.fixed_size, or a lower dropout_prob"
         )
 
 
@@ -109,9 +148,12 @@ def shapes(
     task: base.Task,
     trainer: base.ClientTrainer,
     server: base.Server,
+    sampler: base.ClientSampler,
     mechanism: base.PrivacyMechanism,
+    aggregator: base.SecureAggregator,
 ) -> Shapes:
-    """What clients send, once trainer and server are known to fit together.
+    """What clients send, once trainer and server, and mechanism and sum, are known to
+    fit together.
 
     Raises:
       ValueError: If they don't, or change the model's shape or what is kept, or if a
@@ -143,12 +185,13 @@ def shapes(
         "the server's step changes (params, memory)", (learnt, memory), after
     )
     trees.check_same_shapes("the trainer's finish changes what is kept", kept, keeps)
-    message = jax.eval_shape(
-        lambda key, update: mechanism.clip(key, mechanism.init(key, update), update),
-        key,
-        update,
-    )
-    leaves = jax.tree.leaves(message)
+
+    def message(key: base.Key, update: PyTree) -> PyTree:
+        state = mechanism.init(key, update)
+        aggregator.check(sampler.max_cohort, mechanism.message_bound(state))
+        return mechanism.clip(key, state, update)
+
+    leaves = jax.tree.leaves(jax.eval_shape(message, key, update))
     return Shapes(
         jax.eval_shape(trees.widened, update),
         sum(int(np.prod(leaf.shape)) for leaf in leaves),

@@ -114,7 +114,7 @@ class Config:
     """Whether a secure sum may outgrow `modulus_bits` and wrap around, its noise with
     it, so that epsilon holds; otherwise too few bits are an error."""
     max_abs: float = 8.0
-    """Bound of a shared coordinate where no clip norm bounds it."""
+    """Bound of a shared coordinate where no central mechanism states one."""
     num_lanes: int | None = None
     """Clients trained at once on a device; None chooses by backend and model."""
     num_devices: int | None = None

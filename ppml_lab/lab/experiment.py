@@ -223,10 +223,8 @@ def _aggregator(
 ) -> base.SecureAggregator:
     if config.secure_sum == "clear":
         return smpc.clear()
-    # A clipped update's coordinates are at most the clip norm; local noise is not, and
-    # an adaptive clip norm may grow.
-    bounded = config.privacy == "central" and config.clipping != "adaptive"
-    max_abs = hyperparams.clip_norm if bounded else config.max_abs
+    # Central mechanisms state what bounds an update; noise at the clients has no bound.
+    max_abs = None if config.privacy == "central" else config.max_abs
     bits, size = hyperparams.modulus_bits, sampler.max_cohort
     options = {
         "scale": smpc.power_of_two(hyperparams.scale_bits),
@@ -234,8 +232,9 @@ def _aggregator(
         "mode": config.secure_mode,
     }
     if config.secure_sum == "additive_sharing":
-        parties = config.num_parties
-        return smpc.additive_sharing(parties, size, max_abs, bits=bits, **options)
+        return smpc.additive_sharing(
+            config.num_parties, max_abs=max_abs, bits=bits, **options
+        )
     if config.secure_sum == "pairwise_masking":
         graph = _mask_graph(config, sampler)
         return smpc.pairwise_masking(graph, max_abs, bits=bits, **options)

@@ -136,9 +136,21 @@ def fixed_point(
       ValueError: For bad arguments, or when the sum does not fit; the error says how
         many bits would do. Traced values are not checked.
     """
-    bits = ring.bits if bits is None else bits
     checks.at_least("num_summands", num_summands, 1)
     checks.positive("max_abs", max_abs)
+    bits = checked_bits(scale, rounding, ring, bits)
+    encoding = FixedPoint(scale, max_abs, rounding, ring, bits, wraps)
+    check_fits(encoding, num_summands)
+    return encoding
+
+
+def checked_bits(scale: Any, rounding: str, ring: Ring, bits: Any) -> Any:
+    """The bits of a sum, those of the ring if None.
+
+    Raises:
+      ValueError: For these, a scale or a rounding that there are not.
+    """
+    bits = ring.bits if bits is None else bits
     checks.positive("scale", scale)
     checks.known("rounding", rounding, ROUNDINGS)
     checks.at_least("bits", bits, 1)
@@ -148,17 +160,25 @@ def fixed_point(
             f"bits must be {ring.bits}, those of {ring.name}, or fewer in Z_2^32, "
             f"got {bits}"
         )
-    if not any(map(checks.is_traced, (max_abs, scale, bits))):
-        added, room = (1, ring.bits) if wraps else (num_summands, bits)
-        needed = bits_needed(added, _largest_step(max_abs, scale), 1.0)
-        if needed > room:
-            exponent = math.log2(largest_scale(added, max_abs, room))
-            raise ValueError(
-                f"modulus too small: {added} clients x max_abs {max_abs} x "
-                f"scale {scale} needs {needed} bits, have {room}; lower the scale "
-                f"to at most 2^{exponent:.0f}"
-            )
-    return FixedPoint(scale, max_abs, rounding, ring, bits, wraps)
+    return bits
+
+
+def check_fits(encoding: FixedPoint, num_summands: int) -> None:
+    """Raises ValueError unless the sum fits, or, where it may wrap around, one value.
+    Traced numbers pass.
+    """
+    scale, max_abs, _, ring, bits, wraps = encoding
+    if any(map(checks.is_traced, (max_abs, scale, bits))):
+        return
+    added, room = (1, ring.bits) if wraps else (num_summands, bits)
+    needed = bits_needed(added, _largest_step(max_abs, scale), 1.0)
+    if needed > room:
+        exponent = math.log2(largest_scale(added, max_abs, room))
+        raise ValueError(
+            f"modulus too small: {added} clients x max_abs {max_abs} x "
+            f"scale {scale} needs {needed} bits, have {room}; lower the scale "
+            f"to at most 2^{exponent:.0f}"
+        )
 
 
 def _largest_step(max_abs: Any, scale: float) -> float:

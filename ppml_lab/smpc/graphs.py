@@ -240,6 +240,38 @@ def neighbours(graph: Graph) -> Int[np.ndarray, "clients degree"]:
     return (places[:, None] + steps) % np.int32(graph.num_clients)
 
 
+def abort_share(
+    graph: Graph,
+    invited: Int[np.ndarray, " rounds"],
+    reports: Int[np.ndarray, " rounds"],
+) -> float:
+    """The share of rounds in which a secret stays closed, so that there is no sum.
+
+    For the complete graph a count; for others each round's clients get random places,
+    the same in every call, with what is left of the places empty.
+
+    Args:
+      graph: Who hold shares, and how many of them open a secret.
+      invited: How many clients share keys, in each of the rounds.
+      reports: How many of these stay to the end.
+    """
+    num_clients, degree, threshold = check(graph)
+    if degree == num_clients - 1:
+        return float(np.mean(reports < threshold))
+    aborts, rng = 0, np.random.default_rng(0)
+    num_offsets, _ = offsets(graph)
+    for shared, stay in zip(invited, reports, strict=True):
+        order = rng.permutation(num_clients)
+        answers = order < stay
+        round_trip = np.concatenate([answers, answers[: 2 * num_offsets]])
+        passed = np.concatenate([[0], np.cumsum(round_trip)])
+        # Of the place in the middle of each window of 2 * num_offsets + 1.
+        around = passed[2 * num_offsets + 1 :] - passed[:num_clients]
+        asked = np.roll(order < shared, -num_offsets)
+        aborts += stay == 0 or bool(np.any(asked & (around < threshold)))
+    return aborts / len(reports)
+
+
 def _log_disconnected(num_clients: int, degree: int, num_bad: int) -> float:
     """A bound on log P(the clients that are neither corrupt nor gone fall apart).
 

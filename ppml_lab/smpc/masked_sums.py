@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int, PyTree, UInt32
 
@@ -25,8 +26,8 @@ from ppml_lab.smpc import (
     masking,
     secure_aggregation,
 )
-from ppml_lab.smpc.fixed_point import FixedPoint, fixed_point
 from ppml_lab.smpc.ring import Element
+from ppml_lab.smpc.sum_encoding import SumEncoding, sum_encoding
 
 MODES = ("identity", "ideal", "full")
 
@@ -56,17 +57,21 @@ class Masks(NamedTuple):
         vector, and what it sends besides, which is summed as well.
       remove: `(session, sum of pieces, length) -> (mask of the sum, completed)`.
       completes: `alive -> ` whether it comes to its end, without any secret.
+      least_reports: Fewer never make a sum.
+      abort_share: As `base.SecureAggregator`'s.
     """
 
     setup: Callable[[Array], Any]
     draw: Callable[[Session, Array, int], tuple[Element, Any]]
     remove: Callable[[Session, Any, int], tuple[Element, Bool[Array, ""]]]
     completes: Callable[[dropouts.Alive], Bool[Array, ""]]
+    least_reports: Any
+    abort_share: Callable[[Any, Any], float]
 
 
 def pairwise_masking(
     graph: graphs.Graph,
-    max_abs: Any,
+    max_abs: Any = None,
     scale: Any = 2.0**16,
     rounding: str = "stochastic",
     *,
@@ -93,10 +98,12 @@ def pairwise_masking(
     Args:
       graph: On as many places as the cohort's arrays are long. Padding counts as
         clients that never came, so a Poisson sampler, whose arrays are longer than the
-        expected cohort, wants a threshold below that. The threshold may be traced but
-        in mode "full".
-      max_abs: Bound of each coordinate of an update.
-      scale: Integer steps per unit.
+        expected cohort, wants a threshold below that: `federated.averaging` refuses a
+        sum that most rounds would abort, such as one on a graph of
+        `graphs.k_regular`, which is made for places that are all taken. The threshold
+        may be traced but in mode "full".
+      max_abs: As in `additive_sharing`.
+      scale: As in `additive_sharing`.
       rounding: "stochastic" or "nearest".
       bits: Of the sum, as in `additive_sharing`.
       wraps: As in `additive_sharing`.
@@ -105,8 +112,10 @@ def pairwise_masking(
         the integers themselves. Sum, aborts and stated cost are the same in all.
 
     Raises:
-      ValueError: If the sum would not fit, or for bad arguments; when a round is
-        traced, if its cohort has not as many places as the graph.
+      ValueError: If the sum would not fit, or for bad arguments; when it begins for a
+        cohort and a mechanism (`federated.averaging` tries it when built), if the
+        cohort has not as many places as the graph, or `max_abs` is below the
+        mechanism's bound, or is needed and missing.
     """
     graphs.check(graph)
     if mode == "full" and checks.is_traced(graph.threshold):
@@ -115,7 +124,7 @@ def pairwise_masking(
             "which must be a number, got a traced one; use mode 'identity' or 'ideal'"
         )
     size = graph.num_clients
-    encoding = fixed_point(size, max_abs, scale, rounding, bits=bits, wraps=wraps)
+    encoding = sum_encoding(size, max_abs, scale, rounding, bits=bits, wraps=wraps)
     ring = encoding.ring
 
     def draw(session: Session, place: Array, length: int) -> tuple[Element, Any]:
@@ -134,6 +143,10 @@ def pairwise_masking(
         draw=draw,
         remove=remove,
         completes=lambda alive: mask_keys.completes(graph, alive),
+        least_reports=graph.threshold,
+        abort_share=lambda invited, reports: graphs.abort_share(
+            graph, invited, reports
+        ),
     )
 
     def messages(dimension: int) -> cost.Messages:
@@ -145,7 +158,7 @@ def pairwise_masking(
 
 def light_secagg(
     code: lightsecagg.Code,
-    max_abs: Any,
+    max_abs: Any = None,
     scale: Any = 2.0**16,
     rounding: str = "stochastic",
     *,
@@ -166,8 +179,8 @@ def light_secagg(
     Args:
       code: On as many places as the cohort's arrays are long; padding counts as clients
         that never came.
-      max_abs: Bound of each coordinate of an update.
-      scale: Integer steps per unit.
+      max_abs: As in `additive_sharing`.
+      scale: As in `additive_sharing`.
       rounding: "stochastic" or "nearest".
       wraps: As in `additive_sharing`.
       mode: As in `pairwise_masking`.
@@ -177,7 +190,7 @@ def light_secagg(
     """
     lightsecagg.check(code)
     size = code.num_clients
-    encoding = fixed_point(size, max_abs, scale, rounding, ring=field.F31, wraps=wraps)
+    encoding = sum_encoding(size, max_abs, scale, rounding, ring=field.F31, wraps=wraps)
 
     def draw(session: Session, place: Array, length: int) -> tuple[Element, Any]:
         mask = lightsecagg.client_mask(session.seed, place, length)
@@ -193,6 +206,8 @@ def light_secagg(
         draw=draw,
         remove=remove,
         completes=lambda alive: lightsecagg.completes(code, alive),
+        least_reports=code.surviving,
+        abort_share=lambda invited, reports: float(np.mean(reports < code.surviving)),
     )
 
     def messages(dimension: int) -> cost.Messages:
@@ -203,7 +218,7 @@ def light_secagg(
 
 
 def _under_masks(
-    encoding: FixedPoint,
+    encoding: SumEncoding,
     masks: Masks,
     num_clients: int,
     messages: Callable[[int], cost.Messages],
@@ -213,13 +228,7 @@ def _under_masks(
     checks.known("mode", mode, MODES)
     ring = encoding.ring
 
-    def begin(key: base.Key, invited: Any, reporting: Any, max_abs: Any) -> Session:
-        del max_abs
-        if invited.shape != (num_clients,):
-            raise ValueError(
-                f"the masked sum has {num_clients} places and the cohort "
-                f"{invited.shape[0]}; build it for {invited.shape[0]} clients"
-            )
+    def begin(key: base.Key, invited: Any, reporting: Any) -> Session:
         order_key, seed_key = jax.random.split(key)
         numbers = jnp.arange(num_clients, dtype=jnp.int32)
         places = random.permute(order_key, numbers, num_clients)
@@ -270,5 +279,13 @@ def _under_masks(
 
     return secure_aggregation.modular(
         encoding,
-        secure_aggregation.Protection(begin, protect, reveal, messages, can_abort=True),
+        secure_aggregation.Protection(
+            begin,
+            protect,
+            reveal,
+            messages,
+            num_clients,
+            masks.least_reports,
+            masks.abort_share,
+        ),
     )

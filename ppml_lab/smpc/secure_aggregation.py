@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, PyTree
 
 from ppml_lab import base, checks, pairs, random, trees
-from ppml_lab.smpc import cost, sharing
-from ppml_lab.smpc.fixed_point import FixedPoint, fixed_point
+from ppml_lab.smpc import cost, sharing, sum_encoding
+from ppml_lab.smpc.fixed_point import FixedPoint
+from ppml_lab.smpc.sum_encoding import SumEncoding
 
 _FLOAT_BYTES = 4
 
@@ -27,19 +29,36 @@ class Protection(NamedTuple):
     """How integers are hidden from those who add them up.
 
     Attributes:
-      begin: As `base.SecureAggregator`'s.
+      begin: `(key, invited, reporting) -> session`, what the participants agree on.
       protect: `(key, session, place, integers) -> message`; integers are a tree of
         elements, a message is one of elements that may have axes in front.
       reveal: `(session, sum of messages) -> (sum of integers, completed)`.
       messages: `dimension -> cost.Messages` of a round.
-      can_abort: As `base.SecureAggregator`'s.
+      num_places: The only length of a cohort that it is for; None for any.
+      least_reports: Fewer never make a sum.
+      abort_share: As `base.SecureAggregator`'s; by default rounds abort that have fewer
+        reports than that.
     """
 
     begin: Callable[..., PyTree]
     protect: Callable[..., PyTree]
     reveal: Callable[..., tuple[PyTree, Any]]
     messages: Callable[[int], cost.Messages]
-    can_abort: bool
+    num_places: int | None = None
+    least_reports: Any = 1
+    abort_share: Callable[[Any, Any], float] | None = None
+
+
+class Session(NamedTuple):
+    """What a round's participants agree on.
+
+    Attributes:
+      steps: Its numbers.
+      protocol: The protection's own.
+    """
+
+    steps: sum_encoding.Steps
+    protocol: PyTree
 
 
 class Total(NamedTuple):
@@ -63,7 +82,7 @@ def clear() -> base.SecureAggregator:
         return Total(added, total.count + jnp.sum(present, dtype=jnp.float32))
 
     return base.SecureAggregator(
-        begin=nothing_to_agree,
+        begin=lambda key, invited, reporting, max_abs: (),
         encode=lambda key, session, place, update: update,
         empty=lambda like_message: Total(pairs.zero(like_message), jnp.float32(0)),
         absorb=absorb,
@@ -82,13 +101,14 @@ def clear() -> base.SecureAggregator:
 
 def additive_sharing(
     num_parties: int,
-    max_clients: int,
-    max_abs: Any,
+    max_clients: int | None = None,
+    max_abs: Any = None,
     scale: Any = 2.0**16,
     rounding: str = "stochastic",
     *,
     bits: Any = 32,
     wraps: bool = False,
+    least_reports: Any = 1,
     mode: str = "full",
 ) -> base.SecureAggregator:
     """Each client shares its update among `num_parties` servers over Z_2^32.
@@ -99,61 +119,68 @@ def additive_sharing(
 
     **Guarantee:** any `num_parties - 1` servers see uniform words that do not depend on
     any update, apart from the sum that is opened (semi-honest servers that do not all
-    collude), as far as a generator's words from a seed are uniform. The decoded sum is
-    the exact integer sum of the rounded updates: within `num_clients / scale` per
-    coordinate of the clear sum with stochastic rounding and `num_clients / (2 * scale)`
-    with nearest, the same whatever the order, chunking or number of devices. The
-    emulation shows the arithmetic, its error and its bytes; it sends nothing, keeps no
-    party apart from another, and draws shares from a generator that is not
-    cryptographic.
+    collude), as far as a generator's words from a seed are uniform. The sum is over
+    those who report: of a single one it is that client's update, unless `least_reports`
+    is above 1, as sums of fewer are not opened. The decoded sum is the exact integer
+    sum of the rounded updates: within `num_clients / scale` per coordinate of the clear
+    sum with stochastic rounding and `num_clients / (2 * scale)` with nearest, the same
+    whatever the order, chunking or number of devices. The emulation shows the
+    arithmetic, its error and its bytes; it sends nothing, keeps no party apart from
+    another, and draws shares from a generator that is not cryptographic.
 
     Args:
       num_parties: Servers, at least 2.
-      max_clients: The largest cohort.
-      max_abs: Bound of each coordinate of an update: the clip norm where there is one.
-        Larger coordinates are clamped.
-      scale: Integer steps per unit.
+      max_clients: The largest cohort; that of the rounds by default, and never below.
+      max_abs: Bound of each coordinate of an update, needed where the mechanism states
+        none, such as without clipping or with noise at the clients; larger coordinates
+        are clamped. Where it states one that is the bound by itself; what is told all
+        the same must not be below it, and is raised to a bound that grows.
+      scale: Integer steps per unit. Where the bound is known in a round only, as with
+        an adaptive clip norm, a round halves it until the sum fits; the sensitivity and
+        with it the noise follow.
       rounding: "stochastic" or "nearest".
       bits: Of the sum; fewer than 32 emulate a smaller ring. May be traced, as scale
-        and max_abs may: then nothing is checked.
+        and max_abs may.
       wraps: Whether sums may outgrow these bits and wrap around. Noise that a round
         adds is then reduced with the sum (`FixedPoint.wrap`), so that its privacy
-        holds; otherwise that the sum fits is checked.
+        holds; otherwise the sum fits.
+      least_reports: Fewer make no sum; may be traced. With central DP above 1 needs a
+        sampler with replace_one neighbours, as other sums that can abort.
       mode: "full" makes every share; "identity" adds the integers themselves, which
         gives the same sum and states the same cost.
 
     Raises:
-      ValueError: If the sum would not fit, or for bad arguments.
+      ValueError: If the sum would not fit, or for bad arguments; when it begins for a
+        cohort and a mechanism (`federated.averaging` tries it when built), if
+        `max_clients` or `max_abs` is below theirs, or is needed and missing.
     """
     checks.at_least("num_parties", num_parties, 2)
-    checks.at_least("max_clients", max_clients, 1)
+    checks.at_least("least_reports", least_reports, 1)
     checks.known("mode", mode, ("identity", "full"))
-    encoding = fixed_point(
+    encoding = sum_encoding.sum_encoding(
         max_clients, max_abs, scale, rounding, bits=bits, wraps=wraps
     )
-    scheme = sharing.additive(num_parties, encoding.ring)
 
     def messages(dimension: int) -> cost.Messages:
         return cost.additive_sharing(num_parties, dimension, word_bits(encoding))
 
     def shares(key: base.Key, session: PyTree, place: Any, integers: PyTree) -> PyTree:
         # One vector for all leaves: every random array is a generator to compile.
+        scheme = sharing.additive(num_parties, encoding.ring)
         vector, cut = trees.as_vector(integers)
         return cut(sharing.share(random.seed(key), vector, scheme).shares)
 
+    plain = unprotected(messages)._replace(least_reports=least_reports)
     if mode == "identity":
-        return modular(encoding, unprotected(messages))
+        return modular(encoding, plain)
     return modular(
         encoding,
-        Protection(
-            begin=nothing_to_agree,
+        plain._replace(
             protect=shares,
             reveal=lambda session, total: (
                 jax.tree.map(lambda leaf: encoding.ring.sum_over(leaf, 0), total),
                 jnp.bool_(True),
             ),
-            messages=messages,
-            can_abort=False,
         ),
     )
 
@@ -161,26 +188,17 @@ def additive_sharing(
 def unprotected(messages: Callable[[int], cost.Messages]) -> Protection:
     """Integers as they are: the sum of a protocol that costs `messages`, at no cost."""
     return Protection(
-        begin=nothing_to_agree,
+        begin=lambda key, invited, reporting: (),
         protect=lambda key, session, place, integers: integers,
         reveal=lambda session, total: (total, jnp.bool_(True)),
         messages=messages,
-        can_abort=False,
     )
 
 
-def word_bits(encoding: FixedPoint) -> int:
+def word_bits(encoding: SumEncoding) -> int:
     """Of a message's words; the ring's where fewer are traced."""
     traced = checks.is_traced(encoding.bits)
     return encoding.ring.bits if traced else int(encoding.bits)
-
-
-def nothing_to_agree(
-    key: base.Key, invited: Any, reporting: Any, max_abs: Any
-) -> PyTree:
-    """The session of a sum whose participants need none."""
-    del key, invited, reporting, max_abs
-    return ()
 
 
 def zeros_like(messages: PyTree) -> PyTree:
@@ -188,15 +206,40 @@ def zeros_like(messages: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), messages)
 
 
-def modular(encoding: FixedPoint, protection: Protection) -> base.SecureAggregator:
+def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggregator:
     """The aggregator of fixed-point integers under a protection."""
-    ring = encoding.ring
+    ring, least = encoding.ring, protection.least_reports
 
-    def encode(key: base.Key, session: PyTree, place: Any, update: PyTree) -> PyTree:
+    def steps(num_places: int, max_abs: Any) -> sum_encoding.Steps:
+        only = protection.num_places
+        if only is not None and num_places != only:
+            raise ValueError(
+                f"the masked sum has {only} places and the cohort {num_places}; build "
+                f"it for {num_places} clients"
+            )
+        if not checks.is_traced(least) and num_places < least:
+            raise ValueError(
+                f"the secure sum needs least_reports {least}, which a cohort of up to "
+                f"{num_places} clients never gives; lower it or draw more clients"
+            )
+        return sum_encoding.of_round(encoding, num_places, max_abs)
+
+    def check(num_places: int, max_abs: Any) -> None:
+        steps(num_places, max_abs)
+
+    def begin(key: base.Key, invited: Any, reporting: Any, max_abs: Any) -> Session:
+        (num_places,) = invited.shape
+        numbers = steps(num_places, max_abs)
+        return Session(numbers, protection.begin(key, invited, reporting))
+
+    def of(session: Session) -> FixedPoint:
+        return sum_encoding.fixed_point_at(encoding, session.steps)
+
+    def encode(key: base.Key, session: Session, place: Any, update: PyTree) -> PyTree:
         round_key, hide_key = jax.random.split(key)
         keys = trees.leaf_keys(round_key, update)
-        integers = jax.tree.map(encoding.encode, keys, update)
-        return protection.protect(hide_key, session, place, integers)
+        integers = jax.tree.map(of(session).encode, keys, update)
+        return protection.protect(hide_key, session.protocol, place, integers)
 
     def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
         del places
@@ -210,25 +253,35 @@ def modular(encoding: FixedPoint, protection: Protection) -> base.SecureAggregat
         added = jax.tree.map(lambda t: ring.sum_over(t, 0), totals.messages)
         return Total(added, jnp.sum(totals.count))
 
-    def finish(session: PyTree, total: Total) -> tuple[PyTree, Array, Any]:
-        opened, completed = protection.reveal(session, total.messages)
-        real = jax.tree.map(encoding.decode, opened)
+    def finish(session: Session, total: Total) -> tuple[PyTree, Array, Any]:
+        opened, revealed = protection.reveal(session.protocol, total.messages)
+        completed = revealed & (total.count >= jnp.asarray(least, jnp.float32))
+        real = jax.tree.map(of(session).decode, opened)
         found = jax.tree.map(lambda leaf: jnp.where(completed, leaf, 0), real)
         return found, jnp.where(completed, total.count, 0.0), completed
 
+    def abort_share(invited: Any, reports: Any) -> float:
+        return float(np.mean(np.asarray(reports) < least))
+
+    can_abort = checks.is_traced(least) or least > 1 or bool(protection.abort_share)
     return base.SecureAggregator(
-        begin=protection.begin,
+        begin=begin,
         encode=encode,
         empty=lambda like_message: Total(zeros_like(like_message), jnp.float32(0)),
         absorb=absorb,
         merge=merge,
         finish=finish,
-        wrap=lambda session, total: jax.tree.map(encoding.wrap, total),
+        wrap=lambda session, total: jax.tree.map(of(session).wrap, total),
         sensitivity=lambda session, norm, dimension: (
-            norm + encoding.rounding_norm(dimension)
+            norm + of(session).rounding_norm(dimension)
         ),
         cost=lambda dimension: _cost(protection.messages(dimension), dimension),
-        can_abort=protection.can_abort,
+        can_abort=can_abort,
+        check=check,
+        sums=lambda dimension: base.Sums(
+            dimension, encoding.scale, word_bits(encoding), least
+        ),
+        abort_share=protection.abort_share or (abort_share if can_abort else None),
     )
 
 

@@ -17,6 +17,9 @@ SIZES = np.array([1, 2, 3, 4, 5, 6, 7, 8])
 NEVER = 1 - 1e-7
 """A drop-out probability with which nobody reports in the rounds below."""
 
+ABORTING = 15
+"""A key of a round in which two of eight report, each with probability one half."""
+
 # Every example of client i is the unit vector i, which one step of rate 1 adds: the
 # model says who reported, and with which weight.
 CLIENTS = base.Clients(
@@ -133,20 +136,26 @@ def test_with_privacy_a_round_without_reports_gets_its_noise(masked):
         loss=lambda key, params, examples: -examples @ params[:8],
         evaluate=lambda params, examples: {},
     )
-    # Its sum aborts: a single report would not complete it either.
+    # Under masks two of eight report, whose sum aborts as that of nobody does. If most
+    # rounds did it would be refused.
     graph = smpc.graphs.complete(8, threshold=4)
-    aggregator = smpc.pairwise_masking(graph, 0.5) if masked else smpc.clear()
+    aggregator = smpc.pairwise_masking(graph) if masked else smpc.clear()
+    dropout_prob = 0.5 if masked else NEVER
     algorithm = build(
         silent,
         federated.fixed_size(8, 8),
-        NEVER,
+        dropout_prob,
         mechanism=dp.gaussian(0.5, 1.6),
         aggregator=aggregator,
     )
-    state, info = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), CLIENTS)
+    key = jax.random.key(ABORTING) if masked else KEY
+    state, info = jax.jit(algorithm.round)(key, algorithm.init(KEY), CLIENTS)
     assert info["num_reports"] == 0
     # Divided by the expected number of reports, as it would be if somebody did.
-    stddev = 1.6 * aggregator.sensitivity((), 0.5, 5000) / (8 * (1 - NEVER))
+    everyone = jnp.ones(8, bool)
+    session = aggregator.begin(KEY, everyone, everyone, 0.5)
+    stddev = 1.6 * aggregator.sensitivity(session, 0.5, 5000)
+    stddev /= 8 * (1 - dropout_prob)
     values = np.asarray(state.params)
     assert scipy.stats.kstest(values / stddev, "norm").pvalue > 1e-4
     for wrong in (2 / 3, 3 / 2):

@@ -19,6 +19,11 @@ SUMS = {
     "clear": smpc.clear(),
     "secure": smpc.additive_sharing(2, 12, 64.0, rounding="nearest"),
 }
+EVERYONE = np.ones(12, bool)
+SESSIONS = {
+    name: total.begin(jax.random.key(0), EVERYONE, EVERYONE, jnp.inf)
+    for name, total in SUMS.items()
+}
 LANES_AND_DEVICES = [(2, 1), (4, 1), (5, 1), (32, 1), (1, 4), (4, 4), (32, 4)]
 
 
@@ -64,7 +69,8 @@ def report(key, place, size, update, info):
     keys = jnp.stack([info["key"], jax.random.key_data(key)])
     table = jnp.zeros((12, 2, 2), jnp.uint32).at[info["name"]].set(keys)
     messages = {
-        name: total.encode(key, (), place, update / 16) for name, total in SUMS.items()
+        name: total.encode(key, SESSIONS[name], place, update / 16)
+        for name, total in SUMS.items()
     }
     sizes = seen * size.astype(jnp.float32)
     return messages | {"seen": seen, "sizes": sizes, "keys": table}
@@ -93,7 +99,7 @@ FOLD = lanes.Fold(
 
 
 def clear(found):
-    return pairs.value(SUMS["clear"].finish((), found["clear"])[0])
+    return pairs.value(SUMS["clear"].finish(SESSIONS["clear"], found["clear"])[0])
 
 
 NO_KEY = jnp.zeros(2, jnp.uint32)
@@ -150,7 +156,7 @@ def test_everybody_drawn_is_trained_once_and_reported_once(
     np.testing.assert_array_equal(found["sizes"], DRAWN * SIZES)
     np.testing.assert_array_equal(clear(found) * 16, DRAWN @ UPDATES)
     assert found["clear"].count == found["secure"].count == DRAWN.sum()
-    opened, *_ = SUMS["secure"].finish((), found["secure"])
+    opened, *_ = SUMS["secure"].finish(SESSIONS["secure"], found["secure"])
     np.testing.assert_array_equal(opened, clear(found))
     # Everybody trained from what it had kept itself, and keeps its own result.
     np.testing.assert_array_equal(kept["name"], KEPT["name"])

@@ -161,7 +161,7 @@ def test_bad_settings_are_refused(options, message):
     ],
 )
 def test_noise_suffices_against_those_who_cannot_reconstruct(how, least):
-    """With as many honest parties by default as the largest harmless coalition leaves."""
+    """Of as many parties, by default, as the largest harmless coalition leaves out."""
     made = training(how, noise_multiplier=3.0, clip_norm=CLIP, dimension=3)
     stddev = 3.0 * CLIP * np.sqrt(how.scheme.num_parties / least)
     assert made.noise_stddev == pytest.approx(stddev)

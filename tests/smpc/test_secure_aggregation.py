@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppml_lab import pairs, smpc
+from ppml_lab import base, pairs, smpc
 
 KEY = jax.random.key(0)
 SHAPES = {"w": (4, 3), "deep": {"b": ()}}
@@ -30,15 +30,21 @@ def updates(num_clients: int, max_abs: float = 1.0, seed: int = 0):
     )
 
 
+def begun(aggregator, num_clients=1, bound=jnp.inf):
+    """The session of a round; by default of a mechanism without a bound."""
+    everyone = jnp.ones(num_clients, bool)
+    return aggregator.begin(KEY, everyone, everyone, bound)
+
+
 def encode_all(aggregator, stacked, key=KEY):
     num_clients = len(jax.tree.leaves(stacked)[0])
     encode = jax.jit(jax.vmap(aggregator.encode, in_axes=(0, None, 0, 0)))
     keys, places = jax.random.split(key, num_clients), jnp.arange(num_clients)
-    return encode(keys, (), places, stacked)
+    return encode(keys, begun(aggregator, num_clients), places, stacked)
 
 
 def opened(aggregator, total):
-    decoded, count, completed = aggregator.finish((), total)
+    decoded, count, completed = aggregator.finish(begun(aggregator), total)
     assert count.dtype == jnp.float32
     decoded = pairs.value(decoded)
     assert completed.dtype == bool
@@ -173,7 +179,7 @@ def test_sensitivity_bounds_what_one_client_adds(rounding, scale):
     """Add a client to others: the decoded sum moves by at most the sensitivity."""
     clip_norm = 1.5
     aggregator = smpc.additive_sharing(2, 200, clip_norm, scale, rounding)
-    bound = aggregator.sensitivity((), clip_norm, DIMENSION)
+    bound = aggregator.sensitivity(begun(aggregator), clip_norm, DIMENSION)
     directions = updates(200, seed=3)
     norms = norms_of(directions)
     clipped = jax.tree.map(
@@ -195,11 +201,12 @@ def test_sensitivity_is_nearly_met_by_the_worst_update(rounding):
     keys = jax.random.split(KEY, 5000)
 
     def send(key):
-        return alone(aggregator, aggregator.encode(key, (), jnp.int32(0), update))
+        message = aggregator.encode(key, begun(aggregator), jnp.int32(0), update)
+        return alone(aggregator, message)
 
     sent = jax.jit(jax.vmap(send))(keys)
     norms = np.linalg.norm(sent, axis=1)
-    bound = aggregator.sensitivity((), part * np.sqrt(8), 8)
+    bound = aggregator.sensitivity(begun(aggregator), part * np.sqrt(8), 8)
     assert norms.max() <= bound
     if rounding == "nearest":
         assert norms.max() > 0.99 * bound
@@ -215,7 +222,8 @@ def test_identity_is_the_same_sum_at_the_same_cost(num_parties, rounding):
     stacked = updates(200, max_abs=3.0)
     assert bits(secure_sum(full, stacked)) == bits(secure_sum(identity, stacked))
     assert full.cost(DIMENSION) == identity.cost(DIMENSION)
-    assert full.sensitivity((), 1.0, 9) == identity.sensitivity((), 1.0, 9)
+    bounds = {a.sensitivity(begun(a), 1.0, 9) for a in (full, identity)}
+    assert len(bounds) == 1
 
 
 @pytest.mark.parametrize("num_bits", [9, 16, 31])
@@ -233,13 +241,46 @@ def test_fewer_bits_are_a_smaller_ring(num_bits):
     clamped = jax.tree.map(lambda x: jnp.clip(x, -64, 64), stacked)
     assert largest_error(secure_sum(narrow, stacked), clamped) == 0
 
-    def traced(bits, max_abs):
-        free = smpc.additive_sharing(2, 2, max_abs, scale, "nearest", bits=bits)
+    def traced(bits, max_abs, wraps):
+        free = smpc.additive_sharing(
+            2, 2, max_abs, scale, "nearest", bits=bits, wraps=wraps
+        )
         return secure_sum(free, stacked)["x"]
 
-    # Traced sizes are not checked: 127 and -128 fit, 128 wraps around.
-    total = jax.jit(traced)(num_bits - 1, 128.0)
-    np.testing.assert_array_equal(total, [127.0, -128.0, -128.0])
+    # Half the range: 127 and -128 fit, 128 wraps around where it may. Where it may not
+    # a step is twice as large, and 127 of them are even.
+    total = jax.jit(traced, static_argnums=2)
+    np.testing.assert_array_equal(
+        total(num_bits - 1, 128.0, True), [127.0, -128.0, -128.0]
+    )
+    np.testing.assert_allclose(
+        total(num_bits - 1, 128.0, False), [127.0, -128.0, 128.0], atol=2 / scale
+    )
+
+
+def test_fewer_reports_than_the_least_make_no_sum():
+    """A sum of one is that client's update."""
+    for mode in ("identity", "full"):
+        aggregator = smpc.additive_sharing(2, 5, 1.0, least_reports=3, mode=mode)
+        assert aggregator.can_abort
+        messages = encode_all(aggregator, updates(5))
+        for count in (0, 1, 2, 3, 5):
+            few = jax.tree.map(lambda m: m[0], messages)
+            total = aggregator.absorb(
+                aggregator.empty(few), messages, jnp.arange(5), jnp.arange(5) < count
+            )
+            session = begun(aggregator, 5)
+            decoded, reports, completed = aggregator.finish(session, total)
+            assert completed == (count >= 3)
+            assert reports == (count if count >= 3 else 0)
+            assert any(map(np.any, jax.tree.leaves(decoded))) == (count >= 3)
+        assert aggregator.sums is not None
+        assert aggregator.sums(13) == base.Sums(13, 2.0**16, 32, 3)
+        with pytest.raises(
+            ValueError, match="least_reports 3, which a cohort of up to 2"
+        ):
+            begun(aggregator, 2)
+    assert not smpc.additive_sharing(2, 5, 1.0).can_abort
 
 
 @pytest.mark.parametrize("num_bits", [6, 8])
@@ -259,7 +300,7 @@ def test_a_sum_that_wraps_around_is_private_all_the_same(num_bits):
             total,
         )
 
-    wrapped = narrow.wrap((), noisy(secure_sum(narrow, stacked)))
+    wrapped = narrow.wrap(begun(narrow), noisy(secure_sum(narrow, stacked)))
     whole = noisy(secure_sum(exact, stacked))
     for one, other in zip(*map(jax.tree.leaves, (wrapped, whole)), strict=True):
         turns = (one - other) / span
@@ -276,7 +317,7 @@ def test_clear_sums_are_float_sums():
     stacked = updates(200)
     total = secure_sum(aggregator, stacked)
     assert largest_error(total, stacked) < 1e-4
-    assert aggregator.sensitivity((), 2.5, 100) == 2.5
+    assert aggregator.sensitivity(begun(aggregator), 2.5, 100) == 2.5
 
 
 def test_stochastic_is_the_default_rounding_and_two_to_the_sixteen_the_scale():
@@ -285,7 +326,7 @@ def test_stochastic_is_the_default_rounding_and_two_to_the_sixteen_the_scale():
     assert bits(encode_all(default, updates(200))) == bits(
         encode_all(explicit, updates(200))
     )
-    assert default.sensitivity((), 1.0, 100) == 1.0 + 10 / 2**16
+    assert default.sensitivity(begun(default), 1.0, 100) == 1.0 + 10 / 2**16
 
 
 @pytest.mark.parametrize(

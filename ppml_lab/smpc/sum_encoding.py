@@ -1,0 +1,178 @@
+"""The integers of a secure sum: what its builder is told, and what a round adds to it.
+
+Two of the numbers belong to others. How many integers are added is the cohort's length,
+and how large one may be is the bound that the privacy mechanism states, which an
+adaptive clip norm changes from round to round. A round brings both, so that neither has
+to be told, and what is told all the same is compared.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from ppml_lab import checks
+from ppml_lab.smpc.fixed_point import FixedPoint, check_fits, checked_bits
+from ppml_lab.smpc.ring import Z32, Ring
+
+
+class SumEncoding(NamedTuple):
+    """What the builder of a sum was told; make it with `sum_encoding`.
+
+    Attributes:
+      max_clients: The largest cohort; None for that of the rounds.
+      max_abs: Bound of a coordinate, which the mechanism's may raise; None if that has
+        to be one.
+      scale: Integer steps per unit, at most: see `of_round`.
+      rounding: As in `FixedPoint`.
+      ring: As in `FixedPoint`.
+      bits: As in `FixedPoint`.
+      wraps: As in `FixedPoint`.
+    """
+
+    max_clients: int | None
+    max_abs: Any
+    scale: Any
+    rounding: str
+    ring: Ring
+    bits: Any
+    wraps: bool
+
+
+class Steps(NamedTuple):
+    """The numbers of a round, traced where the mechanism's bound is.
+
+    Attributes:
+      max_abs: Bound of a coordinate.
+      scale: Integer steps per unit.
+    """
+
+    max_abs: Any
+    scale: Any
+
+
+def sum_encoding(
+    max_clients: int | None,
+    max_abs: Any,
+    scale: Any,
+    rounding: str,
+    *,
+    ring: Ring = Z32,
+    bits: Any = None,
+    wraps: bool = False,
+) -> SumEncoding:
+    """Checks what is known before a round.
+
+    Raises:
+      ValueError: For bad arguments, or if the sum of as many as told, as large as told,
+        would not fit.
+    """
+    bits = checked_bits(scale, rounding, ring, bits)
+    if max_clients is not None:
+        checks.at_least("max_clients", max_clients, 1)
+    if max_abs is not None:
+        checks.positive("max_abs", max_abs)
+        encoding = FixedPoint(scale, max_abs, rounding, ring, bits, wraps)
+        check_fits(encoding, max_clients or 1)
+    return SumEncoding(max_clients, max_abs, scale, rounding, ring, bits, wraps)
+
+
+def of_round(encoding: SumEncoding, num_places: int, stated: Any) -> Steps:
+    """The numbers of a round.
+
+    Where all are numbers the sum has to fit at the scale that was told. Where the bound
+    is an array, which may be traced and grow from round to round, or scale or bits are
+    traced, the scale is halved until it does.
+
+    Args:
+      encoding: What was told before.
+      num_places: The length of the cohort's arrays.
+      stated: The bound that the mechanism states; inf for none.
+
+    Raises:
+      ValueError: For a cohort above `max_clients`, a mechanism without a bound where
+        none was told, one that was told and is below the mechanism's, or numbers with
+        which the sum does not fit.
+    """
+    most = encoding.max_clients
+    if most is not None and num_places > most:
+        raise ValueError(
+            f"max_clients is {most}, but a round's cohort has up to {num_places} "
+            f"clients, whose sum could wrap around; build the secure sum with "
+            f"max_clients={num_places}, or leave it out"
+        )
+    num_summands = num_places if most is None else most
+    max_abs = _bound(encoding.max_abs, stated)
+    found = fixed_point_at(encoding, Steps(max_abs, encoding.scale))
+    if any(isinstance(x, Array) for x in (max_abs, encoding.scale, encoding.bits)):
+        room = _room(encoding, num_summands)
+        return Steps(max_abs, _halved(encoding.scale, max_abs, room))
+    check_fits(found, num_summands)
+    return Steps(max_abs, encoding.scale)
+
+
+def fixed_point_at(encoding: SumEncoding, steps: Steps) -> FixedPoint:
+    """The encoding of a round."""
+    _, _, _, rounding, ring, bits, wraps = encoding
+    return FixedPoint(steps.scale, steps.max_abs, rounding, ring, bits, wraps)
+
+
+def _bound(told: Any, stated: Any) -> Any:
+    """The mechanism's bound where there is one and what was told where not; of both the
+    larger.
+    """
+    is_known = not checks.is_traced(stated)
+    if is_known and not math.isfinite(stated):
+        if told is None:
+            raise ValueError(
+                f"max_abs is needed: the mechanism bounds no coordinate of what leaves "
+                f"a client (it states {stated}); build the secure sum with the bound, "
+                "or clip the updates, as dp.gaussian does"
+            )
+        return told
+    if told is None:
+        return stated
+    if isinstance(stated, Array) or checks.is_traced(told):
+        larger = jnp.maximum(jnp.float32(stated), jnp.float32(told))
+        return jnp.where(jnp.isfinite(stated), larger, told)
+    if np.float32(told) < np.float32(stated):
+        raise ValueError(
+            f"max_abs {told} is below the mechanism's bound {stated}, and would cut "
+            "what clipping leaves; leave it out"
+        )
+    return told
+
+
+def _room(encoding: SumEncoding, num_summands: int) -> Any:
+    """The most steps of one value with which the sum fits: a float32, rounded down."""
+    added, bits = num_summands, encoding.bits
+    if encoding.wraps:
+        added, bits = 1, encoding.ring.bits
+    if not checks.is_traced(bits):
+        whole = max(1, (2 ** (int(bits) - 1) - 1) // added)
+        room = np.float32(whole)
+        return np.nextafter(room, np.float32(0)) if int(room) > whole else room
+    largest = (jnp.uint32(1) << jnp.asarray(bits - 1).astype(jnp.uint32)) - jnp.uint32(
+        1
+    )
+    steps = jnp.maximum(largest // jnp.uint32(added), jnp.uint32(1))
+    room = steps.astype(jnp.float32)
+    below = jnp.nextafter(room, jnp.float32(0))
+    return jnp.where(room.astype(jnp.uint32) > steps, below, room)
+
+
+def _halved(scale: Any, max_abs: Any, room: Any) -> Float[Array, ""]:
+    """The scale over the least power of two with which `max_abs` has at most `room`
+    steps, exactly: by mantissas and exponents.
+    """
+    (a, b, c), (i, j, k) = zip(
+        *(jnp.frexp(jnp.float32(x)) for x in (scale, max_abs, room)), strict=True
+    )
+    steps, carried = jnp.frexp(a * b)
+    too_many = i + j + carried - k + (steps > c).astype(jnp.int32)
+    return jnp.ldexp(jnp.float32(scale), -jnp.maximum(too_many, 0))
