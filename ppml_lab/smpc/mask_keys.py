@@ -194,6 +194,42 @@ def unmask(setup: Setup, graph: graphs.Graph, alive: Alive) -> Unmasking:
     )
 
 
+def shares(
+    setup: Setup,
+    graph: graphs.Graph,
+    place: Int[Array, ""] | int,
+    kind: Int[Array, ""] | int,
+    points: Wide,
+) -> Wide:
+    """What the holders at `points`, a place plus 1 each, keep of one client's secret.
+
+    **Guarantee:** fewer than the graph's threshold are uniform whatever the secret, if
+    the generator's words are: the polynomial has as many coefficients, of which all but
+    the secret are drawn for this client and this kind of secret alone.
+
+    Args:
+      setup: Everybody's keys.
+      graph: Its threshold is how many shares open the secret.
+      place: The owner's.
+      kind: `SELF_SEED` or `SECRET_KEY`; for `NOTHING` the shares of a self seed that
+        nobody asks for.
+      points: `[holders]`, F61.
+    """
+    is_key = jnp.asarray(kind) == SECRET_KEY
+    secret = jax.tree.map(
+        lambda key, own: jnp.where(is_key, key[place], own[place])[None],
+        setup.secret_keys,
+        setup.self_seeds,
+    )
+    stream = random.child(setup.share_seed, place, kind)
+    coefficients = jax.tree.map(
+        lambda first, others: jnp.concatenate([first, others[1:]]),
+        secret,
+        F61.uniform(stream, graph.threshold),
+    )
+    return shamir.evaluate(F61, coefficients, points)
+
+
 def completes(graph: graphs.Graph, alive: Alive) -> Bool[Array, ""]:
     """Whether `unmask` will get every secret that it asks for, without any secret."""
     asked = requested(alive) != NOTHING
@@ -237,20 +273,8 @@ def _opened(
 
     def open_one(place: Int[Array, ""]) -> tuple[Wide, Bool[Array, ""]]:
         points, weights, enough = everywhere or readers((place + around) % num_clients)
-        is_key = kind[place] == SECRET_KEY
-        secret = jax.tree.map(
-            lambda key, own: jnp.where(is_key, key[place], own[place])[None],
-            setup.secret_keys,
-            setup.self_seeds,
-        )
-        stream = random.child(setup.share_seed, place, kind[place])
-        coefficients = jax.tree.map(
-            lambda first, others: jnp.concatenate([first, others[1:]]),
-            secret,
-            F61.uniform(stream, threshold),
-        )
-        shares = shamir.evaluate(F61, coefficients, points)
-        opened = shamir.reconstruct(F61, shares, weights)
+        held = shares(setup, graph, place, kind[place], points)
+        opened = shamir.reconstruct(F61, held, weights)
         return trees.where(enough & (kind[place] != NOTHING), opened, 0), enough
 
     table = threshold if is_complete else threshold**2

@@ -386,16 +386,20 @@ def test_every_part_of_a_round_has_a_key_of_its_own(regression, clients):
         spied("step", federated.local_sgd(regression, optax.sgd(0.1), 3, num_steps=2)),
         spied("sample", federated.everyone(5)),
         mechanism=spied("privatize", spied("clip", dp.gaussian(0.5, 1.0))),
-        aggregator=spied("encode", smpc.clear()),
+        aggregator=spied("begin", spied("encode", smpc.clear())),
         num_lanes=1,
     )
-    jax.block_until_ready(jax.jit(algorithm.round)(KEY, algorithm.init(KEY), clients))
-    jax.effects_barrier()
-    # A client has one key for all its steps.
-    assert {name: len(keys) for name, keys in seen.items()} == {
-        "sample": 1, "step": 5, "clip": 5, "encode": 5, "privatize": 1
-    }  # fmt: skip
-    assert len(set.union(*seen.values())) == 17
+    one_round, start = jax.jit(algorithm.round), algorithm.init(KEY)
+    for number in (1, 2):
+        jax.block_until_ready(one_round(jax.random.key(number), start, clients))
+        jax.effects_barrier()
+        # A client has one key for all its steps; what masks a sum is new in each round.
+        counts = {"begin": 1, "sample": 1, "step": 5, "clip": 5, "encode": 5}
+        counts |= {"privatize": 1}
+        assert {name: len(keys) for name, keys in seen.items()} == {
+            name: number * count for name, count in counts.items()
+        }
+        assert len(set.union(*seen.values())) == number * 18
 
 
 def test_events_compose_over_rounds(regression):

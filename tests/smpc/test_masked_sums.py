@@ -108,18 +108,23 @@ def test_the_sum_is_that_of_additive_sharing(protocol):
 
 @each_protocol
 @pytest.mark.parametrize("mode", ["ideal", "full"])
-def test_messages_hide_the_updates(mode, protocol):
-    """No word of a message is the integer that it hides, nor the same in two rounds."""
+def test_every_word_of_every_mask_is_used_once(mode, protocol):
+    """Masks differ between clients, coordinates and rounds, whoever has which place:
+    the difference of two uploads under one mask is that of their inputs.
+    """
     everybody = jnp.ones(NUM_CLIENTS, bool)
     sums = aggregators(protocol, rounding="nearest")
+    messages = jax.jit(lambda key: run(sums[mode], everybody, everybody, key)[0][0])
     plain = run(sums["identity"], everybody, everybody)[0][0]
-    one, two = (
-        run(sums[mode], everybody, everybody, jax.random.key(seed))[0][0]
-        for seed in (0, 1)
-    )
-    for a, b, bare in zip(*map(jax.tree.leaves, (one, two, plain)), strict=True):
-        assert not np.any(a == bare)
-        assert not np.any(a == b)
+    modulus, words = 2**31 - 1 if protocol is CODE else 2**32, []
+    for seed in range(3):
+        masked = messages(jax.random.key(seed))
+        for one, bare in zip(*map(jax.tree.leaves, (masked, plain)), strict=True):
+            words.append((np.int64(one) - np.int64(bare)).ravel() % modulus)
+    found = np.concatenate(words)
+    assert found.size == 3 * NUM_CLIENTS * 16
+    assert np.unique(found).size == found.size
+    assert 0 not in found
 
 
 @each_protocol
