@@ -260,10 +260,10 @@ def transcript(
 ) -> Transcript:
     """All that the server of `run` with the same seed sees."""
     num_inputs, length = rings.shape_of(inputs)
-    if num_inputs != check(code).num_clients:
+    if {num_inputs, *map(len, alive)} != {check(code).num_clients}:
         raise ValueError(
-            f"need one row of inputs for each of num_clients {code.num_clients}, got "
-            f"{num_inputs}"
+            f"need one row of inputs, and of alive, for each of num_clients "
+            f"{code.num_clients}, got {num_inputs} and {[*map(len, alive)]}"
         )
 
     def add(summed: Element, row: Any) -> tuple[Element, Element]:

@@ -131,8 +131,17 @@ def masked_inputs(
 
     Returns:
       `[clients, length]`, zeros for those that did not upload.
+
+    Raises:
+      ValueError: Unless there is an input of each of the graph's clients, and somebody
+        knows of each whether it is there.
     """
-    length = rings.shape_of(inputs)[1]
+    num_inputs, length = rings.shape_of(inputs)
+    if {num_inputs, *map(len, alive)} != {graph.num_clients}:
+        raise ValueError(
+            f"need one row of inputs, and of alive, for each of num_clients "
+            f"{graph.num_clients}, got {num_inputs} and {[*map(len, alive)]}"
+        )
     own = ring.uniform(mask_keys.own_stream(setup.self_seeds), length, first_block)
     places = jnp.arange(graph.num_clients)
 

@@ -19,7 +19,7 @@ SUMS = {
     "clear": smpc.clear(),
     "secure": smpc.additive_sharing(2, 12, 64.0, rounding="nearest"),
 }
-EVERYONE = np.ones(12, bool)
+EVERYONE = jnp.ones(12, bool)
 SESSIONS = {
     name: total.begin(jax.random.key(0), EVERYONE, EVERYONE, jnp.inf)
     for name, total in SUMS.items()

@@ -1,5 +1,7 @@
 """Numbers that two builders share are compared when they meet: nothing runs here."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,16 +80,15 @@ def test_a_sum_that_does_not_fit_its_rounds_is_refused(
 )
 def test_a_bound_is_told_where_no_mechanism_states_one(build, mechanism):
     sampler = federated.fixed_size(20, 10)
-    for protocol in (smpc.additive_sharing, smpc.pairwise_masking, smpc.light_secagg):
-        what = {
-            smpc.additive_sharing: 3,
-            smpc.pairwise_masking: graphs.complete(10),
-            smpc.light_secagg: lightsecagg.Code(10, 7, 3),
-        }[protocol]
+    for protocol in (
+        functools.partial(smpc.additive_sharing, 3),
+        functools.partial(smpc.pairwise_masking, graphs.complete(10)),
+        functools.partial(smpc.light_secagg, lightsecagg.Code(10, 7, 3)),
+    ):
         with pytest.raises(ValueError, match="max_abs is needed"):
-            build(sampler, protocol(what), mechanism)
-        build(sampler, protocol(what, max_abs=8.0), mechanism)
-        build(sampler, protocol(what))
+            build(sampler, protocol(), mechanism)
+        build(sampler, protocol(max_abs=8.0), mechanism)
+        build(sampler, protocol())
 
 
 def test_adaptive_and_scheduled_clip_norms_need_no_bound(build):

@@ -350,3 +350,10 @@ def test_bad_arguments():
         masking.run(seed_of(0), graph, inputs, alive, num_chunks=3)
     with pytest.raises(ValueError, match="threshold 9 is out of reach"):
         mask_keys.setup(seed_of(0), graphs.Graph(5, 4, 9))
+    keys = mask_keys.setup(seed_of(0), graph)
+    seeds = mask_keys.pair_seeds(keys, graph)
+    for rows, here in ((inputs[:1], alive), (inputs, dropouts.everybody(1))):
+        with pytest.raises(
+            ValueError, match="one row of inputs, and of alive, for each"
+        ):
+            masking.masked_inputs(keys, seeds, graph, rows, here)
