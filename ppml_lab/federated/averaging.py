@@ -89,7 +89,8 @@ def averaging(
       sampler: Who takes part.
       server: What becomes of the mean; FedAvg's, `fedopt(optax.sgd(1.0))`, by default.
       mechanism: `dp.no_privacy()` by default.
-      aggregator: `smpc.clear()` by default.
+      aggregator: `smpc.clear()` by default. It gets its bound from the mechanism and
+        its size from the sampler.
       weighting: "uniform" (each client counts the same, the mean divides by the
         expected number of reports, which is public), "realised" (the same, but divided
         by the number of those who report) or "examples" (McMahan's n_k / n among those
@@ -106,7 +107,8 @@ def averaging(
 
     Raises:
       ValueError: For a secure sum that can abort with a mechanism whose guarantee the
-        abort would break, an unknown weighting, lanes below 1, a drop-out probability
+        abort would break, one that most rounds would abort, or one whose size or bound
+        is not the cohort's or the mechanism's, an unknown weighting, lanes below 1, a drop-out probability
         outside [0, 1), a mesh without that axis, a trainer and a server that do not
         understand each other or change the model's shape, a mechanism that protects
         examples, or weights by examples where they would break the mechanism's

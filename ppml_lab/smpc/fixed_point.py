@@ -86,28 +86,57 @@ class FixedPoint(NamedTuple):
 
 
 def power_of_two(exponent: Any) -> Any:
-    """Exactly 2 to a whole exponent, which may be traced: XLA's `exp2` is not exact."""
+    """Exactly 2 to a whole exponent, which may be traced: XLA's `exp2` is not exact.
+
+    Raises:
+      ValueError: For an exponent that is not whole, or a power that float32 does not
+        have.
+    """
+    checks.at_least("exponent", exponent, -126)
+    checks.within("exponent", exponent, -126, 127)
     if not checks.is_traced(exponent):
         return 2.0 ** float(exponent)
     return jnp.ldexp(jnp.float32(1), exponent.astype(jnp.int32))
 
 
 def bits_needed(num_summands: int, max_abs: float, scale: float) -> int:
-    """The least width of a two's complement ring whose sums cannot wrap around."""
+    """The least width of a two's complement ring whose sums cannot wrap around.
+
+    Raises:
+      ValueError: Unless there is something to add, and it has a bound and a scale.
+    """
+    _check_summands(num_summands, max_abs)
+    checks.positive("scale", scale)
     # Each summand is an integer of at most ceil(max_abs * scale) in absolute value.
     largest = num_summands * math.ceil(max_abs * scale)
     return 1 + largest.bit_length()
 
 
 def headroom(num_summands: int, max_abs: float, scale: float, bits: int) -> int:
-    """Bits that the largest sum leaves free; negative where it can wrap around."""
+    """Bits that the largest sum leaves free; negative where it can wrap around.
+
+    Raises:
+      ValueError: As for `bits_needed`, or without any bits.
+    """
+    checks.at_least("bits", bits, 1)
     return bits - bits_needed(num_summands, max_abs, scale)
 
 
 def largest_scale(num_summands: int, max_abs: float, bits: int) -> float:
-    """The largest power of two as a scale whose sums fit into `bits`."""
+    """The largest power of two as a scale whose sums fit into `bits`.
+
+    Raises:
+      ValueError: Unless there is something to add, and it has a bound, and some bits.
+    """
+    _check_summands(num_summands, max_abs)
+    checks.at_least("bits", bits, 1)
     room = max(1, (2 ** (bits - 1) - 1) // num_summands)
     return 2.0 ** math.floor(math.log2(room / _largest_step(max_abs, 1.0)))
+
+
+def _check_summands(num_summands: int, max_abs: float) -> None:
+    checks.at_least("num_summands", num_summands, 1)
+    checks.positive("max_abs", max_abs)
 
 
 def fixed_point(

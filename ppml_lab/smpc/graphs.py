@@ -110,6 +110,7 @@ def complete(num_clients: int, threshold: Any = None) -> Graph:
     Raises:
       ValueError: Fewer than 3 clients, or a threshold outside `[1, num_clients]`.
     """
+    checks.at_least("num_clients", num_clients, 3)
     if threshold is None:
         threshold = 2 * num_clients // 3 + 1
     return check(Graph(num_clients, num_clients - 1, threshold))
@@ -164,6 +165,7 @@ def k_regular(
         "corrupt_share": corrupt_share,
         "dropout_share": dropout_share,
     }.items():
+        checks.number(name, share)
         if not 0 <= share < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {share}")
     checks.at_least("correctness_bits", correctness_bits, 1)

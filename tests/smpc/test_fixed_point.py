@@ -205,3 +205,26 @@ def test_following_the_advice_of_the_error_helps(num_summands, max_abs, scale):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         smpc.fixed_point(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (
+            smpc.bits_needed,
+            (0, 1.0, 2.0),
+            "num_summands must be an integer of at least",
+        ),
+        (smpc.bits_needed, (2, np.inf, 2.0), "max_abs must be positive and finite"),
+        (smpc.bits_needed, (2, 1.0, -2.0), "scale must be positive"),
+        (smpc.headroom, (2, 1.0, 2.0, 0), "bits must be an integer of at least 1"),
+        (smpc.largest_scale, (2, np.inf, 32), "max_abs must be positive and finite"),
+        (smpc.largest_scale, (2, 1.0, 0), "bits must be an integer of at least 1"),
+        (smpc.power_of_two, (200,), r"exponent must lie in \[-126, 127\]"),
+        (smpc.power_of_two, (-2000,), "exponent must be an integer of at least -126"),
+        (smpc.power_of_two, (1.5,), "exponent must be an integer"),
+    ],
+)
+def test_numbers_of_no_sum_are_refused(function, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        function(*arguments)
