@@ -107,12 +107,12 @@ def averaging(
 
     Raises:
       ValueError: For a secure sum that can abort with a mechanism whose guarantee the
-        abort would break, one that most rounds would abort, or one whose size or bound
-        is not the cohort's or the mechanism's, an unknown weighting, lanes below 1, a drop-out probability
-        outside [0, 1), a mesh without that axis, a trainer and a server that do not
-        understand each other or change the model's shape, a mechanism that protects
-        examples, or weights by examples where they would break the mechanism's
-        sensitivity or the server's mean.
+        abort would break, one that most rounds would abort, one whose size or bound is
+        not the cohort's or the mechanism's, an unknown weighting, lanes below 1, a
+        drop-out probability outside [0, 1), a mesh without that axis, a trainer and a
+        server that do not understand each other or change the model's shape, a
+        mechanism that protects examples, or weights by examples where they would break
+        the mechanism's sensitivity or the server's mean.
     """
     server = fedopt(optax.sgd(1.0)) if server is None else server
     mechanism = dp.no_privacy() if mechanism is None else mechanism
