@@ -228,7 +228,9 @@ def test_a_vector_for_several_servers_goes_up_once():
     aggregator = smpc.additive_sharing(num_parties, 5, 1.0)
     key = jax.random.key(0)
     update = jnp.linspace(-1.0, 1.0, length)
-    message = jax.jit(aggregator.encode)(key, (), jnp.int32(0), update)
+    everyone = jnp.ones(5, bool)
+    session = aggregator.begin(key, everyone, everyone, jnp.inf)
+    message = jax.jit(aggregator.encode)(key, session, jnp.int32(0), update)
     # A server that has its seed has its share.
     scheme = sharing.additive(num_parties)
     seeds = sharing.party_seeds(random.seed(jax.random.split(key)[1]), scheme)
