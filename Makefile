@@ -5,6 +5,12 @@ STEMS := $(basename $(notdir $(wildcard paper_figures/*.py)))
 
 # Neighbours stay together, for modules compile once; an idle worker takes from the others.
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
+QUICK := -m "not exhaustive and not benchmark"
+# Most of the time goes to LLVM. What is tested of floats needs the programs that users
+# run; all else is as right unoptimised. `test-all` optimises everything.
+FLOATS := tests/dp tests/federated tests/models tests/data tests/test_pairs.py \
+  tests/test_random.py tests/test_readme.py tests/test_stems.py tests/test_memory.py
+UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
 
 .PHONY: run test test-all figures lint clean
 .DELETE_ON_ERROR:
@@ -14,7 +20,8 @@ run: .venv/ready
 	$(BIN)/python paper_figures/privacy_utility.py results/privacy_utility/smoke
 
 test: .venv/ready
-	$(TESTS) -m "not exhaustive and not benchmark"
+	$(UNOPTIMISED) $(TESTS) $(QUICK) $(addprefix --ignore=,$(FLOATS))
+	$(TESTS) $(QUICK) $(FLOATS)
 
 test-all: .venv/ready
 	$(TESTS) --hypothesis-profile thorough

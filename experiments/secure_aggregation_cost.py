@@ -45,7 +45,7 @@ import numpy as np
 from ppml_lab import lab, random
 from ppml_lab.lab import records
 from ppml_lab.lab.run import parse
-from ppml_lab.smpc import cost, dropouts, graphs, mask_keys, masking, shamir
+from ppml_lab.smpc import cost, dropouts, graphs, mask_keys, masking, operations, shamir
 from ppml_lab.smpc.field import F61
 from ppml_lab.smpc.network import LAN, WAN
 from ppml_lab.smpc.ring import Z32, Wide
@@ -308,7 +308,7 @@ def times(folder: Path, config: Experiment) -> list[Row]:
                 low, middle, high = np.percentile(values, (0, 50, 100))
                 ends = {"low": low, "high": high, "repetitions": len(values)}
                 rows.append(add(name, middle, published=published, **ends))
-            work = cost.operations(graph, config.entries, n * percent // 100)
+            work = operations.of_masked_sum(graph, config.entries, n * percent // 100)
             rows.append(add("server_mask_words", work.server.mask_words))
     return rows
 

@@ -192,7 +192,7 @@ def masked_round(options: argparse.Namespace, mesh: Mesh) -> None:
             jnp.asarray(SEED), graph, inputs, alive, num_chunks=num_chunks, mesh=mesh
         )
 
-    cost = smpc.cost.operations(graph, options.words, int((~stays).sum()))
+    cost = smpc.operations.of_masked_sum(graph, options.words, int((~stays).sum()))
     drawn = options.clients * cost.client.mask_words
     # The emulation draws the mask of a pair once, not once at each end.
     drawn = (drawn + options.clients * options.words) // 2 + cost.server.mask_words

@@ -60,29 +60,6 @@ class Traffic(NamedTuple):
     num_rounds: int
 
 
-class Work(NamedTuple):
-    """One party's operations in one protocol run.
-
-    Attributes:
-      mask_words: Words of the vector's length expanded from seeds.
-      key_agreements: Diffie-Hellman computations.
-      shares: Shamir shares evaluated, of one secret at one point each.
-      reconstructions: Secrets interpolated from `threshold` shares.
-    """
-
-    mask_words: int
-    key_agreements: int
-    shares: int
-    reconstructions: int
-
-
-class Operations(NamedTuple):
-    """What one client that stays, and the server, compute."""
-
-    client: Work
-    server: Work
-
-
 def modulus_bits(num_clients: int, input_bits: int) -> int:
     """Bits of a word that holds the sum of `num_clients` inputs of `input_bits` each.
 
@@ -154,7 +131,7 @@ def bonawitz(
       ValueError: If there is no such graph, too few clients stay, or a size is not at
         least 1.
     """
-    num_alive = _alive(graph, num_dropped)
+    num_alive = num_staying(graph, num_dropped)
     _check_sizes(dimension=dimension, word_bits=word_bits)
     _check_sizes(key_bits=key_bits, share_bits=share_bits)
     everybody, peers = graph.num_clients, graph.degree
@@ -355,32 +332,6 @@ def seconds(messages: Messages, links: Network, party: str | None = None) -> flo
     )
 
 
-def operations(graph: graphs.Graph, dimension: int, num_dropped: int = 0) -> Operations:
-    """What `bonawitz` has its parties compute.
-
-    A client expands its own mask and one per neighbour. The server expands the own
-    masks of clients that stay, and for each that dropped out those which it shared with
-    neighbours that stay. In a k-regular graph their number depends on who drops out:
-    this is its mean over random places, rounded up; in the complete graph it is exact.
-
-    Args:
-      graph: Who are neighbours.
-      dimension: The vector's length.
-      num_dropped: As in `bonawitz`.
-
-    Raises:
-      ValueError: If there is no such graph, too few clients stay, or `dimension` is not
-        at least 1.
-    """
-    num_alive = _alive(graph, num_dropped)
-    _check_sizes(dimension=dimension)
-    holders = graph.degree + 1
-    cut_pairs = _ceil_div(num_dropped * graph.degree * num_alive, graph.num_clients - 1)
-    client = Work(holders * dimension, 2 * graph.degree, 2 * holders, 0)
-    server = Work((num_alive + cut_pairs) * dimension, cut_pairs, 0, graph.num_clients)
-    return Operations(client, server)
-
-
 def _up(name: str, num_bits: int, num_clients: int, round_number: int) -> Message:
     return Message(name, "client", "server", num_bits, num_clients, 1, round_number)
 
@@ -401,7 +352,12 @@ def _received(message: Message) -> int:
     return total // message.num_receivers
 
 
-def _alive(graph: graphs.Graph, num_dropped: int) -> int:
+def num_staying(graph: graphs.Graph, num_dropped: int) -> int:
+    """How many clients stay of a graph's, if its protocol does not abort.
+
+    Raises:
+      ValueError: If there is no such graph, or fewer clients stay than its threshold.
+    """
     graphs.check(graph)
     return _left(graph.num_clients, num_dropped, graph.threshold, "threshold")
 

@@ -319,9 +319,7 @@ def repeat_at_once() -> None:
 
 
 def wait_for(*moments: Moment) -> None:
-    """Lets what is recorded next in this scope start at these moments at the earliest:
-    it needs what was ready then.
-    """
+    """Lets what is recorded next in this scope start no earlier than these moments."""
     recorders = _active.get()
     for recorder, until in (pair for each in moments for pair in each.times):
         if recorder in recorders:
@@ -382,7 +380,7 @@ def priced(function: Callable[..., Any], *args: Any) -> Recorder:
     """What `function(*args)` sends and shows, without running it.
 
     Args:
-      function: Of arrays; whatever is static is bound before.
+      function: Of arrays; what is static is bound before.
       *args: Trees of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:

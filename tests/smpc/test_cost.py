@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ppml_lab.smpc import cost, field, graphs, lightsecagg, network
+from ppml_lab.smpc import cost, field, graphs, lightsecagg, network, operations
 
 counts = st.integers(1, 10_000)
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -260,12 +260,12 @@ def test_wide_area_networks_are_slower():
 
 
 def test_operations_in_the_complete_graph():
-    work = cost.operations(graphs.complete(500), 1000)
-    assert work.client == cost.Work(500_000, 998, 1000, 0)
-    assert work.server == cost.Work(500_000, 0, 0, 500)
-    work = cost.operations(graphs.complete(500), 1000, num_dropped=50)
-    assert work.client == cost.operations(graphs.complete(500), 1000).client
-    assert work.server == cost.Work((450 + 50 * 450) * 1000, 50 * 450, 0, 500)
+    work = operations.of_masked_sum(graphs.complete(500), 1000)
+    assert work.client == operations.Work(500_000, 998, 1000, 0)
+    assert work.server == operations.Work(500_000, 0, 0, 500)
+    work = operations.of_masked_sum(graphs.complete(500), 1000, num_dropped=50)
+    assert work.client == operations.of_masked_sum(graphs.complete(500), 1000).client
+    assert work.server == operations.Work((450 + 50 * 450) * 1000, 50 * 450, 0, 500)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,9 @@ def test_operations_in_the_complete_graph():
 def test_server_work_has_the_published_shape(n, milliseconds):
     """Bonawitz et al. 2017's server at 0, 10 and 30% of dropouts."""
     none, few, many = (
-        cost.operations(graphs.complete(n), 10**5, n * percent // 100).server.mask_words
+        operations.of_masked_sum(
+            graphs.complete(n), 10**5, n * percent // 100
+        ).server.mask_words
         for percent in (0, 10, 30)
     )
     assert many / few == pytest.approx(milliseconds[2] / milliseconds[1], rel=0.02)
@@ -292,7 +294,7 @@ def test_operations_of_a_k_regular_graph_are_the_mean():
         for other in range(7)
         if one != other
     )
-    found = cost.operations(graph, 10, num_dropped=2)
+    found = operations.of_masked_sum(graph, 10, num_dropped=2)
     assert found.server.key_agreements == math.ceil(cut / 42)
     assert found.server.mask_words == 10 * (5 + math.ceil(cut / 42))
 
@@ -303,7 +305,8 @@ def test_fewer_neighbours_are_less_work(graph, data):
     num_dropped = data.draw(st.integers(0, graph.num_clients - graph.threshold))
     everybody = graphs.complete(graph.num_clients, graph.threshold)
     ours, theirs = (
-        cost.operations(g, 10, num_dropped=num_dropped) for g in (graph, everybody)
+        operations.of_masked_sum(g, 10, num_dropped=num_dropped)
+        for g in (graph, everybody)
     )
     for role in ("client", "server"):
         pairs = zip(getattr(ours, role), getattr(theirs, role), strict=True)
@@ -327,13 +330,13 @@ def test_bad_sizes():
     with pytest.raises(ValueError, match=r"num_parties .* at least 2, got 1"):
         cost.additive_sharing(1, 10, 32)
     with pytest.raises(ValueError, match=r"dimension .* at least 1"):
-        cost.operations(graph, 0)
+        operations.of_masked_sum(graph, 0)
 
 
 def test_too_many_dropouts():
     graph = graphs.complete(10)
     for use in (
-        cost.operations,
+        operations.of_masked_sum,
         lambda g, d, k: cost.bonawitz(g, d, 32, num_dropped=k),
     ):
         use(graph, 5, 3)
