@@ -8,8 +8,8 @@ TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 QUICK := -m "not exhaustive and not benchmark"
 # Most of the time goes to LLVM. What is tested of floats needs the programs that users
 # run; all else is as right unoptimised. `test-all` optimises everything.
-FLOATS := tests/dp tests/federated tests/models tests/data tests/test_pairs.py \
-  tests/test_random.py tests/test_readme.py tests/test_stems.py tests/test_memory.py
+FLOATS := tests/dp tests/models tests/test_pairs.py tests/test_random.py tests/test_readme.py \
+  $(patsubst %,tests/federated/test_%.py,averaging central client lanes objectives short_floats)
 UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
 
 .PHONY: run test test-all figures lint clean
