@@ -32,19 +32,14 @@ def _shape(*operands: Operand) -> tuple[int, ...]:
     return jnp.broadcast_shapes(*(values.abstract(one).shape for one in operands))
 
 
-def _constant(run: Any, known: Operand, shape: tuple[int, ...]) -> Shared:
-    """A truth value that needs no protocol."""
-    spread = jnp.broadcast_to(jnp.asarray(known, jnp.int32), shape)
-    return values.of_type(run, spread, jnp.bool_)
-
-
-def _above(run: Any, one: Operand, other: Operand) -> Shared:
+def _above(run: Any, one: Operand, other: Operand) -> Operand:
     """Whether `one > other`. What is public and beyond the fixed point's range, such as
-    infinity, is above all or below all, without a protocol.
+    infinity, is above all or below all, without a protocol: if all of it is, so is the
+    answer public.
     """
     shape = _shape(one, other)
     if one is other:
-        return _constant(run, False, shape)
+        return np.zeros(shape, bool)
     if isinstance(one, Shared) and isinstance(other, Shared):
         return _above_zero(run, sharing.subtract(one, other))
     shared, public = (one, other) if isinstance(one, Shared) else (other, one)
@@ -66,7 +61,7 @@ def _above(run: Any, one: Operand, other: Operand) -> Shared:
     far_answer = (public < 0) if public_is_less else (public > 0)
     traced = checks.is_traced(far)
     if not traced and far.all():
-        return _constant(run, far_answer, shape)
+        return np.broadcast_to(far_answer, shape)
     if not traced and not public.any() and public_is_less:
         return values.broadcast(_above_zero(run, shared), shape)
     known = sharing.constant(values.known(run, public), run.scheme)
@@ -97,8 +92,17 @@ def larger(run: Any, one: Operand, other: Operand, dtype: Any) -> Shared:
             return values.broadcast(kept, _shape(one, other))
     bit = _above(run, one, other)
     one, other = (values.of_type(run, value, dtype) for value in (one, other))
-    difference = sharing.subtract(one, other)
-    return sharing.add(other, comparison.chosen(run.fresh_seed(), bit, difference))
+    return _picked(run, bit, one, other)
+
+
+def _picked(run: Any, bit: Operand, if_set: Shared, if_not: Shared) -> Shared:
+    if isinstance(bit, Shared):
+        return comparison.select(run.fresh_seed(), bit, if_set, if_not)
+    if_set, if_not = values.same_shape(if_set, if_not)
+    shares = jax.tree.map(
+        lambda a, b: jnp.where(bit, a, b), if_set.shares, if_not.shares
+    )
+    return Shared(shares, if_set.scheme)
 
 
 def smaller(run: Any, one: Operand, other: Operand, dtype: Any) -> Shared:
@@ -159,15 +163,24 @@ def _abs(run: Any, call: Call, value: Shared) -> Shared:
 
 
 def _select(run: Any, call: Call, which: Any, *cases: Operand) -> Shared:
-    if len(cases) != 2:
-        raise NotImplementedError("select_n has a private form for two cases")
-    if_not, if_set = (values.of_type(run, case, call.dtype) for case in cases)
-    if isinstance(which, Shared):
-        return comparison.select(run.fresh_seed(), which, if_set, if_not)
-    shares = jax.tree.map(
-        lambda a, b: jnp.where(which, a, b), if_set.shares, if_not.shares
-    )
-    return Shared(shares, if_set.scheme)
+    if not isinstance(which, Shared) and not checks.is_traced(which):
+        # What is chosen nowhere may be NaN.
+        which = np.asarray(which).astype(int)
+        for number, case in enumerate(cases):
+            if np.all(which == number):
+                return case
+    result, *others = (values.of_type(run, case, call.dtype) for case in cases)
+    for number, case in enumerate(others):
+        if len(others) > 1:
+            is_later = (
+                _above(run, which, np.int32(number))
+                if isinstance(which, Shared)
+                else which > number
+            )
+        else:
+            is_later = which
+        result = _picked(run, is_later, case, result)
+    return result
 
 
 def _is_bool(call: Call) -> None:
@@ -201,7 +214,7 @@ def _or(run: Any, call: Call, one: Operand, other: Operand) -> Shared:
 
 
 def _not_of(value: Operand) -> Operand:
-    return values.inverted(value) if isinstance(value, Shared) else 1 - _int(value)
+    return values.inverted(value) if isinstance(value, Shared) else _int(value) == 0
 
 
 def _xor(run: Any, call: Call, one: Operand, other: Operand) -> Shared:
@@ -248,29 +261,32 @@ def _reduce_or(run: Any, call: Call, value: Shared) -> Shared:
     return values.inverted(_reduce_and(run, call, values.inverted(value)))
 
 
-def unequal(run: Any, one: Operand, other: Operand) -> Shared:
+def unequal(run: Any, one: Operand, other: Operand) -> Operand:
     """Greater or less."""
     greater, less = transcript.at_once(
         lambda: _above(run, one, other), lambda: _above(run, other, one)
     )
-    return sharing.add(greater, less)
+    if not isinstance(greater, Shared) and not isinstance(less, Shared):
+        return np.logical_or(greater, less)
+    one, other = (values.of_type(run, bit, jnp.bool_) for bit in (greater, less))
+    return sharing.add(one, other)
 
 
-def _ne(run: Any, call: Call, one: Operand, other: Operand) -> Shared:
+def _ne(run: Any, call: Call, one: Operand, other: Operand) -> Operand:
     if call.operand_dtype == jnp.bool_:
         return _unequal_bits(run, one, other)
     return unequal(run, one, other)
 
 
-def _eq(run: Any, call: Call, one: Operand, other: Operand) -> Shared:
-    return values.inverted(_ne(run, call, one, other))
+def _eq(run: Any, call: Call, one: Operand, other: Operand) -> Operand:
+    return _not_of(_ne(run, call, one, other))
 
 
-def _is_finite(run: Any, call: Call, value: Shared) -> Shared:
-    return _constant(run, True, shape_of(value))
+def _is_finite(run: Any, call: Call, value: Shared) -> Operand:
+    return np.ones(shape_of(value), bool)
 
 
-FORMS: dict[str, Callable[..., Shared]] = {
+FORMS: dict[str, Callable[..., Operand]] = {
     "reduce_max": _reduce_max,
     "reduce_min": _reduce_min,
     "argmax": _argmax,
@@ -282,8 +298,8 @@ FORMS: dict[str, Callable[..., Shared]] = {
     "sign": _sign,
     "gt": lambda run, call, one, other: _above(run, one, other),
     "lt": lambda run, call, one, other: _above(run, other, one),
-    "ge": lambda run, call, one, other: values.inverted(_above(run, other, one)),
-    "le": lambda run, call, one, other: values.inverted(_above(run, one, other)),
+    "ge": lambda run, call, one, other: _not_of(_above(run, other, one)),
+    "le": lambda run, call, one, other: _not_of(_above(run, one, other)),
     "eq": _eq,
     "ne": _ne,
     "and": _and,

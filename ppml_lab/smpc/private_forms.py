@@ -28,6 +28,9 @@ from ppml_lab.smpc import private_values as values
 from ppml_lab.smpc.private_values import Call, Operand
 from ppml_lab.smpc.scheme import Shared, shape_of
 
+_LARGE = 64
+"""Powers from here on are exponentials."""
+
 
 def _add(run: Any, call: Call, one: Operand, other: Operand) -> Shared:
     one, other = (values.of_type(run, value, call.dtype) for value in (one, other))
@@ -63,10 +66,25 @@ def _square(run: Any, call: Call, value: Shared) -> Shared:
 
 
 def _integer_pow(run: Any, call: Call, value: Shared) -> Shared:
-    exponent = call["y"]
+    return _whole_power(run, value, call["y"], call.dtype)
+
+
+def _pow(run: Any, call: Call, base: Operand, exponent: Operand) -> Shared:
+    """For public exponents; unless these are whole, for bases above 0."""
+    if isinstance(exponent, Shared):
+        raise NotImplementedError("pow has a private form for public exponents")
+    whole = public_factors.whole_numbers(exponent)
+    if whole is not None and len({*whole.flat}) == 1 and abs(whole.flat[0]) < _LARGE:
+        power = _whole_power(run, base, int(whole.flat[0]), call.dtype)
+        return values.broadcast(power, call.outs[0].shape)
+    if not jnp.issubdtype(call.dtype, jnp.floating):
+        raise NotImplementedError(f"pow of {call.dtype} has no private form")
+    return private_functions.power(run, base, exponent)
+
+
+def _whole_power(run: Any, value: Shared, exponent: int, dtype: Any) -> Shared:
     if exponent == 0:
-        one = jnp.ones(shape_of(value), call.dtype)
-        return values.of_type(run, one, call.dtype)
+        return values.of_type(run, np.ones(shape_of(value), np.int32), dtype)
     result = value
     for digit in bin(abs(exponent))[3:]:
         result = product(run, result, result)
@@ -101,7 +119,7 @@ def _dot_general(run: Any, call: Call, one: Any, other: Any) -> Shared:
         own = (
             (*ones, *sizes[len(batch) :]) if is_left else (*sizes[len(batch) :], *ones)
         )
-        return moved.reshape(*sizes[: len(batch)], *own)
+        return moved.reshape((*sizes[: len(batch)], *own))
 
     how = public_factors.Contraction(contracted, tuple(contract), placed)
     return private_windows.by_public(run, shared, public, how)
@@ -152,6 +170,7 @@ FORMS: dict[str, Callable[..., Shared]] = {
     "mul": _mul,
     "square": _square,
     "integer_pow": _integer_pow,
+    "pow": _pow,
     "dot_general": _dot_general,
     "reduce_sum": _reduce_sum,
     "reduce_prod": _reduce_prod,

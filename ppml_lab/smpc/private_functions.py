@@ -194,12 +194,8 @@ def log(run: Any, value: Shared) -> Shared:
         return sharing.add(of_mantissa, Shared(found.weighted[0].shares, run.scheme))
 
 
-def _power(run: Any, call: Call, base: Operand, exponent: Operand) -> Shared:
+def power(run: Any, base: Shared, exponent: Operand) -> Shared:
     """For public exponents, and bases above 0."""
-    if isinstance(exponent, Shared) or not isinstance(base, Shared):
-        raise NotImplementedError("pow has a private form for public exponents")
-    if not jnp.issubdtype(jnp.result_type(exponent), jnp.floating):
-        raise NotImplementedError("pow has a private form for float exponents")
     if not checks.is_traced(exponent):
         for known, form in ((0.5, sqrt), (-0.5, inverse_sqrt)):
             if (np.asarray(exponent) == known).all():
@@ -240,7 +236,6 @@ FORMS: dict[str, Callable[..., Shared]] = {
     "tanh": _by_program(approximations.tanh),
     "erf": _by_program(approximations.erf),
     "erfc": _by_program(approximations.erfc),
-    "pow": _power,
     "div": _divide,
 }
 """By the name of JAX's primitive."""

@@ -104,7 +104,10 @@ CHOICES = {
     "places": lambda x, y: (jnp.argmax(x, 1), jnp.argmin(x, 0), jnp.argmax(y)),
     "right classes": lambda x, y: jnp.mean(jnp.argmax(x, 1) == IDS),
     "equal": lambda x, y: (x == y, x != y, (x > 0) == (y > 0), x == 4.0, x == x),
-    "products": lambda x, y: (jnp.prod(y, 1), x**0, x**4),
+    "products": lambda x, y: (jnp.prod(y, 1), x**0, x**4, jnp.power(x, 2.0)),
+    "of several": lambda x, y: jnp.select([x > 1, x > 0], [x, -y], 0.5),
+    "of no NaN": lambda x, y: (jnp.var(x), jnp.where(jnp.isnan(x), jnp.nan, x)),
+    "scalars": lambda x, y: (x[0] @ y[0]) * jnp.tril(x),
     "infinite bounds": lambda x, y: (
         jnp.minimum(x, jnp.inf), jnp.maximum(x, -jnp.inf), x < jnp.inf, x > jnp.inf,
         -jnp.inf < x, jnp.max(x, where=x > 99, initial=-4.0), jnp.clip(x, -1, jnp.inf),

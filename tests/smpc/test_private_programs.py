@@ -293,12 +293,38 @@ def test_rows_that_there_are_not_are_refused():
             private.rows(shared, begin, count)
 
 
+@pytest.mark.parametrize("kind", ["additive", "replicated"])
+def test_approximations_send_in_ideal_mode_what_the_parties_send(kind):
+    def sent(how):
+        def evaluated(x):
+            shared = private.share(how, SEED, x)
+            function = lambda x: (jnp.exp(x), 1 / x, jnp.argmax(x))  # noqa: E731
+            return private.evaluate(how, SEED, function, shared)
+
+        return transcript.priced(evaluated, jax.ShapeDtypeStruct((3,), jnp.float32))
+
+    full, ideal = (sent(private.protocol(kind, ideal=i)) for i in (False, True))
+    assert full.messages == ideal.messages
+    assert full.num_rounds() == ideal.num_rounds() >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["additive", "replicated"])
+@pytest.mark.parametrize("function", [jnp.exp, jnp.reciprocal], ids=["exp", "inverse"])
+def test_approximations_of_all_parties_give_the_bits_of_the_ideal_mode(kind, function):
+    x = jnp.array([0.3, -4.0, 1.5])
+    full, ideal = (
+        on_shares(function, x, how=private.protocol(kind, ideal=ideal))
+        for ideal in (False, True)
+    )
+    np.testing.assert_array_equal(full, ideal)
+
+
 def repeated(x, y):
     """Operations on the same numbers again, also in loops and branches."""
     one = jnp.ones(()) > 0
-    branches = [
-        jax.lax.cond(one, jnp.multiply, lambda x, y: x, x, y) for _ in range(2)
-    ]
+    branches = [jax.lax.cond(one, jnp.multiply, lambda x, y: x, x, y) for _ in range(2)]
     loop = jax.lax.scan(lambda c, _: (c, x * y), 0, length=3)[1]
     return x * y, x * y, branches, loop, x @ y, x @ y, x + 0 > y, y < x + 0
 
