@@ -376,7 +376,7 @@ def unsupported(
     flat, tree = jax.tree.flatten(args, is_leaf=is_shared)
     are_public = _spread(public, args)
     secret = [
-        None if is_known else jax.ShapeDtypeStruct(_abstract(leaf).shape, jnp.float32)
+        None if is_known else jax.ShapeDtypeStruct(_shape_of(leaf), jnp.float32)
         for leaf, is_known in zip(flat, are_public, strict=True)
     ]
     traced = [
@@ -461,12 +461,8 @@ def _spread(public: Sequence[int], args: tuple[Any, ...]) -> list[bool]:
     ]
 
 
-def _abstract(leaf: Any) -> Any:
-    if is_shared(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(
-            schemes.shape_of(leaf) if is_shared(leaf) else leaf.shape, jnp.float32
-        )
-    return jax.typeof(jnp.asarray(leaf))
+def _shape_of(leaf: Any) -> tuple[int, ...]:
+    return shape_of(leaf) if isinstance(leaf, Shared) else jnp.shape(leaf)
 
 
 def _traced(

@@ -107,15 +107,13 @@ def _picked(run: Any, bit: Operand, if_set: Shared, if_not: Shared) -> Shared:
 
 def smaller(run: Any, one: Operand, other: Operand, dtype: Any) -> Shared:
     """The smaller of each pair."""
-    pair = (
-        values.negated(value) if isinstance(value, Shared) else _minus(value)
-        for value in (one, other)
-    )
-    return values.negated(larger(run, *pair, dtype))
+    return values.negated(larger(run, _minus(one), _minus(other), dtype))
 
 
-def _minus(public: Operand) -> Any:
-    return -(public if checks.is_traced(public) else np.asarray(public))
+def _minus(value: Operand) -> Operand:
+    if isinstance(value, Shared):
+        return values.negated(value)
+    return -(value if checks.is_traced(value) else np.asarray(value))
 
 
 def _min(run: Any, call: Call, one: Operand, other: Operand) -> Shared:

@@ -5,6 +5,7 @@ Many cases are one program: compiling takes longest.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,7 @@ KERNEL = jax.random.normal(jax.random.key(1), (3, 2, 4, 6))
 
 
 def conv(x, k, numbers=("NHWC", "HWIO", "NHWC"), **options):
-    options = {"window_strides": (1, 1), "padding": "SAME"} | options
+    options: Any = {"window_strides": (1, 1), "padding": "SAME"} | options
     return lax.conv_general_dilated(x, k, dimension_numbers=numbers, **options)
 
 

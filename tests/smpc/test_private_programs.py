@@ -3,6 +3,7 @@ and what is public in them.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -81,7 +82,7 @@ def test_layers_of_small_numbers_keep_their_precision():
     found = on_shares(
         small_numbers, x, how=private.protocol(fraction_bits=20, ideal=True)
     )
-    exact = small_numbers(x)
+    exact: Any = small_numbers(x)
     step = 2.0**-20
     # A variance of 4e-4 is 420 steps, and off by up to one; quotients of sizes down to
     # 1e-3 by a step of the divisor in a thousand.
@@ -160,7 +161,8 @@ class Block(nn.Module):
         x = embed(ids) + nn.Embed(16, width)(jnp.arange(ids.shape[-1]))
         mask = nn.make_causal_mask(ids)
         h = nn.LayerNorm()(x)
-        x = x + nn.MultiHeadDotProductAttention(2)(h, h, mask=mask)
+        attention: Any = nn.MultiHeadDotProductAttention(2)
+        x = x + attention(h, h, mask=mask)
         h = nn.Dense(2 * width)(nn.LayerNorm()(x))
         x = x + nn.Dense(width)(nn.gelu(h))
         logits = embed.attend(nn.LayerNorm()(x))
@@ -195,7 +197,7 @@ class ResNet(nn.Module):
 
 def resnet():
     images = normal(1, 2, 12, 12, 3)
-    params = ResNet().init(jax.random.key(0), images)
+    params: Any = ResNet().init(jax.random.key(0), images)
     spread = lambda v: v * jnp.exp(normal(2, *v.shape))  # noqa: E731
     stats = jax.tree.map(spread, params["batch_stats"])
     return params | {"batch_stats": stats}, images
