@@ -19,7 +19,9 @@ Methods: `alone` (each owner, in the clear, of which the rows give the best and 
 worst), `pooled` (in the clear), `shares`, and `shares + DP`, where examples' features
 are clipped by their owners, the sigmoid is piecewise linear, and each party adds its
 noise on shares, which it deals beforehand, so that noise costs no round; epsilon is the
-accountant's, for adding or removing an example. Values are those of the protocols,
+accountant's, for adding or removing an example of *these features*: heart's and adult's
+are standardised with means and stds of the train rows (`data.tabular`), which epsilon
+does not cover and takes as public. Values are those of the protocols,
 emulated in `ideal` mode; `full_agrees` says whether shares of every party, computed in
 full, gave the same bits. Bytes are the busiest party's, a round is one exchange, half a
 round trip; seconds are those of messages and, `compute_seconds`, of the emulation.

@@ -122,6 +122,10 @@ def adult() -> Dataset:
     one-hot, a missing value being the category "?". The sampling weight fnlwgt is
     dropped. No users.
 
+    **What privacy does not cover:** mean and std are of all train rows, so that one row
+    changes the features of all. An epsilon that is stated for training on these
+    features takes the mean and std, and the categories that there are, as public.
+
     Becker, Kohavi. Adult. UCI Machine Learning Repository, 1996.
 
     Raises:
@@ -163,6 +167,10 @@ def heart_disease() -> Dataset:
 
     The split is stratified by label with seed 0, so it is not FLamby's. Switzerland's
     one healthy patient is in train.
+
+    **What privacy does not cover:** one patient changes the mean and std of their
+    hospital, and so the features of its other patients. An epsilon that is stated for
+    training on these features takes the four means and stds as public.
 
     Janosi, Steinbrunn, Pfisterer, Detrano. Heart Disease. UCI Machine Learning
     Repository, 1989. Ogier du Terrail et al. FLamby: Datasets and Benchmarks for

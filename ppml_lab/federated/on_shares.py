@@ -69,7 +69,11 @@ def training_on_shares(
     shares. The rounding of values and products to fixed point is in the sensitivity
     (`dimension` coordinates, two steps each); that each party rounds its own noise is
     not accounted. All examples take part in every step: who computes knows the batches,
-    so that sampling would amplify nothing. The emulation's noise is not cryptographic.
+    so that sampling would amplify nothing. Features are taken as they are: what was
+    made of all rows before, such as a mean to standardise by, `privacy_event` does not
+    cover. With a truncation that rounds at random, what the parties see and what is
+    opened together may show bits that were cut (`smpc.truncation`). The emulation's
+    noise is not cryptographic.
 
     Args:
       protocol: How the parties compute.

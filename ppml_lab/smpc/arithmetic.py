@@ -93,6 +93,15 @@ def public_product(
     return Shared(shares, shared.scheme)
 
 
+def bilinear(
+    name: str, seed: Seed, one: Shared, other: Shared, product: Product
+) -> Shared:
+    """`product(ring, one, other)`, which is linear in either. One round, in which both
+    operands are opened as they are, noted under `name`; see `multiply`.
+    """
+    return _product(name, seed, one, other, product)
+
+
 def _product(
     name: str, seed: Seed, one: Shared, other: Shared, product: Product
 ) -> Shared:

@@ -11,8 +11,8 @@ products included: a product of wrongly opened ones has a valid MAC.
 
     product, masked = multiply(seeds[0], x, y, key)
     opened = open_values(product, name="product")
-    passes = check(seeds[1], [*masked, opened], key)
-    product = verified(opened, passes)
+    checked = check(seeds[1], [*masked, opened], key)
+    *_, product = verified(checked)
 
 **Guarantee:** up to all parties but one may deviate as they like, if they trust the
 dealer of keys, MACs and triples. Any `num_parties - 1` parties' shares of values, MACs
@@ -88,6 +88,18 @@ class Opened(NamedTuple):
 
     value: Element
     mac: Shared
+
+
+class Checked(NamedTuple):
+    """What one check was of, and how it ended; `check` makes it.
+
+    Attributes:
+      values: All that was opened, in the check's order.
+      passes: Whether all of it is what the MACs say.
+    """
+
+    values: tuple[Element, ...]
+    passes: Bool[Array, "*s"]
 
 
 def forgery_probability(field: Ring) -> Fraction:
@@ -234,8 +246,8 @@ def open_values(value: Authenticated, *, name: str) -> Opened:
     return Opened(sharing.reveal(value.value, name=name), value.mac)
 
 
-def check(seed: Seed, opened: Sequence[Opened], key: Shared) -> Bool[Array, ""]:
-    """Whether all that was opened is what the MACs say. Two rounds.
+def check(seed: Seed, opened: Sequence[Opened], key: Shared) -> Checked:
+    """All that was opened, and whether it is what the MACs say. Two rounds.
 
     Of random coefficients r_j, which all parties know, party i makes
     sigma_i = sum_j r_j * (mac_ij - alpha_i * opened_j); it commits to sigma_i and then
@@ -272,27 +284,30 @@ def check(seed: Seed, opened: Sequence[Opened], key: Shared) -> Bool[Array, ""]:
         with transcript.scope("open"):
             arithmetic.send_to_all("sigma", scheme, (), values=[sigma])
     total = field.to_unsigned(field.sum_over(sigma, 0))
-    return (total.low | total.high) == 0
+    values = tuple(value for value, _ in opened)
+    return Checked(values, (total.low | total.high) == 0)
 
 
-def verified(opened: Opened, passes: Bool[Array, "*s"]) -> Element:
-    """What was opened, outside of compiled programs, after a check of it.
+def verified(checked: Checked) -> tuple[Element, ...]:
+    """The values of a check that passed, outside of compiled programs.
+
+    Only these: what another check was of, or what was opened and left out, has not
+    passed. A product of masked operands that were left out is no product.
 
     Args:
-      opened: By `open_values`.
-      passes: Of a `check` of this and of all that led to it; several where mapped.
+      checked: Of `check`, with all that led to what is wanted; several where mapped.
 
     Raises:
       ValueError: If the check failed.
     """
-    outcomes = np.asarray(passes)
+    outcomes = np.asarray(checked.passes)
     if not outcomes.all():
         raise ValueError(
             f"a share was tampered with: {(~outcomes).sum()} of {outcomes.size} MAC "
             "checks failed; discard what was opened, and start again with a new key, "
             "newly authenticated values and new triples"
         )
-    return opened.value
+    return checked.values
 
 
 def _triple(

@@ -14,7 +14,7 @@ masked with words of the whole ring or with bits that are used once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppml_lab import random
-from ppml_lab.smpc import arithmetic, bits, products, sharing, transcript
+from ppml_lab.smpc import arithmetic, bits, sharing, transcript
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
 from ppml_lab.smpc.ring import Element, Ring, Seed
@@ -38,12 +38,16 @@ def is_negative(seed: Seed, shared: Shared) -> Shared:
     _check(scheme)
     with transcript.scope("sign"):
         if scheme.ideal:
+            price(_sign, shared)
             bit = bits.top_bit(scheme.ring, scheme.ring.sum_over(shared.shares, 0))
-            _price_sign(scheme, shape_of(shared))
             return Shared(bit[None], _of_bits(scheme, bits.bit_ring(1)))
-        summands = _summands(random.child(seed, 0), shared)
-        top = _top_bit(summands.propagated)
-        return _added(top, _carry(random.child(seed, 1), summands))
+        return _sign(seed, shared)
+
+
+def _sign(seed: Seed, shared: Shared) -> Shared:
+    summands = _summands(random.child(seed, 0), shared)
+    top = _top_bit(summands.propagated)
+    return _added(top, _carry(random.child(seed, 1), summands))
 
 
 def less_than(seed: Seed, one: Shared, other: Shared) -> Shared:
@@ -59,35 +63,50 @@ def to_bits(seed: Seed, shared: Shared) -> Shared:
     scheme = shared.scheme
     _check(scheme)
     with transcript.scope("to_bits"):
-        propagated, generated, carry = _summands(random.child(seed, 0), shared)
-        ring, width = propagated.scheme.ring, propagated.scheme.ring.bits
-        # A carry from below the lowest place enters there.
-        if carry:
-            lowest = rings.from_integers(ring, 1)
-            generated = _added(generated, sharing.multiply_public(propagated, lowest))
-        group = propagated
-        for level in range((width - 1).bit_length()):
-            distance = 1 << level
-            below = _moved_up(_both(generated, group), distance)
-            product = arithmetic.multiply(random.child(seed, 1 + level), group, below)
-            generated = _added(generated, _part(product, 0))
-            group = _part(product, 1)
-        carries = _moved_up(generated, 1)
-        total = _added(propagated, carries)
-        if carry:
-            total = sharing.add_public(total, rings.from_integers(ring, 1))
-        return total
+        if scheme.ideal:
+            price(_all_bits, shared)
+            out = _of_bits(scheme, bits.bit_ring(scheme.ring.bits))
+            wide = scheme.ring.to_unsigned(shared.shares)
+            return Shared(out.ring.from_unsigned(wide), out)
+        return _all_bits(seed, shared)
+
+
+def _all_bits(seed: Seed, shared: Shared) -> Shared:
+    propagated, generated, carry = _summands(random.child(seed, 0), shared)
+    ring, width = propagated.scheme.ring, propagated.scheme.ring.bits
+    # A carry from below the lowest place enters there.
+    if carry:
+        lowest = rings.from_integers(ring, 1)
+        generated = _added(generated, sharing.multiply_public(propagated, lowest))
+    group = propagated
+    for level in range((width - 1).bit_length()):
+        distance = 1 << level
+        below = _moved_up(_both(generated, group), distance)
+        product = arithmetic.multiply(random.child(seed, 1 + level), group, below)
+        generated = _added(generated, _part(product, 0))
+        group = _part(product, 1)
+    carries = _moved_up(generated, 1)
+    total = _added(propagated, carries)
+    if carry:
+        total = sharing.add_public(total, rings.from_integers(ring, 1))
+    return total
 
 
 def from_bits(seed: Seed, shared: Shared, ring: Ring) -> Shared:
     """Words of bits as elements of Z_2^32 or Z_2^64 ("B2A"), modulo the ring."""
-    places = _unpacked(shared)
-    converted = from_bit(seed, places, ring)
-    count = shape_of(places)[-1]
+    converted = places(seed, shared, ring)
+    count = shape_of(converted)[-1]
     weights = rings.from_integers(ring, [2**place for place in range(count)])
     weighted = sharing.multiply_public(converted, weights)
     summed = jax.vmap(lambda share: ring.sum_over(share, -1))(weighted.shares)
     return Shared(summed, converted.scheme)
+
+
+def places(seed: Seed, shared: Shared, ring: Ring) -> Shared:
+    """The bits of words, lowest first, as numbers 0 and 1 of a ring along a new last
+    axis.
+    """
+    return from_bit(seed, _unpacked(shared), ring)
 
 
 def from_bit(seed: Seed, bit: Shared, ring: Ring) -> Shared:
@@ -100,29 +119,32 @@ def from_bit(seed: Seed, bit: Shared, ring: Ring) -> Shared:
     out = scheme._replace(ring=ring, scale=1.0)
     with transcript.scope("from_bit"):
         if scheme.kind == "additive":
-            (mask,) = arithmetic.draws(random.child(seed, 0), scheme.ring, shape)
-            arithmetic.deal("mask", ring, shape)
-            opened = scheme.ring.sum_over(bit.shares, 0) ^ mask
-            arithmetic.send_to_all("opened", scheme, shape, values=[opened])
-            total = _number(ring, opened ^ mask)
-            if scheme.ideal:
-                return Shared(jax.tree.map(lambda leaf: leaf[None], total), out)
-            (others,) = arithmetic.draws(
-                random.child(seed, 1), ring, (out.num_parties - 1, *shape)
-            )
-            return arithmetic.completed(total, others, out)
+            return _from_bit_by_dealer(seed, bit, out)
         if scheme.ideal:
             share_of_first(out, shape)
-            total = _number(ring, bit.shares[0])
-            product = Shared(jax.tree.map(lambda leaf: leaf[None], total), out)
             with transcript.scope("multiply"):
                 arithmetic.resend("resent", out, shape)
-            return product
+            return Shared(_number(ring, bit.shares), out)
         two = _number(ring, bit.shares[0] ^ bit.shares[1])
         two = _dealt_by_first(random.child(seed, 0), two, out)
         last = _known(_number(ring, bit.shares[2]), 2, out)
         product = arithmetic.multiply(random.child(seed, 1), two, last)
         return sharing.subtract(sharing.add(two, last), sharing.add(product, product))
+
+
+def _from_bit_by_dealer(seed: Seed, bit: Shared, out: Scheme) -> Shared:
+    scheme, shape, ring = bit.scheme, shape_of(bit), out.ring
+    arithmetic.deal("mask", ring, shape)
+    if scheme.ideal:
+        arithmetic.send_to_all("opened", scheme, shape)
+        return Shared(_number(ring, bit.shares), out)
+    (mask,) = arithmetic.draws(random.child(seed, 0), scheme.ring, shape)
+    opened = scheme.ring.sum_over(bit.shares, 0) ^ mask
+    arithmetic.send_to_all("opened", scheme, shape, values=[opened])
+    (others,) = arithmetic.draws(
+        random.child(seed, 1), ring, (out.num_parties - 1, *shape)
+    )
+    return arithmetic.completed(_number(ring, opened ^ mask), others, out)
 
 
 def chosen(seed: Seed, bit: Shared, shared: Shared) -> Shared:
@@ -178,18 +200,38 @@ def max_over(seed: Seed, shared: Shared, axis: int) -> Shared:
     )
 
 
-def max_pool(
-    seed: Seed, images: Shared, window: Sequence[int], strides: Sequence[int]
-) -> Shared:
-    """The largest of each window of images `[n, h, w, c]`, without padding."""
-    channels = shape_of(images)[-1]
-    cut = jax.vmap(
-        lambda share: products.patches(share, window, strides, ((0, 0), (0, 0)))
-    )(images.shares)
-    split = jax.tree.map(
-        lambda leaf: leaf.reshape(*leaf.shape[:-1], math.prod(window), channels), cut
+def place_of_max(seed: Seed, shared: Shared) -> Shared:
+    """Where the largest of the last axis is, the first of equal ones: a tree of
+    neighbours, the later of which wins only if it is larger.
+    """
+    whole = shared.scheme._replace(scale=1.0)
+    count = shape_of(shared)[-1]
+    places = sharing.constant(
+        jax.tree.map(
+            lambda word: jnp.broadcast_to(word, shape_of(shared)),
+            rings.from_integers(whole.ring, list(range(count))),
+        ),
+        whole,
     )
-    return max_over(seed, Shared(split, images.scheme), -2)
+    both, level = _both(Shared(shared.shares, whole), places), 0
+    while (count := shape_of(both)[-1]) > 1:
+        earlier, later = (_strided(both, begin, 2 * (count // 2)) for begin in (0, 1))
+        difference = sharing.subtract(later, earlier)
+        bit = is_positive(random.child(seed, level, 0), _part(difference, 0))
+        moved = chosen(random.child(seed, level, 1), bit, difference)
+        larger = sharing.add(earlier, moved)
+        if count % 2:
+            axis = len(shape_of(both))
+            larger = _joined(larger, _cut(both, axis, count - 1, count), axis)
+        both, level = larger, level + 1
+    places = _part(both, 1)
+    return Shared(jax.tree.map(lambda leaf: leaf[..., 0], places.shares), whole)
+
+
+def _strided(shared: Shared, begin: int, end: int) -> Shared:
+    """Every second place of the last axis."""
+    shares = jax.tree.map(lambda leaf: leaf[..., begin:end:2], shared.shares)
+    return Shared(shares, shared.scheme)
 
 
 def _check(scheme: Scheme) -> None:
@@ -310,15 +352,16 @@ def _carry(seed: Seed, summands: _Sum) -> Shared:
     return generated
 
 
-def _price_sign(scheme: Scheme, shape: tuple[int, ...]) -> None:
-    """Notes the messages of `is_negative` where nobody computes its tree."""
-    words = jax.eval_shape(lambda: rings.zeros(scheme.ring, (1, *shape)))
+def price(protocol: Callable[[Seed, Shared], Shared], shared: Shared) -> None:
+    """Notes the messages of a protocol where nobody computes it."""
+    if not transcript.is_recording():
+        return
     seed = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
-    def tree(seed: Seed, shares: Element) -> Element:
-        return _carry(seed, _summands(seed, Shared(shares, scheme))).shares
+    def shares(seed: Seed, shares: Element) -> Element:
+        return protocol(seed, Shared(shares, shared.scheme)).shares
 
-    jax.eval_shape(tree, seed, words)
+    jax.eval_shape(shares, seed, shared.shares)
 
 
 def _added(one: Shared, other: Shared) -> Shared:

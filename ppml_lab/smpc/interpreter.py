@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,23 +16,20 @@ import numpy as np
 from jax import Array, lax
 from jax.extend import core
 
-from ppml_lab import random
-from ppml_lab.smpc import approximations, private_forms, private_values, transcript
+from ppml_lab import checks, random
+from ppml_lab.smpc import approximations, private_forms, private_functions, transcript
+from ppml_lab.smpc import private_values as values
+from ppml_lab.smpc.private_values import Call
 from ppml_lab.smpc.scheme import Scheme, Shared
 
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 _CALLS += ("custom_vmap_call", "remat2", "checkpoint")
 """Operations that only hold a program."""
 
-APPROXIMATED: dict[str, Callable[..., Any]] = {
-    "exp": approximations.exp,
-    "logistic": approximations.sigmoid,
-    "tanh": approximations.tanh,
-    "rsqrt": approximations.inverse_sqrt,
-    "sqrt": lambda x: x * approximations.inverse_sqrt(x),
-    "div": lambda x, y: x * approximations.reciprocal(y),
-}
-"""What is replaced by a program of sums, products and comparisons."""
+_SEEDS_AT_ONCE = 64
+
+CarryOut = Callable[[Any, list[Any], str], list[Any]]
+"""`(equation, inputs, place)` to the equation's results."""
 
 
 @dataclasses.dataclass
@@ -45,11 +41,14 @@ class Run:
       scheme: Of fixed-point values.
       fraction_bits: Of theirs.
       truncation: The method.
-      encode: Reals to elements.
+      missing: Where there is one, what has no private form is noted here, by layer, and
+        its results are made up.
+      place: The layer that the program is a part of.
       num_seeds: How many were taken.
+      seeds: Those that are drawn, taken or not.
       positive: For values whose sign was asked for, the bit: a ReLU's derivative asks
         again.
-      spread: For values that only repeat a smaller one: that one, and how.
+      spread: For values that only repeat a smaller one: it, that one, and how.
       ready: For values that took messages, when they are there in the transcript.
       carried: In a loop's step, what follows from what the step before left.
       waits: Whether messages of a step do so too.
@@ -59,12 +58,15 @@ class Run:
     scheme: Scheme
     fraction_bits: Any
     truncation: str
-    encode: Callable[[Array], Any]
+    missing: dict[str, list[str]] | None = None
+    place: str = ""
     num_seeds: int = 0
+    seeds: list[Array] = dataclasses.field(default_factory=list)
     positive: dict[int, tuple[Shared, Shared]] = dataclasses.field(default_factory=dict)
-    spread: dict[int, tuple[Shared, Shared, dict[str, Any]]] = dataclasses.field(
+    spread: dict[int, tuple[Shared, Shared, Callable[..., Shared]]] = dataclasses.field(
         default_factory=dict
     )
+
     ready: dict[int, tuple[Any, transcript.Moment]] = dataclasses.field(
         default_factory=dict
     )
@@ -72,8 +74,20 @@ class Run:
     waits: bool = False
 
     def fresh_seed(self) -> Array:
+        # Many at once: compiling a generator takes longer than running it.
+        table, row = divmod(self.num_seeds, _SEEDS_AT_ONCE)
         self.num_seeds += 1
-        return random.child(self.seed, self.num_seeds)
+        if table == len(self.seeds):
+            numbers = jnp.arange(_SEEDS_AT_ONCE, dtype=jnp.uint32)
+            first = jnp.uint32(table * _SEEDS_AT_ONCE)
+            self.seeds.append(random.child(self.seed, first + numbers))
+        return self.seeds[table][row]
+
+    def program(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The one result of a function of arrays, of which some are shared."""
+        shapes = [values.abstract(value) for value in args]
+        (found,) = results(self, jax.make_jaxpr(function)(*shapes), list(args))
+        return found
 
     def is_ready(self, value: Any) -> None:
         """Notes that the value is there now, unless it was before."""
@@ -103,137 +117,147 @@ class Run:
 def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
     """The results of a program, shared where they depend on what is."""
 
-    def carry_out(equation: Any, inputs: list[Any]) -> list[Any]:
+    def carry_out(equation: Any, inputs: list[Any], place: str) -> list[Any]:
         if not any(isinstance(value, Shared) for value in inputs):
-            return _in_the_clear(equation, inputs)
-        name = equation.primitive.name
-        if name == "scan":
-            return run.step(lambda: _scan(run, equation, inputs), inputs)
-        if name == "div" and not isinstance(inputs[1], Shared):
-            return form("mul", {}, inputs[0], 1 / inputs[1])
-        if name == "div" and id(inputs[1]) in run.spread:
-            # The reciprocal of what is repeated, once.
-            _, small, how = run.spread[id(inputs[1])]
-            (inverse,) = program(approximations.reciprocal, [small])
-            (inverse,) = form("broadcast_in_dim", how, inverse)
-            return form("mul", {}, inputs[0], inverse)
-        if name in APPROXIMATED:
-            return program(APPROXIMATED[name], inputs)
-        if name not in private_forms.FORMS:
-            raise NotImplementedError(
-                f"{name} in {_place(equation) or 'the function'} has no private form; "
-                "known are "
-                f"{', '.join(sorted([*private_forms.FORMS, *APPROXIMATED]))}"
-            )
-        return form(name, equation.params, *inputs)
-
-    def form(name: str, params: dict[str, Any], *inputs: Any) -> list[Any]:
-        protocol = private_forms.FORMS[name]
-        return run.step(lambda: [protocol(run, params, *inputs)], inputs)
-
-    def program(function: Callable[..., Any], inputs: list[Any]) -> list[Any]:
-        shapes = [private_values.abstract(value) for value in inputs]
-        return _walk(jax.make_jaxpr(function)(*shapes), inputs, carry_out)
+            return in_the_clear(equation, inputs)
+        try:
+            return run.step(lambda: _by_form(run, equation, inputs, place), inputs)
+        except NotImplementedError as error:
+            where = place or "the function"
+            message = str(error) or equation.primitive.name
+            if run.missing is None:
+                raise NotImplementedError(f"{message} (in {where})") from None
+            noted = run.missing.setdefault(where, [])
+            if message not in noted:
+                noted.append(message)
+            return [_made_up(run, out.aval) for out in equation.outvars]
 
     with transcript.scope("", parallel=True):
-        return _walk(closed, list(args), carry_out)
+        return walk(closed, list(args), carry_out, run.place)
 
 
-def _scan(run: Run, equation: Any, inputs: list[Any]) -> list[Any]:
+def _by_form(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any]:
+    name, params = equation.primitive.name, equation.params
+    if name == "scan":
+        return _scan(run, equation, inputs, place)
+    if name == "cond":
+        return _branch(run, equation, inputs, place)
+    if (whole := whole_name(equation)) is not None:
+        return [private_functions.WHOLE[whole](run, *inputs)]
+    if name not in private_forms.FORMS:
+        raise NotImplementedError(f"{name} has no private form")
+    ins, outs = ([v.aval for v in some] for some in (equation.invars, equation.outvars))
+    call = Call(name, params, ins, outs)
+    found = private_forms.FORMS[name](run, call, *inputs)
+    found = found if isinstance(found, list) else [found]
+    call.check(found)
+    return found
+
+
+def whole_name(equation: Any) -> str | None:
+    """Which function of `approximations` a program calls, if any."""
+    name = str(equation.params.get("name", ""))
+    is_whole = equation.primitive.name in _CALLS
+    is_whole = is_whole and name.startswith(approximations.PREFIX)
+    return name.removeprefix(approximations.PREFIX) if is_whole else None
+
+
+def _made_up(run: Run, aval: Any) -> Shared:
+    return values.of_type(run, np.zeros(aval.shape, aval.dtype), aval.dtype)
+
+
+def _within(run: Run, seed: Array, place: str) -> Run:
+    """For a program of its own, with randomness of its own."""
+    return Run(seed, run.scheme, run.fraction_bits, run.truncation, run.missing, place)
+
+
+def _branch(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any]:
+    which, *operands = inputs
+    if isinstance(which, Shared) or checks.is_traced(which):
+        raise NotImplementedError(
+            "cond has a private form for conditions that are known when the program is "
+            "traced: take jnp.where"
+        )
+    branches = equation.params["branches"]
+    number = min(max(int(which), 0), len(branches) - 1)
+    outs = results(_within(run, run.fresh_seed(), place), branches[number], operands)
+    return [
+        out if isinstance(out, Shared) else values.of_type(run, out, var.aval.dtype)
+        for out, var in zip(outs, equation.outvars, strict=True)
+    ]
+
+
+def _scan(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any]:
     """A loop of protocols: compiled once, priced as often as it runs.
 
-    All its real carries become shared, as most will. Steps follow each other, unless
-    no message of theirs needs what the step before left: then they go at once.
+    A carry is shared from the start where it is ever shared. Steps follow each other,
+    unless no message of theirs needs what the step before left: then they go at once.
     """
-    loop = _loop(equation)
+    loop = loop_of(equation)
     consts, carry, items = loop.split(inputs)
-    carry = [private_values.shared_if_real(run, value) for value in carry]
+    types = [atom.aval.dtype for atom in loop.body.jaxpr.outvars]
+    kept = _shared_carries(loop, [isinstance(value, Shared) for value in inputs])
+
+    def as_kept(found: list[Any]) -> list[Any]:
+        return [
+            values.of_type(run, value, dtype) if is_kept else jnp.asarray(value, dtype)
+            for value, is_kept, dtype in zip(found, kept, types, strict=False)
+        ]
+
+    carry = as_kept(carry)
     seed = run.fresh_seed()
     waits: list[bool] = []
 
     def body(carry: list[Any], item: tuple[Array, list[Any]]) -> Any:
-        place, values = item
-        inner = dataclasses.replace(
-            run,
-            seed=random.child(seed, place),
-            num_seeds=0,
-            positive={},
-            spread={},
-            ready={},
-            carried={id(value): value for value in carry},
-            waits=False,
-        )
-        found = results(inner, loop.body, [*consts, *carry, *values])
+        number, parts = item
+        inner = _within(run, random.child(seed, number), place)
+        inner.carried = {id(value): value for value in carry}
+        found = results(inner, loop.body, [*consts, *carry, *parts])
         waits.append(inner.waits)
-        new, outs = found[: len(carry)], found[len(carry) :]
-        return [private_values.shared_if_real(run, value) for value in new], outs
+        return as_kept(found[: len(carry)]), found[len(carry) :]
 
-    places = jnp.arange(loop.length, dtype=jnp.uint32)
-    items = [private_values.axes_swapped(value) for value in items]
+    numbers = jnp.arange(loop.length, dtype=jnp.uint32)
+    items = [values.axes_swapped(value) for value in items]
     with transcript.scope("loop", repeat=loop.length):
-        carry, outs = lax.scan(body, carry, (places, items), reverse=loop.reverse)
+        carry, outs = lax.scan(body, carry, (numbers, items), reverse=loop.reverse)
         if not any(waits):
             transcript.repeat_at_once()
-    return [*carry, *map(private_values.axes_swapped, outs)]
+    return [*carry, *map(values.axes_swapped, outs)]
 
 
-def bits_by_layer(
-    closed: Any, args: Sequence[Any], fraction_bits: int
-) -> dict[str, int]:
-    """The most bits that each layer's fixed-point values need, for these arguments."""
-    needed: dict[str, int] = {}
-    layer = "the function"
-
-    def note(values: list[Any], num_products: int) -> None:
-        for value in values:
-            if jnp.issubdtype(value.dtype, jnp.floating):
-                known = np.asarray(value)
-                most = float(np.max(np.abs(known[np.isfinite(known)]), initial=0.0))
-                integer = math.ceil(math.log2(most)) if most else 0
-                # A sign, and the quarter of the ring that truncation leaves free.
-                bits = max(0, integer) + num_products * fraction_bits + 2
-                needed[layer] = max(needed.get(layer, 0), bits)
-
-    def carry_out(equation: Any, inputs: list[Any]) -> list[Any]:
-        nonlocal layer
-        layer = _place(equation) or layer
-        name = equation.primitive.name
-        by_known = name == "div" and isinstance(inputs[1], np.ndarray)
-        if name in APPROXIMATED and not by_known:
-            shapes = [private_values.abstract(value) for value in inputs]
-            return _walk(jax.make_jaxpr(APPROXIMATED[name])(*shapes), inputs, carry_out)
-        if name == "scan":
-            return _unrolled(equation, inputs, carry_out)
-        found = _in_the_clear(equation, inputs)
-        is_product = name in ("mul", "div", "dot_general", "conv_general_dilated")
-        # A small factor is scaled up before it is multiplied with.
-        small = name == "mul" and any(map(private_values.small_factor, inputs))
-        sized = inputs[:1] if by_known else inputs if small else found
-        note(sized, 2 if is_product else 1)
-        return found
-
-    _walk(closed, list(args), carry_out)
-    return needed
+def _shared_carries(loop: Loop, shared: list[bool]) -> list[bool]:
+    consts, carry, items = loop.split(shared)
+    while True:
+        found = _shared_outs(loop.body, [*consts, *carry, *items])[: len(carry)]
+        more = [one or other for one, other in zip(carry, found, strict=True)]
+        if more == carry:
+            return carry
+        carry = more
 
 
-def _unrolled(
-    equation: Any, inputs: list[Any], carry_out: Callable[[Any, list[Any]], list[Any]]
-) -> list[Any]:
-    """A loop in the clear, step by step."""
-    loop = _loop(equation)
-    consts, carry, items = loop.split(inputs)
-    outs = []
-    for step in range(loop.length):
-        place = loop.length - 1 - step if loop.reverse else step
-        values = [item[place] for item in items]
-        found = _walk(loop.body, [*consts, *carry, *values], carry_out)
-        outs.append(found[len(carry) :])
-        carry = found[: len(carry)]
-    outs = outs[::-1] if loop.reverse else outs
-    return [*carry, *(jnp.stack(each) for each in zip(*outs, strict=True))]
+def _shared_outs(closed: Any, shared: Sequence[bool]) -> list[bool]:
+    """Which results of a program are shared, given which arguments are."""
+    program = closed.jaxpr
+    known = {atom for atom, is_it in zip(program.invars, shared, strict=True) if is_it}
+    for equation in program.eqns:
+        ins = [not _is_literal(a) and a in known for a in equation.invars]
+        if equation.primitive.name in _CALLS:
+            inner = _program_of(equation)
+            count = len(inner.jaxpr.invars)
+            outs = _shared_outs(inner, ins[-count:] if count else [])
+        elif equation.primitive.name == "scan":
+            loop = loop_of(equation)
+            consts, _, items = loop.split(ins)
+            carry = _shared_carries(loop, ins)
+            rest = _shared_outs(loop.body, [*consts, *carry, *items])
+            outs = [*carry, *rest[len(carry) :]]
+        else:
+            outs = [any(ins)] * len(equation.outvars)
+        known |= {a for a, is_it in zip(equation.outvars, outs, strict=True) if is_it}
+    return [not _is_literal(a) and a in known for a in program.outvars]
 
 
-class _Loop(NamedTuple):
+class Loop(NamedTuple):
     """A `scan`: its body takes constants, a carry, and an item of each sequence."""
 
     body: Any
@@ -248,7 +272,7 @@ class _Loop(NamedTuple):
         return inputs[:carry], inputs[carry:items], inputs[items:]
 
 
-def _loop(equation: Any) -> _Loop:
+def loop_of(equation: Any) -> Loop:
     """What is a sequence has an axis more outside of the body than inside: versions of
     JAX differ in how they say it.
     """
@@ -259,7 +283,7 @@ def _loop(equation: Any) -> _Loop:
         return sum(o.aval.ndim > i.aval.ndim for o, i in pairs)
 
     num_outs = num_sequences(equation.outvars, body.jaxpr.outvars)
-    return _Loop(
+    return Loop(
         body,
         equation.params["length"],
         equation.params["reverse"],
@@ -268,8 +292,8 @@ def _loop(equation: Any) -> _Loop:
     )
 
 
-def _walk(
-    closed: Any, args: list[Any], carry_out: Callable[[Any, list[Any]], list[Any]]
+def walk(
+    closed: Any, args: list[Any], carry_out: CarryOut, place: str = ""
 ) -> list[Any]:
     """Goes through a program, and through those that it holds, in order."""
     program = closed.jaxpr
@@ -281,13 +305,15 @@ def _walk(
 
     for equation in _needed(program):
         inputs = [value_of(atom) for atom in equation.invars]
-        with _scope(equation):
-            if equation.primitive.name in _CALLS:
+        stack = str(equation.source_info.name_stack)
+        here = "/".join(filter(None, (place, stack)))
+        with _scope(stack):
+            if equation.primitive.name in _CALLS and whole_name(equation) is None:
                 inner = _program_of(equation)
                 count = len(inner.jaxpr.invars)
-                found = _walk(inner, inputs[-count:] if count else [], carry_out)
+                found = walk(inner, inputs[-count:] if count else [], carry_out, here)
             else:
-                found = carry_out(equation, inputs)
+                found = carry_out(equation, inputs, here)
         known.update(zip(equation.outvars, found, strict=True))
     return [value_of(atom) for atom in program.outvars]
 
@@ -313,11 +339,11 @@ def _program_of(equation: Any) -> Any:
     raise NotImplementedError(f"{equation.primitive.name} holds no known program")
 
 
-def _in_the_clear(equation: Any, inputs: list[Any]) -> list[Any]:
+def in_the_clear(equation: Any, inputs: list[Any]) -> list[Any]:
     """By JAX itself; at once where all is known, so that factors stay known."""
     primitive = equation.primitive
     params = primitive.get_bind_params(equation.params)
-    traced = any(isinstance(value, jax.core.Tracer) for value in inputs)
+    traced = any(map(checks.is_traced, inputs))
     with contextlib.nullcontext() if traced else jax.ensure_compile_time_eval():
         found = primitive.bind(*inputs, **params)
     return found if primitive.multiple_results else [found]
@@ -327,15 +353,10 @@ def _is_literal(atom: Any) -> bool:
     return isinstance(atom, core.Literal)
 
 
-def _place(equation: Any) -> str:
-    """The layer's name, such as "MLP/Dense_0", or nothing."""
-    return str(equation.source_info.name_stack)
-
-
 @contextlib.contextmanager
-def _scope(equation: Any) -> Iterator[None]:
-    """The layer's scopes in the transcript, one in the other."""
+def _scope(stack: str) -> Iterator[None]:
+    """The layer's scopes in the transcript, one in the other: "MLP/Dense_0"."""
     with contextlib.ExitStack() as scopes:
-        for name in filter(None, _place(equation).split("/")):
+        for name in filter(None, stack.split("/")):
             scopes.enter_context(transcript.scope(name, parallel=True))
         yield

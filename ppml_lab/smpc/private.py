@@ -8,8 +8,12 @@ model has to be rewritten:
     logits = smpc.private.evaluate(protocol, seed, module.apply, params, images)
 
 **Guarantee:** that of the protocols (`arithmetic`, `comparison`, `truncation`):
-semi-honest parties learn what is revealed, and shapes. What the function's structure
-gives away, such as the architecture, is known to all parties.
+semi-honest parties learn what is revealed, shapes and public arguments, and what the
+function's structure gives away, such as the architecture. With a truncation that rounds
+at random, the default, they may also learn the fraction bits that were cut from
+products on the way to what is revealed, as `truncation` explains: no more than the
+inputs' own fraction bits hide, but more than the result. `truncation_method="exact"`
+shows the result alone, for about ten times the messages of each truncation.
 """
 
 from __future__ import annotations
@@ -25,12 +29,18 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from ppml_lab import checks, random
-from ppml_lab.smpc import interpreter, sharing, transcript, truncation
+from ppml_lab.smpc import (
+    interpreter,
+    private_ranges,
+    sharing,
+    transcript,
+    truncation,
+)
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
 from ppml_lab.smpc.fixed_point import power_of_two
 from ppml_lab.smpc.ring import Element, Ring, Seed
-from ppml_lab.smpc.scheme import Scheme, Shared
+from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
 
 
 class Protocol(NamedTuple):
@@ -65,7 +75,7 @@ def protocol(
       ring: `ring.Z32` or `ring.Z64`.
       fraction_bits: Of fixed-point numbers. May be traced, so that a sweep over bits is
         one program; then nothing checks that values fit.
-      truncation_method: "local", "pair" or "msb"; see `truncation`.
+      truncation_method: "local", "pair", "msb" or "exact"; see `truncation`.
       ideal: Whether to compute the values only: with the parties' roundings, messages
         and costs, at the speed of integers in the clear.
 
@@ -110,7 +120,7 @@ def decode(protocol: Protocol, element: Element) -> Float[Array, "*s"]:
 
 def share(
     protocol: Protocol,
-    seed: Seed,
+    seed: Any,
     values: Any,
     *,
     owner: transcript.Party = "client",
@@ -124,14 +134,18 @@ def share(
 
     Args:
       protocol: How.
-      seed: Of randomness that nothing else uses, `[2]`.
-      values: A tree of float arrays.
+      seed: Of randomness that nothing else uses: `[2]` words of `random.seed`, or a key
+        of JAX.
+      values: A tree of arrays of reals, whole numbers or truth values, all of which are
+        shared as reals. Traced ones that exceed the ring are clamped.
       owner: Who has them and sends shares: a party's number or another's name.
       offline: Whether they depend on nothing, such as noise, and are sent before there
         are inputs, which takes no round.
 
     Raises:
-      ValueError: If the owner is a number that no party has.
+      ValueError: If the owner is a number that no party has. For what is no seed;
+        complex numbers; and, where they are not traced, numbers that are not finite or
+        exceed the ring, and whole numbers from 2^24 on, which float32 would round.
     """
     scheme = protocol.scheme
     is_party = not isinstance(owner, bool) and owner in range(scheme.num_parties)
@@ -140,7 +154,10 @@ def share(
             f"owner must be a party's number, from 0 to {scheme.num_parties - 1}, or "
             f"another's name, got {owner!r}"
         )
+    seed = checked_seed(seed)
     leaves, tree = jax.tree.flatten(values)
+    for leaf in leaves:
+        _check_reals(protocol, leaf)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     # An owner that is a party keeps what would be sent to it.
     corrected = 0 if isinstance(owner, str) else int(owner)
@@ -156,6 +173,56 @@ def share(
         sharing.record_inputs(scheme, owner, size, corrected=corrected, offline=offline)
         found = [shared(number, leaf) for number, leaf in enumerate(leaves)]
     return jax.tree.unflatten(tree, found)
+
+
+def checked_seed(seed: Any) -> Seed:
+    """A seed's two words, or those of a key of JAX.
+
+    Raises:
+      ValueError: For anything else.
+    """
+    dtype = getattr(seed, "dtype", None)
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        if jnp.shape(seed):
+            raise ValueError(f"seed must be one key, got keys {list(jnp.shape(seed))}")
+        return random.seed(seed)
+    if dtype != jnp.uint32 or jnp.shape(seed) != (2,):
+        got = type(seed).__name__ if dtype is None else f"{dtype}{[*seed.shape]}"
+        raise ValueError(
+            f"seed must be a key, or the two uint32 words of random.seed, got {got}: "
+            "take jax.random.key(0)"
+        )
+    return jnp.asarray(seed)
+
+
+def _check_reals(protocol: Protocol, values: Any) -> None:
+    if is_shared(values):
+        raise ValueError("values are shared already")
+    dtype = np.dtype(getattr(values, "dtype", None) or np.asarray(values).dtype)
+    kind = dtype.kind
+    if kind not in "biuf" and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"values must be real, got {dtype}: share real and imaginary parts apart"
+        )
+    if checks.is_traced(values):
+        return
+    known = np.asarray(values).astype(np.float64)
+    if not np.isfinite(known).all():
+        raise ValueError("values must be finite: shares have no NaN and no infinity")
+    most = float(np.max(np.abs(known), initial=0.0))
+    if kind in "iu" and most >= 2**24:
+        raise ValueError(
+            f"values must be whole numbers below 2^24, got {most:.0f}: they are shared "
+            "as float32; split them"
+        )
+    bits = protocol.fraction_bits
+    if not checks.is_traced(bits):
+        limit = 2.0 ** (protocol.scheme.ring.bits - 1 - bits)
+        if most >= limit:
+            raise ValueError(
+                f"values must be below {limit:g}, which {protocol.scheme.ring.name} "
+                f"holds with fraction_bits {bits}, got {most:g}"
+            )
 
 
 def constant(protocol: Protocol, values: Any) -> Any:
@@ -174,9 +241,25 @@ def add(one: Any, other: Any) -> Any:
 
 
 def rows(shared: Any, begin: Array | int, count: int) -> Any:
-    """`count` places of the secrets' first axis, for a tree of shared values."""
+    """`count` places of the secrets' first axis, for a tree of shared values.
+
+    Args:
+      shared: The values.
+      begin: The first of them. If traced it must leave room for `count`, unchecked.
+      count: How many.
+
+    Raises:
+      ValueError: For rows that there are not.
+    """
+    checks.at_least("count", count, 0)
 
     def cut(value: Shared) -> Shared:
+        length = (*shape_of(value), 0)[0]
+        if not checks.is_traced(begin) and not 0 <= int(begin) <= length - count:
+            raise ValueError(
+                f"rows {begin} to {int(begin) + count - 1} are not all among the "
+                f"{length} that there are"
+            )
         shares = jax.tree.map(
             lambda leaf: lax.dynamic_slice_in_dim(leaf, begin, count, axis=1),
             value.shares,
@@ -193,9 +276,14 @@ def reveal(
     name: str = "output",
     receivers: Sequence[transcript.Party] | None = None,
 ) -> Any:
-    """Opens a tree of shared values as reals, in one round; see `sharing.reveal`."""
+    """Opens a tree of shared values as reals, in one round, whole numbers and truth
+    values (0 or 1) too; see `sharing.reveal`. What is not shared, as it follows from
+    public arguments alone, stays as it is.
+    """
 
-    def opened(value: Shared) -> Array:
+    def opened(value: Any) -> Array:
+        if not is_shared(value):
+            return value
         element = sharing.reveal(value, name=name, receivers=receivers)
         if value.scheme.scale == 1.0:
             return rings.to_float(value.scheme.ring, element)
@@ -213,27 +301,36 @@ def is_shared(value: Any) -> bool:
 
 
 def evaluate(
-    protocol: Protocol, seed: Seed, function: Callable[..., Any], *args: Any
+    protocol: Protocol, seed: Any, function: Callable[..., Any], *args: Any
 ) -> Any:
     """`function(*args)`, where some leaves of `args` are shared.
 
     Messages are noted under the names that the function's parts have in JAX
-    (`jax.named_scope`; flax names its layers). Exponentials, divisions, sigmoids and
-    the like are `approximations`.
+    (`jax.named_scope`; flax names its layers). Exponentials, divisions, roots and the
+    like are `approximations`, which work over the whole range of the fixed point and
+    saturate beyond.
+
+    What is known to all, such as masks, indices and factors, is passed as an array, or
+    closed over. Public numbers beyond a quarter of the ring, such as `-inf` and
+    `finfo.min` in a mask, become an eighth of the ring; comparing with them takes no
+    message. Public factors and divisors keep their relative precision whatever their
+    size.
 
     Args:
       protocol: How shared values are shared.
-      seed: Of randomness that nothing else uses, `[2]`.
-      function: Of trees of float arrays, pure.
+      seed: Of randomness that nothing else uses: `[2]` words of `random.seed`, or a key
+        of JAX.
+      function: Of trees of arrays, pure; what is shared arrives as float32.
       *args: Trees whose leaves are arrays, known to all parties, or `Shared`.
 
     Returns:
-      The function's tree, its leaves shared where they depend on what is.
+      The function's tree, its leaves shared where they depend on what is: reals, and
+      whole numbers and truth values at scale 1.
 
     Raises:
       NotImplementedError: For an operation without a private form; names it and where
-        it is.
-      ValueError: For values that are shared otherwise.
+        it is. `unsupported` finds all of them.
+      ValueError: For values that are shared otherwise, or what is no seed.
     """
     leaves, tree = jax.tree.flatten(args, is_leaf=is_shared)
     for leaf in leaves:
@@ -241,44 +338,131 @@ def evaluate(
             schemes.check_same(leaf.scheme, protocol.scheme)
     closed, out_tree = _traced(function, leaves, tree)
     run = interpreter.Run(
-        seed,
+        checked_seed(seed),
         protocol.scheme,
         protocol.fraction_bits,
         protocol.truncation,
-        lambda values: encode(protocol, values),
     )
     return jax.tree.unflatten(out_tree, interpreter.results(run, closed, leaves))
 
 
+def unsupported(
+    function: Callable[..., Any], *args: Any, public: Sequence[int] = ()
+) -> dict[str, list[str]]:
+    """What of a function has no private form, all of it, without running it.
+
+    Args:
+      function: As for `evaluate`.
+      *args: Trees of arrays, of `jax.ShapeDtypeStruct`, or of shared values.
+      public: The places among `args` of those that all parties know.
+
+    Returns:
+      For each layer's name, what would be refused in it; empty where all is well.
+    """
+    _check_places(public, args)
+    how = protocol(ideal=True)
+    missing: dict[str, list[str]] = {}
+
+    def trial(seed: Seed, secret: list[Any], known: list[Any]) -> None:
+        leaves = list(map(merge, secret, known))
+        closed, _ = _traced(function, leaves, tree)
+        run = interpreter.Run(seed, how.scheme, how.fraction_bits, how.truncation)
+        run.missing = missing
+        interpreter.results(run, closed, leaves)
+
+    def merge(secret: Any, known: Any) -> Any:
+        return known if secret is None else constant(how, secret)
+
+    flat, tree = jax.tree.flatten(args, is_leaf=is_shared)
+    are_public = _spread(public, args)
+    secret = [
+        None if is_known else jax.ShapeDtypeStruct(_shape_of(leaf), jnp.float32)
+        for leaf, is_known in zip(flat, are_public, strict=True)
+    ]
+    traced = [
+        leaf if is_known and isinstance(leaf, jax.ShapeDtypeStruct) else None
+        for leaf, is_known in zip(flat, are_public, strict=True)
+    ]
+
+    def closed_over(seed: Seed, secret: list[Any], traced: list[Any]) -> None:
+        known = [a if b is None else b for a, b in zip(flat, traced, strict=True)]
+        trial(seed, secret, known)
+
+    seed = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    transcript.priced(closed_over, seed, secret, traced)
+    return missing
+
+
 def check_ranges(
-    protocol: Protocol, function: Callable[..., Any], *args: Any
+    protocol: Protocol,
+    function: Callable[..., Any],
+    *args: Any,
+    public: Sequence[int] = (),
 ) -> dict[str, int]:
     """The bits that every layer needs for examples in the clear, checked.
 
     Args:
       protocol: With `fraction_bits` that are not traced.
       function: As for `evaluate`.
-      *args: Trees of float arrays, such as real parameters and inputs.
+      *args: Trees of arrays, such as real parameters and inputs.
+      public: The places among `args` of those that all parties know, which `evaluate`
+        is given as arrays. What the function closes over is public.
 
     Returns:
       For each layer's name, the most bits that a value in it needs: its integer and
-      fraction bits, those of products doubled, a sign, and one for truncation.
+      fraction bits, those of products doubled, a sign, and one for truncation. Inputs
+      count as the layer "the inputs".
 
     Raises:
-      ValueError: Where they exceed the ring's; names the layer.
+      ValueError: Where they exceed the ring's; names the layer. Where the argument of a
+        division, root, logarithm or exponential is one for which it saturates; names
+        layer, value and domain.
     """
+    if checks.is_traced(protocol.fraction_bits):
+        raise ValueError("fraction_bits must not be traced where ranges are checked")
+    _check_places(public, args)
     leaves, tree = jax.tree.flatten(args)
     closed, _ = _traced(function, leaves, tree)
-    needed = interpreter.bits_by_layer(closed, leaves, protocol.fraction_bits)
-    ring = protocol.scheme.ring
-    for layer, bits in needed.items():
-        if bits > ring.bits:
+    ring, bits = protocol.scheme.ring, protocol.fraction_bits
+    ranges = private_ranges.Ranges(ring, bits)
+    ranges.run(
+        closed,
+        [
+            leaf if is_known else private_ranges.Secret(jnp.asarray(leaf))
+            for leaf, is_known in zip(leaves, _spread(public, args), strict=True)
+        ],
+    )
+    for layer, needed in ranges.needed.items():
+        if needed > ring.bits:
+            fewer = bits - -(-(needed - ring.bits) // 2)
+            cures = [f"take {fewer}"] if fewer >= 1 else ["scale values down"]
+            cures += ["ring.Z64"] if ring.bits < 64 else []
             raise ValueError(
-                f"fraction_bits {protocol.fraction_bits} too many in {ring.name}: "
-                f"layer {layer} needs {bits} bits, have {ring.bits}; take "
-                f"{protocol.fraction_bits - -(-(bits - ring.bits) // 2)}, or ring.Z64"
+                f"fraction_bits {bits} too many in {ring.name}: layer {layer} needs "
+                f"{needed} bits, have {ring.bits}; {', or '.join(cures)}"
             )
-    return needed
+    return ranges.needed
+
+
+def _check_places(public: Sequence[int], args: tuple[Any, ...]) -> None:
+    wrong = [place for place in public if place not in range(len(args))]
+    if wrong:
+        raise ValueError(
+            f"public must name places among the {len(args)} arguments, got {wrong}"
+        )
+
+
+def _spread(public: Sequence[int], args: tuple[Any, ...]) -> list[bool]:
+    """For each leaf of the arguments, whether it is public."""
+    return [
+        place in public
+        for place, arg in enumerate(args)
+        for _ in jax.tree.leaves(arg, is_leaf=is_shared)
+    ]
+
+
+def _shape_of(leaf: Any) -> tuple[int, ...]:
+    return shape_of(leaf) if isinstance(leaf, Shared) else jnp.shape(leaf)
 
 
 def _traced(
@@ -292,7 +476,7 @@ def _traced(
     shapes = [
         jax.ShapeDtypeStruct(schemes.shape_of(leaf), jnp.float32)
         if is_shared(leaf)
-        else jax.typeof(leaf)
+        else jax.typeof(jnp.asarray(leaf))
         for leaf in leaves
     ]
     closed, out = jax.make_jaxpr(of_leaves, return_shape=True)(*shapes)

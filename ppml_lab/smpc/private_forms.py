@@ -1,8 +1,9 @@
 """What each operation of a JAX program becomes when an operand is shared.
 
-A form takes the run, the operation's parameters and its operands, of which at least one
-is `Shared`; the others are arrays that everybody knows. Values are fixed-point numbers,
-but for the results of comparisons, which are 0 or 1 at scale 1.
+A form takes the run, the operation's call and its operands, of which at least one is
+`Shared`; the others are arrays that everybody knows. Reals are fixed-point numbers,
+whole numbers and truth values are numbers of scale 1. A form reads every parameter of
+its operation that it heeds: `private_values.Call` refuses the others.
 """
 
 from __future__ import annotations
@@ -10,225 +11,172 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from ppml_lab.smpc import arithmetic, private_choices, products, sharing, truncation
+from ppml_lab.smpc import (
+    arithmetic,
+    private_choices,
+    private_functions,
+    private_moves,
+    private_windows,
+    products,
+    public_factors,
+    sharing,
+)
 from ppml_lab.smpc import private_values as values
-from ppml_lab.smpc import scheme as schemes
-from ppml_lab.smpc.private_values import Operand
+from ppml_lab.smpc.private_values import Call, Operand
 from ppml_lab.smpc.scheme import Shared, shape_of
 
-
-def _sub(run: Any, params: dict[str, Any], one: Operand, other: Operand) -> Shared:
-    del params
-    return sharing.subtract(values.reals(run, one), values.reals(run, other))
+_LARGE = 64
+"""Powers from here on are exponentials."""
 
 
-def _neg(run: Any, params: dict[str, Any], value: Shared) -> Shared:
-    del params
-    return values.scaled(values.reals(run, value), -1)
+def _add(run: Any, call: Call, one: Operand, other: Operand) -> Shared:
+    one, other = (values.of_type(run, value, call.dtype) for value in (one, other))
+    return sharing.add(one, other)
 
 
-def _rearranged(primitive: Any) -> Callable[..., Shared]:
-    """The form of an operation that only moves values, of one operand."""
-
-    def form(run: Any, params: dict[str, Any], value: Shared) -> Shared:
-        del run
-        return values.each(lambda leaf: primitive.bind(leaf, **params), value)
-
-    return form
+def _sub(run: Any, call: Call, one: Operand, other: Operand) -> Shared:
+    one, other = (values.of_type(run, value, call.dtype) for value in (one, other))
+    return sharing.subtract(one, other)
 
 
-def _broadcast(run: Any, params: dict[str, Any], value: Shared) -> Shared:
-    result = values.each(
-        lambda leaf: lax.broadcast_in_dim_p.bind(leaf, **params), value
-    )
-    run.spread[id(result)] = (result, value, params)
+def _neg(run: Any, call: Call, value: Shared) -> Shared:
+    return values.negated(value)
+
+
+def product(run: Any, one: Operand, other: Operand) -> Shared:
+    """Of two operands of one type, entry by entry."""
+    if isinstance(one, Shared) and isinstance(other, Shared):
+        found = arithmetic.multiply(run.fresh_seed(), one, other)
+        return values.multiplied(run, found)
+    shared, public = (one, other) if isinstance(one, Shared) else (other, one)
+    if values.is_whole(shared):
+        return sharing.multiply_public(shared, values.integers(run, public))
+    return public_factors.times(run, shared, public)
+
+
+def _mul(run: Any, call: Call, one: Operand, other: Operand) -> Shared:
+    return product(run, one, other)
+
+
+def _square(run: Any, call: Call, value: Shared) -> Shared:
+    return product(run, value, value)
+
+
+def _integer_pow(run: Any, call: Call, value: Shared) -> Shared:
+    return _whole_power(run, value, call["y"], call.dtype)
+
+
+def _pow(run: Any, call: Call, base: Operand, exponent: Operand) -> Shared:
+    """For public exponents; unless these are whole, for bases above 0."""
+    if isinstance(exponent, Shared):
+        raise NotImplementedError("pow has a private form for public exponents")
+    whole = public_factors.whole_numbers(exponent)
+    if whole is not None and len({*whole.flat}) == 1 and abs(whole.flat[0]) < _LARGE:
+        power = _whole_power(run, base, int(whole.flat[0]), call.dtype)
+        return values.broadcast(power, call.outs[0].shape)
+    if not jnp.issubdtype(call.dtype, jnp.floating):
+        raise NotImplementedError(f"pow of {call.dtype} has no private form")
+    return private_functions.power(run, base, exponent)
+
+
+def _whole_power(run: Any, value: Shared, exponent: int, dtype: Any) -> Shared:
+    if exponent == 0:
+        return values.of_type(run, np.ones(shape_of(value), np.int32), dtype)
+    result = value
+    for digit in bin(abs(exponent))[3:]:
+        result = product(run, result, result)
+        result = product(run, result, value) if digit == "1" else result
+    if exponent < 0:
+        return private_functions.divide(run, np.float32(1), result)
     return result
 
 
-def _reshape(run: Any, params: dict[str, Any], value: Shared) -> Shared:
-    del run
-    return values.each(lambda leaf: leaf.reshape(params["new_sizes"]), value)
+def _dot_general(run: Any, call: Call, one: Any, other: Any) -> Shared:
+    dims, ring = call["dimension_numbers"], run.scheme.ring
+    if isinstance(one, Shared) and isinstance(other, Shared):
+        found = arithmetic.dot_general(run.fresh_seed(), one, other, dims)
+        return values.multiplied(run, found)
+    is_left = isinstance(one, Shared)
+    shared, public = (one, other) if is_left else (other, one)
+
+    def contracted(share: Any, known: Any) -> Any:
+        pair = (share, known) if is_left else (known, share)
+        return products.dot_general(ring, *pair, dims)
+
+    contract, batch = (side[0 if not is_left else 1] for side in dims)
+    rank = len(values.abstract(public).shape)
+    free = [axis for axis in range(rank) if axis not in (*contract, *batch)]
+    others = len(shape_of(shared)) - len(contract) - len(batch)
+
+    def placed(exponents: Any) -> Any:
+        """Batched axes, the left's own, the right's own."""
+        moved = exponents.transpose(*batch, *free, *contract)
+        sizes = moved.shape[: len(batch) + len(free)]
+        ones = (1,) * others
+        own = (
+            (*ones, *sizes[len(batch) :]) if is_left else (*sizes[len(batch) :], *ones)
+        )
+        return moved.reshape((*sizes[: len(batch)], *own))
+
+    how = public_factors.Contraction(contracted, tuple(contract), placed)
+    return private_windows.by_public(run, shared, public, how)
 
 
-def _unchanged(run: Any, params: dict[str, Any], value: Shared) -> Shared:
-    del run, params
+def _reduce_sum(run: Any, call: Call, value: Shared) -> Shared:
+    for axis in sorted(call["axes"], reverse=True):
+        value = values.summed(value, axis)
     return value
 
 
-def _convert(run: Any, params: dict[str, Any], value: Shared) -> Shared:
-    if not jnp.issubdtype(params["new_dtype"], jnp.floating):
-        raise NotImplementedError(
-            f"convert_element_type to {params['new_dtype']} has no private form: "
-            "shared values are reals"
-        )
-    return values.reals(run, value)
-
-
-def _add(run: Any, params: dict[str, Any], one: Operand, other: Operand) -> Shared:
-    del params
-    return sharing.add(values.reals(run, one), values.reals(run, other))
-
-
-def _times_small(run: Any, value: Shared, factor: tuple[float, int]) -> Shared:
-    """Multiplied by the mantissa, and cut by the exponent too."""
-    mantissa, shift = factor
-    element = run.encode(jnp.float32(mantissa))
-    product = sharing.multiply_public(value, element)
-    scale = schemes.product_scale(run.scheme.scale, run.scheme.scale)
-    if isinstance(scale, float):
-        scale *= 2.0**shift
-    product = Shared(product.shares, product.scheme._replace(scale=scale))
-    bits = run.fraction_bits + shift
-    return truncation.truncate(run.fresh_seed(), product, bits, run.truncation)
-
-
-def _mul(run: Any, params: dict[str, Any], one: Operand, other: Operand) -> Shared:
-    del params
-    if not isinstance(one, Shared):
-        one, other = other, one
-    if isinstance(other, Shared):
-        return values.truncated(run, arithmetic.multiply(run.fresh_seed(), one, other))
-    whole = values.whole_factor(other)
-    shape = jnp.broadcast_shapes(shape_of(one), jnp.shape(other))
-    if whole is not None and shape == shape_of(one):
-        return values.scaled(values.reals(run, one), whole)
-    factor = values.small_factor(other)
-    if factor is not None and shape == shape_of(one) and not values.is_bit(one):
-        return _times_small(run, one, factor)
-    ring = run.scheme.ring
-    return values.truncated(
-        run, _times_public(run, one, other, lambda a, b: ring.multiply(a, b))
+def _reduce_prod(run: Any, call: Call, value: Shared) -> Shared:
+    return private_choices.tree(
+        lambda one, other: product(run, one, other), value, call["axes"]
     )
 
 
-def _times_public(
-    run: Any, shared: Shared, public: Operand, product: Callable[[Any, Any], Any]
-) -> Shared:
-    """A bilinear product with what is known, at the product's scale."""
-    element = run.encode(jnp.asarray(public, jnp.float32))
-    result = arithmetic.public_product(shared, element, product)
-    scale = run.scheme.scale if values.is_bit(shared) else _squared(run)
-    return Shared(result.shares, result.scheme._replace(scale=scale))
-
-
-def _squared(run: Any) -> Any:
-    return schemes.product_scale(run.scheme.scale, run.scheme.scale)
-
-
-def _integer_pow(run: Any, params: dict[str, Any], value: Shared) -> Shared:
-    exponent = params["y"]
-    if exponent < 1:
-        raise NotImplementedError(
-            f"integer_pow with exponent {exponent}: use a division"
-        )
-    result = value
-    for digit in bin(exponent)[3:]:
-        result = _mul(run, {}, result, result)
-        result = _mul(run, {}, result, value) if digit == "1" else result
-    return result
-
-
-def _dot_general(run: Any, params: dict[str, Any], one: Any, other: Any) -> Shared:
-    dims, ring = params["dimension_numbers"], run.scheme.ring
-    if isinstance(one, Shared) and isinstance(other, Shared):
-        product = arithmetic.dot_general(run.fresh_seed(), one, other, dims)
-    elif isinstance(one, Shared):
-        product = _times_public(
-            run, one, other, lambda a, b: products.dot_general(ring, a, b, dims)
-        )
-    else:
-        product = _times_public(
-            run, other, one, lambda a, b: products.dot_general(ring, b, a, dims)
-        )
-    return values.truncated(run, product)
-
-
-def _convolution(run: Any, params: dict[str, Any], images: Any, kernel: Any) -> Shared:
-    numbers = params["dimension_numbers"]
-    usual = lax.conv_dimension_numbers(
-        jnp.shape(images) if not isinstance(images, Shared) else shape_of(images),
-        jnp.shape(kernel) if not isinstance(kernel, Shared) else shape_of(kernel),
-        ("NHWC", "HWIO", "NHWC"),
-    )
-    dilated = {*params["lhs_dilation"], *params["rhs_dilation"]} != {1}
-    if numbers != usual or dilated or params["feature_group_count"] != 1:
-        raise NotImplementedError(
-            "conv_general_dilated has a private form for NHWC images and HWIO kernels, "
-            f"without dilation and groups, got {numbers}"
-        )
-    strides, padding = params["window_strides"], params["padding"]
-    if isinstance(images, Shared) and isinstance(kernel, Shared):
-        product = arithmetic.convolution(
-            run.fresh_seed(), images, kernel, strides, padding
-        )
-        return values.truncated(run, product)
-    shared, public = (
-        (images, kernel) if isinstance(images, Shared) else (kernel, images)
+def _convert(run: Any, call: Call, value: Shared) -> Shared:
+    dtype = call["new_dtype"]
+    if jnp.issubdtype(dtype, jnp.floating):
+        return values.reals(run, value)
+    if call.operand_dtype == jnp.bool_ and jnp.issubdtype(dtype, jnp.integer):
+        return value
+    if jnp.issubdtype(call.operand_dtype, jnp.integer) and jnp.issubdtype(
+        dtype, jnp.integer
+    ):
+        return value
+    if dtype == jnp.bool_:
+        return private_choices.unequal(run, value, np.zeros((), call.operand_dtype))
+    raise NotImplementedError(
+        f"convert_element_type from {call.operand_dtype} to {dtype} has no private form"
     )
 
-    def convolved(share: Any, known: Any) -> Any:
-        pair = (share, known) if shared is images else (known, share)
-        return products.convolution(run.scheme.ring, *pair, strides, padding)
 
-    return values.truncated(run, _times_public(run, shared, public, convolved))
-
-
-def _reduce_sum(run: Any, params: dict[str, Any], value: Shared) -> Shared:
-    value = values.reals(run, value)
-    axes = sorted(params["axes"], reverse=True)
-
-    def summed(share: Any) -> Any:
-        for axis in axes:
-            share = run.scheme.ring.sum_over(share, axis)
-        return share
-
-    return Shared(jax.vmap(summed)(value.shares), value.scheme)
-
-
-def _concatenate(run: Any, params: dict[str, Any], *parts: Operand) -> Shared:
-    shares = [values.reals(run, part).shares for part in parts]
-    axis = params["dimension"] + 1
-    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *shares)
-    return Shared(joined, run.scheme)
-
-
-def _pad(run: Any, params: dict[str, Any], value: Shared, filler: Any) -> Shared:
-    if np.asarray(filler).any():
-        raise NotImplementedError("pad has a private form for zeros")
-    config, none = params["padding_config"], jnp.uint32(0)
-    return values.each(
-        lambda leaf: lax.pad(leaf, none, config), values.reals(run, value)
-    )
+def _unchanged(run: Any, call: Call, value: Shared) -> Shared:
+    return value
 
 
 FORMS: dict[str, Callable[..., Shared]] = {
     **private_choices.FORMS,
+    **private_functions.FORMS,
+    **private_moves.FORMS,
+    **private_windows.FORMS,
     "add": _add,
     "add_any": _add,
     "sub": _sub,
     "neg": _neg,
     "mul": _mul,
-    "square": lambda run, params, value: _mul(run, params, value, value),
+    "square": _square,
     "integer_pow": _integer_pow,
+    "pow": _pow,
     "dot_general": _dot_general,
-    "conv_general_dilated": _convolution,
     "reduce_sum": _reduce_sum,
-    "concatenate": _concatenate,
-    "pad": _pad,
-    "broadcast_in_dim": _broadcast,
-    "reshape": _reshape,
+    "reduce_prod": _reduce_prod,
     "convert_element_type": _convert,
     "stop_gradient": _unchanged,
     "copy": _unchanged,
     "optimization_barrier": _unchanged,
-    "transpose": _rearranged(lax.transpose_p),
-    "squeeze": _rearranged(lax.squeeze_p),
-    "slice": _rearranged(lax.slice_p),
-    "rev": _rearranged(lax.rev_p),
 }
 """By the name of JAX's primitive."""

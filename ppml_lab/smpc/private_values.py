@@ -1,54 +1,166 @@
-"""Values while a program runs on shares: what they are, and how they are rearranged."""
+"""Values while a program runs on shares: what they are, and how they are rearranged.
+
+A `Shared` that stands for reals has the run's scale; whole numbers and truth values
+have scale 1.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
+from ppml_lab import checks
 from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc import scheme as schemes
 from ppml_lab.smpc import sharing, truncation
+from ppml_lab.smpc.fixed_point import power_of_two
+from ppml_lab.smpc.ring import Element
 from ppml_lab.smpc.scheme import Shared, shape_of
 
 Operand = Any
 """A `Shared` or an array that everybody knows."""
 
+WITHOUT_EFFECT = frozenset(
+    {
+        "accuracy",
+        "indices_are_sorted",
+        "out_sharding",
+        "precision",
+        "preferred_element_type",
+        "sharding",
+        "unique_indices",
+        "weak_type",
+    }
+)
+"""Parameters of JAX's operations that change no value on shares."""
+
+
+class Call(Mapping[str, Any]):
+    """An operation of a program as its form sees it: its parameters, of which it is
+    noted which are read, and the types of operands and results.
+    """
+
+    def __init__(self, name: str, params: Mapping[str, Any], ins: Any, outs: Any):
+        self.name, self.ins, self.outs = name, tuple(ins), tuple(outs)
+        self._params, self._read = params, set[str]()
+
+    def __getitem__(self, key: str) -> Any:
+        self._read.add(key)
+        return self._params[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._params)
+
+    def __len__(self) -> int:
+        return len(self._params)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the first result."""
+        return np.dtype(self.outs[0].dtype)
+
+    @property
+    def operand_dtype(self) -> np.dtype:
+        """Of the last operand: of `select_n` the first is the condition."""
+        return np.dtype(self.ins[-1].dtype)
+
+    def check(self, results: list[Operand]) -> None:
+        """Raises NotImplementedError for a parameter that was not read, and where a
+        result is not of the shape and kind that the program says.
+        """
+        for key, value in self._params.items():
+            if key not in self._read | WITHOUT_EFFECT and value is not None:
+                raise NotImplementedError(
+                    f"{self.name} has no private form with {key}={value}"
+                )
+        for result, out in zip(results, self.outs, strict=True):
+            shape = shape_of(result) if isinstance(result, Shared) else result.shape
+            whole = isinstance(result, Shared) and is_whole(result)
+            real = jnp.issubdtype(out.dtype, jnp.floating)
+            if shape != out.shape or (isinstance(result, Shared) and whole == real):
+                raise NotImplementedError(
+                    f"{self.name} has no private form for a result "
+                    f"{out.dtype}{list(out.shape)}: it would be "
+                    f"{'whole numbers' if whole else 'reals'} {list(shape)}"
+                )
+
 
 def abstract(value: Operand) -> jax.ShapeDtypeStruct:
-    """Shape and type of the reals that an operand stands for."""
+    """Shape and type of the numbers that an operand stands for."""
     if isinstance(value, Shared):
-        return jax.ShapeDtypeStruct(shape_of(value), jnp.float32)
+        dtype = jnp.int32 if is_whole(value) else jnp.float32
+        return jax.ShapeDtypeStruct(shape_of(value), dtype)
     return jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(value))
 
 
-def is_bit(value: Operand) -> bool:
-    """Whether a comparison's result."""
+def is_whole(value: Operand) -> bool:
+    """Whether shared whole numbers, such as a comparison's results."""
     return isinstance(value, Shared) and value.scheme.scale == 1.0
 
 
+def whole_scheme(run: Any) -> schemes.Scheme:
+    """Of whole numbers."""
+    return run.scheme._replace(scale=1.0)
+
+
+def known(run: Any, values: Operand) -> Element:
+    """Reals that everybody knows as fixed-point numbers. Those beyond a quarter of the
+    ring, such as infinity, become an eighth of it, so that differences still fit.
+
+    Raises:
+      ValueError: For NaN, where values are not traced.
+    """
+    ring = run.scheme.ring
+    if not checks.is_traced(values):
+        values = np.asarray(values, np.float32)
+        if np.isnan(values).any():
+            raise ValueError("a public value is NaN: shares have no such number")
+    scaled = jnp.asarray(values, jnp.float32) * power_of_two(run.fraction_bits)
+    far = jnp.sign(scaled) * np.float32(2.0 ** (ring.bits - 3))
+    outside = jnp.abs(scaled) > np.float32(2.0 ** (ring.bits - 2))
+    return rings.from_float(ring, jnp.round(jnp.where(outside, far, scaled)))
+
+
+def integers(run: Any, values: Operand) -> Element:
+    """Whole numbers of JAX's types, which may be traced, as elements."""
+    ring = run.scheme.ring
+    if not checks.is_traced(values):
+        return rings.from_integers(ring, np.asarray(values).astype(object))
+    low = values.astype(jnp.uint32)
+    high = jnp.where(values < 0, jnp.uint32(0xFFFFFFFF), jnp.uint32(0))
+    return ring.from_unsigned(rings.Wide(low, high))
+
+
 def reals(run: Any, value: Operand) -> Shared:
-    """As fixed-point numbers: a bit is scaled up, what is known becomes a constant."""
+    """As fixed-point numbers: a whole one is scaled up, a public one a constant."""
     if not isinstance(value, Shared):
-        element = run.encode(jnp.asarray(value, jnp.float32))
-        return sharing.constant(element, run.scheme)
-    if is_bit(value):
+        return sharing.constant(known(run, value), run.scheme)
+    if is_whole(value):
         shares = rings.shift_left(run.scheme.ring, value.shares, run.fraction_bits)
         return Shared(shares, run.scheme)
     return value
 
 
-def shared_if_real(run: Any, value: Operand) -> Operand:
-    """A loop's carry: reals are shared from the start."""
-    if not isinstance(value, Shared) and not jnp.issubdtype(
-        jnp.result_type(value), jnp.floating
-    ):
-        return value
-    return reals(run, value)
+def of_type(run: Any, value: Operand, dtype: Any) -> Shared:
+    """As a shared value of one of JAX's types.
+
+    Raises:
+      NotImplementedError: For complex numbers, and reals where whole ones are due.
+    """
+    if jnp.issubdtype(dtype, jnp.floating):
+        return reals(run, value)
+    if not (dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.integer)):
+        raise NotImplementedError(f"{dtype} has no private form: take its real parts")
+    if not isinstance(value, Shared):
+        return sharing.constant(integers(run, value), whole_scheme(run))
+    if not is_whole(value):
+        raise NotImplementedError(f"reals as {dtype} have no private form")
+    return value
 
 
 def axes_swapped(value: Operand) -> Operand:
@@ -59,18 +171,31 @@ def axes_swapped(value: Operand) -> Operand:
     return Shared(shares, value.scheme)
 
 
-def truncated(run: Any, shared: Shared) -> Shared:
-    """A product, back at the scale."""
-    if shared.scheme.scale in (1.0, run.scheme.scale):
-        return shared
-    return truncation.truncate(
-        run.fresh_seed(), shared, run.fraction_bits, run.truncation
-    )
+def divided(run: Any, shared: Shared, num_bits: Any) -> Shared:
+    """Over `2^num_bits`, rounded, which may differ from entry to entry, as a real."""
+    found = truncation.divide(run.fresh_seed(), shared, num_bits, run.truncation)
+    return Shared(found.shares, run.scheme)
+
+
+def multiplied(run: Any, product: Shared) -> Shared:
+    """A product of shared values, back at the scale."""
+    if product.scheme.scale in (1.0, run.scheme.scale):
+        return product
+    return divided(run, product, run.fraction_bits)
 
 
 def each(function: Callable[[Array], Array], shared: Shared) -> Shared:
     """A rearrangement, done to every party's share."""
     return Shared(jax.tree.map(jax.vmap(function), shared.shares), shared.scheme)
+
+
+def on_words(function: Callable[..., Array], *values: Shared) -> Shared:
+    """A sum of places, done to every party's share as words of the whole ring."""
+    ring = values[0].scheme.ring
+    with rings.x64():
+        words = [rings.widened(ring.to_unsigned(value.shares)) for value in values]
+        total = rings.narrowed(jax.vmap(function)(*words))
+    return Shared(ring.from_unsigned(total), values[0].scheme)
 
 
 def scaled(value: Shared, factor: int) -> Shared:
@@ -79,38 +204,55 @@ def scaled(value: Shared, factor: int) -> Shared:
     return sharing.multiply_public(value, rings.from_integers(ring, factor))
 
 
-def known_factor(value: Operand) -> float | None:
-    """A factor that is known when the program is traced, and the same everywhere."""
-    if isinstance(value, (Shared, jax.core.Tracer)):
-        return None
-    known = np.asarray(value, np.float64)
-    same = known.size and (known == known.flat[0]).all()
-    return float(known.flat[0]) if same else None
+def negated(value: Shared) -> Shared:
+    return scaled(value, -1)
 
 
-def whole_factor(value: Operand) -> int | None:
-    """A known factor that needs no fixed point: an integer."""
-    known = known_factor(value)
-    whole = known is not None and known.is_integer() and abs(known) < 2**16
-    return int(known) if whole and known is not None else None
-
-
-def small_factor(value: Operand) -> tuple[float, int] | None:
-    """A known factor below 1, the same everywhere, as `m * 2^-k` with 1/2 <= m < 1: so
-    small learning rates keep all their bits.
-    """
-    known = known_factor(value)
-    if known is None:
-        return None
-    mantissa, exponent = math.frexp(known)
-    return (mantissa, -exponent) if exponent < 0 else None
+def inverted(value: Shared) -> Shared:
+    """1 less the value, of whole numbers."""
+    one = rings.from_integers(value.scheme.ring, 1)
+    return sharing.add_public(negated(value), one)
 
 
 def same_shape(one: Shared, other: Shared) -> tuple[Shared, Shared]:
     """Both, spread to the shape that they broadcast to."""
     shape = jnp.broadcast_shapes(shape_of(one), shape_of(other))
-    one, other = (
-        each(lambda leaf: jnp.broadcast_to(leaf, shape), value)
-        for value in (one, other)
+    return broadcast(one, shape), broadcast(other, shape)
+
+
+def broadcast(value: Shared, shape: tuple[int, ...]) -> Shared:
+    return each(lambda leaf: jnp.broadcast_to(leaf, shape), value)
+
+
+def stacked(*parts: Shared) -> Shared:
+    """Along a new first axis of the secret."""
+    shares = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves, axis=1), *(part.shares for part in parts)
     )
-    return one, other
+    return Shared(shares, parts[0].scheme)
+
+
+def part(value: Shared, number: int) -> Shared:
+    """One place of the secret's first axis."""
+    return Shared(
+        jax.tree.map(lambda leaf: leaf[:, number], value.shares), value.scheme
+    )
+
+
+def summed(value: Shared, axis: int) -> Shared:
+    """Over an axis of the secret."""
+    ring = value.scheme.ring
+    shares = jax.vmap(lambda share: ring.sum_over(share, axis))(value.shares)
+    return Shared(shares, value.scheme)
+
+
+def joined_axes(value: Shared, axes: tuple[int, ...]) -> Shared:
+    """Some axes of the secret as one, which is the last."""
+    rank = len(shape_of(value))
+    kept = [axis for axis in range(rank) if axis not in axes]
+
+    def join(leaf: Array) -> Array:
+        moved = lax.transpose(leaf, (*kept, *axes))
+        return moved.reshape(*moved.shape[: len(kept)], -1)
+
+    return each(join, value)

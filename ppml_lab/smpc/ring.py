@@ -219,10 +219,10 @@ def _sum64(elements: Any, axis: int) -> Wide:
 
 def wide_words(seed: Seed, length: int, first_block: Any = 0) -> Wide:
     """Uniform pairs of words, from two streams of their own."""
-    return Wide(
-        random.words(random.child(seed, 0), length, first_block),
-        random.words(random.child(seed, 1), length, first_block),
-    )
+    # Both at once: compiling a generator takes longer than running it.
+    streams = random.child(seed[..., None, :], jnp.arange(2, dtype=jnp.uint32))
+    words = random.words(streams, length, first_block)
+    return Wide(words[..., 0, :], words[..., 1, :])
 
 
 Z64 = Ring(

@@ -273,6 +273,11 @@ def _recorders() -> tuple[Recorder, ...]:
     return recorders
 
 
+def is_recording() -> bool:
+    """Whether anybody records what this thread traces."""
+    return bool(_active.get())
+
+
 @contextlib.contextmanager
 def scope(
     name: str, *, repeat: int = 1, parallel: bool = False, inputs: bool = False

@@ -75,7 +75,7 @@ def computed(num_parties, prime):
             product,
         ]
         told = [authenticated.open_values(value, name="value") for value in results]
-        return results, told, key, authenticated.check(two, [*masked, *told], key)
+        return results, key, authenticated.check(two, [*masked, *told], key)
 
     return jax.jit(compute)
 
@@ -89,13 +89,15 @@ def test_what_is_opened_is_what_was_computed(num_parties, prime, data):
     drawn = data.draw(st.lists(numbers, min_size=9, max_size=9))
     x, y, public = rows = np.array(drawn, object).reshape(3, 3)
     seed = random.child(SEED, data.draw(st.integers(0, 2**20)))
-    results, told, key, passes = computed(num_parties, prime)(
+    results, key, checked = computed(num_parties, prime)(
         seed, *(ring.from_integers(prime, part) for part in (rows[:2], public))
     )
     exact = [x, x + y, x - y, x + public, x * public, x * y]
-    for result, shown, value in zip(results, told, exact, strict=True):
-        assert opened(result) == (value % p).tolist()
-        assert integers(prime, authenticated.verified(shown, passes)) == opened(result)
+    # The first two are the masked operands.
+    shown = authenticated.verified(checked)[2:]
+    for result, value, exactly in zip(results, shown, exact, strict=True):
+        assert opened(result) == (exactly % p).tolist()
+        assert integers(prime, value) == opened(result)
         expected, mac = times_key(result, key)
         assert mac == expected
 
@@ -149,13 +151,13 @@ def test_shapes_broadcast_past_the_parties():
         told = [authenticated.open_values(value, name="value") for value in results]
         return results, authenticated.check(SEED, [*masked, *told], key)
 
-    results, passes = compute(ring.from_integers(prime, [row, other]))
+    results, checked = compute(ring.from_integers(prime, [row, other]))
     column = other[:, None]
     exact = [row * column, row + column, 5 - column, column + row, 5 + row]
     exact += [column * row, 5 * row]
     for result, value in zip(results, exact, strict=True):
         assert opened(result) == (value % prime.modulus).tolist()
-    assert passes
+    assert checked.passes
 
 
 PLACES = (
@@ -213,7 +215,7 @@ def chain(num_parties, prime):
             Opened(plus(prime, value, place == PLACES.index(f"opened {n}"), delta), mac)
             for n, (value, mac) in enumerate([*masked, *more, result])
         ]
-        return told[-1], authenticated.check(three, told, key)
+        return authenticated.check(three, told, key)
 
     return jax.jit(jax.vmap(run))
 
@@ -227,35 +229,35 @@ def runs(num_parties, prime):
     cases = [(-1, -1, 1)] * 50
     cases += itertools.product(places, range(num_parties), deltas)
     place, party, delta = zip(*cases, strict=True)
-    told, passes = chain(num_parties, prime)(
+    checked = chain(num_parties, prime)(
         seeds(len(cases)),
         jnp.array(place, jnp.int32),
         jnp.array(party, jnp.int32),
         ring.from_integers(prime, delta),
     )
-    return cases, told, passes
+    return cases, checked
 
 
 @ids
 def test_honest_parties_pass(num_parties, prime):
-    _, *result = runs(num_parties, prime)
-    told, passes = jax.tree.map(lambda leaf: leaf[:50], result)
+    _, result = runs(num_parties, prime)
+    checked = jax.tree.map(lambda leaf: leaf[:50], result)
     exact = [(3 * 5 + 3 + 7) * 7 * (3 - 5), (-4 * 6 - 4 + 8) * 8 * (-4 - 6)]
-    found = integers(prime, authenticated.verified(told, passes))
+    found = integers(prime, authenticated.verified(checked)[-1])
     assert found == [[number % prime.modulus for number in exact]] * 50
 
 
 @ids
 def test_every_single_change_is_detected(num_parties, prime):
-    cases, told, passes = runs(num_parties, prime)
-    changes = list(zip(cases, passes, strict=True))[50:]
+    cases, checked = runs(num_parties, prime)
+    changes = list(zip(cases, checked.passes, strict=True))[50:]
     assert len(changes) == 13 * num_parties * 5
     assert not [case for case, passed in changes if passed]
     count = f"{len(changes)} of {len(cases)} MAC checks failed"
     with pytest.raises(
         ValueError, match=f"a share was tampered with: {count}"
     ) as error:
-        authenticated.verified(told, passes)
+        authenticated.verified(checked)
     assert "start again with a new key" in str(error.value)
 
 
@@ -280,7 +282,7 @@ def attack():
         guess = jnp.where(know_key, field.F31.multiply(alpha, delta), guess)
         forged = Authenticated(with_shares(x.value, delta), with_shares(x.mac, guess))
         told = authenticated.open_values(forged, name="x")
-        return told.value, authenticated.check(random.child(seed, 9), [told], key)
+        return authenticated.check(random.child(seed, 9), [told], key)
 
     return jax.jit(jax.vmap(run, in_axes=(0, 0, 0, None)))
 
@@ -293,7 +295,8 @@ def attacks(num_batches, know_key):
         attack()(seeds(1024, 2 + batch), *map(jnp.asarray, pair), know_key)
         for batch, pair in enumerate(drawn)
     ]
-    values, passes = (np.concatenate(parts) for parts in zip(*results, strict=True))
+    values = np.concatenate([checked.values[0] for checked in results])
+    passes = np.concatenate([checked.passes for checked in results])
     return drawn[:, 0].ravel(), values, passes
 
 
@@ -319,10 +322,16 @@ def test_a_product_of_operands_opened_wrongly_has_a_valid_mac():
     product, masked = authenticated.multiply(random.child(SEED, 5), forged, y, key)
     told = authenticated.open_values(product, name="product")
     assert integers(field.F31, told.value) == (3 + 1) * 5
-    assert authenticated.check(random.child(SEED, 6), [told], key)
-    assert not authenticated.check(random.child(SEED, 6), [*masked, told], key)
-    assert not authenticated.check(random.child(SEED, 6), [masked[0]], key)
-    assert authenticated.check(random.child(SEED, 6), [masked[1]], key)
+    for some, right in (
+        ([told], True),
+        ([*masked, told], False),
+        ([masked[0]], False),
+        ([masked[1]], True),
+    ):
+        checked = authenticated.check(random.child(SEED, 6), some, key)
+        assert checked.passes == right
+        # Nothing comes out with the pass of another check.
+        assert len(checked.values) == len(some)
 
 
 @pytest.mark.parametrize("by", [1, -1])
@@ -338,7 +347,7 @@ def test_changes_that_cancel_in_a_sum_are_detected(by):
         )
         for value, d in ((x, change), (y, back))
     ]
-    assert not authenticated.check(random.child(SEED, 6), told, key)
+    assert not authenticated.check(random.child(SEED, 6), told, key).passes
 
 
 def p_value(words, bits):

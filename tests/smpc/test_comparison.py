@@ -218,28 +218,12 @@ def test_the_largest_of_one_value_is_it():
     assert recorder.messages == []
 
 
-@pytest.mark.parametrize(
-    ("how", "window", "strides"),
-    [
-        (IDEAL[2], (2, 2), (2, 2)),
-        (IDEAL[3], (3, 1), (1, 2)),
-    ],
-    ids=["replicated, ideal", "overlapping"],
-)
-def test_the_largest_of_every_window(how, window, strides):
-    p = how.ring.modulus
-    x = np.random.default_rng(3).integers(-(2**30), 2**30, (2, 5, 4, 3)).astype(object)
-    pooled = comparison.max_pool(SEED, shared(how, x), window, strides)
-    rows, columns = ((5, 4)[i] - window[i] for i in (0, 1))
-    exact = [
-        [
-            x[:, i : i + window[0], j : j + window[1]].max((1, 2))
-            for j in range(0, columns + 1, strides[1])
-        ]
-        for i in range(0, rows + 1, strides[0])
-    ]
-    exact = np.moveaxis(np.array(exact, object), 2, 0)
-    assert residues(pooled).tolist() == (exact % p).tolist()
+@pytest.mark.parametrize("how", [SCHEMES[2], IDEAL[3]], ids=["replicated", "ideal"])
+def test_the_place_of_the_largest_is_the_first_of_equal_ones(how):
+    x = np.array([[3, 9, -2, 9, 9], [1, -7, 0, 1, -1]], object)
+    place = comparison.place_of_max(SEED, shared(how, x))
+    assert place.scheme.scale == 1.0
+    assert residues(place).tolist() == [1, 0]
 
 
 # Messages.
@@ -303,7 +287,7 @@ def costs(how):
     positive = in_all(sign, bit)
     relu = in_all(positive, product)
     six = shared(how, np.arange(6))
-    matrix, images = (shared(how, np.zeros(s, int)) for s in ((6, 5), (1, 4, 6, 1)))
+    matrix = shared(how, np.zeros((6, 5), int))
     word = shared(of_bits(how, k), np.arange(6))
     one_bit = shared(of_bits(how, 1), np.zeros(6, int))
     # The bits of a word are converted all at once.
@@ -317,11 +301,6 @@ def costs(how):
         "maximum": (lambda: c.maximum(SEED, six, six), times(relu, 6)),
         # 4 of 5 lose, in 3 levels.
         "max_over": (lambda: c.max_over(SEED, matrix, 1), times(relu, 24, 3)),
-        # 3 of 4 lose in each of 6 windows, in 2 levels.
-        "max_pool": (
-            lambda: c.max_pool(SEED, images, (2, 2), (2, 2)),
-            times(relu, 18, 2),
-        ),
         "select": (lambda: c.select(SEED, six, six, six), times(product, 6)),
         "to_bits": (lambda: c.to_bits(SEED, six), times(to_bits_cost(how, k), 6)),
         "from_bits": (lambda: c.from_bits(SEED, word, how.ring), times(places, 6)),

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ppml_lab import random
-from ppml_lab.smpc import approximations, private, ring, sharing, transcript
+from ppml_lab.smpc import private, ring, sharing, transcript
 
 SEED = jnp.array([3, 5], jnp.uint32)
 BITS = 18
@@ -213,11 +213,11 @@ def test_a_division_is_approximated_once_for_what_repeats():
     how = private.protocol(fraction_bits=20, ideal=True)
     x = jax.random.uniform(jax.random.key(0), (3, 4), minval=0.5, maxval=2.0)
     found = jax.jit(functools.partial(run, how, normalised))(x)
-    np.testing.assert_allclose(found, normalised(x), atol=1e-3)
+    np.testing.assert_allclose(found, normalised(x), atol=4 * 2.0**-20)
     sent = transcript.priced(functools.partial(run, how, normalised), x)
-    by_loop = [m.num_bits for m in sent.messages if "loop" in m.path]
-    # Three reciprocals, not twelve: a word each, in loops of 8 and 10 steps.
-    assert max(by_loop) == 10 * 3 * 64
+    # Three top bits are looked for, not twelve: 64 places of a word each.
+    by_bits = [m.num_bits for m in sent.messages if "from_bit" in m.path]
+    assert max(by_bits) == 3 * 64 * 64
 
 
 def test_known_arrays_stay_known():
@@ -236,16 +236,10 @@ def test_what_has_no_private_form_is_named():
         with jax.named_scope("block"):
             return jnp.sin(x)
 
-    with pytest.raises(NotImplementedError, match="sin in block has no private form"):
+    with pytest.raises(
+        NotImplementedError, match=r"sin has no private form \(in block\)"
+    ):
         private.evaluate(how, SEED, function, shared)
-    kernel = private.share(how, SEED, jnp.ones((2, 2, 1, 4)))
-    images = private.share(how, SEED, jnp.ones((1, 4, 4, 4)))
-    grouped = functools.partial(
-        jax.lax.conv_general_dilated, window_strides=(1, 1), padding="VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=4,
-    )  # fmt: skip
-    with pytest.raises(NotImplementedError, match="groups"):
-        private.evaluate(how, SEED, grouped, images, kernel)
 
 
 def test_a_depth_that_overflows_is_found_before_it_runs(model):
@@ -306,13 +300,3 @@ def test_mixing_protocols_is_refused():
 def test_bad_protocols_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         private.protocol(**options)
-
-
-def test_a_functions_approximations_have_their_own_error():
-    x = jnp.linspace(-3, 3, 31)
-    how = private.protocol(fraction_bits=24, ideal=True)
-    found = jax.jit(functools.partial(run, how, jax.nn.sigmoid))(x)
-    approximated = approximations.sigmoid(x)
-    # On shares it is the approximation, not the sigmoid, that comes out.
-    assert np.abs(found - approximated).max() < 1e-5
-    assert np.abs(found - jax.nn.sigmoid(x)).max() > 1e-4

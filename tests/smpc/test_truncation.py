@@ -15,7 +15,16 @@ import pytest
 import scipy.stats
 
 from ppml_lab import random
-from ppml_lab.smpc import bits, field, ring, shamir, sharing, transcript, truncation
+from ppml_lab.smpc import (
+    bits,
+    field,
+    ring,
+    scheme,
+    shamir,
+    sharing,
+    transcript,
+    truncation,
+)
 from ppml_lab.smpc.scheme import Shared, TracedScale
 
 RUNS, LENGTH = 64, 1024
@@ -518,3 +527,53 @@ def test_a_seed_that_is_used_twice_gives_the_difference_away():
     again = known_together(how, method, 77, 0)[0][1]
     assert np.all(again - first & np.uint64(2**32 - 1) == 72)
     assert uniform_p_value([first, again], 32) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        sharing.additive(3, ring.Z32, SCALE),
+        sharing.replicated(ring.Z32, SCALE, ideal=True),
+        pytest.param(sharing.replicated(ring.Z64, SCALE), marks=pytest.mark.exhaustive),
+    ],
+    ids=["additive", "ideal", "replicated"],
+)
+def test_exact_truncation_rounds_to_the_nearest_and_shows_nothing_else(how):
+    """In each run alike, whatever lies below the step, up to the ring's ends."""
+    half = 2 ** (how.ring.bits - 1)
+    values = np.array([0, 1, 127, 128, 129, -127, -128, -129, 384, 12345 * 256 + 97])
+    values = np.append(values, [half - 200, 128 - half])
+    rng = np.random.default_rng(0)
+    others = rng.integers(0, 2**62, (1 if not how.ideal else 0, values.size))
+    rows = [values.astype(object) - others.sum(0), *others]
+    rows += [0 * values] * (scheme.num_shares(how) - len(rows))
+    shares = Shared(ring.from_integers(how.ring, np.array(rows)), how)
+
+    @jax.jit
+    def run(seeds):
+        def one(seed):
+            out = truncation.truncate(seed, shares, 8, "exact")
+            return how.ring.sum_over(out.shares, 0)
+
+        return jax.vmap(one)(seeds)
+
+    found = signed(how.ring, run(seeds_of(7)[:3]))
+    exact = (values + 128) >> 8
+    np.testing.assert_array_equal(found, np.broadcast_to(exact, found.shape))
+
+
+def test_rounding_at_random_shows_where_in_a_step_a_value_lies():
+    """The control: what was opened and the result leave a window of one step."""
+    how = sharing.replicated(ring.Z64, SCALE)
+    secret, step = 12345 * 256 + 97, 256
+    shares = shares_of(how, np.full((RUNS, LENGTH), secret), 3)
+    _, opened, views = program(how, "msb")(seeds_of(5), shares, 8)
+    result, low = (
+        signed(how.ring, opened),
+        words_of(how.ring, views[0]) % np.uint64(step),
+    )
+    # Rounded up if and only if the value's fraction exceeds what was opened.
+    least = (result - 1) * step + low.astype(np.int64) + 1
+    most = result * step + low.astype(np.int64)
+    assert np.all((least <= secret) & (secret <= most) & (most - least < step))
+    assert most.min() - least.max() < step // 16
