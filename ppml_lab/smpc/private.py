@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
-from ppml_lab import checks, random
+from ppml_lab import arguments, checks, random
 from ppml_lab.smpc import interpreter, sharing, transcript, truncation
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
@@ -47,6 +47,7 @@ class Protocol(NamedTuple):
     truncation: str
 
 
+@arguments.checked
 def protocol(
     kind: str = "replicated",
     *,
