@@ -12,7 +12,7 @@ FLOATS := tests/dp tests/models tests/test_pairs.py tests/test_random.py tests/t
   $(patsubst %,tests/federated/test_%.py,averaging central client lanes objectives short_floats)
 UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
 
-.PHONY: run test test-all figures lint clean
+.PHONY: run test test-all test-lowest figures lint clean
 .DELETE_ON_ERROR:
 
 run: .venv/ready
@@ -25,6 +25,11 @@ test: .venv/ready
 
 test-all: .venv/ready
 	$(TESTS) --hypothesis-profile thorough
+
+# The lowest releases that pyproject.toml allows: tests/README.md.
+test-lowest: .venv-lowest/ready
+	.venv-lowest/bin/python -m pytest -n auto --dist worksteal \
+	  -m "not exhaustive and not benchmark"
 
 figures: .venv/ready
 	for stem in $(STEMS); do $(BIN)/python paper_figures/$$stem.py || exit 1; done
@@ -44,5 +49,12 @@ lint: .venv/ready
 	  --constraint constraints.txt --editable '.[test]'
 	touch $@
 
+.venv-lowest/ready: pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint .venv-lowest/constraints.txt --editable '.[test]'
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest

@@ -31,6 +31,9 @@ def number(name: str, value: Any) -> None:
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (is_scalar or is_real):
         raise ValueError(f"{name} must be a number, got {value!r}")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        digits = len(f"{abs(value):x}")
+        raise ValueError(f"{name} must be a number, got one of {digits} hex digits")
 
 
 def positive(name: str, value: Any, *, allow_inf: bool = False) -> None:
@@ -75,7 +78,7 @@ def within(name: str, value: Any, least: Any, most: Any) -> None:
 
 
 def at_least(name: str, value: Any, least: int) -> None:
-    """Raises ValueError unless `value` is an integer of at least `least`."""
+    """Raises ValueError unless `value` is an integer of 64 bits, at least `least`."""
     if is_traced(value):
         return
     number(name, value)
@@ -83,6 +86,8 @@ def at_least(name: str, value: Any, least: int) -> None:
     is_whole = isinstance(value, int) or (math.isfinite(value) and value == int(value))
     if not is_whole or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
+    if int(value) >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {value}")
 
 
 def integer_labels(name: str, labels: Any, num_classes: int | None = None) -> None:
@@ -112,10 +117,15 @@ def integer_labels(name: str, labels: Any, num_classes: int | None = None) -> No
     )
 
 
-def known(kind: str, name: str, names: Collection[str]) -> None:
-    """Raises ValueError unless `name` is one of `names`; suggests the nearest."""
+def known(kind: str, name: str, names: Collection[str], *, argument: str = "") -> None:
+    """Raises ValueError unless `name` is one of `names`; suggests the nearest. The
+    error opens with the `argument`, where that is not what its `kind` is called.
+    """
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ValueError(f"unknown {kind} '{name}'{hint} Known: {', '.join(sorted(names))}")
+    opening = f"{argument}: " if argument else ""
+    raise ValueError(
+        f"{opening}unknown {kind} '{name}'{hint} Known: {', '.join(sorted(names))}"
+    )

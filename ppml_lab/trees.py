@@ -65,6 +65,22 @@ def take(tree: PyTree, rows: Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
+def check_arrays(name: str, tree: PyTree) -> None:
+    """Raises ValueError, naming the argument, unless the tree has leaves and all are
+    arrays of numbers.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.number):
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} must be an array of numbers, got "
+                f"{type(leaf).__name__ if dtype is None else dtype}"
+            )
+    if not leaves:
+        raise ValueError(f"{name} has no arrays; give a tree with at least one")
+
+
 def widened(tree: PyTree) -> PyTree:
     """The tree with floats of fewer than 32 bits as float32."""
 

@@ -11,10 +11,11 @@ import ppml_lab
 
 PACKAGE = Path(ppml_lab.__file__).parent
 ROOT = PACKAGE.parent
-BOTTOM = {"base", "checks", "pairs", "random", "trees"}
+BOTTOM = {"arguments", "base", "checks", "pairs", "random", "trees"}
 PATTERNS = {"data", "models", "dp", "smpc"}
 MIDDLE = BOTTOM | PATTERNS | {"federated"}
 MAY_IMPORT = {
+    "arguments": BOTTOM,
     "base": set(),
     "checks": BOTTOM,
     "pairs": BOTTOM,

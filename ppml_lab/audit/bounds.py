@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.audit import evidence, tradeoff
 from ppml_lab.audit.evidence import Errors
 from ppml_lab.dp import conversions
@@ -71,6 +71,7 @@ class GaussianShift(NamedTuple):
     errors: Errors
 
 
+@arguments.checked
 def clopper_pearson(errors: Errors, *, delta: float, alpha: float) -> LowerBound:
     """The bound by (epsilon, delta) at one threshold.
 
@@ -90,6 +91,7 @@ def clopper_pearson(errors: Errors, *, delta: float, alpha: float) -> LowerBound
     return _bound(errors, epsilon, delta, alpha, "Clopper-Pearson", "")
 
 
+@arguments.checked
 def gaussian_mu(errors: Errors, *, alpha: float) -> GaussianShift:
     """How far the mechanism is at least from Gaussian DP: Nasr et al., "Tight Auditing
     of Differentially Private Machine Learning", USENIX Security 2023.
@@ -106,6 +108,7 @@ def gaussian_mu(errors: Errors, *, alpha: float) -> GaussianShift:
     return GaussianShift(mu if math.isfinite(mu) else 0.0, alpha, errors)
 
 
+@arguments.checked
 def gaussian(errors: Errors, *, delta: float, alpha: float) -> LowerBound:
     """The epsilon of the Gaussian mechanism that errors as rarely.
 
@@ -123,6 +126,7 @@ def gaussian(errors: Errors, *, delta: float, alpha: float) -> LowerBound:
     )
 
 
+@arguments.checked
 def sampled_gaussian(
     errors: Errors,
     *,
@@ -153,15 +157,19 @@ def sampled_gaussian(
     return _bound(errors, epsilon, delta, alpha, "family", family)
 
 
+@arguments.checked
 def ceiling(num_runs: int, *, delta: float, alpha: float) -> float:
     """The most that `clopper_pearson` can certify with `num_runs` on each side: no
     errors at all. What comes near it is a property of the audit, not of privacy.
     """
-    evidence.check_enough(num_runs, alpha)
+    checks.at_least("num_runs", num_runs, 1)
+    checks.probability("delta", delta, allow_one=False)
+    evidence.check_enough(num_runs, alpha, name="num_runs")
     upper = float(evidence.upper_limit(0, num_runs, alpha / 2))
     return math.log(max(1.0, (1 - delta - upper) / upper))
 
 
+@arguments.checked
 def two_gaussians(
     seen: evidence.Scores, unseen: evidence.Scores, *, delta: float
 ) -> PointEstimate:
@@ -177,10 +185,11 @@ def two_gaussians(
     checks.probability("delta", delta, allow_one=False)
     inside, outside = evidence.check_scores(seen, unseen)
     for name, group in (("seen", inside), ("unseen", outside)):
-        if len(group) < 10 or not np.std(group) > 0:
+        spread = float(np.std(group)) if len(group) else 0.0
+        if len(group) < 10 or not spread > 0:
             raise ValueError(
-                f"{name} has {len(group)} scores with standard deviation "
-                f"{np.std(group):g}; a fit needs at least 10 with spread"
+                f"{name} has {len(group)} scores with standard deviation {spread:g}; a "
+                "fit needs at least 10 with spread"
             )
     fits = [(group.mean(), group.std(ddof=1)) for group in (outside, inside)]
     low = min(mean - 40 * spread for mean, spread in fits)
@@ -209,10 +218,12 @@ def two_gaussians(
     return PointEstimate(root, delta, "two Gaussians")
 
 
+@arguments.checked
 def smallest_gdp_of_pure(epsilon: float) -> float:
     """The smallest mu for which every pure `epsilon`-DP mechanism is mu-GDP; randomised
     response reaches it.
     """
+    checks.within("epsilon", epsilon, 0, math.inf)
     return float(-2 * special.ndtri(special.expit(-epsilon)))
 
 

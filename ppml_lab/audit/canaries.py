@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree
 
-from ppml_lab import base, checks, dp, pairs, trees
+from ppml_lab import arguments, base, checks, dp, pairs, trees
 
 FAR = 1e4
 """The norm of a gradient-space canary before it is clipped."""
@@ -39,6 +39,7 @@ class Directions(NamedTuple):
     project: Callable[[PyTree], Float[Array, " count"]]
 
 
+@arguments.checked
 def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
     """Each direction is one coordinate of the flattened parameters.
 
@@ -48,6 +49,7 @@ def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
     Raises:
       ValueError: For coordinates that are out of range or not distinct.
     """
+    trees.check_arrays("params", params)
     places = np.asarray(coordinates, np.int32)
     vector, cut = trees.as_vector(params)
     ends = np.cumsum([leaf.size for leaf in jax.tree.leaves(params)])
@@ -56,7 +58,7 @@ def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
         or not ((places >= 0) & (places < vector.size)).all()
     ):
         raise ValueError(
-            f"coordinates must be distinct and in [0, {vector.size}), the parameters"
+            f"coordinates must be distinct and in [0, {vector.size}), those of params"
         )
     leaves = np.searchsorted(ends, places, side="right")
     structure = jax.tree.structure(params)
@@ -78,6 +80,7 @@ def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
     )
 
 
+@arguments.checked
 def isotropic(key: base.Key, params: PyTree, count: int) -> Directions:
     """Random directions, uniform on the sphere: nearly orthogonal to each other and to
     everything else where there are many parameters. Holds `count` times the model.
@@ -86,6 +89,7 @@ def isotropic(key: base.Key, params: PyTree, count: int) -> Directions:
       ValueError: For a count below 1.
     """
     checks.at_least("count", count, 1)
+    trees.check_arrays("params", params)
     vector, cut = trees.as_vector(params)
     rows = jax.random.normal(key, (count, vector.size))
     rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
@@ -100,6 +104,7 @@ def isotropic(key: base.Key, params: PyTree, count: int) -> Directions:
     )
 
 
+@arguments.checked
 def gradient_canaries(
     loss: base.TaskLoss, directions: Directions, *, method: str = "auto"
 ) -> Callable[..., dp.PerExample]:
@@ -139,6 +144,7 @@ def gradient_canaries(
     return gradients
 
 
+@arguments.checked
 def canary_clients(
     trainer: base.ClientTrainer, directions: Directions
 ) -> base.ClientTrainer:
@@ -176,6 +182,7 @@ def canary_clients(
     )
 
 
+@arguments.checked
 def only(
     sampler: base.ClientSampler, present: Bool[Array, " population"]
 ) -> base.ClientSampler:
@@ -194,8 +201,17 @@ def only(
     return sampler._replace(sample=sample)
 
 
+@arguments.checked
 def mislabelled(examples: Mapping[str, Any], row: int, num_classes: int) -> Any:
-    """One example with the next class as label, as rows of one."""
+    """One example with the next class as label, as rows of one.
+
+    Raises:
+      ValueError: For a row that is not there, or fewer than 2 classes.
+    """
+    _check_examples("examples", examples)
+    checks.within("row", row, 0, len(examples["y"]) - 1)
+    checks.at_least("num_classes", num_classes, 2)
+    checks.within("num_classes", num_classes, 2, 2**31)
     label = (np.asarray(examples["y"])[row] + 1) % num_classes
     return {
         "x": np.asarray(examples["x"])[row][None],
@@ -203,16 +219,32 @@ def mislabelled(examples: Mapping[str, Any], row: int, num_classes: int) -> Any:
     }
 
 
+@arguments.checked
 def blank(examples: Mapping[str, Any], label: int) -> Any:
-    """An image without content, as rows of one."""
+    """An image without content, as rows of one.
+
+    Raises:
+      ValueError: For a label below 0 or above all of the examples'.
+    """
+    _check_examples("examples", examples)
+    _check_label(label, examples)
     x, y = np.asarray(examples["x"]), np.asarray(examples["y"])
     return {"x": np.zeros_like(x[:1]), "y": np.asarray([label], y.dtype)}
 
 
+@arguments.checked
 def rarest_direction(examples: Mapping[str, Any], norm: float, label: int) -> Any:
     """An image along the direction in which the data vary least, as rows of one:
     ClipBKD of Jagielski, Ullman, Oprea, NeurIPS 2020.
+
+    Raises:
+      ValueError: For a norm that is not positive, or a label below 0 or above all of
+        the examples'.
     """
+    _check_examples("examples", examples)
+    checks.positive("norm", norm)
+    checks.within("norm", norm, 1e-30, 1e30)
+    _check_label(label, examples)
     x, y = np.asarray(examples["x"]), np.asarray(examples["y"])
     flat = x.reshape(len(x), -1).astype(np.float64)
     direction = np.linalg.svd(flat, full_matrices=False)[2][-1]
@@ -220,6 +252,7 @@ def rarest_direction(examples: Mapping[str, Any], norm: float, label: int) -> An
     return {"x": image.astype(x.dtype), "y": np.asarray([label], y.dtype)}
 
 
+@arguments.checked
 def untouched_weights(
     params: PyTree, examples: Mapping[str, Any]
 ) -> Int[np.ndarray, " weights"]:
@@ -230,6 +263,7 @@ def untouched_weights(
     Raises:
       ValueError: If no weight matrix has the inputs as rows.
     """
+    _check_examples("examples", examples)
     x = np.asarray(examples["x"])
     dead = np.flatnonzero(~x.reshape(len(x), -1).any(axis=0))
     inputs, begin = int(np.prod(x.shape[1:])), 0
@@ -243,15 +277,41 @@ def untouched_weights(
     )
 
 
+@arguments.checked
 def append(
     examples: Mapping[str, Any], rows: Mapping[str, Any], numbers: Any
 ) -> dict[str, np.ndarray]:
     """The examples, marked as no canaries, and after them rows that are, by number;
     -1 for input-space canaries, whose gradient is their own.
+
+    Raises:
+      ValueError: Unless `rows` has the examples' leaves, and `numbers` one integer from
+        -1 on for each of them.
     """
+    _check_examples("examples", examples)
+    _check_examples("rows", rows)
+    marks = np.asarray(numbers)
+    if marks.shape != (len(rows["y"]),) or marks.dtype.kind not in "iu":
+        raise ValueError(
+            f"numbers must be one integer for each of {len(rows['y'])} rows, got "
+            f"{marks.dtype}{list(marks.shape)}"
+        )
+    checks.at_least("numbers", int(marks.min()), -1)
     joined = {
         name: np.concatenate([np.asarray(examples[name]), np.asarray(rows[name])])
         for name in examples
     }
     others = np.full(len(np.asarray(examples["y"])), -1, np.int32)
-    return joined | {"canary": np.concatenate([others, np.asarray(numbers, np.int32)])}
+    return joined | {"canary": np.concatenate([others, marks.astype(np.int32)])}
+
+
+def _check_examples(name: str, examples: Mapping[str, Any]) -> None:
+    if not {"x", "y"} <= set(examples) or not len(examples["y"]):
+        raise ValueError(
+            f'{name} must have rows of "x" and "y", got leaves {sorted(examples)}'
+        )
+
+
+def _check_label(label: int, examples: Mapping[str, Any]) -> None:
+    """Raises ValueError for a label that no example has the like of."""
+    checks.within("label", label, 0, int(np.max(examples["y"])))

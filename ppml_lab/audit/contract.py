@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ppml_lab import arguments, checks
 from ppml_lab.audit import (
     crowds,
     distinguishers,
@@ -74,6 +75,7 @@ class Candidate(NamedTuple):
     scores_out: np.ndarray
 
 
+@arguments.checked
 def check_mechanism(
     subject: Subject,
     *,
@@ -109,7 +111,7 @@ def check_mechanism(
       ValueError: For a subject with noise multiplier or clip norm 1, at which several
         bugs are invisible, unknown detectors, or too few runs.
     """
-    _check(subject, num_runs, detectors)
+    _check(subject, num_runs, seed, detectors)
     run = probes.runner(subject, seed)
     known = {
         "replay": lambda: probes.replay(subject, run),
@@ -241,7 +243,11 @@ def _best(
     return float(grid[best]), float(margins[best])
 
 
-def _check(subject: Subject, num_runs: int, detectors: tuple[str, ...]) -> None:
+def _check(
+    subject: Subject, num_runs: int, seed: int, detectors: tuple[str, ...]
+) -> None:
+    checks.at_least("num_runs", num_runs, 1)
+    checks.at_least("seed", seed, 0)
     unknown = sorted(set(detectors) - set(DETECTORS))
     if unknown or not detectors:
         raise ValueError(

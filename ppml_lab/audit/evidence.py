@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special, stats
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 
 Scores = Float[np.ndarray, "_"]
 
@@ -62,6 +62,7 @@ def ratio(fnr: Any, fpr: Any) -> Any:
     return np.maximum((1 - fnr) / fpr, (1 - fpr) / fnr)
 
 
+@arguments.checked
 def upper_limit(errors: Any, runs: Any, alpha: float) -> Any:
     """The one-sided Clopper-Pearson upper limit of a rate: wrong with probability
     `alpha` at most (Clopper, Pearson, Biometrika 1934); arrays broadcast.
@@ -71,12 +72,14 @@ def upper_limit(errors: Any, runs: Any, alpha: float) -> Any:
     return np.where(errors < runs, stats.beta.isf(alpha, errors + 1, room), 1.0)
 
 
+@arguments.checked
 def rates(errors: Errors, alpha: float) -> Rates:
     """Both upper limits; together they are wrong with probability `alpha` at most.
 
     Raises:
       ValueError: For more errors than runs, or fewer than none.
     """
+    checks.probability("alpha", alpha, allow_one=False)
     for name, most in (("missed", "num_in"), ("false_alarms", "num_out")):
         count, runs = getattr(errors, name), getattr(errors, most)
         checks.at_least(name, count, 0)
@@ -87,6 +90,7 @@ def rates(errors: Errors, alpha: float) -> Rates:
     )
 
 
+@arguments.checked
 def halves(
     scores_in: Scores,
     scores_out: Scores,
@@ -107,8 +111,10 @@ def halves(
     Raises:
       ValueError: For scores that are NaN, or too few to bound anything at `alpha`.
     """
+    checks.at_least("seed", seed, 0)
     inside, outside = check_scores(scores_in, scores_out)
-    check_enough(min(len(inside), len(outside)) // 2, alpha, factor=2)
+    for name, group in (("scores_in", inside), ("scores_out", outside)):
+        check_enough(len(group) // 2, alpha, factor=2, name=name)
     rng = np.random.default_rng(seed)
     inside, outside = rng.permutation(inside), rng.permutation(outside)
     half_in, half_out = len(inside) // 2, len(outside) // 2
@@ -122,6 +128,7 @@ def halves(
     return _count(inside[half_in:], outside[half_out:], threshold, "halves")
 
 
+@arguments.checked
 def preregistered(
     scores_in: Scores,
     scores_out: Scores,
@@ -149,10 +156,11 @@ def preregistered(
     """
     inside, outside = check_scores(scores_in, scores_out)
     claim_in, claim_out = check_scores(simulated_in, simulated_out)
-    check_enough(min(len(inside), len(outside)), alpha)
+    for name, group in (("scores_in", inside), ("scores_out", outside)):
+        check_enough(len(group), alpha, name=name)
     if not min(len(claim_in), len(claim_out)):
         raise ValueError(
-            f"got {len(claim_in)} simulated scores with the canary and "
+            f"simulated_in has {len(claim_in)} scores with the canary, simulated_out "
             f"{len(claim_out)} without; simulate both (audit.claimed_scores)"
         )
     for audited in (inside, outside):
@@ -173,23 +181,28 @@ def preregistered(
     return _count(inside, outside, threshold, "preregistered")
 
 
+@arguments.checked
 def least_runs(alpha: float, epsilon: float = 0.0, delta: float = 0.0) -> int:
     """The fewest runs on each side with which a perfect attack certifies more than
     `epsilon` at `delta` by Clopper-Pearson: no audit can do with fewer.
     """
     checks.probability("alpha", alpha, allow_one=False)
+    # Beyond, e^epsilon is no float, and no audit has so many runs.
+    checks.within("epsilon", epsilon, 0, 700)
+    checks.within("delta", delta, 0, 1)
     # From (1 - delta - u) / u > e^epsilon, u the upper limit of no errors.
     most = (1 - delta) / (1 + np.exp(epsilon))
     return int(np.floor(np.log(alpha / 2) / np.log1p(-most))) + 1
 
 
-def check_enough(runs: int, alpha: float, *, factor: int = 1) -> None:
+def check_enough(runs: int, alpha: float, *, factor: int = 1, name: str = "") -> None:
     """Raises ValueError, naming the least number, where `runs` can bound nothing."""
     least = least_runs(alpha)
     if runs < least:
         raise ValueError(
-            f"too few runs for alpha {alpha:g}: {runs * factor} on a side bound "
-            f"nothing, even without errors; make at least {least * factor}"
+            f"{name and name + ': '}too few runs for alpha {alpha:g}: {runs * factor} "
+            f"on a side bound nothing, even without errors; make at least "
+            f"{least * factor}"
         )
 
 

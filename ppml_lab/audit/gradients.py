@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, dp, pairs
+from ppml_lab import arguments, base, checks, dp, pairs
 from ppml_lab.audit.probes import Finding
 
 LOSS = 1e-5
@@ -87,6 +87,7 @@ def layers(num_aligned: int = 1024) -> dict[str, Layer]:
     }
 
 
+@arguments.checked
 def check_clipping(
     make: Callable[[base.TaskLoss], dp.ClippedTotal],
     clip_norm: float,
@@ -117,6 +118,7 @@ def check_clipping(
       ValueError: For a clip norm that is no positive number or is 1.
     """
     checks.positive("clip_norm", clip_norm)
+    checks.at_least("num_left_out", num_left_out, 1)
     if clip_norm == 1:
         raise ValueError("clip_norm 1 hides bugs; audit with another, such as 0.5")
     return tuple(

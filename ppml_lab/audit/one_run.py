@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import special, stats
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.audit import evidence
 from ppml_lab.audit.bounds import LowerBound
 from ppml_lab.dp import conversions
@@ -34,6 +34,7 @@ class Guesses(NamedTuple):
     correct: int
 
 
+@arguments.checked
 def guess(
     scores: evidence.Scores,
     included: Bool[np.ndarray, " canaries"],
@@ -52,7 +53,7 @@ def guess(
     if num_in < 0 or num_out < 0 or not 0 < num_in + num_out <= len(values):
         raise ValueError(
             f"num_in {num_in} and num_out {num_out} must make between 1 and "
-            f"{len(values)} guesses, the number of canaries"
+            f"{len(values)} guesses, the number of canaries in scores"
         )
     if len(coins) != len(values):
         raise ValueError(
@@ -67,6 +68,7 @@ def guess(
     return Guesses(len(values), num_in + num_out, int(correct))
 
 
+@arguments.checked
 def steinke(guesses: Guesses, *, delta: float, alpha: float) -> LowerBound:
     """Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS
     2023, Theorem 5.2.
@@ -83,10 +85,14 @@ def steinke(guesses: Guesses, *, delta: float, alpha: float) -> LowerBound:
     return _bound(guesses, epsilon, delta, alpha, "one run, Steinke et al.", "")
 
 
+@arguments.checked
 def steinke_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
     """A bound on the probability of guessing at least so well against an (epsilon,
     delta)-DP mechanism.
     """
+    _check_counts(guesses)
+    checks.non_negative("epsilon", epsilon)
+    checks.within("delta", delta, 0, 1)
     chance = special.expit(epsilon)
     at_least = stats.binom.sf(guesses.correct - 1, guesses.guessed, chance)
     if delta == 0:
@@ -99,6 +105,7 @@ def steinke_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
     return float(min(1.0, at_least + slack))
 
 
+@arguments.checked
 def gaussian(guesses: Guesses, *, delta: float, alpha: float) -> LowerBound:
     """Mahloujifar, Melis, Chaudhuri, "Auditing f-Differential Privacy in One Run", ICML
     2025, for Gaussian trade-off curves: the largest mu-GDP refuted.
@@ -123,10 +130,15 @@ def gaussian(guesses: Guesses, *, delta: float, alpha: float) -> LowerBound:
     )
 
 
+@arguments.checked
 def refutes_gaussian(guesses: Guesses, mu: float, alpha: float) -> bool:
     """Whether so many correct guesses refute mu-GDP: the recursion over how many
     guesses are right, from the observed number down, of the paper's Algorithm 3.
     """
+    _check_counts(guesses)
+    checks.at_least("guessed", guesses.guessed, 1)
+    checks.non_negative("mu", mu)
+    checks.probability("alpha", alpha, allow_one=False)
     canaries, guessed, correct = guesses
     wrong = alpha * (guessed - correct) / canaries
     right = alpha * correct / canaries
@@ -157,10 +169,7 @@ def _largest(refuted: Callable[[float], bool]) -> float:
 def _check(guesses: Guesses, delta: float, alpha: float) -> None:
     checks.probability("alpha", alpha, allow_one=False)
     checks.probability("delta", delta, allow_one=False)
-    checks.at_least("guessed", guesses.guessed, 0)
-    checks.at_least("correct", guesses.correct, 0)
-    checks.within("guessed, of so many canaries,", guesses.guessed, 0, guesses.canaries)
-    checks.within("correct, of so many guesses,", guesses.correct, 0, guesses.guessed)
+    _check_counts(guesses)
     # All correct by chance alone: 2^-guessed.
     least = math.floor(-math.log2(alpha)) + 1
     if guesses.guessed < least:
@@ -168,6 +177,14 @@ def _check(guesses: Guesses, delta: float, alpha: float) -> None:
             f"too few guesses for alpha {alpha:g}: {guesses.guessed} bound nothing, "
             f"even if all are correct; guess for at least {least} canaries"
         )
+
+
+def _check_counts(guesses: Guesses) -> None:
+    """Raises ValueError for counts that cannot be."""
+    for name, count in guesses._asdict().items():
+        checks.at_least(name, count, 0)
+    checks.within("guessed, of so many canaries,", guesses.guessed, 0, guesses.canaries)
+    checks.within("correct, of so many guesses,", guesses.correct, 0, guesses.guessed)
 
 
 def _bound(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 from scipy import stats
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.audit import probes, worlds
 from ppml_lab.audit.probes import Finding
 from ppml_lab.audit.subjects import Rounds, Subject
@@ -74,6 +74,7 @@ def _in_common(drawn: np.ndarray, numbers: np.ndarray, alpha: float) -> str | No
     return f"rounds {one} and {other} correlate by {sizes[worst]:.2f}"
 
 
+@arguments.checked
 def check_independence(
     runs: Mapping[str, Callable[[int], PyTree]],
     *,
@@ -106,6 +107,7 @@ def check_independence(
       ValueError: For fewer than two runs, fewer than 9 seeds, or different structures.
     """
     checks.at_least("num_seeds", num_seeds, 9)
+    checks.at_least("seed", seed, 0)
     if len(runs) < 2:
         raise ValueError(f"runs must be at least two to be compared, got {len(runs)}")
     seeds = range(seed, seed + num_seeds)

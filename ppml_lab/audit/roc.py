@@ -12,9 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.audit import evidence
 from ppml_lab.audit.evidence import Scores
+
+_NO_SPREAD = 1e-24
+"""A variance of ranks that is rounding alone."""
 
 
 class Interval(NamedTuple):
@@ -25,11 +28,14 @@ class Interval(NamedTuple):
     high: float
 
 
+@arguments.checked
 def curve(members: Scores, others: Scores) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates at every distinct score, from (0, 0) on; equal
     scores are one point, as no threshold parts them.
     """
     inside, outside = evidence.check_scores(members, others)
+    for name, group in (("members", inside), ("others", outside)):
+        checks.at_least(f"the number of {name}", len(group), 1)
     thresholds = np.unique(np.concatenate([inside, outside]))[::-1]
     rates = [
         (len(group) - np.searchsorted(np.sort(group), thresholds)) / len(group)
@@ -39,13 +45,19 @@ def curve(members: Scores, others: Scores) -> tuple[np.ndarray, np.ndarray]:
     return fpr, tpr
 
 
+@arguments.checked
 def auc(members: Scores, others: Scores, *, alpha: float = 0.05) -> Interval:
     """The chance that a member scores above another, ties counting half (Mann-Whitney),
     with the normal interval of DeLong et al., Biometrics 1988.
 
+    Scores that are parted without an error, or all equal, have no spread, and that
+    interval would be a point. Theirs is Clopper and Pearson's, of as many disjoint
+    pairs as there are, which all told the same.
+
     Raises:
-      ValueError: For NaN, or fewer than two scores of either.
+      ValueError: For NaN, fewer than two scores of either, or an alpha outside (0, 1).
     """
+    checks.probability("alpha", alpha, allow_one=False)
     inside, outside = evidence.check_scores(members, others)
     if min(len(inside), len(outside)) < 2:
         raise ValueError(
@@ -58,9 +70,13 @@ def auc(members: Scores, others: Scores, *, alpha: float = 0.05) -> Interval:
     value = float(above.mean())
     variance = above.var(ddof=1) / len(inside) + below.var(ddof=1) / len(outside)
     reach = float(stats.norm.isf(alpha / 2) * np.sqrt(variance))
+    if variance <= _NO_SPREAD:
+        pairs = min(len(inside), len(outside))
+        reach = float(evidence.upper_limit(0, pairs, alpha / 2))
     return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
 
 
+@arguments.checked
 def tpr_at_fpr(
     members: Scores, others: Scores, fpr: float, *, alpha: float = 0.05
 ) -> Interval:
@@ -72,13 +88,15 @@ def tpr_at_fpr(
       ValueError: For NaN, or fewer than 10 / fpr others.
     """
     checks.probability("fpr", fpr, allow_one=False)
+    checks.probability("alpha", alpha, allow_one=False)
     inside, outside = evidence.check_scores(members, others)
     least = math.ceil(10 / fpr - 1e-9)
     if len(outside) < least:
         raise ValueError(
-            f"too few scores of non-members for a false positive rate of {fpr:g}: got "
-            f"{len(outside)}, make at least {least}"
+            f"others: too few scores of non-members for a false positive rate of "
+            f"{fpr:g}: got {len(outside)}, make at least {least}"
         )
+    checks.at_least("the number of members", len(inside), 1)
     rates_fpr, rates_tpr = curve(inside, outside)
     value = float(rates_tpr[rates_fpr <= fpr][-1])
     found, runs = round(value * len(inside)), len(inside)

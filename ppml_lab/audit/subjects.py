@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree
 
-from ppml_lab import base, checks, dp, pairs, trees
+from ppml_lab import arguments, base, checks, dp, pairs, trees
 from ppml_lab.audit import canaries, worlds
 
 Rows = Float[Array, "rows dimension"]
@@ -96,6 +96,7 @@ class Subject(NamedTuple):
     crowd: Callable[[base.Key, Rows, Present], tuple[Array, Array]] | None = None
 
 
+@arguments.checked
 def of_mechanism(
     mechanism: base.PrivacyMechanism,
     sampler: base.ClientSampler,
@@ -119,6 +120,10 @@ def of_mechanism(
       ValueError: If it promises nothing, or for another population.
     """
     check_central(mechanism, sampler, num_rounds)
+    if not isinstance(dtype, type | jnp.dtype | type(jnp.float32)):
+        raise ValueError(f"dtype must be one of floats, got {dtype!r}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype must be one of floats, got {dtype!r}")
     noise = stated_noise(mechanism, num_rounds, tree)
 
     def shaped(rows: Rows) -> PyTree:
@@ -180,6 +185,7 @@ def of_mechanism(
     )
 
 
+@arguments.checked
 def of_local_mechanism(
     mechanism: base.PrivacyMechanism,
     clip_norm: float,
@@ -196,7 +202,14 @@ def of_local_mechanism(
       num_rounds: Messages of a run.
       noise: Standard deviation of the noise over clip_norm, where it is Gaussian.
       additive: Whether noise is added without looking at the update.
+
+    Raises:
+      ValueError: For a clip norm or noise that is not positive and finite.
     """
+    checks.positive("clip_norm", clip_norm)
+    checks.at_least("num_rounds", num_rounds, 1)
+    if noise is not None:
+        checks.positive("noise", noise)
     sampler = _everyone()
 
     def message(key: base.Key, row: Array) -> Array:

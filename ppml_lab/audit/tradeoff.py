@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ppml_lab import base, checks
+from ppml_lab import arguments, base, checks
 from ppml_lab.audit import evidence
 
 _EPSILONS = np.concatenate(
@@ -62,6 +62,7 @@ class Verdict(NamedTuple):
     rates: evidence.Rates
 
 
+@arguments.checked
 def claimed(event: base.PrivacyEvent) -> TradeOff:
     """The trade-off curve of an event, by PLD where it has a bound, else by RDP.
 
@@ -84,6 +85,7 @@ def claimed(event: base.PrivacyEvent) -> TradeOff:
     return _PROFILES[known]
 
 
+@arguments.checked
 def judge(errors: evidence.Errors, claim: TradeOff, alpha: float) -> Verdict:
     """The trade-off test: the claim is refuted if the upper limit of the false negative
     rate lies below what it allows at the upper limit of the false positive rate.
@@ -99,6 +101,7 @@ def judge(errors: evidence.Errors, claim: TradeOff, alpha: float) -> Verdict:
     return Verdict(margin > 1e-9, margin, limits)
 
 
+@arguments.checked
 def sampled_gaussian(
     noise_multiplier: float, sampling_prob: float, num_rounds: int
 ) -> base.PrivacyEvent:
@@ -111,6 +114,7 @@ def sampled_gaussian(
     )
 
 
+@arguments.checked
 def least_refuted_noise(
     errors: evidence.Errors, sampling_prob: float, num_rounds: int, alpha: float
 ) -> float:
@@ -124,10 +128,13 @@ def least_refuted_noise(
     return noise
 
 
+@arguments.checked
 def refuting(sampling_prob: float, num_rounds: int) -> evidence.Objective:
     """The `Objective` of the family bound: the threshold that refutes the smallest
     noise.
     """
+    checks.probability("sampling_prob", sampling_prob, allow_one=True)
+    checks.at_least("num_rounds", num_rounds, 1)
 
     def margins(fnr: Any, fpr: Any) -> Any:
         _, found = _refuted(fnr, fpr, sampling_prob, num_rounds)

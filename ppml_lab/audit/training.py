@@ -15,12 +15,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, PyTree
 
-from ppml_lab import base, checks
+from ppml_lab import arguments, base, checks
 from ppml_lab.audit import canaries, distinguishers
 
 Run = Callable[[base.Key, Bool[Array, " population"]], PyTree]
 
 
+@arguments.checked
 def membership_run(
     make: Callable[[base.ClientSampler], base.FederatedAlgorithm],
     sampler: base.ClientSampler,
@@ -49,7 +50,13 @@ def membership_run(
         that the run is accounted under.
     """
     checks.at_least("num_rounds", num_rounds, 1)
-    event = make(sampler).event(num_rounds)
+    algorithm = make(sampler)
+    if not isinstance(algorithm, base.FederatedAlgorithm):
+        raise ValueError(
+            "make must give a base.FederatedAlgorithm of a sampler, got "
+            f"{type(algorithm).__name__}"
+        )
+    event = algorithm.event(num_rounds)
     if event.neighboring_relation != "add_or_remove_one":
         raise ValueError(
             "canaries that are in or out are neighbours under add_or_remove_one; this "
@@ -74,6 +81,7 @@ def membership_run(
     return run
 
 
+@arguments.checked
 def many_runs(
     run: Run, width: int
 ) -> Callable[[int, Bool[np.ndarray, "runs population"]], PyTree]:
@@ -85,6 +93,7 @@ def many_runs(
       `(seed, included [runs, population]) -> NumPy arrays [runs, ...]`; every run has a
       key of its own and its row of `included`.
     """
+    checks.at_least("width", width, 1)
     program = jax.jit(
         lambda keys, included: jax.lax.map(
             lambda pair: run(*pair),
@@ -100,6 +109,7 @@ def many_runs(
     return runs
 
 
+@arguments.checked
 def likelihood_ratio(
     values: Float[np.ndarray, "*runs rounds"],
     noise_multiplier: float,
@@ -112,14 +122,22 @@ def likelihood_ratio(
       values: Projections of noisy sums, in units of the sensitivity.
       noise_multiplier: Claimed.
       sampling_prob: Claimed.
+
+    Raises:
+      ValueError: For noise that is not positive, or a probability outside (0, 1].
     """
+    _check_claim(noise_multiplier, sampling_prob)
+    values = np.asarray(values, np.float64)
+    if not values.size or not values.ndim:
+        raise ValueError(f"values must have an axis of rounds, got {values}")
     score = distinguishers.sampled_gaussian(
-        0, 1.0, np.asarray(noise_multiplier), sampling_prob, by_round=False
+        0, 1.0, np.asarray(noise_multiplier, float), sampling_prob, by_round=False
     )
-    flat = np.asarray(values, np.float64).reshape(-1, values.shape[-1], 1)
+    flat = values.reshape(-1, values.shape[-1], 1)
     return score(flat).reshape(values.shape[:-1])
 
 
+@arguments.checked
 def claimed_scores(
     noise_multiplier: float,
     sampling_prob: float,
@@ -130,7 +148,15 @@ def claimed_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """White-box scores of the claimed mechanism, simulated: of `num_runs` runs with the
     canary, and as many without. For `evidence.preregistered`.
+
+    Raises:
+      ValueError: For noise that is not positive, a probability outside (0, 1], counts
+        below 1, or a negative seed.
     """
+    _check_claim(noise_multiplier, sampling_prob)
+    checks.at_least("num_rounds", num_rounds, 1)
+    checks.at_least("num_runs", num_runs, 1)
+    checks.at_least("seed", seed, 0)
     rng = np.random.default_rng(seed)
     found = []
     for present in (True, False):
@@ -142,3 +168,8 @@ def claimed_scores(
             scores.append(likelihood_ratio(values, noise_multiplier, sampling_prob))
         found.append(np.concatenate(scores))
     return found[0], found[1]
+
+
+def _check_claim(noise_multiplier: float, sampling_prob: float) -> None:
+    checks.positive("noise_multiplier", noise_multiplier)
+    checks.probability("sampling_prob", sampling_prob, allow_one=True)

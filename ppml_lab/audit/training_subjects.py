@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, PyTree
 
-from ppml_lab import base, dp, federated, smpc
+from ppml_lab import arguments, base, checks, dp, federated, smpc
 from ppml_lab.audit import canaries, worlds
 from ppml_lab.audit.subjects import (
     Present,
@@ -36,6 +36,7 @@ _HUGE = 1e7
 """Far above `worlds.FAR`: counted, it would use up the whole clip norm."""
 
 
+@arguments.checked
 def of_algorithm(
     make: Callable[[base.Task, base.ClientSampler], base.FederatedAlgorithm],
     mechanism: base.PrivacyMechanism,
@@ -75,6 +76,7 @@ def of_algorithm(
       ValueError: If it promises nothing, or for another population.
     """
     check_central(mechanism, sampler, num_rounds)
+    checks.at_least("steps_per_round", steps_per_round, 1)
     clear = aggregator is None
     aggregator = smpc.clear() if aggregator is None else aggregator
     task = linear_task(tree, frozen=frozen)
@@ -167,6 +169,7 @@ def linear_task(
     )
 
 
+@arguments.checked
 def of_trainer(
     make: Callable[[base.Task], base.ClientTrainer],
     mechanism: base.PrivacyMechanism,
@@ -184,7 +187,12 @@ def of_trainer(
       mechanism: The one that it was built with.
       sampling_prob: Of the client's examples.
       num_rounds: Of a run.
+
+    Raises:
+      ValueError: For a probability outside (0, 1], or no rounds.
     """
+    checks.probability("sampling_prob", sampling_prob, allow_one=True)
+    checks.at_least("num_rounds", num_rounds, 1)
     task = linear_task()
     trainer = make(task)
     algorithm = federated.averaging(task, trainer, federated.everyone(1))
@@ -219,6 +227,7 @@ def of_trainer(
     )
 
 
+@arguments.checked
 def of_shared_training(
     protocol: private.Protocol,
     clip_norm: float,
@@ -236,7 +245,11 @@ def of_shared_training(
       clip_norm: To which rows are clipped before they are shared.
       noise_multiplier: Over it, of one honest party's noise.
       num_steps: Steps of training.
+
+    Raises:
+      ValueError: For noise that is not positive, and as `training_on_shares` does.
     """
+    checks.positive("noise_multiplier", noise_multiplier)
     training = federated.training_on_shares(
         protocol,
         lambda params, examples: worlds.as_tree(jnp.sum(examples, axis=0)),

@@ -86,6 +86,10 @@ def _data_set(name: str) -> dict[str, Any]:
         advice = (
             "its users are unknown: optional files are missing" if unknown else None
         )
+        try:
+            files.find(name, [*needed], sources=needed)
+        except ValueError as error:
+            state, advice = "other files", str(error)
     return {
         "name": name,
         "state": state,

@@ -9,13 +9,14 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Int, PyTree
 
-from ppml_lab import base, checks, trees
+from ppml_lab import arguments, base, checks, trees
 from ppml_lab.data import columns, partition
 from ppml_lab.data.storage import client_view, made
 
 _ALIGNMENT = 64
 
 
+@arguments.checked
 def federate(
     examples: PyTree[ArrayLike],
     user_ids: Any,
@@ -62,24 +63,28 @@ def federate(
     return base.Clients(grouped, trees.place(np.int32(offsets), sharding))
 
 
+@arguments.checked
 def num_clients(clients: base.Clients) -> int:
     """How many clients there are."""
     return clients.offsets.shape[0] - 1
 
 
+@arguments.checked
 def client_sizes(clients: base.Clients) -> Int[np.ndarray, " clients"]:
     """How many examples each client owns; on the host."""
     return np.diff(np.asarray(clients.offsets))
 
 
+@arguments.checked
 def view(clients: base.Clients, i: Any) -> base.ClientView:
     """Client `i`; under jit and vmap too.
 
     Raises:
-      IndexError: `i` is known and not in `range(num_clients(clients))`.
+      ValueError: `i` is known and not in `range(num_clients(clients))`.
     """
-    if not checks.is_traced(i) and not 0 <= i < num_clients(clients):
-        raise IndexError(f"client {i} does not exist, have {num_clients(clients)}")
+    checks.at_least("i", i, 0)
+    if not checks.is_traced(i) and i >= num_clients(clients):
+        raise ValueError(f"client i = {i} does not exist, have {num_clients(clients)}")
     return client_view(clients, i, made(clients, i))
 
 
@@ -99,8 +104,8 @@ def _check_owners(owners: np.ndarray, num_clients: int) -> None:
     if empty.size:
         shown = ", ".join(map(str, empty[:10])) + (", ..." if empty.size > 10 else "")
         raise ValueError(
-            f"{empty.size} of {num_clients} clients own no example: {shown}; lower "
-            "num_clients, or drop it to number only the users that occur"
+            f"user_ids: {empty.size} of {num_clients} clients own no example: {shown}; "
+            "lower num_clients, or drop it to number only the users that occur"
         )
 
 

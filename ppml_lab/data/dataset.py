@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.data import columns
 
 
@@ -34,6 +34,7 @@ class Dataset(NamedTuple):
     feature_names: tuple[str, ...] | None = None
 
 
+@arguments.checked
 def make_dataset(
     name: str,
     train: tuple[Any, Any],
@@ -60,6 +61,9 @@ def make_dataset(
         of x that is not finite in float32, no examples, users that are missing.
     """
     checks.at_least("num_classes", num_classes, 2)
+    for part, pair in (("train", train), ("test", test)):
+        if len(pair) != 2:
+            raise ValueError(f"{part} must be the pair (x, y), got {len(pair)} items")
     dataset = Dataset(
         name=name,
         train=_examples("train", *train, num_classes),

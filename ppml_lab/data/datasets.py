@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.data import files
 from ppml_lab.data.dataset import Dataset, make_dataset
 from ppml_lab.data.synthetic import synthetic
@@ -17,46 +17,59 @@ _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _QMNIST_URL = "https://raw.githubusercontent.com/facebookresearch/qmnist/master/"
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
-_MNIST_SHA256 = {
+_MNIST_SHA256: Mapping[str, tuple[str, str]] = {
     "train-images-idx3-ubyte.gz": (
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     ),
     "train-labels-idx1-ubyte.gz": (
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     ),
     "t10k-images-idx3-ubyte.gz": (
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     ),
     "t10k-labels-idx1-ubyte.gz": (
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
 }
-_QMNIST_SHA256 = {
+_QMNIST_SHA256: Mapping[str, tuple[str, str]] = {
     "qmnist-train-labels-idx2-int.gz": (
-        "2c05dc77f6b916b38e455e97ab129a42a444f3dbef09b278a366f82904e0dd9f"
+        "2c05dc77f6b916b38e455e97ab129a42a444f3dbef09b278a366f82904e0dd9f",
+        "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5",
     ),
     "qmnist-test-labels-idx2-int.gz": (
-        "9fbcbe594c3766fdf4f0b15c5165dc0d1e57ac604e01422608bb72c906030d06"
+        "9fbcbe594c3766fdf4f0b15c5165dc0d1e57ac604e01422608bb72c906030d06",
+        "92d0ccb8c25f9c6534270fb4be7e1d24a1c6d315edfc8a638bfbd31c70f362dd",
     ),
 }
-_FASHION_SHA256 = {
+_FASHION_SHA256: Mapping[str, tuple[str, str]] = {
     "train-images-idx3-ubyte.gz": (
-        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     ),
     "train-labels-idx1-ubyte.gz": (
-        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     ),
     "t10k-images-idx3-ubyte.gz": (
-        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     ),
     "t10k-labels-idx1-ubyte.gz": (
-        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
 }
 
 
-def _sources(url: str, sha256: dict[str, str]) -> dict[str, files.Source]:
-    return {name: files.Source(url + name, value) for name, value in sha256.items()}
+def _sources(
+    url: str, sha256: Mapping[str, tuple[str, str]]
+) -> dict[str, files.Source]:
+    """Sources of zipped files, by name: SHA-256 of the files, and of what they hold."""
+    return {name: files.Source(url + name, *both) for name, both in sha256.items()}
 
 
 class Files(NamedTuple):
@@ -161,10 +174,11 @@ def sources(name: str) -> Files:
     Raises:
       ValueError: An unknown name.
     """
-    checks.known("data set", name, _LOADERS)
+    checks.known("data set", name, _LOADERS, argument="name")
     return _FILES.get(name, Files({}, {}))
 
 
+@arguments.checked
 def load(name: str) -> Dataset:
     """A data set by name: "adult", "digits", "fashion_mnist", "heart_disease", "mnist"
     or "synthetic".
@@ -177,7 +191,7 @@ def load(name: str) -> Dataset:
       FileNotFoundError: Files are missing and could not be downloaded; says where to
         put them.
     """
-    checks.known("data set", name, _LOADERS)
+    checks.known("data set", name, _LOADERS, argument="name")
     return _LOADERS[name]()
 
 
@@ -188,6 +202,13 @@ def _read_images(dataset: str) -> list[tuple[np.ndarray, np.ndarray]]:
         files.read_idx(path)
         for path in files.find(dataset, list(needed), sources=needed)
     )
+    for part, x, y in (("train", train_x, train_y), ("t10k", test_x, test_y)):
+        if x.shape[1:] != (28, 28) or y.shape != x.shape[:1]:
+            raise ValueError(
+                f"{dataset}: the {part} files must hold images [n, 28, 28] and labels "
+                f"[n], got {list(x.shape)} and {list(y.shape)}; put the right files "
+                f"into {files.folders(dataset)[0]}"
+            )
     return [
         (x[..., None].astype(np.float32) / 255, y)
         for x, y in [(train_x, train_y), (test_x, test_y)]
@@ -201,11 +222,14 @@ def _writers(
     *,
     download: bool,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    if not download and files.missing("mnist", qmnist):
+    absent = files.missing("mnist", qmnist)
+    if absent and not download:
         return None, None
     try:
         paths = files.find("mnist", list(qmnist), sources=qmnist)
     except (FileNotFoundError, ValueError):
+        if not absent:
+            raise
         return None, None
     users = []
     for path, labels in zip(paths, (train_y, test_y), strict=True):

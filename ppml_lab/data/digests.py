@@ -10,6 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
+from ppml_lab import arguments
+from ppml_lab.data import columns
+
 _BYTES = 16
 
 
@@ -27,6 +30,7 @@ class Digests(NamedTuple):
     clients: str
 
 
+@arguments.checked
 def digests(examples: PyTree[ArrayLike], owners: Any) -> Digests:
     """The digests of examples before `federate` groups them; host side.
 
@@ -36,8 +40,17 @@ def digests(examples: PyTree[ArrayLike], owners: Any) -> Digests:
     Args:
       examples: Any pytree of arrays `[n, ...]`.
       owners: `[n]`, each row's client, from 0 on.
+
+    Raises:
+      ValueError: Leaves or owners of different length, owners that are no integers.
     """
-    owners = np.asarray(owners)
+    count = columns.num_examples("examples", examples)
+    owners = columns.one_axis("owners", owners)
+    if owners.dtype.kind not in "iu" or owners.min() < 0 or len(owners) != count:
+        raise ValueError(
+            f"owners must be one integer from 0 on for each of {count} examples, got "
+            f"{owners.dtype}{list(owners.shape)}"
+        )
     leaves = jax.tree_util.tree_leaves_with_path(examples)
     arrays = [(path, np.ascontiguousarray(leaf)) for path, leaf in leaves]
     kinds = [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import http.client
+import io
 import math
 import os
 import tempfile
@@ -19,7 +21,10 @@ import numpy as np
 from rich import console, progress
 
 TIMEOUT_SECONDS = 30
+MOST_BYTES = 1 << 30
+"""Of a download, and of what a file decompresses to: ten times the largest here."""
 _CHUNK_BYTES = 1 << 16
+_MOST_AXES = 32
 _IDX_DTYPES = {
     0x08: "u1",
     0x09: "i1",
@@ -31,10 +36,17 @@ _IDX_DTYPES = {
 
 
 class Source(NamedTuple):
-    """Where a file is published, and the SHA-256 of its bytes in hex."""
+    """Where a file is published, and what is in it.
+
+    Attributes:
+      url: Of the file.
+      sha256: Of its bytes, in hex.
+      content: SHA-256 of what a zipped file holds, or "" where nobody has said.
+    """
 
     url: str
     sha256: str
+    content: str = ""
 
 
 def find(
@@ -44,7 +56,8 @@ def find(
 
     Each is looked for in `$PPML_LAB_DATA/<dataset>`, then in the cache
     (`$XDG_CACHE_HOME` or `~/.cache`, then `ppml_lab/<dataset>`), both with and without
-    its `.gz` ending; otherwise it is downloaded into the cache and its SHA-256 checked.
+    its `.gz` ending; otherwise it is downloaded into the cache. Its SHA-256 is checked
+    either way, once as long as its size and time stay; that of what it holds will do.
 
     Args:
       dataset: Name of the folder.
@@ -54,12 +67,16 @@ def find(
     Raises:
       FileNotFoundError: Files are missing and could not be downloaded; says where to
         put them.
-      ValueError: A download has another SHA-256; it is not kept.
+      ValueError: A download has another SHA-256, and is not kept; or a file on disk
+        has.
     """
     paths = {}
     try:
         for name in filenames:
-            paths[name] = locate(dataset, name) or _download(dataset, name, sources)
+            here = locate(dataset, name)
+            if here is not None and name in sources:
+                check_published(here, sources[name])
+            paths[name] = here or _download(dataset, name, sources)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # It is the response, and holds the connection.
@@ -78,6 +95,47 @@ def locate(dataset: str, filename: str) -> Path | None:
             if (folder / name).is_file():
                 return folder / name
     return None
+
+
+def check_published(path: Path, source: Source) -> None:
+    """Raises ValueError, naming the file, unless it is the published one, zipped or not
+    (of a plain file whose content nobody has published, nothing is known).
+    """
+    is_plain = source.url.endswith(".gz") and path.suffix != ".gz"
+    wanted = source.content if is_plain else source.sha256
+    if not wanted or _digest(path, _stamp(path), unzipped=False) == wanted:
+        return
+    is_zipped = bool(source.content) and not is_plain
+    if is_zipped and _digest(path, _stamp(path), unzipped=True) == source.content:
+        return
+    raise ValueError(
+        f"{path} is not the file that {source.url} publishes: its SHA-256 is not "
+        f"{wanted}; delete it, so that it is fetched again, or load data of your own "
+        "by data.federate"
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes where a file does: its size and time."""
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: Path, stamp: tuple[int, int], *, unzipped: bool) -> str:
+    """The SHA-256 of a file, or of what it holds; "" where that cannot be read."""
+    del stamp
+    found, total = hashlib.sha256(), 0
+    try:
+        with gzip.open(path) if unzipped else path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                total += len(chunk)
+                if unzipped and total > MOST_BYTES:
+                    return ""
+                found.update(chunk)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return ""
+    return found.hexdigest()
 
 
 def missing(dataset: str, filenames: Iterable[str]) -> list[str]:
@@ -103,28 +161,49 @@ def cache() -> Path:
 def read_idx(path: Path) -> np.ndarray:
     """An array in the idx format of MNIST, gzipped or plain, in native byte order.
 
+    No more is read, or decompressed, than the header says.
+
     Raises:
-      ValueError: The file is truncated, too long or not idx; names the file.
+      ValueError: The file is truncated, too long, too large or not idx; names the file.
     """
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
+    with path.open("rb") as file:
+        is_zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if not is_zipped:
+            return _parsed(path, file)
         try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
+            with gzip.GzipFile(fileobj=file) as unzipped:
+                return _parsed(path, unzipped)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise _damaged(path, f"broken gzip data ({error})") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_DTYPES:
-        raise _damaged(path, f"not an idx file, it begins with {content[:4].hex(' ')}")
-    dtype, num_axes = np.dtype(_IDX_DTYPES[content[2]]), content[3]
+
+
+def _parsed(path: Path, file: io.BufferedIOBase) -> np.ndarray:
+    magic = file.read(4)
+    if magic[:2] != b"\0\0":
+        file.read(_CHUNK_BYTES)  # Zipped data that are broken say so first.
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES:
+        raise _damaged(path, f"not an idx file, it begins with {magic.hex(' ')}")
+    dtype, num_axes = np.dtype(_IDX_DTYPES[magic[2]]), magic[3]
+    if num_axes > _MOST_AXES:
+        raise _damaged(path, f"{num_axes} axes are more than {_MOST_AXES}")
     start = 4 + 4 * num_axes
-    if len(content) < start:
-        raise _damaged(path, f"the header needs {start} bytes, have {len(content)}")
-    shape = np.frombuffer(content, ">u4", num_axes, offset=4).tolist()
-    expected = start + math.prod(shape) * dtype.itemsize
-    if len(content) != expected:
+    axes = file.read(4 * num_axes)
+    if len(axes) < 4 * num_axes:
+        raise _damaged(path, f"the header needs {start} bytes, have {4 + len(axes)}")
+    shape = np.frombuffer(axes, ">u4").tolist()
+    size = math.prod(shape) * dtype.itemsize
+    if size > MOST_BYTES:
         raise _damaged(
-            path, f"shape {shape} needs {expected} bytes, have {len(content)}"
+            path, f"shape {shape} needs {start + size} bytes, more than {MOST_BYTES}"
         )
-    values = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    content = file.read(size)
+    # The end of zipped data is only checked where it is read.
+    more = len(file.read(1))
+    if len(content) != size or more:
+        have = f"{start + len(content) + more}{' or more' * more}"
+        raise _damaged(path, f"shape {shape} needs {start + size} bytes, have {have}")
+    values = np.frombuffer(content, dtype).reshape(shape)
     return values.astype(dtype.newbyteorder("="))
 
 
@@ -161,13 +240,35 @@ def _fetch(url: str, path: Path) -> str:
         path.open("wb") as file,
         bar,
     ):
-        length = response.headers.get("Content-Length")
-        task = bar.add_task(path.name, total=int(length) if length else None)
+        length, got = _length(response.headers.get("Content-Length")), 0
+        task = bar.add_task(path.name, total=length)
         while chunk := response.read(_CHUNK_BYTES):
+            got += len(chunk)
+            if got > MOST_BYTES:
+                raise http.client.HTTPException(f"more than {MOST_BYTES} bytes came")
             digest.update(chunk)
             file.write(chunk)
             bar.advance(task, len(chunk))
+    if length is not None and got != length:
+        raise http.client.HTTPException(f"{got} of {length} bytes came")
     return digest.hexdigest()
+
+
+def _length(header: str | None) -> int | None:
+    """How many bytes a server says that it sends; None if it does not.
+
+    Raises:
+      http.client.HTTPException: No number, or too large a one.
+    """
+    if header is None:
+        return None
+    if not (header.isascii() and header.isdigit()) or len(header) > 18:
+        raise http.client.HTTPException(f"Content-Length is {header[:40]!r}")
+    if int(header) > MOST_BYTES:
+        raise http.client.HTTPException(
+            f"Content-Length is {header}, more than {MOST_BYTES} bytes"
+        )
+    return int(header)
 
 
 def _how_to_get(

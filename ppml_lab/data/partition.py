@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.data import columns
 
 Owners = Int[np.ndarray, " examples"]
 
 
+@arguments.checked
 def iid(rng: np.random.Generator, num_examples: int, num_clients: int) -> Owners:
     """Deals shuffled examples; sizes differ by at most 1.
 
@@ -29,6 +30,7 @@ def iid(rng: np.random.Generator, num_examples: int, num_clients: int) -> Owners
     return rng.permutation(np.arange(num_examples) % num_clients)
 
 
+@arguments.checked
 def dirichlet(
     rng: np.random.Generator, labels: Any, num_clients: int, alpha: float
 ) -> Owners:
@@ -70,6 +72,7 @@ def dirichlet(
     return _fill_empty(rng, owners, num_clients)
 
 
+@arguments.checked
 def shards(
     rng: np.random.Generator, labels: Any, num_clients: int, shards_per_client: int
 ) -> Owners:
@@ -110,6 +113,7 @@ def shards(
     return owners
 
 
+@arguments.checked
 def label_limited(
     rng: np.random.Generator, labels: Any, num_clients: int, labels_per_client: int
 ) -> Owners:
@@ -165,6 +169,7 @@ def label_limited(
     return owners
 
 
+@arguments.checked
 def quantity_skew(
     rng: np.random.Generator, num_examples: int, num_clients: int, sigma: float
 ) -> Owners:
@@ -193,6 +198,7 @@ def quantity_skew(
     return _fill_empty(rng, owners, num_clients)
 
 
+@arguments.checked
 def natural(user_ids: Any) -> Owners:
     """The users themselves, numbered in the order of their sorted ids.
 

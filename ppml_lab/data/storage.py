@@ -15,7 +15,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
-from ppml_lab import base, checks, trees
+from ppml_lab import arguments, base, checks, trees
 
 
 class ByShard(NamedTuple):
@@ -42,6 +42,7 @@ class Generated(NamedTuple):
     make: jax.tree_util.Partial
 
 
+@arguments.checked
 def shard(clients: base.Clients, sharding: NamedSharding) -> base.Clients:
     """The same clients, each one's examples on one device only.
 
@@ -84,6 +85,7 @@ def shard(clients: base.Clients, sharding: NamedSharding) -> base.Clients:
     )
 
 
+@arguments.checked
 def generated(make: Callable[..., PyTree], sizes: Any, *arguments: Any) -> base.Clients:
     """Clients whose examples are made when they train: populations of any size.
 

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.data.dataset import Dataset, make_dataset
 
 _NUM_INPUTS = 60
@@ -16,8 +16,10 @@ _TRAIN_FRACTION = 0.9
 # and no draw of sizes comes near its mean.
 _MOST_VARIANCE = 1e12
 _MOST_SIZE_SIGMA = 10.0
+_MOST_SIZE = 1e9
 
 
+@arguments.checked
 def synthetic(
     seed: int,
     num_clients: int,
@@ -64,6 +66,7 @@ def synthetic(
       ValueError: A negative variance or one above 1e12, `size_sigma` above 10,
         `mean_size` below `min_size`, nothing held out.
     """
+    checks.at_least("seed", seed, 0)
     checks.at_least("num_clients", num_clients, 1)
     checks.at_least("min_size", min_size, 1)
     for name, value, most in [
@@ -74,7 +77,8 @@ def synthetic(
         checks.non_negative(name, value)
         if value > most:
             raise ValueError(f"{name} must be at most {most:g}, got {value:g}")
-    if not min_size <= mean_size < np.inf:
+    checks.within("mean_size", mean_size, 1, _MOST_SIZE)
+    if not min_size <= mean_size:
         raise ValueError(
             f"mean_size must be finite and at least min_size = {min_size}, got "
             f"{mean_size}"

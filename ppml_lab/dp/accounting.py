@@ -20,14 +20,13 @@ Python floats.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, SupportsFloat, SupportsInt
 
 import numpy as np
 from jaxtyping import Float
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.base import PrivacyEvent
 from ppml_lab.dp import accountants, cut, events, rdp, search
 
@@ -56,6 +55,7 @@ class Stated(NamedTuple):
     accountant: str
 
 
+@arguments.checked
 def supports(privacy_event: PrivacyEvent, accountant: str) -> bool:
     """Whether `epsilon` has an answer: leave the table's cell empty where it has none.
     Invalid parameters raise all the same.
@@ -67,6 +67,7 @@ def supports(privacy_event: PrivacyEvent, accountant: str) -> bool:
     return True
 
 
+@arguments.checked
 def epsilon(
     privacy_event: PrivacyEvent, delta: SupportsFloat, accountant: str = "rdp"
 ) -> float:
@@ -101,7 +102,7 @@ def epsilon(
     if delta == 0:
         return _pure_epsilon(privacy_event, accountant)
     checks.probability("delta", delta, allow_one=False)
-    _warn_of_large_delta(privacy_event, delta)
+    accountants.warn_of_large_delta(privacy_event, delta)
     mechanisms, failure, outside = accountants.flat(privacy_event, accountant)
     left = accountants.delta_left(delta, failure, outside)
     if left == 0:
@@ -124,6 +125,7 @@ def _pure_epsilon(privacy_event: PrivacyEvent, accountant: str) -> float:
     return found if private else math.inf
 
 
+@arguments.checked
 def stated(privacy_event: PrivacyEvent, delta: SupportsFloat) -> Stated:
     """The epsilon that a budget means: PLD's where there is one, else RDP's.
 
@@ -134,11 +136,13 @@ def stated(privacy_event: PrivacyEvent, delta: SupportsFloat) -> Stated:
     return Stated(epsilon(privacy_event, delta, name), name)
 
 
+@arguments.checked
 def epsilon_public(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
     """Against those who see the released models: the `stated` epsilon."""
     return stated(privacy_event, delta).epsilon
 
 
+@arguments.checked
 def epsilon_server(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
     """Against whoever runs the protocol and sees who takes part: `stated` of
     `against_server`; inf where that party itself adds the noise.
@@ -146,6 +150,7 @@ def epsilon_server(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
     return stated(against_server(privacy_event), delta).epsilon
 
 
+@arguments.checked
 def against_server(privacy_event: PrivacyEvent) -> PrivacyEvent:
     """What an event promises against whoever runs the protocol.
 
@@ -160,6 +165,7 @@ def against_server(privacy_event: PrivacyEvent) -> PrivacyEvent:
     return privacy_event._replace(event=dp_accounting.NonPrivateDpEvent())
 
 
+@arguments.checked
 def cut_share(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
     """The share of delta that the cut of the noise uses up (`dp.cut`); above 1, epsilon
     is infinite. Raises as `epsilon` does.
@@ -169,11 +175,13 @@ def cut_share(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
     return accountants.flat(privacy_event, "rdp").outside / delta
 
 
+@arguments.checked
 def cut_note(privacy_event: PrivacyEvent, delta: SupportsFloat) -> str:
     """What a guarantee's line says of the cut of the noise; "" up to 1e-3 of delta."""
     return cut.in_words(cut_share(privacy_event, delta))
 
 
+@arguments.checked
 def epsilon_from_below(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
     """A lower bound on the true epsilon of Gaussian releases, sampled or not, at delta.
 
@@ -194,6 +202,7 @@ def epsilon_from_below(privacy_event: PrivacyEvent, delta: SupportsFloat) -> flo
     return accountants.epsilon_from_below(frozenset(mechanisms.items()), delta, by_rdp)
 
 
+@arguments.checked
 def epsilons(
     noise_multipliers: Iterable[SupportsFloat],
     sampling_prob: SupportsFloat,
@@ -217,6 +226,7 @@ def epsilons(
     Raises:
       ValueError: If an argument is out of range.
     """
+    checks.at_least("num_steps", num_steps, 1)
 
     def run(noise_multiplier: SupportsFloat) -> PrivacyEvent:
         step = events.poisson(sampling_prob, events.gaussian(noise_multiplier))
@@ -227,6 +237,7 @@ def epsilons(
     return [epsilon(run(noise), delta, accountant) for noise in noise_multipliers]
 
 
+@arguments.checked
 def epsilon_curve(
     privacy_event: PrivacyEvent,
     rounds: Iterable[SupportsInt],
@@ -245,6 +256,7 @@ def epsilon_curve(
     ]
 
 
+@arguments.checked
 def delta_curve(
     privacy_event: PrivacyEvent,
     epsilons: Iterable[SupportsFloat],
@@ -286,12 +298,14 @@ def delta_curve(
     return [min(1.0, value + failure + outside) for value in deltas]
 
 
+@arguments.checked
 def rdp_curve(privacy_event: PrivacyEvent) -> RdpCurve:
     """The RDP of an event, for conversions other than `epsilon`; raises as it does."""
     mechanisms, failure, outside = accountants.flat(privacy_event, "rdp")
     return RdpCurve(accountants.rdp_total(mechanisms), failure, outside)
 
 
+@arguments.checked
 def old_conversion_epsilon(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
     """Epsilon by RDP as papers printed it before 2020, to compare with them.
 
@@ -308,17 +322,7 @@ def old_conversion_epsilon(privacy_event: PrivacyEvent, delta: SupportsFloat) ->
     return float(np.min(values - math.log(left) / (rdp.ORDERS - 1)))
 
 
-def _warn_of_large_delta(privacy_event: PrivacyEvent, delta: float) -> None:
-    population, unit = privacy_event.population, privacy_event.privacy_unit
-    if unit is not None and population is not None and delta > 1 / population:
-        warnings.warn(
-            f"delta {delta:g} is larger than one over the {population} {unit}s: it"
-            f" allows publishing one {unit}'s data whole; choose one well below"
-            f" {1 / population:.3g}",
-            stacklevel=3,
-        )
-
-
+@arguments.checked
 def calibrate_noise_multiplier(
     make_event: Callable[[float], PrivacyEvent],
     target_epsilon: SupportsFloat,
@@ -350,6 +354,10 @@ def calibrate_noise_multiplier(
     if math.isinf(target):
         return 0.0
     most = make_event(events.MOST_NOISE)
+    if not isinstance(most, PrivacyEvent):
+        raise ValueError(
+            f"make_event must give a base.PrivacyEvent, got {type(most).__name__}"
+        )
     if not accountants.promises(most):
         raise ValueError(
             f"target_epsilon {target:g} needs a mechanism with noise: this event"

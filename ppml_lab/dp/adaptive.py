@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import base, checks, pairs
+from ppml_lab import arguments, base, checks, pairs
 from ppml_lab.dp import clipping, looks, mechanisms
 from ppml_lab.dp.per_example import PerExample
 
@@ -25,6 +25,7 @@ default rate it is back from there within 93 rounds."""
 _COUNT_WEIGHTS = (1e-6, 1e6)
 
 
+@arguments.checked
 def adaptive_gaussian(
     initial_clip_norm: Any,
     noise_multiplier: Any,

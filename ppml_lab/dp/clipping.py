@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import checks, pairs
+from ppml_lab import arguments, checks, pairs, trees
 from ppml_lab.dp.per_example import PerExample
 from ppml_lab.dp.sums import wide
 
@@ -124,7 +124,7 @@ def rule(name: str, clip_norm: Any) -> Clipping:
         (`inf` is one for "flat" and "per_layer") or, for "per_layer" alone, a mapping
         of such.
     """
-    checks.known("clipping", name, tuple(RULES))
+    checks.known("clipping", name, tuple(RULES), argument="rule")
     if isinstance(clip_norm, Mapping) and name != "per_layer":
         raise ValueError(
             f'rule "{name}" takes one clip_norm, got {dict(clip_norm)}; norms of '
@@ -209,6 +209,7 @@ def squared_norms(update: PyTree) -> PyTree:
     return jax.tree.map(squared, update)
 
 
+@arguments.checked
 def clip_by_global_norm(
     update: PyTree, clip_norm: Any
 ) -> tuple[PyTree, Float[Array, ""]]:
@@ -216,7 +217,15 @@ def clip_by_global_norm(
 
     Returns:
       The clipped update and the norm that it had before (NaN or inf if it was bad).
+
+    Raises:
+      ValueError: For a clip_norm that is not positive, or an update without arrays.
     """
+    checks.positive("clip_norm", clip_norm, allow_inf=True)
+    trees.check_arrays("update", update)
+    if isinstance(clip_norm, int):
+        clip_norm = float(clip_norm)
+    update = jax.tree.map(jnp.asarray, update)
     return clip(flat(clip_norm), update), total_norm(squared_norms(update))
 
 

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
-from ppml_lab import checks
-from ppml_lab.dp import cut
+from ppml_lab import arguments, checks
+from ppml_lab.dp import cut, given
+from ppml_lab.dp.given import to_float
 
 LEAST_NOISE = 1e-3
 """A single release with less noise has an epsilon above 500,000: it counts as none."""
@@ -53,6 +54,7 @@ class UnsupportedEventError(ValueError):
     """The accountant has no bound for this event under this neighbouring relation."""
 
 
+@arguments.checked
 def gaussian(noise_multiplier: SupportsFloat) -> Any:
     """One release of a sum with Gaussian noise.
 
@@ -69,24 +71,26 @@ def gaussian(noise_multiplier: SupportsFloat) -> Any:
     """
     import dp_accounting
 
-    noise = _noise(noise_multiplier)
+    noise = given.noise(noise_multiplier)
     if noise == 0:
         return dp_accounting.NonPrivateDpEvent()
     return dp_accounting.GaussianDpEvent(noise)
 
 
+@arguments.checked
 def laplace(noise_multiplier: SupportsFloat) -> Any:
     """One release with Laplace noise of scale `noise_multiplier` times the L1
     sensitivity; otherwise as `gaussian`.
     """
     import dp_accounting
 
-    noise = _noise(noise_multiplier)
+    noise = given.noise(noise_multiplier)
     if noise == 0:
         return dp_accounting.NonPrivateDpEvent()
     return dp_accounting.LaplaceDpEvent(noise)
 
 
+@arguments.checked
 def randomised_response(random_prob: SupportsFloat, num_values: SupportsInt) -> Any:
     """One value out of `num_values`, told truly but for a chance of `random_prob` to
     tell any of them, evenly drawn. Its neighbours replace the value.
@@ -95,9 +99,12 @@ def randomised_response(random_prob: SupportsFloat, num_values: SupportsInt) -> 
 
     prob = to_float("random_prob", random_prob)
     checks.probability("random_prob", prob, allow_one=True)
-    return dp_accounting.RandomizedResponseDpEvent(prob, _int("num_values", num_values))
+    return dp_accounting.RandomizedResponseDpEvent(
+        prob, given.integer("num_values", num_values)
+    )
 
 
+@arguments.checked
 def poisson(sampling_prob: SupportsFloat, event: Any) -> Any:
     """`event` on a cohort that each client (or example) joins independently.
 
@@ -107,6 +114,7 @@ def poisson(sampling_prob: SupportsFloat, event: Any) -> Any:
     """
     import dp_accounting
 
+    given.check_event(event)
     prob = to_float("sampling_prob", sampling_prob)
     checks.probability("sampling_prob", prob, allow_one=True)
     if prob == 1 or isinstance(event, dp_accounting.NonPrivateDpEvent):
@@ -114,6 +122,7 @@ def poisson(sampling_prob: SupportsFloat, event: Any) -> Any:
     return dp_accounting.PoissonSampledDpEvent(prob, event)
 
 
+@arguments.checked
 def fixed_size(population: SupportsInt, cohort_size: SupportsInt, event: Any) -> Any:
     """`event` on a cohort of fixed size, drawn uniformly without replacement.
 
@@ -124,8 +133,9 @@ def fixed_size(population: SupportsInt, cohort_size: SupportsInt, event: Any) ->
     """
     import dp_accounting
 
-    total = _int("population", population)
-    size = _int("cohort_size", cohort_size)
+    given.check_event(event)
+    total = given.integer("population", population)
+    size = given.integer("cohort_size", cohort_size)
     if size > total:
         raise ValueError(f"cohort_size must be at most population {total}, got {size}")
     if size == total or isinstance(event, dp_accounting.NonPrivateDpEvent):
@@ -133,6 +143,7 @@ def fixed_size(population: SupportsInt, cohort_size: SupportsInt, event: Any) ->
     return dp_accounting.SampledWithoutReplacementDpEvent(total, size, event)
 
 
+@arguments.checked
 def participating(participation_prob: SupportsFloat, event: Any) -> Any:
     """`event`, made by the unit itself whenever it takes part, which everybody sees.
 
@@ -155,6 +166,7 @@ def participating(participation_prob: SupportsFloat, event: Any) -> Any:
     """
     import dp_accounting
 
+    given.check_event(event)
     prob = to_float("participation_prob", participation_prob)
     checks.probability("participation_prob", prob, allow_one=True)
     if isinstance(event, dp_accounting.NonPrivateDpEvent):
@@ -177,11 +189,13 @@ def made_by_clients(event: Any) -> bool:
     return False
 
 
+@arguments.checked
 def compose(event: Any, num_rounds: SupportsInt) -> Any:
     """`num_rounds` adaptive repetitions of `event`; an integer of at least 1."""
     import dp_accounting
 
-    count = _int("num_rounds", num_rounds)
+    given.check_event(event)
+    count = given.integer("num_rounds", num_rounds)
     return event if count == 1 else dp_accounting.SelfComposedDpEvent(event, count)
 
 
@@ -192,6 +206,7 @@ def together(parts: Sequence[Any]) -> Any:
     return parts[0] if len(parts) == 1 else dp_accounting.ComposedDpEvent([*parts])
 
 
+@arguments.checked
 def failing(event: Any, probability: SupportsFloat) -> Any:
     """`event` that with a small probability breaks its promise, each time that it runs.
 
@@ -209,6 +224,7 @@ def failing(event: Any, probability: SupportsFloat) -> Any:
     """
     import dp_accounting
 
+    given.check_event(event)
     chance = to_float("probability", probability)
     if chance == 0 or event == dp_accounting.NonPrivateDpEvent():
         return event
@@ -216,6 +232,7 @@ def failing(event: Any, probability: SupportsFloat) -> Any:
     return together([event, Failure(chance)])
 
 
+@arguments.checked
 def on_coordinates(event: Any, dimension: SupportsInt) -> Any:
     """`event`, of which each Gaussian release has so many coordinates: with what a
     change of all of them loses by the cut of the noise (`cut.spread`).
@@ -227,7 +244,8 @@ def on_coordinates(event: Any, dimension: SupportsInt) -> Any:
     Returns:
       The event, beside a `Failure` where there is such a loss.
     """
-    size = _int("dimension", dimension)
+    given.check_event(event)
+    size = given.integer("dimension", dimension)
     chance = _spread(flatten(event).items(), size)
     if chance == 0:
         return event
@@ -273,7 +291,7 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
             checks.probability("probability", chance, allow_one=reason == "support")
             return Counter({Failure(to_float("probability", chance), reason): count})
         case dp.SelfComposedDpEvent(event=inner, count=times):
-            return flatten(inner, count * _int("count", times))
+            return flatten(inner, count * given.integer("count", times))
         case dp.ComposedDpEvent(events=events):
             total: Counter[Any] = Counter()
             for part in events:
@@ -282,10 +300,14 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
         case Participation(probability=prob, event=inner):
             return _flat_participation(prob, inner, count)
         case dp.GaussianDpEvent():
-            release = _within_range(dp.GaussianDpEvent, _noise(event.noise_multiplier))
+            release = _within_range(
+                dp.GaussianDpEvent, given.noise(event.noise_multiplier)
+            )
             return _with_cut(release, cut.of_gaussian, release, 1.0, count)
         case dp.LaplaceDpEvent():
-            release = _within_range(dp.LaplaceDpEvent, _noise(event.noise_multiplier))
+            release = _within_range(
+                dp.LaplaceDpEvent, given.noise(event.noise_multiplier)
+            )
             return _with_cut(release, cut.of_laplace, release, 1.0, count)
         case dp.RandomizedResponseDpEvent(noise_parameter=prob, num_buckets=values):
             return Counter({randomised_response(prob, values): count})
@@ -373,27 +395,3 @@ def _one_gaussian(event: Any) -> Any:
         )
     precision = sum(n * m.noise_multiplier**-2 for m, n in mechanisms.items())
     return _within_range(dp.GaussianDpEvent, precision**-0.5)
-
-
-def to_float(name: str, value: Any) -> float:
-    """A host number as a Python float, the only type that dp-accounting counts right:
-    others it drops silently from compositions under sampling.
-    """
-    if checks.is_traced(value):
-        raise ValueError(f"{name} must be known before tracing: account on the host")
-    if isinstance(value, str | bytes):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    return float(value)
-
-
-def _int(name: str, value: Any) -> int:
-    number = to_float(name, value)
-    if not number.is_integer() or number < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value}")
-    return int(value)
-
-
-def _noise(value: Any) -> float:
-    noise = to_float("noise_multiplier", value)
-    checks.non_negative("noise_multiplier", noise)
-    return noise

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import base, checks, pairs, trees
+from ppml_lab import arguments, base, checks, pairs, trees
 from ppml_lab.dp import clipping, ghost, per_example, sums
 
 METHODS = ("auto", "ghost", "vmap")
@@ -37,6 +37,7 @@ sums over the examples for the researcher, which are not private: their `loss`, 
 gradients' `norm` before clipping, and how many were above the bound, `clipped`."""
 
 
+@arguments.checked
 def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
     """The gradient of the summed loss; `weights` (0 or 1) mask padding.
 
@@ -58,6 +59,7 @@ def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
     return gradient
 
 
+@arguments.checked
 def clipped_gradient(
     loss: base.TaskLoss,
     mechanism: base.PrivacyMechanism,
@@ -107,6 +109,7 @@ def clipped_gradient(
     return gradient
 
 
+@arguments.checked
 def clipped_total(
     loss: base.TaskLoss,
     mechanism: base.PrivacyMechanism,
@@ -183,18 +186,21 @@ def clipped_total(
     return gradient
 
 
+@arguments.checked
 def example_keys(key: base.Key, n: int) -> base.Key:
     """A key for each of n examples."""
+    checks.at_least("n", n, 0)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n))
 
 
+@arguments.checked
 def per_example_method(
     loss: base.TaskLoss, name: str | per_example.Method
 ) -> per_example.Method:
     """How per-example gradients are found, by its name; see `clipped_gradient`."""
     if not isinstance(name, str):
         return name
-    checks.known("method", name, METHODS)
+    checks.known("method", name, METHODS, argument="name")
     by_vmap, by_layers = per_example.by_vmap(loss), ghost.by_layers(loss)
     if name != "auto":
         return {"vmap": by_vmap, "ghost": by_layers}[name]

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
+from ppml_lab import arguments, checks
 from ppml_lab.base import PrivacyEvent
 from ppml_lab.dp import accountants, accounting, events
 
@@ -42,6 +43,7 @@ class MixedPromisesError(ValueError):
     """Entries were to be added up that promise different things."""
 
 
+@arguments.checked
 def add(
     ledger: Ledger,
     name: str,
@@ -66,6 +68,7 @@ def add(
         raise ValueError(
             f"name must be new and not empty, got {name!r}; taken are {taken}"
         )
+    checks.at_least("times", times, 1)
     accountants.flat(privacy_event, "rdp")
     first, *others = each(privacy_event)
     composed = events.compose(first.event, times)
@@ -82,6 +85,7 @@ def each(privacy_event: PrivacyEvent) -> list[PrivacyEvent]:
     return [privacy_event._replace(beside=()), *others]
 
 
+@arguments.checked
 def by_promise(ledger: Ledger) -> dict[Promise, Ledger]:
     """The entries sorted into ledgers that can be added up, in order of appearance."""
     groups: dict[Promise, Ledger] = {}
@@ -92,6 +96,7 @@ def by_promise(ledger: Ledger) -> dict[Promise, Ledger]:
     return groups
 
 
+@arguments.checked
 def total(ledger: Ledger) -> PrivacyEvent:
     """All entries as one event, for `accounting.epsilon` and the curves.
 
@@ -133,6 +138,7 @@ def total(ledger: Ledger) -> PrivacyEvent:
     )
 
 
+@arguments.checked
 def report(
     ledger: Ledger, delta: SupportsFloat | Mapping[str, SupportsFloat]
 ) -> dict[str, list[dict[str, Any]]]:
@@ -190,6 +196,7 @@ def in_words(event: PrivacyEvent) -> list[str]:
     ]
 
 
+@arguments.checked
 def to_json(ledger: Ledger, delta: SupportsFloat | Mapping[str, SupportsFloat]) -> str:
     """`report` as strict JSON, which has no infinity: that epsilon is "inf"."""
     parts = {

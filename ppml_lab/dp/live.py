@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import base, checks
+from ppml_lab import arguments, base, checks
 from ppml_lab.dp import cut, looks, rdp
 
 
@@ -36,6 +36,7 @@ class LiveState(NamedTuple):
     failure: Float[Array, ""]
 
 
+@arguments.checked
 def live(
     mechanism: base.PrivacyMechanism, sampler: base.ClientSampler, delta: float
 ) -> base.PrivacyMechanism:
@@ -101,6 +102,7 @@ def live(
         epsilon = rdp.epsilon_of_rdp(state.spent, rdp.ORDERS, jnp.maximum(left, 0.0))
         return {**mechanism.report(state.inner), "epsilon": epsilon}
 
+    @arguments.checked
     def event(
         sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
     ) -> base.PrivacyEvent:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, pairs, random, trees
+from ppml_lab import arguments, base, checks, pairs, random, trees
 from ppml_lab.dp import clipping, looks, mechanisms
 
 _MOST_EPSILON = 700.0
@@ -27,6 +27,7 @@ _LEAST_EPSILON = 1e-5
 """Where what float32 adds to the chance of a lie takes a tenth of the answers' mean."""
 
 
+@arguments.checked
 def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
     """Clips each update and adds Gaussian noise to it on the client.
 
@@ -58,6 +59,7 @@ def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechani
     return _at_the_client(looks.WatchedClip(clip, shrinks), clip_norm, event)
 
 
+@arguments.checked
 def local_laplace(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
     """Clips each update in L1 norm and adds Laplace noise to it on the client.
 
@@ -110,6 +112,7 @@ def local_laplace(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanis
     return _at_the_client(looks.WatchedClip(clip, shrinks), clip_norm, event)
 
 
+@arguments.checked
 def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechanism:
     """Each client sends the sign of one random coordinate, or the opposite one.
 
@@ -191,11 +194,13 @@ def _chance_of_lies(target_epsilon: Any) -> jax.Array:
 def _at_the_client(clip: Any, norm_bound: Any, event: Any) -> base.PrivacyMechanism:
     """A mechanism that has nothing left to do once updates are summed."""
 
+    @arguments.checked
     def releases(
         sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
     ) -> base.PrivacyEvent:
         from ppml_lab.dp import events
 
+        checks.at_least("num_releases", num_releases, 1)
         share = events.to_float("expected_cohort", sampler.expected_cohort)
         taken = events.participating(min(1.0, share / sampler.population), event())
         composed = events.compose(taken, num_releases)

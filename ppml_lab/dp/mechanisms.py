@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, pairs, random, trees
+from ppml_lab import arguments, base, checks, pairs, random, trees
 from ppml_lab.dp import clipping, looks
 
 NORMS = (1e-18, 1e18)
@@ -22,11 +22,13 @@ _FLOATS = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 def no_privacy() -> base.PrivacyMechanism:
     """The mechanism that changes nothing and promises nothing."""
 
+    @arguments.checked
     def event(
         sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
     ) -> base.PrivacyEvent:
         import dp_accounting
 
+        checks.at_least("num_releases", num_releases, 1)
         return base.PrivacyEvent(
             dp_accounting.NonPrivateDpEvent(),
             sampler.neighboring_relation,
@@ -49,6 +51,7 @@ def no_privacy() -> base.PrivacyMechanism:
     )
 
 
+@arguments.checked
 def gaussian(
     clip_norm: Any,
     noise_multiplier: Any,
@@ -89,9 +92,11 @@ def gaussian(
     checks.known("privacy_unit", privacy_unit, ("client", "example"))
     clip = clipping.rule(rule, clip_norm)
 
+    @arguments.checked
     def event(
         sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
     ) -> base.PrivacyEvent:
+        checks.at_least("num_releases", num_releases, 1)
         return gaussian_event(
             sampler, {float(noise_multiplier): num_releases}, privacy_unit
         )

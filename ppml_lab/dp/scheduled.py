@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Int, PyTree
 
-from ppml_lab import base
+from ppml_lab import arguments, base, checks
 from ppml_lab.dp import clipping, looks, mechanisms
 
 Schedule: TypeAlias = Callable[[Int[Array, ""]], Any]
@@ -23,6 +23,7 @@ Schedule: TypeAlias = Callable[[Int[Array, ""]], Any]
 """
 
 
+@arguments.checked
 def scheduled_gaussian(
     clip_norm: Schedule | Any,
     noise_schedule: Schedule | Any,
@@ -49,6 +50,7 @@ def scheduled_gaussian(
     """
     norm_at, noise_at = _schedule(clip_norm), _schedule(noise_schedule)
     start = jnp.int32(0)
+    checks.non_negative("noise_schedule", noise_at(start))
     plain = mechanisms.gaussian(
         norm_at(start), noise_at(start), privacy_unit=privacy_unit, rule=rule
     )
@@ -62,9 +64,11 @@ def scheduled_gaussian(
         noise = noise_at(state)
         return mechanisms.add_noise(key, total, noise, sensitivity), state + 1
 
+    @arguments.checked
     def event(
         sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
     ) -> base.PrivacyEvent:
+        checks.at_least("num_releases", num_releases, 1)
         numbers = jnp.arange(num_releases)
         noises = list(map(float, jax.vmap(noise_at)(numbers)))
         if callable(clip_norm):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 import numpy as np
 from jaxtyping import Float
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.base import PrivacyEvent
 from ppml_lab.dp import accountants, accounting, events, rdp
 
@@ -36,6 +36,7 @@ class Stopping(NamedTuple):
     stop: float
 
 
+@arguments.checked
 def negative_binomial(mean: SupportsFloat, shape: SupportsFloat) -> Stopping:
     """At least one run, and a truncated negative binomial number of them: the
     probability of k is in proportion to `(1 - gamma)^k prod_{l<k} (l + shape)/(l + 1)`.
@@ -63,16 +64,19 @@ def negative_binomial(mean: SupportsFloat, shape: SupportsFloat) -> Stopping:
     return Stopping(mean, shape, high if mean > 1 else 0.0)
 
 
+@arguments.checked
 def geometric(mean: SupportsFloat) -> Stopping:
     """After every run, stop with probability 1 / mean; `mean` is at least 1."""
     return negative_binomial(mean, 1.0)
 
 
+@arguments.checked
 def logarithmic(mean: SupportsFloat) -> Stopping:
     """The logarithmic distribution with this `mean`, at least 1."""
     return negative_binomial(mean, 0.0)
 
 
+@arguments.checked
 def poisson(mean: SupportsFloat) -> Stopping:
     """A Poisson number of runs; with probability exp(-mean) there is none, and nothing
     is released. The least spread of the distributions here; `mean` is at least 1.
@@ -119,6 +123,7 @@ def rdp_of_best(
     return np.minimum.accumulate(bound[::-1])[::-1]
 
 
+@arguments.checked
 def epsilon(
     privacy_event: PrivacyEvent, delta: SupportsFloat, stopping: Stopping
 ) -> float:
@@ -151,6 +156,7 @@ def epsilon(
     return float(rdp.epsilon_of_rdp(best, rdp.ORDERS, left))
 
 
+@arguments.checked
 def sweep_costs(
     privacy_event: PrivacyEvent, num_runs: SupportsInt, delta: SupportsFloat
 ) -> dict[str, float]:
@@ -164,6 +170,7 @@ def sweep_costs(
     Raises:
       ValueError: As `epsilon` does.
     """
+    checks.at_least("num_runs", num_runs, 1)
     together = events.compose(privacy_event.event, num_runs)
     laws: dict[str, Any] = {
         "best_geometric": geometric,

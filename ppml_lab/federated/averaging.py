@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PyTree
 
-from ppml_lab import base, checks, dp, smpc, trees
+from ppml_lab import arguments, base, checks, dp, smpc, trees
 from ppml_lab.data import storage
 from ppml_lab.dp import looks
 from ppml_lab.federated import compatible, devices, known, lanes, roles
@@ -45,6 +45,7 @@ class ServerState(NamedTuple):
     rounds_done: Int[Array, ""]
 
 
+@arguments.checked
 def averaging(
     task: base.Task,
     trainer: base.ClientTrainer,
@@ -117,6 +118,7 @@ def averaging(
     server = fedopt(optax.sgd(1.0)) if server is None else server
     mechanism = dp.no_privacy() if mechanism is None else mechanism
     if live_delta is not None:
+        checks.probability("live_delta", live_delta, allow_one=False)
         mechanism = dp.live(mechanism, sampler, live_delta)
     aggregator = smpc.clear() if aggregator is None else aggregator
     checks.known("weighting", weighting, WEIGHTINGS)
@@ -130,6 +132,7 @@ def averaging(
     expected_reports = sampler.expected_cohort * (1.0 - dropout_prob)
     private = mechanism.privacy_unit is not None
 
+    @arguments.checked
     def init(key: base.Key) -> ServerState:
         state = start(key, task, sampler, mechanism, server.init, shapes.update)
         kept = jax.tree.map(
@@ -144,6 +147,7 @@ def averaging(
         stays = jax.random.bernoulli(key, 1.0 - dropout_prob, cohort.weights.shape)
         return cohort._replace(weights=jnp.where(stays, cohort.weights, 0.0))
 
+    @arguments.checked
     def one_round(
         key: base.Key, state: ServerState, clients: base.Clients
     ) -> tuple[ServerState, dict[str, Array]]:
@@ -225,9 +229,11 @@ def averaging(
         }
         return next_state, info | mechanism.report(mechanism_state)
 
+    @arguments.checked
     def event(num_rounds: int) -> base.PrivacyEvent:
         from ppml_lab.dp import events
 
+        checks.at_least("num_rounds", num_rounds, 1)
         single, drawn = trainer.event(), 1.0
         if single.privacy_unit is not None:
             drawn = min(1.0, float(sampler.expected_cohort) / sampler.population)
@@ -245,6 +251,7 @@ def averaging(
             beside=(*promised.beside, *beside),
         )
 
+    @arguments.checked
     def check(clients: base.Clients) -> None:
         compatible.check_clients(sampler, trainer, clients)
         known.check_clients(task, clients)

@@ -9,8 +9,9 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, dp, pairs, trees
+from ppml_lab import arguments, base, checks, dp, pairs, trees
 from ppml_lab.data import storage
+from ppml_lab.dp.gradients import METHODS
 from ppml_lab.dp.per_example import Method as PerExampleMethod
 from ppml_lab.federated import compatible, known, roles
 from ppml_lab.federated.averaging import ServerState, start
@@ -20,6 +21,7 @@ _LOOKS = {"loss": "train_loss", "norm": "gradient_norm", "clipped": "clipped_sha
 """What a round's info calls the means over the examples of its steps."""
 
 
+@arguments.checked
 def central_sgd(
     task: base.Task,
     optimizer: optax.GradientTransformation,
@@ -63,8 +65,13 @@ def central_sgd(
     """
     checks.at_least("steps_per_round", steps_per_round, 1)
     check_mesh(mesh)
+    if isinstance(method, str):
+        checks.known("method", method, METHODS)
+    if microbatch_size is not None:
+        checks.at_least("microbatch_size", microbatch_size, 1)
     mechanism = dp.no_privacy() if mechanism is None else mechanism
     if live_delta is not None:
+        checks.probability("live_delta", live_delta, allow_one=False)
         mechanism = dp.live(mechanism, sampler, live_delta)
     _gradient(task, None, mechanism, method, microbatch_size)
     compatible.check_contributions(sampler, mechanism, 0.0)
@@ -88,6 +95,7 @@ def central_sgd(
         learnt = roles.trainable(task, state.params)
         return gradient(keys, state.mechanism_state, learnt, examples, weights)
 
+    @arguments.checked
     def init(key: base.Key) -> ServerState:
         return start(key, task, sampler, mechanism, optimizer.init)
 
@@ -119,6 +127,7 @@ def central_sgd(
             sampler_state=sampler_state,
         ), info
 
+    @arguments.checked
     def one_round(
         key: base.Key, state: ServerState, clients: base.Clients
     ) -> tuple[ServerState, dict[str, Array]]:
@@ -137,13 +146,16 @@ def central_sgd(
         info |= {"batch_size": size} | mechanism.report(state.mechanism_state)
         return state._replace(rounds_done=state.rounds_done + 1), info
 
+    @arguments.checked
     def event(num_rounds: int) -> base.PrivacyEvent:
         from ppml_lab.dp import events
 
+        checks.at_least("num_rounds", num_rounds, 1)
         stated = mechanism.event(sampler, num_rounds * steps_per_round)
         learnt = roles.dimension(task)
         return stated._replace(event=events.on_coordinates(stated.event, learnt))
 
+    @arguments.checked
     def check(clients: base.Clients) -> None:
         _check_population(sampler, clients)
         known.check_clients(task, clients)

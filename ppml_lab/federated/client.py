@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Int, PyTree
 
-from ppml_lab import base, checks, dp, trees
+from ppml_lab import arguments, base, checks, dp, trees
 from ppml_lab.federated import minibatch, optimizers, roles, sampling
 
 
+@arguments.checked
 def local_sgd(
     task: base.Task,
     optimizer: optimizers.Optimizer,
@@ -43,6 +44,7 @@ def local_sgd(
     )
 
 
+@arguments.checked
 def local_dp_sgd(
     task: base.Task,
     optimizer: optimizers.Optimizer,

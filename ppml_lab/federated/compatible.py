@@ -56,7 +56,8 @@ def check(
             f"this server's step is right only for the '{server.weighting}' mean, got "
             f"weighting '{weighting}'; use weighting='{server.weighting}'"
         )
-    if not checks.is_traced(dropout_prob) and not 0 <= dropout_prob < 1:
+    checks.non_negative("dropout_prob", dropout_prob)
+    if not checks.is_traced(dropout_prob) and not dropout_prob < 1:
         raise ValueError(f"dropout_prob must lie in [0, 1), got {dropout_prob}")
     _check_sum(sampler, mechanism, aggregator)
     _check_completes(sampler, aggregator, dropout_prob)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.data import storage
 
 AXIS = "clients"
@@ -37,6 +37,7 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+@arguments.checked
 def client_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh of the first `num_devices` devices (all by default) along "clients".
 
@@ -67,16 +68,19 @@ def check_mesh(mesh: Mesh | None) -> None:
         )
 
 
+@arguments.checked
 def on_every_device(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays that every device of the mesh holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
+@arguments.checked
 def sharded_by_client(mesh: Mesh) -> NamedSharding:
     """The sharding of what has a leading axis of one block per device."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
+@arguments.checked
 def specs(arguments: PyTree) -> PyTree:
     """How `shard_map` hands arguments to the devices along "clients": examples stored
     by shard in their blocks, all else whole.

@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
-from ppml_lab import base, checks, trees
+from ppml_lab import arguments, base, checks, trees
 from ppml_lab.data import columns, storage
 from ppml_lab.federated import known
 from ppml_lab.federated.devices import sum_over_devices
@@ -25,6 +25,7 @@ EvaluateClients = Callable[[PyTree, base.Clients], dict[str, Float[Array, " clie
 """`(params, clients) -> mean metrics of each client`."""
 
 
+@arguments.checked
 def evaluator(
     task: base.Task, batch_size: int = 250, mesh: Mesh | None = None
 ) -> Evaluate:
@@ -53,6 +54,7 @@ def evaluator(
     return evaluate
 
 
+@arguments.checked
 def client_evaluator(
     task: base.Task, batch_size: int = 250, mesh: Mesh | None = None
 ) -> EvaluateClients:
@@ -118,6 +120,7 @@ def client_evaluator(
     return evaluate
 
 
+@arguments.checked
 def client_spread(
     metrics: dict[str, Float[Array, " clients"]],
     clients: base.Clients,

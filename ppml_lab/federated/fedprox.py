@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks
+from ppml_lab import arguments, base, checks
 from ppml_lab.federated import minibatch, optimizers, roles
 
 
+@arguments.checked
 def proximal_sgd(
     task: base.Task,
     optimizer: optimizers.Optimizer,

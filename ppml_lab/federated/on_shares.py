@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, random
+from ppml_lab import arguments, base, checks, random
 from ppml_lab.dp import events
 from ppml_lab.smpc import private, transcript
 
@@ -37,6 +37,7 @@ class SharedTraining(NamedTuple):
     noise_stddev: float
 
 
+@arguments.checked
 def training_on_shares(
     protocol: private.Protocol,
     gradient: Gradient,
@@ -137,6 +138,7 @@ def training_on_shares(
     rate = np.float32(learning_rate / batch)
     num_batches = -(-num_examples // batch)
 
+    @arguments.checked
     def train(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> PyTree:
         _check_sizes(gradient, join, num_examples, dimension, params, parts)
         seed = random.seed(jax.random.fold_in(key, 0))

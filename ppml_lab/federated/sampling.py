@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree, UInt32
 from scipy import special
 
-from ppml_lab import base, checks, random
+from ppml_lab import arguments, base, checks, random
 from ppml_lab.data import storage
 from ppml_lab.federated import devices
 
@@ -30,6 +30,7 @@ _BLOCK = 256
 """Members whose coins are counted together where few are drawn among many."""
 
 
+@arguments.checked
 def everyone(population: int) -> base.ClientSampler:
     """Everybody takes part: no amplification, add-or-remove neighbours.
 
@@ -52,6 +53,7 @@ def everyone(population: int) -> base.ClientSampler:
     )
 
 
+@arguments.checked
 def fixed_size(
     population: int, cohort_size: Any, max_cohort: int | None = None
 ) -> base.ClientSampler:
@@ -91,6 +93,7 @@ def fixed_size(
 
     expected = cohort_size if checks.is_traced(cohort_size) else float(cohort_size)
 
+    @arguments.checked
     def sample(key: base.Key, state: PyTree) -> tuple[base.Cohort, PyTree]:
         places = jnp.arange(max_cohort, dtype=jnp.int32)
         indices = random.distinct(random.seed(key), max_cohort, population)
@@ -114,6 +117,7 @@ def fixed_size(
     )
 
 
+@arguments.checked
 def poisson(
     population: int,
     sampling_prob: Any,
@@ -172,6 +176,7 @@ def poisson(
         places = drawn_to_cohort(weights > 0, max_cohort)
         return places._replace(indices=indices[places.indices])
 
+    @arguments.checked
     def sample(key: base.Key, state: PyTree) -> tuple[base.Cohort, PyTree]:
         return devices.over_devices(draw, join, mesh, random.seed(key)), state
 
@@ -195,7 +200,13 @@ def poisson(
 
 def _any_rounds(sampling_prob: float | None) -> Callable[[int], base.Participation]:
     """The pattern of cohorts that are drawn anew in every round."""
-    return lambda num_rounds: base.Participation("member", 1, num_rounds, sampling_prob)
+
+    @arguments.checked
+    def participation(num_rounds: int) -> base.Participation:
+        checks.at_least("num_rounds", num_rounds, 1)
+        return base.Participation("member", 1, num_rounds, sampling_prob)
+
+    return participation
 
 
 def _coins(
@@ -240,6 +251,7 @@ def _known_prob(name: str, value: Any, *, allow_one: bool) -> float:
             f"{name} must be known when the sampler is built: it decides the length of"
             " a cohort's arrays; pass a number"
         )
+    checks.number(name, value)
     prob = float(value)
     checks.probability(name, prob, allow_one=allow_one)
     return prob

@@ -14,7 +14,7 @@ import optax
 from jax import Array
 from jaxtyping import Int, PyTree
 
-from ppml_lab import base
+from ppml_lab import arguments, base
 from ppml_lab.federated import minibatch, optimizers, roles, server
 
 
@@ -44,6 +44,7 @@ class ScaffoldState(NamedTuple):
     grad_sum: PyTree
 
 
+@arguments.checked
 def scaffold(
     task: base.Task,
     optimizer: optimizers.Optimizer,

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from ppml_lab import base, trees
+from ppml_lab import arguments, base, trees
 
 
+@arguments.checked
 def fedopt(optimizer: optax.GradientTransformation) -> base.Server:
     """Takes the mean update for a descent direction of any optax optimizer.
 

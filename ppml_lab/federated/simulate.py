@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int, PyTree
 
-from ppml_lab import base, checks
+from ppml_lab import arguments, base, checks
 from ppml_lab.federated.evaluation import Evaluate
 
 
@@ -48,6 +48,7 @@ def chunk_lengths(num_rounds: int, eval_every: int) -> list[int]:
     return [eval_every] * whole + [rest] * (rest > 0)
 
 
+@arguments.checked
 def simulate(
     key: base.Key,
     algorithm: base.FederatedAlgorithm,

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.lab.budget import Noises, calibrated_once
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.fields import TYPES, applied, plain, typed, value_of
@@ -47,6 +47,7 @@ class Setting(NamedTuple):
 Sweep: TypeAlias = tuple[Setting, ...]
 
 
+@arguments.checked
 def axis(name: str, values: Iterable[Any]) -> Sweep:
     """One setting for each value of a field; the table's column has its name.
 
@@ -61,6 +62,7 @@ def axis(name: str, values: Iterable[Any]) -> Sweep:
     return _some(name, [_setting({name: v}, name, v) for v in values])
 
 
+@arguments.checked
 def seeds(count: int) -> Sweep:
     """Seeds 0 to `count - 1`.
 
@@ -70,10 +72,11 @@ def seeds(count: int) -> Sweep:
     had in common could be cancelled (`identity.key_identity`): compare them as
     independent runs.
     """
-    checks.at_least("the number of seeds", count, 1)
+    checks.at_least("count: the number of seeds", count, 1)
     return axis("seed", range(count))
 
 
+@arguments.checked
 def uniform(name: str, low: float, high: float, count: int, seed: int) -> Sweep:
     """`count` draws of a field, uniform in [low, high).
 
@@ -83,11 +86,13 @@ def uniform(name: str, low: float, high: float, count: int, seed: int) -> Sweep:
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"{name} needs finite low < high, got {low} and {high}")
-    checks.at_least(f"the number of draws of {name}", count, 1)
+    checks.at_least(f"count: the number of draws of {name}", count, 1)
+    checks.at_least("seed", seed, 0)
     generator = np.random.default_rng([seed, *name.encode()])
     return axis(name, generator.uniform(low, high, count))
 
 
+@arguments.checked
 def log_uniform(name: str, low: float, high: float, count: int, seed: int) -> Sweep:
     """`count` draws of a field whose logarithm is uniform; see `uniform`."""
     checks.positive(f"low of {name}", low)
@@ -96,6 +101,7 @@ def log_uniform(name: str, low: float, high: float, count: int, seed: int) -> Sw
     return axis(name, [math.exp(setting.fields[name]) for setting in logs])
 
 
+@arguments.checked
 def variants(column: str, choices: Mapping[Any, Mapping[str, Any]]) -> Sweep:
     """Named choices, each of which stands for the values of several fields.
 
@@ -114,17 +120,23 @@ def variants(column: str, choices: Mapping[Any, Mapping[str, Any]]) -> Sweep:
             f"the column '{column}' of variants is a field: sweep it with "
             f"axis('{column}', ...), or call the column otherwise"
         )
+    if not column:
+        raise ValueError("column must be a name for the table's header, got ''")
+    if not choices:
+        raise ValueError(f"choices: '{column}' has no values: give at least one")
     return _some(
         column,
         [_setting(fields, column, name) for name, fields in choices.items()],
     )
 
 
+@arguments.checked
 def hidden(sweep: Sweep) -> Sweep:
     """The same settings, of which the table shows nothing."""
     return tuple(setting._replace(columns={}) for setting in sweep)
 
 
+@arguments.checked
 def product(*sweeps: Sweep) -> Sweep:
     """Every combination; the last sweep varies fastest.
 
@@ -134,6 +146,7 @@ def product(*sweeps: Sweep) -> Sweep:
     return tuple(map(_together, itertools.product(*sweeps)))
 
 
+@arguments.checked
 def zipped(*sweeps: Sweep) -> Sweep:
     """The first settings of all together, then the second ones, and so on.
 
@@ -146,11 +159,13 @@ def zipped(*sweeps: Sweep) -> Sweep:
     return tuple(map(_together, zip(*sweeps, strict=True)))
 
 
+@arguments.checked
 def chain(*sweeps: Sweep) -> Sweep:
     """One sweep after the other; they need not set the same fields."""
     return tuple(itertools.chain(*sweeps))
 
 
+@arguments.checked
 def points(
     sweep: Sweep, config: Config, hyperparams: Hyperparams, delta: float | None = None
 ) -> list[Point]:
@@ -176,6 +191,10 @@ def points(
     Warns:
       UserWarning: If the sweep sets a noise_multiplier where privacy is "none".
     """
+    if not sweep:
+        raise ValueError("sweep has no settings, so that nothing would run: add some")
+    if delta is not None:
+        checks.probability("delta", delta, allow_one=False)
     _warn_of_idle_noise(sweep, config)
     noisy: Noises = {}
     names = dict.fromkeys(name for setting in sweep for name in setting.columns)
@@ -204,7 +223,7 @@ def _warn_of_idle_noise(sweep: Sweep, config: Config) -> None:
         warnings.warn(
             f"noise_multiplier {shown} has no effect with privacy 'none': these runs "
             "are without noise; set their privacy, or leave it out",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

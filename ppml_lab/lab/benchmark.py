@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from ppml_lab import federated
+from ppml_lab import arguments, federated
 from ppml_lab.lab import records
 from ppml_lab.lab.folders import open_folder
 from ppml_lab.lab.provenance import cost, provenance
@@ -19,6 +19,7 @@ from ppml_lab.lab.run import parse
 C = TypeVar("C", bound=Any)
 
 
+@arguments.checked
 def run_benchmark(
     stem: str,
     description: str,

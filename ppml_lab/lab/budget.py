@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ppml_lab import base
+from ppml_lab import arguments, base, checks
 from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.experiment import build
@@ -16,6 +16,7 @@ from ppml_lab.lab.identity import key_identity
 from ppml_lab.lab.loading import DataFacts, facts_of
 
 
+@arguments.checked
 def calibrated(
     config: Config,
     hyperparams: Hyperparams,
@@ -30,6 +31,8 @@ def calibrated(
       ValueError: If no noise reaches the target, or `config` has no private mechanism
         and the target is finite.
     """
+    checks.positive("target_epsilon", target_epsilon, allow_inf=True)
+    checks.probability("delta", delta, allow_one=False)
     if target_epsilon == float("inf"):
         return hyperparams._replace(noise_multiplier=0.0)
     if config.clipping == "adaptive":
@@ -138,6 +141,7 @@ def spent(
     }
 
 
+@arguments.checked
 def statement(
     config: Config, hyperparams: Hyperparams, facts: DataFacts, delta: float | None
 ) -> dict[str, Any]:
@@ -155,6 +159,8 @@ def statement(
     Raises:
       ValueError: If the run is private and no delta is given.
     """
+    if delta is not None:
+        checks.probability("delta", delta, allow_one=False)
     event = whole_run(config, hyperparams, facts)
     if event.privacy_unit is None:
         kinds = ("rdp", "pld", "public", "server")

@@ -3,7 +3,8 @@
     <folder>/checkpoints/<slice>/<rounds done>/
 
 is an orbax checkpoint: the states of the slice's runs, stacked, and ledger.json, which
-says which run is in which row and what it has released so far.
+says which run is in which row, what it has released so far, and digests of all this: a
+checkpoint in which one bit has changed is refused.
 
 A checkpoint appears in one step, and the slice's older one goes after that. Which runs
 share a slice is free to change: rows are gathered from any checkpoints.
@@ -25,6 +26,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ppml_lab import trees
 from ppml_lab.lab.claims import Claims
 
 
@@ -74,7 +76,9 @@ def save(
     # Orbax refuses empty arrays, which have no values to be saved.
     arrays = {key: leaf for key, leaf in _arrays(states).items() if leaf.size}
     runs = [{"run": run, "row": row, "spent": it} for run, (row, it) in spent.items()]
-    ledger = {"runs": runs, "arrays": [*arrays]}
+    digests = {key: trees.digest(leaf) for key, leaf in arrays.items()}
+    ledger: dict[str, Any] = {"runs": runs, "arrays": digests}
+    ledger["digest"] = _digest(ledger)
     parts = ocp.args.Composite(
         states=ocp.args.PyTreeSave(arrays), ledger=ocp.args.JsonSave(ledger)
     )
@@ -109,7 +113,8 @@ def load(saved: Sequence[Saved], like: PyTree) -> PyTree:
       like: States of the wanted structure, shapes `[any, ...]` and types.
 
     Raises:
-      ValueError: If a checkpoint holds other arrays.
+      ValueError: If a checkpoint holds other arrays, or they have changed since they
+        were saved.
     """
     loaded = {path: _load(path) for path in {one.path for one in saved}}
     names = [jax.tree_util.keystr(at) for at, _ in jax.tree.leaves_with_path(like)]
@@ -173,17 +178,46 @@ def _runs(path: Path) -> dict[str, Saved]:
 
 
 def _ledger(path: Path) -> dict[str, Any]:
-    return json.loads((path / "ledger" / "ledger.json").read_text())
+    text = (path / "ledger" / "ledger.json").read_text(errors="replace")
+    try:
+        ledger = json.loads(text)
+        is_whole = ledger["digest"] == _digest(ledger)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"its ledger.json cannot be read ({error!r})") from error
+    if not is_whole:
+        raise _damaged(path, "its ledger.json has changed since it was saved")
+    return ledger
+
+
+def _digest(ledger: Mapping[str, Any]) -> str:
+    """Of which run is in which row, and of all arrays; what runs have spent is compared
+    with their configurations.
+    """
+    rows = [[row["run"], row["row"]] for row in ledger["runs"]]
+    text = json.dumps([rows, ledger["arrays"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _damaged(path: Path, problem: str) -> ValueError:
+    return ValueError(f"{path}: {problem}; delete it to start its runs again")
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
+    digests = _ledger(path)["arrays"]
     # As NumPy arrays, whatever devices there were.
-    kind = ocp.RestoreArgs(restore_type=np.ndarray)
-    kinds = dict.fromkeys(_ledger(path)["arrays"], kind)
+    kinds = dict.fromkeys(digests, ocp.RestoreArgs(restore_type=np.ndarray))
     parts = ocp.args.Composite(states=ocp.args.PyTreeRestore(restore_args=kinds))
-    return _checkpointer().restore(path, args=parts)["states"]
+    try:
+        arrays = _checkpointer().restore(path, args=parts)["states"]
+    except Exception as error:
+        # Whatever a file's damage makes of it: orbax and tensorstore have many.
+        raise _damaged(path, f"its arrays cannot be read ({error})") from error
+    for name, digest in digests.items():
+        if name not in arrays or trees.digest(arrays[name]) != digest:
+            raise _damaged(path, f"its array {name} has changed since it was saved")
+    return arrays
 
 
 @functools.lru_cache(maxsize=1)

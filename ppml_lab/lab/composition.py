@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppml_lab import arguments
 from ppml_lab.base import PrivacyEvent
 from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab.budget import whole_run
@@ -30,6 +31,7 @@ class _Group(NamedTuple):
     neighboring_relation: str
 
 
+@arguments.checked
 def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:
     """The epsilon of releasing every private run, for each data set and promise.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ppml_lab import base, checks, dp, federated, models, smpc
+from ppml_lab import arguments, base, checks, dp, federated, models, smpc
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.loading import DataFacts
 
@@ -38,6 +38,7 @@ SECURE_SUMS = ("clear", "additive_sharing", "pairwise_masking", "light_secagg")
 PRIVACIES = ("none", "central", "local", "example", "local_dp_sgd")
 
 
+@arguments.checked
 def make_task(config: Config, facts: DataFacts) -> base.Task:
     """The task of `config.model` on data with these facts."""
     checks.known("model", config.model, _MODELS)
@@ -45,6 +46,7 @@ def make_task(config: Config, facts: DataFacts) -> base.Task:
     return models.flax_classification(module, facts.input_shape)
 
 
+@arguments.checked
 def build(
     config: Config, hyperparams: Hyperparams, facts: DataFacts
 ) -> base.FederatedAlgorithm:

@@ -30,7 +30,7 @@ def typed(name: str, value: Any) -> Any:
     Raises:
       ValueError: For an unknown name (the nearest is suggested) or another type.
     """
-    checks.known("field", name, TYPES)
+    checks.known("field", name, TYPES, argument="name")
     wanted, value = TYPES[name], plain(value)
     literals = get_args(wanted) if get_origin(wanted) is Literal else ()
     kinds = (str,) if literals else get_args(wanted) or (wanted,)

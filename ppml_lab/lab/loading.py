@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, data, federated, trees
+from ppml_lab import arguments, base, checks, data, federated, trees
 from ppml_lab.lab.config import DataConfig
 from ppml_lab.lab.sharding import lab_mesh
 
@@ -43,6 +43,7 @@ class LabData(NamedTuple):
     facts: DataFacts
 
 
+@arguments.checked
 def load_data(
     config: DataConfig, num_devices: int | None = None, shard_data: bool = False
 ) -> LabData:

@@ -16,7 +16,7 @@ import hashlib
 import io
 import json
 import math
-import os
+import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,7 +100,8 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Of processes in containers, several may have one number.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     temporary.write_bytes(content)
     temporary.replace(path)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import jax
 import tyro
 
-from ppml_lab import federated
+from ppml_lab import arguments, federated
 from ppml_lab.data import files
 from ppml_lab.dp import cut
 from ppml_lab.lab import hosts, records
@@ -45,6 +45,7 @@ class Result(NamedTuple):
     outcome: Outcome
 
 
+@arguments.checked
 def run_experiment(
     stem: str,
     description: str,
@@ -197,6 +198,10 @@ def _chosen(
     """What the command line says, by name: config, out and the options, each of a name,
     a type and a default.
     """
+    if not stem:
+        raise ValueError("stem must name the experiment, got ''")
+    if not configs:
+        raise ValueError("configs has no configuration; give one, such as 'paper'")
     kind = type(next(iter(configs.values())))
     invocation = dataclasses.make_dataclass(
         "Invocation",

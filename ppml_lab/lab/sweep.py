@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 
+from ppml_lab import arguments, checks
 from ppml_lab.lab import checkpoints, hosts, memory, programs
 from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
 from ppml_lab.lab.budget import events_of
@@ -29,6 +30,7 @@ class MadeElsewhereError(RuntimeError):
     """Other processes are making some of the runs that were asked for."""
 
 
+@arguments.checked
 def run_sweep(
     points: Sequence[Point],
     folder: Path,
@@ -66,6 +68,14 @@ def run_sweep(
       OSError: If the folder cannot be written, or its disk has no room or runs full.
       MadeElsewhereError: If everything is done but for what other processes are making.
     """
+    for name, value in (
+        ("width", width),
+        ("slice_size", slice_size),
+        ("memory_bytes", memory_bytes),
+    ):
+        if value is not None:
+            checks.at_least(name, value, 1)
+    checks.within("checkpoint_seconds", checkpoint_seconds, 0, float("inf"))
     runs = [run_of(point, folder) for point in points]
     over = hosts.agreed([run.name for run in runs if run.is_finished])
     finished = [run for run in runs if run.name in over]

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ppml_lab import arguments, checks
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.point import Point
 from ppml_lab.lab.program import Chunk, mapped_chunk, mapped_init
 from ppml_lab.lab.sharding import lab_mesh, num_rows
 
 
+@arguments.checked
 def seconds_in_turns(
     points: Sequence[Point], turns: int = 7
 ) -> Float[np.ndarray, "turns points"]:
@@ -26,6 +28,7 @@ def seconds_in_turns(
     for all alike: take ratios within a turn, and their median. Compilation and a first
     run are not counted.
     """
+    checks.at_least("turns", turns, 1)
     programs = [_ready_chunk(point) for point in points]
     seconds = np.empty((turns, len(points)))
     for turn in range(turns):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.models.conv import conv_general_dilated
 
 
@@ -22,6 +22,12 @@ class MLP(nn.Module):
     logits_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.features, Sequence) or isinstance(
+            self.features, str | bytes
+        ):
+            raise ValueError(
+                f"features must be a sequence of widths, got {self.features!r}"
+            )
         if not self.features:
             raise ValueError("features is empty; give the widths of layers")
         for layer, width in enumerate(self.features):
@@ -36,6 +42,7 @@ class MLP(nn.Module):
         return nn.Dense(self.features[-1], kernel_init=self.logits_init)(x)
 
 
+@arguments.checked
 def logistic(num_classes: int) -> MLP:
     """Multinomial logistic regression, starting from zero: the loss is convex, and
     random weights would only be noise to unlearn.
@@ -44,6 +51,7 @@ def logistic(num_classes: int) -> MLP:
     return MLP((num_classes,), nn.initializers.zeros_init())
 
 
+@arguments.checked
 def two_nn(num_classes: int) -> MLP:
     """McMahan's 2NN: two hidden layers of 200 (199,210 parameters on MNIST)."""
     checks.at_least("num_classes", num_classes, 2)

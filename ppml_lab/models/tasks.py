@@ -13,9 +13,10 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Integer, PyTree
 
-from ppml_lab import base, checks
+from ppml_lab import arguments, base, checks
 
 
+@arguments.checked
 def classification(
     init: base.TaskInit,
     apply: Callable[[PyTree, Array], Float[Array, "n classes"]],
@@ -78,6 +79,7 @@ def classification(
     return base.Task(checked_init, loss, evaluate, roles)
 
 
+@arguments.checked
 def flax_classification(
     module: nn.Module,
     input_shape: Sequence[int],

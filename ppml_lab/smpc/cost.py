@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.smpc import graphs, lightsecagg, network, transcript
 from ppml_lab.smpc.network import Network
 
 _KEY_BITS = 256
+# Of an input: beyond, integers of so many bits fill the memory.
+_MOST_BITS = 65536
 _SHARE_BITS = 256
 
 
@@ -43,6 +45,9 @@ class Message(NamedTuple):
 
 Messages = tuple[Message, ...]
 
+ROLES = ("client", "server", "helper")
+"""Who sends and receives."""
+
 
 class Traffic(NamedTuple):
     """A protocol's messages, summed; bytes, rounded up.
@@ -60,6 +65,7 @@ class Traffic(NamedTuple):
     num_rounds: int
 
 
+@arguments.checked
 def modulus_bits(num_clients: int, input_bits: int) -> int:
     """Bits of a word that holds the sum of `num_clients` inputs of `input_bits` each.
 
@@ -70,9 +76,11 @@ def modulus_bits(num_clients: int, input_bits: int) -> int:
     """
     checks.at_least("num_clients", num_clients, 1)
     checks.at_least("input_bits", input_bits, 1)
+    checks.within("input_bits", input_bits, 1, _MOST_BITS)
     return (num_clients * (2**input_bits - 1)).bit_length()
 
 
+@arguments.checked
 def closed_form_bits(
     num_holders: int,
     dimension: int,
@@ -102,6 +110,7 @@ def closed_form_bits(
     return keys * key_bits + shares * share_bits + dimension * word_bits
 
 
+@arguments.checked
 def bonawitz(
     graph: graphs.Graph,
     dimension: int,
@@ -148,6 +157,7 @@ def bonawitz(
     )
 
 
+@arguments.checked
 def additive_sharing(
     num_parties: int,
     dimension: int,
@@ -203,6 +213,7 @@ def additive_sharing(
     return (*inputs, *opened, among)
 
 
+@arguments.checked
 def light_secagg(
     num_clients: int,
     surviving: int,
@@ -247,29 +258,37 @@ def light_secagg(
     )
 
 
+@arguments.checked
 def sent_bits(messages: Messages, party: str) -> int:
     """What one of those in the role `party` sends, in bits."""
+    checks.known("party", party, ROLES)
     return sum(m.num_bits for m in messages if m.sender == party)
 
 
+@arguments.checked
 def received_bits(messages: Messages, party: str) -> int:
     """What one of those in the role `party` receives, in bits."""
+    checks.known("party", party, ROLES)
     return sum(_received(m) for m in messages if m.receiver == party)
 
 
+@arguments.checked
 def by_message(messages: Messages, party: str = "client") -> dict[str, dict[str, int]]:
     """One `party`'s bits by direction, "sent" or "received", and by message's name."""
+    checks.known("party", party, ROLES)
     return {
         "sent": {m.name: m.num_bits for m in messages if m.sender == party},
         "received": {m.name: _received(m) for m in messages if m.receiver == party},
     }
 
 
+@arguments.checked
 def num_rounds(messages: Messages) -> int:
     """How many rounds of messages wait for each other."""
     return len({m.round_number for m in messages})
 
 
+@arguments.checked
 def traffic(messages: Messages) -> Traffic:
     """A protocol's bytes per client and direction, per server, and its rounds."""
     server = sent_bits(messages, "server") + received_bits(messages, "server")
@@ -281,6 +300,7 @@ def traffic(messages: Messages) -> Traffic:
     )
 
 
+@arguments.checked
 def expansion(client_bits: int | Messages, dimension: int, input_bits: int) -> float:
     """What one client sends and receives over its bare input, as the papers print it.
 
@@ -293,12 +313,15 @@ def expansion(client_bits: int | Messages, dimension: int, input_bits: int) -> f
       ValueError: If a size is not at least 1.
     """
     _check_sizes(dimension=dimension, input_bits=input_bits)
-    if not isinstance(client_bits, int):
+    if isinstance(client_bits, int):
+        checks.at_least("client_bits", client_bits, 0)
+    else:
         messages = client_bits
         client_bits = sent_bits(messages, "client") + received_bits(messages, "client")
     return client_bits / (dimension * input_bits)
 
 
+@arguments.checked
 def seconds(messages: Messages, links: Network, party: str | None = None) -> float:
     """How long the messages take: a round trip per round with clients in it, whom a
     server answers; half of one per round among servers; and the busiest link, that of

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
-from ppml_lab import base, checks, random
+from ppml_lab import arguments, base, checks, random
 from ppml_lab.smpc import ring
 from ppml_lab.smpc.ring import Z32, Element, Ring
 
@@ -85,6 +85,7 @@ class FixedPoint(NamedTuple):
         return step * math.sqrt(dimension) / self.scale
 
 
+@arguments.checked
 def power_of_two(exponent: Any) -> Any:
     """Exactly 2 to a whole exponent, which may be traced: XLA's `exp2` is not exact.
 
@@ -99,6 +100,7 @@ def power_of_two(exponent: Any) -> Any:
     return jnp.ldexp(jnp.float32(1), exponent.astype(jnp.int32))
 
 
+@arguments.checked
 def bits_needed(num_summands: int, max_abs: float, scale: float) -> int:
     """The least width of a two's complement ring whose sums cannot wrap around.
 
@@ -112,6 +114,7 @@ def bits_needed(num_summands: int, max_abs: float, scale: float) -> int:
     return 1 + largest.bit_length()
 
 
+@arguments.checked
 def headroom(num_summands: int, max_abs: float, scale: float, bits: int) -> int:
     """Bits that the largest sum leaves free; negative where it can wrap around.
 
@@ -122,6 +125,7 @@ def headroom(num_summands: int, max_abs: float, scale: float, bits: int) -> int:
     return bits - bits_needed(num_summands, max_abs, scale)
 
 
+@arguments.checked
 def largest_scale(num_summands: int, max_abs: float, bits: int) -> float:
     """The largest power of two as a scale whose sums fit into `bits`.
 
@@ -129,7 +133,8 @@ def largest_scale(num_summands: int, max_abs: float, bits: int) -> float:
       ValueError: Unless there is something to add, and it has a bound, and some bits.
     """
     _check_summands(num_summands, max_abs)
-    checks.at_least("bits", bits, 1)
+    checks.within("max_abs", max_abs, 2.0**-126, 2.0**128)
+    checks.within("bits", bits, 1, 1024)
     room = max(1, (2 ** (bits - 1) - 1) // num_summands)
     return 2.0 ** math.floor(math.log2(room / _largest_step(max_abs, 1.0)))
 
@@ -139,6 +144,7 @@ def _check_summands(num_summands: int, max_abs: float) -> None:
     checks.positive("max_abs", max_abs)
 
 
+@arguments.checked
 def fixed_point(
     num_summands: int,
     max_abs: Any,

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int
 from scipy import special
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 
 # A share of clients times their number, floored: 0.29 * 100 is 28.999999999999996.
 _SLACK = 1e-9
@@ -91,6 +91,7 @@ def check(graph: Graph) -> Graph:
     return graph
 
 
+@arguments.checked
 def complete(num_clients: int, threshold: Any = None) -> Graph:
     """Everybody shares masks with everybody.
 
@@ -116,6 +117,7 @@ def complete(num_clients: int, threshold: Any = None) -> Graph:
     return check(Graph(num_clients, num_clients - 1, threshold))
 
 
+@arguments.checked
 def k_regular(
     num_clients: int,
     corrupt_share: float,

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int, PyTree, UInt32
 
-from ppml_lab import base, checks, random, trees
+from ppml_lab import arguments, base, checks, random, trees
 from ppml_lab.smpc import (
     cost,
     dropouts,
@@ -69,6 +69,7 @@ class Masks(NamedTuple):
     abort_share: Callable[[Any, Any], float]
 
 
+@arguments.checked
 def pairwise_masking(
     graph: graphs.Graph,
     max_abs: Any = None,
@@ -156,6 +157,7 @@ def pairwise_masking(
     return _under_masks(encoding, masks, size, messages, mode)
 
 
+@arguments.checked
 def light_secagg(
     code: lightsecagg.Code,
     max_abs: Any = None,

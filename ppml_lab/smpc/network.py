@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 
 
 class Network(NamedTuple):
@@ -28,6 +28,7 @@ LAN = Network(40e9, 0.02e-3)
 WAN = Network(352e6, 40e-3)
 
 
+@arguments.checked
 def seconds(
     busiest_bits: int, network: Network, *, exchanges: int = 0, round_trips: int = 0
 ) -> float:

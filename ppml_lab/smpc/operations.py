@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ppml_lab import checks
+from ppml_lab import arguments, checks
 from ppml_lab.smpc import cost, graphs
 
 
@@ -31,6 +31,7 @@ class Operations(NamedTuple):
     server: Work
 
 
+@arguments.checked
 def of_masked_sum(
     graph: graphs.Graph, dimension: int, num_dropped: int = 0
 ) -> Operations:

@@ -28,7 +28,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
-from ppml_lab import checks, random
+from ppml_lab import arguments, checks, random
 from ppml_lab.smpc import (
     interpreter,
     private_ranges,
@@ -57,6 +57,7 @@ class Protocol(NamedTuple):
     truncation: str
 
 
+@arguments.checked
 def protocol(
     kind: str = "replicated",
     *,

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import base, checks, pairs, random, trees
+from ppml_lab import arguments, base, checks, pairs, random, trees
 from ppml_lab.smpc import cost, sharing, sum_encoding
 from ppml_lab.smpc.fixed_point import FixedPoint
 from ppml_lab.smpc.sum_encoding import SumEncoding
@@ -99,6 +99,7 @@ def clear() -> base.SecureAggregator:
     )
 
 
+@arguments.checked
 def additive_sharing(
     num_parties: int,
     max_clients: int | None = None,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ppml_lab import checks, random
+from ppml_lab import arguments, checks, random
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
 from ppml_lab.smpc import transcript
@@ -26,6 +26,7 @@ from ppml_lab.smpc.ring import Element, Ring, Seed, Wide
 from ppml_lab.smpc.scheme import Scheme, Shared
 
 
+@arguments.checked
 def shamir(
     threshold: int, num_parties: int, field: Ring = F31, scale: float = 1.0
 ) -> Scheme:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import UInt32
 
-from ppml_lab import checks, random
+from ppml_lab import arguments, checks, random
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
 from ppml_lab.smpc import shamir, transcript
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 
+@arguments.checked
 def additive(
     num_parties: int,
     ring: Ring = rings.Z32,
@@ -68,6 +69,7 @@ def additive(
     )
 
 
+@arguments.checked
 def replicated(
     ring: Ring = rings.Z32, scale: schemes.Scale = 1.0, *, ideal: bool = False
 ) -> Scheme:

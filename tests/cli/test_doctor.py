@@ -12,7 +12,7 @@ import pytest
 
 from ppml_lab.__main__ import main
 from ppml_lab.cli import machine, places
-from ppml_lab.data import datasets
+from ppml_lab.data import datasets, files
 
 
 @pytest.fixture
@@ -95,6 +95,11 @@ def test_data_sets_are_found_where_loaders_find_them(here, monkeypatch):
     put(here / "mine" / "mnist", datasets.sources("mnist").needed)
     put(here / "cache" / "ppml_lab" / "adult", datasets.sources("adult").needed)
     monkeypatch.setenv("PPML_LAB_DATA", str(here / "mine"))
+    rows, warnings = data_sets()
+    # What lies there is not what is published.
+    assert rows["mnist"]["state"] == rows["adult"]["state"] == "other files"
+    assert "is not the file that" in rows["mnist"]["advice"]
+    monkeypatch.setattr(files, "check_published", lambda path, source: None)
     rows, warnings = data_sets()
     assert warnings == []
     assert rows["digits"]["state"] == "built in"

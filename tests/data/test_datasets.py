@@ -113,6 +113,8 @@ def tiny_mnist(monkeypatch, tmp_path):
         raise AssertionError("a data set on disk must not use the network")
 
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    # Its files are not those that are published.
+    monkeypatch.setattr(files, "check_published", lambda path, source: None)
     monkeypatch.setenv("PPML_LAB_DATA", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "own" / "mnist"
@@ -148,6 +150,18 @@ def test_mnist_on_disk_with_writers(tiny_mnist):
     mnist = data.load("mnist")
     np.testing.assert_array_equal(mnist.train_users, [30, 10, 30])
     np.testing.assert_array_equal(mnist.test_users, [301, 302])
+
+
+def test_files_that_are_not_mnist_are_refused(tiny_mnist, monkeypatch):
+    labels = tiny_mnist / "t10k-labels-idx1-ubyte.gz"
+    images = tiny_mnist / "t10k-images-idx3-ubyte.gz"
+    images.write_bytes(labels.read_bytes())
+    with pytest.raises(ValueError, match=r"t10k files must hold images \[n, 28, 28\]"):
+        data.load("mnist")
+    monkeypatch.undo()
+    monkeypatch.setenv("PPML_LAB_DATA", str(tiny_mnist.parent))
+    with pytest.raises(ValueError, match=r"train-images.* is not the file that"):
+        data.load("mnist")
 
 
 def test_writers_of_other_digits_are_refused(tiny_mnist):
@@ -308,7 +322,11 @@ X, Y = np.zeros((3, 2)), np.array([0, 1, 1])
         ((np.ma.masked_array(X, X == X), Y), {}, "train x has 6 missing"),
         ((X + 1e39, Y), {}, "train x must be finite, got inf"),
         ((X, Y), {"feature_names": ["a", "a"]}, "'a' twice"),
-        ((X, Y), {"feature_names": "ab"}, "must be a sequence of names"),
+        (
+            (X, Y),
+            {"feature_names": "ab"},
+            "feature_names must be a sequence whose items are each a text",
+        ),
         ((X, Y), {"feature_names": ["a"]}, "got 1 names"),
     ],
 )

@@ -21,6 +21,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.pages = {}
         self.requests = []
+        self.length = ""  # "" for the page's own; None for none
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
 
@@ -33,7 +34,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200)
-        self.send_header("Content-Length", str(len(page)))
+        length = self.server.length
+        if length is not None:
+            self.send_header("Content-Length", length or str(len(page)))
         self.end_headers()
         self.wfile.write(page)
 
@@ -107,10 +110,10 @@ def test_downloads_once_into_the_cache(folders, server):
 
 def test_local_files_are_not_downloaded(folders, server):
     server.pages |= {"a": CONTENT, "b": CONTENT}
-    put(folders[0] / "toy" / "a", b"mine")
+    put(folders[0] / "toy" / "a", CONTENT)
     sources = {name: source(server, name) for name in "ab"}
     first, second = files.find("toy", ["a", "b"], sources=sources)
-    assert first.read_bytes() == b"mine"
+    assert first == folders[0] / "toy" / "a"
     assert second.read_bytes() == CONTENT
     assert server.requests == ["/b"]
 
@@ -126,6 +129,61 @@ def test_wrong_checksum_leaves_nothing_behind(folders, server):
     assert list((folders[1] / "toy").iterdir()) == []
     server.pages["a"] = CONTENT
     assert files.find("toy", ["a"], sources={"a": expected})
+
+
+def test_files_on_disk_that_are_others_are_refused(folders, server):
+    zipped = gzip.compress(CONTENT)
+    known = files.Source(
+        server.url + "a.gz",
+        hashlib.sha256(zipped).hexdigest(),
+        hashlib.sha256(CONTENT).hexdigest(),
+    )
+    here = put(folders[0] / "toy" / "a.gz", zipped)
+    assert files.find("toy", ["a.gz"], sources={"a.gz": known}) == [here]
+    # Zipped by another program, and not at all.
+    put(here, gzip.compress(CONTENT, compresslevel=1))
+    assert files.find("toy", ["a.gz"], sources={"a.gz": known}) == [here]
+    here.unlink()
+    put(here.with_name("a"), CONTENT)
+    assert files.find("toy", ["a.gz"], sources={"a.gz": known})
+    put(here.with_name("a"), CONTENT[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"toy/a is not the file that .* publishes"):
+        files.find("toy", ["a.gz"], sources={"a.gz": known})
+    for other in (gzip.compress(CONTENT + b"?"), b"no gzip", zipped[:-9]):
+        put(here, other)
+        with pytest.raises(ValueError, match=r"a.gz is not the file that .* publishes"):
+            files.find("toy", ["a.gz"], sources={"a.gz": known})
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [("abc", "Content-Length is 'abc'"), (str(2**40), "more than"), ("7", "of 7")],
+)
+def test_downloads_of_no_length_are_refused(folders, server, length, message):
+    server.pages["a"] = b"bytes"
+    server.length = length
+    with pytest.raises(FileNotFoundError, match=message):
+        files.find("toy", ["a"], sources={"a": source(server, "a")})
+    assert not [p for p in folders[1].rglob("*") if p.is_file()]
+
+
+def test_a_download_ends_at_its_bound(folders, server, monkeypatch):
+    monkeypatch.setattr(files, "MOST_BYTES", 1000)
+    server.pages["a"] = CONTENT
+    server.length = None
+    with pytest.raises(FileNotFoundError, match="more than 1000 bytes came"):
+        files.find("toy", ["a"], sources={"a": source(server, "a")})
+
+
+def test_zipped_files_are_read_no_further_than_their_header_says(tmp_path):
+    # A header of 6 bytes, and a thousand times as much behind it.
+    bomb = put(tmp_path / "a.gz", gzip.compress(GOOD + bytes(1 << 24)))
+    with pytest.raises(ValueError, match="needs 18 bytes, have 19 or more"):
+        files.read_idx(bomb)
+    many = put(tmp_path / "b.gz", gzip.compress(b"\0\0\x08\xff" + bytes(1 << 12)))
+    with pytest.raises(ValueError, match="255 axes are more than"):
+        files.read_idx(many)
 
 
 def check_message(error, folders, server, missing):
@@ -193,7 +251,7 @@ GOOD = idx(np.arange(6, dtype="u1").reshape(2, 3), 0x08)
     ("content", "message"),
     [
         (GOOD[:-1], "needs 18 bytes, have 17"),
-        (GOOD + b"x", "needs 18 bytes, have 19"),
+        (GOOD + b"x", "needs 18 bytes, have 19 or more"),
         (GOOD[:9], "header needs 12 bytes, have 9"),
         (b"", "not an idx file"),
         (b"<html>", "not an idx file, it begins with 3c 68 74 6d"),

@@ -66,3 +66,38 @@ def test_another_programs_states_are_refused(tmp_path: Path) -> None:
         checkpoints.load(saved, other)
     with pytest.raises(ValueError, match=r"array \['new'\] is missing"):
         checkpoints.load(saved, STATES | {"new": jnp.zeros((3, 1))})
+
+
+def test_a_changed_bit_of_an_array_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, "5ce0", 10, ["a", "b"])
+    (path,) = (tmp_path / "checkpoints" / "5ce0").iterdir()
+    saved = checkpoints.find(tmp_path)["a"]
+    ledger = path / "ledger" / "ledger.json"
+    # The same files but for one bit of one number.
+    params = np.array(STATES["params"])
+    params[0, 0] = 0.0
+    (tmp_path / "other").mkdir()
+    spent: dict[str, Any] = {run: (row, {}) for row, run in enumerate("ab")}
+    checkpoints.save(tmp_path / "other", "5ce0", 10, STATES | {"params": params}, spent)
+    shutil.move(path / "states", tmp_path / "whole")
+    other = tmp_path / "other" / "checkpoints" / "5ce0" / "10"
+    shutil.copytree(other / "states", path / "states")
+    with pytest.raises(
+        ValueError, match=r"5ce0/10: its array \['params'\] has changed .*delete it"
+    ):
+        checkpoints.load([saved], STATES)
+    for file in (path / "states").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"5ce0/10: .*delete it to start its runs"):
+        checkpoints.load([saved], STATES)
+    shutil.rmtree(path / "states")
+    shutil.move(tmp_path / "whole", path / "states")
+    checkpoints.load([saved], STATES)
+    # Rows that are swapped would give a run the state of another.
+    text = ledger.read_text()
+    for other in (text.replace('"row": 1', '"row": 2'), text[: len(text) // 2]):
+        assert other != text
+        ledger.write_text(other)
+        with pytest.raises(ValueError, match=r"5ce0/10: its ledger.json .*delete it"):
+            checkpoints.find(tmp_path)

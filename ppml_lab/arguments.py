@@ -1,0 +1,290 @@
+"""Arguments that are what their annotations say: an error in words where a thing is
+built, in place of one that comes from somewhere inside it.
+
+`@arguments.checked` looks at each argument's kind alone, a number, a text, a sampler;
+ranges are the function's own matter (`checks`). Traced values pass.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import itertools
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsInt, TypeVar, Union
+
+import jax
+import jaxtyping
+import numpy as np
+
+from ppml_lab import checks
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MAKERS = {
+    "Clients": "data.federate makes them",
+    "ClientSampler": "make one with federated.poisson, fixed_size or everyone",
+    "ClientTrainer": "make one with federated.local_sgd or its like",
+    "Config": "lab.Config() is the default",
+    "DpEvent": "events.gaussian makes one",
+    "Errors": "evidence.halves makes them",
+    "FederatedAlgorithm": "make one with federated.averaging",
+    "Generator": "numpy.random.default_rng(seed) is one",
+    "GradientTransformation": "give an optax optimizer, such as optax.sgd(0.1)",
+    "Graph": "graphs.complete makes one",
+    "Hyperparams": "lab.Hyperparams() is the default",
+    "Ledger": "ledger.Ledger() is an empty one",
+    "Mesh": "federated.client_mesh makes one",
+    "PrivacyEvent": "a mechanism's or an algorithm's `event` makes one",
+    "PrivacyMechanism": "make one with dp.gaussian or its like",
+    "Protocol": "private.protocol makes one",
+    "SecureAggregator": "make one with smpc.additive_sharing or its like",
+    "Server": "make one with federated.fedopt",
+    "Task": "make one with models.flax_classification or models.classification",
+}
+"""Who makes what, by the name of its type."""
+
+
+class _Kind(NamedTuple):
+    """What an annotation asks for.
+
+    Attributes:
+      words: For an error.
+      fits: Whether a value that is not traced is one.
+      maker: Who makes one, or "".
+      plain: What the function gets in its place, such as Python's own number for one of
+        numpy's.
+    """
+
+    words: str
+    fits: Callable[[Any], bool]
+    maker: str = ""
+    plain: Callable[[Any], Any] = lambda value: value
+
+
+def checked(function: F) -> F:
+    """`function`, which raises ValueError naming any argument that is not of its
+    annotation's kind: an integer of 64 bits, a number (no truth value), a text,
+    a function, an array with these axes, one of the lab's types.
+    """
+    signature = inspect.signature(function)
+    names = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is not parameter.VAR_POSITIONAL
+    ]
+    others = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is parameter.VAR_POSITIONAL
+    ]
+    if others:
+        names = names[: list(signature.parameters).index(others[0])]
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        kinds = _kinds(inspect.unwrap(function))
+        placed = itertools.chain(names, itertools.repeat(others[0] if others else ""))
+        return function(
+            *(_taken(kinds, next(placed), value) for value in args),
+            **{name: _taken(kinds, name, value) for name, value in kwargs.items()},
+        )
+
+    return typing.cast(F, call)
+
+
+def _taken(kinds: dict[str, _Kind], name: str, value: Any) -> Any:
+    """The argument, as the function gets it; raises ValueError unless it fits."""
+    kind = kinds.get(name)
+    if kind is None or checks.is_traced(value):
+        return value
+    if kind.fits(value):
+        return kind.plain(value)
+    shown = repr(value)
+    shown = shown if len(shown) < 80 else f"{shown[:77]}..."
+    maker = f"; {kind.maker}" if kind.maker else ""
+    raise ValueError(f"{name} must be {kind.words}, got {shown}{maker}")
+
+
+_FOUND: dict[types.CodeType, dict[str, _Kind]] = {}
+
+
+def _kinds(function: Callable[..., Any]) -> dict[str, _Kind]:
+    """What each annotated argument has to be; nothing for those that may be anything.
+
+    Inner functions, which are made again and again, share what their code says.
+    """
+    code = function.__code__
+    if code not in _FOUND:
+        hints = typing.get_type_hints(function)
+        hints.pop("return", None)
+        found = {name: _kind(name, hint) for name, hint in hints.items()}
+        _FOUND[code] = {name: kind for name, kind in found.items() if kind is not None}
+    return _FOUND[code]
+
+
+def _kind(name: str, hint: Any) -> _Kind | None:
+    """The kind that an annotation asks for; None where it says nothing."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if hint is jax.Array:
+        return _KEY if name == "key" or name.endswith("_key") else _ARRAY
+    if origin in (Union, types.UnionType):
+        return _any_of([_kind(name, part) for part in inner])
+    if origin is Literal:
+        words = " or ".join(map(repr, inner))
+        return _Kind(words, lambda value: isinstance(value, str) and value in inner)
+    if origin is collections.abc.Callable or hint is collections.abc.Callable:
+        return _Kind("a function", callable)
+    if origin in (tuple, list) or origin in _SEVERAL:
+        return _several(name, origin, inner)
+    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+        return _array(hint)
+    if isinstance(hint, type) and _says_something(hint):
+        maker = _MAKERS.get(hint.__name__, "")
+        words = f"a {hint.__name__}"
+        return _Kind(words, lambda value: isinstance(value, hint), maker)
+    return None
+
+
+def _says_something(hint: type) -> bool:
+    is_protocol = getattr(hint, "_is_protocol", False)
+    says_nothing = hint in (Any, object) or "PyTree" in hint.__name__
+    return not (says_nothing or is_protocol)
+
+
+def _any_of(kinds: list[_Kind | None]) -> _Kind | None:
+    known = [kind for kind in kinds if kind is not None]
+    if len(known) < len(kinds):
+        return None
+    words = dict.fromkeys(kind.words for kind in known)
+    makers = [kind.maker for kind in known if kind.maker]
+    return _Kind(
+        " or ".join(words),
+        lambda value: any(kind.fits(value) for kind in known),
+        makers[0] if makers else "",
+        lambda value: next(kind for kind in known if kind.fits(value)).plain(value),
+    )
+
+
+def _several(name: str, origin: Any, inner: tuple[Any, ...]) -> _Kind:
+    """A sequence, a mapping and the like, but for a text, which is none of texts."""
+    words = _SEVERAL.get(origin, "a tuple")
+    is_sequence = origin not in (dict, collections.abc.Mapping)
+    each = _kind(name, inner[0]) if is_sequence and inner else None
+    if origin is tuple and Ellipsis not in inner:
+        each = None
+
+    def fits(value: Any) -> bool:
+        if not isinstance(value, origin) or isinstance(value, str | bytes):
+            return False
+        return each is None or all(
+            checks.is_traced(one) or each.fits(one) for one in value
+        )
+
+    if each is not None:
+        words += f" whose items are each {each.words}"
+    return _Kind(words, fits, "" if each is None else each.maker)
+
+
+_SEVERAL = {
+    collections.abc.Sequence: "a sequence",
+    collections.abc.Collection: "a collection",
+    collections.abc.Iterable: "several values",
+    collections.abc.Mapping: "a mapping",
+    dict: "a dict",
+    list: "a list",
+}
+
+_DTYPES = {"Bool": "b", "Int": "iu", "UInt": "u", "UInt32": "u", "Float": "fiuV"}
+_DEFAULTS = {"b": np.bool_, "i": np.int64, "u": np.uint64, "f": np.float64}
+
+
+def _array(hint: Any) -> _Kind:
+    """An array of the annotation's type and axes; numbers may be of any width."""
+    kinds = _DTYPES.get(hint.__name__.split("[")[0], "")
+    axes = hint.dim_str.strip()
+    count = len(axes.split()) if not set(axes) & set("*.?") else None
+
+    def fits(value: Any) -> bool:
+        array = value if isinstance(value, jax.Array) else _as_array(value)
+        if array is None or (kinds and array.dtype.kind not in kinds):
+            return False
+        return count is None or array.ndim == count
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, jax.Array) or hint.array_type is not np.ndarray:
+            return value
+        array = np.asarray(value)
+        return array if isinstance(array, hint) else array.astype(_DEFAULTS[kinds[0]])
+
+    kind = hint.__name__.split("[")[0].lower()
+    words = f"an array [{', '.join(axes.split())}] of kind {kind}"
+    return _Kind(words, fits, plain=plain)
+
+
+def _as_array(value: Any) -> np.ndarray | None:
+    if isinstance(value, str | bytes | None):
+        return None
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        checks.number("value", value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_integer(value: Any) -> bool:
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    is_scalar = getattr(value, "ndim", None) == 0 and kind in "iu" and kind != ""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return (is_scalar or is_whole) and -(2**63) <= int(value) < 2**63
+
+
+def _is_whole(value: Any) -> bool:
+    """An integer of any type, such as 3.0, which accountants convert."""
+    if not _is_number(value):
+        return False
+    return math.isfinite(value) and value == int(value) and abs(value) < 2**63
+
+
+def _is_key(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None)
+    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _item(value: Any) -> Any:
+    """A number of numpy's or jax's as Python's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+_NUMBER = _Kind("a number", _is_number, plain=_item)
+_ARRAY = _Kind("an array", lambda value: hasattr(value, "dtype"))
+_KEY = _Kind("a typed key", _is_key, "jax.random.key(seed) makes one")
+_PLAIN: dict[Any, _Kind] = {
+    int: _Kind("an integer of 64 bits", _is_integer, plain=_item),
+    float: _NUMBER,
+    SupportsFloat: _NUMBER,
+    SupportsInt: _Kind("a whole number", _is_whole),
+    bool: _Kind(
+        "True or False", lambda value: isinstance(value, bool | np.bool_), plain=bool
+    ),
+    str: _Kind("a text", lambda value: isinstance(value, str)),
+    type(None): _Kind("None", lambda value: value is None),
+    Path: _Kind(
+        "a Path", lambda value: isinstance(value, Path), "pathlib.Path makes one"
+    ),
+}

@@ -1,0 +1,119 @@
+"""Every wrong call is answered in words: hostile values for every argument of every
+builder, one at a time, beside a call that is right.
+"""
+
+import importlib
+import inspect
+import re
+import zlib
+
+import jaxtyping
+import pytest
+
+from .wrong_calls import learning, privacy
+from .wrong_calls.values import HOSTILE, allowed
+
+PACKAGES = {
+    "data": learning.DATA,
+    "models": learning.MODELS,
+    "federated": learning.FEDERATED | learning.FIELDS,
+    "lab": learning.LAB,
+    "dp": privacy.DP | privacy.FIELDS,
+    "smpc": privacy.SMPC,
+    "audit": privacy.AUDIT,
+}
+CALLS = {
+    f"{package}.{name}": call
+    for package, calls in PACKAGES.items()
+    for name, call in calls.items()
+}
+EXEMPT = {
+    "federated.specs": "maps any pytree to a pytree",
+    "lab.chain": "takes any number of sweeps, as do the next two",
+    "lab.product": "as chain",
+    "lab.zipped": "as chain",
+    "lab.Config": "a record: values are checked by axis and build",
+    "lab.DataConfig": "a record, as Config",
+}
+"""Callables of an `__all__` of which not all is called, and why. Beside these, named
+tuples are records: what takes them checks them.
+"""
+
+
+@pytest.fixture(autouse=True)
+def as_users_call():
+    """Nobody but the tests checks annotations on every call."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def fault(call, argument, value):
+    """What is wrong with the answer to a hostile value; None if nothing is."""
+    wrong = call.arguments | {argument: HOSTILE[value]}
+    may_be = value in allowed(call, argument)
+    if may_be and not call.runs:
+        return None
+    try:
+        call.function(**wrong)
+    except ValueError as error:
+        if re.search(rf"\b{argument}\b", str(error)) or may_be:
+            return None
+        return f"{argument} = {value} ends in an error without its name: {error}"
+    except (Exception, SystemExit) as error:
+        return f"{argument} = {value} ends in {type(error).__name__}: {error}"
+    return None if may_be else f"{argument} = {value} is accepted"
+
+
+def cases(name, part):
+    """The hostile calls of one callable, all or a fixed tenth of them."""
+    every = [(arg, value) for arg in CALLS[name].arguments for value in HOSTILE]
+    return [case for case in every if zlib.crc32(f"{name} {case}".encode()) % 10 < part]
+
+
+def is_called(package, name):
+    value = getattr(importlib.import_module(f"ppml_lab.{package}"), name)
+    if inspect.ismodule(value) or not callable(value):
+        return True
+    is_record = inspect.isclass(value) and issubclass(value, tuple | Exception)
+    # A name of a type, such as `dp.ClippedGradient`, is called by nobody.
+    is_type = not (inspect.isclass(value) or inspect.isfunction(value))
+    if is_record or is_type or not inspect.signature(value).parameters:
+        return True
+    return bool({f"{package}.{name}"} & (CALLS.keys() | EXEMPT.keys()))
+
+
+def test_everything_that_is_offered_is_called():
+    missing = [
+        f"{package}.{name}"
+        for package in PACKAGES
+        for name in importlib.import_module(f"ppml_lab.{package}").__all__
+        if not is_called(package, name)
+    ]
+    assert not missing
+    assert len(HOSTILE) >= 20
+    assert len(EXEMPT) <= 20
+    # Every argument of a function, unless Python itself fills it in.
+    left_out = {
+        f"{name}({argument})"
+        for name, call in CALLS.items()
+        if inspect.isfunction(call.function)
+        for argument, one in inspect.signature(call.function).parameters.items()
+        if argument not in call.arguments and one.kind is not one.VAR_POSITIONAL
+    }
+    assert not left_out
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_tenth_of_the_wrong_calls(name):
+    call = CALLS[name]
+    assert not [found for case in cases(name, 1) if (found := fault(call, *case))]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", CALLS)
+def test_wrong_calls_are_answered_in_words(name):
+    call = CALLS[name]
+    if call.runs:
+        call.function(**call.arguments)
+    assert not [found for case in cases(name, 10) if (found := fault(call, *case))]
