@@ -185,9 +185,10 @@ def _several(name: str, origin: Any, inner: tuple[Any, ...]) -> _Kind:
     def fits(value: Any) -> bool:
         if not isinstance(value, origin) or isinstance(value, str | bytes):
             return False
-        return each is None or all(
-            checks.is_traced(one) or each.fits(one) for one in value
-        )
+        # An iterator would be empty afterwards.
+        if each is None or not isinstance(value, collections.abc.Collection):
+            return True
+        return all(checks.is_traced(one) or each.fits(one) for one in value)
 
     if each is not None:
         words += f" whose items are each {each.words}"

@@ -444,6 +444,24 @@ def test_noise_or_cohorts_alone_are_enough(shared):
     assert f"['{shared}']" in found.detail
 
 
+def test_a_seed_at_which_a_run_diverges_is_left_out_and_counted():
+    points = {"low": run_of(0.5, fold(0)), "high": run_of(2.0, fold(0))}
+
+    def diverges(seed):
+        drawn = points["high"](seed)
+        return {
+            k: np.full_like(v, np.nan) if seed == 3 else v for k, v in drawn.items()
+        }
+
+    found = audit.check_independence(points | {"high": diverges})
+    assert found.refuted
+    assert "1 seeds are left out" in found.detail
+    with pytest.raises(
+        ValueError, match=r"all runs are finite .* of at least 9, got 8"
+    ):
+        audit.check_independence(points | {"high": diverges}, num_seeds=9)
+
+
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ValueError, match="at least two to be compared, got 1"):
         audit.check_independence({"one": run_of(0.5, fold(1))})

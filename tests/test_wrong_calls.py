@@ -10,17 +10,19 @@ import zlib
 import jaxtyping
 import pytest
 
-from .wrong_calls import learning, privacy
-from .wrong_calls.values import HOSTILE, allowed
+from ppml_lab.lab import fields
+
+from .wrong_calls import audits, learning, privacy, sums, sweeps
+from .wrong_calls.values import HOSTILE, NUMBER, allowed
 
 PACKAGES = {
     "data": learning.DATA,
     "models": learning.MODELS,
     "federated": learning.FEDERATED | learning.FIELDS,
-    "lab": learning.LAB,
+    "lab": sweeps.LAB,
     "dp": privacy.DP | privacy.FIELDS,
-    "smpc": privacy.SMPC,
-    "audit": privacy.AUDIT,
+    "smpc": sums.SMPC,
+    "audit": audits.AUDIT,
 }
 CALLS = {
     f"{package}.{name}": call
@@ -63,6 +65,30 @@ def fault(call, argument, value):
     except (Exception, SystemExit) as error:
         return f"{argument} = {value} ends in {type(error).__name__}: {error}"
     return None if may_be else f"{argument} = {value} is accepted"
+
+
+def field_fault(name, value):
+    """As `fault`, of a field of a sweep."""
+    kind = str(fields.TYPES[name])
+    may_be = value in sweeps.SWEPT.get(name, ())
+    may_be |= "float" in kind and value in NUMBER
+    may_be |= ("None" in kind and value == "None") or (
+        "bool" in kind and value == "True"
+    )
+    try:
+        sweeps.swept(name, HOSTILE[value])
+    except ValueError as error:
+        is_named = re.search(rf"\b{name.removeprefix('data.')}\b", str(error))
+        return None if is_named or may_be else f"{name} = {value}: {error}"
+    except Exception as error:
+        return f"{name} = {value} ends in {type(error).__name__}: {error}"
+    return None if may_be else f"{name} = {value} is accepted"
+
+
+@pytest.mark.exhaustive
+def test_fields_of_sweeps_have_values_that_some_run_can_have():
+    faults = [field_fault(name, value) for name in fields.TYPES for value in HOSTILE]
+    assert not [found for found in faults if found]
 
 
 def cases(name, part):

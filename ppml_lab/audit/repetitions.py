@@ -104,7 +104,9 @@ def check_independence(
       What was found, as detector "independence".
 
     Raises:
-      ValueError: For fewer than two runs, fewer than 9 seeds, or different structures.
+      ValueError: For fewer than two runs, fewer than 9 seeds (at which all runs are
+        finite: others are left out, and counted in the detail), or different
+        structures.
     """
     checks.at_least("num_seeds", num_seeds, 9)
     checks.at_least("seed", seed, 0)
@@ -115,6 +117,9 @@ def check_independence(
     structures = {jax.tree.structure(tree) for tree in drawn.values()}
     if len(structures) > 1:
         raise ValueError(f"runs must return trees of one structure, got {structures}")
+    drawn, lost = _finite(drawn)
+    num_seeds -= lost
+    checks.at_least("num_seeds: seeds at which all runs are finite", num_seeds, 9)
     pairs = list(itertools.combinations(drawn, 2))
     shuffles = _shuffles(num_seeds)
     least, detail = 1.0, f"{len(runs)} runs have nothing in common"
@@ -128,10 +133,22 @@ def check_independence(
                 least = p_value
                 seen = f"'{one}' and '{other}' share {where} at a seed, p = {p_value}"
                 detail = seen if p_value < _RARE else detail
+    if lost:
+        detail += f"; {lost} seeds are left out, at which a run is not finite"
     return Finding("independence", least < _RARE, detail)
 
 
 _RARE = 1e-4
+
+
+def _finite(drawn: dict[str, PyTree]) -> tuple[dict[str, PyTree], int]:
+    """What is drawn at seeds at which all of it is finite, and how many are not: a run
+    that diverged is like no other.
+    """
+    leaves = jax.tree.leaves(drawn)
+    whole = np.all([np.isfinite(leaf).all(axis=1) for leaf in leaves], axis=0)
+    kept = jax.tree.map(lambda leaf: leaf[whole], drawn)
+    return kept, int((~whole).sum())
 
 
 def _stacked(trees: list[PyTree]) -> PyTree:

@@ -41,6 +41,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> 
     screen = console.Console(
         width=width or _UNBOUNDED, highlight=False, markup=False, emoji=False
     )
+    rows = [{_text(name): cell for name, cell in row.items()} for row in rows]
     cells = {name: [_text(row[name]) for row in rows] for name in rows[0]}
     numbers = [str(number) for number in range(len(rows))]
     blocks = _blocks(cells, len(numbers[-1]), width)
@@ -91,7 +92,11 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    return str(value)
+    # What a table holds does not move the cursor.
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(value)
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -29,7 +29,7 @@ def find(name: str) -> Path:
 
     candidates = [Path(name), RESULTS / name / "table.csv", Path(name) / "table.csv"]
     for path in candidates:
-        if path.is_file():
+        if _is_file(path):
             return path
     tables = sorted(RESULTS.rglob("table.csv"))
     if not tables:
@@ -42,6 +42,13 @@ def find(name: str) -> Path:
     raise ValueError(f"no table {candidates[1]}")
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long for one
+        return False
+
+
 def read(path: Path) -> list[Row]:
     """A table's rows; numbers and truth values as such, empty cells as None.
 
@@ -49,8 +56,9 @@ def read(path: Path) -> list[Row]:
       ValueError: If it cannot be read, has no rows, or a row has other columns.
     """
     try:
-        with path.open(newline="") as file:
-            header, *lines = csv.reader(file, strict=True)
+        # Spreadsheets put a mark before the first letter.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *lines = filter(None, csv.reader(file, strict=True))
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
     except ValueError:

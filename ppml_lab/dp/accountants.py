@@ -23,6 +23,7 @@ from ppml_lab.base import PrivacyEvent
 from ppml_lab.dp import conversions, events, pld, rdp
 
 NAMES = ("rdp", "pld")
+UNITS = ("client", "example")
 _RELATIONS = ("add_or_remove_one", "replace_one")
 
 # Fixed-size sampling costs time quadratic in each order: fewer above 64.
@@ -62,6 +63,8 @@ def flat(privacy_event: PrivacyEvent, accountant: str) -> Flat:
     relation = privacy_event.neighboring_relation
     checks.known("accountant", accountant, NAMES)
     checks.known("neighboring_relation", relation, _RELATIONS)
+    if privacy_event.privacy_unit is not None:
+        checks.known("privacy_unit", privacy_event.privacy_unit, UNITS)
     mechanisms = events.flatten(privacy_event.event)
     # A union bound, by reason.
     failures = {"apart": 0.0, "support": 0.0}

@@ -60,6 +60,11 @@ def smallest(
     epsilon_at = functools.cache(epsilon_at)
     # As good as none; some mechanisms refuse 0.
     if epsilon_at(events.LEAST_NOISE / 2) <= target:
+        if epsilon_at(events.MOST_NOISE) > target:
+            raise ValueError(
+                "make_event gives an event that costs more with more noise; give it "
+                "the noise multiplier as it is"
+            )
         return 0.0
     low = high = start
     ratio = 1.25

@@ -46,6 +46,7 @@ def proximal_sgd(
         given.
     """
     checks.non_negative("mu", mu)
+    checks.within("mu", mu, 0, float(jnp.finfo(jnp.float32).max))
     batches = minibatch.minibatches(task, batch_size, num_epochs, num_steps)
 
     if not checks.is_traced(mu) and mu == 0:

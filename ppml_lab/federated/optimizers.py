@@ -45,6 +45,14 @@ def at_round(optimizer: Any, number: Any) -> optax.GradientTransformation:
     Raises:
       ValueError: If that is no optax optimizer.
     """
+    maker = getattr(optimizer, "func", optimizer)
+    is_made = isinstance(optimizer, optax.GradientTransformation)
+    if not is_made and str(getattr(maker, "__module__", "")).startswith("optax."):
+        raise ValueError(
+            f"optimizer is optax's {maker.__name__} itself, which would take the "
+            "round's number for its learning rate; call it, as in optax.sgd(0.1), or "
+            "give `lambda number: optax.sgd(rate_of(number))`"
+        )
     rule = optimizer
     if not isinstance(optimizer, optax.GradientTransformation):
         rule = optimizer(jnp.asarray(number)) if callable(optimizer) else None

@@ -84,12 +84,7 @@ def uniform(name: str, low: float, high: float, count: int, seed: int) -> Sweep:
     with the same seed, and a larger `count` begins with the same values. For random
     search `zipped` takes the draws of several fields.
     """
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"{name} needs finite low < high, got {low} and {high}")
-    checks.at_least(f"count: the number of draws of {name}", count, 1)
-    checks.at_least("seed", seed, 0)
-    generator = np.random.default_rng([seed, *name.encode()])
-    return axis(name, generator.uniform(low, high, count))
+    return axis(name, _draws(name, low, high, count, seed))
 
 
 @arguments.checked
@@ -97,8 +92,17 @@ def log_uniform(name: str, low: float, high: float, count: int, seed: int) -> Sw
     """`count` draws of a field whose logarithm is uniform; see `uniform`."""
     checks.positive(f"low of {name}", low)
     checks.positive(f"high of {name}", high)
-    logs = uniform(name, math.log(low), math.log(high), count, seed)
-    return axis(name, [math.exp(setting.fields[name]) for setting in logs])
+    logs = _draws(name, math.log(low), math.log(high), count, seed)
+    return axis(name, [math.exp(value) for value in logs.tolist()])
+
+
+def _draws(name: str, low: float, high: float, count: int, seed: int) -> np.ndarray:
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"{name} needs finite low < high, got {low} and {high}")
+    checks.at_least(f"count: the number of draws of {name}", count, 1)
+    checks.at_least("seed", seed, 0)
+    generator = np.random.default_rng([seed, *name.encode()])
+    return generator.uniform(low, high, count)
 
 
 @arguments.checked

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from ppml_lab import arguments, base, checks, dp, federated, models, smpc
+from ppml_lab.dp.gradients import METHODS
+from ppml_lab.lab import fields
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.loading import DataFacts
 
@@ -59,11 +61,13 @@ def build(
       ValueError: For unknown names (the nearest is suggested), bad numbers, or parts
         that do not go together.
     """
+    fields.check(config, hyperparams)
     checks.known("algorithm", config.algorithm, ALGORITHMS)
     checks.known("privacy", config.privacy, PRIVACIES)
     checks.known("secure_sum", config.secure_sum, SECURE_SUMS)
     checks.known("clipping", config.clipping, (*dp.CLIPPING_RULES, "adaptive"))
     checks.known("sampler", config.sampler, _SAMPLERS)
+    checks.known("per_example", config.per_example, METHODS)
     checks.known("client_optimizer", config.client_optimizer, _OPTIMIZERS)
     checks.known("server_optimizer", config.server_optimizer, _OPTIMIZERS)
     checks.positive("learning_rate", hyperparams.learning_rate)

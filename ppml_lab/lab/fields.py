@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from types import NoneType
@@ -19,6 +20,36 @@ _TRACED = {k: type(value) for k, value in Hyperparams._field_defaults.items()}
 _OF_A_POINT = {"seed": int, "delta": float | None, "target_epsilon": float}
 TYPES: Mapping[str, Any] = _DATA | _STATIC | _TRACED | _OF_A_POINT
 """The type of every field that a sweep may set."""
+
+_LEAST = {
+    "data.num_clients": 1,
+    "data.shards_per_client": 1,
+    "data.labels_per_client": 1,
+    "data.data_seed": 0,
+    "num_rounds": 1,
+    "eval_every": 1,
+    "evals_per_chunk": 1,
+    "batch_size": 1,
+    "local_epochs": 1,
+    "steps_per_round": 1,
+    "microbatch_size": 1,
+    "mask_threshold": 1,
+    "num_parties": 2,
+    "num_lanes": 1,
+    "num_devices": 1,
+    "modulus_bits": 1,
+    "scale_bits": -126,
+}
+"""The least that whole numbers may be."""
+_POSITIVE = ("data.dirichlet_alpha", "cohort", "max_abs", "learning_rate")
+_POSITIVE += ("server_learning_rate", "clip_norm", "target_epsilon")
+_MAY_BE_INFINITE = ("clip_norm", "target_epsilon")
+_NOT_NEGATIVE = ("data.size_sigma", "data.synthetic_beta", "noise_multiplier")
+_NOT_NEGATIVE += ("proximal_mu",)
+_SHARES = ("target_quantile", "stop_at_accuracy", "corrupt_share", "dropout_share")
+_SHARES += ("dropout_prob", "cohort_share")
+_LARGEST = float(np.finfo(np.float32).max)
+"""Of numbers that compiled programs take."""
 
 _STAND_INS: Mapping[type, type] = {float: Real, int: Integral}
 """What else may be given for a type, such as an int for a float."""
@@ -40,14 +71,64 @@ def typed(name: str, value: Any) -> Any:
         if is_kind and isinstance(value, bool) == (kind is bool):
             if literals:
                 checks.known(name, value, literals)
-            return None if value is None else kind(value)
+            if value is None:
+                return None
+            return _in_range(name, _converted(name, kind, value))
     shown = " or ".join("None" if k is NoneType else k.__name__ for k in kinds)
     raise ValueError(f"{name} must be {shown}, got {value!r}")
 
 
+def _converted(name: str, kind: Any, value: Any) -> Any:
+    try:
+        return kind(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold") from None
+
+
+def _in_range(name: str, value: Any) -> Any:
+    """`value`, if some run can have it; which can, `experiment.build` knows."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must have at most 64 bits, got {value}")
+    if isinstance(value, float):
+        checks.within(name, value, -math.inf, math.inf)
+    if name in _LEAST:
+        checks.at_least(name, value, _LEAST[name])
+    elif name in _POSITIVE:
+        checks.positive(name, value, allow_inf=name in _MAY_BE_INFINITE)
+    elif name in _NOT_NEGATIVE:
+        checks.non_negative(name, value)
+    elif name in _SHARES:
+        checks.within(name, value, 0, 1)
+    elif name == "delta":
+        checks.probability(name, value, allow_one=False)
+    elif name == "seed":
+        check_seed(value)
+    if name in _TRACED and not (name in _MAY_BE_INFINITE and math.isinf(value)):
+        checks.within(name, value, -_LARGEST, _LARGEST)
+    return value
+
+
+def check_seed(seed: Any) -> None:
+    """Raises ValueError unless there is a key of this seed."""
+    is_whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not is_whole or not 0 <= int(seed) < 2**32:
+        raise ValueError(f"seed must be from 0 to 2^32 - 1, a whole number, got {seed}")
+
+
+def check(config: Config, hyperparams: Hyperparams) -> None:
+    """Raises ValueError, naming the field, unless all have values of their types, and
+    such as some run can have. Arrays pass, traced or not.
+    """
+    for name in (*_DATA, *_STATIC, *_TRACED):
+        value = value_of(name, config, hyperparams)
+        if not hasattr(value, "dtype"):
+            typed(name, value)
+
+
 def plain(value: Any) -> Any:
     """A NumPy scalar as Python's, anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
+    is_plain = isinstance(value, np.number | np.bool_ | np.str_)
+    return value.item() if is_plain else value
 
 
 def applied(

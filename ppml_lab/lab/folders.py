@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,16 @@ from ppml_lab.lab.provenance import FORMAT, provenance
 
 SPARE_BYTES = 16 * 2**20
 """Room that a sweep wants beside its checkpoints."""
+
+
+def check_writable(folder: Path) -> None:
+    """Raises OSError, naming the folder, unless it can be made or written."""
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from error
 
 
 def open_folder(folder: Path, config: Mapping[str, Any]) -> None:

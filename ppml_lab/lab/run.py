@@ -19,7 +19,7 @@ from ppml_lab.lab import hosts, records
 from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.composition import cost_together
-from ppml_lab.lab.folders import open_folder
+from ppml_lab.lab.folders import check_writable, open_folder
 from ppml_lab.lab.loading import facts_of
 from ppml_lab.lab.point import Outcome, Point, run_of
 from ppml_lab.lab.progress import progress
@@ -96,6 +96,8 @@ def _lead(
     config, out = chosen.config, chosen.out
     try:
         shard = _shard(chosen.shard)
+        # Before all noise is calibrated.
+        check_writable(out)
         if chosen.merge and not (out / "provenance.json").exists():
             raise ValueError(f"{out} holds no results to merge")
         runs = points(config)

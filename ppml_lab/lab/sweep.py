@@ -20,6 +20,7 @@ from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_progra
 from ppml_lab.lab.budget import events_of
 from ppml_lab.lab.claims import Claims, open_claims
 from ppml_lab.lab.config import Config
+from ppml_lab.lab.fields import check_seed
 from ppml_lab.lab.folders import check_room
 from ppml_lab.lab.point import Outcome, Point, Run, run_of
 from ppml_lab.lab.sharding import lab_mesh, num_rows
@@ -85,9 +86,8 @@ def run_sweep(
         report(rounds, f"{len(finished)} runs were finished before")
     groups: dict[Config, list[Run]] = {}
     for run in unfinished.values():
-        config, seed = run.point.config, run.point.seed
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be from 0 to 2^32 - 1, got {seed}")
+        config = run.point.config
+        check_seed(run.point.seed)
         # With numbers the builder checks what it cannot check of traced values.
         events_of(config, run.point.hyperparams, programs.data_of(config).facts)
         groups.setdefault(config, []).append(run)

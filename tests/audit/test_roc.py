@@ -53,6 +53,15 @@ def test_auc_of_extremes():
     assert roc.auc(zeros, zeros).value == 0.5
 
 
+def test_an_interval_without_errors_is_no_point():
+    ones, zeros = np.ones(20), np.zeros(30)
+    # Clopper and Pearson's, of 20 disjoint pairs that all say the same.
+    unseen = 1 - 0.025 ** (1 / 20)
+    assert roc.auc(ones, zeros) == pytest.approx((1.0, 1 - unseen, 1.0))
+    assert roc.auc(zeros, ones) == pytest.approx((0.0, 0.0, unseen))
+    assert roc.auc(ones, ones) == pytest.approx((0.5, 0.5 - unseen, 0.5 + unseen))
+
+
 @pytest.mark.parametrize("alpha", [0.05, 0.3])
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 def test_auc_interval_misses_as_often_as_it_says(shift, alpha):

@@ -78,6 +78,17 @@ def test_show_refuses(capsys, tmp_path):
     assert "is empty" in refused(capsys, "show", tmp_path)
 
 
+def test_tables_of_spreadsheets_and_of_strangers(capsys, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xef\xbb\xbfseed,method\n0,a\n\n1,\x1b[2Jb\n")
+    assert [*tables.read(path)[0]] == ["seed", "method"]
+    assert main(["show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert r"\x1b[2Jb" in shown
+    assert "\x1b" not in shown
+    assert main(["show", "x" * 5000]) == 2
+
+
 def test_cells():
     assert tables.value("3") == 3
     assert tables.value("1e-05") == 1e-5

@@ -1,0 +1,163 @@
+"""Good calls of smpc."""
+
+from ppml_lab import smpc
+
+from . import parts
+from .values import good
+
+MAY_BE = {"max_abs": ("None",)}
+"""Then the mechanism's own bound is taken."""
+SUMS = {"max_abs": 1.0, "scale": 16.0, "rounding": "nearest", "wraps": False}
+SMPC = {
+    "fixed_point": good(
+        smpc.fixed_point,
+        {"bits": ("None",)},
+        num_summands=3,
+        max_abs=1.0,
+        scale=16.0,
+        rounding="nearest",
+        ring=smpc.ring.Z32,
+        bits=16,
+        wraps=False,
+    ),
+    "bits_needed": good(smpc.bits_needed, num_summands=3, max_abs=1.0, scale=16.0),
+    "headroom": good(smpc.headroom, num_summands=3, max_abs=1.0, scale=16.0, bits=16),
+    "largest_scale": good(smpc.largest_scale, num_summands=3, max_abs=1.0, bits=16),
+    "power_of_two": good(smpc.power_of_two, {"exponent": ("0", "-1")}, exponent=3),
+    "additive_sharing": good(
+        smpc.additive_sharing,
+        MAY_BE | {"bits": ("None",)},
+        num_parties=3,
+        max_clients=5,
+        least_reports=1,
+        bits=32,
+        mode="full",
+        **SUMS,
+    ),
+    "pairwise_masking": good(
+        smpc.pairwise_masking,
+        MAY_BE | {"bits": ("None",)},
+        graph=parts.GRAPH,
+        bits=32,
+        mode="full",
+        **SUMS,
+    ),
+    "light_secagg": good(
+        smpc.light_secagg, MAY_BE, code=parts.CODE, mode="full", **SUMS
+    ),
+    "graphs.complete": good(
+        smpc.graphs.complete, {"threshold": ("None",)}, num_clients=5, threshold=3
+    ),
+    "graphs.k_regular": good(
+        smpc.graphs.k_regular,
+        {"corrupt_share": ("0",), "dropout_share": ("0",)},
+        num_clients=100,
+        corrupt_share=0.1,
+        dropout_share=0.1,
+        semi_malicious=False,
+        correctness_bits=10,
+        security_bits=10,
+    ),
+    "cost.modulus_bits": good(smpc.cost.modulus_bits, num_clients=5, input_bits=8),
+    "cost.closed_form_bits": good(
+        smpc.cost.closed_form_bits,
+        num_holders=5,
+        dimension=10,
+        word_bits=16,
+        key_bits=8,
+        share_bits=8,
+    ),
+    "cost.bonawitz": good(
+        smpc.cost.bonawitz,
+        {"num_dropped": ("0",)},
+        graph=parts.GRAPH,
+        dimension=10,
+        word_bits=16,
+        num_dropped=1,
+        key_bits=8,
+        share_bits=8,
+    ),
+    "cost.additive_sharing": good(
+        smpc.cost.additive_sharing,
+        num_parties=3,
+        dimension=10,
+        word_bits=16,
+        num_clients=5,
+        compressed=True,
+        seed_bits=8,
+    ),
+    "cost.light_secagg": good(
+        smpc.cost.light_secagg,
+        {"num_dropped": ("0",), "privacy": ("0",)},
+        num_clients=5,
+        surviving=3,
+        privacy=1,
+        dimension=10,
+        word_bits=16,
+        num_dropped=1,
+    ),
+    **{
+        f"cost.{name}": good(
+            getattr(smpc.cost, name),
+            {"messages": ("()",)},
+            messages=parts.MESSAGES,
+            party="client",
+        )
+        for name in ("sent_bits", "received_bits", "by_message")
+    },
+    **{
+        f"cost.{name}": good(
+            getattr(smpc.cost, name), {"messages": ("()",)}, messages=parts.MESSAGES
+        )
+        for name in ("num_rounds", "traffic")
+    },
+    "cost.expansion": good(
+        smpc.cost.expansion,
+        {"client_bits": ("()", "0")},
+        client_bits=100,
+        dimension=10,
+        input_bits=8,
+    ),
+    "cost.seconds": good(
+        smpc.cost.seconds,
+        {"messages": ("()",)},
+        messages=parts.MESSAGES,
+        links=smpc.network.LAN,
+        party="client",
+    ),
+    "operations.of_masked_sum": good(
+        smpc.operations.of_masked_sum,
+        {"num_dropped": ("0",)},
+        graph=parts.GRAPH,
+        dimension=10,
+        num_dropped=1,
+    ),
+    "network.seconds": good(
+        smpc.network.seconds,
+        {"busiest_bits": ("0",), "exchanges": ("0",), "round_trips": ("0",)},
+        busiest_bits=100,
+        network=smpc.network.LAN,
+        exchanges=1,
+        round_trips=1,
+    ),
+    "lightsecagg.field_of_sum": good(
+        smpc.lightsecagg.field_of_sum, num_clients=5, input_bits=8
+    ),
+    "sharing.additive": good(
+        smpc.sharing.additive,
+        num_parties=3,
+        ring=smpc.ring.Z32,
+        scale=1.0,
+        ideal=False,
+    ),
+    "sharing.replicated": good(
+        smpc.sharing.replicated, ring=smpc.ring.Z32, scale=1.0, ideal=False
+    ),
+    "shamir.shamir": good(
+        smpc.shamir.shamir,
+        threshold=2,
+        num_parties=5,
+        field=smpc.field.F31,
+        scale=1.0,
+    ),
+}
