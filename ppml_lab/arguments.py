@@ -11,7 +11,6 @@ import collections.abc
 import functools
 import inspect
 import itertools
-import math
 import numbers
 import types
 import typing
@@ -255,13 +254,6 @@ def _is_integer(value: Any) -> bool:
     return (is_scalar or is_whole) and -(2**63) <= int(value) < 2**63
 
 
-def _is_whole(value: Any) -> bool:
-    """An integer of any type, such as 3.0, which accountants convert."""
-    if not _is_number(value):
-        return False
-    return math.isfinite(value) and value == int(value) and abs(value) < 2**63
-
-
 def _is_key(value: Any) -> bool:
     dtype = getattr(value, "dtype", None)
     return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
@@ -279,7 +271,8 @@ _PLAIN: dict[Any, _Kind] = {
     int: _Kind("an integer of 64 bits", _is_integer, plain=_item),
     float: _NUMBER,
     SupportsFloat: _NUMBER,
-    SupportsInt: _Kind("a whole number", _is_whole),
+    # Accountants take whole numbers of any type, and say so.
+    SupportsInt: _Kind("a number", _is_number),
     bool: _Kind(
         "True or False", lambda value: isinstance(value, bool | np.bool_), plain=bool
     ),

@@ -450,7 +450,7 @@ def test_a_seed_at_which_a_run_diverges_is_left_out_and_counted():
     def diverges(seed):
         drawn = points["high"](seed)
         return {
-            k: np.full_like(v, np.nan) if seed == 3 else v for k, v in drawn.items()
+            k: jnp.full_like(v, jnp.nan) if seed == 3 else v for k, v in drawn.items()
         }
 
     found = audit.check_independence(points | {"high": diverges})

@@ -147,7 +147,10 @@ def _finite(drawn: dict[str, PyTree]) -> tuple[dict[str, PyTree], int]:
     """
     leaves = jax.tree.leaves(drawn)
     whole = np.all([np.isfinite(leaf).all(axis=1) for leaf in leaves], axis=0)
-    kept = jax.tree.map(lambda leaf: leaf[whole], drawn)
+    kept = {
+        name: jax.tree.map(lambda leaf: leaf[whole], tree)
+        for name, tree in drawn.items()
+    }
     return kept, int((~whole).sum())
 
 

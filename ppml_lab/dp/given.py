@@ -22,6 +22,8 @@ def integer(name: str, value: Any) -> int:
     number = to_float(name, value)
     if not number.is_integer() or number < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value}")
+    if number >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {value}")
     return int(value)
 
 

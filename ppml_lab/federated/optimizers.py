@@ -47,7 +47,8 @@ def at_round(optimizer: Any, number: Any) -> optax.GradientTransformation:
     """
     maker = getattr(optimizer, "func", optimizer)
     is_made = isinstance(optimizer, optax.GradientTransformation)
-    if not is_made and str(getattr(maker, "__module__", "")).startswith("optax."):
+    is_named = hasattr(maker, "__name__") and not is_made
+    if is_named and str(maker.__module__).startswith("optax."):
         raise ValueError(
             f"optimizer is optax's {maker.__name__} itself, which would take the "
             "round's number for its learning rate; call it, as in optax.sgd(0.1), or "

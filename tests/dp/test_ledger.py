@@ -209,7 +209,7 @@ def test_bad_entries_are_refused():
         ledger.add(book, "updates", release(2.0))
     with pytest.raises(ValueError, match="got ''; taken are none"):
         ledger.add(ledger.Ledger(), "", release(2.0))
-    with pytest.raises(ValueError, match="num_rounds must be an integer of at least 1"):
+    with pytest.raises(ValueError, match="times must be an integer of at least 1"):
         ledger.add(book, "metrics", release(2.0), 0)
     with pytest.raises(events.UnsupportedEventError, match="Poisson sampling has no"):
         ledger.add(

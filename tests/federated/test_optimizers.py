@@ -1,5 +1,6 @@
 """Which optimizers clients may have, and rates that follow the round."""
 
+import functools
 import typing
 
 import jax
@@ -172,6 +173,12 @@ def test_what_is_no_optimizer_is_named():
     for wrong in (optax.MultiSteps(optax.sgd(0.1), 2), lambda number: number):
         with pytest.raises(ValueError, match=r"must be an optax\.Gradient.*got"):
             optimizers.at_round(wrong, 0)
+    # With the round's number for its rate, it would be one.
+    for uncalled in (optax.sgd, functools.partial(optax.adam, b1=0.5)):
+        with pytest.raises(
+            ValueError, match=r"optimizer is optax's .* itself.*call it"
+        ):
+            optimizers.at_round(uncalled, 0)
 
 
 @jax.numpy_dtype_promotion("standard")
