@@ -57,7 +57,15 @@ def matmul(field: Ring, left: Element, right: Element) -> Element:
 
     By float64 products of limbs: 16 bits of `left` times 31 of `right`, at most 64
     terms at a time, so that no partial sum exceeds 2^53.
+
+    Raises:
+      NotImplementedError: On a TPU, which has no float64 and would not be exact.
     """
+    if jax.default_backend() == "tpu":
+        raise NotImplementedError(
+            f"matrices of {field.name} need float64, which a TPU has not: compute them "
+            "on a CPU, under jax.default_device"
+        )
     left_shape, right_shape = ring.shape_of(left), ring.shape_of(right)
     terms = left_shape[1]
     if terms != right_shape[0]:

@@ -31,6 +31,7 @@ from jaxtyping import Float
 from ppml_lab import arguments, checks, random
 from ppml_lab.smpc import (
     interpreter,
+    private_inputs,
     private_ranges,
     sharing,
     transcript,
@@ -155,10 +156,10 @@ def share(
             f"owner must be a party's number, from 0 to {scheme.num_parties - 1}, or "
             f"another's name, got {owner!r}"
         )
-    seed = checked_seed(seed)
+    seed = private_inputs.checked_seed(seed)
     leaves, tree = jax.tree.flatten(values)
     for leaf in leaves:
-        _check_reals(protocol, leaf)
+        private_inputs.check_reals(scheme.ring, protocol.fraction_bits, leaf)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     # An owner that is a party keeps what would be sent to it.
     corrected = 0 if isinstance(owner, str) else int(owner)
@@ -174,56 +175,6 @@ def share(
         sharing.record_inputs(scheme, owner, size, corrected=corrected, offline=offline)
         found = [shared(number, leaf) for number, leaf in enumerate(leaves)]
     return jax.tree.unflatten(tree, found)
-
-
-def checked_seed(seed: Any) -> Seed:
-    """A seed's two words, or those of a key of JAX.
-
-    Raises:
-      ValueError: For anything else.
-    """
-    dtype = getattr(seed, "dtype", None)
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
-        if jnp.shape(seed):
-            raise ValueError(f"seed must be one key, got keys {list(jnp.shape(seed))}")
-        return random.seed(seed)
-    if dtype != jnp.uint32 or jnp.shape(seed) != (2,):
-        got = type(seed).__name__ if dtype is None else f"{dtype}{[*seed.shape]}"
-        raise ValueError(
-            f"seed must be a key, or the two uint32 words of random.seed, got {got}: "
-            "take jax.random.key(0)"
-        )
-    return jnp.asarray(seed)
-
-
-def _check_reals(protocol: Protocol, values: Any) -> None:
-    if is_shared(values):
-        raise ValueError("values are shared already")
-    dtype = np.dtype(getattr(values, "dtype", None) or np.asarray(values).dtype)
-    kind = dtype.kind
-    if kind not in "biuf" and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"values must be real, got {dtype}: share real and imaginary parts apart"
-        )
-    if checks.is_traced(values):
-        return
-    known = np.asarray(values).astype(np.float64)
-    if not np.isfinite(known).all():
-        raise ValueError("values must be finite: shares have no NaN and no infinity")
-    most = float(np.max(np.abs(known), initial=0.0))
-    if kind in "iu" and most >= 2**24:
-        raise ValueError(
-            f"values must be whole numbers below 2^24, got {most:.0f}: they are shared "
-            "as float32; split them"
-        )
-    bits = protocol.fraction_bits
-    if not checks.is_traced(bits):
-        limit = 2.0 ** (protocol.scheme.ring.bits - 1 - bits)
-        if most >= limit:
-            raise ValueError(
-                f"values must be below {limit:g}, which {protocol.scheme.ring.name} "
-                f"holds with fraction_bits {bits}, got {most:g}"
-            )
 
 
 def constant(protocol: Protocol, values: Any) -> Any:
@@ -339,7 +290,7 @@ def evaluate(
             schemes.check_same(leaf.scheme, protocol.scheme)
     closed, out_tree = _traced(function, leaves, tree)
     run = interpreter.Run(
-        checked_seed(seed),
+        private_inputs.checked_seed(seed),
         protocol.scheme,
         protocol.fraction_bits,
         protocol.truncation,

@@ -153,3 +153,11 @@ def test_a_pair_is_refused_only_as_a_pair():
     counts = np.bincount(np.asarray(low) + 2 * np.asarray(high), minlength=4)
     assert counts[3] == 0
     assert scipy.stats.chisquare(counts[:3]).pvalue > 1e-3
+
+
+def test_a_backend_without_float64_is_refused(monkeypatch):
+    """Its emulation is not exact to 53 bits."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    one = ring.from_integers(field.F61, [[1]])
+    with pytest.raises(NotImplementedError, match="a TPU has not"):
+        field.matmul(field.F61, one, one)

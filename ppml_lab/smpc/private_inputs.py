@@ -1,0 +1,65 @@
+"""What may be shared, and with which randomness: checks of `private`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ppml_lab import checks, random
+from ppml_lab.smpc.ring import Ring, Seed
+from ppml_lab.smpc.scheme import Shared
+
+
+def checked_seed(seed: Any) -> Seed:
+    """A seed's two words, or those of a key of JAX.
+
+    Raises:
+      ValueError: For anything else.
+    """
+    dtype = getattr(seed, "dtype", None)
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        if jnp.shape(seed):
+            raise ValueError(f"seed must be one key, got keys {list(jnp.shape(seed))}")
+        return random.seed(seed)
+    if dtype != jnp.uint32 or jnp.shape(seed) != (2,):
+        got = type(seed).__name__ if dtype is None else f"{dtype}{[*seed.shape]}"
+        raise ValueError(
+            f"seed must be a key, or the two uint32 words of random.seed, got {got}: "
+            "take jax.random.key(0)"
+        )
+    return jnp.asarray(seed)
+
+
+def check_reals(ring: Ring, fraction_bits: Any, values: Any) -> None:
+    """Raises ValueError for what fixed-point numbers cannot hold: what is not real and,
+    where it is not traced, not finite, outside of the ring or rounded by float32.
+    """
+    if isinstance(values, Shared):
+        raise ValueError("values are shared already")
+    dtype = np.dtype(getattr(values, "dtype", None) or np.asarray(values).dtype)
+    kind = dtype.kind
+    if kind not in "biuf" and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"values must be real, got {dtype}: share real and imaginary parts apart"
+        )
+    if checks.is_traced(values):
+        return
+    known = np.asarray(values).astype(np.float64)
+    if not np.isfinite(known).all():
+        raise ValueError("values must be finite: shares have no NaN and no infinity")
+    most = float(np.max(np.abs(known), initial=0.0))
+    if kind in "iu" and most >= 2**24:
+        raise ValueError(
+            f"values must be whole numbers below 2^24, got {most:.0f}: they are shared "
+            "as float32; split them"
+        )
+    if not checks.is_traced(fraction_bits):
+        limit = 2.0 ** (ring.bits - 1 - fraction_bits)
+        if most >= limit:
+            raise ValueError(
+                f"values must be below {limit:g}, which {ring.name} holds with "
+                f"fraction_bits {fraction_bits}, got {most:g}"
+            )
