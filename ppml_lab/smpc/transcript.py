@@ -30,7 +30,6 @@ from ppml_lab.smpc.network import Network
 Party = int | str
 """A computing party's number, or the name of somebody else, such as "client"."""
 
-
 SEED_BITS = 256
 """Of a seed in a message, as a deployment's; the emulation's have 64."""
 
@@ -248,9 +247,8 @@ def recording() -> Iterator[Recorder]:
     """Records what this thread traces inside.
 
     Functions under `jax.jit` that record something are traced, and so compiled, again
-    in every recording and whenever they are called in it: else a program that is known
-    already would seem to send nothing. Recordings nest; all that are open see
-    everything.
+    whenever they are called in a recording: else a program that is known already would
+    seem to send nothing. Recordings nest; all that are open see everything.
     """
     recorder = Recorder()
     token = _active.set((*_active.get(), recorder))
@@ -262,11 +260,9 @@ def recording() -> Iterator[Recorder]:
 
 
 def _recorders() -> tuple[Recorder, ...]:
-    """Who write down what is recorded now.
-
-    A program in which something is recorded must not be taken from jax's caches when it
-    is called again: they are keyed by what the context was when its trace began.
-    """
+    """Who write down what is recorded now."""
+    # A program in which something is recorded must not come from jax's caches when it
+    # is called again: they are keyed by the context in which its trace began.
     recorders = _active.get()
     if any([recorder._is_new_trace() for recorder in recorders]):
         _tracing(object()).__enter__()

@@ -367,8 +367,8 @@ def test_pieces_have_the_size_that_the_costs_count(length):
     pieces = jax.eval_shape(
         lambda seed: lightsecagg.coded_mask(seed, code, 0, length), seed_of(0)
     )
-    messages = {m.name: m for m in cost.light_secagg(*code, length, 31)}
+    sent = cost.by_message(cost.light_secagg(*code, length, 31))
     assert pieces.shape == (5, lightsecagg.piece_length(code, length))
-    sent = messages["coded_masks"].num_bits
-    assert sent == 4 * 31 * pieces.shape[1]
-    assert messages["summed_masks"].num_bits == 31 * pieces.shape[1]
+    coded = {found["coded_masks"] for found in sent.values()}
+    assert coded == {4 * 31 * pieces.shape[1]}
+    assert sent["sent"]["summed_masks"] == 31 * pieces.shape[1]
