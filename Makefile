@@ -7,10 +7,12 @@ STEMS := $(basename $(notdir $(wildcard paper_figures/*.py)))
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 QUICK := -m "not exhaustive and not benchmark"
 # Most of the time goes to LLVM. What is tested of floats needs the programs that users
-# run; all else is as right unoptimised. `test-all` optimises everything.
+# run; all else is as right unoptimised, by XLA's older emitter and one compiler thread,
+# which compile in a third of the time. `test-all` optimises everything.
 FLOATS := tests/dp tests/models tests/test_pairs.py tests/test_random.py tests/test_readme.py \
   $(patsubst %,tests/federated/test_%.py,averaging central client lanes objectives short_floats)
-UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
+UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 \
+  --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 .PHONY: run test test-all test-lowest figures lint clean
 .DELETE_ON_ERROR:

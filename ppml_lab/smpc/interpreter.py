@@ -20,7 +20,7 @@ from ppml_lab import checks, random
 from ppml_lab.smpc import approximations, private_forms, private_functions, transcript
 from ppml_lab.smpc import private_values as values
 from ppml_lab.smpc.private_values import Call
-from ppml_lab.smpc.scheme import Scheme, Shared
+from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
 
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 _CALLS += ("custom_vmap_call", "remat2", "checkpoint")
@@ -112,6 +112,26 @@ class Run:
                 self.carried |= {id(value): value for value in found}
                 self.waits |= transcript.moment() != before
         return found
+
+
+def traced(
+    function: Callable[..., Any], leaves: list[Any], tree: Any
+) -> tuple[Any, Any]:
+    """A function's program, on arrays in place of what is shared, and the tree of what
+    it returns.
+    """
+
+    def of_leaves(*values: Array) -> Any:
+        return function(*jax.tree.unflatten(tree, values))
+
+    shapes = [
+        jax.ShapeDtypeStruct(shape_of(leaf), jnp.float32)
+        if isinstance(leaf, Shared)
+        else jax.typeof(jnp.asarray(leaf))
+        for leaf in leaves
+    ]
+    closed, out = jax.make_jaxpr(of_leaves, return_shape=True)(*shapes)
+    return closed, jax.tree.structure(out)
 
 
 def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:

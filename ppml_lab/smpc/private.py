@@ -33,6 +33,7 @@ from ppml_lab.smpc import (
     interpreter,
     private_inputs,
     private_ranges,
+    private_values,
     sharing,
     transcript,
     truncation,
@@ -288,7 +289,7 @@ def evaluate(
     for leaf in leaves:
         if is_shared(leaf) and leaf.scheme.scale != 1.0:
             schemes.check_same(leaf.scheme, protocol.scheme)
-    closed, out_tree = _traced(function, leaves, tree)
+    closed, out_tree = interpreter.traced(function, leaves, tree)
     run = interpreter.Run(
         private_inputs.checked_seed(seed),
         protocol.scheme,
@@ -311,13 +312,13 @@ def unsupported(
     Returns:
       For each layer's name, what would be refused in it; empty where all is well.
     """
-    _check_places(public, args)
+    are_public = private_inputs.are_public(public, args)
     how = protocol(ideal=True)
     missing: dict[str, list[str]] = {}
 
     def trial(seed: Seed, secret: list[Any], known: list[Any]) -> None:
         leaves = list(map(merge, secret, known))
-        closed, _ = _traced(function, leaves, tree)
+        closed, _ = interpreter.traced(function, leaves, tree)
         run = interpreter.Run(seed, how.scheme, how.fraction_bits, how.truncation)
         run.missing = missing
         interpreter.results(run, closed, leaves)
@@ -326,9 +327,10 @@ def unsupported(
         return known if secret is None else constant(how, secret)
 
     flat, tree = jax.tree.flatten(args, is_leaf=is_shared)
-    are_public = _spread(public, args)
     secret = [
-        None if is_known else jax.ShapeDtypeStruct(_shape_of(leaf), jnp.float32)
+        None
+        if is_known
+        else jax.ShapeDtypeStruct(private_values.abstract(leaf).shape, jnp.float32)
         for leaf, is_known in zip(flat, are_public, strict=True)
     ]
     traced = [
@@ -372,16 +374,16 @@ def check_ranges(
     """
     if checks.is_traced(protocol.fraction_bits):
         raise ValueError("fraction_bits must not be traced where ranges are checked")
-    _check_places(public, args)
+    are_public = private_inputs.are_public(public, args)
     leaves, tree = jax.tree.flatten(args)
-    closed, _ = _traced(function, leaves, tree)
+    closed, _ = interpreter.traced(function, leaves, tree)
     ring, bits = protocol.scheme.ring, protocol.fraction_bits
     ranges = private_ranges.Ranges(ring, bits)
     ranges.run(
         closed,
         [
             leaf if is_known else private_ranges.Secret(jnp.asarray(leaf))
-            for leaf, is_known in zip(leaves, _spread(public, args), strict=True)
+            for leaf, is_known in zip(leaves, are_public, strict=True)
         ],
     )
     for layer, needed in ranges.needed.items():
@@ -394,42 +396,3 @@ def check_ranges(
                 f"{needed} bits, have {ring.bits}; {', or '.join(cures)}"
             )
     return ranges.needed
-
-
-def _check_places(public: Sequence[int], args: tuple[Any, ...]) -> None:
-    wrong = [place for place in public if place not in range(len(args))]
-    if wrong:
-        raise ValueError(
-            f"public must name places among the {len(args)} arguments, got {wrong}"
-        )
-
-
-def _spread(public: Sequence[int], args: tuple[Any, ...]) -> list[bool]:
-    """For each leaf of the arguments, whether it is public."""
-    return [
-        place in public
-        for place, arg in enumerate(args)
-        for _ in jax.tree.leaves(arg, is_leaf=is_shared)
-    ]
-
-
-def _shape_of(leaf: Any) -> tuple[int, ...]:
-    return shape_of(leaf) if isinstance(leaf, Shared) else jnp.shape(leaf)
-
-
-def _traced(
-    function: Callable[..., Any], leaves: list[Any], tree: Any
-) -> tuple[Any, Any]:
-    """The function's program, on arrays in place of what is shared."""
-
-    def of_leaves(*values: Array) -> Any:
-        return function(*jax.tree.unflatten(tree, values))
-
-    shapes = [
-        jax.ShapeDtypeStruct(schemes.shape_of(leaf), jnp.float32)
-        if is_shared(leaf)
-        else jax.typeof(jnp.asarray(leaf))
-        for leaf in leaves
-    ]
-    closed, out = jax.make_jaxpr(of_leaves, return_shape=True)(*shapes)
-    return closed, jax.tree.structure(out)

@@ -1,7 +1,8 @@
-"""What may be shared, and with which randomness: checks of `private`."""
+"""What may be shared, with which randomness, and what is public, for `private`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -63,3 +64,21 @@ def check_reals(ring: Ring, fraction_bits: Any, values: Any) -> None:
                 f"values must be below {limit:g}, which {ring.name} holds with "
                 f"fraction_bits {fraction_bits}, got {most:g}"
             )
+
+
+def are_public(public: Sequence[int], args: tuple[Any, ...]) -> list[bool]:
+    """For each leaf of the arguments, whether its argument is among the public ones.
+
+    Raises:
+      ValueError: For places that no argument has.
+    """
+    wrong = [place for place in public if place not in range(len(args))]
+    if wrong:
+        raise ValueError(
+            f"public must name places among the {len(args)} arguments, got {wrong}"
+        )
+    return [
+        place in public
+        for place, arg in enumerate(args)
+        for _ in jax.tree.leaves(arg, is_leaf=lambda leaf: isinstance(leaf, Shared))
+    ]
