@@ -18,6 +18,9 @@ from ppml_lab.smpc.authenticated import Authenticated, Opened
 
 SEED = jnp.array([7, 8], jnp.uint32)
 HOWS = [(2, field.F31), (3, field.F61)]
+setup = jax.jit(
+    lambda pair, n, prime: inputs(SEED, pair, n, prime), static_argnums=(1, 2)
+)
 ids = pytest.mark.parametrize(
     ("num_parties", "prime"), HOWS, ids=lambda v: getattr(v, "name", str(v))
 )
@@ -316,38 +319,45 @@ def test_who_knows_the_key_is_not_detected():
 
 def test_a_product_of_operands_opened_wrongly_has_a_valid_mac():
     """So that masked operands have to be checked themselves."""
-    pair, one = (ring.from_integers(field.F31, part) for part in ([3, 5], 1))
-    key, x, y = inputs(SEED, pair, 3, field.F31)
-    forged = Authenticated(with_shares(x.value, one), x.mac)
-    product, masked = authenticated.multiply(random.child(SEED, 5), forged, y, key)
-    told = authenticated.open_values(product, name="product")
-    assert integers(field.F31, told.value) == (3 + 1) * 5
-    for some, right in (
-        ([told], True),
-        ([*masked, told], False),
-        ([masked[0]], False),
-        ([masked[1]], True),
-    ):
-        checked = authenticated.check(random.child(SEED, 6), some, key)
-        assert checked.passes == right
-        # Nothing comes out with the pass of another check.
-        assert len(checked.values) == len(some)
 
+    @jax.jit
+    def compute(pair, one):
+        key, x, y = inputs(SEED, pair, 3, field.F31)
+        forged = Authenticated(with_shares(x.value, one), x.mac)
+        product, masked = authenticated.multiply(random.child(SEED, 5), forged, y, key)
+        told = authenticated.open_values(product, name="product")
+        sets = [told], [*masked, told], [masked[0]], [masked[1]]
+        seed = random.child(SEED, 6)
+        return told.value, [authenticated.check(seed, some, key) for some in sets]
 
-@pytest.mark.parametrize("by", [1, -1])
-def test_changes_that_cancel_in_a_sum_are_detected(by):
-    """Of two values, by one party; their plain sum is right."""
-    pair, change, back = (
-        ring.from_integers(field.F31, part) for part in ([3, 5], by, -by)
+    value, checks = compute(
+        *(ring.from_integers(field.F31, part) for part in ([3, 5], 1))
     )
-    key, x, y = inputs(SEED, pair, 2, field.F31)
-    told = [
-        authenticated.open_values(
-            Authenticated(with_shares(value.value, d), value.mac), name="value"
-        )
-        for value, d in ((x, change), (y, back))
-    ]
-    assert not authenticated.check(random.child(SEED, 6), told, key).passes
+    assert integers(field.F31, value) == (3 + 1) * 5
+    assert [bool(checked.passes) for checked in checks] == [True, False, False, True]
+    # Nothing comes out with the pass of another check.
+    assert [len(checked.values) for checked in checks] == [1, 3, 1, 1]
+
+
+def test_changes_that_cancel_in_a_sum_are_detected():
+    """Of two values, by one party; their plain sum is right."""
+
+    @jax.jit
+    @jax.vmap
+    def passes(change, back):
+        pair = ring.from_integers(field.F31, [3, 5])
+        key, x, y = inputs(SEED, pair, 2, field.F31)
+        told = [
+            authenticated.open_values(
+                Authenticated(with_shares(value.value, d), value.mac), name="value"
+            )
+            for value, d in ((x, change), (y, back))
+        ]
+        return authenticated.check(random.child(SEED, 6), told, key).passes
+
+    by = [(0, 0), (1, -1), (-1, 1)]
+    columns = (ring.from_integers(field.F31, part) for part in zip(*by, strict=True))
+    assert passes(*columns).tolist() == [True, False, False]
 
 
 def p_value(words, bits):
@@ -361,16 +371,24 @@ def p_value(words, bits):
 
 
 @functools.cache
-def all_shares(prime, secret):
-    """Of 2^14 keys, and of a secret and its MAC: `[3, parties, 2^14]` low words."""
-    pair = ring.from_integers(prime, [secret, 0])
+def many_shares(prime):
+    """Of many seeds and a pair."""
 
-    def run(seed):
+    def run(seed, pair):
         key, x, _ = inputs(seed, pair, 3, prime)
         shares = (key.shares, x.value.shares, x.mac.shares)
         return jnp.stack([prime.to_unsigned(share).low for share in shares])
 
-    every = jax.lax.map(run, seeds(2**14, 3), batch_size=256)
+    return jax.jit(jax.vmap(run, in_axes=(0, None)))
+
+
+@functools.cache
+def all_shares(prime, secret):
+    """Of 2^13 keys, and of a secret and its MAC: `[3, parties, 2^13]` low words, 32 for
+    each cell of the largest table.
+    """
+    pair = ring.from_integers(prime, [secret, 0])
+    every = many_shares(prime)(seeds(2**13, 3), pair)
     return np.moveaxis(np.asarray(every), 0, -1)
 
 
@@ -421,9 +439,7 @@ def test_forgery_probability():
 
 
 PAIR = [[1, 2], [3, 4]]
-KEY, ONE, _ = jax.jit(inputs, static_argnums=(2, 3))(
-    SEED, ring.from_integers(field.F31, PAIR), 2, field.F31
-)
+KEY, ONE, _ = setup(ring.from_integers(field.F31, PAIR), 2, field.F31)
 
 
 @pytest.mark.parametrize(
@@ -447,7 +463,7 @@ def test_an_authenticated_value_prints_how_it_is_shared():
 @pytest.mark.parametrize(("num_parties", "prime"), [(3, field.F31), (2, field.F61)])
 def test_values_and_keys_that_differ_do_not_mix(num_parties, prime):
     pair = ring.from_integers(prime, PAIR)
-    other_key, other, _ = inputs(SEED, pair, num_parties, prime)
+    other_key, other, _ = setup(pair, num_parties, prime)
     told = authenticated.open_values(ONE, name="one")
     uses = [
         lambda: authenticated.add(ONE, other),
@@ -467,7 +483,7 @@ def test_values_and_keys_that_differ_do_not_mix(num_parties, prime):
 def test_bad_arguments():
     for bad in (ring.Z32, ring.Z64):
         words = rf"{bad.name.replace('^', '.')} is no prime field: use field.F61; over"
-        key = sharing.share(SEED, ring.zeros(bad, ()), sharing.additive(2, bad))
+        key = sharing.constant(ring.zeros(bad, ()), sharing.additive(2, bad))
         for use in (
             lambda b=bad: authenticated.mac_key(SEED, 2, b),
             lambda b=bad: authenticated.forgery_probability(b),
@@ -482,9 +498,7 @@ def test_bad_arguments():
         authenticated.authenticate(SEED, jnp.zeros(2, jnp.uint32), ONE.value)
     with pytest.raises(ValueError, match="opened is empty: pass"):
         authenticated.check(SEED, [], KEY)
-    ideal = sharing.share(
-        SEED, jnp.uint32(1), sharing.additive(2, field.F31, ideal=True)
-    )
+    ideal = sharing.constant(jnp.uint32(1), sharing.additive(2, field.F31, ideal=True))
     with pytest.raises(ValueError, match=r"scale 1\.0, ideal"):
         authenticated.authenticate(SEED, jnp.zeros(2, jnp.uint32), ideal)
     for use in (

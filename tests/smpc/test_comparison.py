@@ -43,16 +43,24 @@ IDEAL = [how._replace(ideal=True) for how in SCHEMES]
 WAYS = [*SCHEMES[:3], *SCHEMES[4:], IDEAL[0], IDEAL[2], IDEAL[3], IDEAL[5]]
 names = scheme.describe
 each_scheme = pytest.mark.parametrize("how", SCHEMES, ids=names)
-# Two, three and replicated over either ring: what is left is a pair of the others.
-COMPLETE = [SCHEMES[1], IDEAL[2], IDEAL[3]]
-each_way = pytest.mark.parametrize(
-    "how",
-    [
-        pytest.param(how, marks=[pytest.mark.exhaustive] if how in COMPLETE else [])
-        for how in WAYS
-    ],
-    ids=names,
-)
+
+
+def quick(*some):
+    """These ways, and all others where everything is run."""
+    return pytest.mark.parametrize(
+        "how",
+        [
+            pytest.param(how, marks=[] if how in some else [pytest.mark.exhaustive])
+            for how in WAYS
+        ],
+        ids=names,
+    )
+
+
+# Signs by either protocol over either ring; what is made of them by each protocol, over
+# one ring each.
+each_way = quick(SCHEMES[0], SCHEMES[2], SCHEMES[4], SCHEMES[5], IDEAL[0], IDEAL[5])
+each_protocol = quick(SCHEMES[0], SCHEMES[5], IDEAL[0], IDEAL[5])
 
 
 def shared(how, secret, stream=0):
@@ -144,7 +152,7 @@ def test_positive_is_above_zero_or_the_least_value(how):
     assert residues(positive).tolist() == above
 
 
-@each_way
+@each_protocol
 @few
 @given(values=lists)
 @example(values=None)
@@ -159,7 +167,7 @@ def test_bits_there_and_back_are_those_of_pythons_integers(how, values):
     assert residues(back).tolist() == exact
 
 
-@each_way
+@each_protocol
 def test_bits_become_numbers_of_any_ring(how):
     bit = shared(of_bits(how, 1), [0, 1, 1, 0])
     word = shared(of_bits(how, 5), [0, 31, 16, 21])
@@ -172,7 +180,7 @@ def test_bits_become_numbers_of_any_ring(how):
     ]  # fmt: skip
 
 
-@each_way
+@each_protocol
 def test_pairs_are_compared_and_chosen_from(how):
     """Of half the ring, so that differences fit."""
     p = how.ring.modulus
@@ -206,7 +214,7 @@ def test_the_largest_along_an_axis(how, axis):
     some = np.array([v // 2 for v in signed(EDGES[p], p)], object)
     x = np.random.default_rng(2).permutation(np.resize(some, 60))
     x = x.reshape(4, 3, 5) if how.ideal else x[:36].reshape(4, 3, 3)
-    largest = comparison.max_over(SEED, shared(how, x), axis)
+    largest = jax.jit(comparison.max_over, static_argnums=2)(SEED, shared(how, x), axis)
     assert residues(largest).tolist() == (x.max(axis) % p).tolist()
 
 
@@ -291,7 +299,7 @@ def costs(how):
     positive = in_all(sign, bit)
     relu = in_all(positive, product)
     six = shared(how, np.arange(6))
-    matrix = shared(how, np.zeros((6, 5), int))
+    matrix = shared(how, np.zeros((6, 3), int))
     word = shared(of_bits(how, k), np.arange(6))
     one_bit = shared(of_bits(how, 1), np.zeros(6, int))
     # The bits of a word are converted all at once.
@@ -303,8 +311,8 @@ def costs(how):
         "is_positive": (lambda: c.is_positive(SEED, six), times(positive, 6)),
         "relu": (lambda: c.relu(SEED, six), times(relu, 6)),
         "maximum": (lambda: c.maximum(SEED, six, six), times(relu, 6)),
-        # 4 of 5 lose, in 3 levels.
-        "max_over": (lambda: c.max_over(SEED, matrix, 1), times(relu, 24, 3)),
+        # 2 of 3 lose, in 2 levels.
+        "max_over": (lambda: c.max_over(SEED, matrix, 1), times(relu, 12, 2)),
         "select": (lambda: c.select(SEED, six, six, six), times(product, 6)),
         "to_bits": (lambda: c.to_bits(SEED, six), times(to_bits_cost(how, k), 6)),
         "from_bits": (lambda: c.from_bits(SEED, word, how.ring), times(places, 6)),
@@ -377,7 +385,7 @@ def test_a_dealer_deals_before_there_are_inputs(how):
     ids=["field", "polynomials"],
 )
 def test_what_has_no_sign_is_refused(how, message):
-    value = sharing.share(SEED, ring.from_integers(how.ring, [1, 2]), how)
+    value = scheme.Shared(ring.zeros(how.ring, (how.num_parties, 2)), how)
     for function in (comparison.is_negative, comparison.relu, comparison.to_bits):
         with pytest.raises(ValueError, match=message):
             function(SEED, value)
@@ -395,7 +403,7 @@ def test_compiled_or_split_over_devices_or_with_64_bit_types_shares_are_the_same
     whole = NamedSharding(mesh, PartitionSpec())
     parts = jax.jit(comparison.relu, in_shardings=(whole, split))(SEED, value)
     with jax.enable_x64(True):
-        wide = comparison.relu(SEED, value)
+        wide = jax.jit(comparison.relu)(SEED, value)
     for one, *others in zip(alone, *map(jax.tree.leaves, (parts, wide)), strict=True):
         for other in others:
             assert one.dtype == other.dtype == jnp.uint32
@@ -404,7 +412,8 @@ def test_compiled_or_split_over_devices_or_with_64_bit_types_shares_are_the_same
 
 # Secrecy. Columns are words of a width, their rows are runs.
 
-NUM_RUNS = 10_000
+NUM_RUNS = 4096
+"""16 for each of a byte's values: the controls below show the power."""
 SECRETS = {"zero": 0, "other": 0xDEADBEEF}
 HIDING = [SCHEMES[1], SCHEMES[2]]
 each_hiding = pytest.mark.parametrize("how", HIDING, ids=names)
@@ -553,7 +562,7 @@ def test_randomness_serves_once(how, fresh):
     """A positive control: the masks of two values."""
     both = [
         view_of(how, next(coalitions(how)), seen(how, "zero", share, seed))
-        for share, seed in ((4, 5), (6, 7 if fresh else 5))
+        for share, seed in ((0, 1), (4, 5 if fresh else 1))
     ]
     p_value = uniform_p_value([word for view in both for word in view])
     assert (p_value > 1e-4) if fresh else (p_value < 1e-9)

@@ -217,7 +217,11 @@ def test_devices_change_no_bit():
     np.testing.assert_array_equal(removed, one)
 
 
-@pytest.mark.parametrize("num_chunks", [1, 4, 7])
+@pytest.mark.parametrize(
+    "num_chunks",
+    # More than devices, and fewer; a multiple of them is the easier case.
+    [7, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 4))],
+)
 def test_a_run_dealt_to_devices_changes_no_bit(num_chunks):
     graph, (_, _, _, alive) = GRAPHS["k_regular"], protocol("k_regular")
     inputs = draw(rings.Z32, graph.num_clients, num_chunks * masking.CHUNK - 5)

@@ -278,7 +278,7 @@ def test_what_shares_cannot_hold_is_refused(values, message):
 
 
 def test_what_depends_on_no_secret_is_revealed_as_it_is():
-    shared = private.share(HOW, SEED, jnp.ones(2))
+    shared = private.constant(HOW, jnp.ones(2))
     tree = private.evaluate(HOW, SEED, lambda x: (x + 1, jnp.arange(3)), shared)
     opened = private.reveal(HOW, tree)
     np.testing.assert_array_equal(opened[0], [2, 2])
