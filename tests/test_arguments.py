@@ -37,6 +37,10 @@ def called(
     return locals()
 
 
+call: Any = called
+"""For arguments that are wrong."""
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -66,11 +70,11 @@ def called(
 )
 def test_what_is_of_another_kind_is_refused_by_name(name, value, words):
     with pytest.raises(ValueError, match=f"^{name} must be {words}"):
-        called(**{name: value})
+        call(**{name: value})
 
 
 def test_numbers_and_arrays_are_those_of_the_annotation():
-    given = called(np.int32(3), np.float32(0.5), scores=[1, 2], places=[[1, 2]])
+    given = call(np.int32(3), np.float32(0.5), scores=[1, 2], places=[[1, 2]])
     assert (type(given["whole"]), type(given["real"])) == (int, float)
     assert given["scores"].dtype == np.float64
     assert given["places"].dtype == np.int64
@@ -92,4 +96,4 @@ def test_traced_values_pass():
 
 def test_python_itself_says_what_is_missing():
     with pytest.raises(TypeError, match="unexpected keyword argument 'wohle'"):
-        called(wohle=1)
+        call(wohle=1)

@@ -21,7 +21,7 @@ PACKAGES = {
     "federated": learning.FEDERATED | learning.FIELDS,
     "lab": sweeps.LAB,
     "dp": privacy.DP | privacy.FIELDS,
-    "smpc": sums.SMPC,
+    "smpc": sums.SMPC | sums.FIELDS,
     "audit": audits.AUDIT,
 }
 CALLS = {

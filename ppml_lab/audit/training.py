@@ -102,7 +102,9 @@ def many_runs(
         )
     )
 
+    @arguments.checked
     def runs(seed: int, included: Bool[np.ndarray, "runs population"]) -> PyTree:
+        checks.at_least("seed", seed, 0)
         keys = jax.random.split(jax.random.key(seed), len(included))
         return jax.tree.map(np.asarray, program(keys, jnp.asarray(included)))
 

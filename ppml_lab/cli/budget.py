@@ -98,9 +98,10 @@ def calibrate(
 def _event(
     sampling_prob: float, noise_multiplier: float, num_steps: int
 ) -> PrivacyEvent:
-    from ppml_lab import base
+    from ppml_lab import base, checks
     from ppml_lab.dp import events
 
+    checks.at_least("num_steps", num_steps, 1)
     release = events.gaussian(noise_multiplier)
     step = events.poisson(sampling_prob, release)
     run = events.compose(step, num_steps)

@@ -247,7 +247,9 @@ def epsilon_curve(
     """`epsilon` along a run: after each number of `rounds`, each at least 1, of an
     event that states ONE round. Raises as `epsilon` does.
     """
-    once = privacy_event.event
+    once, rounds = privacy_event.event, list(rounds)
+    for count in rounds:
+        checks.at_least("rounds", count, 1)
     return [
         epsilon(
             privacy_event._replace(event=events.compose(once, count)), delta, accountant

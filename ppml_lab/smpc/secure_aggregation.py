@@ -92,11 +92,15 @@ def clear() -> base.SecureAggregator:
         finish=lambda session, total: (*total, jnp.bool_(True)),
         wrap=lambda session, total: total,
         sensitivity=lambda session, norm, dimension: norm,
-        cost=lambda dimension: base.Cost(
-            _FLOAT_BYTES * dimension, _FLOAT_BYTES * dimension
-        ),
+        cost=_clear_cost,
         can_abort=False,
     )
+
+
+@arguments.checked
+def _clear_cost(dimension: int) -> base.Cost:
+    checks.at_least("dimension", dimension, 1)
+    return base.Cost(_FLOAT_BYTES * dimension, _FLOAT_BYTES * dimension)
 
 
 @arguments.checked

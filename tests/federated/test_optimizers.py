@@ -175,9 +175,7 @@ def test_what_is_no_optimizer_is_named():
             optimizers.at_round(wrong, 0)
     # With the round's number for its rate, it would be one.
     for uncalled in (optax.sgd, functools.partial(optax.adam, b1=0.5)):
-        with pytest.raises(
-            ValueError, match=r"optimizer is optax's .* itself.*call it"
-        ):
+        with pytest.raises(ValueError, match=r"optimizer is optax's .*call it"):
             optimizers.at_round(uncalled, 0)
 
 

@@ -263,5 +263,12 @@ AUDIT = {
         per_round=lambda change: change,
         at_the_end=lambda first, last: last,
     ),
+    "many_runs(...)": good(
+        audit.many_runs(lambda key, included: included, 1),
+        SEED,
+        False,
+        seed=0,
+        included=np.ones((2, 3), bool),
+    ),
     "many_runs": good(audit.many_runs, run=lambda key, included: key, width=1),
 }
