@@ -133,7 +133,9 @@ def test_everything_that_is_offered_is_called():
 @pytest.mark.parametrize("name", CALLS)
 def test_a_tenth_of_the_wrong_calls(name):
     call = CALLS[name]
-    assert not [found for case in cases(name, 1) if (found := fault(call, *case))]
+    # What is accepted takes time, and is called by the test below.
+    wrong = [case for case in cases(name, 1) if case[1] not in allowed(call, case[0])]
+    assert not [found for case in wrong if (found := fault(call, *case))]
 
 
 @pytest.mark.exhaustive

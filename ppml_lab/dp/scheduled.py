@@ -50,7 +50,7 @@ def scheduled_gaussian(
     """
     norm_at, noise_at = _schedule(clip_norm), _schedule(noise_schedule)
     start = jnp.int32(0)
-    checks.non_negative("noise_schedule", noise_at(start))
+    checks.non_negative("noise_schedule: noise_multiplier", noise_at(start))
     plain = mechanisms.gaussian(
         norm_at(start), noise_at(start), privacy_unit=privacy_unit, rule=rule
     )

@@ -133,7 +133,8 @@ def largest_scale(num_summands: int, max_abs: float, bits: int) -> float:
       ValueError: Unless there is something to add, and it has a bound, and some bits.
     """
     _check_summands(num_summands, max_abs)
-    checks.within("max_abs", max_abs, 2.0**-126, 2.0**128)
+    checks.within("max_abs", max_abs, 2.0**-126, math.inf)
+    checks.at_least("bits", bits, 1)
     checks.within("bits", bits, 1, 1024)
     room = max(1, (2 ** (bits - 1) - 1) // num_summands)
     return 2.0 ** math.floor(math.log2(room / _largest_step(max_abs, 1.0)))

@@ -1,5 +1,7 @@
 """Good calls of audit."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -7,6 +9,12 @@ from ppml_lab import audit, dp, federated
 
 from . import parts
 from .values import ANY, FLOATS, SEED, ZERO, good
+
+
+def never(*args: Any) -> Any:
+    """A run of a subject that is called with nothing but wrong arguments."""
+    raise AssertionError("a wrong call has come to a run")
+
 
 ALPHA = {"delta": 1e-5, "alpha": 0.05}
 SCORED = {"scores_in": parts.SCORES[0], "scores_out": parts.SCORES[1]}
@@ -182,9 +190,7 @@ AUDIT = {
         audit.check_mechanism,
         SEED,
         False,
-        subject=audit.of_mechanism(
-            dp.gaussian(0.5, 2.0), federated.poisson(audit.worlds.NUM_ROWS, 0.5), 2
-        ),
+        subject=audit.Subject(never, parts.EVENT, 0.5, (2.0, 2.0)),
         num_runs=1000,
         seed=0,
         detectors=("replay",),
