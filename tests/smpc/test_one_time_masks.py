@@ -1,5 +1,6 @@
 """Secrets of masks open from the side that must not: one share fewer, a block twice."""
 
+import functools
 import itertools
 from collections import Counter
 
@@ -35,7 +36,7 @@ def at_zero(points: dict[int, int]) -> int:
 def secrets(request):
     """By client and kind, the secret and who holds which share of it."""
     graph = graphs.check(graphs.Graph(*request.param))
-    setup = mask_keys.setup(SEED, graph)
+    setup = jax.jit(functools.partial(mask_keys.setup, graph=graph))(SEED)
     steps = np.concatenate([[0], mask_keys.distances(graph)])
     holders = (np.arange(graph.num_clients)[:, None] + steps) % graph.num_clients
 
@@ -112,12 +113,22 @@ def test_every_block_is_masked_by_itself_and_unmasked_so():
 def test_blocks_of_a_mask_differ():
     """And are the same however the coordinates are cut."""
     graph, shared = graphs.Graph(5, 4, 3), jnp.ones(5, bool)
-    setup = mask_keys.setup(SEED, graph)
     two = 2 * random.BLOCK
-    masks = [masking.client_mask(setup, graph, shared, place, two) for place in (0, 3)]
-    later = masking.client_mask(setup, graph, shared, 3, random.BLOCK, first_block=1)
-    np.testing.assert_array_equal(masks[1][random.BLOCK :], later)
-    masks += [lightsecagg.client_mask(SEED, place, two) for place in (0, 1)]
+
+    @jax.jit
+    def draw(seed):
+        setup = mask_keys.setup(seed, graph)
+        mask = functools.partial(masking.client_mask, setup, graph, shared)
+        coded = functools.partial(lightsecagg.client_mask, seed, length=two)
+        return (
+            jax.vmap(lambda place: mask(place, two))(jnp.array([0, 3])),
+            mask(3, random.BLOCK, first_block=1),
+            jax.vmap(coded)(jnp.arange(2)),
+        )
+
+    pairwise, later, coded = draw(SEED)
+    np.testing.assert_array_equal(pairwise[1][random.BLOCK :], later)
+    masks = [*pairwise, *coded]
     for one in masks:
         assert np.unique(one).size > two - 2
     assert np.unique(np.concatenate(masks)).size > len(masks) * two - 8
@@ -127,10 +138,17 @@ def test_a_coded_mask_has_all_its_uniform_pieces():
     """Of five rows, two are the mask's and three hide it: each drawn by itself."""
     code = lightsecagg.Code(6, 5, 3)
     length = 2 * 8
-    mask = lightsecagg.client_mask(SEED, 1, length)
-    rows = lightsecagg.coded_mask(SEED, code, 1, length)
     points, pieces = list(range(1, 6)), list(range(7, 12))
-    weights = shamir.lagrange_weights(F31, points, pieces)
+
+    @jax.jit
+    def compute(seed):
+        return (
+            lightsecagg.client_mask(seed, 1, length),
+            lightsecagg.coded_mask(seed, code, 1, length),
+            shamir.lagrange_weights(F31, points, pieces),
+        )
+
+    mask, rows, weights = compute(SEED)
     table = np.array(rings.to_integers(F31, weights), object)
     values = np.array(rings.to_integers(F31, rows), object)[:5]
     opened = table @ values % (2**31 - 1)

@@ -47,6 +47,16 @@ def run(protocol, function, *args, seed=SEED):
     )
 
 
+class Smallest(nn.Module):
+    """A comparison and two kinds of products: more compiles long for all parties."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(2, (3, 3), strides=2)(x)
+        x = nn.max_pool(x, (1, 2), strides=(1, 2))
+        return nn.Dense(3)(x[:, 0, 0])
+
+
 @pytest.fixture(scope="module")
 def ideal_logits(model):
     how = private.protocol(fraction_bits=BITS, ideal=True)
@@ -63,17 +73,28 @@ def test_a_cnn_on_shares_is_the_clear_one_within_its_fixed_point_error(
     assert np.abs(ideal_logits - clear).max() > 0
 
 
+KINDS = [{"kind": "replicated"}, {"kind": "additive", "num_parties": 2}]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["replicated", "additive"])
+def test_shares_of_all_parties_give_the_bits_of_the_ideal_mode(model, kind):
+    images = model[1][:2]
+    params = Smallest().init(jax.random.key(0), images)
+    full, ideal = (
+        jax.jit(functools.partial(run, how, Smallest().apply))(params, images)
+        for how in (
+            private.protocol(fraction_bits=BITS, ideal=ideal, **kind)
+            for ideal in (False, True)
+        )
+    )
+    np.testing.assert_array_equal(full, ideal)
+    assert np.unique(full).size > 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind",
-    [
-        {"kind": "replicated"},
-        pytest.param(
-            {"kind": "additive", "num_parties": 2}, marks=pytest.mark.exhaustive
-        ),
-    ],
-)
-def test_shares_of_all_parties_give_the_bits_of_the_ideal_mode(
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", KINDS, ids=["replicated", "additive"])
+def test_a_whole_cnn_of_all_parties_gives_the_bits_of_the_ideal_mode(
     model, ideal_logits, kind
 ):
     how = private.protocol(fraction_bits=BITS, **kind)

@@ -165,6 +165,13 @@ def test_convolutions_and_pools_are_those_of_reals():
     check(HOW, WINDOWS, IMAGES, KERNEL, steps=60)
 
 
+def shape_on_shares(function, *shared):
+    """Traced, and not computed."""
+    return jax.eval_shape(
+        lambda *args: private.evaluate(HOW, SEED, function, *args), *shared
+    )
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -185,7 +192,7 @@ def test_refusals_name_operation_and_layer(function, message):
 
     shared = private.constant(HOW, X[0])
     with pytest.raises(NotImplementedError, match=message) as caught:
-        jax.eval_shape(lambda s: private.evaluate(HOW, SEED, inside, s), shared)
+        shape_on_shares(inside, shared)
     assert "block" in str(caught.value)
 
 
@@ -199,7 +206,7 @@ def test_a_parameter_that_no_form_reads_is_refused(monkeypatch):
     shared = private.constant(HOW, X)
     for function in (jnp.ravel, lambda x: lax.cumsum(x, 0)):
         with pytest.raises(NotImplementedError, match="has no private form with"):
-            private.evaluate(HOW, SEED, function, shared)
+            shape_on_shares(function, shared)
 
 
 def test_a_result_of_another_shape_or_kind_than_the_programs_is_refused(monkeypatch):
@@ -214,4 +221,4 @@ def test_a_result_of_another_shape_or_kind_than_the_programs_is_refused(monkeypa
         lambda x, y: lax.add(x, x * y[0]) @ X.T + y[:3],
     ):
         with pytest.raises(NotImplementedError, match="for a result"):
-            private.evaluate(HOW, SEED, function, shared, row)
+            shape_on_shares(function, shared, row)
