@@ -7,9 +7,11 @@ STEMS := $(basename $(notdir $(wildcard paper_figures/*.py)))
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 QUICK := -m "not exhaustive and not benchmark"
 # Most of the time goes to LLVM. What is tested of floats needs the programs that users
-# run; all else is as right unoptimised, by XLA's older emitter and one compiler thread,
-# which compile in a third of the time. `test-all` optimises everything.
-FLOATS := tests/dp tests/models tests/test_pairs.py tests/test_random.py tests/test_readme.py \
+# run, and what trains long needs fast ones; all else is as right unoptimised, by XLA's
+# older emitter and one compiler thread, which compile in a third of the time. `test-all`
+# optimises everything.
+OPTIMISED := tests/dp tests/models tests/audit \
+  tests/test_pairs.py tests/test_random.py tests/test_readme.py \
   $(patsubst %,tests/federated/test_%.py,averaging central client lanes objectives short_floats)
 UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -22,8 +24,8 @@ run: .venv/ready
 	$(BIN)/python paper_figures/privacy_utility.py results/privacy_utility/smoke
 
 test: .venv/ready
-	$(UNOPTIMISED) $(TESTS) $(QUICK) $(addprefix --ignore=,$(FLOATS))
-	$(TESTS) $(QUICK) $(FLOATS)
+	$(UNOPTIMISED) $(TESTS) $(QUICK) $(addprefix --ignore=,$(OPTIMISED))
+	$(TESTS) $(QUICK) $(OPTIMISED)
 
 test-all: .venv/ready
 	$(TESTS) --hypothesis-profile thorough
