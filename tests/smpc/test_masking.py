@@ -91,7 +91,7 @@ def outcome(seed, graph, inputs, alive) -> tuple[list[int], bool]:
 
 
 @each_graph
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data(), number=st.integers(0, 2**32 - 1))
 def test_the_sum_over_uploads_or_nothing(graph, data, number):
     alive = alive_of(data.draw(patterns_of(graph)))
@@ -354,8 +354,8 @@ def test_bad_arguments():
         masking.run(seed_of(0), graph, inputs, alive, num_chunks=3)
     with pytest.raises(ValueError, match="threshold 9 is out of reach"):
         mask_keys.setup(seed_of(0), graphs.Graph(5, 4, 9))
-    keys = mask_keys.setup(seed_of(0), graph)
-    seeds = mask_keys.pair_seeds(keys, graph)
+    keys = setup(seed_of(0), graph)
+    seeds = pair_seeds(keys, graph)
     for rows, here in ((inputs[:1], alive), (inputs, dropouts.everybody(1))):
         with pytest.raises(
             ValueError, match="one row of inputs, and of alive, for each"

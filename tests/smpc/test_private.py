@@ -74,16 +74,23 @@ def test_a_cnn_on_shares_is_the_clear_one_within_its_fixed_point_error(
 
 
 KINDS = [{"kind": "replicated"}, {"kind": "additive", "num_parties": 2}]
+RINGS = [(ring.Z64, BITS), (ring.Z32, 10)]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=["replicated", "additive"])
-def test_shares_of_all_parties_give_the_bits_of_the_ideal_mode(model, kind):
+@pytest.mark.parametrize(
+    ("kind", "where", "bits"),
+    [(kind, *how) for kind, how in zip(KINDS, RINGS, strict=True)],
+    ids=["replicated", "additive"],
+)
+def test_shares_of_all_parties_give_the_bits_of_the_ideal_mode(
+    model, kind, where, bits
+):
     images = model[1][:2]
-    params = Smallest().init(jax.random.key(0), images)
+    params = jax.jit(Smallest().init)(jax.random.key(0), images)
     full, ideal = (
         jax.jit(functools.partial(run, how, Smallest().apply))(params, images)
         for how in (
-            private.protocol(fraction_bits=BITS, ideal=ideal, **kind)
+            private.protocol(ring=where, fraction_bits=bits, ideal=ideal, **kind)
             for ideal in (False, True)
         )
     )
@@ -179,15 +186,13 @@ def softmax_step(weights, x, y):
 
 
 def test_a_training_step_through_relu_and_softmax_is_the_clear_one():
-    keys = jax.random.split(jax.random.key(2), 4)
-    weights = {
-        "a": jax.random.normal(keys[0], (5, 6)),
-        "b": jax.random.normal(keys[1], (6, 3)),
-    }
-    x, y = jax.random.normal(keys[2], (16, 5)), jnp.eye(3)[jnp.arange(16) % 3]
+    rng = np.random.default_rng(2)
+    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    weights = {"a": normal(5, 6), "b": normal(6, 2)}
+    x, y = normal(16, 5), jnp.asarray(np.eye(2)[np.arange(16) % 2], jnp.float32)
     how = private.protocol(fraction_bits=20, ideal=True)
     found = jax.jit(functools.partial(run, how, softmax_step))(weights, x, y)
-    clear = softmax_step(weights, x, y)
+    clear = jax.jit(softmax_step)(weights, x, y)
     for name in weights:
         moved = np.abs(clear[name] - weights[name]).max()
         # The exponential is off by half a percent at most, where it matters.

@@ -144,7 +144,7 @@ def test_shapes_broadcast_past_the_parties(how):
 
 def test_what_a_party_holds():
     secret = jnp.arange(4, dtype=jnp.uint32)
-    shared = sharing.share(SEED, secret, sharing.replicated())
+    shared = share(SEED, secret, scheme=sharing.replicated())
     held = [sharing.view(shared, party) for party in range(3)]
     for party in range(3):
         (first, second), (again, third) = held[party], held[(party + 1) % 3]
@@ -211,15 +211,16 @@ def least_p_value(shares):
     return min(p_values) * len(p_values)
 
 
+across = jax.jit(jax.vmap(sharing.share, in_axes=(0, None, None)), static_argnums=2)
+
+
 def many_shares(how, secret, across_seeds):
     """`[num_parties, 20000]`, of one long secret or of one word by many seeds."""
     if not across_seeds:
         long = jnp.full(20_000, secret, jnp.uint32)
         return np.asarray(share(SEED, long, scheme=how).shares)
     seeds = random.child(SEED, jnp.arange(20_000, dtype=jnp.uint32))
-    word = jnp.asarray(secret, jnp.uint32)
-    each = jax.vmap(lambda seed: share(seed, word, scheme=how).shares)
-    return np.asarray(jax.jit(each)(seeds)).T
+    return np.asarray(across(seeds, jnp.asarray(secret, jnp.uint32), how).shares).T
 
 
 @pytest.mark.parametrize("across_seeds", [False, True])
