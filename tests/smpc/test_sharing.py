@@ -223,9 +223,17 @@ def many_shares(how, secret, across_seeds):
     return np.asarray(across(seeds, jnp.asarray(secret, jnp.uint32), how).shares).T
 
 
-@pytest.mark.parametrize("across_seeds", [False, True])
-@pytest.mark.parametrize("secret", [0, 0xDEADBEEF])
-@pytest.mark.parametrize("num_parties", [2, 3, 4])
+# Every pair of a number of parties, a secret and a way to draw; else all three.
+@pytest.mark.parametrize(
+    ("num_parties", "secret", "across_seeds"),
+    [
+        pytest.param(n, secret, across, marks=[] if one else [pytest.mark.exhaustive])
+        for n in (2, 3, 4)
+        for secret in (0, 0xDEADBEEF)
+        for across in (False, True)
+        for one in [(across == bool(secret)) == (n != 3)]
+    ],
+)
 def test_all_shares_but_one_are_uniform_whatever_the_secret(
     num_parties, secret, across_seeds
 ):
