@@ -86,7 +86,7 @@ def test_no_noise_is_strict_json(capsys):
     [
         ("--sampling-prob", "1.5", "sampling_prob must lie in (0, 1], got 1.5"),
         ("--noise-multiplier", "-1", "noise_multiplier must be finite and not neg"),
-        ("--num-steps", "0", "num_rounds must be an integer of at least 1, got 0"),
+        ("--num-steps", "0", "num_steps must be an integer of at least 1, got 0"),
         ("--delta", "nan", "delta must lie in (0, 1), got nan"),
     ],
 )

@@ -91,7 +91,7 @@ def test_an_experiment_in_shards_ends_with_the_whole_table(
         start(monkeypatch, parts, "--merge")
     with pytest.raises(SystemExit, match="shard 3/2 does not exist"):
         start(monkeypatch, parts, "--shard", "3/2")
-    with pytest.raises(SystemExit, match=r"error: .*no results can be written to"):
+    with pytest.raises(SystemExit, match="error: /proc/results cannot be written"):
         start(monkeypatch, Path("/proc/results"))
     for name, value in {"ID": 1, "COUNT": 2, "MIN": 1, "STEP": 1}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
