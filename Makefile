@@ -4,12 +4,12 @@ BIN := .venv/bin
 STEMS := $(basename $(notdir $(wildcard paper_figures/*.py)))
 
 # Neighbours stay together, for modules compile once; an idle worker takes from the others.
-TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
+TESTS = $(BIN)/python -m pytest -n auto --dist worksteal
 QUICK := -m "not exhaustive and not benchmark"
 # Most of the time goes to LLVM. What is tested of floats needs the programs that users
 # run, and what trains long needs fast ones; all else is as right unoptimised, by XLA's
-# older emitter and one compiler thread, which compile in a third of the time. `test-all`
-# optimises everything.
+# older emitter and one compiler thread, which compile sooner. `test-all` optimises
+# everything.
 OPTIMISED := tests/dp tests/models tests/audit \
   tests/test_pairs.py tests/test_random.py tests/test_readme.py \
   $(patsubst %,tests/federated/test_%.py,averaging central client lanes objectives short_floats)
@@ -31,9 +31,9 @@ test-all: .venv/ready
 	$(TESTS) --hypothesis-profile thorough
 
 # The lowest releases that pyproject.toml allows: tests/README.md.
+test-lowest: BIN := .venv-lowest/bin
 test-lowest: .venv-lowest/ready
-	.venv-lowest/bin/python -m pytest -n auto --dist worksteal \
-	  -m "not exhaustive and not benchmark"
+	$(TESTS) $(QUICK)
 
 figures: .venv/ready
 	for stem in $(STEMS); do $(BIN)/python paper_figures/$$stem.py || exit 1; done

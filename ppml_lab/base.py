@@ -251,7 +251,7 @@ class PrivacyMechanism(NamedTuple):
 
 
 def _fits_any(num_places: int, max_abs: Any) -> None:
-    """Of sums that take any number of messages, of any size."""
+    """Accepts any number of messages, of any size."""
 
 
 class SecureAggregator(NamedTuple):

@@ -304,6 +304,7 @@ def first_state(
 
 
 def first_clip_norm(mechanism: base.PrivacyMechanism) -> float:
+    """The bound on a contribution's norm in the first release."""
     return float(mechanism.norm_bound(first_state(mechanism)))
 
 
@@ -333,6 +334,7 @@ def _everyone() -> base.ClientSampler:
 def check_central(
     mechanism: base.PrivacyMechanism, sampler: base.ClientSampler, num_rounds: int
 ) -> None:
+    """Raises ValueError unless these make a subject of central noise in the worlds."""
     checks.at_least("num_rounds", num_rounds, 1)
     if mechanism.privacy_unit is None or mechanism.noise_multiplier is None:
         raise ValueError(

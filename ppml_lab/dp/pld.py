@@ -169,8 +169,9 @@ def _window(parts: list[tuple[Grid, int]]) -> tuple[int, int]:
 
 
 def _log_moments(parts: list[tuple[Grid, int]], sign: int, unit: float) -> np.ndarray:
-    """At `sign * unit` times each of `_ANGLES`, which double: so each power is the
-    square of the one before.
+    """Log moments of the sum at `sign * unit` times each of `_ANGLES`.
+
+    Angles double, so that each power is the square of the one before.
     """
     found = np.zeros(len(_ANGLES))
     for grid, count in parts:

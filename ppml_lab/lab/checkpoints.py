@@ -190,8 +190,9 @@ def _ledger(path: Path) -> dict[str, Any]:
 
 
 def _digest(ledger: Mapping[str, Any]) -> str:
-    """Of which run is in which row, and of all arrays; what runs have spent is compared
-    with their configurations.
+    """The digest of which run is in which row, and of all arrays.
+
+    What runs have spent is compared with their configurations.
     """
     rows = [[row["run"], row["row"]] for row in ledger["runs"]]
     text = json.dumps([rows, ledger["arrays"]], sort_keys=True)

@@ -99,8 +99,9 @@ _ERF_END = 3.5
 
 
 def polynomial(coefficients: tuple[float, ...], x: Reals) -> Reals:
-    """By powers that are doubled: as many products one after the other as the
-    logarithm of the degree has.
+    """A polynomial's value, by as many products in a row as log2 of the degree.
+
+    Each step doubles the powers that are known.
     """
     degree = len(coefficients) - 1
     powers = x[None]

@@ -187,7 +187,7 @@ def _made_up(run: Run, aval: Any) -> Shared:
 
 
 def _within(run: Run, seed: Array, place: str) -> Run:
-    """For a program of its own, with randomness of its own."""
+    """The run of an inner program, with randomness of its own."""
     return Run(seed, run.scheme, run.fraction_bits, run.truncation, run.missing, place)
 
 

@@ -41,7 +41,7 @@ class Normalised(NamedTuple):
 
 
 def highest_place(ring: Ring) -> int:
-    """Of the top bit of values that are normalised: below an eighth of the ring."""
+    """The place of a normalised value's top bit: it is below an eighth of the ring."""
     return ring.bits - 4
 
 
@@ -92,8 +92,7 @@ def powers(ring: Ring, exponents: Any, least: Any, most: Any) -> Element:
 
 
 def top_places(seed: Seed, shared: Shared) -> Shared:
-    """For each place of a word, 1 where it is that of the value's top bit, as numbers
-    along a new last axis.
+    """Ones at the place of each value's top bit, zeros elsewhere, on a new last axis.
 
     Of a negative value the top bit of `-1 - value` counts. The last place but one says
     whether there is none, the last whether the value is negative.

@@ -47,7 +47,7 @@ def _neg(run: Any, call: Call, value: Shared) -> Shared:
 
 
 def product(run: Any, one: Operand, other: Operand) -> Shared:
-    """Of two operands of one type, entry by entry."""
+    """The product of two operands of one type, entry by entry."""
     if isinstance(one, Shared) and isinstance(other, Shared):
         found = arithmetic.multiply(run.fresh_seed(), one, other)
         return values.multiplied(run, found)
@@ -70,7 +70,7 @@ def _integer_pow(run: Any, call: Call, value: Shared) -> Shared:
 
 
 def _pow(run: Any, call: Call, base: Operand, exponent: Operand) -> Shared:
-    """For public exponents; unless these are whole, for bases above 0."""
+    """A power with public exponents; of bases above 0 unless these are whole."""
     if isinstance(exponent, Shared):
         raise NotImplementedError("pow has a private form for public exponents")
     whole = public_factors.whole_numbers(exponent)

@@ -195,7 +195,7 @@ def log(run: Any, value: Shared) -> Shared:
 
 
 def power(run: Any, base: Shared, exponent: Operand) -> Shared:
-    """For public exponents, and bases above 0."""
+    """Bases above 0 to public exponents."""
     if not checks.is_traced(exponent):
         for known, form in ((0.5, sqrt), (-0.5, inverse_sqrt)):
             if (np.asarray(exponent) == known).all():

@@ -67,7 +67,7 @@ def check_reals(ring: Ring, fraction_bits: Any, values: Any) -> None:
 
 
 def are_public(public: Sequence[int], args: tuple[Any, ...]) -> list[bool]:
-    """For each leaf of the arguments, whether its argument is among the public ones.
+    """Whether each leaf of the arguments belongs to a public argument.
 
     Raises:
       ValueError: For places that no argument has.

@@ -91,7 +91,7 @@ def _pad(run: Any, call: Call, value: Operand, filler: Operand) -> Shared:
 
 
 def padded(run: Any, value: Operand, filler: Operand, config: Any, dtype: Any) -> Any:
-    """As `lax.pad`, of a shared value or with a shared filler."""
+    """A value padded as by `lax.pad`, of which it or the filler is shared."""
     value, filler = (values.of_type(run, one, dtype) for one in (value, filler))
     shares = jax.tree.map(
         jax.vmap(lambda leaf, fill: lax.pad(leaf, fill, config)),

@@ -94,7 +94,7 @@ class Ranges:
         self.needed[layer] = max(self.needed.get(layer, 0), bits)
 
     def _saturated(self, public: Any) -> Any:
-        """As `private_values.known` has it."""
+        """What `private_values.known` makes of a public value: within the ring."""
         if not jnp.issubdtype(jnp.result_type(public), jnp.floating):
             return public
         array = np.asarray(public)

@@ -61,12 +61,12 @@ class Call(Mapping[str, Any]):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the first result."""
+        """The first result's type."""
         return np.dtype(self.outs[0].dtype)
 
     @property
     def operand_dtype(self) -> np.dtype:
-        """Of the last operand: of `select_n` the first is the condition."""
+        """The last operand's type: of `select_n` the first is the condition."""
         return np.dtype(self.ins[-1].dtype)
 
     def check(self, results: list[Operand]) -> None:
@@ -104,7 +104,7 @@ def is_whole(value: Operand) -> bool:
 
 
 def whole_scheme(run: Any) -> schemes.Scheme:
-    """Of whole numbers."""
+    """The scheme in which whole numbers are shared."""
     return run.scheme._replace(scale=1.0)
 
 
@@ -137,7 +137,7 @@ def integers(run: Any, values: Operand) -> Element:
 
 
 def reals(run: Any, value: Operand) -> Shared:
-    """As fixed-point numbers: a whole one is scaled up, a public one a constant."""
+    """A value in fixed point: a whole one scaled up, a public one as a constant."""
     if not isinstance(value, Shared):
         return sharing.constant(known(run, value), run.scheme)
     if is_whole(value):
@@ -147,7 +147,7 @@ def reals(run: Any, value: Operand) -> Shared:
 
 
 def of_type(run: Any, value: Operand, dtype: Any) -> Shared:
-    """As a shared value of one of JAX's types.
+    """A shared value of one of JAX's types, made of any operand.
 
     Raises:
       NotImplementedError: For complex numbers, and reals where whole ones are due.

@@ -24,8 +24,10 @@ _WHOLE = 2**16
 
 
 def mantissa_bits(ring: rings.Ring, fraction_bits: Any) -> Any:
-    """Of known factors: the fixed point's, or up to 24 where the ring has room for
-    shared values up to 2^30 beside them.
+    """How many bits of a known factor count.
+
+    The fixed point's, or up to 24 where the ring has room for shared values up to 2^30
+    beside them.
     """
     if checks.is_traced(fraction_bits):
         room = jnp.minimum(24, ring.bits - 32 - fraction_bits)
@@ -70,7 +72,7 @@ def contracted(run: Any, value: Shared, public: Operand, how: Contraction) -> Sh
 
 
 def whole_numbers(public: Operand) -> np.ndarray | None:
-    """As Python's integers, if known when the program is traced, whole and small."""
+    """The whole numbers that `public` is, if known when traced and small, or None."""
     if checks.is_traced(public):
         return None
     array = np.asarray(public, np.float64)

@@ -148,8 +148,10 @@ def share_by_seeds(
     first_block: Array | int = 0,
     corrected: int = 0,
 ) -> Shared:
-    """As `share`, of additive or replicated schemes: summand i is the stream of
-    `seeds[i]`, and that at `corrected` what the others leave of the secret.
+    """Additive or replicated shares that are seeds but for one summand.
+
+    Summand i is the stream of `seeds[i]`, and that at `corrected` what the others leave
+    of the secret.
 
     A tree of secrets takes one seed per summand: a leaf's are `random.child`ren of it.
 
