@@ -100,7 +100,7 @@ def client_evaluator(
         def add(sums: dict[str, Array], batch: Array) -> tuple[dict[str, Array], None]:
             rows = begin + batch * size + jnp.arange(size)
             there = jnp.minimum(rows, end - 1)
-            metrics = _metrics(task, params, trees.take(clients.examples, there))
+            metrics = per_example(task, params, trees.take(clients.examples, there))
             owners = jnp.searchsorted(clients.offsets, there, side="right") - 1
             present = trees.where(rows < end, metrics, 0.0)
             return jax.tree.map(
@@ -110,7 +110,9 @@ def client_evaluator(
         # Not as many as in a batch: a shape that only happens to be right shows.
         few = jnp.zeros(3 if size == 2 else 2, jnp.int32)
         names = jax.eval_shape(
-            lambda params, examples: _metrics(task, params, trees.take(examples, few)),
+            lambda params, examples: per_example(
+                task, params, trees.take(examples, few)
+            ),
             params,
             clients.examples,
         )
@@ -201,7 +203,7 @@ def _is_higher_better(
     return says_higher
 
 
-def _metrics(task: base.Task, params: PyTree, examples: PyTree) -> dict[str, Array]:
+def per_example(task: base.Task, params: PyTree, examples: PyTree) -> dict[str, Array]:
     """`task.evaluate`, as float32.
 
     Raises:

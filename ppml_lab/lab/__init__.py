@@ -1,6 +1,16 @@
-"""The laboratory: configurations, sweeps, records and progress."""
+"""The laboratory: setups, sweeps, records and progress."""
 
-from ppml_lab.lab.axes import (
+from ppml_lab.lab import parts
+from ppml_lab.lab.benchmark import run_benchmark
+from ppml_lab.lab.budget import calibrated, statement
+from ppml_lab.lab.composition import cost_together
+from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
+from ppml_lab.lab.loading import LabData, facts_of, load_data
+from ppml_lab.lab.part import SameBits, Traced, part
+from ppml_lab.lab.results import Outcome, Point, Result
+from ppml_lab.lab.run import run_experiment
+from ppml_lab.lab.setup import Facts, Layout, Schedule, Setup
+from ppml_lab.lab.sweep import (
     Setting,
     Sweep,
     axis,
@@ -14,38 +24,32 @@ from ppml_lab.lab.axes import (
     variants,
     zipped,
 )
-from ppml_lab.lab.benchmark import run_benchmark
-from ppml_lab.lab.budget import calibrated, statement
-from ppml_lab.lab.composition import cost_together
-from ppml_lab.lab.config import Config, DataConfig, Hyperparams
-from ppml_lab.lab.experiment import build, make_task
-from ppml_lab.lab.loading import DataFacts, LabData, load_data
-from ppml_lab.lab.point import Outcome, Point
-from ppml_lab.lab.run import Result, run_experiment
-from ppml_lab.lab.sweep import MadeElsewhereError, run_sweep
 from ppml_lab.lab.timing import seconds_in_turns
 
 __all__ = [
-    "Config",
-    "DataConfig",
-    "DataFacts",
-    "Hyperparams",
+    "Facts",
     "LabData",
+    "Layout",
     "MadeElsewhereError",
     "Outcome",
     "Point",
     "Result",
+    "SameBits",
+    "Schedule",
     "Setting",
+    "Setup",
     "Sweep",
+    "Traced",
     "axis",
-    "build",
     "calibrated",
     "chain",
     "cost_together",
+    "facts_of",
     "hidden",
     "load_data",
     "log_uniform",
-    "make_task",
+    "part",
+    "parts",
     "points",
     "product",
     "run_benchmark",

@@ -12,13 +12,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import trees
-from ppml_lab.lab import budget, checkpoints, hosts, programs, provenance, records
-from ppml_lab.lab.config import Config
+from ppml_lab.lab import budget, checkpoints, hosts, program, provenance, records
 from ppml_lab.lab.divergence import are_finite, diverged_round
-from ppml_lab.lab.experiment import build
-from ppml_lab.lab.loading import DataFacts
-from ppml_lab.lab.point import Run
-from ppml_lab.lab.program import Chunk, chunks_of
+from ppml_lab.lab.loading import load_data
+from ppml_lab.lab.program import Chunk, Group, chunks_of
+from ppml_lab.lab.results import Run
+from ppml_lab.lab.setup import Schedule
 from ppml_lab.lab.sharding import by_point, lab_mesh
 from ppml_lab.lab.slices import Slice
 
@@ -40,7 +39,7 @@ class Sweep(NamedTuple):
       on_metrics: Told of every evaluation.
       width: Points vmapped at once.
       checkpoint_seconds: The least time between two checkpoints of a slice.
-      programs: (config, chunk, slice size) -> its program.
+      programs: (group, chunk, slice size) -> its program.
       reported: Run id -> its rounds that `report` knows of.
     """
 
@@ -49,7 +48,7 @@ class Sweep(NamedTuple):
     on_metrics: OnMetrics
     width: int
     checkpoint_seconds: float
-    programs: dict[tuple[Config, Chunk, int], programs.Program]
+    programs: dict[tuple[Group, Chunk, int], program.Program]
     reported: dict[str, int]
 
 
@@ -79,76 +78,74 @@ def advance(part: Slice, sweep: Sweep) -> None:
     Raises:
       ValueError: If a checkpoint does not fit the runs that are to go on from it.
     """
-    config, data = part.config, programs.data_of(part.config)
-    hyperparams = part.runs[0].point.hyperparams
-    build(config, hyperparams, data.facts).check(data.clients)
-    inputs = programs.inputs_of(part)
-    states = _first_states(part, inputs, data.facts)
+    first = part.runs[0].point.setup
+    group, schedule, data = part.group, first.schedule, load_data(first)
+    budget.built(first).check(data.clients)
+    copies = part.runs[-1:] * (part.size - len(part.runs))
+    inputs = program.inputs_of([run.point for run in part.runs + copies])
+    states = _first_states(part, inputs)
     for run in part.runs:
         _begin(run, part.rounds_done)
     _tell(part.runs, part.rounds_done, sweep)
     rounds_done, going = part.rounds_done, [*enumerate(part.runs)]
     saved = time.monotonic()
-    for chunk in _chunks_after(config, rounds_done):
-        program = _program(config, chunk, part.size, sweep)
-        arguments = (*inputs, states, *data[:2])
+    for chunk in _chunks_after(schedule, rounds_done):
+        compiled = _program(group, chunk, part.size, sweep)
+        arguments = (*inputs, states, *data[:3])
         begin = time.perf_counter()
         states, infos, metrics = jax.block_until_ready(
-            program.run(*arguments, np.int32(rounds_done))
+            compiled.run(*arguments, np.int32(rounds_done))
         )
         timing = {
             "seconds": (time.perf_counter() - begin) / len(part.runs),
-            "compile_seconds": program.compile_seconds,
+            "compile_seconds": compiled.compile_seconds,
         }
         rounds_done += chunk.num_evals * chunk.num_rounds
         infos, metrics, finite = hosts.to_host(
             (infos, metrics, are_finite(states.params))
         )
         done = Done(chunk, rounds_done, infos, metrics, finite, timing)
-        over = {
-            run.name: _record(run, row, done, data.facts, sweep) for row, run in going
-        }
+        over = {run.name: _record(run, row, done, sweep) for row, run in going}
         ended = [(row, run) for row, run in going if over[run.name]]
         if ended:
             params = hosts.to_host(states.params)
             for row, run in ended:
                 own = jax.tree.map(lambda leaf, at=row: leaf[at], params)
                 _finish(run, trees.digest(own))
-        _tell([run for _, run in ended], config.num_rounds, sweep)
+        _tell([run for _, run in ended], schedule.num_rounds, sweep)
         going = [(row, run) for row, run in going if not over[run.name]]
         _tell([run for _, run in going], rounds_done, sweep)
         if not going:
             break
         if hosts.agreed(time.monotonic() - saved >= sweep.checkpoint_seconds):
-            _save(part, going, rounds_done, states, data.facts, sweep.folder)
+            _save(part, going, rounds_done, states, sweep.folder)
             saved = time.monotonic()
     if hosts.is_first():
         checkpoints.drop(sweep.folder, part.name)
 
 
-def _first_states(part: Slice, inputs: programs.Inputs, facts: DataFacts) -> PyTree:
+def _first_states(part: Slice, inputs: program.Inputs) -> PyTree:
     """The slice's saved states, or fresh ones."""
-    init = programs.init_program(part.config, facts)
     if not part.rounds_done:
-        return init(*inputs)
-    like = programs.states_of(part.config, part.size)
+        return program.init_program(part.group)(*inputs)
+    like = program.states_of(part.group, part.size)
     if hosts.is_first():
-        states = _saved_states(part, like, facts)
+        states = _saved_states(part, like)
     else:
         states = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-    placed = by_point(lab_mesh(part.config.num_devices))
+    placed = by_point(lab_mesh(part.runs[0].point.setup.layout.num_devices))
     return trees.place(hosts.from_first(states), placed)
 
 
-def _saved_states(part: Slice, like: PyTree, facts: DataFacts) -> PyTree:
+def _saved_states(part: Slice, like: PyTree) -> PyTree:
     """The states that the slice goes on from, once its ledgers are found right."""
     for run, saved in zip(part.runs, part.saved, strict=True):
-        spent = _spent(run, facts, saved.rounds)
+        spent = _spent(run, saved.rounds)
         if saved.spent != spent:
             raise ValueError(
                 f"{saved.path} says that run {run.name} spent {saved.spent}, but its "
-                f"configuration now says {spent}; delete that folder to start the run "
-                "again, or go back to the code that saved it"
+                f"setup now says {spent}; delete that folder to start the run again, "
+                "or go back to the code that saved it"
             )
     copies = part.saved[-1:] * (part.size - len(part.saved))
     states = checkpoints.load(part.saved + copies, like)
@@ -161,9 +158,9 @@ def _saved_states(part: Slice, like: PyTree, facts: DataFacts) -> PyTree:
     return states
 
 
-def _spent(run: Run, facts: DataFacts, rounds: int) -> dict[str, Any]:
+def _spent(run: Run, rounds: int) -> dict[str, Any]:
     point = run.point
-    return budget.spent(point.config, point.hyperparams, facts, point.delta, rounds)
+    return budget.spent(point.setup, point.key, point.delta, rounds)
 
 
 def _begin(run: Run, rounds_done: int) -> None:
@@ -175,32 +172,30 @@ def _begin(run: Run, rounds_done: int) -> None:
     records.keep_rounds(run.folder / "rounds.jsonl", rounds_done)
 
 
-def _chunks_after(config: Config, rounds_done: int) -> list[Chunk]:
-    ends = np.cumsum([c.num_evals * c.num_rounds for c in chunks_of(config)])
-    return [
-        chunk
-        for chunk, end in zip(chunks_of(config), ends, strict=True)
-        if end > rounds_done
-    ]
+def _chunks_after(schedule: Schedule, rounds_done: int) -> list[Chunk]:
+    chunks = chunks_of(schedule)
+    ends = np.cumsum([chunk.num_evals * chunk.num_rounds for chunk in chunks])
+    pairs = zip(chunks, ends, strict=True)
+    return [chunk for chunk, end in pairs if end > rounds_done]
 
 
-def first_program(config: Config, size: int, sweep: Sweep) -> programs.Program:
+def first_program(group: Group, size: int, sweep: Sweep) -> program.Program:
     """The compiled first chunk of slices of `size` points, kept for when it runs."""
-    return _program(config, chunks_of(config)[0], size, sweep)
+    return _program(group, chunks_of(group.setup.schedule)[0], size, sweep)
 
 
-def _program(config: Config, chunk: Chunk, size: int, sweep: Sweep) -> programs.Program:
-    which = (config, chunk, size)
+def _program(group: Group, chunk: Chunk, size: int, sweep: Sweep) -> program.Program:
+    which = (group, chunk, size)
     if which not in sweep.programs:
-        sweep.programs[which] = programs.compile_chunk(config, chunk, size, sweep.width)
+        sweep.programs[which] = program.compile_chunk(group, chunk, size, sweep.width)
     return sweep.programs[which]
 
 
-def _record(run: Run, row: int, done: Done, facts: DataFacts, sweep: Sweep) -> bool:
+def _record(run: Run, row: int, done: Done, sweep: Sweep) -> bool:
     """Writes a chunk's lines of one run and says whether the run ends with it: by
     itself, so that a run does not depend on the others of its slice.
     """
-    lines = _lines(run, row, done, facts)
+    lines = _lines(run, row, done)
     diverged = diverged_round(lines, bool(done.params_are_finite[row]))
     lines[-1] |= done.timing
     if diverged is not None:
@@ -208,13 +203,34 @@ def _record(run: Run, row: int, done: Done, facts: DataFacts, sweep: Sweep) -> b
     if hosts.is_first():
         _forward(run, lines, sweep)
         records.append_lines(run.folder / "rounds.jsonl", lines)
-    goal = run.point.config.stop_at_accuracy
-    has_arrived = goal is not None and (done.metrics["accuracy"][row] >= goal).any()
-    is_last = done.rounds_done == run.point.config.num_rounds
-    return bool(is_last or has_arrived or diverged is not None)
+    schedule = run.point.setup.schedule
+    is_last = done.rounds_done == schedule.num_rounds
+    return is_last or _has_arrived(schedule, row, done) or diverged is not None
 
 
-def _lines(run: Run, row: int, done: Done, facts: DataFacts) -> list[dict[str, Any]]:
+def _has_arrived(schedule: Schedule, row: int, done: Done) -> bool:
+    """Whether an evaluation's metric, of validation rows, reached the goal."""
+    if schedule.stop_at is None:
+        return False
+    values = _judged(schedule, done.metrics)[row]
+    if schedule.smaller_is_better:
+        return bool((values <= schedule.stop_at).any())
+    return bool((values >= schedule.stop_at).any())
+
+
+def _judged(schedule: Schedule, metrics: Mapping[str, Any]) -> Any:
+    """What a run is judged by, of its metrics by name."""
+    name = f"validation_{schedule.metric}"
+    if name not in metrics:
+        known = [k[11:] for k in metrics if k.startswith("validation_")]
+        raise ValueError(
+            f"schedule.metric '{schedule.metric}' is none of the evaluation's: "
+            f"{', '.join(known)}"
+        )
+    return metrics[name]
+
+
+def _lines(run: Run, row: int, done: Done) -> list[dict[str, Any]]:
     """What a chunk gave of one run, round by round."""
     scalars = {name: values[row].tolist() for name, values in done.infos.items()}
     metrics = {name: values[row].tolist() for name, values in done.metrics.items()}
@@ -225,10 +241,9 @@ def _lines(run: Run, row: int, done: Done, facts: DataFacts) -> list[dict[str, A
         for t in range(length)
     ]
     for e, line in enumerate(lines[done.chunk.num_rounds - 1 :: done.chunk.num_rounds]):
-        point = run.point
         line |= {name: values[e] for name, values in metrics.items()}
         line["epsilon"] = budget.epsilon_after(
-            point.config, point.hyperparams, facts, point.delta, line["round"]
+            run.point.setup, run.point.delta, line["round"]
         )
     return lines
 
@@ -251,9 +266,25 @@ def _finish(run: Run, params_digest: str) -> None:
     stamp["cost"] = provenance.cost(compile_seconds, seconds)
     records.write_json(run.folder / "provenance.json", stamp)
     timing = {"seconds": seconds, "compile_seconds": compile_seconds}
-    last = lines[-1] | timing | {"params_digest": params_digest}
+    judged = _best(run.point.setup.schedule, lines)
+    last = judged | timing | {"params_digest": params_digest}
     # Last, because a run with a result is finished.
     records.write_json(run.folder / "result.json", last)
+
+
+def _best(schedule: Schedule, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The line that a run is judged by."""
+    if schedule.keep == "last":
+        return lines[-1]
+    sign = 1 if schedule.smaller_is_better else -1
+    evaluated = [line for line in lines if "epsilon" in line]
+
+    def worth(line: dict[str, Any]) -> float:
+        value = _judged(schedule, line)
+        # A metric that is not finite is null.
+        return np.inf if value is None else sign * value
+
+    return lines[-1] | min(evaluated, key=worth)
 
 
 def _save(
@@ -261,12 +292,11 @@ def _save(
     going: list[tuple[int, Run]],
     rounds_done: int,
     states: PyTree,
-    facts: DataFacts,
     folder: Path,
 ) -> None:
     states = hosts.to_host(states)
     if hosts.is_first():
-        spent = {run.name: (row, _spent(run, facts, rounds_done)) for row, run in going}
+        spent = {run.name: (row, _spent(run, rounds_done)) for row, run in going}
         checkpoints.save(folder, part.name, rounds_done, states, spent)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,9 +11,11 @@ import jax
 
 from ppml_lab import arguments, federated
 from ppml_lab.lab import records
+from ppml_lab.lab.command import parse
 from ppml_lab.lab.folders import open_folder
+from ppml_lab.lab.identity import described
 from ppml_lab.lab.provenance import cost, provenance
-from ppml_lab.lab.run import parse
+from ppml_lab.lab.run import choices
 
 C = TypeVar("C", bound=Any)
 
@@ -37,17 +38,18 @@ def run_benchmark(
       configs: Frozen dataclasses by name.
       measure: Rows of table.csv.
     """
-    config, out = parse(stem, description, configs)
+    chosen = parse(stem, description, configs, choices=choices())
+    config, out = chosen.config, chosen.out
     federated.use_all_cores()
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        open_folder(out, dataclasses.asdict(config))
+        open_folder(out, described(config, "config"))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     begin = time.perf_counter()
     rows = measure(config)
     seconds = time.perf_counter() - begin
     records.write_table(out / "table.csv", rows)
-    stamp = provenance(dataclasses.asdict(config)) | {"cost": cost(None, seconds)}
+    stamp = provenance(described(config, "config")) | {"cost": cost(None, seconds)}
     records.write_json(out / "provenance.json", stamp)
     print(f"wrote {out / 'table.csv'}")

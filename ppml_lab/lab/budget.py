@@ -1,167 +1,192 @@
-"""Privacy budgets of configured runs: calibrate the noise, state what it buys."""
+"""Privacy budgets of setups: calibrate the noise, state what it buys, add runs up."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
+
 from ppml_lab import arguments, base, checks
 from ppml_lab.dp import accounting, ledger
-from ppml_lab.lab.config import Config, Hyperparams
-from ppml_lab.lab.experiment import build
-from ppml_lab.lab.identity import key_identity
-from ppml_lab.lab.loading import DataFacts, facts_of
+from ppml_lab.lab import paths
+from ppml_lab.lab.blame import blamed
+from ppml_lab.lab.loading import facts_of
+
+_PROBE = 1.2345
+"""A noise that nobody has set."""
 
 
 @arguments.checked
-def calibrated(
-    config: Config,
-    hyperparams: Hyperparams,
-    facts: DataFacts,
-    target_epsilon: float,
-    delta: float,
-) -> Hyperparams:
-    """`hyperparams` with the least noise whose epsilon meets the target, by the
-    `accountant` of `statement`: PLD where there is one, else RDP.
+def calibrated(setup: Any, target_epsilon: float, delta: float) -> Any:
+    """The setup with the least noise whose epsilon meets the target, by the
+    `accountant` of `statement`: PLD where there is one, else RDP. The noise is a
+    float32, as programs take it, rounded up.
 
     Raises:
-      ValueError: If no noise reaches the target, or `config` has no private mechanism
-        and the target is finite.
+      ValueError: If no noise reaches the target, or the setup has none and the target
+        is finite.
     """
     checks.positive("target_epsilon", target_epsilon, allow_inf=True)
     checks.probability("delta", delta, allow_one=False)
     if target_epsilon == float("inf"):
-        return hyperparams._replace(noise_multiplier=0.0)
-    if config.clipping == "adaptive":
-        # Costs the same, and bears all the noise that a search tries.
-        config = dataclasses.replace(config, clipping="flat")
+        return setup.with_noise(0.0)
+    own = getattr(setup, "accounted", None)
+    searched = setup if own is None else own()
 
     def event(noise: float) -> base.PrivacyEvent:
-        noisy = hyperparams._replace(noise_multiplier=noise)
-        return build(config, noisy, facts).event(config.num_rounds)
+        return whole_run(searched.with_noise(noise))
 
     if event(1.0).privacy_unit is None:
         raise ValueError(
-            f"target_epsilon {target_epsilon:g} cannot be met: privacy "
-            f"'{config.privacy}' promises nothing, whatever the noise; choose another "
-            "privacy, or target_epsilon inf"
+            f"target_epsilon {target_epsilon:g} cannot be met: "
+            f"{type(setup).__name__} promises nothing, whatever the noise; choose "
+            "another mechanism, or target_epsilon inf"
         )
     noise = accounting.calibrate_noise_multiplier(event, target_epsilon, delta, "best")
-    return hyperparams._replace(noise_multiplier=noise)
+    return setup.with_noise(_float32(noise))
 
 
-Noises = dict[tuple[float, float], list[tuple[float, base.PrivacyEvent]]]
-"""By target epsilon and delta: noise multipliers, and the whole runs' events for which
-they were found."""
+def _float32(noise: float) -> float:
+    """The least float32 that is not below."""
+    single = np.float32(noise)
+    if single < noise:
+        single = np.nextafter(single, np.float32(np.inf))
+    return float(single)
+
+
+Noises = dict[tuple[float, float], list[tuple[Any, base.PrivacyEvent]]]
+"""By target epsilon and delta: noises, and the whole runs' events for which they were
+found."""
 
 
 def calibrated_once(
-    config: Config,
-    hyperparams: Hyperparams,
-    target_epsilon: float,
-    delta: float,
-    noises: Noises,
-) -> Hyperparams:
+    setup: Any, target_epsilon: float, delta: float, noises: Noises
+) -> Any:
     """As `calibrated`, but one search for all runs that spend alike.
 
     A noise found before is taken if the run's own event with it is the same to the last
     number, such as at another learning rate or with another secure sum; nothing else
     decides it. `noises` is what earlier calls found, and grows.
     """
-    facts = facts_of(config.data)
+    path = noise_path(setup)
     found = noises.setdefault((target_epsilon, delta), [])
-    for noise, event in found:
-        noisy = hyperparams._replace(noise_multiplier=noise)
-        if whole_run(config, noisy, facts) == event:
+    for noise, event in found if path else ():
+        noisy = paths.replaced(setup, path, noise)
+        if whole_run(noisy) == event:
             return noisy
-    noisy = calibrated(config, hyperparams, facts, target_epsilon, delta)
-    found.append((noisy.noise_multiplier, whole_run(config, noisy, facts)))
+    noisy = calibrated(setup, target_epsilon, delta)
+    if path:
+        found.append((paths.value_at(noisy, path), whole_run(noisy)))
     return noisy
 
 
+def noise_path(setup: Any) -> str | None:
+    """The key path of the number that `with_noise` sets; None if there is no noise."""
+    try:
+        noisy = setup.with_noise(_PROBE)
+    except ValueError:
+        return None
+    mine, theirs = jax.tree.leaves(setup), jax.tree.leaves(noisy)
+    if len(mine) != len(theirs):
+        return None
+    names = paths.numbers(setup)
+    each = zip(names, mine, theirs, strict=True)
+    changed = [name for name, a, b in each if a != b]
+    return changed[0] if len(changed) == 1 else None
+
+
 @functools.lru_cache(maxsize=1024)
-def events_of(
-    config: Config, hyperparams: Hyperparams, facts: DataFacts
-) -> Callable[[int], base.PrivacyEvent]:
+def events_of(setup: Any) -> Callable[[int], base.PrivacyEvent]:
     """`num_rounds -> event` of a run; cached, because the seeds of a sweep share it.
 
     Raises:
       ValueError: If the run cannot be built.
     """
-    return build(config, hyperparams, facts).event
+    return built(setup).event
 
 
-def whole_run(
-    config: Config, hyperparams: Hyperparams, facts: DataFacts
-) -> base.PrivacyEvent:
+def built(setup: Any) -> base.FederatedAlgorithm:
+    """The algorithm of a setup with concrete numbers, which it checks.
+
+    Raises:
+      ValueError: For a setup that is none, numbers that do not go together, or a number
+        that decides a shape or a branch; names it.
+    """
+    if not callable(getattr(setup, "algorithm", None)):
+        raise ValueError(
+            f"{type(setup).__name__} has no method `algorithm(facts)` and is no setup; "
+            "inherit from lab.parts.Federated, or give it one"
+        )
+    facts = facts_of(setup)
+    try:
+        return setup.algorithm(facts)
+    except TypeError as error:
+        raise blamed(setup, facts, error) from error
+
+
+def whole_run(setup: Any) -> base.PrivacyEvent:
     """The event of all rounds."""
-    return events_of(config, hyperparams, facts)(config.num_rounds)
+    return events_of(setup)(setup.schedule.num_rounds)
+
+
+@functools.lru_cache(maxsize=1024)
+def promises_privacy(setup: Any) -> bool:
+    """Whether a run protects anything: also where its noise is 0."""
+    event = events_of(setup)(1)
+    return event.privacy_unit is not None or bool(event.beside)
 
 
 @functools.lru_cache(maxsize=8192)
-def epsilon_after(
-    config: Config,
-    hyperparams: Hyperparams,
-    facts: DataFacts,
-    delta: float | None,
-    num_rounds: int,
-) -> float | None:
+def epsilon_after(setup: Any, delta: float | None, num_rounds: int) -> float | None:
     """The epsilon, by RDP, of a run's first so many rounds; None where nothing is
     promised.
     """
-    event = events_of(config, hyperparams, facts)(num_rounds)
+    event = events_of(setup)(num_rounds)
     if delta is None or event.privacy_unit is None:
         return None
     epsilon = accounting.epsilon(event, delta)
     return epsilon if math.isfinite(epsilon) else None
 
 
-def spent(
-    config: Config,
-    hyperparams: Hyperparams,
-    facts: DataFacts,
-    delta: float | None,
-    num_rounds: int,
-) -> dict[str, Any]:
+def spent(setup: Any, key: str, delta: float | None, num_rounds: int) -> dict[str, Any]:
     """What a run's first so many rounds released and cost, and whose randomness they
     took, as plain values.
     """
-    event = events_of(config, hyperparams, facts)(num_rounds)
+    event = events_of(setup)(num_rounds)
     return {
         "rounds": num_rounds,
-        "key": key_identity(config, hyperparams, facts),
+        "key": key,
         "mechanisms": ledger.in_words(event),
         "privacy_unit": event.privacy_unit,
         "neighboring_relation": event.neighboring_relation,
         "delta": delta,
-        "epsilon": epsilon_after(config, hyperparams, facts, delta, num_rounds),
+        "epsilon": epsilon_after(setup, delta, num_rounds),
     }
 
 
 @arguments.checked
-def statement(
-    config: Config, hyperparams: Hyperparams, facts: DataFacts, delta: float | None
-) -> dict[str, Any]:
-    """What the whole run guarantees, as columns of a results table.
+def statement(setup: Any, delta: float | None = None) -> dict[str, Any]:
+    """What a whole run guarantees, as columns of a results table.
 
     Returns:
       `epsilon_rdp`, `epsilon_pld` (None where no PLD exists), `accountant` (the one of
       the two, "pld" where it exists, that a target_epsilon is met by),
       `epsilon_public` (who sees the released models) and `epsilon_server` (who runs the
-      protocol, see `accounting.epsilon_server`), `delta`, `noise_multiplier`,
-      `privacy_unit`, `neighboring_relation` and `cut_share`, what of delta the cut of
-      the noise takes (`accounting.cut_share`); without privacy epsilon is inf and the
-      rest None.
+      protocol, see `accounting.epsilon_server`), `delta`, `noise_multiplier` (the
+      number that `with_noise` sets), `privacy_unit`, `neighboring_relation` and
+      `cut_share`, what of delta the cut of the noise takes (`accounting.cut_share`);
+      without privacy epsilon is inf and the rest None.
 
     Raises:
       ValueError: If the run is private and no delta is given.
     """
     if delta is not None:
         checks.probability("delta", delta, allow_one=False)
-    event = whole_run(config, hyperparams, facts)
+    event = whole_run(setup)
     if event.privacy_unit is None:
         kinds = ("rdp", "pld", "public", "server")
         infinite = {f"epsilon_{kind}": float("inf") for kind in kinds}
@@ -176,8 +201,11 @@ def statement(
             )
         )
     if delta is None:
-        raise ValueError(f"privacy '{config.privacy}' needs a delta to state epsilon")
+        raise ValueError(
+            f"{type(setup).__name__} is private and needs a delta to state epsilon"
+        )
     stated = accounting.stated(event, delta)
+    path = noise_path(setup)
     return {
         "epsilon_rdp": accounting.epsilon(event, delta, "rdp"),
         "epsilon_pld": stated.epsilon if stated.accountant == "pld" else None,
@@ -185,7 +213,7 @@ def statement(
         "epsilon_public": stated.epsilon,
         "epsilon_server": accounting.epsilon_server(event, delta),
         "delta": delta,
-        "noise_multiplier": float(hyperparams.noise_multiplier),
+        "noise_multiplier": path and paths.value_at(setup, path),
         "privacy_unit": event.privacy_unit,
         "neighboring_relation": event.neighboring_relation,
         "cut_share": accounting.cut_share(event, delta),

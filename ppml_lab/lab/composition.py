@@ -11,8 +11,9 @@ from ppml_lab import arguments
 from ppml_lab.base import PrivacyEvent
 from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab.budget import whole_run
-from ppml_lab.lab.loading import DataFacts, facts_of
-from ppml_lab.lab.point import Point
+from ppml_lab.lab.loading import facts_of
+from ppml_lab.lab.results import Point
+from ppml_lab.lab.setup import Facts
 
 
 class _Release(NamedTuple):
@@ -58,8 +59,8 @@ def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:
     groups: dict[_Group, dict[tuple[str, int, int], _Release]] = {}
     unprotected: dict[str, int] = {}
     for point in points:
-        facts = facts_of(point.config.data)
-        whole = whole_run(point.config, point.hyperparams, facts)
+        facts = facts_of(point.setup)
+        whole = whole_run(point.setup)
         protects = False
         # What it promises to other units adds up among runs that promise the same.
         for number, event in enumerate(ledger.each(whole)):
@@ -80,7 +81,7 @@ def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:
     return rows
 
 
-def _group(event: PrivacyEvent, facts: DataFacts) -> _Group | None:
+def _group(event: PrivacyEvent, facts: Facts) -> _Group | None:
     """Where a run's cost belongs; None if it protects nothing."""
     unit = event.privacy_unit
     if unit is None or not np.isfinite(accounting.rdp_curve(event).values).any():
@@ -91,7 +92,7 @@ def _group(event: PrivacyEvent, facts: DataFacts) -> _Group | None:
     return _Group(data, unit, event.neighboring_relation)
 
 
-def _examples(facts: DataFacts) -> str:
+def _examples(facts: Facts) -> str:
     assert facts.digests is not None
     return facts.digests.examples
 
@@ -100,10 +101,14 @@ def _longest(found: _Release | None, point: Point, event: PrivacyEvent) -> _Rele
     if found is None:
         return _Release(point, event, 1)
     deltas = [d for d in (found.point.delta, point.delta) if d is not None]
-    longer = point.config.num_rounds > found.point.config.num_rounds
+    longer = _rounds(point) > _rounds(found.point)
     kept = (point, event) if longer else (found.point, found.event)
     smallest = kept[0]._replace(delta=min(deltas, default=None))
     return _Release(smallest, kept[1], found.points + 1)
+
+
+def _rounds(point: Point) -> int:
+    return point.setup.schedule.num_rounds
 
 
 def _row(
@@ -118,8 +123,8 @@ def _row(
     total = ledger.total(runs)._replace(population=min(known, default=None))
     # Of which the server's side need not warn again.
     server = accounting.against_server(total._replace(population=None))
-    data = releases[0].point.config.data
-    names = dict.fromkeys(release.point.config.data.dataset for release in releases)
+    first = releases[0].point.setup
+    names = dict.fromkeys(type(r.point.setup.data).__name__ for r in releases)
     return {
         "dataset": " = ".join(names),
         "privacy_unit": group.privacy_unit,
@@ -129,5 +134,5 @@ def _row(
         "epsilon_rdp": accounting.epsilon(total, delta),
         "epsilon_server": accounting.epsilon(server, delta),
         "same_release": sum(release.points - 1 for release in releases),
-        "unprotected": unprotected.get(_examples(facts_of(data)), 0),
+        "unprotected": unprotected.get(_examples(facts_of(first)), 0),
     }

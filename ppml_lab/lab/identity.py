@@ -1,126 +1,215 @@
-"""Key identities: which runs share their randomness, and which must not.
+"""What a setup is, as a text that differs wherever a result could; and its keys.
 
-A run's key is that of its seed. A run that promises privacy folds in what it is: its
-configuration and numbers, and the data. So no two private runs share initial
-parameters, cohorts, batches or noise, which whoever sees both could else cancel.
+Not `dataclasses.asdict`, which forgets classes: `Gaussian(1, 1)` and
+`LocalGaussian(1, 1)` would be one run.
+
+A run's key is that of its seed. A run that promises privacy folds in what it is, its
+setup and the data: so no two private runs share initial parameters, cohorts, batches or
+noise, which whoever sees both could else cancel.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import enum
 import hashlib
+import json
+import sys
+import types
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import UInt32
 
-from ppml_lab import base
-from ppml_lab.lab import records
-from ppml_lab.lab.config import Config, Hyperparams
-from ppml_lab.lab.experiment import build
-from ppml_lab.lab.loading import DataFacts
+from ppml_lab.lab import part
+from ppml_lab.lab.setup import Facts
 
 SEED_ALONE = "seed"
 """The key identity of runs that promise nothing: a seed's are paired."""
 
-_LENGTH = ("num_rounds", "eval_every", "evals_per_chunk", "stop_at_accuracy")
-_LAYOUT = ("num_lanes", "num_devices", "shard_data")
-# A secure sum's modes give the same bits by design.
-_SAME_BITS = ("secure_mode",)
+
+def run_id(setup: Any, seed: int, delta: float | None, facts: Facts) -> str:
+    """The name of a run: of all that its result depends on. Labels and layout are left
+    out.
+    """
+    whole = described(setup, without=("layout",))
+    return _digest([whole, seed, delta, _stored(facts)])[:16]
 
 
-def key_identity(config: Config, hyperparams: Hyperparams, facts: DataFacts) -> str:
+def key_identity(setup: Any, facts: Facts, *, promises: bool) -> str:
     """What a run's key is made of beside its seed, as a short text.
 
     **Guarantee:** two runs of equal seeds and identities are the same run, up to its
     length, how it lies on devices, and the rounding of that: one release, of which the
     shorter is the beginning of the longer. Two private runs that differ in a number, a
-    name or a single value of the train examples have independent keys, as far as the
+    class or a single value of the train examples have independent keys, as far as the
     generator (no cryptographic one) makes them so.
 
-    Returns:
-      `SEED_ALONE` if the run promises nothing, else a text of its own.
-
-    Raises:
-      ValueError: If the run cannot be built, or is private and `facts` are of no data.
-    """
-    if not promises_privacy(config, facts):
-        return SEED_ALONE
-    numbers = np.array([*hyperparams], np.float32) + np.float32(0)
-    whole = _words_of(config, facts).tobytes() + numbers.astype("<f4").tobytes()
-    return f"own {hashlib.sha256(whole).hexdigest()[:16]}"
-
-
-def keys_of(
-    config: Config, hyperparams: Hyperparams, facts: DataFacts, seed: Any
-) -> tuple[base.Key, base.Key]:
-    """The keys of a run's initial parameters and of its rounds; see `key_identity`.
-
     Args:
-      config: What is compiled.
-      hyperparams: Numbers; may be traced, so that a sweep compiles once.
-      facts: About the data.
-      seed: From 0 to 2^32 - 1; may be traced.
-    """
-    key = jax.random.key(seed)
-    if promises_privacy(config, facts):
-        words = [jnp.asarray(_words_of(config, facts)), _bits_of(hyperparams)]
-        key, _ = jax.lax.scan(
-            lambda key, word: (jax.random.fold_in(key, word), None),
-            key,
-            jnp.concatenate(words),
-        )
-    init_key, rounds_key = jax.random.split(key)
-    return init_key, rounds_key
+      setup: The run's.
+      facts: About its data.
+      promises: Whether it promises anything to anybody.
 
-
-@functools.lru_cache(maxsize=256)
-def promises_privacy(config: Config, facts: DataFacts) -> bool:
-    """Whether runs of a configuration protect anything, whatever their numbers: also
-    where noise_multiplier is 0.
+    Returns:
+      `SEED_ALONE` if it promises nothing, else a text of 64 hexadecimal digits.
 
     Raises:
-      ValueError: If they cannot be built.
+      ValueError: If it does and `facts` are of no data.
     """
-    # What is promised to whom depends on no number, and numbers that do not fit the
-    # bits of a secure sum are refused elsewhere.
-    clear = dataclasses.replace(config, secure_sum="clear")
-    event = build(clear, Hyperparams(), facts).event(1)
-    return event.privacy_unit is not None or bool(event.beside)
-
-
-@functools.lru_cache(maxsize=256)
-def _words_of(config: Config, facts: DataFacts) -> np.ndarray:
-    """A digest of a configuration and of the data, as words `[8]`."""
+    if not promises:
+        return SEED_ALONE
     if facts.digests is None:
         raise ValueError(
-            "facts.digests is None: a private run's key depends on the data; take the "
-            "facts of lab.load_data"
+            "facts.digests is None: a private run's key depends on the data, and these "
+            "have no rows to make a digest of"
         )
-    fields = dataclasses.asdict(config)
-    for name in (*_LENGTH, *_LAYOUT, *_SAME_BITS):
-        del fields[name]
-    fields["data"] = _plain(fields["data"])
-    text = records.canonical([_plain(fields), facts.digests.stored])
-    return np.frombuffer(hashlib.sha256(text.encode()).digest(), "<u4").copy()
+    # How long it runs, and what it is judged by, changes no round.
+    whole = described(setup, same_bits=True, without=("layout", "schedule"))
+    return _digest([whole, _stored(facts)])
 
 
-def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with every number as a float: 1 and 1.0 are one."""
-    return {
-        name: float(value)
-        if isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        else value
-        for name, value in fields.items()
-    }
+def key_words(seeds: Any, identities: list[str]) -> UInt32[np.ndarray, "points 2"]:
+    """The seed words of runs' keys, from their seeds and `key_identity`."""
+    own = [identity != SEED_ALONE for identity in identities]
+    words = [
+        np.frombuffer(bytes.fromhex(identity), "<u4") if is_own else np.zeros(8, "<u4")
+        for identity, is_own in zip(identities, own, strict=True)
+    ]
+    return np.asarray(
+        _folded(np.asarray(seeds, np.uint32), np.stack(words), np.asarray(own))
+    )
 
 
-def _bits_of(hyperparams: Hyperparams) -> Array:
-    """The numbers' bits as words `[numbers]`; 0 and -0 have the same."""
-    numbers = jnp.stack([jnp.asarray(value, jnp.float32) for value in hyperparams])
-    bits = jax.lax.bitcast_convert_type(numbers, jnp.uint32)
-    # Compared as numbers, denormal ones would be 0 on some devices.
-    return jnp.where(bits == jnp.uint32(1 << 31), jnp.uint32(0), bits)
+@jax.jit
+@jax.vmap
+def _folded(seed: Any, words: Any, own: Any) -> Any:
+    plain = jax.random.key(seed)
+    key, _ = jax.lax.scan(
+        lambda key, word: (jax.random.fold_in(key, word), None), plain, words
+    )
+    chosen = [jax.random.key_data(one) for one in (key, plain)]
+    return jax.numpy.where(own, *chosen)
+
+
+def _stored(facts: Facts) -> str | None:
+    return facts.digests and facts.digests.stored
+
+
+def digest(*values: Any, same_bits: bool = False) -> str:
+    """A name of 64 hexadecimal digits for values: parts, plain values, functions that
+    can be imported, and tuples of these.
+
+    Args:
+      *values: What is named together.
+      same_bits: Whether fields annotated `lab.SameBits` are left out.
+
+    Raises:
+      ValueError: For a value that has no name, such as a lambda; says where it is.
+    """
+    return _digest([described(value, same_bits=same_bits) for value in values])
+
+
+def _digest(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def described(
+    value: Any,
+    where: str = "setup",
+    *,
+    same_bits: bool = False,
+    without: Collection[str] = (),
+) -> Any:
+    """A value as JSON has it: classes by their import path, numbers as programs get
+    them (float32), functions by where they are imported from.
+
+    Args:
+      value: A part, or what stands in one.
+      where: Its key path, for errors.
+      same_bits: Whether fields annotated `lab.SameBits` are left out.
+      without: Names of fields of `value` itself that are left out.
+
+    Raises:
+      ValueError: As `digest`.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, enum.Enum):
+        return {path_of(type(value)): value.name}
+    if isinstance(value, np.dtype):
+        return {"dtype": str(value)}
+    if isinstance(value, types.ModuleType):
+        return {"module": value.__name__}
+    if isinstance(value, type):
+        return {"class": path_of(value)} | _captured(value, where)
+    if isinstance(value, tuple):
+        each = enumerate(value)
+        told = [described(v, f"{where}.{i}", same_bits=same_bits) for i, v in each]
+        return told if type(value) is tuple else {path_of(type(value)): told}
+    if part.is_part(value) or dataclasses.is_dataclass(value):
+        fields = _fields(value, where, same_bits, without)
+        return described(type(value), where) | {"fields": fields}
+    return {"function": _import_path(value, where)}
+
+
+def path_of(thing: Any) -> str:
+    """`module.qualname` of a class or function, the same whether its module is imported
+    or run by `python -m`.
+    """
+    module = thing.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        module = spec.name if spec else Path(file).stem if file else module
+    return f"{module}.{thing.__qualname__}"
+
+
+def _fields(
+    value: Any, where: str, same_bits: bool, without: Collection[str]
+) -> dict[str, Any]:
+    told = {}
+    for field in dataclasses.fields(value):
+        kind = field.type
+        if field.name in without or (same_bits and part.gives_same_bits(kind)):
+            continue
+        held = getattr(value, field.name)
+        if part.is_part(value) and part.may_be_number(kind) and isinstance(held, float):
+            held = float(np.float32(held)) + 0.0  # -0.0 is 0.0
+        told[field.name] = described(held, f"{where}.{field.name}", same_bits=same_bits)
+    return told
+
+
+def _captured(cls: type, where: str) -> dict[str, Any]:
+    """What the methods of a local class take from the function around it."""
+    found = {}
+    for owner in cls.__mro__:
+        for method in vars(owner).get("__written__", {}).values():
+            method = getattr(method, "__func__", getattr(method, "fget", method))
+            code = getattr(method, "__code__", None)
+            names = code.co_freevars if code else ()
+            cells = (method.__closure__ or ()) if code else ()
+            for name, cell in zip(names, cells, strict=True):
+                if cell.cell_contents not in cls.__mro__:
+                    told = described(cell.cell_contents, f"{where}: {name}")
+                    found[f"captured {name}"] = told
+    return found
+
+
+def _import_path(value: Any, where: str) -> str:
+    """Where a function is imported from, if that gives this very function."""
+    module, name = (
+        getattr(value, "__module__", None),
+        getattr(value, "__qualname__", ""),
+    )
+    found = sys.modules.get(module or "")
+    for step in name.split("."):
+        found = getattr(found, step, None)
+    if found is None or found is not value:
+        raise ValueError(
+            f"{where} holds {value!r}, which has no name to record: define it at the "
+            "top of a module, or make it a part whose fields are what it depends on"
+        )
+    return path_of(value)

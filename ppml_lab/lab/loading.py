@@ -1,117 +1,281 @@
-"""The data set of a configuration, dealt to clients and put on the devices."""
+"""The data of a setup: loaded, checked, held out, dealt to clients, put on devices."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, data, federated, trees
-from ppml_lab.lab.config import DataConfig
+from ppml_lab.data import columns
+from ppml_lab.lab.identity import digest
+from ppml_lab.lab.setup import Facts, Setup
 from ppml_lab.lab.sharding import lab_mesh
 
 
-class DataFacts(NamedTuple):
-    """What algorithms need to know about the data when they are built.
-
-    Attributes:
-      num_clients: How many clients there are.
-      num_examples: How many train examples there are.
-      max_client_size: The most that one client has of them.
-      num_classes: Of labels.
-      input_shape: Of one example's x.
-      digests: What the train examples are; None for facts about no data, of which
-        nothing is trained.
-    """
-
-    num_clients: int
-    num_examples: int
-    max_client_size: int
-    num_classes: int
-    input_shape: tuple[int, ...]
-    digests: data.Digests | None = None
-
-
 class LabData(NamedTuple):
-    """A federated data set, its test set, and the facts about them."""
+    """Federated train data, the rows beside them, and the facts about them."""
 
     clients: base.Clients
+    """What is trained."""
     test: PyTree
-    facts: DataFacts
+    """Rows that nothing is chosen by."""
+    validation: PyTree | None
+    """Rows that stopping and choosing look at; None for none."""
+    facts: Facts
+    """About `clients`."""
 
 
 @arguments.checked
-def load_data(
-    config: DataConfig, num_devices: int | None = None, shard_data: bool = False
-) -> LabData:
-    """The data set of `config`, dealt to clients, on the devices of a sweep.
-
-    Args:
-      config: Which data, and how they are dealt.
-      num_devices: Devices of one point, see `Config`.
-      shard_data: Whether each has its own clients' examples only.
+def load_data(setup: Any) -> LabData:
+    """The data of a setup on the devices of its sweep.
 
     Raises:
-      ValueError: For unknown names or partitions that do not fit.
+      ValueError: For data that do not fit together or cannot be dealt so.
       FileNotFoundError: If files are missing; says where to put them.
     """
-    return _load_data(config, num_devices, shard_data)
+    return _placed(_Source(setup), setup.layout.num_devices, setup.layout.shard_data)
+
+
+def facts_of(setup: Setup) -> Facts:
+    """The facts about a setup's data, kept for many data sets; raises as `load_data`
+    does.
+    """
+    return _facts(_Source(setup))
+
+
+class _Source:
+    """Where data come from; equal if they are the same data, dealt alike."""
+
+    def __init__(self, setup: Any) -> None:
+        """What decides the data: the layout does not."""
+        self.data = setup.data
+        self.partition = getattr(setup, "partition", None)
+        self.validation = setup.schedule.validation
+        self.name = digest(self.data, self.partition, self.validation)
+
+    def __eq__(self, other: object) -> bool:
+        """By name."""
+        return isinstance(other, _Source) and self.name == other.name
+
+    def __hash__(self) -> int:
+        """Of the name."""
+        return hash(self.name)
+
+
+class _Dealt(NamedTuple):
+    """Data on the host, or clients that were dealt before."""
+
+    train: Any
+    owners: np.ndarray | None
+    test: Any
+    validation: Any
+    facts: Facts
 
 
 @functools.lru_cache(maxsize=256)
-def facts_of(config: DataConfig) -> DataFacts:
-    """The facts about data, kept for many data sets; raises as `load_data` does."""
-    return load_data(config).facts
+def _facts(source: _Source) -> Facts:
+    return _dealt(source).facts
+
+
+@functools.lru_cache(maxsize=1)
+def _dealt(source: _Source) -> _Dealt:
+    where = type(source.data).__name__
+    train, users, test = _loaded(source.data)
+    num_classes = getattr(source.data, "num_classes", None)
+    if num_classes is not None:
+        checks.at_least(f"{where}.num_classes", num_classes, 2)
+        _check_labels(f"{where}: test", test, num_classes)
+    if isinstance(train, base.Clients):
+        if source.validation:
+            raise ValueError(
+                f"validation {source.validation} of {where}, whose clients are dealt "
+                "already; hold rows out where they are dealt"
+            )
+        _check_alike(where, train.examples, test)
+        if num_classes is not None:
+            _check_labels(f"{where}: train", train.examples, num_classes)
+        return _Dealt(train, None, test, None, _facts_of_clients(train, num_classes))
+    count = columns.num_examples(f"{where}: train", train)
+    columns.num_examples(f"{where}: test", test)
+    _check_alike(where, train, test)
+    if num_classes is not None:
+        _check_labels(f"{where}: train", train, num_classes)
+    if users is not None:
+        users = columns.one_axis(f"{where}: users", users)
+        if len(users) != count:
+            raise ValueError(
+                f"{where}: users names who made {len(users)} rows, and train has "
+                f"{count}; give one id per row"
+            )
+    train, users, validation = _hold_out(train, users, source.validation)
+    owners = _owners(source, train, users)
+    facts = Facts(
+        num_clients=int(owners.max()) + 1,
+        num_examples=len(owners),
+        max_client_size=int(np.bincount(owners).max()),
+        example=_example(train),
+        num_classes=num_classes,
+        # Of the data as they are loaded, wherever they lie.
+        digests=data.digests(train, owners),
+    )
+    return _Dealt(train, owners, test, validation, facts)
+
+
+def _loaded(part: Any) -> tuple[Any, Any, Any]:
+    where = type(part).__name__
+    if not callable(getattr(part, "load", None)):
+        raise ValueError(
+            f"data must be a part with load() -> (train, users, test), got {where}"
+        )
+    found = part.load()
+    if not isinstance(found, tuple) or len(found) != 3:
+        raise ValueError(
+            f"{where}.load must return (train, users, test), got "
+            f"{type(found).__name__}"
+            f"{f' of {len(found)}' if isinstance(found, tuple) else ''}; users may be "
+            "None"
+        )
+    return found
+
+
+def _example(examples: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            np.shape(leaf)[1:],
+            jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype),
+        ),
+        examples,
+    )
+
+
+def _facts_of_clients(clients: base.Clients, num_classes: int | None) -> Facts:
+    sizes = data.client_sizes(clients)
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    digests, example = None, None
+    if not isinstance(clients.examples, data.storage.ByShard | data.storage.Generated):
+        host = jax.tree.map(np.asarray, clients.examples)
+        digests, example = data.digests(host, owners), _example(host)
+    return Facts(
+        num_clients=len(sizes),
+        num_examples=int(sizes.sum()),
+        max_client_size=int(sizes.max()),
+        example=example,
+        num_classes=num_classes,
+        digests=digests,
+    )
+
+
+def _check_alike(where: str, train: Any, test: Any) -> None:
+    """Raises ValueError unless test rows are like train rows."""
+    if jax.tree.structure(train) != jax.tree.structure(test):
+        raise ValueError(
+            f"{where}: test has other fields than train: {_fields(test)} and "
+            f"{_fields(train)}"
+        )
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(train), jax.tree.leaves(test), strict=True
+    )
+    for (path, there), here in pairs:
+        if np.shape(there)[1:] != np.shape(here)[1:]:
+            raise ValueError(
+                f"{where}: rows of test{jax.tree_util.keystr(path)} have shape "
+                f"{list(np.shape(here)[1:])}, those of train "
+                f"{list(np.shape(there)[1:])}"
+            )
+
+
+def _fields(tree: Any) -> str:
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return ", ".join(jax.tree_util.keystr(path) for path in paths) or "none"
+
+
+def _check_labels(where: str, rows: Any, num_classes: int) -> None:
+    if not isinstance(rows, dict) or "y" not in rows:
+        return
+    labels = np.asarray(rows["y"])
+    if labels.dtype.kind not in "iu":
+        return
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if bad.size:
+        raise ValueError(
+            f"{where} labels must lie in [0, num_classes = {num_classes}), got "
+            f"{labels.ravel()[bad[0]]} in row {bad[0]}"
+        )
+
+
+def _hold_out(train: Any, users: Any, share: float) -> tuple[Any, Any, Any]:
+    """Train rows and their users without validation rows, and these: whole users where
+    there are users.
+    """
+    if not share:
+        return train, users, None
+    count = columns.num_examples("train", train)
+    rng = np.random.default_rng(0)
+    if users is None:
+        held = np.zeros(count, bool)
+        held[rng.permutation(count)[: round(share * count)]] = True
+    else:
+        names, which = np.unique(users, return_inverse=True)
+        sizes = np.bincount(which)
+        order = rng.permutation(len(names))
+        ends = np.cumsum(sizes[order])
+        taken = order[: int(np.searchsorted(ends, share * count, side="right"))]
+        held = np.isin(which, taken)
+    if not held.any() or held.all():
+        raise ValueError(
+            f"validation {share} holds out {int(held.sum())} of {count} rows; choose a "
+            "share that leaves some of both"
+        )
+
+    def rows(which: np.ndarray) -> Any:
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[which], train)
+
+    users = None if users is None else users[~held]
+    return rows(~held), users, rows(held)
+
+
+def _owners(source: _Source, train: Any, users: Any) -> np.ndarray:
+    """Each row's client, from 0 on, none without rows."""
+    if source.partition is None:
+        if users is None:
+            return np.zeros(columns.num_examples("train", train), np.int64)
+        return data.partition.natural(users)
+    where = type(source.partition).__name__
+    if not callable(getattr(source.partition, "deal", None)):
+        raise ValueError(
+            f"partition must be a part with deal(train, users) -> owners, got {where}"
+        )
+    owners = columns.one_axis(f"{where}: owners", source.partition.deal(train, users))
+    count = columns.num_examples("train", train)
+    is_whole = owners.dtype.kind in "iu" and len(owners) == count
+    if (
+        not is_whole
+        or np.any(np.bincount(np.maximum(owners, 0)) == 0)
+        or (owners.min() < 0)
+    ):
+        raise ValueError(
+            f"{where}.deal must give one client for each of {count} rows, whole "
+            f"numbers from 0 on of which none is left out, got {owners.dtype}"
+            f"{list(owners.shape)}"
+        )
+    return owners
 
 
 @functools.lru_cache(maxsize=2)
-def _load_data(
-    config: DataConfig, num_devices: int | None, shard_data: bool
-) -> LabData:
-    if config.dataset == "synthetic":
-        # Its alpha shifts all logits alike and changes nothing.
-        dataset = data.synthetic(
-            config.data_seed, config.num_clients, 1.0, config.synthetic_beta
-        )
-    else:
-        dataset = data.load(config.dataset)
-    owners = _owners(config, dataset)
+def _placed(source: _Source, num_devices: int | None, shard_data: bool) -> LabData:
+    dealt = _dealt(source)
     mesh = lab_mesh(num_devices)
     everywhere = federated.on_every_device(mesh)
-    clients = data.federate(dataset.train, owners, sharding=everywhere)
+    if isinstance(dealt.train, base.Clients):
+        # Where they lie is the loader's choice.
+        clients = dealt.train
+    else:
+        clients = data.federate(dealt.train, dealt.owners, sharding=everywhere)
     if shard_data:
         clients = data.shard(clients, federated.sharded_by_client(mesh))
-    test = trees.place(dataset.test, everywhere)
-    facts = DataFacts(
-        num_clients=data.num_clients(clients),
-        num_examples=len(owners),
-        max_client_size=int(np.max(data.client_sizes(clients))),
-        num_classes=dataset.num_classes,
-        input_shape=dataset.train["x"].shape[1:],
-        # Of the data as they are loaded, wherever they lie.
-        digests=data.digests(dataset.train, owners),
-    )
-    return LabData(clients, test, facts)
-
-
-def _owners(config: DataConfig, dataset: data.Dataset) -> np.ndarray:
-    deal = data.partition
-    rng, count = np.random.default_rng(config.data_seed), config.num_clients
-    labels = dataset.train["y"]
-    partitions: Mapping[str, Callable[[], np.ndarray]] = {
-        "iid": lambda: deal.iid(rng, len(labels), count),
-        "dirichlet": lambda: deal.dirichlet(rng, labels, count, config.dirichlet_alpha),
-        "shards": lambda: deal.shards(rng, labels, count, config.shards_per_client),
-        "label_limited": lambda: deal.label_limited(
-            rng, labels, count, config.labels_per_client
-        ),
-        "quantity_skew": lambda: deal.quantity_skew(
-            rng, len(labels), count, config.size_sigma
-        ),
-        "natural": lambda: deal.natural(dataset.train_users),
-    }
-    checks.known("partition", config.partition, partitions)
-    return partitions[config.partition]()
+    beside = trees.place((dealt.test, dealt.validation), everywhere)
+    return LabData(clients, *beside, dealt.facts)

@@ -1,36 +1,53 @@
-"""Pieces of runs as pure functions, ready to be compiled."""
+"""A chunk of a slice as one compiled program, and what goes into it.
+
+Points of one structure share a program: their setups, stacked, are an argument of it,
+and inside it each point's numbers are traced.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import PyTree
+from jaxtyping import PyTree, UInt32
 
-from ppml_lab import base, checks, federated
+from ppml_lab import base
 from ppml_lab.federated.simulate import run_chunk
-from ppml_lab.lab.config import Config, Hyperparams
-from ppml_lab.lab.experiment import build, make_task
-from ppml_lab.lab.identity import keys_of
-from ppml_lab.lab.loading import DataFacts
-from ppml_lab.lab.sharding import lab_mesh, over_points
+from ppml_lab.lab.identity import key_words
+from ppml_lab.lab.loading import facts_of, load_data
+from ppml_lab.lab.results import Point
+from ppml_lab.lab.setup import Facts, Schedule
+from ppml_lab.lab.sharding import lab_mesh, num_rows, over_points
 
 
-def mapped_init(config: Config, facts: DataFacts) -> Callable[..., PyTree]:
-    """`(hyperparams, seeds) -> states`, stacked over points."""
+class Group(NamedTuple):
+    """What runs have in common that share their programs."""
 
-    def one(point: tuple[Hyperparams, PyTree]) -> PyTree:
-        hyperparams, seed = point
-        init_key, _ = keys_of(config, hyperparams, facts, seed)
-        return build(config, hyperparams, facts).init(init_key)
+    structure: Any
+    """`jax.tree.structure` of their setups."""
+    delta: float | None
+    """At which live epsilon is compiled."""
 
-    def init(hyperparams: Hyperparams, seeds: Array) -> PyTree:
-        return jax.lax.map(one, (hyperparams, seeds))
+    @property
+    def setup(self) -> Any:
+        """A setup of this structure, whose numbers mean nothing."""
+        return jax.tree.unflatten(self.structure, [0.0] * self.structure.num_leaves)
 
-    return over_points(init, 2, lab_mesh(config.num_devices))
+    @property
+    def facts(self) -> Facts:
+        """About the data of all of them."""
+        return facts_of(self.setup)._replace(delta=self.delta)
+
+
+def group_of(point: Point) -> Group:
+    """The group of a point."""
+    return Group(jax.tree.structure(point.setup), point.delta)
 
 
 class Chunk(NamedTuple):
@@ -42,63 +59,121 @@ class Chunk(NamedTuple):
     num_rounds: int
 
 
-def chunks_of(config: Config) -> list[Chunk]:
-    """How a run is cut: full chunks, the evaluations left over, the rounds left over.
-
-    Raises:
-      ValueError: For counts below 1.
-    """
-    checks.at_least("num_rounds", config.num_rounds, 1)
-    checks.at_least("eval_every", config.eval_every, 1)
-    checks.at_least("evals_per_chunk", config.evals_per_chunk, 1)
-    evals, rounds_left = divmod(config.num_rounds, config.eval_every)
-    full, evals_left = divmod(evals, config.evals_per_chunk)
-    chunks = [Chunk(config.evals_per_chunk, config.eval_every)] * full
+def chunks_of(schedule: Schedule) -> list[Chunk]:
+    """How a run is cut: full chunks, evaluations left over, rounds left over."""
+    evals, rounds_left = divmod(schedule.num_rounds, schedule.eval_every)
+    full, evals_left = divmod(evals, schedule.evals_per_chunk)
+    chunks = [Chunk(schedule.evals_per_chunk, schedule.eval_every)] * full
     if evals_left:
-        chunks.append(Chunk(evals_left, config.eval_every))
+        chunks.append(Chunk(evals_left, schedule.eval_every))
     return chunks + [Chunk(1, rounds_left)] * (rounds_left > 0)
 
 
+class Program(NamedTuple):
+    """A compiled chunk of a slice and the seconds that compiling it took."""
+
+    run: Callable[..., tuple[PyTree, PyTree, PyTree]]
+    compile_seconds: float
+
+
+class Inputs(NamedTuple):
+    """What a slice's program gets beside data and states, stacked over its points."""
+
+    setups: PyTree
+    """Their setups, with leaves float32 `[points]`."""
+    words: UInt32[Array, "points 2"]
+    """Of their keys."""
+
+
+def inputs_of(points: Sequence[Point]) -> Inputs:
+    """The numbers and keys of points."""
+    setups = jax.tree.map(
+        lambda *values: np.asarray(values, np.float32), *[p.setup for p in points]
+    )
+    words = key_words([p.seed for p in points], [p.key for p in points])
+    return Inputs(setups, words)
+
+
+def shapes_of(group: Group, size: int) -> Inputs:
+    """Shapes and types of the inputs of `size` points."""
+    number = jax.ShapeDtypeStruct((size,), jnp.float32)
+    setups = jax.tree.map(lambda _: number, group.setup)
+    return Inputs(setups, jax.ShapeDtypeStruct((size, 2), jnp.uint32))
+
+
+@functools.lru_cache(maxsize=8)
+def init_program(group: Group) -> Callable[..., PyTree]:
+    """`(setups, words) -> states`; one function for all slices of a group, so that jax
+    compiles it once for each of their sizes.
+    """
+    return jax.jit(mapped_init(group))
+
+
+def states_of(group: Group, size: int) -> PyTree:
+    """Shapes and types of the states of `size` points."""
+    return jax.eval_shape(init_program(group), *shapes_of(group, size))
+
+
+def mapped_init(group: Group) -> Callable[..., PyTree]:
+    """`(setups, words) -> states`, stacked over points."""
+    facts = group.facts
+
+    def one(point: tuple[Any, Array]) -> PyTree:
+        own, words = point
+        return own.algorithm(facts).init(_keys(words)[0])
+
+    def init(setups: PyTree, words: Array) -> PyTree:
+        return jax.lax.map(one, (setups, words))
+
+    return over_points(init, 2, lab_mesh(group.setup.layout.num_devices))
+
+
+def _keys(words: Array) -> tuple[base.Key, base.Key]:
+    """The keys of a run's initial parameters and of its rounds."""
+    init_key, rounds_key = jax.random.split(jax.random.wrap_key_data(words))
+    return init_key, rounds_key
+
+
 def mapped_chunk(
-    config: Config, facts: DataFacts, chunk: Chunk, width: int
+    group: Group, chunk: Chunk, width: int
 ) -> Callable[..., tuple[PyTree, PyTree, PyTree]]:
     """A chunk of a whole slice as one pure function.
 
     Returns:
-      `(hyperparams, seeds, states, clients, test, first_round) -> (states, the rounds'
-      scalars [points, rounds], metrics [points, evaluations])`; hyperparameters, seeds
-      and states are stacked over the slice's points.
+      `(setups, words, states, clients, test, validation, first_round) -> (states, the
+      rounds' scalars [points, rounds], metrics [points, evaluations])`; the first three
+      are stacked over the slice's points.
     """
-    mesh = lab_mesh(config.num_devices)
-    task = make_task(config, facts)
-    evaluate_test = federated.evaluator(task, mesh=mesh)
-    evaluate_clients = federated.client_evaluator(task, mesh=mesh)
+    facts = group.facts
 
-    def evaluate(params: PyTree, clients: base.Clients, test: PyTree) -> dict[str, Any]:
-        metrics = evaluate_test(params, test)
-        if config.evaluate_clients:
-            of_clients = evaluate_clients(params, clients)
-            metrics |= federated.client_spread(of_clients, clients)
-        return metrics
+    def judged(
+        own: Any, state: Any, clients: base.Clients, test: PyTree, validation: PyTree
+    ) -> dict[str, Any]:
+        found = own.evaluate(state, clients, test)
+        if validation is not None:
+            held_out = own.evaluate(state, clients, validation)
+            found |= {f"validation_{k}": v for k, v in held_out.items()}
+        return found
 
     def run_chunks(
-        hyperparams: Hyperparams,
-        seeds: Array,
+        setups: PyTree,
+        words: Array,
         states: PyTree,
         clients: base.Clients,
         test: PyTree,
+        validation: PyTree,
         first_round: Any,
     ) -> tuple[PyTree, PyTree, PyTree]:
-        def one(point: tuple[Hyperparams, PyTree, PyTree]) -> tuple[PyTree, ...]:
-            hyper, seed, state = point
-            _, key = keys_of(config, hyper, facts, seed)
-            algorithm = build(config, hyper, facts)
+        def one(point: tuple[Any, Array, PyTree]) -> tuple[PyTree, ...]:
+            own, own_words, state = point
+            _, key = _keys(own_words)
+            algorithm = own.algorithm(facts)
 
             def rounds(state: Any, begin: Any) -> tuple[Any, tuple[PyTree, PyTree]]:
                 state, infos = run_chunk(
                     key, algorithm, state, clients, begin, chunk.num_rounds
                 )
-                return state, (infos, evaluate(state.params, clients, test))
+                return state, (infos, judged(own, state, clients, test, validation))
 
             begins = first_round + chunk.num_rounds * jnp.arange(chunk.num_evals)
             state, (infos, metrics) = jax.lax.scan(rounds, state, begins)
@@ -106,6 +181,22 @@ def mapped_chunk(
 
         # A map of width 1 needs no vmap, which would turn conds into selects.
         batch_size = None if width == 1 else width
-        return jax.lax.map(one, (hyperparams, seeds, states), batch_size=batch_size)
+        return jax.lax.map(one, (setups, words, states), batch_size=batch_size)
 
-    return over_points(run_chunks, 3, mesh)
+    return over_points(run_chunks, 3, lab_mesh(group.setup.layout.num_devices))
+
+
+def traced_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Any:
+    """The chunk of slices of `size` points, traced: what is compiled."""
+    data = load_data(group.setup)
+    at_once = size // num_rows(lab_mesh(group.setup.layout.num_devices))
+    run = mapped_chunk(group, chunk, min(width, at_once))
+    arguments = (*shapes_of(group, size), states_of(group, size), *data[:3])
+    return jax.jit(run, donate_argnums=2).trace(*arguments, np.int32(0))
+
+
+def compile_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Program:
+    """Compiles a chunk for slices of `size` points, of which `width` run at once."""
+    begin = time.perf_counter()
+    compiled = traced_chunk(group, chunk, size, width).lower().compile()
+    return Program(compiled, time.perf_counter() - begin)

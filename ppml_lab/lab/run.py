@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import tyro
@@ -18,31 +17,17 @@ from ppml_lab.dp import cut
 from ppml_lab.lab import hosts, records
 from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
+from ppml_lab.lab.command import parse
 from ppml_lab.lab.composition import cost_together
+from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.folders import check_writable, open_folder
-from ppml_lab.lab.loading import facts_of
-from ppml_lab.lab.point import Outcome, Point, run_of
+from ppml_lab.lab.identity import described
 from ppml_lab.lab.progress import progress
 from ppml_lab.lab.provenance import total_cost
+from ppml_lab.lab.results import Point, Result, run_of
 from ppml_lab.lab.shards import Shard, from_environment, parse_shard, take
-from ppml_lab.lab.sweep import MadeElsewhereError, run_sweep
 
 C = TypeVar("C", bound=Any)
-
-
-class Result(NamedTuple):
-    """A finished run: which it was, what it guaranteed, what came out.
-
-    Attributes:
-      point: The run.
-      guarantee: The columns of `lab.statement`, and `key`: runs of one seed and one key
-        share their randomness, and only they do (`identity.key_identity`).
-      outcome: What it left.
-    """
-
-    point: Point
-    guarantee: dict[str, Any]
-    outcome: Outcome
 
 
 @arguments.checked
@@ -71,7 +56,7 @@ def run_experiment(
       table: Rows of table.csv.
       on_metrics: Told of every evaluation, see `run_sweep`.
     """
-    chosen = _chosen(stem, description, configs, _SWEEP_OPTIONS)
+    chosen = parse(stem, description, configs, _SWEEP_OPTIONS, choices())
     federated.use_all_cores()
     hosts.connect()
     jax.config.update("jax_compilation_cache_dir", str(compiled_programs()))
@@ -102,7 +87,7 @@ def _lead(
             raise ValueError(f"{out} holds no results to merge")
         runs = points(config)
         guarantees = [_guarantee(point) for point in runs]
-        open_folder(out, dataclasses.asdict(config))
+        open_folder(out, described(config, "config"))
     except ValueError as error:
         sys.exit(f"error: {error}")
     _print_guarantees(runs, guarantees)
@@ -161,7 +146,7 @@ def _shard(text: str | None) -> Shard:
 
 
 def _train(points: list[Point], out: Path, on_metrics: OnMetrics) -> None:
-    total = sum(point.config.num_rounds for point in points)
+    total = sum(point.setup.schedule.num_rounds for point in points)
     try:
         with progress(total, "rounds") as report:
             run_sweep(points, out, report=report, on_metrics=on_metrics)
@@ -180,58 +165,15 @@ def _few(names: Sequence[str]) -> str:
 
 def _guarantee(run: Point) -> dict[str, Any]:
     """What tables say of a run: its promise, and whose randomness it has."""
-    facts = facts_of(run.config.data)
-    stated = statement(run.config, run.hyperparams, facts, run.delta)
-    return stated | {"key": run.key}
+    return statement(run.setup, run.delta) | {"key": run.key[:16]}
 
 
-def parse(stem: str, description: str, configs: Mapping[str, C]) -> tuple[C, Path]:
-    """An experiment's command line: its configuration and its results folder."""
-    chosen = _chosen(stem, description, configs, ())
-    return chosen.config, chosen.out
+def choices() -> Any:
+    """The stock parts that the command line offers by name."""
+    # Imported late: the engine knows no part.
+    from ppml_lab.lab.parts.choices import CHOICES
 
-
-def _chosen(
-    stem: str,
-    description: str,
-    configs: Mapping[str, C],
-    options: Sequence[tuple[str, Any, Any]],
-) -> Any:
-    """What the command line says, by name: config, out and the options, each of a name,
-    a type and a default.
-    """
-    if not stem:
-        raise ValueError("stem must name the experiment, got ''")
-    if not configs:
-        raise ValueError("configs has no configuration; give one, such as 'paper'")
-    kind = type(next(iter(configs.values())))
-    invocation = dataclasses.make_dataclass(
-        "Invocation",
-        # No prefix: the configuration's fields are the command's options.
-        [
-            ("config", Annotated[kind, tyro.conf.arg(name="")]),
-            ("out", Path),
-            *((name, annotation) for name, annotation, _ in options),
-        ],
-        frozen=True,
-    )
-    results = Path("results") / stem
-    defaults = {
-        name: (
-            f"The '{name}' configuration; every field can be overridden.",
-            invocation(
-                config,
-                results if name == "paper" else results / name,
-                *(default for *_, default in options),
-            ),
-        )
-        for name, config in configs.items()
-    }
-    return tyro.extras.overridable_config_cli(
-        defaults,
-        prog=f"python -m experiments.{stem}",
-        description=description,
-    )
+    return CHOICES
 
 
 def compiled_programs() -> Path:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ppml_lab.lab.config import Config
-from ppml_lab.lab.point import Point
+from ppml_lab.lab.program import Group, group_of
+from ppml_lab.lab.results import Point
 
 
 class Shard(NamedTuple):
@@ -61,11 +61,11 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Shard | Non
 
 def take(points: Sequence[Point], shard: Shard) -> list[Point]:
     """The points of a shard: equal parts but for one point, ordered so that those of a
-    configuration, which share a program, are together.
+    group, which share a program, are together.
     """
-    groups: dict[Config, list[Point]] = {}
+    groups: dict[Group, list[Point]] = {}
     for point in points:
-        groups.setdefault(point.config, []).append(point)
+        groups.setdefault(group_of(point), []).append(point)
     ordered = [point for group in groups.values() for point in group]
     begin, end = (
         len(ordered) * part // shard.count for part in (shard.index - 1, shard.index)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from ppml_lab.lab import checkpoints, hosts
 from ppml_lab.lab.claims import Claims
-from ppml_lab.lab.config import Config
-from ppml_lab.lab.point import Run
+from ppml_lab.lab.program import Group, group_of
+from ppml_lab.lab.results import Run
 
 
 class Slice(NamedTuple):
-    """Runs of one configuration that have done the same rounds.
+    """Runs of one group that have done the same rounds.
 
     Attributes:
       runs: At least one.
@@ -30,9 +30,9 @@ class Slice(NamedTuple):
     saved: list[checkpoints.Saved]
 
     @property
-    def config(self) -> Config:
-        """What the slice compiles to."""
-        return self.runs[0].point.config
+    def group(self) -> Group:
+        """What its runs have in common."""
+        return group_of(self.runs[0].point)
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ def next_slice(
     """What is to be done next, and from which round: the one place that decides it.
 
     Args:
-      left: Runs of one configuration that were not begun yet; those of the slice are
+      left: Runs of one group that were not begun yet; those of the slice are
         taken out, and those that another process has or has finished.
       folder: The results folder.
       size: Points in one program.

@@ -1,198 +1,346 @@
-"""Sweeps: many runs, one compiled program per static configuration.
+"""The sweep language: which settings a sweep tries, and in which order.
 
-Points that share a `Config` differ only in traced hyperparameters and seeds. They run
-in slices: a slice is a `lax.map` over its points, vmapped as wide as the backend likes,
-and advances chunk by chunk of some evaluations. Now and then its runs are saved, so
-that a killed sweep goes on where it was, to the same bits.
+A sweep is a tuple of settings, made by `axis` and its like and combined by `product`,
+`zipped` and `chain`. As it is a tuple, a slice or a comprehension thins it out.
+
+    sweep = product(
+        axis("mechanism", {"none": NoPrivacy(), "DP": Gaussian(0.3, 1.0)}),
+        axis("trainer.optimizer.learning_rate", (0.1, 1.0)),
+        seeds(5),
+    )
+    runs = points(sweep, Federated(), delta=1e-3)
+
+A name is a key path of the setup, "seed", "delta", or "target_epsilon", which
+calibrates the noise of each point. Settings apply from the root down, whatever their
+order: a part never erases a number that is set inside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from pathlib import Path
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any, NamedTuple, TypeAlias
 
-import jax
+import numpy as np
 
 from ppml_lab import arguments, checks
-from ppml_lab.lab import checkpoints, hosts, memory, programs
-from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
-from ppml_lab.lab.budget import events_of
-from ppml_lab.lab.claims import Claims, open_claims
-from ppml_lab.lab.config import Config
-from ppml_lab.lab.fields import check_seed
-from ppml_lab.lab.folders import check_room
-from ppml_lab.lab.point import Outcome, Point, Run, run_of
-from ppml_lab.lab.sharding import lab_mesh, num_rows
-from ppml_lab.lab.slices import Slice, agreed_slice, equal_size, next_slice
+from ppml_lab.lab import paths
+from ppml_lab.lab.budget import Noises, calibrated_once, noise_path
+from ppml_lab.lab.part import fields_of, is_part
+from ppml_lab.lab.results import Point
+
+OF_A_POINT = ("seed", "delta", "target_epsilon")
+"""What a sweep sets that is no field of a setup."""
+
+NOT_TRACED = ("data", "partition", "schedule", "layout")
+"""The fields of a setup that are read on the host and hold no traced number."""
 
 
-class MadeElsewhereError(RuntimeError):
-    """Other processes are making some of the runs that were asked for."""
+class Setting(NamedTuple):
+    """What one point of a sweep changes."""
+
+    fields: Mapping[str, Any]
+    """New values by key path; that of "" is a whole setup."""
+    columns: Mapping[str, Any]
+    """What the table shows of them."""
+
+
+Sweep: TypeAlias = tuple[Setting, ...]
 
 
 @arguments.checked
-def run_sweep(
-    points: Sequence[Point],
-    folder: Path,
-    *,
-    report: Report = lambda done, text: None,
-    on_metrics: OnMetrics = lambda run, round, scalars: None,
-    width: int | None = None,
-    slice_size: int | None = None,
-    memory_bytes: int | None = None,
-    checkpoint_seconds: float = 5.0,
-) -> list[Outcome]:
-    """Runs every point that has no result in `folder` yet.
-
-    Several processes may do so at once: each takes what no other has. Processes that
-    `hosts.connect` joined compute together instead, and the first alone reads and
-    writes the folder.
+def axis(
+    name: str, values: Iterable[Any] | Mapping[Any, Any], *, column: str = ""
+) -> Sweep:
+    """One setting for each value at a key path.
 
     Args:
-      points: The runs.
-      folder: Where run folders go.
-      report: Told of rounds done.
-      on_metrics: Told of every evaluation, again of those that a killed sweep repeats.
-      width: Points vmapped at once; chosen by backend if None.
-      slice_size: Points in one program, at most; chosen by backend if None, and fewer
-        if the memory does not suffice.
-      memory_bytes: Bytes of a device that a slice may take; measured if None.
-      checkpoint_seconds: A slice is saved after a chunk if so many seconds have passed;
-        0 saves after every chunk.
-
-    Returns:
-      The outcome of each point, in their order; of joined processes, at the first.
+      name: The key path, such as "mechanism.clip_norm".
+      values: What the field may hold: numbers, or parts. Parts have labels: a mapping's
+        keys are what the table shows, such as `{"none": NoPrivacy()}`.
+      column: The table's column; the key path if it is empty.
 
     Raises:
-      ValueError: If a point cannot be built; nothing is run then.
-      OSError: If the folder cannot be written, or its disk has no room or runs full.
-      MadeElsewhereError: If everything is done but for what other processes are making.
+      ValueError: For no values, or parts without labels; `points`, for a key path that
+        the setup does not have (the nearest is suggested).
+      TypeError: `points`, for a value that the field cannot hold.
     """
-    for name, value in (
-        ("width", width),
-        ("slice_size", slice_size),
-        ("memory_bytes", memory_bytes),
-    ):
-        if value is not None:
-            checks.at_least(name, value, 1)
-    checks.within("checkpoint_seconds", checkpoint_seconds, 0, float("inf"))
-    runs = [run_of(point, folder) for point in points]
-    over = hosts.agreed([run.name for run in runs if run.is_finished])
-    finished = [run for run in runs if run.name in over]
-    unfinished = {run.name: run for run in runs if run.name not in over}
-    if finished:
-        rounds = sum(run.point.config.num_rounds for run in finished)
-        report(rounds, f"{len(finished)} runs were finished before")
-    groups: dict[Config, list[Run]] = {}
-    for run in unfinished.values():
-        config = run.point.config
-        check_seed(run.point.seed)
-        # With numbers the builder checks what it cannot check of traced values.
-        events_of(config, run.point.hyperparams, programs.data_of(config).facts)
-        groups.setdefault(config, []).append(run)
-    width = _default_width() if width is None else width
-    sweep = Sweep(folder, report, on_metrics, width, checkpoint_seconds, {}, {})
-    try:
-        with open_claims(folder) if hosts.is_first() else nullcontext() as claims:
-            if claims:
-                _clean(folder, claims)
-            for config, group in groups.items():
-                rows = num_rows(lab_mesh(config.num_devices))
-                largest = slice_size or _largest_slice(width * rows)
-                size = _fitting_size(config, len(group), largest, memory_bytes, sweep)
-                if claims:
-                    check_room(folder, _bytes_written(group, size))
-                _run_group(group, size, rows, sweep, claims)
-            if claims:
-                _clean(folder, claims)
-    except OSError as error:
-        error.add_note(
-            f"Finished runs and checkpoints are kept in {folder}: when it can be "
-            "written again, the same sweep goes on from them."
-        )
-        raise
-    if not hosts.is_first():
-        return []
-    missing = sum(not run.is_finished for run in unfinished.values())
+    if not name:
+        raise ValueError("name must be a key path; for whole setups use variants")
+    return _some(name, _settings(name, values, column or name))
+
+
+def _settings(path: str, values: Any, column: str) -> list[Setting]:
+    if isinstance(values, str):
+        raise ValueError(f"values of '{path}' must be several, got {values!r}")
+    if isinstance(values, Mapping):
+        return [Setting({path: v}, {column: _plain(k)}) for k, v in values.items()]
+    values = list(values)
+    for value in values:
+        held = value if isinstance(value, tuple) else (value,)
+        if any(map(is_part, held)):
+            first = next(one for one in held if is_part(one))
+            label = type(first).__name__
+            raise ValueError(
+                f"values of '{path}' are parts, which need labels: give a mapping, "
+                f"such as {{'{label}': {label}(...)}}"
+            )
+    return [Setting({path: v}, {column: _plain(v)}) for v in values]
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as Python's, anything else as it is."""
+    is_plain = isinstance(value, np.number | np.bool_ | np.str_)
+    return value.item() if is_plain else value
+
+
+@arguments.checked
+def seeds(count: int) -> Sweep:
+    """Seeds 0 to `count - 1`.
+
+    Every method of a product gets the same. Runs that promise no privacy have with a
+    seed the same initial parameters, cohorts and batches: their differences at a seed
+    are paired. Private runs share none of these, for noise and cohorts that two of them
+    had in common could be cancelled (`identity.key_identity`): compare them as
+    independent runs.
+    """
+    checks.at_least("count: the number of seeds", count, 1)
+    return axis("seed", range(count))
+
+
+@arguments.checked
+def uniform(name: str, low: float, high: float, count: int, seed: int) -> Sweep:
+    """`count` draws of a field, uniform in [low, high).
+
+    Draws depend on `seed` and `name` alone: those of two fields are independent even
+    with the same seed, and a larger `count` begins with the same values. For random
+    search `zipped` takes the draws of several fields.
+    """
+    return axis(name, _draws(name, low, high, count, seed))
+
+
+@arguments.checked
+def log_uniform(name: str, low: float, high: float, count: int, seed: int) -> Sweep:
+    """`count` draws of a field whose logarithm is uniform; see `uniform`."""
+    checks.positive(f"low of {name}", low)
+    checks.positive(f"high of {name}", high)
+    logs = _draws(name, math.log(low), math.log(high), count, seed)
+    return axis(name, [math.exp(value) for value in logs.tolist()])
+
+
+def _draws(name: str, low: float, high: float, count: int, seed: int) -> np.ndarray:
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"{name} needs finite low < high, got {low} and {high}")
+    checks.at_least(f"count: the number of draws of {name}", count, 1)
+    checks.at_least("seed", seed, 0)
+    generator = np.random.default_rng([seed, *name.encode()])
+    return generator.uniform(low, high, count)
+
+
+@arguments.checked
+def variants(column: str, choices: Mapping[Any, Any]) -> Sweep:
+    """Named choices: whole setups, or values of several fields.
+
+    The table shows the name, in a column that is no field, and nothing else.
+
+    Args:
+      column: The column's name.
+      choices: By what the column shows: a setup, of any class, or a mapping from key
+        paths to values.
+
+    Raises:
+      ValueError: For no choices, or a column without a name.
+    """
+    if not column:
+        raise ValueError("column must be a name for the table's header, got ''")
+    settings = []
+    for name, choice in choices.items():
+        fields = {"": choice} if is_part(choice) else choice
+        if not isinstance(fields, Mapping):
+            raise ValueError(
+                f"choices: '{name}' must be a setup, or a mapping from key paths to "
+                f"values, got {choice!r}"
+            )
+        settings.append(Setting(dict(fields), {column: _plain(name)}))
+    return _some(column, settings)
+
+
+@arguments.checked
+def hidden(sweep: Sweep) -> Sweep:
+    """The same settings, of which the table shows nothing."""
+    return tuple(setting._replace(columns={}) for setting in sweep)
+
+
+@arguments.checked
+def product(*sweeps: Sweep) -> Sweep:
+    """Every combination; the last sweep varies fastest.
+
+    Raises:
+      ValueError: If two of them set the same field.
+    """
+    return tuple(map(_together, itertools.product(*sweeps)))
+
+
+@arguments.checked
+def zipped(*sweeps: Sweep) -> Sweep:
+    """The first settings of all together, then the second ones, and so on.
+
+    Raises:
+      ValueError: If lengths differ, or two sweeps set the same field.
+    """
+    lengths = [len(sweep) for sweep in sweeps]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"zipped sweeps must be of one length, got {lengths}")
+    return tuple(map(_together, zip(*sweeps, strict=True)))
+
+
+@arguments.checked
+def chain(*sweeps: Sweep) -> Sweep:
+    """One sweep after the other; they need not set the same fields."""
+    return tuple(itertools.chain(*sweeps))
+
+
+@arguments.checked
+def points(sweep: Sweep, setup: Any = None, delta: float | None = None) -> list[Point]:
+    """The runs of a sweep, in its order.
+
+    Labels come in the order of the sweep's columns, but for the seed, which is last
+    however the loops are nested. Where a part of a chain does not set another's column,
+    the label is the point's value there, or None if there is none.
+
+    A point that several parts of a chain have in common comes once, at its first place:
+    its run is made once, and a second row would count it twice in every mean.
+
+    Args:
+      sweep: What changes from point to point.
+      setup: Where the sweep does not say; not needed where `variants` gives whole ones.
+      delta: At which epsilon is stated, and met where the sweep sets target_epsilon.
+
+    Raises:
+      ValueError: For a key path that does not exist, a number swept in data, schedule
+        or layout, or a target_epsilon that has no delta or cannot be reached, also
+        because the point has no noise.
+      TypeError: For a value that a field cannot hold.
+    """
+    if not sweep:
+        raise ValueError("sweep has no settings, so that nothing would run: add some")
+    if delta is not None:
+        checks.probability("delta", delta, allow_one=False)
+    noisy: Noises = {}
+    names = dict.fromkeys(name for setting in sweep for name in setting.columns)
+    names = sorted(names, key=lambda name: name == "seed")
+    found: dict[Any, Point] = {}
+    for setting in sweep:
+        point = _point(setting.fields, setup, delta, noisy)
+        point = point._replace(labels=_labels(setting, point, names))
+        which = (*point[:2], point.delta, *point.labels.values())
+        found.setdefault(which, point)
+    return list(found.values())
+
+
+def _point(
+    fields: Mapping[str, Any], setup: Any, delta: float | None, noisy: Noises
+) -> Point:
+    """The point of a setting, without labels."""
+    # What is nearer to the root first.
+    order = sorted(fields, key=lambda path: path.count(".") + bool(path))
+    for path in order:
+        if path in OF_A_POINT:
+            continue
+        if setup is None and path:
+            raise ValueError(f"'{path}' is a field of no setup: give points a setup")
+        setup = paths.replaced(setup, path, fields[path])
+    check_setup(setup)
+    seed, delta = fields.get("seed", 0), fields.get("delta", delta)
+    check_seed(seed)
+    if delta is not None:
+        checks.probability("delta", delta, allow_one=False)
+    target = fields.get("target_epsilon")
+    if target is not None:
+        path = noise_path(setup)
+        if path in fields:
+            raise ValueError(
+                f"target_epsilon {target} sets {path}, and so does the sweep, to "
+                f"{fields[path]}: sweep one of them"
+            )
+        if delta is None:
+            raise ValueError(f"target_epsilon {target} needs a delta: give points one")
+        setup = calibrated_once(setup, target, delta, noisy)
+    swept = frozenset(path for path in fields if path and path not in OF_A_POINT)
+    return Point(setup, int(seed), {}, delta, swept)
+
+
+def check_setup(setup: Any) -> None:
+    """Raises ValueError unless `setup` is a part with what every setup has."""
+    if not is_part(setup):
+        shown = setup.__name__ if isinstance(setup, type) else type(setup).__name__
+        cure = f"{shown}()" if isinstance(setup, type) else "parts.Federated()"
+        raise ValueError(f"setup must be a part, such as {cure}, got {shown}")
+    name = type(setup).__name__
+    needed = ("data", "schedule", "layout", "algorithm", "evaluate")
+    missing = [one for one in needed if not hasattr(setup, one)]
     if missing:
-        raise MadeElsewhereError(
-            f"{missing} of {len(points)} runs are being made by another process in "
-            f"{folder}; run this again when that has ended"
+        raise ValueError(
+            f"{name} has no {' and no '.join(missing)}, and is no setup; inherit from "
+            "parts.Federated, or write what lab.Setup has"
         )
-    return [run.outcome() for run in runs]
+    for field in fields_of(type(setup)):
+        if field in OF_A_POINT:
+            raise ValueError(
+                f"{name}.{field}: seed, delta and target_epsilon are a point's own; "
+                "give the field another name"
+            )
+    for path in paths.numbers(setup):
+        if path.split(".")[0] in NOT_TRACED:
+            raise ValueError(
+                f"{path} is annotated Traced, and {path.split('.')[0]} is read before "
+                "programs run: declare it float"
+            )
 
 
-def _default_width() -> int:
-    """Points vmapped at once: 1 on a CPU, where width gains little, else 32."""
-    return 1 if jax.default_backend() == "cpu" else 32
+def check_seed(seed: Any) -> None:
+    """Raises ValueError unless there is a key of this seed."""
+    is_whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not is_whole or not 0 <= int(seed) < 2**32:
+        raise ValueError(f"seed must be from 0 to 2^32 - 1, a whole number, got {seed}")
 
 
-def _largest_slice(at_once: int) -> int:
-    """On a CPU what runs at once, else what keeps a device busy for long."""
-    return at_once if jax.default_backend() == "cpu" else 1024
+def _labels(setting: Setting, point: Point, names: Iterable[str]) -> dict[str, Any]:
+    own = {"seed": point.seed, "delta": point.delta}
+
+    def elsewhere(name: str) -> Any:
+        value = paths.value_at(point.setup, name)
+        return type(value).__name__ if is_part(value) else value
+
+    return {
+        name: setting.columns[name]
+        if name in setting.columns
+        else own.get(name, elsewhere(name))
+        for name in names
+    }
 
 
-def _fitting_size(
-    config: Config, count: int, largest: int, memory_bytes: int | None, sweep: Sweep
-) -> int:
-    data = programs.data_of(config)
-    free = hosts.agreed(memory.bytes_free()) if memory_bytes is None else memory_bytes
-
-    def needed(size: int) -> int:
-        compiled = first_program(config, size, sweep).run
-        return memory.bytes_needed(compiled, (data.clients, data.test))
-
-    rows = num_rows(lab_mesh(config.num_devices))
-    if free is None:
-        return equal_size(count, largest, rows)
-    return memory.fitting_size(count, largest, rows, needed, free)
-
-
-def _bytes_written(group: list[Run], size: int) -> int:
-    """About what running a group writes: two checkpoints of a slice, and the lines of
-    all runs.
-    """
-    config = group[0].point.config
-    leaves = jax.tree.leaves(programs.states_of(config, size))
-    states = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    return 2 * states + 300 * config.num_rounds * len(group)
-
-
-def _run_group(
-    group: list[Run], size: int, multiple: int, sweep: Sweep, claims: Claims | None
-) -> None:
-    """Runs the points of a configuration that no other process has.
-
-    The process with claims decides for all that are joined.
-    """
-    left = [*group]
-
-    def decide(size: int) -> Slice | None:
-        part = next_slice(left, sweep.folder, size, claims) if claims else None
-        return agreed_slice(part, left)
-
-    def run(part: Slice) -> None:
-        try:
-            advance(part, sweep)
-        except jax.errors.JaxRuntimeError:
-            left[:0] = part.runs
-            raise
-        finally:
-            if claims:
-                claims.release([part.name, *(run.name for run in part.runs)])
-
-    memory.run_what_fits(
-        decide,
-        run,
-        size,
-        multiple,
-        lambda text: sweep.report(0, text),
+def _together(settings: tuple[Setting, ...]) -> Setting:
+    return Setting(
+        _union([setting.fields for setting in settings]),
+        _union([setting.columns for setting in settings]),
     )
 
 
-def _clean(folder: Path, claims: Claims) -> None:
-    def is_finished(run: str) -> bool:
-        return (folder / "runs" / run / "result.json").exists()
+def _union(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = Counter(name for part in parts for name in part)
+    twice = [name for name, number in names.items() if number > 1]
+    if twice:
+        raise ValueError(
+            f"two of the combined sweeps set '{twice[0]}': leave it to one of them"
+        )
+    return {name: value for part in parts for name, value in part.items()}
 
-    checkpoints.clean(folder, is_finished, claims)
+
+def _some(name: str, settings: list[Setting]) -> Sweep:
+    if not settings:
+        raise ValueError(f"'{name}' has no values: give at least one")
+    return tuple(settings)

@@ -13,8 +13,14 @@ from jaxtyping import Float
 
 from ppml_lab import arguments, checks
 from ppml_lab.lab.loading import load_data
-from ppml_lab.lab.point import Point
-from ppml_lab.lab.program import Chunk, mapped_chunk, mapped_init
+from ppml_lab.lab.program import (
+    Chunk,
+    group_of,
+    init_program,
+    inputs_of,
+    mapped_chunk,
+)
+from ppml_lab.lab.results import Point
 from ppml_lab.lab.sharding import lab_mesh, num_rows
 
 
@@ -40,22 +46,17 @@ def seconds_in_turns(
 
 
 def _ready_chunk(point: Point) -> Callable[[], Any]:
-    config = point.config
-    data = load_data(config.data, config.num_devices, config.shard_data)
+    setup, group = point.setup, group_of(point)
+    data = load_data(setup)
     # Every row of devices needs a point: the same one for all.
-    copies = num_rows(lab_mesh(config.num_devices))
-    hyperparams = jax.tree.map(
-        lambda value: jnp.full(copies, value, jnp.float32), point.hyperparams
-    )
-    seeds = jnp.full(copies, point.seed, jnp.uint32)
-    states = jax.jit(mapped_init(config, data.facts))(hyperparams, seeds)
-    rounds = Chunk(1, config.eval_every)
-    chunk = jax.jit(mapped_chunk(config, data.facts, rounds, width=1))
+    copies = num_rows(lab_mesh(setup.layout.num_devices))
+    inputs = inputs_of([point] * copies)
+    states = init_program(group)(*inputs)
+    rounds = Chunk(1, setup.schedule.eval_every)
+    chunk = jax.jit(mapped_chunk(group, rounds, width=1))
 
     def run() -> Any:
-        return jax.block_until_ready(
-            chunk(hyperparams, seeds, states, *data[:2], jnp.int32(0))
-        )
+        return jax.block_until_ready(chunk(*inputs, states, *data[:3], jnp.int32(0)))
 
     run()
     return run

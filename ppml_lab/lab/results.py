@@ -1,52 +1,51 @@
-"""What a sweep is made of and what it gives: points, their runs and outcomes."""
+"""What a sweep is made of and what it gives: points, their runs, outcomes, results."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppml_lab.lab import records
-from ppml_lab.lab.config import Config, Hyperparams
-from ppml_lab.lab.identity import key_identity
+from ppml_lab.lab.budget import promises_privacy
+from ppml_lab.lab.identity import described, key_identity, run_id
 from ppml_lab.lab.loading import facts_of
 
 
 class Point(NamedTuple):
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-      config: What it compiles to.
-      hyperparams: Concrete numbers.
-      seed: Of initial parameters, sampling, batches, noise and rounding; see `key`.
-      labels: Columns that say which point this is, first in the table.
-      delta: At which its epsilon is stated; needed by private runs only.
-    """
-
-    config: Config
-    hyperparams: Hyperparams
+    setup: Any
+    """What runs, with concrete numbers."""
     seed: int
+    """Of initial parameters, sampling, batches, noise and rounding; see `key`."""
     labels: Mapping[str, Any]
+    """Columns that say which point this is, first in the table."""
     delta: float | None = None
+    """At which its epsilon is stated; needed by private runs only."""
+    swept: frozenset[str] = frozenset()
+    """The key paths that the sweep sets."""
 
     @property
     def key(self) -> str:
         """What the run's key is made of beside its seed, see `identity.key_identity`.
 
-        Loads the data, as `record` does.
+        Loads the data, as `id` does.
         """
-        return key_identity(self.config, self.hyperparams, facts_of(self.config.data))
+        promises = promises_privacy(self.setup)
+        return key_identity(self.setup, facts_of(self.setup), promises=promises)
+
+    @property
+    def id(self) -> str:
+        """The name of its run: of all that the result depends on."""
+        return run_id(self.setup, self.seed, self.delta, facts_of(self.setup))
 
     def record(self) -> dict[str, Any]:
-        """What the run's result depends on, as plain values; its hash names the run's
-        folder.
-        """
-        digests = facts_of(self.config.data).digests
+        """What the run is, as plain values."""
+        digests = facts_of(self.setup).digests
         return {
-            "config": dataclasses.asdict(self.config),
-            "hyperparams": {k: float(v) for k, v in self.hyperparams._asdict().items()},
+            "setup": described(self.setup),
             "seed": self.seed,
             "labels": dict(self.labels),
             "delta": self.delta,
@@ -84,22 +83,19 @@ class Run(NamedTuple):
 
 def run_of(point: Point, folder: Path) -> Run:
     """A point's run in a results folder."""
-    return Run(point, folder / "runs" / records.run_id(point.record()))
+    return Run(point, folder / "runs" / point.id)
 
 
 class Outcome(NamedTuple):
-    """What a finished run left.
-
-    Attributes:
-      last: Scalars of its last round, its last metrics by name, `params_digest` (equal
-        for final parameters that are equal to the bit), `seconds` (wall,
-        without compilation, divided among a slice's points) and `compile_seconds` (of
-        the slice's programs).
-      folder: Its run folder.
-    """
+    """What a finished run left."""
 
     last: dict[str, Any]
+    """Scalars of the round that it is judged by (the last, or the best of
+    `Schedule.keep`) with its metrics by name, `params_digest` (of the last parameters:
+    equal for those that are equal to the bit), `seconds` (wall, without compilation,
+    divided among a slice's points) and `compile_seconds` (of the slice's programs)."""
     folder: Path
+    """Its run folder."""
 
     @property
     def diverged(self) -> bool:
@@ -112,6 +108,18 @@ class Outcome(NamedTuple):
         """A scalar at every round where it was recorded."""
         lines = records.read_lines(self.folder / "rounds.jsonl")
         return [_with_nan(line)[name] for line in lines if name in line]
+
+
+class Result(NamedTuple):
+    """A finished run: which it was, what it guaranteed, what came out."""
+
+    point: Point
+    """The run."""
+    guarantee: dict[str, Any]
+    """The columns of `lab.statement`, and `key`: runs of one seed and one key share
+    their randomness, and only they do (`identity.key_identity`)."""
+    outcome: Outcome
+    """What it left."""
 
 
 def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:

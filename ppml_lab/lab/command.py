@@ -1,0 +1,211 @@
+"""A configuration's command line: key paths are flags, parts are chosen by name.
+
+Stock parts are choices wherever a field is annotated by the protocol that they serve;
+a researcher's own are, wherever one of the configurations holds one.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import operator
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import tyro
+
+from ppml_lab.lab.part import members, parts_in
+
+C = TypeVar("C", bound=Any)
+
+Choices = Mapping[Any, Sequence[type]]
+"""Protocol -> the stock parts that serve it."""
+
+
+def parse(
+    stem: str,
+    description: str,
+    configs: Mapping[str, C],
+    options: Sequence[tuple[str, Any, Any]] = (),
+    choices: Choices | None = None,
+) -> Any:
+    """What the command line says, by name: config, out and the options.
+
+    Args:
+      stem: The experiment's name.
+      description: Shown by `--help`.
+      configs: Dataclasses or parts by name; the first argument chooses one, flags
+        override its fields.
+      options: Each of a name, a type and a default.
+      choices: The stock parts.
+
+    Raises:
+      ValueError: For no stem or no configurations, or two parts of one name to choose
+        from.
+    """
+    if not stem:
+        raise ValueError("stem must name the experiment, got ''")
+    if not configs:
+        raise ValueError("configs has no configuration; give one, such as 'paper'")
+    prog = f"python -m experiments.{stem}"
+    name, arguments = _named(prog, description, configs, sys.argv[1:])
+    results = Path("results") / stem
+    kind = type(configs[name])
+    invocation = dataclasses.make_dataclass(
+        "Invocation",
+        # No prefix: the configuration's fields are the command's options.
+        [
+            ("config", Annotated[kind, tyro.conf.arg(name="")]),
+            ("out", Path),
+            *((option, annotation) for option, annotation, _ in options),
+        ],
+        frozen=True,
+    )
+    registry = tyro.constructors.ConstructorRegistry()
+    table = _table(configs, choices or {})
+    registry.struct_rule(functools.partial(_struct, table))
+    return tyro.cli(
+        invocation,
+        prog=f"{prog} {name}",
+        description=description,
+        args=arguments,
+        default=invocation(
+            configs[name],
+            results if name == "paper" else results / name,
+            *(default for *_, default in options),
+        ),
+        config=(tyro.conf.CascadeSubcommandArgs,),
+        registry=registry,
+    )
+
+
+def _named(
+    prog: str, description: str, configs: Mapping[str, Any], arguments: Sequence[str]
+) -> tuple[str, list[str]]:
+    """The configuration that is named first, and what follows it."""
+    names = "{" + ",".join(configs) + "}"
+    if arguments and arguments[0] in configs:
+        return arguments[0], [*arguments[1:]]
+    usage = f"usage: {prog} {names} [OPTIONS]"
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"{usage}\n\n{inspect.cleandoc(description)}\n")
+        print(f"{prog} NAME --help shows what a configuration can be changed to.")
+        sys.exit(0)
+    said = f"'{arguments[0]}' is none of them" if arguments else "name one of them"
+    print(f"{usage}\nerror: {said}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _table(
+    configs: Mapping[str, Any], choices: Choices
+) -> Mapping[tuple[type, str], list[type]]:
+    """For each field of each class: which classes of parts may stand there."""
+    own: dict[tuple[type, str], list[type]] = {}
+    for config in configs.values():
+        for owner, name, held in _held(config):
+            own.setdefault((owner, name), []).append(type(held))
+    return _Table(own, choices)
+
+
+class _Table(dict):
+    """Classes by field; a field that no configuration fills has the stock ones."""
+
+    def __init__(self, own: dict[tuple[type, str], list[type]], choices: Choices):
+        """One's own, and the stock."""
+        super().__init__(own)
+        self.choices = choices
+
+    def at(self, cls: type, name: str, kind: Any) -> list[type]:
+        """All classes, those of the annotation's protocols first."""
+        inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
+        stock = [c for m in members(inner) for c in _stock(m, self.choices)]
+        return list(dict.fromkeys([*stock, *self.get((cls, name), [])]))
+
+
+def _stock(kind: Any, choices: Choices) -> Sequence[type]:
+    try:
+        return choices.get(kind, ())
+    except TypeError:  # not hashable, and no protocol
+        return ()
+
+
+def _held(config: Any) -> Iterator[tuple[type, str, Any]]:
+    """Every part below a configuration, with the class and the field that hold it."""
+    if not dataclasses.is_dataclass(config):
+        return
+    for field in dataclasses.fields(config):
+        for _, inner in parts_in(getattr(config, field.name)):
+            yield type(config), field.name, inner
+            yield from _held(inner)
+
+
+def _struct(table: _Table, info: Any) -> Any:
+    """What tyro needs to know of a class: its fields, and what may stand there."""
+    cls = info.type
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        return None
+    if cls.__name__ == "Invocation":
+        return None
+    specs = []
+    for field in dataclasses.fields(cls):
+        given = getattr(info.default, field.name, field.default)
+        if given is dataclasses.MISSING and field.default_factory is not (
+            dataclasses.MISSING
+        ):
+            given = field.default_factory()
+        given = tyro.MISSING_NONPROP if given is dataclasses.MISSING else given
+        kind = _widened(field.type, table.at(cls, field.name, field.type), given)
+        specs.append(
+            tyro.constructors.StructFieldSpec(
+                field.name, kind, given, _help(cls, field.name)
+            )
+        )
+    return tyro.constructors.StructConstructorSpec(cls, tuple(specs))
+
+
+def _widened(kind: Any, classes: list[type], given: Any) -> Any:
+    """An annotation as the classes that may stand there."""
+    if not classes:
+        return kind
+    if get_origin(kind) is tuple:
+        # How many there are stays: flags reach each of them.
+        return tuple[tuple(type(one) for one in given)] if given else kind
+    plain = [m for m in members(kind) if not getattr(m, "_is_protocol", False)]
+    together = tuple(dict.fromkeys([*plain, *classes]))
+    names = [getattr(choice, "__name__", str(choice)) for choice in together]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two parts to choose from are called {name}; rename your own"
+            )
+    return functools.reduce(operator.or_, together)
+
+
+def _help(cls: type, name: str) -> str | None:
+    """The string below a field, where there is source to read."""
+    for owner in cls.__mro__:
+        found = _docs(owner).get(name)
+        if found:
+            return found
+    return None
+
+
+@functools.cache
+def _docs(cls: type) -> Mapping[str, str]:
+    """The strings below a class's own fields."""
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+    except (OSError, TypeError, SyntaxError, IndexError):
+        return {}
+    found = {}
+    for line, after in itertools.pairwise(body):
+        text = getattr(getattr(after, "value", None), "value", None)
+        if isinstance(line, ast.AnnAssign) and isinstance(text, str):
+            found[line.target.id] = inspect.cleandoc(text)
+    return found

@@ -1,0 +1,343 @@
+"""Parts: the small frozen classes that a setup is a tree of.
+
+A part is a dataclass and a jax pytree. Fields annotated `Traced` are numbers, and these
+and fields that hold parts are its children: what a sweep may change without compiling.
+All else is structure: it is converted to its annotated type, hashed, and compiled.
+
+    @lab.part
+    class FedProx:
+        optimizer: Optimizer = Sgd(0.1)    # a child, for it holds a part
+        mu: lab.Traced = 0.01              # a number
+        local_epochs: int = 1              # structure
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
+
+import jax
+import numpy as np
+
+T = TypeVar("T")
+
+_TRACED, _SAME_BITS = "a number that programs trace", "changes no bit of a result"
+Traced = Annotated[float, _TRACED]
+"""Annotates a part's field that holds a number which compiled programs take."""
+SameBits = Annotated[T, _SAME_BITS]
+"""Annotates a part's field that changes no bit of any result: `SameBits[int]`."""
+
+_PLAIN: Mapping[type, Any] = {
+    bool: (bool, np.bool_),
+    int: Integral,
+    float: Real,
+    str: (str, np.str_),
+}
+"""What may be given for a plain type."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def part(cls: type[T]) -> type[T]:
+    """Makes a class a part: frozen, a pytree of its numbers and parts, checked when a
+    person makes one.
+
+    Annotations may be of classes of the function or notebook cell around.
+
+    Raises:
+      TypeError: For a field whose annotation is unknown or no part can have.
+    """
+    made: Any = cls
+    frame = sys._getframe(1)
+    scope = {**frame.f_globals, **frame.f_locals, cls.__name__: cls}
+    made.__annotations__ = {
+        name: _evaluated(f"{cls.__name__}.{name}", kind, scope)
+        for name, kind in vars(cls).get("__annotations__", {}).items()
+    }
+    # Before a dataclass's own methods come among them.
+    made.__written__ = dict(vars(cls))
+    own_check = getattr(cls, "__post_init__", None)
+
+    def check(self: Any) -> None:
+        if "__children__" not in self.__dict__:  # not again for a class above
+            _check(self)
+        if own_check is not None:
+            own_check(self)
+
+    made.__post_init__ = check
+    if "__eq__" not in vars(cls):
+        made.__eq__, made.__hash__ = _equal, _hash
+    try:
+        dataclasses.dataclass(frozen=True, eq=False)(cls)
+    except ValueError as error:  # a mutable default
+        raise TypeError(f"{cls.__name__}: {error}") from error
+    kinds = {field.name: field.type for field in dataclasses.fields(made)}
+    for name, kind in kinds.items():
+        _check_kind(f"{cls.__name__}.{name}", kind)
+    made.__part__ = kinds
+    jax.tree_util.register_pytree_with_keys(
+        made,
+        _flat_with_keys,
+        lambda structure, children: _rebuilt(cls, structure, children),
+        _flat,
+    )
+    return cls
+
+
+def is_part(value: Any) -> bool:
+    """Whether a value is a part; a class that inherits from one and is not decorated
+    makes none.
+    """
+    return "__part__" in vars(type(value))
+
+
+def is_part_class(value: Any) -> bool:
+    """Whether a value is a class of parts, not one of them."""
+    return isinstance(value, type) and "__part__" in vars(value)
+
+
+def fields_of(cls: Any) -> Mapping[str, Any]:
+    """The annotations of a part's (or its class's) fields, by name."""
+    return cls.__part__
+
+
+def parts_in(value: Any) -> list[tuple[str, Any]]:
+    """The parts that a field's value holds: itself, or those of a tuple by place."""
+    if is_part(value):
+        return [("", value)]
+    places = enumerate(value) if isinstance(value, tuple) else ()
+    return [(str(place), one) for place, one in places if is_part(one)]
+
+
+def may_be_number(kind: Any) -> bool:
+    """Whether an annotation lets a field hold a traced number."""
+    return any(_is_marked(member, _TRACED) for member in members(kind))
+
+
+def gives_same_bits(kind: Any) -> bool:
+    """Whether an annotation says that a field changes no bit."""
+    return _is_marked(kind, _SAME_BITS)
+
+
+def members(kind: Any) -> tuple[Any, ...]:
+    """What an annotation is a union of; itself if it is none."""
+    if get_origin(kind) is Annotated and not _is_marked(kind, _TRACED):
+        return members(get_args(kind)[0])
+    if get_origin(kind) in (typing.Union, types.UnionType):
+        return tuple(one for member in get_args(kind) for one in members(member))
+    return (kind,)
+
+
+def _is_marked(kind: Any, mark: str) -> bool:
+    return get_origin(kind) is Annotated and mark in kind.__metadata__
+
+
+class _Structure:
+    """What is compiled of a part: which fields are children, and what the others hold.
+
+    Not a tuple, which jax would compare without looking at types: 1, 1.0 and True are
+    three structures.
+    """
+
+    def __init__(self, children: tuple[str, ...], rest: tuple[tuple[str, Any], ...]):
+        """Names of fields; names and values of the others."""
+        self.children, self.rest = children, rest
+
+    def __eq__(self, other: object) -> bool:
+        """By values and their types."""
+        if not isinstance(other, _Structure):
+            return NotImplemented
+        mine, theirs = (self.children, self.rest), (other.children, other.rest)
+        return mine == theirs and _types(mine) == _types(theirs)
+
+    def __hash__(self) -> int:
+        """Of what is compared but for types."""
+        return hash((self.children, self.rest))
+
+    def __repr__(self) -> str:
+        """As jax prints a tree's structure."""
+        return ", ".join([*self.children, *(f"{k}={v!r}" for k, v in self.rest)])
+
+
+def _types(value: Any) -> Any:
+    return [*map(_types, value)] if isinstance(value, tuple) else type(value)
+
+
+def _equal(self: Any, other: object) -> bool:
+    """Whether both are the same class with the same numbers and structure."""
+    return type(self) is type(other) and _flat(self) == _flat(other)
+
+
+def _hash(self: Any) -> int:
+    children, structure = _flat(self)
+    return hash((type(self), tuple(children), structure))
+
+
+def _flat(self: Any) -> tuple[list[Any], _Structure]:
+    names = self.__dict__["__children__"]
+    rest = tuple((k, getattr(self, k)) for k in type(self).__part__ if k not in names)
+    return [getattr(self, name) for name in names], _Structure(names, rest)
+
+
+def _flat_with_keys(self: Any) -> tuple[list[Any], _Structure]:
+    children, structure = _flat(self)
+    keys = map(jax.tree_util.GetAttrKey, structure.children)
+    return [*zip(keys, children, strict=True)], structure
+
+
+def _rebuilt(cls: type, structure: _Structure, children: Sequence[Any]) -> Any:
+    # Not by calling the class: jax puts tracers and bare objects in the leaves.
+    self = object.__new__(cls)
+    values = dict(zip(structure.children, children, strict=True))
+    self.__dict__.update(
+        dict(structure.rest), **values, __children__=structure.children
+    )
+    return self
+
+
+def _evaluated(where: str, kind: Any, scope: dict[str, Any]) -> Any:
+    """An annotation as what it names, so that nobody has to look it up elsewhere."""
+    if not isinstance(kind, str):
+        return kind
+    try:
+        return eval(kind, scope)
+    except NameError as error:
+        raise TypeError(
+            f"{where}: {error}; import or define it above the part, in the same "
+            "function or module"
+        ) from error
+
+
+def _check_kind(where: str, kind: Any) -> None:
+    for member in members(kind):
+        is_number = _is_marked(member, _TRACED)
+        if not is_number and _mentions_traced(member):
+            raise TypeError(
+                f"{where}: Traced stands inside {member}; give each number a field, or "
+                "hold a tuple of parts"
+            )
+        may_stand_beside = (
+            is_number
+            or member is type(None)
+            or is_part_class(member)
+            or getattr(member, "_is_protocol", False)
+        )
+        if may_be_number(kind) and not may_stand_beside:
+            raise TypeError(
+                f"{where}: only None and parts may stand beside Traced, not {member}"
+            )
+
+
+def _mentions_traced(kind: Any) -> bool:
+    inner = [*kind] if isinstance(kind, list) else get_args(kind)
+    return _is_marked(kind, _TRACED) or any(map(_mentions_traced, inner))
+
+
+def _check(self: Any) -> None:
+    """Converts and checks what a person gave, field by field."""
+    cls = type(self)
+    if not is_part(self):
+        raise TypeError(
+            f"{cls.__name__} inherits from a part and is none: decorate it with part"
+        )
+    children = []
+    for name, kind in cls.__part__.items():
+        value, is_child = _taken(f"{cls.__name__}.{name}", kind, getattr(self, name))
+        children += [name] * is_child
+        object.__setattr__(self, name, value)
+    self.__dict__["__children__"] = tuple(children)
+
+
+def _taken(where: str, kind: Any, value: Any) -> tuple[Any, bool]:
+    """A field's value as the part keeps it, and whether it is a child."""
+    if is_part_class(value):
+        raise TypeError(f"{where} is a class of parts; write {value.__name__}(...)")
+    held = [is_part(one) for one in (value if isinstance(value, tuple) else (value,))]
+    if any(held):
+        if not all(held):
+            raise TypeError(f"{where} mixes parts and other things in one tuple")
+        if not _may_be_part(kind):
+            raise TypeError(f"{where} must be {_words(kind)}, got {value!r}")
+        return value, True
+    if may_be_number(kind):
+        return _number(where, kind, value), True
+    return _structure(where, kind, value), False
+
+
+def _may_be_part(kind: Any) -> bool:
+    others = {*_PLAIN, type(None)}
+    return any(m not in others and not _is_marked(m, _TRACED) for m in members(kind))
+
+
+def _number(where: str, kind: Any, value: Any) -> Any:
+    if isinstance(value, jax.core.Tracer):  # parts are made inside programs too
+        return value
+    if value is None and type(None) in members(kind):
+        return None
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise TypeError(
+            f"{where} must be a number, got {value!r} ({type(value).__name__})"
+        )
+    if math.isnan(value):
+        raise ValueError(f"{where} must be a number, got nan")
+    return float(value)
+
+
+def _structure(where: str, kind: Any, value: Any) -> Any:
+    """A structural value as its annotated type, found to be hashable."""
+    choices = members(kind)
+    if value is None and type(None) in choices:
+        return None
+    plain = [choice for choice in choices if choice in _PLAIN]
+    for choice in sorted(plain, key=lambda choice: type(value) is not choice):
+        # To Python a bool is an int, to a user it is a mistake.
+        is_bool = isinstance(value, bool | np.bool_)
+        if isinstance(value, _PLAIN[choice]) and is_bool == (choice is bool):
+            return choice(value)
+    tuples = [choice for choice in choices if get_origin(choice) is tuple]
+    if tuples and isinstance(value, tuple):
+        return _tuple(where, tuples[0], value)
+    literals = [
+        one for c in choices if get_origin(c) is typing.Literal for one in get_args(c)
+    ]
+    if literals:
+        if any(value == one and type(value) is type(one) for one in literals):
+            return value
+        raise ValueError(
+            f"{where} must be one of {', '.join(map(repr, literals))}, got {value!r}"
+        )
+    known = {*plain, *tuples, type(None)}
+    if all(choice in known for choice in choices):
+        raise TypeError(
+            f"{where} must be {_words(kind)}, got {value!r} ({type(value).__name__})"
+        )
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{where} decides what is compiled and must be hashable, got a "
+            f"{type(value).__name__}; use a tuple, a part, or fields annotated Traced"
+        ) from None
+    return value
+
+
+def _tuple(where: str, kind: Any, value: tuple[Any, ...]) -> tuple[Any, ...]:
+    inner = get_args(kind)
+    if inner[-1:] == (Ellipsis,):
+        inner = inner[:1] * len(value)
+    if len(inner) != len(value):
+        raise TypeError(f"{where} must hold {len(inner)} values, got {value!r}")
+    each = zip(inner, value, strict=True)
+    return tuple(_structure(f"{where}[{i}]", k, v) for i, (k, v) in enumerate(each))
+
+
+def _words(kind: Any) -> str:
+    names = {type(None): "None"}
+    return " or ".join(
+        names.get(m, getattr(m, "__name__", None) or str(m)) for m in members(kind)
+    )

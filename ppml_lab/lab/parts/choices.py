@@ -1,0 +1,93 @@
+"""What a user may choose by name: the stock parts of each protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ppml_lab.lab.parts import (
+    data,
+    mechanisms,
+    metrics,
+    models,
+    optimizers,
+    partitions,
+    samplers,
+    sums,
+    trainers,
+)
+from ppml_lab.lab.parts.federated import Mean, Rule
+
+CHOICES: Mapping[Any, Sequence[type]] = {
+    data.Data: (
+        data.Digits,
+        data.Mnist,
+        data.FashionMnist,
+        data.Adult,
+        data.HeartDisease,
+        data.Synthetic,
+    ),
+    partitions.Partition: (
+        partitions.Iid,
+        partitions.Dirichlet,
+        partitions.Shards,
+        partitions.LabelLimited,
+        partitions.QuantitySkew,
+        partitions.Natural,
+    ),
+    models.Model: (
+        models.Logistic,
+        models.TwoNN,
+        models.Mlp,
+        models.Cnn,
+        models.LeNet,
+        models.TutorialCnn,
+    ),
+    optimizers.Optimizer: (
+        optimizers.Sgd,
+        optimizers.Adam,
+        optimizers.Yogi,
+        optimizers.Adagrad,
+    ),
+    optimizers.Rate: (
+        optimizers.Constant,
+        optimizers.ExponentialDecay,
+        optimizers.Cosine,
+    ),
+    mechanisms.Over: (
+        optimizers.Constant,
+        optimizers.ExponentialDecay,
+        optimizers.Cosine,
+    ),
+    trainers.Trainer: (
+        trainers.FedAvg,
+        trainers.FedProx,
+        trainers.Scaffold,
+        trainers.LocalDpSgd,
+    ),
+    samplers.Sampler: (samplers.Poisson, samplers.FixedSize, samplers.Everyone),
+    mechanisms.Mechanism: (
+        mechanisms.NoPrivacy,
+        mechanisms.Gaussian,
+        mechanisms.AdaptiveGaussian,
+        mechanisms.ScheduledGaussian,
+        mechanisms.LocalGaussian,
+        mechanisms.LocalLaplace,
+        mechanisms.RandomisedResponse,
+    ),
+    Rule: (Mean,),
+    sums.Sum: (
+        sums.Clear,
+        sums.AdditiveSharing,
+        sums.PairwiseMasking,
+        sums.LightSecAgg,
+    ),
+    sums.Graph: (sums.Complete, sums.KRegular),
+    metrics.Metric: (
+        metrics.Accuracy,
+        metrics.Auroc,
+        metrics.F1,
+        metrics.MeanSquaredError,
+        metrics.Concordance,
+    ),
+}

@@ -1,0 +1,207 @@
+"""Privacy mechanisms, as parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, Protocol
+
+from ppml_lab import base, dp
+from ppml_lab.lab.part import Traced, is_part, part
+
+Rule = Literal["flat", "per_layer", "normalised"]
+"""How contributions are clipped; see `dp.clipping`."""
+
+
+class Mechanism(Protocol):
+    """A part that makes a privacy mechanism. One that can be calibrated has
+    `with_noise(z)` too: itself with more noise for more z.
+    """
+
+    def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
+        """The mechanism.
+
+        Args:
+          privacy_unit: Whose contributions are clipped, "client" or "example".
+          expected: Contributions that a round expects, drop-outs left out.
+        """
+        ...
+
+
+def only_clients(name: str, privacy_unit: str) -> None:
+    """Raises ValueError for examples, which noise at a client does not protect."""
+    if privacy_unit != "client":
+        raise ValueError(
+            f"mechanism {name} is a client's own noise, and here examples are summed; "
+            "use Gaussian, AdaptiveGaussian or ScheduledGaussian"
+        )
+
+
+@part
+class NoPrivacy:
+    """Changes nothing and promises nothing."""
+
+    def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
+        """See `dp.no_privacy`."""
+        return dp.no_privacy()
+
+
+@part
+class Gaussian:
+    """Clips contributions and adds Gaussian noise to their sum (central DP)."""
+
+    clip_norm: Traced = 1.0
+    """L2 bound of a contribution."""
+    noise_multiplier: Traced = 0.0
+    """Standard deviation of the noise over the clip norm."""
+    rule: Rule = "flat"
+    """How contributions are clipped."""
+
+    def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
+        """See `dp.gaussian`."""
+        return dp.gaussian(
+            self.clip_norm,
+            self.noise_multiplier,
+            privacy_unit=privacy_unit,
+            rule=self.rule,
+        )
+
+    def with_noise(self, noise_multiplier: float) -> Gaussian:
+        """With this noise multiplier."""
+        return dataclasses.replace(self, noise_multiplier=noise_multiplier)
+
+
+@part
+class AdaptiveGaussian:
+    """Gaussian noise, and a clip norm that moves to a quantile of the norms."""
+
+    initial_clip_norm: Traced = 1.0
+    """L2 bound of the first round."""
+    noise_multiplier: Traced = 0.0
+    """Standard deviation of the noise over the sensitivity."""
+    target_quantile: Traced = 0.5
+    """Share of contributions that are to be within the clip norm."""
+    clip_learning_rate: Traced = 0.2
+    """Of the clip norm's logarithm."""
+    count_weight: Traced = 0.1
+    """How loudly a contribution says whether it was within."""
+    min_clip_norm: Traced | None = None
+    """The least the clip norm ever is; by default the first over 10,000."""
+    max_clip_norm: Traced | None = None
+    """The most; by default 10,000 times the first."""
+
+    def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
+        """See `dp.adaptive_gaussian`."""
+        return dp.adaptive_gaussian(
+            self.initial_clip_norm,
+            self.noise_multiplier,
+            expected,
+            target_quantile=self.target_quantile,
+            clip_learning_rate=self.clip_learning_rate,
+            count_weight=self.count_weight,
+            min_clip_norm=self.min_clip_norm,
+            max_clip_norm=self.max_clip_norm,
+            privacy_unit=privacy_unit,
+        )
+
+    def with_noise(self, noise_multiplier: float) -> AdaptiveGaussian:
+        """With this noise multiplier."""
+        return dataclasses.replace(self, noise_multiplier=noise_multiplier)
+
+    def accounted(self) -> Gaussian:
+        """What costs the same, and bears all the noise that a search tries."""
+        return Gaussian(self.initial_clip_norm, self.noise_multiplier)
+
+
+class Over(Protocol):
+    """A part that gives a number for each earlier release, counted from 0."""
+
+    def at(self, releases: Any) -> Any:
+        """The number."""
+        ...
+
+
+@part
+class ScheduledGaussian:
+    """Gaussian noise and clip norm that follow schedules over a run's releases."""
+
+    clip_norm: Traced | Over = 1.0
+    """L2 bound: a number, or a part such as ExponentialDecay."""
+    noise_multiplier: Traced | Over = 1.0
+    """A number, or a part such as ExponentialDecay."""
+    scale: Traced = 1.0
+    """Multiplies the noise multiplier throughout; what calibration sets."""
+    rule: Rule = "flat"
+    """How contributions are clipped."""
+
+    def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
+        """See `dp.scheduled_gaussian`."""
+        noise, clip_norm = self.noise_multiplier, self.clip_norm
+        return dp.scheduled_gaussian(
+            clip_norm.at if is_part(clip_norm) else clip_norm,
+            (lambda releases: self.scale * noise.at(releases))
+            if is_part(noise)
+            else self.scale * noise,
+            privacy_unit=privacy_unit,
+            rule=self.rule,
+        )
+
+    def with_noise(self, scale: float) -> ScheduledGaussian:
+        """With the schedule times this scale."""
+        return dataclasses.replace(self, scale=scale)
+
+
+@part
+class LocalGaussian:
+    """Each client clips its update and adds Gaussian noise itself (local DP)."""
+
+    clip_norm: Traced = 1.0
+    """L2 bound of an update."""
+    noise_multiplier: Traced = 0.0
+    """Standard deviation of each client's noise over the clip norm."""
+
+    def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
+        """See `dp.local_gaussian`."""
+        only_clients("LocalGaussian", privacy_unit)
+        return dp.local_gaussian(self.clip_norm, self.noise_multiplier)
+
+    def with_noise(self, noise_multiplier: float) -> LocalGaussian:
+        """With this noise multiplier."""
+        return dataclasses.replace(self, noise_multiplier=noise_multiplier)
+
+
+@part
+class LocalLaplace:
+    """Each client clips its update in L1 norm and adds Laplace noise itself."""
+
+    clip_norm: Traced = 1.0
+    """L1 bound of an update."""
+    noise_multiplier: Traced = 1.0
+    """Scale of each client's noise over the clip norm."""
+
+    def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
+        """See `dp.local_laplace`."""
+        only_clients("LocalLaplace", privacy_unit)
+        return dp.local_laplace(self.clip_norm, self.noise_multiplier)
+
+    def with_noise(self, noise_multiplier: float) -> LocalLaplace:
+        """With this noise multiplier."""
+        return dataclasses.replace(self, noise_multiplier=noise_multiplier)
+
+
+@part
+class RandomisedResponse:
+    """Each client sends the sign of one random coordinate, or the opposite one."""
+
+    max_abs: Traced = 1.0
+    """Bound of every coordinate."""
+    epsilon: Traced = 1.0
+    """Of one participation."""
+
+    def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
+        """See `dp.randomised_response`."""
+        only_clients("RandomisedResponse", privacy_unit)
+        return dp.randomised_response(self.max_abs, self.epsilon)
+
+    def with_noise(self, noise: float) -> RandomisedResponse:
+        """With epsilon 1 / noise."""
+        return dataclasses.replace(self, epsilon=1.0 / noise)

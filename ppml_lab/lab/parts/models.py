@@ -1,0 +1,141 @@
+"""Models and what they learn, as parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+
+from ppml_lab import base, models
+from ppml_lab.lab.part import part
+from ppml_lab.lab.setup import Facts
+
+
+class Model(Protocol):
+    """A part that makes a task, and predicts with its parameters."""
+
+    def build(self, facts: Facts) -> base.Task:
+        """What is learnt, on data with these facts."""
+        ...
+
+    def predict(self, facts: Facts, params: Any, rows: Any) -> jax.Array:
+        """Scores `[n, ...]` of rows, such as one logit per class."""
+        ...
+
+
+def _inputs(facts: Facts) -> tuple[int, ...]:
+    """The shape of one example's x."""
+    if not isinstance(facts.example, Mapping) or "x" not in facts.example:
+        raise ValueError(
+            'model reads examples {"x", "y"}, and the data have '
+            f"{jax.tree.structure(facts.example)}; give a model part of your own"
+        )
+    return facts.example["x"].shape
+
+
+def num_classes(facts: Facts) -> int:
+    """How many labels there are.
+
+    Raises:
+      ValueError: If the data do not say.
+    """
+    if facts.num_classes is None:
+        raise ValueError(
+            "model has one score per class, and the data have no num_classes; give the "
+            "data part a num_classes, or use a model part of your own"
+        )
+    return facts.num_classes
+
+
+class FlaxClassifier:
+    """What flax modules with one logit per class have in common: `module(classes)`."""
+
+    def module(self, num_classes: int) -> nn.Module:
+        """The network."""
+        raise NotImplementedError
+
+    def build(self, facts: Facts) -> base.Task:
+        """Softmax classification; see `models.flax_classification`."""
+        module = self.module(num_classes(facts))
+        return models.flax_classification(module, _inputs(facts))
+
+    def predict(self, facts: Facts, params: Any, rows: Any) -> Any:
+        """Logits `[n, classes]`."""
+        return self.module(num_classes(facts)).apply(params, rows["x"])
+
+
+@part
+class Logistic(FlaxClassifier):
+    """Multinomial logistic regression, starting from zero."""
+
+    def module(self, num_classes: int) -> nn.Module:
+        """One layer."""
+        return models.logistic(num_classes)
+
+
+@part
+class TwoNN(FlaxClassifier):
+    """McMahan's 2NN: two hidden layers of 200."""
+
+    def module(self, num_classes: int) -> nn.Module:
+        """Three layers."""
+        return models.two_nn(num_classes)
+
+
+@part
+class Mlp(FlaxClassifier):
+    """A ReLU network with hidden layers of these widths."""
+
+    widths: tuple[int, ...] = (128,)
+    """Of the hidden layers."""
+
+    def module(self, num_classes: int) -> nn.Module:
+        """One layer more than widths."""
+        return models.MLP((*self.widths, num_classes))
+
+
+@part
+class Cnn(FlaxClassifier):
+    """McMahan's CNN: 1,663,370 parameters on MNIST."""
+
+    def module(self, num_classes: int) -> nn.Module:
+        """Two convolutions and two layers."""
+        return models.CNN(num_classes)
+
+
+@part
+class LeNet(FlaxClassifier):
+    """LeNet-5 as NIID-Bench has it."""
+
+    def module(self, num_classes: int) -> nn.Module:
+        """Two convolutions and three layers."""
+        return models.LeNet(num_classes)
+
+
+@part
+class TutorialCnn(FlaxClassifier):
+    """The small CNN of DP-SGD tutorials."""
+
+    activation: Callable[..., Any] = jax.nn.relu
+    """Between layers; jax.nn.tanh bounds gradients."""
+
+    def module(self, num_classes: int) -> nn.Module:
+        """Two convolutions and two layers."""
+        return models.TutorialCNN(num_classes, activation=self.activation)
+
+
+@part
+class Flax(FlaxClassifier):
+    """A flax module of one's own, with one logit per class.
+
+    Flax(my_module)    # a function of the number of classes, at a module's top
+    """
+
+    make: Callable[[int], nn.Module] = models.logistic
+    """From the number of classes to the module; it has to be importable."""
+
+    def module(self, num_classes: int) -> nn.Module:
+        """What `make` makes."""
+        return self.make(num_classes)

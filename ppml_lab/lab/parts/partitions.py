@@ -1,0 +1,134 @@
+"""Ways to deal a data set to clients, as parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from ppml_lab import data
+from ppml_lab.data import columns
+from ppml_lab.lab.part import part
+
+
+class Partition(Protocol):
+    """A part that says who owns which example."""
+
+    def deal(self, train: Any, users: Any) -> np.ndarray:
+        """The client, from 0 on, of each row of `train`.
+
+        Args:
+          train: A pytree of host arrays `[n, ...]`.
+          users: `[n]`, who produced each row; None where nobody knows.
+        """
+        ...
+
+
+def _labels(train: Any) -> Any:
+    if not isinstance(train, Mapping) or "y" not in train:
+        raise ValueError(
+            'partition deals by labels, but train has no "y"; use Iid, QuantitySkew or '
+            "Natural, or a partition of your own"
+        )
+    return train["y"]
+
+
+@part
+class Iid:
+    """Shuffled examples, dealt out evenly."""
+
+    num_clients: int = 100
+    """Clients."""
+    seed: int = 0
+    """Of the shuffle."""
+
+    def deal(self, train: Any, users: Any) -> np.ndarray:
+        """See `data.partition.iid`."""
+        rng = np.random.default_rng(self.seed)
+        count = columns.num_examples("train", train)
+        return data.partition.iid(rng, count, self.num_clients)
+
+
+@part
+class Dirichlet:
+    """Label skew: each class is divided by its own draw from Dirichlet(alpha)."""
+
+    num_clients: int = 100
+    """Clients."""
+    alpha: float = 0.5
+    """Concentration; small is skewed."""
+    seed: int = 0
+    """Of the draws."""
+
+    def deal(self, train: Any, users: Any) -> np.ndarray:
+        """See `data.partition.dirichlet`."""
+        rng = np.random.default_rng(self.seed)
+        return data.partition.dirichlet(
+            rng, _labels(train), self.num_clients, self.alpha
+        )
+
+
+@part
+class Shards:
+    """Examples sorted by label and cut into shards, of which each client gets some."""
+
+    num_clients: int = 100
+    """Clients."""
+    shards_per_client: int = 2
+    """Shards of each."""
+    seed: int = 0
+    """Of the shuffle."""
+
+    def deal(self, train: Any, users: Any) -> np.ndarray:
+        """See `data.partition.shards`."""
+        rng = np.random.default_rng(self.seed)
+        return data.partition.shards(
+            rng, _labels(train), self.num_clients, self.shards_per_client
+        )
+
+
+@part
+class LabelLimited:
+    """Every client has exactly so many classes."""
+
+    num_clients: int = 100
+    """Clients."""
+    labels_per_client: int = 2
+    """Classes of each."""
+    seed: int = 0
+    """Of the draws."""
+
+    def deal(self, train: Any, users: Any) -> np.ndarray:
+        """See `data.partition.label_limited`."""
+        rng = np.random.default_rng(self.seed)
+        return data.partition.label_limited(
+            rng, _labels(train), self.num_clients, self.labels_per_client
+        )
+
+
+@part
+class QuantitySkew:
+    """Random examples, in amounts that follow a log-normal distribution."""
+
+    num_clients: int = 100
+    """Clients."""
+    sigma: float = 1.0
+    """Standard deviation of an amount's logarithm."""
+    seed: int = 0
+    """Of the draws."""
+
+    def deal(self, train: Any, users: Any) -> np.ndarray:
+        """See `data.partition.quantity_skew`."""
+        rng = np.random.default_rng(self.seed)
+        count = columns.num_examples("train", train)
+        return data.partition.quantity_skew(rng, count, self.num_clients, self.sigma)
+
+
+@part
+class Natural:
+    """The data's own users."""
+
+    def deal(self, train: Any, users: Any) -> np.ndarray:
+        """See `data.partition.natural`."""
+        return data.partition.natural(users)

@@ -1,0 +1,185 @@
+"""Secure sums, as parts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import jax.numpy as jnp
+
+from ppml_lab import base, checks, smpc
+from ppml_lab.lab.part import SameBits, Traced, part
+
+
+class Sum(Protocol):
+    """A part that makes a secure sum."""
+
+    def build(self, sampler: base.ClientSampler) -> base.SecureAggregator:
+        """A sum over cohorts that this sampler draws. What bounds an update is the
+        mechanism's matter (`base.SecureAggregator.begin`).
+        """
+        ...
+
+
+class Graph(Protocol):
+    """A part that says who shares pairwise masks."""
+
+    def build(self, sampler: base.ClientSampler) -> smpc.graphs.Graph:
+        """On the sampler's places."""
+        ...
+
+
+def least_reports(sampler: base.ClientSampler) -> Any:
+    """More than two thirds of the expected cohort; traced where a traced share is."""
+    least = 2 * sampler.expected_cohort // 3 + 1
+    return least.astype(jnp.int32) if checks.is_traced(least) else int(least)
+
+
+@part
+class Clear:
+    """The plain sum: the server sees every update."""
+
+    def build(self, sampler: base.ClientSampler) -> base.SecureAggregator:
+        """See `smpc.clear`."""
+        return smpc.clear()
+
+
+@part
+class AdditiveSharing:
+    """Each client shares its update among several servers."""
+
+    num_parties: int = 3
+    """Servers."""
+    scale_bits: Traced = 16.0
+    """Fixed point: 2^scale_bits steps per unit."""
+    modulus_bits: Traced = 32.0
+    """The sum is modulo 2^modulus_bits."""
+    max_abs: Traced | None = None
+    """Bound of a coordinate where the mechanism states none."""
+    least_reports: int = 1
+    """Fewer make no sum."""
+    wraps: bool = False
+    """Whether a sum may outgrow its modulus, its noise with it."""
+    mode: SameBits[Literal["identity", "full"]] = "full"
+    """Whether messages are made in full; sums and costs are equal."""
+
+    def build(self, sampler: base.ClientSampler) -> base.SecureAggregator:
+        """See `smpc.additive_sharing`."""
+        return smpc.additive_sharing(
+            self.num_parties,
+            max_abs=self.max_abs,
+            scale=smpc.power_of_two(self.scale_bits),
+            bits=_whole("modulus_bits", self.modulus_bits),
+            wraps=self.wraps,
+            least_reports=self.least_reports,
+            mode=self.mode,
+        )
+
+
+def _whole(name: str, bits: Any) -> Any:
+    """Bits as an int where they are known."""
+    if checks.is_traced(bits):
+        return bits
+    if bits != int(bits):
+        raise ValueError(f"{name} must be a whole number, got {bits:g}")
+    return int(bits)
+
+
+@part
+class Complete:
+    """Everybody shares masks with everybody; Bonawitz et al., CCS 2017."""
+
+    threshold: int | None = None
+    """Reports without which the sum aborts; None for more than two thirds of the
+    expected cohort."""
+
+    def build(self, sampler: base.ClientSampler) -> smpc.graphs.Graph:
+        """See `smpc.graphs.complete`."""
+        least = least_reports(sampler) if self.threshold is None else self.threshold
+        return smpc.graphs.complete(sampler.max_cohort, least)
+
+
+@part
+class KRegular:
+    """As few neighbours as are safe; Bell et al., CCS 2020."""
+
+    corrupt_share: float = 0.1
+    """Share of a cohort that may tell the server all it sees."""
+    dropout_share: float = 0.1
+    """Share of a cohort whose dropping out is survived."""
+
+    def build(self, sampler: base.ClientSampler) -> smpc.graphs.Graph:
+        """See `smpc.graphs.k_regular`."""
+        if sampler.max_cohort != sampler.expected_cohort:
+            raise ValueError(
+                "graph KRegular is made for cohorts whose places are all taken, and "
+                f"this sampler has {sampler.max_cohort} for "
+                f"{sampler.expected_cohort} clients; use FixedSize or Everyone"
+            )
+        return smpc.graphs.k_regular(
+            sampler.max_cohort, self.corrupt_share, self.dropout_share
+        )
+
+
+@part
+class PairwiseMasking:
+    """One server adds updates under masks that cancel."""
+
+    graph: Graph = Complete()
+    """Who shares masks: Complete or KRegular."""
+    scale_bits: Traced = 16.0
+    """Fixed point: 2^scale_bits steps per unit."""
+    modulus_bits: Traced = 32.0
+    """The sum is modulo 2^modulus_bits."""
+    max_abs: Traced | None = None
+    """Bound of a coordinate where the mechanism states none."""
+    wraps: bool = False
+    """Whether a sum may outgrow its modulus, its noise with it."""
+    mode: SameBits[Literal["identity", "ideal", "full"]] = "full"
+    """Whether messages are made in full; sums and costs are equal."""
+
+    def build(self, sampler: base.ClientSampler) -> base.SecureAggregator:
+        """See `smpc.pairwise_masking`."""
+        return smpc.pairwise_masking(
+            self.graph.build(sampler),
+            self.max_abs,
+            scale=smpc.power_of_two(self.scale_bits),
+            bits=_whole("modulus_bits", self.modulus_bits),
+            wraps=self.wraps,
+            mode=self.mode,
+        )
+
+
+@part
+class LightSecAgg:
+    """One server removes the sum of all masks at once; So et al., MLSys 2022."""
+
+    corrupt_share: float = 0.1
+    """Share of a cohort that may tell the server all it sees."""
+    surviving: int | None = None
+    """Reports without which the sum aborts; None for more than two thirds of the
+    expected cohort."""
+    scale_bits: Traced = 16.0
+    """Fixed point: 2^scale_bits steps per unit."""
+    max_abs: Traced | None = None
+    """Bound of a coordinate where the mechanism states none."""
+    wraps: bool = False
+    """Whether a sum may outgrow its modulus, its noise with it."""
+    mode: SameBits[Literal["identity", "ideal", "full"]] = "full"
+    """Whether messages are made in full; sums and costs are equal."""
+
+    def build(self, sampler: base.ClientSampler) -> base.SecureAggregator:
+        """See `smpc.light_secagg`."""
+        size = sampler.max_cohort
+        if checks.is_traced(sampler.expected_cohort):
+            raise ValueError(
+                "LightSecAgg's code is made for one cohort: leave FixedSize's share 1"
+            )
+        least = least_reports(sampler) if self.surviving is None else self.surviving
+        code = smpc.lightsecagg.Code(size, least, int(self.corrupt_share * size))
+        return smpc.light_secagg(
+            code,
+            self.max_abs,
+            scale=smpc.power_of_two(self.scale_bits),
+            wraps=self.wraps,
+            mode=self.mode,
+        )

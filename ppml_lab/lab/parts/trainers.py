@@ -1,0 +1,150 @@
+"""What clients do, as parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, Protocol
+
+import optax
+
+from ppml_lab import base, dp, federated
+from ppml_lab.lab.part import Traced, part
+from ppml_lab.lab.parts.mechanisms import Rule
+from ppml_lab.lab.parts.optimizers import Optimizer, Sgd, for_clients
+from ppml_lab.lab.setup import Facts
+
+
+class Trainer(Protocol):
+    """A part that makes a client's training, and the server that understands it."""
+
+    def build(
+        self, task: base.Task, facts: Facts, server: optax.GradientTransformation
+    ) -> tuple[base.ClientTrainer, base.Server]:
+        """Both sides of an algorithm.
+
+        Args:
+          task: What is learnt.
+          facts: About the data.
+          server: The server's optimizer.
+        """
+        ...
+
+
+@part
+class FedAvg:
+    """Local SGD and a mean; McMahan et al., AISTATS 2017."""
+
+    optimizer: Optimizer = Sgd(0.1)
+    """The clients'."""
+    batch_size: int = 10
+    """Examples per local step."""
+    local_epochs: int = 1
+    """Passes over its data that a client makes per round."""
+
+    def build(
+        self, task: base.Task, facts: Facts, server: optax.GradientTransformation
+    ) -> tuple[base.ClientTrainer, base.Server]:
+        """See `federated.local_sgd`."""
+        trainer = federated.local_sgd(
+            task,
+            for_clients(self.optimizer),
+            self.batch_size,
+            num_epochs=self.local_epochs,
+        )
+        return trainer, federated.fedopt(server)
+
+
+@part
+class FedProx:
+    """Local SGD pulled towards the server's model; Li et al., MLSys 2020."""
+
+    optimizer: Optimizer = Sgd(0.1)
+    """The clients'."""
+    mu: Traced = 0.01
+    """Weight of the proximal term."""
+    batch_size: int = 10
+    """Examples per local step."""
+    local_epochs: int = 1
+    """Passes over its data that a client makes per round."""
+
+    def build(
+        self, task: base.Task, facts: Facts, server: optax.GradientTransformation
+    ) -> tuple[base.ClientTrainer, base.Server]:
+        """See `federated.proximal_sgd`."""
+        trainer = federated.proximal_sgd(
+            task,
+            for_clients(self.optimizer),
+            self.batch_size,
+            self.mu,
+            num_epochs=self.local_epochs,
+        )
+        return trainer, federated.fedopt(server)
+
+
+@part
+class Scaffold:
+    """Local SGD with control variates; Karimireddy et al., ICML 2020."""
+
+    optimizer: Optimizer = Sgd(0.1)
+    """The clients'."""
+    batch_size: int = 10
+    """Examples per local step."""
+    local_epochs: int = 1
+    """Passes over its data that a client makes per round."""
+
+    def build(
+        self, task: base.Task, facts: Facts, server: optax.GradientTransformation
+    ) -> tuple[base.ClientTrainer, base.Server]:
+        """See `federated.scaffold`."""
+        return federated.scaffold(
+            task,
+            for_clients(self.optimizer),
+            self.batch_size,
+            num_epochs=self.local_epochs,
+            server_optimizer=server,
+        )
+
+
+@part
+class LocalDpSgd:
+    """DP-SGD by each client on its own examples; protects examples, not clients."""
+
+    optimizer: Optimizer = Sgd(0.1)
+    """The clients'."""
+    clip_norm: Traced = 1.0
+    """L2 bound of an example's gradient."""
+    noise_multiplier: Traced = 0.0
+    """Standard deviation of a step's noise over the clip norm."""
+    batch_size: int = 10
+    """Expected examples of the largest client in a step."""
+    num_steps: int = 1
+    """Steps of every client per round."""
+    rule: Rule = "flat"
+    """How gradients are clipped."""
+    method: Literal["auto", "ghost", "vmap"] = "auto"
+    """How examples' gradients are clipped; auto for ghost where it knows the model."""
+
+    def build(
+        self, task: base.Task, facts: Facts, server: optax.GradientTransformation
+    ) -> tuple[base.ClientTrainer, base.Server]:
+        """See `federated.local_dp_sgd`."""
+        mechanism = dp.gaussian(
+            self.clip_norm,
+            self.noise_multiplier,
+            privacy_unit="example",
+            rule=self.rule,
+        )
+        trainer = federated.local_dp_sgd(
+            task,
+            for_clients(self.optimizer),
+            mechanism,
+            sampling_prob=min(1.0, self.batch_size / facts.max_client_size),
+            num_steps=self.num_steps,
+            max_client_size=facts.max_client_size,
+            method=self.method,
+        )
+        return trainer, federated.fedopt(server)
+
+    def with_noise(self, noise_multiplier: float) -> LocalDpSgd:
+        """With this noise multiplier."""
+        return dataclasses.replace(self, noise_multiplier=noise_multiplier)

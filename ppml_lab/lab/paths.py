@@ -1,0 +1,82 @@
+"""Key paths: the names of what a setup holds, and setups with other values there."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+import jax
+
+from ppml_lab.lab.part import fields_of, is_part, may_be_number, parts_in
+
+
+def numbers(setup: Any) -> list[str]:
+    """The paths of a setup's numbers, in the order of its leaves."""
+    found = jax.tree_util.tree_leaves_with_path(setup)
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in found]
+
+
+def every(setup: Any, above: str = "") -> list[str]:
+    """The paths of all fields, numbers and structure alike, from the root down."""
+    found = []
+    for name in fields_of(type(setup)):
+        found.append(above + name)
+        for place, inner in parts_in(getattr(setup, name)):
+            found += every(inner, ".".join(filter(None, [above + name, place])) + ".")
+    return found
+
+
+def value_at(setup: Any, path: str) -> Any:
+    """What stands at a path; None where nothing does."""
+    held = setup
+    for step in path.split(".") if path else ():
+        if isinstance(held, tuple):
+            is_place = step.isdigit() and int(step) < len(held)
+            held = held[int(step)] if is_place else None
+        else:
+            held = getattr(held, step, None) if is_part(held) else None
+    return held
+
+
+def replaced(setup: Any, path: str, value: Any) -> Any:
+    """A setup with another value at a path, checked again on every level above it; the
+    path "" is the whole setup.
+
+    Raises:
+      ValueError: If there is no such path (the nearest is suggested).
+      TypeError: For a value that the field cannot hold.
+    """
+    return _replaced(setup, path, value, setup, "") if path else value
+
+
+def _replaced(held: Any, path: str, value: Any, setup: Any, above: str) -> Any:
+    step, _, rest = path.partition(".")
+    here = f"{above}{step}"
+    if isinstance(held, tuple) and step.isdigit() and int(step) < len(held):
+        place = int(step)
+        inner = value
+        if rest:
+            inner = _replaced(held[place], rest, value, setup, f"{here}.")
+        return (*held[:place], inner, *held[place + 1 :])
+    if not is_part(held) or step not in fields_of(type(held)):
+        raise ValueError(f"no field '{above}{path}': {_why(held, above, path, setup)}")
+    inner = getattr(held, step)
+    if rest:
+        inner = _replaced(inner, rest, value, setup, f"{here}.")
+    else:
+        is_number = may_be_number(fields_of(type(held))[step])
+        if is_part(inner) and not is_part(value) and not is_number:
+            known = ", ".join(f"'{here}.{name}'" for name in numbers(inner)) or "none"
+            raise ValueError(
+                f"'{here}' is a part ({type(inner).__name__}), got {value!r}; give a "
+                f"part, or set a number of it: {known}"
+            )
+        inner = value
+    return dataclasses.replace(held, **{step: inner})
+
+
+def _why(held: Any, above: str, path: str, setup: Any) -> str:
+    where = f"{above.rstrip('.') or 'the setup'} is {type(held).__name__}"
+    near = difflib.get_close_matches(above + path, every(setup), n=1)
+    return where + (f"; did you mean '{near[0]}'?" if near else "")

@@ -1,0 +1,145 @@
+"""What the lab knows of a run: the protocol of setups, and what all of them have.
+
+A setup is a part (`lab.part`) whose class has the attributes and methods of `Setup`.
+Its structure is what compiles, its numbers are what a sweep may change, and a number's
+key path, such as "trainer.optimizer.learning_rate", is its name everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from ppml_lab import base, checks, data, federated
+from ppml_lab.lab.part import part
+
+
+class Facts(NamedTuple):
+    """What algorithms need to know about the data when they are built."""
+
+    num_clients: int
+    """How many clients there are."""
+    num_examples: int
+    """How many train examples there are."""
+    max_client_size: int
+    """The most that one client has of them."""
+    example: PyTree
+    """Shapes and types of one example (`jax.ShapeDtypeStruct`)."""
+    num_classes: int | None = None
+    """How many labels there are, if the data say."""
+    delta: float | None = None
+    """At which epsilon is stated; read by live epsilon alone."""
+    digests: data.Digests | None = None
+    """What the train examples are; None for facts about no data, of which nothing is
+    trained."""
+
+
+@part
+class Schedule:
+    """How long a run is, when it is evaluated, and what it is judged by."""
+
+    num_rounds: int = 50
+    """Rounds of training."""
+    eval_every: int = 10
+    """Rounds between evaluations."""
+    evals_per_chunk: int = 1
+    """Evaluations between two visits to the host; a killed run loses at most so many.
+    """
+    validation: float = 0.0
+    """Share of the train rows that is held out (of the users, where there are users),
+    the only rows that stopping and choosing look at. Nothing is promised for them."""
+    metric: str = "accuracy"
+    """What stopping and choosing look at: "loss" for `validation_loss`."""
+    stop_at: float | None = None
+    """Ends a run after a chunk in which the metric reached this."""
+    keep: Literal["last", "best"] = "last"
+    """Whether a run's result is that of its last evaluation or of its best by the
+    metric."""
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        checks.at_least("num_rounds", self.num_rounds, 1)
+        checks.at_least("eval_every", self.eval_every, 1)
+        checks.at_least("evals_per_chunk", self.evals_per_chunk, 1)
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be in [0, 1), got {self.validation}")
+        if (self.stop_at is not None or self.keep == "best") and not self.validation:
+            raise ValueError(
+                "stop_at and keep='best' choose by validation rows, and there are "
+                "none; set validation, such as 0.1"
+            )
+
+    @property
+    def smaller_is_better(self) -> bool:
+        """Of the metric, by its name."""
+        return any(word in self.metric for word in ("loss", "error", "mse"))
+
+
+@part
+class Layout:
+    """How a run lies on devices; changes no result but for rounding."""
+
+    num_lanes: int | None = None
+    """Clients trained at once on a device; None chooses by backend and model."""
+    num_devices: int | None = None
+    """Devices that a round's clients are dealt to; None takes all. Where there are
+    twice as many or more, other points of a sweep run beside."""
+    shard_data: bool = False
+    """Whether a device holds the examples of its own clients only, trains those and
+    draws them; otherwise each holds all and they share the work evenly."""
+
+    def mesh(self) -> Mesh:
+        """The devices of one run."""
+        return federated.client_mesh(self.num_devices)
+
+    def owners(self) -> Mesh | None:
+        """The devices that own members of the population; None if all hold all."""
+        return self.mesh() if self.shard_data else None
+
+
+class Setup(Protocol):
+    """What the engine knows of a run. `parts.Federated` is the stock one; a
+    researcher's own is a part of 10 to 15 lines, which inherits from it or not.
+
+    A setup may have a field `partition` too, a part with `deal(train, users) -> owner
+    of each row`; without one, users are the clients.
+    """
+
+    @property
+    def data(self) -> Any:
+        """A part with `load() -> (train, users, test)`."""
+        ...
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long it runs."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """How it lies on devices."""
+        ...
+
+    def algorithm(self, facts: Facts) -> base.FederatedAlgorithm:
+        """The algorithm; called with numbers, which it checks, and with traced ones."""
+        ...
+
+    def evaluate(
+        self, state: Any, clients: base.Clients, rows: PyTree
+    ) -> dict[str, Array]:
+        """Scalars about a state, on rows that are not trained; traced."""
+        ...
+
+    def with_noise(self, noise: float) -> Setup:
+        """The same with so much noise: the more, the less epsilon.
+
+        Raises:
+          ValueError: If it has none; says which part.
+        """
+        ...
+
+    def predict(self, params: PyTree, rows: PyTree) -> Array:
+        """Scores `[n, ...]` of rows."""
+        ...
