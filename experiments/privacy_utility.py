@@ -15,41 +15,38 @@ clients) about two minutes, `paper` (MNIST, 2,000 clients) about twenty minutes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from ppml_lab import lab
+from ppml_lab.lab import parts
 
 INF = float("inf")
 
 
-@dataclass(frozen=True)
+@lab.part
 class Experiment:
     """Every pattern shares the data, the model and the number of rounds."""
 
-    base: lab.Config = field(
-        default_factory=lambda: lab.Config(
-            data=lab.DataConfig(dataset="digits", num_clients=350),
-            sampler="everyone",
-            num_rounds=30,
-            eval_every=15,
-            local_epochs=5,
-            batch_size=4,
-        )
+    base: parts.Federated = parts.Federated(
+        partition=parts.Iid(350),
+        trainer=parts.FedAvg(parts.Sgd(2.0), batch_size=4, local_epochs=5),
+        server=parts.Sgd(2.0),
+        sampler=parts.Everyone(),
+        schedule=lab.Schedule(num_rounds=30, eval_every=15),
     )
-    """Federated averaging; the patterns change its privacy and its secure sum."""
-    plain: lab.Hyperparams = lab.Hyperparams(2.0, server_learning_rate=2.0)
-    """Rates of federated learning without DP."""
-    private: lab.Hyperparams = lab.Hyperparams(1.0, server_learning_rate=2.0)
-    """Rates and clip norm of clients' updates under DP."""
-    central: lab.Hyperparams = lab.Hyperparams(learning_rate=2.0, clip_norm=0.5)
-    """Rate and clip norm of examples' gradients of central training."""
-    central_batch: float = 256.0
-    """Expected examples per step of central training."""
-    central_steps: int = 10
-    """Steps that central training makes in the time of a round."""
+    """Federated averaging without DP; the patterns change its parts."""
+    private_rate: lab.Traced = 1.0
+    """The clients' rate under DP."""
+    clip_norm: lab.Traced = 1.0
+    """Of clients' updates."""
+    central: parts.Central = parts.Central(
+        optimizer=parts.Sgd(2.0), batch=parts.Poisson(256), steps_per_round=10
+    )
+    """Central training; its data and schedule are those of `base`."""
+    example_clip_norm: lab.Traced = 0.5
+    """Of examples' gradients in central training."""
     target_epsilons: tuple[float, ...] = (INF, 8.0, 4.0, 2.0, 1.0, 0.5)
     """Epsilon of a whole run; inf is without privacy."""
     delta: float = 1e-3
@@ -61,50 +58,49 @@ class Experiment:
 CONFIGS = {
     "smoke": Experiment(),
     "paper": Experiment(
-        base=lab.Config(
-            data=lab.DataConfig(dataset="mnist", num_clients=2000),
-            sampler="poisson",
-            cohort=1000,
-            num_rounds=50,
-            eval_every=25,
-            batch_size=10,
+        base=parts.Federated(
+            data=parts.Mnist(),
+            partition=parts.Iid(2000),
+            trainer=parts.FedAvg(parts.Sgd(1.0), batch_size=10),
+            server=parts.Sgd(2.0),
+            sampler=parts.Poisson(1000),
+            schedule=lab.Schedule(num_rounds=50, eval_every=25),
         ),
-        plain=lab.Hyperparams(learning_rate=1.0, server_learning_rate=2.0),
-        private=lab.Hyperparams(learning_rate=0.5, server_learning_rate=2.0),
-        central=lab.Hyperparams(learning_rate=1.0),
-        central_batch=600.0,
+        private_rate=0.5,
+        central=parts.Central(
+            optimizer=parts.Sgd(1.0), batch=parts.Poisson(600), steps_per_round=10
+        ),
+        example_clip_norm=1.0,
         delta=1e-4,
     ),
 }
 
 
-def patterns(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """What every pattern sets, in the table's order."""
-    shared = {"secure_sum": "additive_sharing"}
-    central = rates(experiment.central) | {
-        "training": "central",
-        "sampler": "poisson",
-        "cohort": experiment.central_batch,
-        "steps_per_round": experiment.central_steps,
-    }
-    plain, private = rates(experiment.plain), rates(experiment.private)
-    noisy = private | {"privacy": "central"}
+def patterns(experiment: Experiment) -> dict[str, parts.Federated | parts.Central]:
+    """Every pattern's setup, in the table's order."""
+    plain = experiment.base
+    central = replace(
+        experiment.central,
+        data=plain.data,
+        schedule=plain.schedule,
+        layout=plain.layout,
+    )
+    shared, norm = parts.AdditiveSharing(), experiment.clip_norm
+    slower = replace(plain.trainer, optimizer=parts.Sgd(experiment.private_rate))
+    noisy = replace(plain, trainer=slower, mechanism=parts.Gaussian(norm))
     return {
         "central training": central,
         "federated": plain,
-        "federated + secure sum": plain | shared,
-        "central training + DP": central | {"privacy": "example"},
+        "federated + secure sum": replace(
+            plain, secure_sum=parts.AdditiveSharing(max_abs=8.0)
+        ),
+        "central training + DP": replace(
+            central, mechanism=parts.Gaussian(experiment.example_clip_norm)
+        ),
         "federated + central DP": noisy,
-        "federated + central DP + secure sum": noisy | shared,
-        "federated + local DP": private | {"privacy": "local"},
+        "federated + central DP + secure sum": replace(noisy, secure_sum=shared),
+        "federated + local DP": replace(noisy, mechanism=parts.LocalGaussian(norm)),
     }
-
-
-def rates(hyperparams: lab.Hyperparams) -> dict[str, Any]:
-    """All but the noise, which is calibrated."""
-    found = hyperparams._asdict()
-    del found["noise_multiplier"]
-    return found
 
 
 def points(experiment: Experiment) -> list[lab.Point]:
@@ -117,9 +113,14 @@ def points(experiment: Experiment) -> list[lab.Point]:
     sweep = tuple(
         setting
         for setting in every
-        if ("privacy" in setting.fields) == (setting.fields["target_epsilon"] < INF)
+        if is_private(setting.fields[""]) == (setting.fields["target_epsilon"] < INF)
     )
-    return lab.points(sweep, experiment.base, experiment.plain, experiment.delta)
+    return lab.points(sweep, delta=experiment.delta)
+
+
+def is_private(setup: parts.Federated | parts.Central) -> bool:
+    """Whether a pattern's epsilon is finite."""
+    return not isinstance(setup.mechanism, parts.NoPrivacy)
 
 
 def overheads(results: list[lab.Result]) -> dict[str, list[float]]:
@@ -134,13 +135,12 @@ def overheads(results: list[lab.Result]) -> dict[str, list[float]]:
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
     """One row per run; a pattern's overhead is measured apart, in turns."""
-    facts = lab.load_data(experiment.base.data).facts
     overhead = overheads(results)
 
     def row(run: lab.Result) -> dict[str, Any]:
         point, last = run.point, run.outcome.last
         low, middle, high = overhead[point.labels["pattern"]]
-        cost = lab.build(point.config, point.hyperparams, facts).cost()
+        cost = point.setup.algorithm(lab.facts_of(point.setup)).cost()
         return {
             **point.labels,
             "accuracy": last["accuracy"],

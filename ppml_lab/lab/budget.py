@@ -33,7 +33,7 @@ def calibrated(setup: Any, target_epsilon: float, delta: float) -> Any:
     checks.positive("target_epsilon", target_epsilon, allow_inf=True)
     checks.probability("delta", delta, allow_one=False)
     if target_epsilon == float("inf"):
-        return setup.with_noise(0.0)
+        return setup if noise_path(setup) is None else setup.with_noise(0.0)
     own = getattr(setup, "accounted", None)
     searched = setup if own is None else own()
 

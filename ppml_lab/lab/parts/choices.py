@@ -49,16 +49,7 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         optimizers.Yogi,
         optimizers.Adagrad,
     ),
-    optimizers.Rate: (
-        optimizers.Constant,
-        optimizers.ExponentialDecay,
-        optimizers.Cosine,
-    ),
-    mechanisms.Over: (
-        optimizers.Constant,
-        optimizers.ExponentialDecay,
-        optimizers.Cosine,
-    ),
+    optimizers.Factor: (optimizers.ExponentialDecay, optimizers.Cosine),
     trainers.Trainer: (
         trainers.FedAvg,
         trainers.FedProx,

@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any, Literal, Protocol
 
 from ppml_lab import base, dp
-from ppml_lab.lab.part import Traced, is_part, part
+from ppml_lab.lab.part import Traced, part
+from ppml_lab.lab.parts.optimizers import Factor
 
 Rule = Literal["flat", "per_layer", "normalised"]
 """How contributions are clipped; see `dp.clipping`."""
@@ -112,42 +113,40 @@ class AdaptiveGaussian:
         return Gaussian(self.initial_clip_norm, self.noise_multiplier)
 
 
-class Over(Protocol):
-    """A part that gives a number for each earlier release, counted from 0."""
-
-    def at(self, releases: Any) -> Any:
-        """The number."""
-        ...
-
-
 @part
 class ScheduledGaussian:
-    """Gaussian noise and clip norm that follow schedules over a run's releases."""
+    """Gaussian noise and a clip norm that follow schedules over a run's releases."""
 
-    clip_norm: Traced | Over = 1.0
-    """L2 bound: a number, or a part such as ExponentialDecay."""
-    noise_multiplier: Traced | Over = 1.0
-    """A number, or a part such as ExponentialDecay."""
-    scale: Traced = 1.0
-    """Multiplies the noise multiplier throughout; what calibration sets."""
+    clip_norm: Traced = 1.0
+    """L2 bound of the first release."""
+    noise_multiplier: Traced = 0.0
+    """Of the first release."""
+    clip_schedule: Factor | None = None
+    """What the clip norm is multiplied by, release by release; None for 1."""
+    noise_schedule: Factor | None = None
+    """What the noise multiplier is multiplied by; None for 1."""
     rule: Rule = "flat"
     """How contributions are clipped."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.scheduled_gaussian`."""
-        noise, clip_norm = self.noise_multiplier, self.clip_norm
         return dp.scheduled_gaussian(
-            clip_norm.at if is_part(clip_norm) else clip_norm,
-            (lambda releases: self.scale * noise.at(releases))
-            if is_part(noise)
-            else self.scale * noise,
+            _over(self.clip_norm, self.clip_schedule),
+            _over(self.noise_multiplier, self.noise_schedule),
             privacy_unit=privacy_unit,
             rule=self.rule,
         )
 
-    def with_noise(self, scale: float) -> ScheduledGaussian:
-        """With the schedule times this scale."""
-        return dataclasses.replace(self, scale=scale)
+    def with_noise(self, noise_multiplier: float) -> ScheduledGaussian:
+        """With this noise multiplier at first."""
+        return dataclasses.replace(self, noise_multiplier=noise_multiplier)
+
+
+def _over(first: Any, schedule: Factor | None) -> Any:
+    """A number, or a function of the number of earlier releases."""
+    if schedule is None:
+        return first
+    return lambda releases: first * schedule.at(releases)
 
 
 @part

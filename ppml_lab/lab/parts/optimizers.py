@@ -8,14 +8,14 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import optax
 
-from ppml_lab.lab.part import Traced, is_part, part
+from ppml_lab.lab.part import Traced, part
 
 
-class Rate(Protocol):
-    """A part that gives a learning rate at each round."""
+class Factor(Protocol):
+    """A part that gives what a number is multiplied by, round by round."""
 
     def at(self, round_number: Any) -> Any:
-        """The rate of a round; rounds count from 0."""
+        """The factor of a round; rounds count from 0."""
         ...
 
 
@@ -28,48 +28,30 @@ class Optimizer(Protocol):
 
 
 @part
-class Constant:
-    """The same rate in every round."""
-
-    value: Traced = 0.1
-    """Learning rate."""
-
-    def at(self, round_number: Any) -> Any:
-        """The value."""
-        return self.value
-
-
-@part
 class ExponentialDecay:
-    """A rate that shrinks by the same factor in every round."""
+    """Shrinks by the same factor in every round."""
 
-    start: Traced = 0.1
-    """Rate of the first round."""
-    factor: Traced = 0.99
-    """What a round's rate is multiplied by for the next."""
+    decay: Traced = 0.99
+    """What a round's number is multiplied by for the next."""
 
     def at(self, round_number: Any) -> Any:
-        """The start times the factor to the power of the round."""
-        return self.start * self.factor ** jnp.float32(round_number)
+        """The decay to the power of the round."""
+        return self.decay ** jnp.float32(round_number)
 
 
 @part
 class Cosine:
-    """A rate that falls along half a cosine; Loshchilov, Hutter, ICLR 2017, without
-    restarts.
-    """
+    """Falls from 1 along half a cosine; Loshchilov, Hutter, ICLR 2017, no restarts."""
 
-    start: Traced = 0.1
-    """Rate of the first round."""
-    end: Traced = 0.0
-    """Rate from round `num_rounds` on."""
     num_rounds: int = 100
     """Rounds in which it falls."""
+    end: Traced = 0.0
+    """What it is from then on."""
 
     def at(self, round_number: Any) -> Any:
-        """From start to end."""
+        """From 1 to the end."""
         done = jnp.clip(jnp.float32(round_number) / self.num_rounds, 0, 1)
-        return self.end + (self.start - self.end) * (1 + jnp.cos(jnp.pi * done)) / 2
+        return self.end + (1 - self.end) * (1 + jnp.cos(jnp.pi * done)) / 2
 
 
 def for_clients(optimizer: Any) -> Any:
@@ -80,39 +62,46 @@ def for_clients(optimizer: Any) -> Any:
     return optimizer.build() if own is None else own()
 
 
-def over_steps(
-    rate: Any,
-    make: Callable[[Any], optax.GradientTransformation],
-    steps_per_round: int,
-) -> optax.GradientTransformation:
-    """`make(rate)` for an optimizer that counts the steps of the whole run."""
-    if not is_part(rate):
-        return make(rate)
-    return make(lambda count: rate.at(count // steps_per_round))
+class _Scheduled:
+    """What optimizers have in common: `_make(rate)` at the rates of a schedule."""
 
+    learning_rate: Any
+    schedule: Any
 
-def over_rounds(rate: Any, make: Callable[[Any], optax.GradientTransformation]) -> Any:
-    """`make(rate)` for clients, whose optimizer starts afresh in every round."""
-    if not is_part(rate):
-        return make(rate)
-    return lambda round_number: make(rate.at(round_number))
+    def _make(self, rate: Any) -> optax.GradientTransformation:
+        raise NotImplementedError
+
+    def build(self, steps_per_round: int = 1) -> optax.GradientTransformation:
+        """For a server or central training, which count the steps of the whole run."""
+        rate, schedule = self.learning_rate, self.schedule
+        if schedule is None:
+            return self._make(rate)
+        return self._make(lambda count: rate * schedule.at(count // steps_per_round))
+
+    def for_clients(self) -> Any:
+        """For clients, whose optimizers start afresh in every round."""
+        rate, schedule = self.learning_rate, self.schedule
+        if schedule is None:
+            return self._make(rate)
+        return lambda round_number: self._make(rate * schedule.at(round_number))
 
 
 @part
-class Sgd:
+class Sgd(_Scheduled):
     """Gradient descent, with momentum and weight decay where they are given."""
 
-    learning_rate: Traced | Rate = 0.1
-    """A number, or a part that gives one for each round."""
+    learning_rate: Traced = 0.1
+    """Of the first round."""
     momentum: Traced | None = None
     """Of Polyak; None for none."""
     weight_decay: Traced | None = None
     """Times the parameters, added to the gradient; None for none."""
     nesterov: bool = False
     """Whether momentum looks ahead."""
+    schedule: Factor | None = None
+    """What it is multiplied by over the rounds; None for 1."""
 
     def _make(self, rate: Any) -> optax.GradientTransformation:
-        # A momentum that is traced would be read as "none" by optax's own `if`.
         steps = (
             []
             if self.weight_decay is None
@@ -122,23 +111,15 @@ class Sgd:
             steps.append(optax.trace(self.momentum, self.nesterov))
         return optax.chain(*steps, optax.scale_by_learning_rate(rate))
 
-    def build(self, steps_per_round: int = 1) -> optax.GradientTransformation:
-        """For a server or central training."""
-        return over_steps(self.learning_rate, self._make, steps_per_round)
-
-    def for_clients(self) -> Any:
-        """For clients."""
-        return over_rounds(self.learning_rate, self._make)
-
 
 @part
-class Adam:
+class Adam(_Scheduled):
     """Kingma, Ba, ICLR 2015; as a server's optimizer FedAdam (Reddi et al., ICLR 2021,
     who take b2 = 0.99 and eps = 1e-3), with weight decay AdamW.
     """
 
-    learning_rate: Traced | Rate = 0.001
-    """A number, or a part that gives one for each round."""
+    learning_rate: Traced = 0.001
+    """Of the first round."""
     b1: Traced = 0.9
     """Decay of the first moment."""
     b2: Traced = 0.999
@@ -147,6 +128,8 @@ class Adam:
     """Added to the root of the second moment: how adaptive it is."""
     weight_decay: Traced | None = None
     """Times rate and parameters, taken off them (AdamW); None for none."""
+    schedule: Factor | None = None
+    """What it is multiplied by over the rounds; None for 1."""
 
     def _make(self, rate: Any) -> optax.GradientTransformation:
         decay = (
@@ -160,63 +143,43 @@ class Adam:
             optax.scale_by_learning_rate(rate),
         )
 
-    def build(self, steps_per_round: int = 1) -> optax.GradientTransformation:
-        """For a server or central training."""
-        return over_steps(self.learning_rate, self._make, steps_per_round)
-
-    def for_clients(self) -> Any:
-        """For clients."""
-        return over_rounds(self.learning_rate, self._make)
-
 
 @part
-class Yogi:
+class Yogi(_Scheduled):
     """Zaheer et al., NeurIPS 2018; as a server's optimizer FedYogi."""
 
-    learning_rate: Traced | Rate = 0.01
-    """A number, or a part that gives one for each round."""
+    learning_rate: Traced = 0.01
+    """Of the first round."""
     b1: Traced = 0.9
     """Decay of the first moment."""
     b2: Traced = 0.99
     """Decay of the second moment."""
     eps: Traced = 1e-3
     """Added to the root of the second moment."""
+    schedule: Factor | None = None
+    """What it is multiplied by over the rounds; None for 1."""
 
     def _make(self, rate: Any) -> optax.GradientTransformation:
         return optax.yogi(rate, self.b1, self.b2, self.eps)
 
-    def build(self, steps_per_round: int = 1) -> optax.GradientTransformation:
-        """For a server or central training."""
-        return over_steps(self.learning_rate, self._make, steps_per_round)
-
-    def for_clients(self) -> Any:
-        """For clients."""
-        return over_rounds(self.learning_rate, self._make)
-
 
 @part
-class Adagrad:
+class Adagrad(_Scheduled):
     """Duchi, Hazan, Singer, JMLR 2011; as a server's optimizer FedAdagrad."""
 
-    learning_rate: Traced | Rate = 0.01
-    """A number, or a part that gives one for each round."""
+    learning_rate: Traced = 0.01
+    """Of the first round."""
     eps: Traced = 1e-3
     """Added to the root of the summed squares."""
+    schedule: Factor | None = None
+    """What it is multiplied by over the rounds; None for 1."""
 
     def _make(self, rate: Any) -> optax.GradientTransformation:
         return optax.adagrad(rate, eps=self.eps)
 
-    def build(self, steps_per_round: int = 1) -> optax.GradientTransformation:
-        """For a server or central training."""
-        return over_steps(self.learning_rate, self._make, steps_per_round)
-
-    def for_clients(self) -> Any:
-        """For clients."""
-        return over_rounds(self.learning_rate, self._make)
-
 
 @part
-class Optax:
+class Optax(_Scheduled):
     """Any optimizer of optax, with any of its arguments.
 
     Optax(optax.adamw, 1e-3, (("weight_decay", 1e-4),))
@@ -224,18 +187,12 @@ class Optax:
 
     make: Callable[..., optax.GradientTransformation] = optax.sgd
     """A function of the learning rate and `arguments`; it has to be importable."""
-    learning_rate: Traced | Rate = 0.1
-    """A number, or a part that gives one for each round."""
+    learning_rate: Traced = 0.1
+    """Of the first round."""
     arguments: tuple[tuple[str, Any], ...] = ()
     """Pairs of names and values, which are compiled."""
+    schedule: Factor | None = None
+    """What it is multiplied by over the rounds; None for 1."""
 
     def _make(self, rate: Any) -> optax.GradientTransformation:
         return self.make(rate, **dict(self.arguments))
-
-    def build(self, steps_per_round: int = 1) -> optax.GradientTransformation:
-        """For a server or central training."""
-        return over_steps(self.learning_rate, self._make, steps_per_round)
-
-    def for_clients(self) -> Any:
-        """For clients."""
-        return over_rounds(self.learning_rate, self._make)
