@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -44,6 +45,12 @@ def evaluator(
     Raises:
       ValueError: If batch_size is below 1.
     """
+    return _evaluator(task, batch_size, mesh)
+
+
+@functools.lru_cache(maxsize=8)
+def _evaluator(task: base.Task, batch_size: int, mesh: Mesh | None) -> Evaluate:
+    """One object for a task, so that what is compiled with it is compiled once."""
     of_clients = client_evaluator(task, batch_size, mesh)
 
     def evaluate(params: PyTree, examples: PyTree) -> dict[str, Float[Array, ""]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Int, PyTree
 
 from ppml_lab import arguments, base, checks
 from ppml_lab.federated.evaluation import Evaluate
+from ppml_lab.federated.watching import interrupts, progress_line
 
 
 def run_chunk(
@@ -48,9 +49,40 @@ def chunk_lengths(num_rounds: int, eval_every: int) -> list[int]:
     return [eval_every] * whole + [rest] * (rest > 0)
 
 
+class _Programs(NamedTuple):
+    """The compiled functions of an algorithm and what it is judged by.
+
+    Attributes:
+      init: `(key) -> state`.
+      chunk: `(key, state, (clients, test), first round, length) -> (state, the rounds'
+        scalars, metrics)`.
+    """
+
+    init: Callable[..., Any]
+    chunk: Callable[..., Any]
+
+
+@functools.lru_cache(maxsize=4)
+def _programs(
+    algorithm: base.FederatedAlgorithm, evaluate: Evaluate | None, where: Any
+) -> _Programs:
+    """Kept for a few algorithms, so that another seed compiles nothing."""
+
+    @functools.partial(jax.jit, static_argnums=4, donate_argnums=1)
+    def chunk(
+        key: base.Key, state: Any, data: PyTree, first_round: Array, length: int
+    ) -> tuple[Any, dict[str, Array], dict[str, Array]]:
+        clients, test = data
+        state, infos = run_chunk(key, algorithm, state, clients, first_round, length)
+        metrics = {} if evaluate is None else evaluate(state.params, test)
+        return state, infos, metrics
+
+    return _Programs(jax.jit(algorithm.init, out_shardings=where), chunk)
+
+
 @arguments.checked
 def simulate(
-    key: base.Key,
+    key: base.Key | int,
     algorithm: base.FederatedAlgorithm,
     clients: base.Clients,
     num_rounds: int,
@@ -59,22 +91,31 @@ def simulate(
     evaluate: Evaluate | None = None,
     eval_every: int | None = None,
     on_chunk: Callable[[int, Any, dict[str, np.ndarray]], bool | None] | None = None,
+    report: Callable[[int, int], None] | None = progress_line,
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Runs `algorithm` for `num_rounds` rounds.
 
     All rounds between two evaluations are one compiled program; the host sees the state
-    only at their ends, where `on_chunk` may report, save, or stop the run.
+    only at their ends, where `on_chunk` may report, save, or stop the run. The programs
+    of the last few algorithms are kept: one with another seed compiles nothing, given
+    the same `algorithm` and `evaluate`.
+
+    An interrupt (Ctrl-C) ends the run after the chunk that is going on, and returns
+    what was done; a second one at once.
 
     Args:
-      key: Makes the whole run reproducible.
+      key: Makes the whole run reproducible; an integer is `jax.random.key` of it.
       algorithm: Such as `averaging(...)`.
       clients: The federated data set.
       num_rounds: At least 1.
-      test: Examples for `evaluate`.
+      test: Examples for `evaluate`, NumPy arrays or jax's.
       evaluate: `(params, test) -> scalars`, see `evaluator`.
       eval_every: Rounds per chunk; all by default.
       on_chunk: Called with (rounds done, state, the chunk's history); a true result
         stops the run. The state's buffers go to the next chunk: copy what is to stay.
+      report: Called with (rounds done, all rounds) after every chunk; by default a line
+        of its own at a terminal or in a notebook, and nothing elsewhere. None for
+        silence.
 
     Returns:
       The final state, and the history: the rounds' scalars `[rounds]`, and, with
@@ -91,38 +132,36 @@ def simulate(
     lengths = chunk_lengths(
         num_rounds, num_rounds if eval_every is None else eval_every
     )
+    if isinstance(key, int):
+        checks.at_least("key", key, 0)
+        key = jax.random.key(key)
     init_key, rounds_key = jax.random.split(key)
-
-    @partial(jax.jit, static_argnums=4, donate_argnums=1)
-    def chunk(
-        key: base.Key, state: Any, data: PyTree, first_round: Array, length: int
-    ) -> tuple[Any, dict[str, Array], dict[str, Array]]:
-        clients, test = data
-        state, infos = run_chunk(key, algorithm, state, clients, first_round, length)
-        metrics = {} if evaluate is None else evaluate(state.params, test)
-        return state, infos, metrics
-
+    programs = _programs(algorithm, evaluate, clients.offsets.sharding)
     if evaluate is not None:
         # In a compiled round no label's value is known any more.
         first = jax.eval_shape(algorithm.init, init_key)
         jax.eval_shape(lambda state: evaluate(state.params, test), first)
-    where_data_are = clients.offsets.sharding
-    state = jax.jit(algorithm.init, out_shardings=where_data_are)(init_key)
+    state = programs.init(init_key)
     history: dict[str, list[np.ndarray]] = {}
     done = 0
-    for length in lengths:
-        state, infos, metrics = chunk(
-            rounds_key, state, (clients, test), jnp.int32(done), length
-        )
-        done += length
-        part: dict[str, np.ndarray] = {
-            name: np.asarray(value) for name, value in infos.items()
-        }
-        part |= {name: np.asarray(value)[None] for name, value in metrics.items()}
-        if metrics:
-            part["eval_round"] = np.array([done])
-        for name, value in part.items():
-            history.setdefault(name, []).append(value)
-        if on_chunk is not None and on_chunk(done, state, part):
-            break
+    with interrupts() as was_interrupted:
+        for length in lengths:
+            state, infos, metrics = programs.chunk(
+                rounds_key, state, (clients, test), jnp.int32(done), length
+            )
+            done += length
+            part: dict[str, np.ndarray] = {
+                name: np.asarray(value) for name, value in infos.items()
+            }
+            part |= {name: np.asarray(value)[None] for name, value in metrics.items()}
+            if metrics:
+                part["eval_round"] = np.array([done])
+            for name, value in part.items():
+                history.setdefault(name, []).append(value)
+            if report is not None:
+                report(done, num_rounds)
+            if on_chunk is not None and on_chunk(done, state, part):
+                break
+            if was_interrupted():
+                break
     return state, {name: np.concatenate(parts) for name, parts in history.items()}

@@ -1,5 +1,9 @@
 """Whole runs: chunks, stopping, history, and one compiled program."""
 
+import gc
+import signal
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +112,79 @@ def test_on_chunk_stops_the_run_where_it_wants(algorithm, clients, compile_count
     # The second chunk and those after it compile nothing.
     assert len(counts) == 4
     assert counts[0] == counts[-1] > 0
+
+
+def test_other_seeds_compile_nothing(algorithm, regression, clients, compile_counter):
+    """As README's block in a loop, `evaluator` inline; seeds and tests of the host."""
+    test = jax.tree.map(np.asarray, clients.examples)
+    ends, counts = [], []
+    for seed in range(3):
+        state, history = federated.simulate(
+            seed,
+            algorithm,
+            clients,
+            3,
+            test=test,
+            evaluate=federated.evaluator(regression),
+        )
+        counts.append(compile_counter.compilations)
+        ends.append(float(history["squared"][-1]))
+    assert counts[0] > 0
+    assert counts[0] == counts[2]
+    assert len(set(ends)) == 3
+    same, _ = federated.simulate(jax.random.key(2), algorithm, clients, 3)
+    jax.tree.map(np.testing.assert_array_equal, same, state)
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(50, marks=pytest.mark.exhaustive)])
+def test_programs_of_few_algorithms_are_kept(regression, clients, count):
+    resource = pytest.importorskip("resource")
+    held = []
+    for _ in range(count):
+        algorithm = build(regression)
+        federated.simulate(0, algorithm, clients, 1)
+        held.append(weakref.ref(algorithm.round))
+    del algorithm
+    gc.collect()
+    assert sum(one() is not None for one in held) == 4
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 * 2**20  # KiB
+
+
+def test_an_interrupt_returns_what_was_done(algorithm, clients, capsys):
+    def interrupt(done, state, part):
+        if done == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    state, history = federated.simulate(
+        KEY, algorithm, clients, 10, eval_every=1, on_chunk=interrupt
+    )
+    assert int(state.rounds_done) == len(history["cohort_size"]) == 2
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "once more to stop now" in capsys.readouterr().err
+
+    def insist(done, state, part):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        federated.simulate(KEY, algorithm, clients, 2, eval_every=1, on_chunk=insist)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_progress_is_reported_where_someone_watches(
+    algorithm, clients, monkeypatch, capsys
+):
+    told = []
+    federated.simulate(
+        KEY, algorithm, clients, 3, eval_every=1, report=lambda *of: told.append(of)
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    federated.simulate(KEY, algorithm, clients, 2, eval_every=1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    federated.simulate(KEY, algorithm, clients, 2, eval_every=1)
+    assert capsys.readouterr().err == "\rround 1 of 2\rround 2 of 2\n"
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])

@@ -1,0 +1,51 @@
+"""A person who watches a run: how far it is, and an interrupt that loses nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def progress_line(done: int, total: int) -> None:
+    """Writes how many rounds are done to standard error: one line that is written over,
+    at a terminal or in a notebook; nothing elsewhere.
+    """
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        return
+    end = "\n" if done >= total else ""
+    print(f"\rround {done} of {total}", end=end, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether an interrupt (Ctrl-C) came inside the block.
+
+    The first one is only noted, so that what is going on can be finished; the second
+    raises KeyboardInterrupt. In a thread that is not the main one nothing changes.
+    """
+    noted: list[Any] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler and not callable(before):
+        # Someone ignores interrupts, or handles them outside of Python.
+        yield lambda: False
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if noted:
+            signal.signal(signal.SIGINT, before)
+            raise KeyboardInterrupt
+        noted.append(number)
+        print("\nstopping after these rounds; once more to stop now", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, before)
