@@ -5,6 +5,7 @@ takes a second to load.
 """
 
 from ppml_lab.dp.adaptive import adaptive_gaussian
+from ppml_lab.dp.additive import additive
 from ppml_lab.dp.clipping import RULES as CLIPPING_RULES
 from ppml_lab.dp.clipping import clip_by_global_norm
 from ppml_lab.dp.gradients import (
@@ -30,6 +31,7 @@ __all__ = [
     "PerExample",
     "SummedGradient",
     "adaptive_gaussian",
+    "additive",
     "clip_by_global_norm",
     "clipped_gradient",
     "clipped_total",

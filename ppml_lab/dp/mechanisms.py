@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, pairs, random, trees
-from ppml_lab.dp import clipping, looks
+from ppml_lab.dp import clipping
+from ppml_lab.dp.additive import additive
 
 NORMS = (1e-18, 1e18)
 """Norms whose squares float32 has."""
@@ -90,38 +91,22 @@ def gaussian(
     norm_bound = clipping.whole(clip_norm)
     check_noise(norm_bound, noise_multiplier)
     checks.known("privacy_unit", privacy_unit, ("client", "example"))
-    clip = clipping.rule(rule, clip_norm)
 
-    @arguments.checked
-    def event(
-        sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
-    ) -> base.PrivacyEvent:
-        checks.at_least("num_releases", num_releases, 1)
-        return gaussian_event(
-            sampler, {float(noise_multiplier): num_releases}, privacy_unit
-        )
+    def event(change: float) -> Any:
+        from ppml_lab.dp import events
 
-    return base.PrivacyMechanism(
-        init=lambda key, like: (),
-        clip=looks.WatchedClip(
-            lambda key, state, update: clipping.clip(clip, update),
-            lambda state, update: looks.scaled_down(clip, update),
+        return events.gaussian(float(noise_multiplier) / change)
+
+    made = additive(
+        clipping.rule(rule, clip_norm),
+        lambda key, total, sensitivity: add_noise(
+            key, total, noise_multiplier, sensitivity
         ),
-        clip_examples=lambda state, gradients, weights: clipping.clip_examples(
-            clip, gradients, weights
-        ),
-        message_bound=lambda state: norm_bound,
-        norm_bound=lambda state: norm_bound,
-        privatize=lambda key, state, total, sensitivity: (
-            add_noise(key, total, noise_multiplier, sensitivity),
-            state,
-        ),
-        noise_multiplier=lambda state: noise_multiplier,
-        report=lambda state: {},
-        event=event,
+        event,
+        norm_bound=norm_bound,
         privacy_unit=privacy_unit,
-        trust="central",
     )
+    return made._replace(noise_multiplier=lambda state: noise_multiplier)
 
 
 def gaussian_event(

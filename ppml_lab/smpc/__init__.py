@@ -36,6 +36,7 @@ from ppml_lab.smpc.fixed_point import (
 )
 from ppml_lab.smpc.masked_sums import light_secagg, pairwise_masking
 from ppml_lab.smpc.secure_aggregation import additive_sharing, clear
+from ppml_lab.smpc.sums import summing
 
 __all__ = [
     "FixedPoint",
@@ -66,6 +67,7 @@ __all__ = [
     "ring",
     "shamir",
     "sharing",
+    "summing",
     "transcript",
     "truncation",
 ]

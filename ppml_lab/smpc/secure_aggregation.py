@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
-from ppml_lab import arguments, base, checks, pairs, random, trees
-from ppml_lab.smpc import cost, sharing, sum_encoding
+from ppml_lab import arguments, base, checks, random, trees
+from ppml_lab.smpc import cost, sharing, sum_encoding, sums
 from ppml_lab.smpc.fixed_point import FixedPoint
 from ppml_lab.smpc.sum_encoding import SumEncoding
 
@@ -61,39 +60,16 @@ class Session(NamedTuple):
     protocol: PyTree
 
 
-class Total(NamedTuple):
-    """A running total: of messages, and of how many they are."""
-
-    messages: PyTree
-    count: Float[Array, ""]
-
-
 def clear() -> base.SecureAggregator:
     """The plain sum: the server sees every update.
 
     Totals are `pairs.Pair`s of float32, whatever the updates' own type: at 100,000
     clients one of them moves the sum by its norm, up to a relative 1e-6.
     """
-
-    def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
-        del places
-        heard = pairs.sum_over(trees.where(present, messages, 0.0))
-        added = pairs.merge(total.messages, heard)
-        return Total(added, total.count + jnp.sum(present, dtype=jnp.float32))
-
-    return base.SecureAggregator(
-        begin=lambda key, invited, reporting, max_abs: (),
+    return sums.summing(
         encode=lambda key, session, place, update: update,
-        empty=lambda like_message: Total(pairs.zero(like_message), jnp.float32(0)),
-        absorb=absorb,
-        merge=lambda totals: Total(
-            pairs.sum_over(totals.messages), jnp.sum(totals.count)
-        ),
-        finish=lambda session, total: (*total, jnp.bool_(True)),
-        wrap=lambda session, total: total,
-        sensitivity=lambda session, norm, dimension: norm,
+        decode=lambda session, total: (total, True),
         cost=_clear_cost,
-        can_abort=False,
     )
 
 
@@ -206,11 +182,6 @@ def word_bits(encoding: SumEncoding) -> int:
     return encoding.ring.bits if traced else int(encoding.bits)
 
 
-def zeros_like(messages: PyTree) -> PyTree:
-    """Zeros of these shapes, of arrays or of what stands for them."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), messages)
-
-
 def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggregator:
     """The aggregator of fixed-point integers under a protection."""
     ring, least = encoding.ring, protection.least_reports
@@ -246,41 +217,27 @@ def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggrega
         integers = jax.tree.map(of(session).encode, keys, update)
         return protection.protect(hide_key, session.protocol, place, integers)
 
-    def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
-        del places
-        heard = trees.where(present, messages, 0)
-        added = jax.tree.map(
-            lambda t, m: ring.add(t, ring.sum_over(m, 0)), total.messages, heard
-        )
-        return Total(added, total.count + jnp.sum(present, dtype=jnp.float32))
-
-    def merge(totals: Total) -> Total:
-        added = jax.tree.map(lambda t: ring.sum_over(t, 0), totals.messages)
-        return Total(added, jnp.sum(totals.count))
-
-    def finish(session: Session, total: Total) -> tuple[PyTree, Array, Any]:
-        opened, revealed = protection.reveal(session.protocol, total.messages)
-        completed = revealed & (total.count >= jnp.asarray(least, jnp.float32))
-        real = jax.tree.map(of(session).decode, opened)
-        found = jax.tree.map(lambda leaf: jnp.where(completed, leaf, 0), real)
-        return found, jnp.where(completed, total.count, 0.0), completed
+    def decode(session: Session, total: PyTree) -> tuple[PyTree, Any]:
+        opened, revealed = protection.reveal(session.protocol, total)
+        return jax.tree.map(of(session).decode, opened), revealed
 
     def abort_share(invited: Any, reports: Any) -> float:
         return float(np.mean(np.asarray(reports) < least))
 
     can_abort = checks.is_traced(least) or least > 1 or bool(protection.abort_share)
-    return base.SecureAggregator(
+    made = sums.summing(
+        encode,
+        decode,
+        cost=lambda dimension: _cost(protection.messages(dimension), dimension),
         begin=begin,
-        encode=encode,
-        empty=lambda like_message: Total(zeros_like(like_message), jnp.float32(0)),
-        absorb=absorb,
-        merge=merge,
-        finish=finish,
+        addition=sums.modular(ring),
+        least_reports=least,
+    )
+    return made._replace(
         wrap=lambda session, total: jax.tree.map(of(session).wrap, total),
         sensitivity=lambda session, norm, dimension: (
             norm + of(session).rounding_norm(dimension)
         ),
-        cost=lambda dimension: _cost(protection.messages(dimension), dimension),
         can_abort=can_abort,
         check=check,
         sums=lambda dimension: base.Sums(

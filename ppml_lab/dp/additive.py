@@ -1,0 +1,101 @@
+"""Mechanisms of one's own: clip each contribution, add noise to their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import PyTree
+
+from ppml_lab import arguments, base, checks
+from ppml_lab.dp import clipping, looks
+from ppml_lab.dp.given import check_event
+
+
+@arguments.checked
+def additive(
+    clip: clipping.Clipping | Callable[[PyTree], PyTree],
+    noise: Callable[[base.Key, PyTree, Any], PyTree],
+    event: Callable[[float], Any],
+    *,
+    norm_bound: Any,
+    privacy_unit: str = "client",
+) -> base.PrivacyMechanism:
+    """Clips each contribution and adds noise of one's own to their sum (central DP).
+
+    **Guarantee:** what `event` says, if `clip` leaves no contribution with an L2 norm
+    above `norm_bound`, whatever it is given, and `noise` makes what `event` describes;
+    `audit` has the probes that try both. Who computes the sum and adds the noise is
+    trusted.
+
+    Args:
+      clip: `(update) -> update`, of bounded norm; zero where it is not finite. For
+        examples it has to be one of `dp.clipping`.
+      noise: `(key, total, sensitivity) -> total` with noise, where the sensitivity is
+        what adding or removing a contribution can change in L2 norm; `total` is a tree
+        of arrays or a `pairs.Pair` of trees, and the result a tree of arrays.
+      event: `(change) -> DpEvent` of one release of everybody, where neighbours differ
+        by `change` times the sensitivity: 1 where one contribution is added or removed,
+        2 where it is replaced.
+      norm_bound: The L2 norm that is left.
+      privacy_unit: Whose contribution is clipped, "client" or "example".
+
+    Raises:
+      ValueError: For a bound that is none, an unknown unit, or an event that is none.
+    """
+    checks.positive("norm_bound", norm_bound, allow_inf=True)
+    checks.known("privacy_unit", privacy_unit, ("client", "example"))
+
+    @arguments.checked
+    def events_of(
+        sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
+    ) -> base.PrivacyEvent:
+        from ppml_lab.dp import events
+
+        checks.at_least("num_releases", num_releases, 1)
+        # Replacing a contribution moves the sum by up to twice the clip norm.
+        replaces = sampler.neighboring_relation == "replace_one"
+        one = event(2.0 if replaces else 1.0)
+        check_event(one)
+        return base.PrivacyEvent(
+            events.compose(sampler.amplify(one), num_releases),
+            sampler.neighboring_relation,
+            privacy_unit,
+            sampler.population,
+        )
+
+    own: Any = clip
+    if isinstance(own, clipping.Clipping):
+        send = looks.WatchedClip(
+            lambda key, state, update: clipping.clip(own, update),
+            lambda state, update: looks.scaled_down(own, update),
+        )
+    else:
+
+        def send(key: base.Key, state: PyTree, update: PyTree) -> PyTree:
+            return own(update)
+
+    def clip_examples(state: PyTree, gradients: Any, weights: Any) -> Any:
+        if not isinstance(own, clipping.Clipping):
+            raise ValueError(
+                "clip is a function of one update, and examples are clipped in batches;"
+                " give one of the rules of dp.clipping"
+            )
+        return clipping.clip_examples(own, gradients, weights)
+
+    return base.PrivacyMechanism(
+        init=lambda key, like: (),
+        clip=send,
+        clip_examples=clip_examples,
+        message_bound=lambda state: norm_bound,
+        norm_bound=lambda state: norm_bound,
+        privatize=lambda key, state, total, sensitivity: (
+            noise(key, total, sensitivity),
+            state,
+        ),
+        noise_multiplier=None,
+        report=lambda state: {},
+        event=events_of,
+        privacy_unit=privacy_unit,
+        trust="central",
+    )

@@ -1,0 +1,119 @@
+"""What every sum of messages has in common, whatever hides them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, PyTree
+
+from ppml_lab import arguments, base, checks, pairs, trees
+from ppml_lab.smpc.ring import Ring
+
+
+class Total(NamedTuple):
+    """A running total: of messages, and of how many they are."""
+
+    messages: PyTree
+    count: Float[Array, ""]
+
+
+class Addition(NamedTuple):
+    """How messages are added up.
+
+    Attributes:
+      zero: `(like message) -> sum of nobody's`.
+      over: `(messages stacked along a leading axis) -> their sum`.
+      add: `(sum, sum) -> sum`.
+      merge: `(sums stacked along a leading axis) -> their sum`.
+    """
+
+    zero: Callable[[PyTree], PyTree]
+    over: Callable[[PyTree], PyTree]
+    add: Callable[[PyTree, PyTree], PyTree]
+    merge: Callable[[PyTree], PyTree]
+
+
+REAL = Addition(pairs.zero, pairs.sum_over, pairs.merge, pairs.sum_over)
+"""Of floats: sums are `pairs.Pair`s, to which 100,000 clients add without loss."""
+
+
+def modular(ring: Ring) -> Addition:
+    """The addition of a ring, for trees of its elements."""
+
+    def over(messages: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: ring.sum_over(leaf, 0), messages)
+
+    return Addition(
+        zero=lambda like: jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like
+        ),
+        over=over,
+        add=lambda one, other: jax.tree.map(ring.add, one, other),
+        merge=over,
+    )
+
+
+@arguments.checked
+def summing(
+    encode: Callable[[base.Key, PyTree, Array, PyTree], PyTree],
+    decode: Callable[[PyTree, PyTree], tuple[PyTree, Any]],
+    cost: Callable[[int], base.Cost],
+    *,
+    begin: Callable[[base.Key, Array, Array, Any], PyTree] = lambda key, *_: (),
+    addition: Addition = REAL,
+    least_reports: Any = 1,
+) -> base.SecureAggregator:
+    """A sum of one's own: what a client sends, and what the servers make of the total.
+
+    What the sum may be off by, such as by rounding, belongs into its `sensitivity`,
+    and how it wraps around into `wrap`: `summing(...)._replace(sensitivity=...)`.
+
+    **Guarantee:** none about who learns what: that is for `encode` to see to. Without a
+    `sensitivity` of its own a sum has to be exact, or privacy is claimed for noise that
+    does not cover its error.
+
+    Args:
+      encode: `(key, session, place, update) -> message`, a tree of arrays.
+      decode: `(session, sum of messages) -> (sum of updates, whether it completed)`.
+      cost: `(dimension) -> base.Cost` of one client.
+      begin: `(key, invited, reporting, max_abs) -> session`.
+      addition: How messages are added up.
+      least_reports: Fewer make no sum.
+
+    Returns:
+      An aggregator, such as `federated.averaging` takes.
+    """
+    can_abort = checks.is_traced(least_reports) or least_reports > 1
+
+    def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
+        del places
+        heard = addition.over(trees.where(present, messages, 0))
+        added = addition.add(total.messages, heard)
+        return Total(added, total.count + jnp.sum(present, dtype=jnp.float32))
+
+    def finish(session: PyTree, total: Total) -> tuple[PyTree, Array, Any]:
+        found, completed = decode(session, total.messages)
+        if completed is True and not can_abort:
+            return found, total.count, jnp.bool_(True)
+        whole = completed & (total.count >= jnp.asarray(least_reports, jnp.float32))
+        found = jax.tree.map(lambda leaf: jnp.where(whole, leaf, 0), found)
+        return found, jnp.where(whole, total.count, 0.0), whole
+
+    return base.SecureAggregator(
+        begin=begin,
+        encode=encode,
+        empty=lambda like: Total(addition.zero(like), jnp.float32(0)),
+        absorb=absorb,
+        merge=lambda totals: Total(
+            addition.merge(totals.messages), jnp.sum(totals.count)
+        ),
+        finish=finish,
+        wrap=lambda session, total: total,
+        sensitivity=lambda session, norm, dimension: norm,
+        cost=cost,
+        can_abort=can_abort,
+    )
