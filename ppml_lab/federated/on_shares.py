@@ -21,18 +21,37 @@ Gradient = Callable[[PyTree, PyTree], PyTree]
 """`(params, examples)` to the sum of the examples' gradients, a pure JAX function."""
 
 
+class OnShares(NamedTuple):
+    """What the parties hold between steps: shares of both.
+
+    Attributes:
+      params: The parameters.
+      examples: Those of all owners, joined.
+    """
+
+    params: PyTree
+    examples: PyTree
+
+
 class SharedTraining(NamedTuple):
     """Training on shares; make it with `training_on_shares`.
 
     Attributes:
       train: `(key, params, parts)`, the trained parameters in the clear. `parts` has
         each owner's float arrays under its name, `params` is known to all.
+      begin: `(key, params, parts)`, what the parties hold before the first step.
+      step: `(key, state, number)`, what they hold after the step of this number, which
+        counts from 0; `key` is that of the whole training.
+      reveal: `(state)`, the parameters in the clear, which is for the end alone.
       privacy_event: What an accountant needs.
       noise_stddev: Of all parties' noise together, per coordinate of the summed
         gradient.
     """
 
     train: Callable[[base.Key, PyTree, Mapping[Any, PyTree]], PyTree]
+    begin: Callable[[base.Key, PyTree, Mapping[Any, PyTree]], OnShares]
+    step: Callable[[base.Key, OnShares, Array], OnShares]
+    reveal: Callable[[OnShares], PyTree]
     privacy_event: base.PrivacyEvent
     noise_stddev: float
 
@@ -138,54 +157,74 @@ def training_on_shares(
     rate = np.float32(learning_rate / batch)
     num_batches = -(-num_examples // batch)
 
+    def seed_of(key: base.Key) -> Array:
+        return random.seed(jax.random.fold_in(key, 0))
+
     @arguments.checked
-    def train(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> PyTree:
+    def begin(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> OnShares:
         _check_sizes(gradient, join, num_examples, dimension, params, parts)
-        seed = random.seed(jax.random.fold_in(key, 0))
+        seed = seed_of(key)
         shared = {
             owner: private.share(protocol, random.child(seed, n), part, owner=owner)
             for n, (owner, part) in enumerate(parts.items())
         }
         examples = private.evaluate(protocol, random.child(seed, 0, 1), join, shared)
-        start = private.constant(protocol, params)
+        return OnShares(private.constant(protocol, params), examples)
 
-        def step(state: PyTree, number: Array) -> tuple[PyTree, None]:
-            own = random.child(seed, number, 2)
-            # The last batch of a pass reaches back where batches do not divide.
-            begin = jnp.minimum((number % num_batches) * batch, num_examples - batch)
-            rows = private.rows(examples, begin, batch) if num_batches > 1 else examples
-            total = private.evaluate(
-                protocol, random.child(own, 0), gradient, state, rows
-            )
-            if stddev:
-                with transcript.scope("noise"):
-                    for party in range(num_parties):
-                        noise_seed = random.child(own, 1, party)
-                        noise = _noise(random.child(noise_seed, 0), params, per_party)
-                        shared_noise = private.share(
-                            protocol,
-                            random.child(noise_seed, 1),
-                            noise,
-                            owner=party,
-                            offline=True,
-                        )
-                        total = private.add(total, shared_noise)
-            new = private.evaluate(
-                protocol,
-                random.child(own, 2),
-                lambda p, g: jax.tree.map(lambda a, b: a - rate * b, p, g),
-                state,
-                total,
-            )
-            return new, None
+    def noised(seed: Array, total: PyTree, shapes: PyTree) -> PyTree:
+        with transcript.scope("noise"):
+            for party in range(num_parties):
+                own = random.child(seed, 1, party)
+                noise = _noise(random.child(own, 0), shapes, per_party)
+                shared_noise = private.share(
+                    protocol,
+                    random.child(own, 1),
+                    noise,
+                    owner=party,
+                    offline=True,
+                )
+                total = private.add(total, shared_noise)
+        return total
+
+    @arguments.checked
+    def step(key: base.Key, state: OnShares, number: Array) -> OnShares:
+        own = random.child(seed_of(key), number, 2)
+        # The last batch of a pass reaches back where batches do not divide.
+        first = jnp.minimum((number % num_batches) * batch, num_examples - batch)
+        rows = state.examples
+        if num_batches > 1:
+            rows = private.rows(rows, first, batch)
+        total = private.evaluate(
+            protocol, random.child(own, 0), gradient, state.params, rows
+        )
+        if stddev:
+            shapes = jax.eval_shape(lambda s: private.reveal(protocol, s), state.params)
+            total = noised(own, total, shapes)
+        new = private.evaluate(
+            protocol,
+            random.child(own, 2),
+            lambda p, g: jax.tree.map(lambda a, b: a - rate * b, p, g),
+            state.params,
+            total,
+        )
+        return state._replace(params=new)
+
+    def reveal(state: OnShares) -> PyTree:
+        return private.reveal(protocol, state.params, name="parameters")
+
+    @arguments.checked
+    def train(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> PyTree:
+        start = begin(key, params, parts)
+
+        def one(params: PyTree, number: Array) -> tuple[PyTree, None]:
+            return step(key, start._replace(params=params), number).params, None
 
         with transcript.scope("step", repeat=num_steps):
-            final, _ = lax.scan(step, start, jnp.arange(num_steps))
-        return private.reveal(protocol, final, name="parameters")
+            final, _ = lax.scan(one, start.params, jnp.arange(num_steps))
+        return reveal(start._replace(params=final))
 
-    return SharedTraining(
-        train, event, float(stddev * np.sqrt(num_parties / num_honest))
-    )
+    noise_stddev = float(stddev * np.sqrt(num_parties / num_honest))
+    return SharedTraining(train, begin, step, reveal, event, noise_stddev)
 
 
 def _honest(protocol: private.Protocol, num_honest: int | None) -> int:

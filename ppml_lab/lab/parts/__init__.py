@@ -39,6 +39,7 @@ from ppml_lab.lab.parts.models import (
     TutorialCnn,
     TwoNN,
 )
+from ppml_lab.lab.parts.on_shares import OnShares
 from ppml_lab.lab.parts.optimizers import (
     Adagrad,
     Adam,
@@ -120,6 +121,7 @@ __all__ = [
     "Model",
     "Natural",
     "NoPrivacy",
+    "OnShares",
     "Optax",
     "Optimizer",
     "PairwiseMasking",

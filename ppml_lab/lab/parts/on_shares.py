@@ -1,0 +1,189 @@
+"""Training on shares as a setup: owners' data, and parties who see none of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Int, PyTree
+
+from ppml_lab import base, federated
+from ppml_lab.federated import scoring
+from ppml_lab.lab.loading import facts_of
+from ppml_lab.lab.part import part
+from ppml_lab.lab.parts.data import Data, HeartDisease
+from ppml_lab.lab.parts.metrics import Accuracy, Metric
+from ppml_lab.lab.parts.partitions import Natural, Partition
+from ppml_lab.lab.setup import Facts, Layout, Schedule
+from ppml_lab.smpc import approximations, private
+
+
+class State(NamedTuple):
+    """A training on shares between two steps."""
+
+    params: PyTree
+    """In the clear: the researcher's look, which no party has before the end."""
+    shares: PyTree
+    """What the parties hold, see `federated.on_shares`."""
+    key: Array
+    """Seed words of the training's key."""
+    rounds_done: Int[Array, ""]
+    """Steps."""
+
+
+@part
+class OnShares:
+    """Logistic regression of two classes by parties who compute on shares.
+
+    A round is one step of gradient descent on everybody's examples. Metrics in between
+    are the researcher's look; the last parameters alone are a release. What the parties
+    send is in `smpc.transcript`, see `experiments.private_training`.
+    """
+
+    data: Data = HeartDisease()
+    """Which data: `{"x": features, "y": 0 or 1}`."""
+    partition: Partition = Natural()
+    """Who owns which rows."""
+    kind: Literal["replicated", "additive"] = "replicated"
+    """How values are shared; see `private.protocol`."""
+    num_parties: int = 3
+    """Who computes."""
+    fraction_bits: int = 16
+    """Of fixed-point numbers."""
+    ideal: bool = True
+    """Whether shares are drawn by their law; False makes every party's."""
+    learning_rate: float = 1.0
+    """Of a step along the mean gradient."""
+    clip_norm: float = 4.0
+    """To which owners scale their rows down."""
+    noise_multiplier: float = 0.0
+    """Standard deviation of all parties' noise over the clip norm."""
+    metrics: tuple[Metric, ...] = (Accuracy(),)
+    """Of all test rows together."""
+    schedule: Schedule = Schedule()
+    """How many steps, and when they are looked at."""
+    layout: Layout = Layout()
+    """How it lies on devices."""
+
+    def training(self, facts: Facts, num_steps: int) -> federated.SharedTraining:
+        """See `federated.training_on_shares`."""
+        dimension = _width(facts) + 1
+        protocol = private.protocol(
+            self.kind,
+            num_parties=self.num_parties,
+            fraction_bits=self.fraction_bits,
+            ideal=self.ideal,
+        )
+        return federated.training_on_shares(
+            protocol,
+            _gradient,
+            lambda parts: parts["all owners"],
+            num_steps=num_steps,
+            learning_rate=self.learning_rate,
+            num_examples=facts.num_examples,
+            clip_norm=self.clip_norm,
+            noise_multiplier=self.noise_multiplier,
+            dimension=dimension,
+        )
+
+    def algorithm(self, facts: Facts) -> base.FederatedAlgorithm:
+        """Steps on shares that the state keeps."""
+        training = self.training(facts, 1)
+        shapes = (facts.num_examples, _width(facts) + 1)
+        like = {
+            "x": np.zeros(shapes, np.float32),
+            "y": np.zeros(shapes[:1], np.float32),
+        }
+        start = jnp.zeros(shapes[1], jnp.float32)
+
+        def begin(key: base.Key, rows: Any) -> Any:
+            return training.begin(key, start, {"all owners": rows})
+
+        def init(key: base.Key) -> State:
+            shares = jax.tree.map(
+                lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+                jax.eval_shape(begin, key, like),
+            )
+            words = jax.random.key_data(key)
+            return State(start, shares, words, jnp.int32(0))
+
+        def one_round(
+            key: base.Key, state: State, clients: base.Clients
+        ) -> tuple[State, dict[str, Array]]:
+            own = jax.random.wrap_key_data(state.key)
+            shares = jax.lax.cond(
+                state.rounds_done == 0,
+                lambda: begin(own, self._rows(clients.examples)),
+                lambda: state.shares,
+            )
+            shares = training.step(own, shares, state.rounds_done)
+            params = training.reveal(shares)
+            done = state.rounds_done + 1
+            return State(params, shares, state.key, done), {}
+
+        return base.FederatedAlgorithm(
+            init,
+            one_round,
+            event=lambda num_rounds: self.training(facts, num_rounds).privacy_event,
+            cost=lambda: None,
+            check=lambda clients: None,
+        )
+
+    def evaluate(
+        self, state: Any, clients: base.Clients, rows: PyTree
+    ) -> dict[str, Array]:
+        """The metrics' scalars, and the mean cross-entropy in nats."""
+        judge = scoring.scorer(self._task(), self.predict, self.metrics)
+        return judge(state.params, rows)
+
+    def with_noise(self, noise: float) -> OnShares:
+        """With so much noise in every step."""
+        return dataclasses.replace(self, noise_multiplier=noise)
+
+    def predict(self, params: PyTree, rows: PyTree) -> Array:
+        """Logits of both classes, `[n, 2]`."""
+        logit = self._rows(rows)["x"] @ params
+        return jnp.stack([jnp.zeros_like(logit), logit], 1)
+
+    def _rows(self, rows: Any) -> dict[str, Array]:
+        """Rows as owners give them: with a constant feature, and clipped."""
+        x = jnp.reshape(rows["x"], (len(rows["x"]), -1)).astype(jnp.float32)
+        x = jnp.concatenate([x, jnp.ones((len(x), 1), jnp.float32)], 1)
+        norms = jnp.linalg.norm(x, axis=1, keepdims=True)
+        x = x * jnp.minimum(1, self.clip_norm / jnp.maximum(norms, 1e-9))
+        return {"x": x, "y": jnp.asarray(rows["y"], jnp.float32)}
+
+    def _task(self) -> base.Task:
+        def losses(params: PyTree, rows: PyTree) -> Array:
+            logit = self.predict(params, rows)[:, 1]
+            return jnp.logaddexp(0.0, logit) - rows["y"] * logit
+
+        return base.Task(
+            init=lambda key: jnp.zeros(_width(facts_of(self)) + 1),
+            loss=lambda key, params, rows: losses(params, rows),
+            evaluate=lambda params, rows: {"loss": losses(params, rows)},
+        )
+
+
+def _gradient(weights: Any, examples: Any) -> Any:
+    """The sum of the examples' gradients: each is a row times a residual in [-1, 1]."""
+    x, y = examples["x"], examples["y"]
+    return x.T @ (approximations.piecewise_sigmoid(x @ weights) - y)
+
+
+def _width(facts: Facts) -> int:
+    """Features of a row."""
+    example = facts.example
+    if not isinstance(example, Mapping) or not {"x", "y"} <= set(example):
+        raise ValueError('OnShares reads examples {"x": features, "y": 0 or 1}')
+    if facts.num_classes not in (None, 2):
+        raise ValueError(
+            f"OnShares learns two classes, and the data have {facts.num_classes}; use "
+            "federated.training_on_shares with a gradient of your own"
+        )
+    return int(np.prod(example["x"].shape))
