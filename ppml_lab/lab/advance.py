@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -148,7 +149,12 @@ def _saved_states(part: Slice, like: PyTree) -> PyTree:
                 "or go back to the code that saved it"
             )
     copies = part.saved[-1:] * (part.size - len(part.saved))
-    states = checkpoints.load(part.saved + copies, like)
+    try:
+        states = checkpoints.load(part.saved + copies, like)
+    except records.DamagedError:
+        for path in {saved.path for saved in part.saved}:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
     counted = np.asarray(getattr(states, "rounds_done", part.rounds_done))
     if np.any(counted != part.rounds_done):
         raise ValueError(
@@ -269,7 +275,7 @@ def _finish(run: Run, params_digest: str) -> None:
     judged = _best(run.point.setup.schedule, lines)
     last = judged | timing | {"params_digest": params_digest}
     # Last, because a run with a result is finished.
-    records.write_json(run.folder / "result.json", last)
+    records.write_result(run.folder, last)
 
 
 def _best(schedule: Schedule, lines: list[dict[str, Any]]) -> dict[str, Any]:
@@ -297,7 +303,11 @@ def _save(
     states = hosts.to_host(states)
     if hosts.is_first():
         spent = {run.name: (row, _spent(run, rounds_done)) for row, run in going}
-        checkpoints.save(folder, part.name, rounds_done, states, spent)
+        for _, run in going:
+            # What a checkpoint goes on from is on the disk before it is.
+            records.to_disk(run.folder / "rounds.jsonl")
+        made_by = provenance.made_by()
+        checkpoints.save(folder, part.name, rounds_done, states, spent, made_by)
 
 
 def _tell(runs: list[Run], rounds_done: int, sweep: Sweep) -> None:

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from jaxtyping import PyTree
 
 from ppml_lab import trees
 from ppml_lab.lab.claims import Claims
+from ppml_lab.lab.records import DamagedError
 
 
 class Saved(NamedTuple):
@@ -38,12 +39,14 @@ class Saved(NamedTuple):
       row: The run's row of its arrays.
       rounds: Rounds done.
       spent: The run's privacy ledger, see `budget.spent`.
+      made_by: What code made it, see `provenance.made_by`.
     """
 
     path: Path
     row: int
     rounds: int
     spent: dict[str, Any]
+    made_by: dict[str, str]
 
 
 def slice_name(runs: Iterable[str]) -> str:
@@ -57,6 +60,7 @@ def save(
     rounds: int,
     states: PyTree,
     spent: Mapping[str, tuple[int, Mapping[str, Any]]],
+    made_by: Mapping[str, str],
 ) -> None:
     """Saves a slice and removes what it saved before.
 
@@ -66,6 +70,7 @@ def save(
       rounds: Rounds done.
       states: Leaves `[rows, ...]`.
       spent: Run id -> its row and its privacy ledger.
+      made_by: What code made it.
 
     Raises:
       OSError: If it cannot be written; the older checkpoint stays.
@@ -77,7 +82,7 @@ def save(
     arrays = {key: leaf for key, leaf in _arrays(states).items() if leaf.size}
     runs = [{"run": run, "row": row, "spent": it} for run, (row, it) in spent.items()]
     digests = {key: trees.digest(leaf) for key, leaf in arrays.items()}
-    ledger: dict[str, Any] = {"runs": runs, "arrays": digests}
+    ledger: dict[str, Any] = {"runs": runs, "arrays": digests, "made_by": {**made_by}}
     ledger["digest"] = _digest(ledger)
     parts = ocp.args.Composite(
         states=ocp.args.PyTreeSave(arrays), ledger=ocp.args.JsonSave(ledger)
@@ -95,12 +100,24 @@ def save(
             shutil.rmtree(older)
 
 
-def find(folder: Path) -> dict[str, Saved]:
-    """The furthest checkpoint of every run that has one."""
+def find(
+    folder: Path,
+    is_usable: Callable[[str, Saved], bool] = lambda run, saved: True,
+    report: Callable[[str], None] = print,
+) -> dict[str, Saved]:
+    """The furthest usable checkpoint of every run that has one; damaged ones are
+    reported and left aside.
+    """
     found: dict[str, Saved] = {}
-    for path in _slices(folder).glob("*/*"):
-        for run, saved in _runs(path).items():
-            if run not in found or found[run].rounds < saved.rounds:
+    for path in _places(folder):
+        try:
+            runs = _runs(path)
+        except DamagedError as error:
+            report(str(error))
+            continue
+        for run, saved in runs.items():
+            is_further = run not in found or found[run].rounds < saved.rounds
+            if is_further and is_usable(run, saved):
                 found[run] = saved
     return found
 
@@ -148,15 +165,35 @@ def clean(folder: Path, is_finished: Callable[[str], bool], claims: Claims) -> N
     what another process is at.
     """
     for place in _slices(folder).glob("*"):
-        if not claims.take(place.name):
+        if not _is_slice(place) or not claims.take(place.name):
             continue
         whole = [path for path in place.glob("*") if path.name.isdigit()]
-        if all(is_finished(run) for path in whole for run in _runs(path)):
+        if all(is_finished(run) for path in whole for run in _known(path)):
             drop(folder, place.name)
         else:
             for path in {*place.glob("*")} - {*whole}:
-                shutil.rmtree(path)
+                if path.is_dir():
+                    shutil.rmtree(path)
         claims.release([place.name])
+
+
+def _known(path: Path) -> Collection[str]:
+    """The runs in a checkpoint; none if it is damaged, and no one goes on from it."""
+    try:
+        return _runs(path)
+    except DamagedError:
+        return ()
+
+
+def _is_slice(place: Path) -> bool:
+    """Whether a file of the folder is a slice's: others are somebody else's."""
+    return place.is_dir() and bool(re.fullmatch(r"[0-9a-f]+", place.name))
+
+
+def _places(folder: Path) -> list[Path]:
+    """Every checkpoint."""
+    slices = [place for place in _slices(folder).glob("*") if _is_slice(place)]
+    return [path for place in slices for path in place.glob("*") if path.is_dir()]
 
 
 def _slices(folder: Path) -> Path:
@@ -172,7 +209,9 @@ def _runs(path: Path) -> dict[str, Saved]:
     except FileNotFoundError:
         return {}
     return {
-        row["run"]: Saved(path, row["row"], int(path.name), row["spent"])
+        row["run"]: Saved(
+            path, row["row"], int(path.name), row["spent"], ledger["made_by"]
+        )
         for row in ledger["runs"]
     }
 
@@ -181,7 +220,7 @@ def _ledger(path: Path) -> dict[str, Any]:
     text = (path / "ledger" / "ledger.json").read_text(errors="replace")
     try:
         ledger = json.loads(text)
-        is_whole = ledger["digest"] == _digest(ledger)
+        is_whole = ledger["digest"] == _digest(ledger) and "made_by" in ledger
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"its ledger.json cannot be read ({error!r})") from error
     if not is_whole:
@@ -199,8 +238,8 @@ def _digest(ledger: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _damaged(path: Path, problem: str) -> ValueError:
-    return ValueError(f"{path}: {problem}; delete it to start its runs again")
+def _damaged(path: Path, problem: str) -> DamagedError:
+    return DamagedError(f"{path}: {problem}; its runs start again")
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

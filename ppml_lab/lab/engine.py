@@ -20,11 +20,21 @@ from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_progra
 from ppml_lab.lab.budget import events_of
 from ppml_lab.lab.claims import Claims, open_claims
 from ppml_lab.lab.folders import check_room
-from ppml_lab.lab.loading import load_data
+from ppml_lab.lab.identity import digest
+from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.program import Group, group_of
+from ppml_lab.lab.provenance import made_by
+from ppml_lab.lab.records import DamagedError
 from ppml_lab.lab.results import Outcome, Point, Run, run_of
 from ppml_lab.lab.sharding import lab_mesh, num_rows
-from ppml_lab.lab.slices import Slice, agreed_slice, equal_size, next_slice
+from ppml_lab.lab.slices import (
+    Found,
+    Slice,
+    agreed_slice,
+    equal_size,
+    next_slice,
+    usable,
+)
 from ppml_lab.lab.swept import check_swept
 
 
@@ -35,7 +45,7 @@ class MadeElsewhereError(RuntimeError):
 @arguments.checked
 def run_sweep(
     points: Sequence[Point],
-    folder: Path,
+    folder: Path | str,
     *,
     report: Report = lambda done, text: None,
     on_metrics: OnMetrics = lambda run, round, scalars: None,
@@ -43,6 +53,8 @@ def run_sweep(
     slice_size: int | None = None,
     memory_bytes: int | None = None,
     checkpoint_seconds: float = 5.0,
+    again: bool = False,
+    go_on: bool = False,
 ) -> list[Outcome]:
     """Runs every point that has no result in `folder` yet.
 
@@ -61,6 +73,10 @@ def run_sweep(
       memory_bytes: Bytes of a device that a slice may take; measured if None.
       checkpoint_seconds: A slice is saved after a chunk if so many seconds have passed;
         0 saves after every chunk.
+      again: Whether finished runs that other code made are made anew; they are kept and
+        reported otherwise.
+      go_on: Whether unfinished runs go on from checkpoints that other code made; they
+        start again otherwise.
 
     Returns:
       The outcome of each point, in their order; of joined processes, at the first.
@@ -78,8 +94,10 @@ def run_sweep(
         if value is not None:
             checks.at_least(name, value, 1)
     checks.within("checkpoint_seconds", checkpoint_seconds, 0, float("inf"))
+    folder = Path(folder)
     runs = [run_of(point, folder) for point in points]
-    over = hosts.agreed([run.name for run in runs if run.is_finished])
+    hosts.check_alike(_what_hosts_share(runs))
+    over = hosts.agreed(_finished(runs, again, report) if hosts.is_first() else None)
     finished = [run for run in runs if run.name in over]
     unfinished = {run.name: run for run in runs if run.name not in over}
     if finished:
@@ -90,9 +108,11 @@ def run_sweep(
         # With numbers the builder checks what it cannot check of traced values.
         events_of(run.point.setup)
         groups.setdefault(group_of(run.point), []).append(run)
-    check_swept(points)
+    if unfinished:
+        check_swept(points)
     width = _default_width() if width is None else width
     sweep = Sweep(folder, report, on_metrics, width, checkpoint_seconds, {}, {})
+    found = usable(report, go_on=go_on)
     try:
         with open_claims(folder) if hosts.is_first() else nullcontext() as claims:
             if claims:
@@ -103,7 +123,7 @@ def run_sweep(
                 size = _fitting_size(group, len(its), largest, memory_bytes, sweep)
                 if claims:
                     check_room(folder, _bytes_written(group, len(its), size))
-                _run_group(its, size, rows, sweep, claims)
+                _run_group(its, size, rows, sweep, claims, found)
             if claims:
                 _clean(folder, claims)
     except OSError as error:
@@ -121,6 +141,49 @@ def run_sweep(
             f"{folder}; run this again when that has ended"
         )
     return [run.outcome() for run in runs]
+
+
+def _what_hosts_share(runs: Sequence[Run]) -> dict[str, str]:
+    """What joined processes have to agree on, by what a person calls it."""
+    stored = [facts_of(run.point.setup).digests for run in runs]
+    return {
+        "points (another configuration, seed or number of runs)": digest(
+            tuple((_setup_digest(run), run.point.seed) for run in runs)
+        ),
+        "data": digest(tuple(one and one.stored for one in stored)),
+        "jax_enable_x64": str(jax.config.values["jax_enable_x64"]),
+    }
+
+
+def _setup_digest(run: Run) -> str:
+    """A run's setup as a digest, without its data."""
+    return digest(run.point.setup, run.point.delta)
+
+
+def _finished(runs: Sequence[Run], again: bool, report: Report) -> list[str]:
+    """The names of the runs that need not be made; says of the others why not."""
+    code, over, others = made_by()["code"], [], []
+    for run in {run.name: run for run in runs}.values():
+        if run.damage:
+            report(0, f"{run.damage}, or leave it: the run is made again")
+        elif run.is_finished:
+            over.append(run.name)
+            if run.made_by.get("code") != code:
+                others.append(run)
+    if not others:
+        return over
+    if not again:
+        report(
+            0,
+            f"{len(others)} finished runs were made by other code and are kept: "
+            f"{others[0].title or others[0].name} and so on; again=True, or --again, "
+            "makes them anew",
+        )
+        return over
+    for run in others:
+        (run.folder / "result.json").unlink(missing_ok=True)
+    left = {run.name for run in others}
+    return [name for name in over if name not in left]
 
 
 def _default_width() -> int:
@@ -159,7 +222,12 @@ def _bytes_written(group: Group, count: int, size: int) -> int:
 
 
 def _run_group(
-    group: list[Run], size: int, multiple: int, sweep: Sweep, claims: Claims | None
+    group: list[Run],
+    size: int,
+    multiple: int,
+    sweep: Sweep,
+    claims: Claims | None,
+    found: Found,
 ) -> None:
     """Runs the points of a group that no other process has.
 
@@ -168,7 +236,9 @@ def _run_group(
     left = [*group]
 
     def decide(size: int) -> Slice | None:
-        part = next_slice(left, sweep.folder, size, claims) if claims else None
+        part = None
+        if claims:
+            part = next_slice(left, sweep.folder, size, claims, found)
         return agreed_slice(part, left)
 
     def run(part: Slice) -> None:
@@ -177,6 +247,10 @@ def _run_group(
         except jax.errors.JaxRuntimeError:
             left[:0] = part.runs
             raise
+        except DamagedError as error:
+            # The checkpoint is gone, and its runs start again.
+            left[:0] = part.runs
+            sweep.report(0, str(error))
         finally:
             if claims:
                 claims.release([part.name, *(run.name for run in part.runs)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,13 +61,25 @@ def check_room(folder: Path, num_bytes: int) -> None:
         )
 
 
-def _check(folder: Path, stamp: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    version = stamp.get("format", 1)
+def _check(folder: Path, stamp: Any, config: Mapping[str, Any]) -> None:
+    version = stamp.get("format", 1) if isinstance(stamp, dict) else None
+    if not isinstance(version, int) or not isinstance(stamp.get("config"), dict):
+        raise ValueError(
+            f"{folder / 'provenance.json'} is damaged: it names no format and no "
+            "configuration; delete it, or give another folder"
+        )
     if version > FORMAT:
         raise ValueError(
             f"{folder} has the results format {version}, which a later version of this "
             f"library wrote; this one knows {FORMAT}: update it or give another folder"
         )
+    if version < FORMAT:
+        if any(folder.glob("runs/*")):
+            raise ValueError(
+                f"{folder} has runs of results format {version}, from before setups, "
+                "whose names and keys were others; give another folder, or delete it"
+            )
+        return  # a table alone, which is made again
     differing = _differences(
         records.described(stamp["config"]), records.described(config)
     )
@@ -77,15 +88,6 @@ def _check(folder: Path, stamp: Mapping[str, Any], config: Mapping[str, Any]) ->
             f"{folder} holds results of another configuration "
             f"({'; '.join(differing[:5])}); give another folder or delete this one"
         )
-    old = [*folder.glob("runs/*/checkpoint.npz")] if version == 1 else []
-    if old:
-        warnings.warn(
-            f"{folder} is from before checkpoints had their present form: its "
-            f"{len(old)} unfinished runs start again",
-            stacklevel=3,
-        )
-    for path in old:
-        path.unlink()
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:

@@ -7,11 +7,12 @@ and writes the results folder.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -70,6 +71,28 @@ def agreed(value: Any) -> Any:
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     padded = text if is_first() else np.zeros(length, np.uint8)
     return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
+
+
+def check_alike(told: Mapping[str, str]) -> None:
+    """Raises ValueError, at all of the joined processes, unless all tell the same; says
+    what differs and where.
+    """
+    if jax.process_count() == 1:
+        return
+    words = np.stack(
+        [
+            np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint32)
+            for text in told.values()
+        ]
+    )
+    everybody = np.asarray(multihost_utils.process_allgather(words))
+    for place, name in enumerate(told):
+        differ = (everybody[:, place] != everybody[0, place]).any(axis=1)
+        if differ.any():
+            raise ValueError(
+                f"process {int(np.argmax(differ))} has other {name} than the first; "
+                "start the same command, on the same data and code, everywhere"
+            )
 
 
 def from_first(tree: PyTree) -> PyTree:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import resource
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -17,8 +19,8 @@ import jax
 
 from ppml_lab.lab import records
 
-FORMAT = 2
-"""Of results folders; 1 had a checkpoint.npz in each run folder."""
+FORMAT = 3
+"""Of results folders; 1 and 2 are from before setups."""
 
 _PACKAGES = ("ppml_lab", "jax", "jaxlib", "optax", "flax", "dp-accounting", "numpy")
 _FLAGS = (
@@ -36,6 +38,7 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "config": records.described(config),
+        "made_by": made_by(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         **_commit(),
         "python": platform.python_version(),
@@ -49,6 +52,61 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
             **{name: jax.config.values[name] for name in _FLAGS},
         },
+    }
+
+
+def made_by() -> dict[str, str]:
+    """What decides the numbers that this process makes, beside setup, seed and data:
+    `code` (a digest of the package and of every loaded module outside the standard
+    library and the installed packages), `jax` and `device`.
+    """
+    return {
+        "code": _code(tuple(sorted(_own_files()))),
+        "jax": metadata.version("jax"),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _own_files() -> set[str]:
+    """The package's files and those of the user's modules."""
+    package = Path(__file__).parents[1]
+    found = {str(path) for path in package.rglob("*.py")}
+    kept = [Path(place).resolve() for place in set(sysconfig.get_paths().values())]
+    for module in [*sys.modules.values()]:
+        file = getattr(module, "__file__", None)
+        if file is None or not file.endswith(".py"):
+            continue
+        path = Path(file).resolve()
+        if not any(path.is_relative_to(place) for place in kept) and path.exists():
+            found.add(str(path))
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _code(files: tuple[str, ...]) -> str:
+    found = hashlib.sha256()
+    for content in sorted(Path(file).read_bytes() for file in files):
+        found.update(hashlib.sha256(content).digest())
+    return found.hexdigest()[:16]
+
+
+def of_runs(folders: Iterable[Path]) -> dict[str, list[Any]]:
+    """What the runs of a table were made at: every commit, whether it had changes, and
+    every device, jax and code, each once.
+    """
+    stamps = [records.read_json(folder / "provenance.json") for folder in folders]
+    commits = {(s.get("git_commit"), bool(s.get("git_dirty"))) for s in stamps}
+    made = [stamp.get("made_by", {}) for stamp in stamps]
+    named = {
+        f"{name}s": sorted({str(one.get(name)) for one in made})
+        for name in ("code", "jax", "device")
+    }
+    return {
+        "commits": [
+            {"git_commit": commit, "git_dirty": dirty}
+            for commit, dirty in sorted(commits, key=str)
+        ],
+        **named,
     }
 
 

@@ -6,7 +6,9 @@
                        presence means that the run is finished)
     <folder>/checkpoints/    where unfinished runs stand (`lab.checkpoints`)
 
-Every file is replaced in one step, so that a killed process leaves no half of one.
+Every file is replaced in one step and lies on the disk before anything builds on it, so
+that neither a killed process nor a power cut leaves half of one. A result holds digests
+of itself and of its rounds: what has changed since is not believed.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
@@ -36,9 +39,8 @@ def described(config: Any) -> Any:
     return json.loads(json.dumps(_strict(config, words=True), default=_plain))
 
 
-def run_id(config: Mapping[str, Any]) -> str:
-    """A name for a run that depends on its configuration alone."""
-    return hashlib.sha256(canonical(config).encode()).hexdigest()[:16]
+class DamagedError(ValueError):
+    """A file that holds other than what was written; says which, and what to do."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -48,8 +50,71 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text())
+    """What `write_json` wrote: an object.
+
+    Raises:
+      DamagedError: If it cannot be read as one.
+    """
+    try:
+        found = json.loads(path.read_text(errors="replace"))
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged ({error}); delete it") from error
+    if not isinstance(found, dict | list):
+        raise DamagedError(f"{path} is damaged: it holds {found!r}; delete it")
+    return found
+
+
+def write_result(folder: Path, last: Mapping[str, Any]) -> None:
+    """Writes a run's result.json, the last of its files, sealed by digests."""
+    lines = folder / "rounds.jsonl"
+    to_disk(lines)
+    whole = json.loads(json.dumps(_strict(last), default=_plain, allow_nan=False))
+    whole["rounds_digest"] = hashlib.sha256(lines.read_bytes()).hexdigest()[:16]
+    write_json(folder / "result.json", whole | {"digest": _seal(whole)})
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What `write_result` wrote, without its digests.
+
+    Raises:
+      DamagedError: If it, or the run's rounds.jsonl, has changed since.
+      FileNotFoundError: If there is none.
+    """
+    path, lines = folder / "result.json", folder / "rounds.jsonl"
+    found = read_json(path)
+    seal = found.pop("digest", None) if isinstance(found, dict) else None
+    if seal is None or seal != _seal(found):
+        raise DamagedError(f"{path} has changed since it was written; delete {folder}")
+    rounds = found.pop("rounds_digest", None)
+    if not lines.exists() or (
+        hashlib.sha256(lines.read_bytes()).hexdigest()[:16] != rounds
+    ):
+        raise DamagedError(f"{lines} has changed since the run ended; delete {folder}")
+    return found
+
+
+def _seal(result: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(result).encode()).hexdigest()[:16]
+
+
+def to_disk(path: Path) -> None:
+    """Makes sure that a file's content survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def has_rounds(path: Path, rounds_done: int) -> bool:
+    """Whether a JSON-lines file begins with rounds 1 to so many, in order, each once."""
+    if not path.exists():
+        return rounds_done == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        numbers = [row.get("round") for row in read_lines(path)]
+    whole = [n for n in numbers if isinstance(n, int) and n <= rounds_done]
+    return len(whole) == rounds_done and whole == [*range(1, rounds_done + 1)]
 
 
 def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -61,7 +126,8 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def keep_rounds(path: Path, rounds_done: int) -> None:
     """Cuts a JSON-lines file to its rounds so far; a killed run may have more."""
     if path.exists():
-        kept = [row for row in read_lines(path) if row["round"] <= rounds_done]
+        rows = read_lines(path)
+        kept = [row for row in rows if row.get("round", math.inf) <= rounds_done]
         text = "".join(_line(row) for row in kept)
         _replace(path, text.encode())
 
@@ -102,8 +168,12 @@ def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of processes in containers, several may have one number.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    temporary.write_bytes(content)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
+    to_disk(path.parent)
 
 
 def _cell(value: Any) -> Any:

@@ -72,13 +72,30 @@ class Run(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is a result."""
-        return (self.folder / "result.json").exists()
+        """Whether there is a result, as it was written."""
+        return (self.folder / "result.json").exists() and not self.damage
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with a result that is there; "" if nothing is."""
+        try:
+            records.read_result(self.folder)
+            records.read_json(self.folder / "provenance.json")
+        except records.DamagedError as error:
+            return str(error)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            result = self.folder / "result.json"
+            return f"{error.filename} is missing" if result.exists() else ""
+        return ""
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What code made the result, see `provenance.made_by`."""
+        return records.read_json(self.folder / "provenance.json").get("made_by", {})
 
     def outcome(self) -> Outcome:
         """What the finished run left."""
-        last = _with_nan(records.read_json(self.folder / "result.json"))
-        return Outcome(last, self.folder)
+        return Outcome(_with_nan(records.read_result(self.folder)), self.folder)
 
 
 def run_of(point: Point, folder: Path) -> Run:

@@ -23,7 +23,7 @@ from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.folders import check_writable, open_folder
 from ppml_lab.lab.identity import described
 from ppml_lab.lab.progress import progress
-from ppml_lab.lab.provenance import total_cost
+from ppml_lab.lab.provenance import of_runs, total_cost
 from ppml_lab.lab.results import Point, Result, run_of
 from ppml_lab.lab.shards import Shard, from_environment, parse_shard, take
 
@@ -68,7 +68,8 @@ def run_experiment(
                 notes = getattr(error, "__notes__", [])
                 sys.exit("\n".join([f"error: {error}", *notes]))
         elif not chosen.merge:
-            run_sweep(take(points(chosen.config), _shard(chosen.shard)), chosen.out)
+            part = take(points(chosen.config), _shard(chosen.shard))
+            run_sweep(part, chosen.out, again=chosen.again, go_on=chosen.go_on)
 
 
 def _lead(
@@ -95,7 +96,7 @@ def _lead(
     _print_together(together)
     records.write_json(out / "privacy.json", together)
     if not chosen.merge:
-        _train(take(runs, shard), out, on_metrics)
+        _train(take(runs, shard), chosen, on_metrics)
     made = [run_of(point, out) for point in runs]
     missing = [run.point for run in made if not run.is_finished]
     if missing:
@@ -110,6 +111,7 @@ def _lead(
     records.write_table(out / "table.csv", table(config, results))
     stamp = records.read_json(out / "provenance.json")
     stamp["cost"] = total_cost(run.folder for run in made)
+    stamp["runs"] = of_runs(run.folder for run in made)
     records.write_json(out / "provenance.json", stamp)
     print(f"wrote {out / 'table.csv'}")
 
@@ -135,6 +137,24 @@ _SWEEP_OPTIONS = (
         ],
         False,
     ),
+    (
+        "again",
+        Annotated[
+            bool,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.arg(help="Make finished runs anew that other code made."),
+        ],
+        False,
+    ),
+    (
+        "go_on",
+        Annotated[
+            bool,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.arg(help="Let unfinished runs of other code go on."),
+        ],
+        False,
+    ),
 )
 
 
@@ -145,11 +165,18 @@ def _shard(text: str | None) -> Shard:
     return shard or Shard(1, 1)
 
 
-def _train(points: list[Point], out: Path, on_metrics: OnMetrics) -> None:
+def _train(points: list[Point], chosen: Any, on_metrics: OnMetrics) -> None:
     total = sum(point.setup.schedule.num_rounds for point in points)
     try:
         with progress(total, "rounds") as report:
-            run_sweep(points, out, report=report, on_metrics=on_metrics)
+            run_sweep(
+                points,
+                chosen.out,
+                report=report,
+                on_metrics=on_metrics,
+                again=chosen.again,
+                go_on=chosen.go_on,
+            )
     except MadeElsewhereError as others:
         print(others)
 

@@ -2,14 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ppml_lab.lab import checkpoints, hosts
+from ppml_lab.lab import checkpoints, hosts, records
 from ppml_lab.lab.claims import Claims
 from ppml_lab.lab.program import Group, group_of
+from ppml_lab.lab.provenance import made_by
 from ppml_lab.lab.results import Run
+
+Found = Callable[[Path], Mapping[str, checkpoints.Saved]]
+"""From a results folder, the checkpoints that runs may go on from, by run."""
+
+
+def usable(report: Callable[[int, str], None], *, go_on: bool) -> Found:
+    """Finds checkpoints whose runs have all their rounds on record, and which this code
+    made (or any, with `go_on`); says of the others, once, why their runs start again.
+    """
+    now, told = made_by(), set[str]()
+
+    def say(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            report(0, text)
+
+    def found(folder: Path) -> Mapping[str, checkpoints.Saved]:
+        def is_usable(run: str, saved: checkpoints.Saved) -> bool:
+            lines = folder / "runs" / run / "rounds.jsonl"
+            if (lines.parent / "result.json").exists():
+                return False
+            if not records.has_rounds(lines, saved.rounds):
+                say(
+                    f"{lines} lacks some of the {saved.rounds} rounds that "
+                    f"{saved.path} goes on from: run {run} starts again"
+                )
+                return False
+            there = saved.made_by
+            if there.get("code") != now["code"] and not go_on:
+                say(
+                    f"{saved.path} was made by other code: its runs start again; "
+                    "go_on=True, or --go-on, goes on from it"
+                )
+                return False
+            for name in ("code", "jax", "device"):
+                if there.get(name) != now[name]:
+                    say(
+                        f"{saved.path} was made by {name} {there.get(name)}, and goes "
+                        f"on with {now[name]}"
+                    )
+            return True
+
+        return checkpoints.find(folder, is_usable, say)
+
+    return found
 
 
 class Slice(NamedTuple):
@@ -41,7 +87,11 @@ class Slice(NamedTuple):
 
 
 def next_slice(
-    left: list[Run], folder: Path, size: int, claims: Claims
+    left: list[Run],
+    folder: Path,
+    size: int,
+    claims: Claims,
+    found: Found,
 ) -> Slice | None:
     """What is to be done next, and from which round: the one place that decides it.
 
@@ -51,9 +101,10 @@ def next_slice(
       folder: The results folder.
       size: Points in one program.
       claims: Gets those on the slice's runs and its name.
+      found: From the folder, the checkpoints that runs may go on from, by run.
     """
     while left:
-        saved = checkpoints.find(folder)
+        saved = found(folder)
         rounds = _rounds(left[0], saved)
         alike = [run for run in left if _rounds(run, saved) == rounds]
         mine: list[Run] = []
@@ -64,16 +115,16 @@ def next_slice(
             if claims.take(run.name):
                 mine.append(run)
         # From here on, no other process moves them.
-        saved = checkpoints.find(folder)
+        saved = found(folder)
         going = [run for run in mine if not run.is_finished]
         part = [run for run in going if _rounds(run, saved) == rounds]
         left.extend(run for run in going if run not in part)
         claims.release(run.name for run in mine if run not in part)
         if part:
             places = [saved[run.name] for run in part] if rounds else []
-            found = Slice(part, size, rounds, places)
-            claims.take(found.name)
-            return found
+            chosen = Slice(part, size, rounds, places)
+            claims.take(chosen.name)
+            return chosen
     return None
 
 
