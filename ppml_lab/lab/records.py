@@ -107,7 +107,7 @@ def to_disk(path: Path) -> None:
 
 
 def has_rounds(path: Path, rounds_done: int) -> bool:
-    """Whether a JSON-lines file begins with rounds 1 to so many, in order, each once."""
+    """Whether a JSON-lines file begins with rounds 1 to so many, each once."""
     if not path.exists():
         return rounds_done == 0
     with warnings.catch_warnings():
