@@ -6,13 +6,12 @@ STEMS := $(basename $(notdir $(wildcard paper_figures/*.py)))
 # Neighbours stay together, for modules compile once; an idle worker takes from the others.
 TESTS = $(BIN)/python -m pytest -n auto --dist worksteal
 QUICK := -m "not exhaustive and not benchmark"
-# Most of the time goes to LLVM. What is tested of floats needs the programs that users
-# run, and what trains long needs fast ones; all else is as right unoptimised, by XLA's
-# older emitter and one compiler thread, which compile sooner. `test-all` optimises
-# everything.
-OPTIMISED := tests/dp tests/models tests/audit \
-  tests/test_pairs.py tests/test_random.py tests/test_readme.py \
-  $(patsubst %,tests/federated/test_%.py,averaging central client lanes objectives short_floats)
+# Half of the time goes to LLVM. What depends on how floats are compiled, such as
+# compensated sums and the bits of the generator, is tested as users run it; all else is
+# as right unoptimised, by XLA's older emitter and one compiler thread, which compile
+# sooner. `test-all` optimises everything.
+OPTIMISED := tests/test_pairs.py tests/test_random.py tests/dp/test_gradients.py \
+  tests/dp/test_rdp.py tests/federated/test_short_floats.py tests/models/test_conv.py
 UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 

@@ -66,6 +66,16 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+# Tracing makes many objects, and looking for cycles among all of them takes long.
+gc.set_threshold(100_000, 50, 100)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: nobody has to look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_module() -> typing.Iterator[None]:
     """A worker's memory does not fill with the compiled programs of every module."""
