@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from ppml_lab import arguments, base, checks
+from ppml_lab import arguments, base, checks, pairs
 from ppml_lab.dp import clipping, looks
 from ppml_lab.dp.given import check_event
 
@@ -31,9 +31,9 @@ def additive(
     Args:
       clip: `(update) -> update`, of bounded norm; zero where it is not finite. For
         examples it has to be one of `dp.clipping`.
-      noise: `(key, total, sensitivity) -> total` with noise, where the sensitivity is
-        what adding or removing a contribution can change in L2 norm; `total` is a tree
-        of arrays or a `pairs.Pair` of trees, and the result a tree of arrays.
+      noise: `(key, like, sensitivity) -> noise` for every coordinate of the sum, whose
+        shapes and types `like` has; the sensitivity is what adding or removing a
+        contribution can change in L2 norm.
       event: `(change) -> DpEvent` of one release of everybody, where neighbours differ
         by `change` times the sensitivity: 1 where one contribution is added or removed,
         2 where it is replaced.
@@ -83,16 +83,21 @@ def additive(
             )
         return clipping.clip_examples(own, gradients, weights)
 
+    def privatize(
+        key: base.Key, state: PyTree, summed: PyTree, sensitivity: Any
+    ) -> tuple[PyTree, PyTree]:
+        total = pairs.of(summed)
+        # Rounded to float32 once, noise included.
+        noisy = pairs.add(total, noise(key, total.high, sensitivity))
+        return pairs.value(noisy), state
+
     return base.PrivacyMechanism(
         init=lambda key, like: (),
         clip=send,
         clip_examples=clip_examples,
         message_bound=lambda state: norm_bound,
         norm_bound=lambda state: norm_bound,
-        privatize=lambda key, state, total, sensitivity: (
-            noise(key, total, sensitivity),
-            state,
-        ),
+        privatize=privatize,
         noise_multiplier=None,
         report=lambda state: {},
         event=events_of,

@@ -99,8 +99,8 @@ def gaussian(
 
     made = additive(
         clipping.rule(rule, clip_norm),
-        lambda key, total, sensitivity: add_noise(
-            key, total, noise_multiplier, sensitivity
+        lambda key, like, sensitivity: gaussian_noise(
+            key, like, noise_multiplier, sensitivity
         ),
         event,
         norm_bound=norm_bound,
@@ -172,11 +172,21 @@ def check_noise(clip_norm: Any, noise_multiplier: Any) -> None:
 def add_noise(
     key: base.Key, tree: PyTree, noise_multiplier: Any, sensitivity: Any
 ) -> PyTree:
-    """A sum with independent Gaussian noise on every coordinate, of `noise_multiplier *
-    sensitivity`; none without a multiplier, whatever the sensitivity.
+    """A sum with `gaussian_noise` on every coordinate.
 
     The sum, a tree or a `pairs.Pair` of trees, is rounded to float32 once, noise
     included; short floats get the noise of float32 and stay it.
+    """
+    total = pairs.of(tree)
+    noise = gaussian_noise(key, total.high, noise_multiplier, sensitivity)
+    return pairs.value(pairs.add(total, noise))
+
+
+def gaussian_noise(
+    key: base.Key, like: PyTree, noise_multiplier: Any, sensitivity: Any
+) -> PyTree:
+    """Independent Gaussian noise on every coordinate, of `noise_multiplier *
+    sensitivity`; none without a multiplier, whatever the sensitivity.
     """
     # Without noise the sensitivity may be infinite, and 0 * inf is NaN.
     silent = jnp.asarray(noise_multiplier) == 0
@@ -188,6 +198,4 @@ def add_noise(
         normal = random.normal(random.seed(leaf_key), leaf.size).reshape(leaf.shape)
         return stddev.astype(leaf.dtype) * normal.astype(leaf.dtype)
 
-    total = pairs.of(tree)
-    noises = jax.tree.map(noise, trees.leaf_keys(key, total.high), total.high)
-    return pairs.value(pairs.add(total, noises))
+    return jax.tree.map(noise, trees.leaf_keys(key, like), like)

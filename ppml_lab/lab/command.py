@@ -53,7 +53,7 @@ def parse(
         raise ValueError("stem must name the experiment, got ''")
     if not configs:
         raise ValueError("configs has no configuration; give one, such as 'paper'")
-    prog = f"python -m experiments.{stem}"
+    prog = _command(stem)
     name, arguments = _named(prog, description, configs, sys.argv[1:])
     results = Path("results") / stem
     kind = type(configs[name])
@@ -83,6 +83,13 @@ def parse(
         config=(tyro.conf.CascadeSubcommandArgs,),
         registry=registry,
     )
+
+
+def _command(stem: str) -> str:
+    """How the program was started, as a person types it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec else f"experiments.{stem}"
+    return f"python -m {name}"
 
 
 def _named(
