@@ -53,8 +53,7 @@ def part(cls: type[T]) -> type[T]:
       TypeError: For a field whose annotation is unknown or no part can have.
     """
     made: Any = cls
-    frame = sys._getframe(1)
-    scope = {**frame.f_globals, **frame.f_locals, cls.__name__: cls}
+    scope = {**_around(cls), cls.__name__: cls}
     made.__annotations__ = {
         name: _evaluated(f"{cls.__name__}.{name}", kind, scope)
         for name, kind in vars(cls).get("__annotations__", {}).items()
@@ -80,6 +79,8 @@ def part(cls: type[T]) -> type[T]:
     for name, kind in kinds.items():
         _check_kind(f"{cls.__name__}.{name}", kind)
     made.__part__ = kinds
+    # Who checks annotations on every call would refuse the tracers that pass here.
+    made.__no_type_check__ = True
     jax.tree_util.register_pytree_with_keys(
         made,
         _flat_with_keys,
@@ -198,6 +199,17 @@ def _rebuilt(cls: type, structure: _Structure, children: Sequence[Any]) -> Any:
         dict(structure.rest), **values, __children__=structure.children
     )
     return self
+
+
+def _around(cls: type) -> dict[str, Any]:
+    """The names that annotations of a class may use: those of the frame that defines
+    it, whatever wraps the decorator.
+    """
+    module = vars(sys.modules.get(cls.__module__, typing))
+    frame: Any = sys._getframe(1)
+    while frame and frame.f_globals.get("__name__") != cls.__module__:
+        frame = frame.f_back
+    return {**frame.f_globals, **frame.f_locals} if frame else dict(module)
 
 
 def _evaluated(where: str, kind: Any, scope: dict[str, Any]) -> Any:

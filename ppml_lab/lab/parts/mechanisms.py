@@ -142,7 +142,7 @@ class ScheduledGaussian:
         return dataclasses.replace(self, noise_multiplier=noise_multiplier)
 
 
-def _over(first: Any, schedule: Factor | None) -> Any:
+def _over(first: Any, schedule: Any) -> Any:
     """A number, or a function of the number of earlier releases."""
     if schedule is None:
         return first
