@@ -13,7 +13,7 @@ import numpy as np
 from ppml_lab import arguments, base, checks
 from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab import paths
-from ppml_lab.lab.blame import blamed
+from ppml_lab.lab.blame import blaming
 from ppml_lab.lab.loading import facts_of
 
 _PROBE = 1.2345
@@ -137,10 +137,8 @@ def built(setup: Any) -> base.FederatedAlgorithm:
             "inherit from lab.parts.Federated, or give it one"
         )
     facts = facts_of(setup)
-    try:
+    with blaming(setup):
         return setup.algorithm(facts)
-    except TypeError as error:
-        raise blamed(setup, facts, error) from error
 
 
 def whole_run(setup: Any) -> base.PrivacyEvent:
