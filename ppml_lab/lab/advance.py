@@ -218,22 +218,10 @@ def _has_arrived(schedule: Schedule, row: int, done: Done) -> bool:
     """Whether an evaluation's metric, of validation rows, reached the goal."""
     if schedule.stop_at is None:
         return False
-    values = _judged(schedule, done.metrics)[row]
+    values = done.metrics[schedule.judged][row]
     if schedule.smaller_is_better:
         return bool((values <= schedule.stop_at).any())
     return bool((values >= schedule.stop_at).any())
-
-
-def _judged(schedule: Schedule, metrics: Mapping[str, Any]) -> Any:
-    """What a run is judged by, of its metrics by name."""
-    name = f"validation_{schedule.metric}"
-    if name not in metrics:
-        known = [k[11:] for k in metrics if k.startswith("validation_")]
-        raise ValueError(
-            f"schedule.metric '{schedule.metric}' is none of the evaluation's: "
-            f"{', '.join(known)}"
-        )
-    return metrics[name]
 
 
 def _lines(run: Run, row: int, done: Done) -> list[dict[str, Any]]:
@@ -286,7 +274,7 @@ def _best(schedule: Schedule, lines: list[dict[str, Any]]) -> dict[str, Any]:
     evaluated = [line for line in lines if "epsilon" in line]
 
     def worth(line: dict[str, Any]) -> float:
-        value = _judged(schedule, line)
+        value = line[schedule.judged]
         # A metric that is not finite is null.
         return np.inf if value is None else sign * value
 

@@ -13,7 +13,7 @@ import numpy as np
 from ppml_lab import arguments, base, checks
 from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab import paths
-from ppml_lab.lab.blame import blamed
+from ppml_lab.lab.blame import blaming
 from ppml_lab.lab.loading import facts_of
 
 _PROBE = 1.2345
@@ -32,8 +32,14 @@ def calibrated(setup: Any, target_epsilon: float, delta: float) -> Any:
     """
     checks.positive("target_epsilon", target_epsilon, allow_inf=True)
     checks.probability("delta", delta, allow_one=False)
-    if target_epsilon == float("inf"):
-        return setup if noise_path(setup) is None else setup.with_noise(0.0)
+    try:
+        if target_epsilon == float("inf"):
+            return _silent(setup)
+        setup.with_noise(1.0)
+    except ValueError as error:
+        raise ValueError(
+            f"target_epsilon {target_epsilon:g} cannot be met: {error}"
+        ) from error
     own = getattr(setup, "accounted", None)
     searched = setup if own is None else own()
 
@@ -48,6 +54,15 @@ def calibrated(setup: Any, target_epsilon: float, delta: float) -> Any:
         )
     noise = accounting.calibrate_noise_multiplier(event, target_epsilon, delta, "best")
     return setup.with_noise(_float32(noise))
+
+
+def _silent(setup: Any) -> Any:
+    """The setup without noise; built, for some mechanisms cannot be."""
+    if noise_path(setup) is None:
+        return setup
+    silent = setup.with_noise(0.0)
+    events_of(silent)
+    return silent
 
 
 def _float32(noise: float) -> float:
@@ -122,10 +137,8 @@ def built(setup: Any) -> base.FederatedAlgorithm:
             "inherit from lab.parts.Federated, or give it one"
         )
     facts = facts_of(setup)
-    try:
+    with blaming(setup):
         return setup.algorithm(facts)
-    except TypeError as error:
-        raise blamed(setup, facts, error) from error
 
 
 def whole_run(setup: Any) -> base.PrivacyEvent:

@@ -16,11 +16,11 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from ppml_lab.lab.part import members, parts_in
+from ppml_lab.lab.part import fields_of, is_part_class, members, parts_in
 
 C = TypeVar("C", bound=Any)
 
@@ -160,6 +160,8 @@ def _struct(table: _Table, info: Any) -> Any:
     if cls.__name__ == "Invocation":
         return None
     specs = []
+    is_part = is_part_class(cls)
+    kinds = fields_of(cls) if is_part else get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
         given = getattr(info.default, field.name, field.default)
         if given is dataclasses.MISSING and field.default_factory is not (
@@ -167,7 +169,8 @@ def _struct(table: _Table, info: Any) -> Any:
         ):
             given = field.default_factory()
         given = tyro.MISSING_NONPROP if given is dataclasses.MISSING else given
-        kind = _widened(field.type, table.at(cls, field.name, field.type), given)
+        kind = kinds[field.name]
+        kind = _widened(kind, table.at(cls, field.name, kind), given)
         specs.append(
             tyro.constructors.StructFieldSpec(
                 field.name, kind, given, _help(cls, field.name)

@@ -17,6 +17,7 @@ import jax
 from ppml_lab import arguments, checks
 from ppml_lab.lab import checkpoints, hosts, memory, program
 from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
+from ppml_lab.lab.blame import blaming
 from ppml_lab.lab.budget import events_of
 from ppml_lab.lab.claims import Claims, open_claims
 from ppml_lab.lab.folders import check_room
@@ -108,6 +109,9 @@ def run_sweep(
         # With numbers the builder checks what it cannot check of traced values.
         events_of(run.point.setup)
         groups.setdefault(group_of(run.point), []).append(run)
+    for group, its in groups.items():
+        with blaming(its[0].point.setup):
+            program.check_traced(group)
     if unfinished:
         check_swept(points)
     width = _default_width() if width is None else width
@@ -120,10 +124,11 @@ def run_sweep(
             for group, its in groups.items():
                 rows = num_rows(lab_mesh(group.setup.layout.num_devices))
                 largest = slice_size or _largest_slice(width * rows)
-                size = _fitting_size(group, len(its), largest, memory_bytes, sweep)
-                if claims:
-                    check_room(folder, _bytes_written(group, len(its), size))
-                _run_group(its, size, rows, sweep, claims, found)
+                with blaming(its[0].point.setup):
+                    size = _fitting_size(group, len(its), largest, memory_bytes, sweep)
+                    if claims:
+                        check_room(folder, _bytes_written(group, len(its), size))
+                    _run_group(its, size, rows, sweep, claims, found)
             if claims:
                 _clean(folder, claims)
     except OSError as error:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import sys
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt32
 
+from ppml_lab import trees
 from ppml_lab.lab import part
 from ppml_lab.lab.setup import Facts
 
@@ -122,15 +124,17 @@ def described(
     *,
     same_bits: bool = False,
     without: Collection[str] = (),
+    within: tuple[type, ...] = (),
 ) -> Any:
     """A value as JSON has it: classes by their import path, numbers as programs get
-    them (float32), functions by where they are imported from.
+    them (float32), functions by where they are imported from, arrays by a digest.
 
     Args:
-      value: A part, or what stands in one.
+      value: A part, or what stands in one, or what a local class captures.
       where: Its key path, for errors.
       same_bits: Whether fields annotated `lab.SameBits` are left out.
       without: Names of fields of `value` itself that are left out.
+      within: Local classes that this is told of, which may refer to themselves.
 
     Raises:
       ValueError: As `digest`.
@@ -143,15 +147,19 @@ def described(
         return {"dtype": str(value)}
     if isinstance(value, types.ModuleType):
         return {"module": value.__name__}
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return {"array": trees.digest(np.asarray(value))}
     if isinstance(value, type):
-        return {"class": path_of(value)} | _captured(value, where)
-    if isinstance(value, tuple):
-        each = enumerate(value)
-        told = [described(v, f"{where}.{i}", same_bits=same_bits) for i, v in each]
-        return told if type(value) is tuple else {path_of(type(value)): told}
+        return {"class": path_of(value)} | _captured(value, where, within)
+    told = functools.partial(described, same_bits=same_bits, within=within)
+    if isinstance(value, tuple | list):
+        each = [told(one, f"{where}.{i}") for i, one in enumerate(value)]
+        return each if type(value) is tuple else {path_of(type(value)): each}
+    if isinstance(value, dict):
+        return {"dict": [[told(k, where), told(v, where)] for k, v in value.items()]}
     if part.is_part(value) or dataclasses.is_dataclass(value):
-        fields = _fields(value, where, same_bits, without)
-        return described(type(value), where) | {"fields": fields}
+        fields = _fields(value, where, same_bits, without, told)
+        return told(type(value), where) | {"fields": fields}
     return {"function": _import_path(value, where)}
 
 
@@ -168,9 +176,9 @@ def path_of(thing: Any) -> str:
 
 
 def _fields(
-    value: Any, where: str, same_bits: bool, without: Collection[str]
+    value: Any, where: str, same_bits: bool, without: Collection[str], told: Any
 ) -> dict[str, Any]:
-    told = {}
+    found = {}
     for field in dataclasses.fields(value):
         kind = field.type
         if field.name in without or (same_bits and part.gives_same_bits(kind)):
@@ -178,38 +186,77 @@ def _fields(
         held = getattr(value, field.name)
         if part.is_part(value) and part.may_be_number(kind) and isinstance(held, float):
             held = float(np.float32(held)) + 0.0  # -0.0 is 0.0
-        told[field.name] = described(held, f"{where}.{field.name}", same_bits=same_bits)
-    return told
-
-
-def _captured(cls: type, where: str) -> dict[str, Any]:
-    """What the methods of a local class take from the function around it."""
-    found = {}
-    for owner in cls.__mro__:
-        for method in vars(owner).get("__written__", {}).values():
-            method = getattr(method, "__func__", getattr(method, "fget", method))
-            code = getattr(method, "__code__", None)
-            names = code.co_freevars if code else ()
-            cells = (method.__closure__ or ()) if code else ()
-            for name, cell in zip(names, cells, strict=True):
-                if cell.cell_contents not in cls.__mro__:
-                    told = described(cell.cell_contents, f"{where}: {name}")
-                    found[f"captured {name}"] = told
+        found[field.name] = told(held, f"{where}.{field.name}")
     return found
 
 
+def _captured(cls: type, where: str, within: tuple[type, ...]) -> dict[str, Any]:
+    """What a local class takes from the function around it: what its methods refer to,
+    their defaults, and what its body holds beside them.
+    """
+    if cls in within:
+        return {}
+    told = functools.partial(described, within=(*within, cls))
+    found = {}
+    for owner in cls.__mro__:
+        if "<locals>" not in owner.__qualname__:
+            continue  # its module says it all
+        fields = getattr(owner, "__dataclass_fields__", {})
+        for name, held in vars(owner).get("__written__", vars(owner)).items():
+            if name in fields or name.startswith(("_abc_", "_is_")):
+                continue
+            at = f"{owner.__qualname__}.{name}"
+            functions = [] if _is_imported(held) else _functions(held)
+            if not functions and not (name.startswith("__") and name.endswith("__")):
+                found[at] = told(held, f"{where}: {name}")
+            for function in functions:
+                for about, value in _around(function):
+                    if not any(value is one for one in (*cls.__mro__, *functions)):
+                        found[f"{at}: {about}"] = told(value, f"{where}: {about}")
+    return found
+
+
+def _functions(held: Any) -> list[Any]:
+    """The functions of a class's attribute: a method, and what is below a property or
+    below decorators.
+    """
+    found = []
+    while held is not None:
+        if isinstance(held, types.FunctionType):
+            found.append(held)
+        below = ("__wrapped__", "__func__", "fget", "func")
+        inner = [getattr(held, name, None) for name in below]
+        held = next((one for one in inner if callable(one)), None)
+    return found
+
+
+def _around(function: Any) -> Iterator[tuple[str, Any]]:
+    """What a function refers to in the functions around it, and its defaults."""
+    names = function.__code__.co_freevars
+    for name, cell in zip(names, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # nothing has this name yet
+            yield name, None
+    for place, value in enumerate(function.__defaults__ or ()):
+        yield f"default {place} of {function.__name__}", value
+    for name, value in (function.__kwdefaults__ or {}).items():
+        yield f"default {name} of {function.__name__}", value
+
+
 def _import_path(value: Any, where: str) -> str:
-    """Where a function is imported from, if that gives this very function."""
-    module, name = (
-        getattr(value, "__module__", None),
-        getattr(value, "__qualname__", ""),
-    )
-    found = sys.modules.get(module or "")
-    for step in name.split("."):
-        found = getattr(found, step, None)
-    if found is None or found is not value:
+    """Where a function is imported from."""
+    if not _is_imported(value):
         raise ValueError(
             f"{where} holds {value!r}, which has no name to record: define it at the "
             "top of a module, or make it a part whose fields are what it depends on"
         )
     return path_of(value)
+
+
+def _is_imported(value: Any) -> bool:
+    """Whether the place that a function names gives this very function."""
+    found = sys.modules.get(getattr(value, "__module__", None) or "")
+    for step in getattr(value, "__qualname__", "").split("."):
+        found = getattr(found, step, None)
+    return found is not None and found is value

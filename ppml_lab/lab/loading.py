@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from ppml_lab import arguments, base, checks, data, federated, trees
 from ppml_lab.data import columns
 from ppml_lab.lab.identity import digest
-from ppml_lab.lab.setup import Facts, Setup
+from ppml_lab.lab.setup import Facts
 from ppml_lab.lab.sharding import lab_mesh
 
 
@@ -40,7 +40,7 @@ def load_data(setup: Any) -> LabData:
     return _placed(_Source(setup), setup.layout.num_devices, setup.layout.shard_data)
 
 
-def facts_of(setup: Setup) -> Facts:
+def facts_of(setup: Any) -> Facts:
     """The facts about a setup's data, kept for many data sets; raises as `load_data`
     does.
     """

@@ -53,8 +53,7 @@ def part(cls: type[T]) -> type[T]:
       TypeError: For a field whose annotation is unknown or no part can have.
     """
     made: Any = cls
-    frame = sys._getframe(1)
-    scope = {**frame.f_globals, **frame.f_locals, cls.__name__: cls}
+    scope = {**_around(cls), cls.__name__: cls}
     made.__annotations__ = {
         name: _evaluated(f"{cls.__name__}.{name}", kind, scope)
         for name, kind in vars(cls).get("__annotations__", {}).items()
@@ -80,6 +79,8 @@ def part(cls: type[T]) -> type[T]:
     for name, kind in kinds.items():
         _check_kind(f"{cls.__name__}.{name}", kind)
     made.__part__ = kinds
+    # Who checks annotations on every call would refuse the tracers that pass here.
+    made.__no_type_check__ = True
     jax.tree_util.register_pytree_with_keys(
         made,
         _flat_with_keys,
@@ -165,7 +166,10 @@ class _Structure:
 
 
 def _types(value: Any) -> Any:
-    return [*map(_types, value)] if isinstance(value, tuple) else type(value)
+    held: Sequence[Any] = value if isinstance(value, tuple) else ()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        held = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return [type(value), *map(_types, held)]
 
 
 def _equal(self: Any, other: object) -> bool:
@@ -200,6 +204,17 @@ def _rebuilt(cls: type, structure: _Structure, children: Sequence[Any]) -> Any:
     return self
 
 
+def _around(cls: type) -> dict[str, Any]:
+    """The names that annotations of a class may use: those of the frame that defines
+    it, whatever wraps the decorator.
+    """
+    module = vars(sys.modules.get(cls.__module__, typing))
+    frame: Any = sys._getframe(1)
+    while frame and frame.f_globals.get("__name__") != cls.__module__:
+        frame = frame.f_back
+    return {**frame.f_globals, **frame.f_locals} if frame else dict(module)
+
+
 def _evaluated(where: str, kind: Any, scope: dict[str, Any]) -> Any:
     """An annotation as what it names, so that nobody has to look it up elsewhere."""
     if not isinstance(kind, str):
@@ -225,7 +240,7 @@ def _check_kind(where: str, kind: Any) -> None:
             is_number
             or member is type(None)
             or is_part_class(member)
-            or getattr(member, "_is_protocol", False)
+            or _is_protocol(member)
         )
         if may_be_number(kind) and not may_stand_beside:
             raise TypeError(
@@ -261,7 +276,7 @@ def _taken(where: str, kind: Any, value: Any) -> tuple[Any, bool]:
     if any(held):
         if not all(held):
             raise TypeError(f"{where} mixes parts and other things in one tuple")
-        if not _may_be_part(kind):
+        if not _may_be_part(kind, value):
             raise TypeError(f"{where} must be {_words(kind)}, got {value!r}")
         return value, True
     if may_be_number(kind):
@@ -269,9 +284,15 @@ def _taken(where: str, kind: Any, value: Any) -> tuple[Any, bool]:
     return _structure(where, kind, value), False
 
 
-def _may_be_part(kind: Any) -> bool:
+def _may_be_part(kind: Any, value: Any) -> bool:
+    """Whether a field may hold this part, or this tuple of parts."""
     others = {*_PLAIN, type(None)}
-    return any(m not in others and not _is_marked(m, _TRACED) for m in members(kind))
+    is_tuple = isinstance(value, tuple)
+    return any(
+        m is Any or (get_origin(m) is tuple) == is_tuple
+        for m in members(kind)
+        if m not in others and not _is_marked(m, _TRACED)
+    )
 
 
 def _number(where: str, kind: Any, value: Any) -> Any:
@@ -283,9 +304,23 @@ def _number(where: str, kind: Any, value: Any) -> Any:
         raise TypeError(
             f"{where} must be a number, got {value!r} ({type(value).__name__})"
         )
-    if math.isnan(value):
-        raise ValueError(f"{where} must be a number, got nan")
-    return float(value)
+    number = _float(where, value)
+    with np.errstate(over="ignore", under="ignore"):
+        single = float(np.float32(number))
+    # Programs would take inf, or 0, in its place.
+    if math.isinf(single) != math.isinf(number) or (single == 0) != (number == 0):
+        raise ValueError(f"{where} must be a number that float32 has, got {value!r}")
+    return number
+
+
+def _float(where: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(f"{where} must be a number, got {value!r}")
+    return number
 
 
 def _structure(where: str, kind: Any, value: Any) -> Any:
@@ -298,7 +333,7 @@ def _structure(where: str, kind: Any, value: Any) -> Any:
         # To Python a bool is an int, to a user it is a mistake.
         is_bool = isinstance(value, bool | np.bool_)
         if isinstance(value, _PLAIN[choice]) and is_bool == (choice is bool):
-            return choice(value)
+            return _float(where, value) if choice is float else choice(value)
     tuples = [choice for choice in choices if get_origin(choice) is tuple]
     if tuples and isinstance(value, tuple):
         return _tuple(where, tuples[0], value)
@@ -312,7 +347,10 @@ def _structure(where: str, kind: Any, value: Any) -> Any:
             f"{where} must be one of {', '.join(map(repr, literals))}, got {value!r}"
         )
     known = {*plain, *tuples, type(None)}
-    if all(choice in known for choice in choices):
+    others = [choice for choice in choices if choice not in known]
+    # A protocol may be that of a function.
+    is_function = callable(value) and any(map(_is_protocol, others))
+    if not is_function and all(_is_protocol(o) or is_part_class(o) for o in others):
         raise TypeError(
             f"{where} must be {_words(kind)}, got {value!r} ({type(value).__name__})"
         )
@@ -324,6 +362,10 @@ def _structure(where: str, kind: Any, value: Any) -> Any:
             f"{type(value).__name__}; use a tuple, a part, or fields annotated Traced"
         ) from None
     return value
+
+
+def _is_protocol(kind: Any) -> bool:
+    return bool(getattr(kind, "_is_protocol", False))
 
 
 def _tuple(where: str, kind: Any, value: tuple[Any, ...]) -> tuple[Any, ...]:

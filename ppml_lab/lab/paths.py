@@ -8,7 +8,13 @@ from typing import Any
 
 import jax
 
-from ppml_lab.lab.part import fields_of, is_part, may_be_number, parts_in
+from ppml_lab.lab.part import (
+    fields_of,
+    is_part,
+    is_part_class,
+    may_be_number,
+    parts_in,
+)
 
 
 def numbers(setup: Any) -> list[str]:
@@ -32,8 +38,7 @@ def value_at(setup: Any, path: str) -> Any:
     held = setup
     for step in path.split(".") if path else ():
         if isinstance(held, tuple):
-            is_place = step.isdigit() and int(step) < len(held)
-            held = held[int(step)] if is_place else None
+            held = held[int(step)] if _is_place(step, held) else None
         else:
             held = getattr(held, step, None) if is_part(held) else None
     return held
@@ -51,22 +56,22 @@ def replaced(setup: Any, path: str, value: Any) -> Any:
 
 
 def _replaced(held: Any, path: str, value: Any, setup: Any, above: str) -> Any:
-    step, _, rest = path.partition(".")
+    step, dot, rest = path.partition(".")
     here = f"{above}{step}"
-    if isinstance(held, tuple) and step.isdigit() and int(step) < len(held):
+    if isinstance(held, tuple) and _is_place(step, held) and (rest or not dot):
         place = int(step)
         inner = value
         if rest:
             inner = _replaced(held[place], rest, value, setup, f"{here}.")
         return (*held[:place], inner, *held[place + 1 :])
-    if not is_part(held) or step not in fields_of(type(held)):
+    if not is_part(held) or step not in fields_of(type(held)) or (dot and not rest):
         raise ValueError(f"no field '{above}{path}': {_why(held, above, path, setup)}")
     inner = getattr(held, step)
     if rest:
         inner = _replaced(inner, rest, value, setup, f"{here}.")
     else:
         is_number = may_be_number(fields_of(type(held))[step])
-        if is_part(inner) and not is_part(value) and not is_number:
+        if is_part(inner) and not (is_part(value) or is_part_class(value) or is_number):
             known = ", ".join(f"'{here}.{name}'" for name in numbers(inner)) or "none"
             raise ValueError(
                 f"'{here}' is a part ({type(inner).__name__}), got {value!r}; give a "
@@ -74,6 +79,11 @@ def _replaced(held: Any, path: str, value: Any, setup: Any, above: str) -> Any:
             )
         inner = value
     return dataclasses.replace(held, **{step: inner})
+
+
+def _is_place(step: str, held: tuple[Any, ...]) -> bool:
+    """Whether a step is a place in a tuple, by the one name that it has."""
+    return step in map(str, range(len(held)))
 
 
 def _why(held: Any, above: str, path: str, setup: Any) -> str:

@@ -195,6 +195,21 @@ def traced_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Any:
     return jax.jit(run, donate_argnums=2).trace(*arguments, np.int32(0))
 
 
+def check_traced(group: Group) -> None:
+    """Traces a group's programs as far as errors are not to come late: how runs begin,
+    and, where a metric ends or chooses them, what evaluations give.
+
+    Raises:
+      ValueError: If no evaluation has the metric; names those that there are.
+    """
+    rows = num_rows(lab_mesh(group.setup.layout.num_devices))
+    states_of(group, rows)
+    schedule = group.setup.schedule
+    if schedule.stop_at is not None or schedule.keep == "best":
+        traced = traced_chunk(group, Chunk(1, 1), rows, 1)
+        schedule.check_judged(traced.out_info[2])
+
+
 def compile_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Program:
     """Compiles a chunk for slices of `size` points, of which `width` run at once."""
     begin = time.perf_counter()

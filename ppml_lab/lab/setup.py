@@ -7,6 +7,7 @@ key path, such as "trainer.optimizer.learning_rate", is its name everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple, Protocol
 
 from jax.sharding import Mesh
@@ -69,6 +70,21 @@ class Schedule:
             raise ValueError(
                 "stop_at and keep='best' choose by validation rows, and there are "
                 "none; set validation, such as 0.1"
+            )
+
+    @property
+    def judged(self) -> str:
+        """The name of the metric, of validation rows."""
+        return f"validation_{self.metric}"
+
+    def check_judged(self, metrics: Collection[str]) -> None:
+        """Raises ValueError unless the metric is one of an evaluation's."""
+        if self.judged not in metrics:
+            start = len("validation_")
+            known = [k[start:] for k in metrics if k.startswith("validation_")]
+            raise ValueError(
+                f"schedule.metric '{self.metric}' is none of the evaluation's: "
+                f"{', '.join(known)}"
             )
 
     @property

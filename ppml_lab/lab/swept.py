@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from ppml_lab import trees
 from ppml_lab.lab import paths
-from ppml_lab.lab.loading import facts_of
+from ppml_lab.lab.blame import blaming
+from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.part import fields_of, gives_same_bits
-from ppml_lab.lab.program import Chunk, Group, group_of, traced_chunk
+from ppml_lab.lab.program import (
+    Chunk,
+    Group,
+    group_of,
+    init_program,
+    shapes_of,
+    traced_chunk,
+)
 from ppml_lab.lab.reads import reads
 from ppml_lab.lab.results import Point
+from ppml_lab.lab.sharding import lab_mesh, num_rows
 
 _OTHER = 0.7071
 """A factor that moves a number to another."""
@@ -44,7 +54,7 @@ def _check_numbers(group: Group, points: list[Point]) -> None:
     ]
     if not changing:
         return
-    used = _read(group)
+    used = _read(points[0])
     for place in changing:
         if not used[place] and not _is_stated(points[0], place):
             raise ValueError(
@@ -55,16 +65,23 @@ def _check_numbers(group: Group, points: list[Point]) -> None:
             )
 
 
-def _trace(group: Group) -> Any:
-    rows = jax.device_count() // (group.setup.layout.num_devices or jax.device_count())
-    return traced_chunk(group, Chunk(1, 1), max(1, rows), 1).jaxpr
+def _traces(point: Point) -> list[Any]:
+    """How the runs of a point's group begin, and their rounds, traced."""
+    group = group_of(point)
+    rows = num_rows(lab_mesh(group.setup.layout.num_devices))
+    with blaming(point.setup):
+        first = init_program(group).trace(*shapes_of(group, rows))
+        return [first.jaxpr, traced_chunk(group, Chunk(1, 1), rows, 1).jaxpr]
 
 
-def _read(group: Group) -> list[bool]:
-    """Which of a setup's numbers the program's outputs depend on."""
-    jaxpr = _trace(group).jaxpr
-    used = reads(jaxpr, [True] * len(jaxpr.outvars))
-    return used[: group.structure.num_leaves]
+def _read(point: Point) -> list[bool]:
+    """Which of a setup's numbers the programs' outputs depend on."""
+    count = len(jax.tree.leaves(point.setup))
+    found = [
+        reads(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[:count]
+        for closed in _traces(point)
+    ]
+    return [any(used) for used in zip(*found, strict=True)]
 
 
 def _is_stated(point: Point, place: int) -> bool:
@@ -126,17 +143,40 @@ def _differ_there_alone(one: Point, other: Point, path: str) -> bool:
 def _same(one: Point, other: Point) -> bool:
     here, there = (p.setup.algorithm(facts_of(p.setup)) for p in (one, other))
     return (
-        facts_of(one.setup) == facts_of(other.setup)
+        # Of data that are made as they are trained, nobody knows.
+        facts_of(one.setup).digests is not None
+        and facts_of(one.setup) == facts_of(other.setup)
         and here.event(1) == there.event(1)
         and here.cost() == there.cost()
-        and _digest(one) == _digest(other)
+        and _program(one) == _program(other)
+        and _beside(one) == _beside(other)
     )
 
 
-def _digest(point: Point) -> str:
-    """Of a program's text and of the arrays that it holds."""
-    closed = _trace(group_of(point))
-    found = hashlib.sha256(str(closed.jaxpr).encode())
-    for array in closed.consts:
-        found.update(np.asarray(array).tobytes())
+def _program(point: Point) -> str:
+    """A digest of the programs' texts and of the arrays that they hold."""
+    found = hashlib.sha256()
+    for closed in _traces(point):
+        found.update(str(closed.jaxpr).encode())
+        for array in _arrays(closed):
+            found.update(trees.digest(array).encode())
     return found.hexdigest()
+
+
+def _arrays(inner: Any) -> Iterator[Any]:
+    """The arrays of a program, in loops and calls too, which its text does not show."""
+    if isinstance(inner, ClosedJaxpr):
+        yield from inner.consts
+        inner = inner.jaxpr
+    if isinstance(inner, tuple | list):
+        for one in inner:
+            yield from _arrays(one)
+    if isinstance(inner, Jaxpr):
+        for equation in inner.eqns:
+            yield from _arrays([*equation.params.values()])
+
+
+def _beside(point: Point) -> str:
+    """A digest of the rows that are not trained."""
+    loaded = load_data(point.setup)
+    return trees.digest((loaded.test, loaded.validation))

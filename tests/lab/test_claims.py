@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import claims
-from ppml_lab.lab.point import run_of
+from ppml_lab.lab import claims, parts
+from ppml_lab.lab.results import run_of
 
 HOLDER = """
 import runpy, sys
@@ -25,10 +25,12 @@ with module["open_claims"](Path(sys.argv[2])) as claims:
 def test_a_run_is_left_to_the_process_that_has_it_until_that_ends(
     tmp_path: Path,
 ) -> None:
-    config = lab.Config(
-        data=lab.DataConfig(num_clients=20), cohort=5, num_rounds=2, eval_every=2
+    setup = parts.Federated(
+        partition=parts.Iid(20),
+        sampler=parts.Poisson(5),
+        schedule=lab.Schedule(num_rounds=2, eval_every=2),
     )
-    points = [lab.Point(config, lab.Hyperparams(), s, {"seed": s}) for s in range(3)]
+    points = lab.points(lab.seeds(3), setup)
     runs = [run_of(point, tmp_path) for point in points]
     half = tmp_path / "checkpoints" / "5ce0" / "20.orbax-checkpoint-tmp"
     half.mkdir(parents=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import dp_accounting
@@ -12,33 +12,46 @@ import pytest
 
 from ppml_lab import base, lab
 from ppml_lab.dp import accounting
-from ppml_lab.lab import composition
+from ppml_lab.lab import composition, parts
 from ppml_lab.lab.budget import whole_run
 
-PLAIN = lab.Config(data=lab.DataConfig(num_clients=20), cohort=5, num_rounds=3)
-CENTRAL = dataclasses.replace(PLAIN, privacy="central")
-LOCAL = dataclasses.replace(PLAIN, privacy="local")
-EXAMPLE = dataclasses.replace(PLAIN, training="central", privacy="example")
+PLAIN = parts.Federated(
+    partition=parts.Iid(20),
+    sampler=parts.Poisson(5),
+    schedule=lab.Schedule(num_rounds=3),
+)
+CENTRAL = replace(PLAIN, mechanism=parts.Gaussian(1.0, 1.0))
+LOCAL = replace(PLAIN, mechanism=parts.LocalGaussian(1.0, 1.0))
+EXAMPLE = parts.Central(
+    partition=parts.Iid(20),
+    batch=parts.Poisson(5),
+    mechanism=parts.Gaussian(1.0, 1.0),
+    schedule=lab.Schedule(num_rounds=3),
+)
 DELTA = 1e-4
 
 
 def point(
-    config: lab.Config, noise: float, seed: int, delta: float | None = DELTA
+    setup: Any, noise: float, seed: int, delta: float | None = DELTA
 ) -> lab.Point:
-    rates = lab.Hyperparams(noise_multiplier=noise)
-    return lab.Point(config, rates, seed, {"noise": noise, "seed": seed}, delta)
+    if not isinstance(setup.mechanism, parts.NoPrivacy):
+        setup = setup.with_noise(noise)
+    return lab.Point(setup, seed, {"noise": noise, "seed": seed}, delta)
 
 
-def dealt(config: lab.Config, **fields: Any) -> lab.Config:
-    """The same on other data."""
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))
+def scheduled(setup: Any, **fields: Any) -> Any:
+    """The same with other fields of its schedule."""
+    return replace(setup, schedule=replace(setup.schedule, **fields))
 
 
-def epsilon(config: lab.Config, noise: float, rounds: int, delta: float) -> float:
+def event(setup: Any, noise: float, rounds: int) -> base.PrivacyEvent:
     """Of that many rounds, as one run."""
-    facts = lab.load_data(config.data).facts
-    rates = lab.Hyperparams(noise_multiplier=noise)
-    return accounting.epsilon(lab.build(config, rates, facts).event(rounds), delta)
+    return setup.with_noise(noise).algorithm(lab.facts_of(setup)).event(rounds)
+
+
+def epsilon(setup: Any, noise: float, rounds: int, delta: float) -> float:
+    """Of that many rounds, as one run."""
+    return accounting.epsilon(event(setup, noise, rounds), delta)
 
 
 def test_runs_with_the_same_promise_add_up() -> None:
@@ -49,18 +62,14 @@ def test_runs_with_the_same_promise_add_up() -> None:
         point(LOCAL, 30.0, 0),
     ]
     central, local = lab.cost_together(points)
-    facts = lab.load_data(PLAIN.data).facts
-    events = [
-        lab.build(CENTRAL, lab.Hyperparams(noise_multiplier=noise), facts).event(6)
-        for noise in (1.0, 2.0)
-    ]
+    events = [event(CENTRAL, noise, 6).event for noise in (1.0, 2.0)]
     expected = base.PrivacyEvent(
-        dp_accounting.ComposedDpEvent([event.event for event in events]),
+        dp_accounting.ComposedDpEvent(events),
         "add_or_remove_one",
         "client",
     )
     assert central == {
-        "dataset": "digits",
+        "dataset": "Digits",
         "privacy_unit": "client",
         "neighboring_relation": "add_or_remove_one",
         "delta": DELTA,
@@ -80,10 +89,10 @@ def test_each_level_that_a_run_protects_adds_up_by_itself(
 ) -> None:
     """Noise on the clients' sums beside their own noise on their examples' steps."""
 
-    def both(config: lab.Config, rates: Any, facts: Any) -> base.PrivacyEvent:
-        central = whole_run(config, rates, facts)
-        steps = dataclasses.replace(config, privacy="local_dp_sgd")
-        return central._replace(beside=(whole_run(steps, rates, facts),))
+    steps = replace(PLAIN, trainer=parts.LocalDpSgd(noise_multiplier=1.0))
+
+    def both(setup: Any) -> base.PrivacyEvent:
+        return whole_run(setup)._replace(beside=(whole_run(steps),))
 
     monkeypatch.setattr(composition, "whole_run", both)
     rows = lab.cost_together([point(CENTRAL, 1.0, seed) for seed in (0, 1)])
@@ -95,44 +104,44 @@ def test_each_level_that_a_run_protects_adds_up_by_itself(
 
 
 def test_another_partition_has_other_clients_but_the_same_examples() -> None:
-    for config, runs in ((CENTRAL, [1, 1]), (EXAMPLE, [2])):
-        other = dealt(config, data_seed=1)
-        rows = lab.cost_together([point(config, 1.0, 0), point(other, 1.0, 0)])
+    for setup, runs in ((CENTRAL, [1, 1]), (EXAMPLE, [2])):
+        other = replace(setup, partition=parts.Iid(20, seed=1))
+        rows = lab.cost_together([point(setup, 1.0, 0), point(other, 1.0, 0)])
         assert [row["runs"] for row in rows] == runs
     assert lab.cost_together([point(PLAIN, 1.0, 0)]) == []
 
 
-@pytest.mark.parametrize(
-    ("dealing", "field", "values"),
-    [
-        ({}, "dirichlet_alpha", (0.1, 0.5)),
-        ({}, "labels_per_client", (2, 3)),
-        ({}, "shards_per_client", (2, 4)),
-        ({"partition": "shards"}, "size_sigma", (0.5, 1.0)),
-        ({"partition": "dirichlet"}, "synthetic_beta", (0.0, 1.0)),
-        (
-            {"dataset": "synthetic", "partition": "natural", "num_clients": 6},
-            "dirichlet_alpha",
-            (0.1, 0.5),
-        ),
-    ],
-)
-def test_a_field_that_changes_nothing_parts_no_runs(
-    dealing: dict[str, Any], field: str, values: tuple[Any, Any]
-) -> None:
-    config = dealt(CENTRAL, **dealing)
-    points = [point(dealt(config, **{field: value}), 1.0, 0) for value in values]
-    (row,) = lab.cost_together(points)
-    assert row["runs"] == 2
-    # Both draw for themselves: two runs cost as one of twice the rounds.
-    assert row["epsilon_rdp"] == pytest.approx(epsilon(config, 1.0, 6, DELTA))
+@lab.part
+class Named:
+    """The clients of another partition, under a name of their own."""
+
+    like: parts.Partition = parts.Iid(20)
+    name: str = ""
+
+    def deal(self, train: Any, users: Any) -> Any:
+        """As the other does."""
+        return self.like.deal(train, users)
+
+
+def test_what_changes_no_data_parts_no_runs() -> None:
+    setups = [
+        CENTRAL,
+        replace(CENTRAL, partition=Named()),
+        replace(CENTRAL, partition=Named(name="other")),
+    ]
+    (row,) = lab.cost_together([point(setup, 1.0, 0) for setup in setups])
+    assert row["runs"] == 3
+    # All draw for themselves: three runs cost as one of three times the rounds.
+    assert row["epsilon_rdp"] == pytest.approx(epsilon(CENTRAL, 1.0, 9, DELTA))
 
 
 def test_other_data_under_one_name_do_not_add_up() -> None:
-    synthetic = dealt(EXAMPLE, dataset="synthetic", num_clients=6)
-    other = dealt(synthetic, data_seed=1)
-    rows = lab.cost_together([point(synthetic, 1.0, 0), point(other, 1.0, 0)])
-    assert [(row["dataset"], row["runs"]) for row in rows] == [("synthetic", 1)] * 2
+    made = [
+        replace(EXAMPLE, data=parts.Synthetic(6, seed=seed), partition=parts.Natural())
+        for seed in (0, 1)
+    ]
+    rows = lab.cost_together([point(setup, 1.0, 0) for setup in made])
+    assert [(row["dataset"], row["runs"]) for row in rows] == [("Synthetic", 1)] * 2
 
 
 def test_the_smallest_delta_counts() -> None:
@@ -146,12 +155,13 @@ def test_the_smallest_delta_counts() -> None:
 
 def test_one_key_is_one_release_of_the_longest_run() -> None:
     """Same noise and cohorts, so nothing new: but for what only the longest shows."""
-    longer = dataclasses.replace(CENTRAL, num_rounds=7, eval_every=1)
+    longer = scheduled(CENTRAL, num_rounds=7, eval_every=1)
+    layout = lab.Layout(num_lanes=2, num_devices=1)
     same = [
         point(CENTRAL, 1.0, 0, 1e-3),
         point(longer, 1.0, 0),
-        point(dataclasses.replace(CENTRAL, num_lanes=2, num_devices=1), 1.0, 0, 1e-3),
-        point(dataclasses.replace(longer, stop_at_accuracy=0.5), 1.0, 0),
+        point(replace(CENTRAL, layout=layout), 1.0, 0, 1e-3),
+        point(scheduled(longer, evals_per_chunk=2, metric="loss"), 1.0, 0),
     ]
     (row,) = lab.cost_together(same)
     assert (row["runs"], row["same_release"], row["delta"]) == (1, 3, DELTA)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import records
+from ppml_lab.lab import parts, records
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """
@@ -34,16 +35,15 @@ except lab.MadeElsewhereError as error:
 
 
 def points(num_rounds: int) -> list[lab.Point]:
-    data = lab.DataConfig(num_clients=20)
-    private, plain = (
-        lab.Config(data, cohort=5, num_rounds=num_rounds, eval_every=2, privacy=privacy)
-        for privacy in ("central", "none")
+    plain = parts.Federated(
+        partition=parts.Iid(20),
+        sampler=parts.Poisson(5),
+        schedule=lab.Schedule(num_rounds=num_rounds, eval_every=2),
     )
-    return [
-        lab.Point(config, lab.Hyperparams(noise_multiplier=z), seed, {"z": z}, 0.01)
-        for config, z in ((private, 0.5), (plain, 0.0), (private, 2.0))
-        for seed in (0, 1)
-    ]
+    private = [replace(plain, mechanism=parts.Gaussian(1.0, z)) for z in (0.5, 2.0)]
+    kinds = {"loud": private[0], "plain": plain, "quiet": private[1]}
+    sweep = lab.product(lab.variants("kind", kinds), lab.seeds(2))
+    return lab.points(sweep, delta=0.01)
 
 
 def start(folder: Path, num_rounds: int) -> subprocess.Popen[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,29 +12,28 @@ import numpy as np
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import program, sharding
+from ppml_lab.lab import parts, program, sharding
 
-TINY = lab.Config(
-    data=lab.DataConfig(num_clients=20),
-    num_rounds=2,
-    eval_every=2,
-    cohort=8,
-    privacy="central",
-    evaluate_clients=True,
+TINY = parts.Federated(
+    partition=parts.Iid(20),
+    sampler=parts.Poisson(8),
+    mechanism=parts.Gaussian(0.3, 1.0),
+    client_metrics=True,
+    schedule=lab.Schedule(num_rounds=2, eval_every=2),
 )
 
 
-def run(config, seeds):
-    """The states, infos and metrics of points that differ by their seed."""
-    facts = lab.load_data(config.data, config.num_devices, config.shard_data)
-    seeds = jnp.asarray(seeds, jnp.uint32)
-    hyperparams = jax.tree.map(
-        lambda value: jnp.full(len(seeds), value, jnp.float32),
-        lab.Hyperparams(clip_norm=0.3, noise_multiplier=1.0),
-    )
-    states = jax.jit(program.mapped_init(config, facts.facts))(hyperparams, seeds)
-    chunk = program.mapped_chunk(config, facts.facts, program.Chunk(1, 2), 1)
-    return jax.jit(chunk)(hyperparams, seeds, states, *facts[:2], jnp.int32(0))
+def laid_out(setup: Any, **fields: Any) -> Any:
+    return replace(setup, layout=lab.Layout(**fields))
+
+
+def run(setup: Any) -> Any:
+    """The states, infos and metrics of four points that differ by their seed."""
+    points = lab.points(lab.seeds(4), setup)
+    inputs, group = program.inputs_of(points), program.group_of(points[0])
+    chunk = jax.jit(program.mapped_chunk(group, program.Chunk(1, 2), 1))
+    states = program.init_program(group)(*inputs)
+    return chunk(*inputs, states, *lab.load_data(setup)[:3], jnp.int32(0))
 
 
 # Four devices as 1 x 4, 2 x 2 and 4 x 1; with shards of the data and without.
@@ -44,24 +44,26 @@ EVERY_LAYOUT = [(2, False), (2, True), (4, False), (4, True)]
     ("secure_sum", "layouts"),
     [
         # Points over rows, and clients by shard along them.
-        ("additive_sharing", [(2, True)]),
+        (parts.AdditiveSharing(), [(2, True)]),
         *(
             pytest.param(secure_sum, EVERY_LAYOUT, marks=pytest.mark.exhaustive)
-            for secure_sum in ("clear", "additive_sharing")
+            for secure_sum in (parts.Clear(), parts.AdditiveSharing())
         ),
     ],
-    ids=str,
+    ids=lambda value: str(value).split("(")[0] or None,
 )
-def test_devices_for_points_and_clients_change_no_modular_bit(secure_sum, layouts):
-    config = dataclasses.replace(TINY, secure_sum=secure_sum)
-    first, *reference = run(dataclasses.replace(config, num_devices=1), range(4))
+def test_devices_for_points_and_clients_change_no_modular_bit(
+    secure_sum: Any, layouts: list[tuple[int, bool]]
+) -> None:
+    setup = replace(TINY, secure_sum=secure_sum)
+    first, *reference = run(laid_out(setup, num_devices=1))
     others = [
-        run(dataclasses.replace(config, num_devices=row, shard_data=by_shard), range(4))
+        run(laid_out(setup, num_devices=row, shard_data=by_shard))
         for row, by_shard in layouts
     ]
     assert int(first.rounds_done[0]) == 2
     for state, infos, metrics in others:
-        if secure_sum == "additive_sharing":
+        if secure_sum != parts.Clear():
             jax.tree.map(np.testing.assert_array_equal, state.params, first.params)
         for found, expected in zip(
             (state.params, infos, metrics), (first.params, *reference), strict=True
@@ -83,10 +85,8 @@ def test_rows_of_devices_take_points_and_leave_incomplete_rows_idle():
 
 
 def test_three_points_on_four_rows_are_three_results(tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, num_devices=1, privacy="none")
-    points = [
-        lab.Point(config, lab.Hyperparams(), seed, {"seed": seed}) for seed in range(3)
-    ]
+    setup = laid_out(replace(TINY, mechanism=parts.NoPrivacy()), num_devices=1)
+    points = lab.points(lab.seeds(3), setup)
     side_by_side = lab.run_sweep(points, tmp_path / "rows", slice_size=4)
     alone = lab.run_sweep(points, tmp_path / "alone", slice_size=1)
     for one, other in zip(side_by_side, alone, strict=True):
@@ -95,7 +95,7 @@ def test_three_points_on_four_rows_are_three_results(tmp_path: Path) -> None:
     assert len({one.last["loss"] for one in alone}) == 3
 
 
-def test_central_training_needs_whole_data():
-    config = lab.Config(training="central", shard_data=True)
+def test_central_training_needs_whole_data() -> None:
+    setup = parts.Central(layout=lab.Layout(shard_data=True))
     with pytest.raises(ValueError, match="shard_data"):
-        lab.build(config, lab.Hyperparams(), lab.load_data(config.data).facts)
+        setup.algorithm(lab.facts_of(setup))

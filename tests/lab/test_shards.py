@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import records, shards
+from ppml_lab.lab import parts, records, shards
 
-TINY = lab.Config(
-    data=lab.DataConfig(num_clients=20), cohort=5, num_rounds=2, eval_every=2
+TINY = parts.Federated(
+    partition=parts.Iid(20),
+    sampler=parts.Poisson(5),
+    schedule=lab.Schedule(num_rounds=2, eval_every=2),
 )
 
 
@@ -24,9 +26,8 @@ class Experiment:
 
 
 def points(experiment: Experiment) -> list[lab.Point]:
-    config = dataclasses.replace(TINY, privacy="central")
-    rates = lab.Hyperparams(noise_multiplier=1.0)
-    return lab.points(lab.seeds(experiment.num_seeds), config, rates, delta=1e-2)
+    setup = dataclasses.replace(TINY, mechanism=parts.Gaussian(1.0, 1.0))
+    return lab.points(lab.seeds(experiment.num_seeds), setup, delta=1e-2)
 
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
@@ -71,8 +72,8 @@ def test_the_tasks_of_a_slurm_array_are_shards() -> None:
 
 
 def test_shards_are_equal_parts_with_few_programs() -> None:
-    sweep = lab.product(lab.seeds(5), lab.axis("batch_size", (10, 20)))
-    every = lab.points(sweep, TINY, lab.Hyperparams())
+    sweep = lab.product(lab.seeds(5), lab.axis("trainer.batch_size", (10, 20)))
+    every = lab.points(sweep, TINY)
     for count in (1, 3, 4, 12):
         parts = [shards.take(every, shards.Shard(i + 1, count)) for i in range(count)]
         together = [point for part in parts for point in part]
@@ -80,7 +81,7 @@ def test_shards_are_equal_parts_with_few_programs() -> None:
         assert all(point in together for point in every)
         assert {len(part) for part in parts} <= {10 // count, 10 // count + 1}
         # Contiguous: one shard at most has both.
-        assert sum(len({p.config for p in part}) == 2 for part in parts) <= 1
+        assert sum(len({p.setup for p in part}) == 2 for part in parts) <= 1
 
 
 def test_an_experiment_in_shards_ends_with_the_whole_table(
@@ -100,7 +101,7 @@ def test_an_experiment_in_shards_ends_with_the_whole_table(
     assert "shard 1/2, by the task of the SLURM array" in said
     assert "2 of 3 runs are not finished: seed 1, seed 2" in said
     # Who publishes one of the shards' runs has chosen among all of them.
-    assert "All 3 private runs on digits together" in said
+    assert "All 3 private runs on Digits together" in said
     together = lab.cost_together(points(Experiment()))
     assert [row["runs"] for row in together] == [3]
     # No JSON has the infinity that is promised against the server.
@@ -134,4 +135,4 @@ def test_an_experiment_in_shards_ends_with_the_whole_table(
     assert rows(parts) == rows(whole)
     assert records.read_json(parts / "privacy.json") == together
     keys = {row[rows(parts)[0].index("key")] for row in rows(parts)[1:]}
-    assert keys == {points(Experiment())[0].key}
+    assert keys == {points(Experiment())[0].key[:16]}

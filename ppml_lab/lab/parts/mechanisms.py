@@ -142,7 +142,7 @@ class ScheduledGaussian:
         return dataclasses.replace(self, noise_multiplier=noise_multiplier)
 
 
-def _over(first: Any, schedule: Factor | None) -> Any:
+def _over(first: Any, schedule: Any) -> Any:
     """A number, or a function of the number of earlier releases."""
     if schedule is None:
         return first
@@ -202,5 +202,8 @@ class RandomisedResponse:
         return dp.randomised_response(self.max_abs, self.epsilon)
 
     def with_noise(self, noise: float) -> RandomisedResponse:
-        """With epsilon 1 / noise."""
-        return dataclasses.replace(self, epsilon=1.0 / noise)
+        """With epsilon 1 / noise, as far as `dp.randomised_response` takes it: for 0
+        one that counts as no privacy.
+        """
+        epsilon = min(1.0 / noise, 1e6) if noise else 1e6
+        return dataclasses.replace(self, epsilon=max(epsilon, 1e-5))
