@@ -9,18 +9,19 @@ with a secure sum, with central DP, with both, with local DP (these protect whol
 clients), for each target epsilon and seed. Time on 2 cores: `smoke` (digits, 350
 clients) about two minutes, `paper` (MNIST, 2,000 clients) about twenty minutes.
 
-    python -m experiments.privacy_utility smoke python -m experiments.privacy_utility
-    paper
+    python -m experiments.privacy_utility smoke
+    python -m experiments.privacy_utility paper
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ppml_lab import lab
-from ppml_lab.lab import parts
+from ppml_lab.lab import parts, paths
 
 INF = float("inf")
 
@@ -86,8 +87,9 @@ def patterns(experiment: Experiment) -> dict[str, parts.Federated | parts.Centra
         layout=plain.layout,
     )
     shared, norm = parts.AdditiveSharing(), experiment.clip_norm
-    slower = replace(plain.trainer, optimizer=parts.Sgd(experiment.private_rate))
-    noisy = replace(plain, trainer=slower, mechanism=parts.Gaussian(norm))
+    rate = "trainer.optimizer.learning_rate"
+    slower = paths.replaced(plain, rate, experiment.private_rate)
+    noisy = replace(slower, mechanism=parts.Gaussian(norm))
     return {
         "central training": central,
         "federated": plain,
