@@ -20,13 +20,19 @@ accurate. `paper` takes about half an hour on 2 cores, `smoke` (digits) a minute
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from ppml_lab import federated, lab
 from ppml_lab.dp import accounting, gaussian
 from ppml_lab.lab import parts
 
-CLIPS = (("flat", 0.1), ("flat", 0.3), ("flat", 1.0), ("adaptive", 0.1))
+Clip = tuple[Literal["flat", "adaptive"], float]
+CLIPS: tuple[Clip, ...] = (
+    ("flat", 0.1),
+    ("flat", 0.3),
+    ("flat", 1.0),
+    ("adaptive", 0.1),
+)
 MECHANISMS = {"flat": parts.Gaussian, "adaptive": parts.AdaptiveGaussian}
 """By how updates are clipped, from a (first) clip norm."""
 
@@ -44,7 +50,7 @@ class Experiment:
     """Expected clients per round."""
     noises: tuple[float, ...] = (0.0, 1.0)
     """Noise multipliers; 0 clips only."""
-    clips: tuple[tuple[str, float], ...] = CLIPS[1::2]
+    clips: tuple[Clip, ...] = CLIPS[1::2]
     """Names of MECHANISMS and (first) clip norms."""
     num_seeds: int = 2
     """Runs of each."""

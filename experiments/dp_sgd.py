@@ -20,7 +20,7 @@ training set. `paper` takes about an hour on 2 cores, `smoke` (digits) a minute.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -63,9 +63,9 @@ class Setting(NamedTuple):
     """
 
     name: str
-    dataset: str
-    model: str
-    optimizer: str
+    dataset: Literal["digits", "mnist", "fashion_mnist"]
+    model: Literal["logistic", "tutorial_cnn", "tanh_cnn"]
+    optimizer: Literal["sgd", "momentum"]
     batch: int
     learning_rate: float
     clip_norm: float

@@ -22,14 +22,13 @@ they are asked for, at one rate, an hour; `smoke` (logistic regression on digits
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ppml_lab import lab
 from ppml_lab.lab import parts
 
-DATA = {"digits": parts.Digits(), "mnist": parts.Mnist()}
 PARTITIONS = {"iid": parts.Iid(100), "shards": parts.Shards(100)}
 """Shards: two digits per client."""
 MODELS = {"logistic": parts.Logistic(), "2nn": parts.TwoNN(), "cnn": parts.Cnn()}
@@ -54,8 +53,8 @@ class Cell(NamedTuple):
       num_seeds: Repetitions of every rate.
     """
 
-    model: str
-    partition: str
+    model: Literal["logistic", "2nn", "cnn"]
+    partition: Literal["iid", "shards"]
     cohort: int
     epochs: int
     batch_size: int
@@ -95,15 +94,15 @@ CELLS = (
 class Experiment:
     """Cells on a data set."""
 
-    dataset: str = "mnist"
-    """One of DATA, among 100 clients."""
+    data: parts.Data = parts.Mnist()
+    """Among 100 clients."""
     cells: tuple[Cell, ...] = CELLS
     """The cells."""
 
 
 CONFIGS = {
     "smoke": Experiment(
-        "digits", (Cell("logistic", "iid", 10, 1, 5, None, (0.1, 1.0), 60, 2),)
+        parts.Digits(), (Cell("logistic", "iid", 10, 1, 5, None, (0.1, 1.0), 60, 2),)
     ),
     "paper": Experiment(),
     "cnn_non_iid": Experiment(
@@ -123,10 +122,10 @@ def rounds_to(target: float, accuracy: Sequence[float]) -> float | None:
     return after - 1 + float((target - before) / (best[after] - before))
 
 
-def setup_of(dataset: str, cell: Cell, rate: float) -> parts.Federated:
+def setup_of(data: parts.Data, cell: Cell, rate: float) -> parts.Federated:
     """A cell at a rate of its grid."""
     return parts.Federated(
-        data=DATA[dataset],
+        data=data,
         partition=PARTITIONS[cell.partition],
         model=MODELS[cell.model],
         trainer=parts.FedAvg(parts.Sgd(rate), cell.batch_size, cell.epochs),
@@ -140,7 +139,7 @@ def points(experiment: Experiment) -> list[lab.Point]:
     """Every cell, rate and seed."""
     return [
         lab.Point(
-            setup_of(experiment.dataset, cell, rate),
+            setup_of(experiment.data, cell, rate),
             seed,
             {
                 "model": cell.model,

@@ -18,11 +18,11 @@ an hour on 2 cores, `smoke` (digits, logistic regression) a minute.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ppml_lab import lab
+from ppml_lab import checks, lab
 from ppml_lab.lab import parts
 
 PARTITIONS = {
@@ -55,7 +55,11 @@ class Experiment:
         schedule=lab.Schedule(num_rounds=5, eval_every=1, evals_per_chunk=5),
     )
     """FedAvg; partitions and the other algorithms change its parts."""
-    algorithms: tuple[str, ...] = ("fedavg", "fedprox", "scaffold")
+    algorithms: tuple[Literal["fedavg", "fedprox", "scaffold"], ...] = (
+        "fedavg",
+        "fedprox",
+        "scaffold",
+    )
     """Algorithms."""
     partitions: tuple[str, ...] = tuple(PARTITIONS)
     """Names of PARTITIONS."""
@@ -102,6 +106,8 @@ def trainers(experiment: Experiment) -> dict[str, parts.Trainer]:
 
 def points(experiment: Experiment) -> list[lab.Point]:
     """Every seed, partition and algorithm."""
+    for name in experiment.partitions:
+        checks.known("partitions", name, PARTITIONS)
     partitions = {name: PARTITIONS[name] for name in experiment.partitions}
     dealt = lab.axis("partition.seed", range(experiment.num_seeds))
     sweep = lab.product(
