@@ -11,7 +11,7 @@ and a round with at most two thirds of its cohort aborts. Noise for the target e
 is added by the server and reduced with the sum, so that epsilon holds whether the sum
 wraps around or not (`smpc.FixedPoint.wrap`). All of bits, scale, cohort, drop-out rate,
 epsilon and seed are traced: the whole grid is one compiled program, whose masks are not
-made (`secure_mode="identity"`: the sums are those of the full protocol, to the bit).
+made (`mode="identity"`: the sums are those of the full protocol, to the bit).
 
 Logistic regression on MNIST dealt to 3,000 clients. `paper` makes 2,835 runs in about
 8 minutes on 2 cores; `smoke` some on the embedded digits in half a minute.
@@ -22,34 +22,32 @@ Logistic regression on MNIST dealt to 3,000 clients. `paper` makes 2,835 runs in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from ppml_lab import lab, smpc
+from ppml_lab.lab import parts
 
 
-def base(data: lab.DataConfig, cohort: float, num_rounds: int) -> lab.Config:
-    return lab.Config(
+def base(
+    data: parts.Data, num_clients: int, largest_cohort: int, num_rounds: int
+) -> parts.Federated:
+    return parts.Federated(
         data=data,
-        sampler="fixed_size",
-        cohort=cohort,
-        num_rounds=num_rounds,
-        eval_every=num_rounds,
-        batch_size=20,
-        privacy="central",
-        secure_sum="pairwise_masking",
-        secure_mode="identity",
-        sums_may_wrap=True,
+        partition=parts.Iid(num_clients),
+        trainer=parts.FedAvg(parts.Sgd(0.3), batch_size=20),
+        server=parts.Sgd(3.0),
+        sampler=parts.FixedSize(largest_cohort),
+        mechanism=parts.Gaussian(0.3),
+        secure_sum=parts.PairwiseMasking(wraps=True, mode="identity"),
+        schedule=lab.Schedule(num_rounds=num_rounds, eval_every=num_rounds),
     )
 
 
-@dataclass(frozen=True)
+@lab.part
 class Experiment:
     """A grid of numbers that one program takes."""
 
-    base: lab.Config = field(
-        default_factory=lambda: base(lab.DataConfig(num_clients=100), 40.0, 5)
-    )
+    base: parts.Federated = base(parts.Digits(), 100, 40, num_rounds=5)
     """What all runs share; its cohort is the largest."""
     modulus_bits: tuple[int, ...] = (6, 12, 24)
     """Sums are modulo 2 to these."""
@@ -63,12 +61,6 @@ class Experiment:
     """Of the whole run, for clients; inf is training without noise."""
     delta: float = 1e-3
     """Below one over the clients."""
-    clip_norm: float = 0.3
-    """Of an update."""
-    learning_rate: float = 0.3
-    """Of the clients."""
-    server_learning_rate: float = 3.0
-    """Of the server."""
     num_seeds: int = 1
     """Runs of each."""
 
@@ -76,7 +68,7 @@ class Experiment:
 CONFIGS = {
     "smoke": Experiment(),
     "paper": Experiment(
-        base=base(lab.DataConfig(dataset="mnist", num_clients=3000), 200.0, 30),
+        base=base(parts.Mnist(), 3000, 200, num_rounds=30),
         modulus_bits=(6, 8, 10, 12, 14, 16, 18),
         scale_bits=(4, 6, 8, 10, 12),
         cohort_shares=(0.25, 0.5, 1.0),
@@ -90,26 +82,25 @@ CONFIGS = {
 
 def points(experiment: Experiment) -> list[lab.Point]:
     """The whole grid."""
-    start = lab.Hyperparams(
-        learning_rate=experiment.learning_rate,
-        server_learning_rate=experiment.server_learning_rate,
-        clip_norm=experiment.clip_norm,
-    )
-    whole = experiment.base.cohort
     sweep = lab.product(
-        lab.hidden(lab.axis("cohort_share", experiment.cohort_shares)),
+        lab.hidden(lab.axis("sampler.share", experiment.cohort_shares)),
         lab.axis("target_epsilon", experiment.target_epsilons),
         lab.axis("dropout_prob", experiment.dropout_probs),
-        lab.axis("scale_bits", experiment.scale_bits),
-        lab.axis("modulus_bits", experiment.modulus_bits),
+        lab.axis("secure_sum.scale_bits", experiment.scale_bits, column="scale_bits"),
+        lab.axis(
+            "secure_sum.modulus_bits", experiment.modulus_bits, column="modulus_bits"
+        ),
         lab.seeds(experiment.num_seeds),
     )
     return [
-        run._replace(
-            labels={"cohort": round(whole * run.hyperparams.cohort_share), **run.labels}
-        )
-        for run in lab.points(sweep, experiment.base, start, experiment.delta)
+        run._replace(labels={"cohort": cohort(run.setup.sampler), **run.labels})
+        for run in lab.points(sweep, experiment.base, experiment.delta)
     ]
+
+
+def cohort(sampler: parts.FixedSize) -> int:
+    """How many clients a round draws."""
+    return round(sampler.cohort_size * sampler.share)
 
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
@@ -122,12 +113,12 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
     rows = []
     for runs in settings.values():
         labels = runs[0].point.labels
-        cohort, scale = labels["cohort"], 2.0 ** labels["scale_bits"]
+        clip_norm = runs[0].point.setup.mechanism.clip_norm
+        scale, bits = 2.0 ** labels["scale_bits"], labels["modulus_bits"]
         accuracies = [run.outcome.last["accuracy"] for run in runs]
         mean = sum(accuracies) / len(runs)
         squares = sum((accuracy - mean) ** 2 for accuracy in accuracies)
         reports = [r for run in runs for r in run.outcome.history("num_reports")]
-        bits = labels["modulus_bits"]
         rows.append(
             {name: value for name, value in labels.items() if name != "seed"}
             | {
@@ -135,9 +126,9 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
                 for name in ("epsilon_rdp", "epsilon_pld", "accountant", "delta")
             }
             | {
-                "noise_multiplier": runs[0].point.hyperparams.noise_multiplier,
+                "noise_multiplier": runs[0].guarantee["noise_multiplier"],
                 "headroom_bits": smpc.headroom(
-                    cohort, experiment.clip_norm, scale, bits
+                    labels["cohort"], clip_norm, scale, bits
                 ),
                 "accuracy": mean,
                 "accuracy_std": (squares / max(1, len(runs) - 1)) ** 0.5,

@@ -20,33 +20,38 @@ accurate. `paper` takes about half an hour on 2 cores, `smoke` (digits) a minute
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ppml_lab import federated, lab
 from ppml_lab.dp import accounting, gaussian
+from ppml_lab.lab import parts
 
-CLIPS = (("flat", 0.1), ("flat", 0.3), ("flat", 1.0), ("adaptive", 0.1))
+Clip = tuple[Literal["flat", "adaptive"], float]
+CLIPS: tuple[Clip, ...] = (
+    ("flat", 0.1),
+    ("flat", 0.3),
+    ("flat", 1.0),
+    ("adaptive", 0.1),
+)
+MECHANISMS = {"flat": parts.Gaussian, "adaptive": parts.AdaptiveGaussian}
+"""By how updates are clipped, from a (first) clip norm."""
 
 
-@dataclass(frozen=True)
+@lab.part
 class Experiment:
     """A grid of cohorts, noises and clips."""
 
-    base: lab.Config = field(
-        default_factory=lambda: lab.Config(
-            num_rounds=4, eval_every=2, privacy="central", batch_size=10
-        )
+    base: parts.Federated = parts.Federated(
+        trainer=parts.FedAvg(parts.Sgd(0.1), batch_size=10),
+        schedule=lab.Schedule(num_rounds=4, eval_every=2),
     )
-    """What all runs share."""
-    rates: lab.Hyperparams = lab.Hyperparams(learning_rate=0.1)
-    """The clients' and the server's."""
+    """What all runs share; the grid sets cohort and mechanism."""
     cohorts: tuple[int, ...] = (10, 20)
     """Expected clients per round."""
     noises: tuple[float, ...] = (0.0, 1.0)
     """Noise multipliers; 0 clips only."""
-    clips: tuple[tuple[str, float], ...] = CLIPS[1::2]
-    """Rules and (first) clip norms."""
+    clips: tuple[Clip, ...] = CLIPS[1::2]
+    """Names of MECHANISMS and (first) clip norms."""
     num_seeds: int = 2
     """Runs of each."""
     delta: float = 1e-3
@@ -62,13 +67,12 @@ class Experiment:
 CONFIGS = {
     "smoke": Experiment(),
     "paper": Experiment(
-        base=lab.Config(
-            data=lab.DataConfig(dataset="mnist", partition="natural"),
-            model="2nn",
-            privacy="central",
-            num_rounds=100,
-            eval_every=20,
-            batch_size=10,
+        base=parts.Federated(
+            data=parts.Mnist(),
+            partition=parts.Natural(),
+            model=parts.TwoNN(),
+            trainer=parts.FedAvg(parts.Sgd(0.1), batch_size=10),
+            schedule=lab.Schedule(num_rounds=100, eval_every=20),
         ),
         cohorts=(50, 100, 200),
         noises=(0.0, 0.02, 0.1, 0.5, 1.0),
@@ -80,14 +84,20 @@ CONFIGS = {
 
 def points(experiment: Experiment) -> list[lab.Point]:
     """Every cohort, noise, clip and seed."""
-    rules, norms = zip(*experiment.clips, strict=True)
+    clips = tuple(
+        lab.Setting(
+            {"mechanism": MECHANISMS[rule](norm)},
+            {"clipping": rule, "clip_norm": norm},
+        )
+        for rule, norm in experiment.clips
+    )
     sweep = lab.product(
         lab.seeds(experiment.num_seeds),
-        lab.axis("cohort", experiment.cohorts),
-        lab.variants("noise", {z: {"noise_multiplier": z} for z in experiment.noises}),
-        lab.zipped(lab.axis("clipping", rules), lab.axis("clip_norm", norms)),
+        lab.axis("sampler.expected_cohort", experiment.cohorts, column="cohort"),
+        lab.axis("mechanism.noise_multiplier", experiment.noises, column="noise"),
+        clips,
     )
-    return lab.points(sweep, experiment.base, experiment.rates, experiment.delta)
+    return lab.points(sweep, experiment.base, experiment.delta)
 
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
@@ -121,7 +131,7 @@ def projected(experiment: Experiment, noise: float, prob: float) -> float:
     if noise == 0:
         return float("inf")
     sampler = federated.poisson(experiment.projected_population, prob)
-    event = gaussian(1.0, noise).event(sampler, experiment.base.num_rounds)
+    event = gaussian(1.0, noise).event(sampler, experiment.base.schedule.num_rounds)
     return accounting.epsilon(event, experiment.projected_delta)
 
 

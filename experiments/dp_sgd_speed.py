@@ -35,7 +35,7 @@ import numpy as np
 
 from experiments.side_by_side import launch
 from ppml_lab import lab
-from ppml_lab.lab.run import parse
+from ppml_lab.lab.command import parse
 
 
 @dataclass(frozen=True)
@@ -140,5 +140,5 @@ def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    folder = parse("dp_sgd_speed", __doc__ or "", CONFIGS)[1]
+    folder = parse("dp_sgd_speed", __doc__ or "", CONFIGS).out
     lab.run_benchmark("dp_sgd_speed", __doc__ or "", CONFIGS, partial(measure, folder))

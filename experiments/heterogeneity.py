@@ -18,18 +18,18 @@ an hour on 2 cores, `smoke` (digits, logistic regression) a minute.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ppml_lab import lab
+from ppml_lab import checks, lab
+from ppml_lab.lab import parts
 
 PARTITIONS = {
-    "dirichlet 0.1": {"data.partition": "dirichlet", "data.dirichlet_alpha": 0.1},
-    "dirichlet 0.5": {"data.partition": "dirichlet", "data.dirichlet_alpha": 0.5},
-    "dirichlet 10": {"data.partition": "dirichlet", "data.dirichlet_alpha": 10.0},
-    "2 labels": {"data.partition": "label_limited", "data.labels_per_client": 2},
+    "dirichlet 0.1": parts.Dirichlet(10, alpha=0.1),
+    "dirichlet 0.5": parts.Dirichlet(10, alpha=0.5),
+    "dirichlet 10": parts.Dirichlet(10, alpha=10.0),
+    "2 labels": parts.LabelLimited(10, labels_per_client=2),
 }
 # Of that run, 50 rounds of 10 epochs: mean and spread of the best accuracy in percent.
 BENCHMARK = {
@@ -42,33 +42,28 @@ BENCHMARK = {
 }
 
 
-@dataclass(frozen=True)
+@lab.part
 class Experiment:
     """Algorithms on partitions."""
 
-    base: lab.Config = field(
-        default_factory=lambda: lab.Config(
-            data=lab.DataConfig(dataset="digits", num_clients=10),
-            model="logistic",
-            sampler="everyone",
-            num_rounds=5,
-            eval_every=1,
-            evals_per_chunk=5,
-            evaluate_clients=True,
-            batch_size=16,
-            local_epochs=2,
-            client_optimizer="momentum",
-            weighting="uniform",
-        )
+    base: parts.Federated = parts.Federated(
+        trainer=parts.FedAvg(
+            parts.Sgd(0.01, momentum=0.9), batch_size=16, local_epochs=2
+        ),
+        sampler=parts.Everyone(),
+        client_metrics=True,
+        schedule=lab.Schedule(num_rounds=5, eval_every=1, evals_per_chunk=5),
     )
-    """What all runs share."""
-    algorithms: tuple[str, ...] = ("fedavg", "fedprox", "scaffold")
+    """FedAvg; partitions and the other algorithms change its parts."""
+    algorithms: tuple[Literal["fedavg", "fedprox", "scaffold"], ...] = (
+        "fedavg",
+        "fedprox",
+        "scaffold",
+    )
     """Algorithms."""
     partitions: tuple[str, ...] = tuple(PARTITIONS)
     """Names of PARTITIONS."""
-    learning_rate: float = 0.01
-    """Of the clients."""
-    proximal_mu: float = 0.01
+    proximal_mu: lab.Traced = 0.01
     """FedProx's."""
     num_seeds: int = 2
     """Runs of each; a seed also deals the data anew."""
@@ -77,36 +72,50 @@ class Experiment:
 CONFIGS = {
     "smoke": Experiment(),
     "paper": Experiment(
-        base=lab.Config(
-            data=lab.DataConfig(dataset="mnist", num_clients=10),
-            model="lenet",
-            sampler="everyone",
-            num_rounds=10,
-            eval_every=1,
-            evaluate_clients=True,
-            batch_size=64,
-            local_epochs=2,
-            client_optimizer="momentum",
-            weighting="uniform",
+        base=parts.Federated(
+            data=parts.Mnist(),
+            model=parts.LeNet(),
+            trainer=parts.FedAvg(
+                parts.Sgd(0.01, momentum=0.9), batch_size=64, local_epochs=2
+            ),
+            sampler=parts.Everyone(),
+            client_metrics=True,
+            schedule=lab.Schedule(num_rounds=10, eval_every=1),
         ),
         num_seeds=3,
     ),
 }
 
 
+def trainers(experiment: Experiment) -> dict[str, parts.Trainer]:
+    """What clients do in each algorithm: the same local steps."""
+    plain = experiment.base.trainer
+    if not isinstance(plain, parts.FedAvg):
+        raise ValueError(
+            "base.trainer must be FedAvg, of which the other algorithms are made, got "
+            f"{type(plain).__name__}"
+        )
+    optimizer, steps = plain.optimizer, (plain.batch_size, plain.local_epochs)
+    known = {
+        "fedavg": plain,
+        "fedprox": parts.FedProx(optimizer, experiment.proximal_mu, *steps),
+        "scaffold": parts.Scaffold(optimizer, *steps),
+    }
+    return {name: known[name] for name in experiment.algorithms}
+
+
 def points(experiment: Experiment) -> list[lab.Point]:
     """Every seed, partition and algorithm."""
-    hyperparams = lab.Hyperparams(
-        learning_rate=experiment.learning_rate, proximal_mu=experiment.proximal_mu
-    )
-    seeds = lab.seeds(experiment.num_seeds)
-    dealt = lab.axis("data.data_seed", range(experiment.num_seeds))
+    for name in experiment.partitions:
+        checks.known("partitions", name, PARTITIONS)
+    partitions = {name: PARTITIONS[name] for name in experiment.partitions}
+    dealt = lab.axis("partition.seed", range(experiment.num_seeds))
     sweep = lab.product(
-        lab.zipped(seeds, lab.hidden(dealt)),
-        lab.variants("partition", {k: PARTITIONS[k] for k in experiment.partitions}),
-        lab.axis("algorithm", experiment.algorithms),
+        lab.zipped(lab.seeds(experiment.num_seeds), lab.hidden(dealt)),
+        lab.axis("partition", partitions),
+        lab.axis("trainer", trainers(experiment), column="algorithm"),
     )
-    return lab.points(sweep, experiment.base, hyperparams)
+    return lab.points(sweep, experiment.base)
 
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
@@ -115,7 +124,7 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
     for run in results:
         labels, last = run.point.labels, run.outcome.last
         theirs = BENCHMARK.get((labels["partition"], labels["algorithm"]))
-        if experiment.base.data.dataset != "mnist":
+        if not isinstance(experiment.base.data, parts.Mnist):
             theirs = None
         rows.append(
             {

@@ -9,18 +9,19 @@ with a secure sum, with central DP, with both, with local DP (these protect whol
 clients), for each target epsilon and seed. Time on 2 cores: `smoke` (digits, 350
 clients) about two minutes, `paper` (MNIST, 2,000 clients) about twenty minutes.
 
-    python -m experiments.privacy_utility smoke python -m experiments.privacy_utility
-    paper
+    python -m experiments.privacy_utility smoke
+    python -m experiments.privacy_utility paper
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ppml_lab import lab
-from ppml_lab.lab import parts
+from ppml_lab.lab import parts, paths
 
 INF = float("inf")
 
@@ -41,10 +42,12 @@ class Experiment:
     """The clients' rate under DP."""
     clip_norm: lab.Traced = 1.0
     """Of clients' updates."""
-    central: parts.Central = parts.Central(
-        optimizer=parts.Sgd(2.0), batch=parts.Poisson(256), steps_per_round=10
-    )
-    """Central training; its data and schedule are those of `base`."""
+    central_optimizer: parts.Optimizer = parts.Sgd(2.0)
+    """Of central training, whose data, model and schedule are those of `base`."""
+    central_batch: parts.Sampler = parts.Poisson(256)
+    """Which examples a step of central training takes."""
+    central_steps: int = 10
+    """Of central training per round."""
     example_clip_norm: lab.Traced = 0.5
     """Of examples' gradients in central training."""
     target_epsilons: tuple[float, ...] = (INF, 8.0, 4.0, 2.0, 1.0, 0.5)
@@ -67,9 +70,8 @@ CONFIGS = {
             schedule=lab.Schedule(num_rounds=50, eval_every=25),
         ),
         private_rate=0.5,
-        central=parts.Central(
-            optimizer=parts.Sgd(1.0), batch=parts.Poisson(600), steps_per_round=10
-        ),
+        central_optimizer=parts.Sgd(1.0),
+        central_batch=parts.Poisson(600),
         example_clip_norm=1.0,
         delta=1e-4,
     ),
@@ -79,15 +81,20 @@ CONFIGS = {
 def patterns(experiment: Experiment) -> dict[str, parts.Federated | parts.Central]:
     """Every pattern's setup, in the table's order."""
     plain = experiment.base
-    central = replace(
-        experiment.central,
+    central = parts.Central(
         data=plain.data,
+        model=plain.model,
+        optimizer=experiment.central_optimizer,
+        batch=experiment.central_batch,
+        steps_per_round=experiment.central_steps,
+        metrics=plain.metrics,
         schedule=plain.schedule,
         layout=plain.layout,
     )
     shared, norm = parts.AdditiveSharing(), experiment.clip_norm
-    slower = replace(plain.trainer, optimizer=parts.Sgd(experiment.private_rate))
-    noisy = replace(plain, trainer=slower, mechanism=parts.Gaussian(norm))
+    rate = "trainer.optimizer.learning_rate"
+    slower = paths.replaced(plain, rate, experiment.private_rate)
+    noisy = replace(slower, mechanism=parts.Gaussian(norm))
     return {
         "central training": central,
         "federated": plain,

@@ -43,7 +43,7 @@ import optax
 
 from experiments.side_by_side import launch
 from ppml_lab import data, federated, lab, models, random
-from ppml_lab.lab.run import parse
+from ppml_lab.lab.command import parse
 from ppml_lab.smpc import approximations, network, private, transcript
 from ppml_lab.smpc import ring as rings
 
@@ -291,7 +291,7 @@ def measure(folder: Path, config: Experiment) -> list[Row]:
 
 
 if __name__ == "__main__":
-    folder = parse("private_inference", __doc__ or "", CONFIGS)[1]
+    folder = parse("private_inference", __doc__ or "", CONFIGS).out
     lab.run_benchmark(
         "private_inference", __doc__ or "", CONFIGS, partial(measure, folder)
     )

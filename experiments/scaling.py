@@ -35,7 +35,7 @@ import numpy as np
 
 from experiments.side_by_side import launch
 from ppml_lab import lab
-from ppml_lab.lab.run import parse
+from ppml_lab.lab.command import parse
 
 
 @dataclass(frozen=True)
@@ -228,5 +228,5 @@ def projection(rows: Sequence[Row], hosts: Sequence[int]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    folder = parse("scaling", __doc__ or "", CONFIGS)[1]
+    folder = parse("scaling", __doc__ or "", CONFIGS).out
     lab.run_benchmark("scaling", __doc__ or "", CONFIGS, partial(measure, folder))

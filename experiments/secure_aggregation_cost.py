@@ -44,7 +44,7 @@ import numpy as np
 
 from ppml_lab import lab, random
 from ppml_lab.lab import records
-from ppml_lab.lab.run import parse
+from ppml_lab.lab.command import parse
 from ppml_lab.smpc import cost, dropouts, graphs, mask_keys, masking, operations, shamir
 from ppml_lab.smpc.field import F61
 from ppml_lab.smpc.network import LAN, WAN
@@ -319,5 +319,5 @@ def measure(folder: Path, config: Experiment) -> list[Row]:
 
 if __name__ == "__main__":
     stem = "secure_aggregation_cost"
-    folder = parse(stem, __doc__ or "", CONFIGS)[1]
+    folder = parse(stem, __doc__ or "", CONFIGS).out
     lab.run_benchmark(stem, __doc__ or "", CONFIGS, partial(measure, folder))

@@ -49,7 +49,7 @@ import numpy as np
 from experiments.secure_throughput_workers import work
 from experiments.side_by_side import launch
 from ppml_lab import lab
-from ppml_lab.lab.run import parse
+from ppml_lab.lab.command import parse
 from ppml_lab.smpc import graphs
 
 
@@ -306,7 +306,7 @@ def fractions(
 
 
 if __name__ == "__main__":
-    folder = parse("secure_throughput", __doc__ or "", CONFIGS)[1]
+    folder = parse("secure_throughput", __doc__ or "", CONFIGS).out
     lab.run_benchmark(
         "secure_throughput", __doc__ or "", CONFIGS, partial(measure, folder)
     )

@@ -31,7 +31,7 @@ import numpy as np
 
 from experiments.side_by_side import launch
 from ppml_lab import lab
-from ppml_lab.lab.run import parse
+from ppml_lab.lab.command import parse
 
 
 @dataclass(frozen=True)
@@ -189,5 +189,5 @@ def median(values: list[Any]) -> Any:
 
 
 if __name__ == "__main__":
-    folder = parse("throughput", __doc__ or "", CONFIGS)[1]
+    folder = parse("throughput", __doc__ or "", CONFIGS).out
     lab.run_benchmark("throughput", __doc__ or "", CONFIGS, partial(measure, folder))

@@ -86,7 +86,10 @@ def drop_outs(axis: plt.Axes, rows: list[Row]) -> None:
 
 def main(folder: Path, out: Path) -> None:
     lines = csv.DictReader((folder / "table.csv").read_text().splitlines())
-    table = [{k: float(v or "nan") for k, v in row.items()} for row in lines]
+    table = [
+        {k: float(v or "nan") for k, v in row.items() if k != "accountant"}
+        for row in lines
+    ]
     cohort, epsilon = values(table, "cohort")[-1], values(table, "target_epsilon")[-2]
     whole = chosen(table, dropout_prob=0.0)
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.6), layout="constrained")

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ppml_lab import lab
 from ppml_lab.__main__ import COMMANDS
+from ppml_lab.lab import parts
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -31,12 +32,17 @@ def test_the_example_runs_and_learns(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_sweep_runs(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```\n(methods = .*?)```", README, re.DOTALL)
-    names: dict[str, Any] = {"lab": lab, "folder": tmp_path}
+    (example,) = re.findall(r"```\n(rates = .*?)```", README, re.DOTALL)
+    names: dict[str, Any] = {"lab": lab, "parts": parts, "folder": tmp_path}
     exec(compile(example, "README.md", "exec"), names)
     accuracies = names["accuracies"]
     assert len(accuracies) == 8
-    assert list(accuracies[0][1]) == ["method", "learning_rate", "clip_norm", "seed"]
+    assert list(accuracies[0][1]) == [
+        "method",
+        "trainer.optimizer.learning_rate",
+        "mechanism.clip_norm",
+        "seed",
+    ]
     assert {labels["method"] for _, labels in accuracies} == {"plain", "DP"}
     assert all(0 <= accuracy <= 1 for accuracy, _ in accuracies)
 
@@ -46,8 +52,10 @@ def test_metrics_reach_tensorboard(tmp_path: Path) -> None:
     logs = str(tmp_path / "logs")
     names: dict[str, Any] = {"tensorboard": tensorboard, "logs": logs}
     exec(compile(example, "README.md", "exec"), names)
-    config = lab.Config(data=lab.DataConfig(num_clients=20), num_rounds=6, eval_every=2)
-    points = lab.points(lab.seeds(2), config, lab.Hyperparams())
+    setup = parts.Federated(
+        partition=parts.Iid(20), schedule=lab.Schedule(num_rounds=6, eval_every=2)
+    )
+    points = lab.points(lab.seeds(2), setup)
     outcomes = lab.run_sweep(points, tmp_path, on_metrics=names["on_metrics"])
     names["writer"].close()
     read = EventAccumulator(logs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import importlib
 import os
 import subprocess
@@ -13,22 +12,26 @@ from pathlib import Path
 import pytest
 
 from ppml_lab.lab.folders import open_folder
+from ppml_lab.lab.identity import described
 
 ROOT = Path(__file__).resolve().parents[1]
 STEMS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 TINY = {
     "privacy_utility": [
         *("--num-seeds", "2", "--target-epsilons", "inf", "8"),
-        *("--base.num-rounds", "2", "--base.eval-every", "1"),
-        *("--base.local-epochs", "1"),
+        *("--base.schedule.num-rounds", "2", "--base.schedule.eval-every", "1"),
+        *("--base.trainer.local-epochs", "1"),
     ],
     "fedavg_rounds": ["--cells.0.max-rounds", "30"],
-    "heterogeneity": ["--num-seeds", "1", "--base.num-rounds", "1"],
+    "heterogeneity": ["--num-seeds", "1", "--base.schedule.num-rounds", "1"],
     "throughput": ["--rounds-2nn.ppml-lab", "4", "--cohorts", "10", "--lanes", "2"],
     "dp_sgd_speed": ["--models", "mlp", "--microbatches", "64", "--blocks", "1"],
-    "dp_fedavg": ["--num-seeds", "1", "--cohorts", "10", "--base.num-rounds", "2"],
+    "dp_fedavg": [
+        *("--num-seeds", "1", "--cohorts", "10"),
+        *("--base.schedule.num-rounds", "2"),
+    ],
     "dp_sgd": ["--num-seeds", "1"],
-    "bits_accuracy": ["--modulus-bits", "6", "24", "--base.num-rounds", "2"],
+    "bits_accuracy": ["--modulus-bits", "6", "24", "--base.schedule.num-rounds", "2"],
     "secure_aggregation_cost": ["--repetitions", "1"],
     "scaling": ["--devices", "1", "--hosts", "--cohorts", "10", "1000"],
     "secure_throughput": ["--dropouts", "0", "10", "--words", "2048"],
@@ -103,7 +106,7 @@ def test_a_fresh_clone_can_run_smoke(stem: str, tmp_path: Path) -> None:
     committed = ROOT / "results" / stem / "smoke" / "provenance.json"
     (tmp_path / "provenance.json").write_text(committed.read_text())
     configs = importlib.import_module(f"experiments.{stem}").CONFIGS
-    open_folder(tmp_path, dataclasses.asdict(configs["smoke"]))
+    open_folder(tmp_path, described(configs["smoke"], "config"))
 
 
 @pytest.mark.slow

@@ -21,10 +21,12 @@ from pathlib import Path
 import jax
 
 from ppml_lab import federated, lab
+from ppml_lab.lab import parts
 
+NOISES = (0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6)
 GRID = lab.product(
-    lab.axis("noise_multiplier", [0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6]),
-    lab.axis("clip_norm", [0.1, 0.3, 1.0, 3.0]),
+    lab.axis("mechanism.noise_multiplier", NOISES),
+    lab.axis("mechanism.clip_norm", (0.1, 0.3, 1.0, 3.0)),
     lab.seeds(5),
 )
 
@@ -42,16 +44,14 @@ def main() -> None:
             compiled.append(str(rest.get("fun_name")))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    config = lab.Config(
-        data=lab.DataConfig(dataset="digits", num_clients=100),
-        cohort=20,
-        num_rounds=50,
-        eval_every=10,
-        evals_per_chunk=5,
-        privacy="central",
-        num_devices=options.devices or None,
+    setup = parts.Federated(
+        partition=parts.Iid(100),
+        sampler=parts.Poisson(20),
+        mechanism=parts.Gaussian(),
+        schedule=lab.Schedule(num_rounds=50, eval_every=10, evals_per_chunk=5),
+        layout=lab.Layout(num_devices=options.devices or None),
     )
-    points = lab.points(GRID, config, lab.Hyperparams(), delta=1e-2)
+    points = lab.points(GRID, setup, delta=1e-2)
     assert len(points) == 200, len(points)
     chosen = points[options.first : options.first + options.count]
     with tempfile.TemporaryDirectory() as folder:

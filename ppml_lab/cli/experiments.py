@@ -68,7 +68,7 @@ def _describe(path: Path) -> dict[str, Any]:
         "question": docstring.partition("\n")[0],
         "configurations": _configurations(tree),
         "results": {
-            # As `lab.run.parse` has it, the paper's results are at the top.
+            # As `lab.command.parse` has it, the paper's results are at the top.
             "paper" if table.parent == folder else table.parent.name: str(table)
             for table in sorted(folder.rglob("table.csv"))
         },
