@@ -186,6 +186,7 @@ def mapped_chunk(
     return over_points(run_chunks, 3, lab_mesh(group.setup.layout.num_devices))
 
 
+@functools.lru_cache(maxsize=8)
 def traced_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Any:
     """The chunk of slices of `size` points, traced: what is compiled."""
     data = load_data(group.setup)
@@ -193,6 +194,12 @@ def traced_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Any:
     run = mapped_chunk(group, chunk, min(width, at_once))
     arguments = (*shapes_of(group, size), states_of(group, size), *data[:3])
     return jax.jit(run, donate_argnums=2).trace(*arguments, np.int32(0))
+
+
+def first_traced(group: Group) -> Any:
+    """The first chunk of the smallest slices, traced; a CPU's slices are these."""
+    rows = num_rows(lab_mesh(group.setup.layout.num_devices))
+    return traced_chunk(group, chunks_of(group.setup.schedule)[0], rows, 1)
 
 
 def check_traced(group: Group) -> None:
@@ -206,7 +213,7 @@ def check_traced(group: Group) -> None:
     states_of(group, rows)
     schedule = group.setup.schedule
     if schedule.stop_at is not None or schedule.keep == "best":
-        traced = traced_chunk(group, Chunk(1, 1), rows, 1)
+        traced = first_traced(group)
         schedule.check_judged(traced.out_info[2])
 
 

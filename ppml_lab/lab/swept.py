@@ -15,12 +15,11 @@ from ppml_lab.lab.blame import blaming
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.part import fields_of, gives_same_bits
 from ppml_lab.lab.program import (
-    Chunk,
     Group,
+    first_traced,
     group_of,
     init_program,
     shapes_of,
-    traced_chunk,
 )
 from ppml_lab.lab.reads import reads
 from ppml_lab.lab.results import Point
@@ -71,7 +70,7 @@ def _traces(point: Point) -> list[Any]:
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
     with blaming(point.setup):
         first = init_program(group).trace(*shapes_of(group, rows))
-        return [first.jaxpr, traced_chunk(group, Chunk(1, 1), rows, 1).jaxpr]
+        return [first.jaxpr, first_traced(group).jaxpr]
 
 
 def _read(point: Point) -> list[bool]:

@@ -88,7 +88,6 @@ def test_each_level_that_a_run_protects_adds_up_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Noise on the clients' sums beside their own noise on their examples' steps."""
-
     steps = replace(PLAIN, trainer=parts.LocalDpSgd(noise_multiplier=1.0))
 
     def both(setup: Any) -> base.PrivacyEvent:

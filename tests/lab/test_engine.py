@@ -291,8 +291,8 @@ def test_the_best_evaluation_of_validation_rows_is_kept(
     kept = scheduled(VALIDATED, keep="best", metric=metric)
     (outcome,) = lab.run_sweep(points_of(kept), tmp_path)
     assert outcome.last["round"] == 1 + values.index(best)
-    assert outcome.last["accuracy"] == (
-        validated.history("accuracy")[values.index(best)]
+    assert (
+        outcome.last["accuracy"] == (validated.history("accuracy")[values.index(best)])
     )
     # The last parameters are still those of the whole run.
     assert outcome.last["params_digest"] == validated.last["params_digest"]

@@ -103,7 +103,10 @@ def test_what_a_field_cannot_hold_is_refused_by_class_and_name(
     [
         (lambda: parts.FedAvg(batch_size=0.5), r"FedAvg\.batch_size must be int, got"),
         (lambda: parts.Mean("unifrm"), r"Mean\.weighting must be one of 'uniform', "),
-        (lambda: parts.Federated(mechanism=parts.NoPrivacy), r"write NoPrivacy\(\.\.\."),
+        (
+            lambda: parts.Federated(mechanism=parts.NoPrivacy),
+            r"write NoPrivacy\(\.\.\.",
+        ),
         (lambda: parts.Gaussian("1"), r"Gaussian\.clip_norm must be a number, got '1'"),
         (lambda: lab.Schedule(stop_at="1"), r"Schedule\.stop_at must be float or None"),
     ],
@@ -242,12 +245,12 @@ def test_misuse_is_said_when_the_class_is_made() -> None:
     def unknown() -> Any:
         @lab.part
         class Bad:
-            rate: lab.Trased  # noqa: F821
+            rate: lab.Trased
 
     def not_there() -> Any:
         @lab.part
         class Bad:
-            rate: Trased  # noqa: F821
+            rate: Trased
 
     def mutable() -> Any:
         @lab.part

@@ -163,8 +163,16 @@ class NoSetup:
         (lab.axis(CLIP, [None]), PRIVATE, r"Gaussian\.clip_norm must be a number"),
         (lab.axis("trainer.batch_size", [3.0]), SETUP, "FedAvg.batch_size must be int"),
         (lab.axis("trainer.batch_size", ["3"]), SETUP, "FedAvg.batch_size must be int"),
-        (lab.axis("trainer.batch_size", [True]), SETUP, "batch_size must be int, got T"),
-        (lab.axis("client_metrics", [1]), SETUP, "Federated.client_metrics must be boo"),
+        (
+            lab.axis("trainer.batch_size", [True]),
+            SETUP,
+            "batch_size must be int, got T",
+        ),
+        (
+            lab.axis("client_metrics", [1]),
+            SETUP,
+            "Federated.client_metrics must be boo",
+        ),
         (lab.axis("layout.num_lanes", ["4"]), SETUP, "num_lanes must be int or None"),
         (lab.axis("model", [2]), SETUP, r"'model' is a part \(Logistic\), got 2"),
         (lab.axis("model", {"a": parts.TwoNN}), SETUP, r"write TwoNN\(\.\.\.\)"),
@@ -267,7 +275,9 @@ class Other(parts.Federated):
 
 
 def test_whole_setups_of_several_classes_are_variants() -> None:
-    patterns = lab.variants("pattern", {"a": SETUP, "b": Other(partition=parts.Iid(20))})
+    patterns = lab.variants(
+        "pattern", {"a": SETUP, "b": Other(partition=parts.Iid(20))}
+    )
     made = lab.points(lab.product(lab.axis("server.learning_rate", [0.5]), patterns))
     assert [type(setup) for setup in setups(made)] == [parts.Federated, Other]
     assert all(setup.server == parts.Sgd(0.5) for setup in setups(made))

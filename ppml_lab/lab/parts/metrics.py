@@ -95,7 +95,7 @@ class F1:
         score = _one_score("F1", scores)
         said, true = score > self.threshold, jnp.asarray(labels) == 1
         both = jnp.sum(jnp.where(said & true, weights, 0.0))
-        either = jnp.sum(weights * (said.astype(jnp.float32) + true))
+        either = jnp.sum(jnp.where(said, weights, 0.0) + jnp.where(true, weights, 0.0))
         return {"f1": _or_nan(2 * both / either, score, weights)}
 
 
@@ -129,6 +129,7 @@ class Concordance:
             time, event = labels[:, 0], labels[:, 1]
         known = (time[:, None] < time) & (event[:, None] > 0)
         pair = jnp.where(known, weights[:, None] * weights, 0.0)
-        wins = (score[:, None] > score) + 0.5 * (score[:, None] == score)
+        # Half a win where the scores are equal.
+        wins = 0.5 * (1 + jnp.sign(score[:, None] - score))
         value = jnp.sum(pair * wins) / jnp.sum(pair)
         return {"concordance": _or_nan(value, score, weights)}
