@@ -1,4 +1,6 @@
-"""Bad configurations are refused when they are built, with the fix in the message."""
+"""Stock setups: bad ones are refused when built, with the fix in the message; all good
+ones train, and promise what they are calibrated to.
+"""
 
 from __future__ import annotations
 
@@ -10,215 +12,237 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ppml_lab import lab
+from ppml_lab import base, lab
+from ppml_lab.lab import parts
 
 INF, NAN = float("inf"), float("nan")
-FACTS = lab.DataFacts(
-    num_clients=100,
-    num_examples=1000,
-    max_client_size=12,
-    num_classes=10,
-    input_shape=(8, 8, 1),
+SETUP = parts.Federated(
+    partition=parts.Iid(20),
+    sampler=parts.Poisson(5),
+    schedule=lab.Schedule(num_rounds=2, eval_every=2),
 )
-CONFIG = lab.Config()
-CENTRAL_DP = lab.Config(privacy="central")
+CENTRAL_DP = replace(SETUP, mechanism=parts.Gaussian(1.0, 1.0))
+POOLED = parts.Central(partition=parts.Iid(20), schedule=SETUP.schedule)
+FIXED = parts.FixedSize(5)
+
+
+def built(setup: Any) -> base.FederatedAlgorithm:
+    return setup.algorithm(lab.facts_of(setup))
 
 
 @pytest.mark.parametrize(
-    ("change", "rates", "message"),
+    ("fields", "message"),
     [
-        ({"privacy": "central"}, {"noise_multiplier": -1.0}, "noise_multiplier.*-1"),
-        ({"privacy": "central"}, {"noise_multiplier": NAN}, "noise_multiplier.*nan"),
-        ({"privacy": "central"}, {"clip_norm": 0.0}, "clip_norm must be positive.*0"),
-        ({"privacy": "local"}, {"clip_norm": -2.0}, "clip_norm must be positive.*-2"),
-        ({"privacy": "local", "clipping": "adaptive"}, {}, "would change nothing"),
+        ({"mechanism": parts.Gaussian(1, -1)}, "noise_multiplier.*-1"),
+        ({"mechanism": parts.Gaussian(0)}, "clip_norm must be positive.*0"),
+        ({"mechanism": parts.LocalGaussian(-2)}, "clip_norm must be positive.*-2"),
+        ({"mechanism": parts.LocalLaplace(1, 0)}, "noise_multiplier must be positive"),
+        ({"mechanism": parts.RandomisedResponse(1, 0)}, "epsilon must be positive"),
+        ({"mechanism": parts.Gaussian(INF, 1)}, "finite clip_norm"),
+        ({"mechanism": parts.AdaptiveGaussian(target_quantile=2)}, "target_quantile"),
+        ({"sampler": parts.Poisson(21)}, r"expected_cohort 21 .* population 20"),
+        ({"sampler": parts.Poisson(0)}, "expected_cohort 0 must be above 0"),
+        ({"sampler": parts.FixedSize(21)}, "cohort_size 21 is larger .* population 20"),
+        ({"sampler": parts.FixedSize(5, 0.33)}, "share 0.33 of cohort_size 5 is 1.65"),
+        ({"sampler": parts.FixedSize(5, 1.5)}, r"share must lie in .* got 1.5"),
+        ({"dropout_prob": 1.0}, r"dropout_prob must lie in \[0, 1\), got 1.0"),
         (
-            {"privacy": "central"},
-            {"clip_norm": INF, "noise_multiplier": 1.0},
-            "finite clip_norm",
+            {"rule": parts.Mean("examples"), "mechanism": parts.Gaussian(1, 1)},
+            "weighting='uniform'",
         ),
-        ({}, {"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"cohort": 101.0}, {}, "cohort 101.* larger than the population 100"),
+        ({"secure_sum": parts.AdditiveSharing(scale_bits=26, max_abs=8)}, "too small"),
+        ({"secure_sum": parts.AdditiveSharing(modulus_bits=16, max_abs=8)}, "have 16"),
+        ({"secure_sum": parts.AdditiveSharing(modulus_bits=16.5)}, "modulus_bits must"),
+        ({"secure_sum": parts.AdditiveSharing(num_parties=1)}, "num_parties"),
         (
-            {"sampler": "fixed_size", "cohort": 101.0},
-            {},
-            "cohort_size 101 is larger than the population 100",
+            {"secure_sum": parts.PairwiseMasking(parts.KRegular())},
+            "KRegular .* places are all taken.* use FixedSize",
         ),
-        ({"sampler": "fixed_size", "cohort": 9.5}, {}, "cohort must be whole.*9.5"),
-        ({"cohort": 0.0}, {}, "cohort must be positive and finite, got 0"),
-        ({"sampler": "poison"}, {}, "unknown sampler 'poison'; did you mean 'poisson'"),
-        ({"model": "logistik"}, {}, "did you mean 'logistic'"),
-        ({"privacy": "centrl"}, {}, "did you mean 'central'"),
-        ({"clipping": "adaptve"}, {}, "did you mean 'adaptive'"),
-        (
-            {"training": "central", "privacy": "example", "per_example": "gost"},
-            {},
-            "did you mean 'ghost'",
-        ),
-        ({"server_optimizer": "adm"}, {}, "did you mean 'adam'"),
-        (
-            {"weighting": "examples", "privacy": "central"},
-            {},
-            "use weighting='uniform'",
-        ),
-        ({"privacy": "example"}, {}, "belongs to central training"),
-        ({"training": "central", "privacy": "local"}, {}, "has no clients"),
-        (
-            {"secure_sum": "additive_sharing"},
-            {"scale_bits": 26},
-            "modulus too small: .* needs 3[4-9] bits, have 32; lower the scale",
-        ),
-        (
-            {"secure_sum": "additive_sharing"},
-            {"modulus_bits": 16},
-            "modulus too small: .* have 16",
-        ),
-        (
-            {"secure_sum": "light_secagg"},
-            {"modulus_bits": 16},
-            "modulus_bits 16 has no",
-        ),
-        (
-            {"secure_sum": "pairwise_masking", "mask_graph": "k_regular"},
-            {},
-            "k_regular.* places are all taken; .*'poisson' be 'fixed_size'",
-        ),
-        ({}, {"cohort_share": 0.5}, "cohort_share 0.5 needs sampler 'fixed_size'"),
-        (
-            {"sampler": "fixed_size", "secure_sum": "pairwise_masking"},
-            {"cohort_share": 0.5},
-            "secure_mode 'identity' or 'ideal'",
-        ),
-        (
-            {"sampler": "fixed_size"},
-            {"cohort_share": 0.33},
-            "cohort must be whole.* 10.0 times a share of 0.33",
-        ),
-        ({}, {"cohort_share": 1.5}, r"cohort_share must lie in \[0, 1\], got 1.5"),
-        ({}, {"dropout_prob": 1.0}, r"dropout_prob must lie in \[0, 1\), got 1.0"),
-        ({"batch_size": 0}, {}, "batch_size must be an integer of at least 1, got 0"),
-        ({"num_lanes": 0}, {}, "num_lanes must be an integer of at least 1, got 0"),
+        ({"trainer": parts.FedAvg(batch_size=0)}, "batch_size must be .* got 0"),
+        ({"trainer": parts.FedAvg(local_epochs=0)}, "num_epochs must be .* got 0"),
+        ({"layout": lab.Layout(num_lanes=0)}, "num_lanes must be .* got 0"),
+        ({"layout": lab.Layout(num_devices=5)}, "num_devices 5 is more than the 4"),
     ],
 )
-def test_bad_configurations(
-    change: dict[str, Any], rates: dict[str, Any], message: str
+def test_bad_setups_are_refused_when_built(
+    fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        lab.build(replace(CONFIG, **change), lab.Hyperparams(**rates), FACTS)
+        built(replace(SETUP, **fields))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("fields", "message"),
     [
-        ({"dataset": "mnst"}, r"unknown .*'mnst'; did you mean 'mnist'"),
-        ({"partition": "dirichlt"}, "did you mean 'dirichlet'"),
-        ({"partition": "natural"}, "no natural users"),
-        ({"num_clients": 2000}, "2000"),
-        ({"partition": "dirichlet", "dirichlet_alpha": 0.0}, "alpha"),
+        ({"mechanism": parts.LocalGaussian(1, 1)}, "LocalGaussian is a client's own"),
+        ({"mechanism": parts.LocalLaplace(1, 1)}, "LocalLaplace is a client's own"),
+        ({"mechanism": parts.RandomisedResponse()}, "RandomisedResponse is a client's"),
+        ({"batch": parts.Poisson(2000)}, "expected_cohort 2000 .* population 1437"),
+        ({"steps_per_round": 0}, "steps_per_round must be .* got 0"),
+        ({"layout": lab.Layout(shard_data=True)}, "shard_data deals"),
     ],
 )
-def test_bad_data(change: dict[str, Any], message: str) -> None:
+def test_bad_central_setups_are_refused_when_built(
+    fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        lab.load_data(replace(lab.DataConfig(), **change))
+        built(replace(POOLED, **fields))
 
 
-def test_targets_out_of_reach_and_bad_deltas() -> None:
-    rates = lab.Hyperparams()
-    # By RDP, which alone knows fixed sizes; PLD reaches it.
-    fixed = replace(CENTRAL_DP, sampler="fixed_size")
-    with pytest.raises(ValueError, match=r"target_epsilon .*0\.001.* out of reach"):
-        lab.calibrated(fixed, rates, FACTS, 1e-3, 1e-9)
-    with pytest.raises(ValueError, match=r"target_epsilon 8 .* privacy 'none'"):
-        lab.calibrated(CONFIG, rates, FACTS, 8.0, 1e-5)
+@pytest.mark.parametrize(
+    ("secure_sum", "message"),
+    [
+        (parts.PairwiseMasking(max_abs=1), "use mode 'identity' or 'ideal'"),
+        (parts.LightSecAgg(max_abs=1), "leave FixedSize's share None"),
+    ],
+)
+def test_what_programs_cannot_trace_is_refused_before_anything_runs(
+    secure_sum: Any, message: str, tmp_path: Path
+) -> None:
+    bad = replace(SETUP, sampler=parts.FixedSize(10, 0.5), secure_sum=secure_sum)
+    both = lab.variants("kind", {"good": SETUP, "bad": bad})
+    with pytest.raises(ValueError, match=message):
+        lab.run_sweep(lab.points(both), tmp_path)
+    assert not [*tmp_path.glob("runs/*")]
+
+
+def test_targets_without_noise_and_bad_deltas() -> None:
+    always = replace(CENTRAL_DP, sampler=parts.Everyone())
+    for setup in (SETUP, POOLED, replace(SETUP, trainer=parts.FedProx())):
+        with pytest.raises(ValueError, match=r"target_epsilon 8 .* no noise"):
+            lab.calibrated(setup, 8.0, 1e-5)
     for delta in (0.0, 1.0, -0.1, NAN):
         with pytest.raises(ValueError, match="delta"):
-            lab.calibrated(CENTRAL_DP, rates, FACTS, 1.0, delta)
+            lab.calibrated(always, 1.0, delta)
+    for target in (0.0, -1.0, NAN):
+        with pytest.raises(ValueError, match="target_epsilon"):
+            lab.calibrated(always, target, 1e-5)
     with pytest.raises(ValueError, match="needs a delta"):
-        lab.statement(CENTRAL_DP, rates, FACTS, None)
+        lab.statement(always, None)
 
 
-@pytest.mark.parametrize("privacy", ["central", "local"])
-@pytest.mark.parametrize("secure_sum", ["clear", "additive_sharing"])
-def test_calibration_meets_its_target(privacy: str, secure_sum: Any) -> None:
-    config = lab.Config(privacy=privacy, secure_sum=secure_sum)
-    rates = lab.calibrated(config, lab.Hyperparams(), FACTS, 2.0, 1e-5)
-    guarantee = lab.statement(config, rates, FACTS, 1e-5)
+@pytest.mark.parametrize(
+    ("mechanism", "secure_sum", "sampler"),
+    [
+        (parts.Gaussian(), parts.AdditiveSharing(), parts.Poisson(5)),
+        (parts.LocalGaussian(), parts.Clear(), parts.Everyone()),
+        *(
+            pytest.param(*kind, marks=pytest.mark.exhaustive)
+            for kind in (
+                (parts.Gaussian(), parts.Clear(), parts.Poisson(5)),
+                (parts.LocalGaussian(), parts.AdditiveSharing(), parts.Poisson(5)),
+                (parts.LocalLaplace(), parts.Clear(), parts.Poisson(5)),
+                (parts.AdaptiveGaussian(), parts.Clear(), parts.Poisson(5)),
+            )
+        ),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_calibration_meets_its_target(
+    mechanism: Any, secure_sum: Any, sampler: Any
+) -> None:
+    setup = replace(
+        SETUP, mechanism=mechanism, secure_sum=secure_sum, sampler=sampler
+    )
+    calibrated = lab.calibrated(setup, 2.0, 1e-5)
+    guarantee = lab.statement(calibrated, 1e-5)
     assert guarantee["accountant"] == "pld"
     assert 1.99 < guarantee["epsilon_pld"] <= 2.0
-    assert guarantee["epsilon_pld"] < guarantee["epsilon_rdp"] < 2.5
+    assert guarantee["epsilon_pld"] < guarantee["epsilon_rdp"] < 2.6
     assert guarantee["privacy_unit"] == "client"
+    noise = calibrated.mechanism.noise_multiplier
+    assert guarantee["noise_multiplier"] == noise
+    # Nothing else is changed.
+    assert calibrated == replace(setup, mechanism=mechanism.with_noise(noise))
 
 
+def test_where_no_pld_exists_rdp_is_stated() -> None:
+    guarantee = lab.statement(replace(CENTRAL_DP, sampler=FIXED), 1e-5)
+    assert (guarantee["accountant"], guarantee["epsilon_pld"]) == ("rdp", None)
+    assert guarantee["epsilon_public"] == guarantee["epsilon_rdp"]
+
+
+@pytest.mark.exhaustive
 def test_where_no_pld_exists_rdp_meets_the_target() -> None:
-    config = lab.Config(privacy="central", sampler="fixed_size")
-    rates = lab.calibrated(config, lab.Hyperparams(), FACTS, 2.0, 1e-5)
-    guarantee = lab.statement(config, rates, FACTS, 1e-5)
+    with pytest.raises(ValueError, match=r"target_epsilon .*0\.001.* out of reach"):
+        lab.calibrated(replace(CENTRAL_DP, sampler=FIXED), 1e-3, 1e-9)
+    setup = lab.calibrated(replace(CENTRAL_DP, sampler=FIXED), 2.0, 1e-5)
+    guarantee = lab.statement(setup, 1e-5)
     assert (guarantee["accountant"], guarantee["epsilon_pld"]) == ("rdp", None)
     assert 1.99 < guarantee["epsilon_rdp"] <= 2.0
 
 
 def test_without_privacy_epsilon_is_infinite() -> None:
-    guarantee = lab.statement(CONFIG, lab.Hyperparams(), FACTS, None)
+    guarantee = lab.statement(SETUP)
     assert guarantee["epsilon_rdp"] == INF
-    assert guarantee["privacy_unit"] is None
+    assert guarantee["privacy_unit"] is guarantee["noise_multiplier"] is None
 
 
 def test_local_dp_sgd_protects_examples() -> None:
-    config = lab.Config(privacy="local_dp_sgd", batch_size=4, steps_per_round=3)
-    noisy = lab.Hyperparams(noise_multiplier=1.0)
-    sampled = lab.statement(config, noisy, FACTS, 1e-5)
-    always = replace(config, sampler="everyone")
-    guarantee = lab.statement(always, noisy, FACTS, 1e-5)
+    local = replace(
+        SETUP,
+        trainer=parts.LocalDpSgd(noise_multiplier=1.0, batch_size=4, num_steps=3),
+    )
+    sampled = lab.statement(local, 1e-5)
+    guarantee = lab.statement(replace(local, sampler=parts.Everyone()), 1e-5)
     assert sampled["privacy_unit"] == guarantee["privacy_unit"] == "example"
     # A client pays for the rounds that it takes part in, whoever sees which.
     assert sampled["epsilon_rdp"] < guarantee["epsilon_rdp"]
     assert sampled["epsilon_server"] == sampled["epsilon_public"]
-    central = lab.Config(
-        training="central",
-        privacy="example",
-        cohort=1000 * 4 / 12,
+    facts = lab.facts_of(local)
+    pooled = replace(
+        POOLED,
+        mechanism=parts.Gaussian(1.0, 1.0),
+        batch=parts.Poisson(facts.num_examples * 4 / facts.max_client_size),
         steps_per_round=3,
     )
-    same = lab.statement(central, lab.Hyperparams(noise_multiplier=1.0), FACTS, 1e-5)
+    same = lab.statement(pooled, 1e-5)
     assert guarantee["epsilon_rdp"] == pytest.approx(same["epsilon_rdp"])
-
-
-def test_synthetic_data_has_as_many_clients_as_wanted() -> None:
-    config = lab.DataConfig(
-        dataset="synthetic", partition="natural", num_clients=37, synthetic_beta=0.5
-    )
-    assert lab.load_data(config).facts.num_clients == 37
+    # Its noise is the trainer's, and the mechanism's where both could have some.
+    quiet = local.with_noise(3.0)
+    assert quiet.trainer.noise_multiplier == 3.0
+    both = replace(local, mechanism=parts.Gaussian(1.0, 1.0)).with_noise(3.0)
+    assert (both.mechanism.noise_multiplier, both.trainer.noise_multiplier) == (3, 1)
 
 
 @pytest.mark.parametrize(
-    "partition", ["iid", "dirichlet", "shards", "label_limited", "quantity_skew"]
+    "trainer", [parts.FedAvg(), parts.FedProx(), parts.Scaffold(), parts.LocalDpSgd()]
 )
-def test_every_partition_is_reached_by_its_name(partition: str) -> None:
-    facts = lab.load_data(lab.DataConfig(partition=partition, num_clients=30)).facts
-    assert facts.num_clients == 30
-    assert facts.num_examples == 1437
-
-
-@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold"])
-@pytest.mark.parametrize("privacy", ["none", "central", "local"])
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        parts.NoPrivacy(), parts.Gaussian(1, 1), parts.LocalGaussian(1, 1),
+        parts.AdaptiveGaussian(1, 0.3), parts.ScheduledGaussian(1, 1),
+        parts.LocalLaplace(), parts.RandomisedResponse(),
+    ],
+)  # fmt: skip
 def test_every_algorithm_is_built_with_every_privacy(
-    algorithm: str, privacy: str
+    trainer: Any, mechanism: Any
 ) -> None:
-    config = lab.Config(algorithm=algorithm, privacy=privacy)
-    built = lab.build(config, lab.Hyperparams(noise_multiplier=1.0), FACTS)
-    cost = built.cost()
-    assert cost is not None
-    plain = lab.build(lab.Config(), lab.Hyperparams(), FACTS).cost()
-    assert plain is not None
-    # SCAFFOLD sends its control variates, too.
-    assert cost.uplink_bytes == plain.uplink_bytes * (1 + (algorithm == "scaffold"))
-    private = built.event(3).privacy_unit is not None
-    assert private == (privacy != "none")
+    setup = replace(SETUP, trainer=trainer, mechanism=mechanism)
+    try:
+        event = built(setup).event(3)
+    except ValueError as error:
+        # What is not possible is said in words.
+        assert isinstance(trainer, parts.Scaffold | parts.LocalDpSgd)  # noqa: PT017
+        assert "use" in str(error) or "give" in str(error)  # noqa: PT017
+        return
+    promises = event.privacy_unit is not None or bool(event.beside)
+    is_private = not isinstance(mechanism, parts.NoPrivacy)
+    assert promises == (is_private or isinstance(trainer, parts.LocalDpSgd))
 
 
-KINDS: dict[str, dict[str, Any]] = {
-    "clients": {"privacy": "central", "secure_sum": "additive_sharing"},
-    "examples": {"privacy": "example", "training": "central", "cohort": 50.0},
+KINDS: dict[str, Any] = {
+    "clients": replace(CENTRAL_DP, secure_sum=parts.AdditiveSharing()),
+    "examples": replace(
+        POOLED, batch=parts.Poisson(50), mechanism=parts.Gaussian(1.0, 1.0)
+    ),
+}
+CLIPPINGS: dict[str, Any] = {
+    "flat": parts.Gaussian(1.0, 1.0),
+    "per_layer": parts.Gaussian(1.0, 1.0, "per_layer"),
+    "normalised": parts.Gaussian(1.0, 1.0, "normalised"),
+    "adaptive": parts.AdaptiveGaussian(1.0, 1.0),
 }
 
 
@@ -226,32 +250,24 @@ KINDS: dict[str, dict[str, Any]] = {
     ("clipping", "kind"),
     [
         ("per_layer", "examples"),
-        ("normalised", "clients"),
-        pytest.param("flat", "clients", marks=pytest.mark.exhaustive),
-        pytest.param("adaptive", "examples", marks=pytest.mark.exhaustive),
-        pytest.param("flat", "examples", marks=pytest.mark.exhaustive),
-        pytest.param("per_layer", "clients", marks=pytest.mark.exhaustive),
-        pytest.param("normalised", "examples", marks=pytest.mark.exhaustive),
-        pytest.param("adaptive", "clients", marks=pytest.mark.exhaustive),
+        *(
+            pytest.param(clipping, kind, marks=pytest.mark.exhaustive)
+            for clipping in CLIPPINGS
+            for kind in KINDS
+            if (clipping, kind) != ("per_layer", "examples")
+        ),
     ],
 )
 def test_every_clipping_trains(clipping: str, kind: str, tmp_path: Path) -> None:
-    config = replace(
-        CONFIG, clipping=clipping, num_rounds=2, eval_every=2, **KINDS[kind]
-    )
-    rates = lab.Hyperparams(noise_multiplier=1.0)
-    (outcome,) = lab.run_sweep([lab.Point(config, rates, 0, {}, 1e-5)], tmp_path)
+    setup = replace(KINDS[kind], mechanism=CLIPPINGS[clipping])
+    (outcome,) = lab.run_sweep(lab.points(lab.seeds(1), setup, delta=1e-5), tmp_path)
     assert 0 < outcome.last["loss"] < 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_clipping_costs_the_same(kind: str) -> None:
-    rates = lab.Hyperparams(noise_multiplier=1.0)
-    stated = []
-    for clipping in ("flat", "per_layer", "normalised", "adaptive"):
-        config = replace(CONFIG, clipping=clipping, num_rounds=2, **KINDS[kind])
-        assert lab.build(config, rates, FACTS).event(2).event is not None
-        stated.append(lab.statement(config, rates, FACTS, 1e-5))
+    setups = [replace(KINDS[kind], mechanism=one) for one in CLIPPINGS.values()]
+    stated = [lab.statement(setup, 1e-5) for setup in setups]
     # Adaptive clipping releases one coordinate more, which can be cut, too.
     cuts = [one.pop("cut_share") for one in stated]
     assert cuts == pytest.approx([cuts[0]] * 4, rel=1e-4)
@@ -260,47 +276,52 @@ def test_every_clipping_costs_the_same(kind: str) -> None:
         assert all(one[name] == same for one in stated)
 
 
-ADAPTIVE = replace(CENTRAL_DP, clipping="adaptive")
+ADAPTIVE = replace(
+    CENTRAL_DP, mechanism=parts.AdaptiveGaussian(1.0, 0.3), dropout_prob=0.3
+)
 
 
 def test_adaptive_clipping_counts_on_those_who_report() -> None:
     """Building it compares the count with what is expected to report."""
-    rates = lab.Hyperparams(noise_multiplier=0.5, dropout_prob=0.3)
-    lab.build(ADAPTIVE, rates, FACTS)
+    built(ADAPTIVE)
 
     def traced(dropout_prob: Any, share: Any) -> Any:
-        config = replace(ADAPTIVE, sampler="fixed_size")
-        own = rates._replace(dropout_prob=dropout_prob, cohort_share=share)
-        return lab.build(config, own, FACTS).init(jax.random.key(0)).params
+        setup = replace(
+            ADAPTIVE, dropout_prob=dropout_prob, sampler=parts.FixedSize(10, share)
+        )
+        return built(setup).init(jax.random.key(0)).params
 
     jax.eval_shape(traced, *map(jnp.float32, (0.3, 0.5)))
     # Examples do not drop out.
-    central = replace(ADAPTIVE, privacy="example", training="central")
-    lab.build(central, rates, FACTS)
+    built(replace(POOLED, mechanism=ADAPTIVE.mechanism))
 
 
 def test_targets_of_adaptive_clipping_are_found_though_much_noise_is_refused() -> None:
-    rates = lab.calibrated(ADAPTIVE, lab.Hyperparams(), FACTS, 8.0, 1e-5)
-    assert rates == lab.calibrated(CENTRAL_DP, lab.Hyperparams(), FACTS, 8.0, 1e-5)
-    with pytest.raises(ValueError, match=r"expected_contributions 10 gives .*noise"):
-        lab.build(ADAPTIVE, rates._replace(noise_multiplier=50.0), FACTS)
+    always = replace(ADAPTIVE, sampler=parts.Everyone())
+    found, plain = (
+        lab.calibrated(replace(always, mechanism=one), 8.0, 1e-5).mechanism
+        for one in (parts.AdaptiveGaussian(), parts.Gaussian())
+    )
+    assert found.noise_multiplier == plain.noise_multiplier
+    with pytest.raises(ValueError, match=r"expected_contributions 3.5 gives .*noise"):
+        built(ADAPTIVE.with_noise(50.0))
 
 
-SECURE: dict[str, dict[str, Any]] = {
-    "additive_sharing": {},
-    "narrow": {"secure_sum": "additive_sharing", "sums_may_wrap": True},
-    "identity": {"secure_sum": "pairwise_masking", "secure_mode": "identity"},
-    "complete": {"secure_sum": "pairwise_masking"},
-    "k_regular": {"secure_sum": "pairwise_masking", "mask_graph": "k_regular"},
-    "light_secagg": {"secure_sum": "light_secagg"},
+SECURE: dict[str, Any] = {
+    "identity": parts.PairwiseMasking(mode="identity"),
+    "complete": parts.PairwiseMasking(),
+    "additive_sharing": parts.AdditiveSharing(),
+    "narrow": parts.AdditiveSharing(modulus_bits=22.0, wraps=True),
+    "k_regular": parts.PairwiseMasking(parts.KRegular(corrupt_share=0.0)),
+    "light_secagg": parts.LightSecAgg(corrupt_share=0.0),
 }
 
 
-def last(config: lab.Config, rates: lab.Hyperparams, folder: Path) -> dict[str, Any]:
+def last(setup: Any, folder: Path) -> dict[str, Any]:
     """A run's last numbers: without times, and without the digest of its parameters,
     whose last bit depends on how XLA fuses a sum's decoding with the server's step.
     """
-    (outcome,) = lab.run_sweep([lab.Point(config, rates, 0, {}, 1e-5)], folder)
+    (outcome,) = lab.run_sweep(lab.points(lab.seeds(1), setup, delta=1e-5), folder)
     left_out = ("seconds", "compile_seconds", "params_digest")
     return {k: v for k, v in outcome.last.items() if k not in left_out}
 
@@ -316,34 +337,27 @@ def test_every_secure_sum_trains_the_same_model(
     names: tuple[str, ...], tmp_path: Path
 ) -> None:
     """The same numbers: sums are of the same integers, and none here aborts."""
-    config = replace(CONFIG, sampler="fixed_size", cohort=20.0, num_rounds=2)
-    rates = lab.Hyperparams(scale_bits=14)
     found = {}
     for name in names:
-        parts = SECURE[name]
-        shared: dict[str, Any] = {"secure_sum": name, "corrupt_share": 0.0}
-        narrow = rates._replace(modulus_bits=22 if name == "narrow" else 32)
-        secure = replace(config, max_abs=4.0, **(shared | parts))
-        found[name] = last(secure, narrow, tmp_path / name)
+        secure_sum = replace(SECURE[name], scale_bits=14.0, max_abs=4.0)
+        setup = replace(SETUP, sampler=parts.FixedSize(20), secure_sum=secure_sum)
+        found[name] = last(setup, tmp_path / name)
     assert found["complete"]["num_reports"] == 20
     assert all(outcome == found["complete"] for outcome in found.values())
 
 
 def test_a_share_of_a_cohort_is_a_smaller_cohort(tmp_path: Path) -> None:
-    parts: dict[str, Any] = {"secure_sum": "pairwise_masking", "secure_mode": "ideal"}
-    config = replace(CONFIG, num_rounds=2, sampler="fixed_size", **parts)
-    rates = lab.Hyperparams(noise_multiplier=0.5, dropout_prob=0.2)
-    half = rates._replace(cohort_share=0.5)
-    small = last(replace(config, cohort=5.0), rates, tmp_path / "small")
-    shared = last(config, half, tmp_path / "shared")
+    ideal = parts.PairwiseMasking(max_abs=4.0, mode="ideal")
+    setup = replace(SETUP, secure_sum=ideal, dropout_prob=0.2)
+    one = replace(setup, sampler=parts.FixedSize(5))
+    other = replace(setup, sampler=parts.FixedSize(10, 0.5))
+    small = last(one, tmp_path / "small")
+    shared = last(other, tmp_path / "shared")
     assert small.keys() == shared.keys()
     assert small.pop("epsilon") is shared["epsilon"] is None
     for name, value in small.items():
         assert shared[name] == pytest.approx(value, rel=1e-3), name
     # With privacy they would have keys of their own, but promise the same.
-    private = replace(config, privacy="central")
-    one, other = (
-        lab.statement(c, r, FACTS, 1e-5)
-        for c, r in ((replace(private, cohort=5.0), rates), (private, half))
-    )
-    assert one == other
+    noisy = parts.Gaussian(1.0, 0.5)
+    stated = [lab.statement(replace(s, mechanism=noisy), 1e-5) for s in (one, other)]
+    assert stated[0] == stated[1]

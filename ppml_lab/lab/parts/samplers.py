@@ -50,16 +50,18 @@ class FixedSize:
     """Exactly so many, uniformly without replacement."""
 
     cohort_size: int = 10
-    """How many take part; with `share` below 1 the length of the cohort's arrays."""
-    share: Traced = 1.0
+    """How many take part; with a `share` the length of the cohort's arrays."""
+    share: Traced | None = None
     """Part of `cohort_size` that a round draws: one program for cohorts of any size.
-    What is built for the whole cohort (masks in full, LightSecAgg) takes 1 alone."""
+    What is built for the whole cohort (masks in full, LightSecAgg) takes None alone."""
 
     def build(self, population: int, mesh: Mesh | None = None) -> base.ClientSampler:
         """See `federated.fixed_size`."""
         return federated.fixed_size(population, self._drawn(), self.cohort_size)
 
     def _drawn(self) -> Any:
+        if self.share is None:
+            return self.cohort_size
         checks.probability("share", self.share, allow_one=True)
         if checks.is_traced(self.share):
             return jnp.round(self.cohort_size * self.share)
