@@ -199,6 +199,8 @@ def _captured(cls: type, where: str, within: tuple[type, ...]) -> dict[str, Any]
     told = functools.partial(described, within=(*within, cls))
     found = {}
     for owner in cls.__mro__:
+        if _is_of_no_file(owner):
+            found[f"code of {owner.__qualname__}"] = _code_of(owner)
         if "<locals>" not in owner.__qualname__:
             continue  # its module says it all
         fields = getattr(owner, "__dataclass_fields__", {})
@@ -214,6 +216,37 @@ def _captured(cls: type, where: str, within: tuple[type, ...]) -> dict[str, Any]
                     if not any(value is one for one in (*cls.__mro__, *functions)):
                         found[f"{at}: {about}"] = told(value, f"{where}: {about}")
     return found
+
+
+def _is_of_no_file(cls: type) -> bool:
+    """Whether a class was written at a prompt or in a notebook: no digest of files sees
+    that it was written again.
+    """
+    main = sys.modules["__main__"]
+    return cls.__module__ == "__main__" and not hasattr(main, "__file__")
+
+
+def _code_of(cls: type) -> str:
+    """A digest of what a class's functions do."""
+    found = hashlib.sha256()
+
+    def add(code: types.CodeType) -> None:
+        found.update(code.co_code)
+        found.update(repr((code.co_names, code.co_varnames, code.co_freevars)).encode())
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                add(constant)
+            elif isinstance(constant, frozenset):  # in no order
+                found.update(repr(sorted(map(repr, constant))).encode())
+            else:
+                found.update(repr(constant).encode())
+
+    written = vars(cls).get("__written__", vars(cls))
+    for name in sorted(written):
+        for function in _functions(written[name]):
+            found.update(name.encode())
+            add(function.__code__)
+    return found.hexdigest()[:16]
 
 
 def _functions(held: Any) -> list[Any]:

@@ -26,20 +26,19 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    root = README.parents[2]
+def start(folder: Path, *options: str, package: Path = ROOT) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "own", "smoke", *options],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(root), "COLUMNS": "100"},
+        env=os.environ | {"PYTHONPATH": str(package), "COLUMNS": "100"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def run(folder: Path, *options: str) -> str:
-    with start(folder, *options) as process:
+def run(folder: Path, *options: str, package: Path = ROOT) -> str:
+    with start(folder, *options, package=package) as process:
         said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
@@ -91,3 +90,14 @@ def test_killed_and_in_shards_it_ends_with_the_whole_table(elsewhere: Path) -> N
         assert 0.99 * float(row["target_epsilon"]) < stated
         assert stated <= float(row["target_epsilon"])
     assert len({row["key"] for row in found}) == 4
+
+
+@pytest.mark.exhaustive
+def test_beside_the_installed_wheel(elsewhere: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--target", str(site), str(ROOT)], check=True)
+    assert (site / "ppml_lab" / "lab" / "parts").is_dir()
+    said = run(elsewhere, "--num-seeds", "1", package=site)
+    assert "wrote" in said
+    assert len(rows(elsewhere / "results" / "own" / "smoke" / "table.csv")) == 4

@@ -141,9 +141,7 @@ def test_targets_without_noise_and_bad_deltas() -> None:
 def test_calibration_meets_its_target(
     mechanism: Any, secure_sum: Any, sampler: Any
 ) -> None:
-    setup = replace(
-        SETUP, mechanism=mechanism, secure_sum=secure_sum, sampler=sampler
-    )
+    setup = replace(SETUP, mechanism=mechanism, secure_sum=secure_sum, sampler=sampler)
     calibrated = lab.calibrated(setup, 2.0, 1e-5)
     guarantee = lab.statement(calibrated, 1e-5)
     assert guarantee["accountant"] == "pld"
