@@ -15,15 +15,17 @@ import pytest
 README = Path(__file__).resolve().parents[2] / "ppml_lab" / "lab" / "README.md"
 
 
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+ROOT = README.parents[2]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
     """A folder with README's experiment in it."""
-    folder = tmp_path_factory.mktemp("elsewhere")
     (code,) = re.findall(
         r"runs this -->\n```python\n(.*?)```", README.read_text(), re.S
     )
-    (folder / "own.py").write_text(code)
-    return folder
+    (tmp_path / "own.py").write_text(code)
+    return tmp_path
 
 
 def start(folder: Path, *options: str, package: Path = ROOT) -> subprocess.Popen[str]:
