@@ -172,7 +172,7 @@ class LightSecAgg:
         size = sampler.max_cohort
         if checks.is_traced(sampler.expected_cohort):
             raise ValueError(
-                "LightSecAgg's code is for one cohort size: leave FixedSize's share None"
+                "LightSecAgg's code is for one cohort: leave FixedSize's share None"
             )
         least = least_reports(sampler) if self.surviving is None else self.surviving
         code = smpc.lightsecagg.Code(size, least, int(self.corrupt_share * size))
