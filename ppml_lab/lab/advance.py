@@ -81,7 +81,6 @@ def advance(part: Slice, sweep: Sweep) -> None:
     """
     first = part.runs[0].point.setup
     group, schedule, data = part.group, first.schedule, load_data(first)
-    budget.built(first).check(data.clients)
     copies = part.runs[-1:] * (part.size - len(part.runs))
     inputs = program.inputs_of([run.point for run in part.runs + copies])
     states = _first_states(part, inputs)

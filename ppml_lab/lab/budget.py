@@ -124,6 +124,7 @@ def events_of(setup: Any) -> Callable[[int], base.PrivacyEvent]:
     return built(setup).event
 
 
+@functools.lru_cache(maxsize=256)
 def built(setup: Any) -> base.FederatedAlgorithm:
     """The algorithm of a setup with concrete numbers, which it checks.
 

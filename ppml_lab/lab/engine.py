@@ -18,7 +18,7 @@ from ppml_lab import arguments, checks
 from ppml_lab.lab import checkpoints, hosts, memory, program
 from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
 from ppml_lab.lab.blame import blaming
-from ppml_lab.lab.budget import events_of
+from ppml_lab.lab.budget import built, events_of
 from ppml_lab.lab.claims import Claims, open_claims
 from ppml_lab.lab.folders import check_room
 from ppml_lab.lab.identity import digest
@@ -112,6 +112,8 @@ def run_sweep(
     for group, its in groups.items():
         with blaming(its[0].point.setup):
             program.check_traced(group)
+        clients = load_data(group.setup).clients
+        built(its[0].point.setup).check(clients)
     if unfinished:
         check_swept(points)
     width = _default_width() if width is None else width

@@ -60,6 +60,12 @@ def made_by() -> dict[str, str]:
     `code` (a digest of the package and of every loaded module outside the standard
     library and the installed packages), `jax` and `device`.
     """
+    # Modules come late, such as those that write checkpoints.
+    return dict(_made_by(len(sys.modules)))
+
+
+@functools.lru_cache(maxsize=2)
+def _made_by(num_modules: int) -> Mapping[str, str]:
     return {
         "code": _code(tuple(sorted(_own_files()))),
         "jax": metadata.version("jax"),
@@ -71,14 +77,15 @@ def _own_files() -> set[str]:
     """The package's files and those of the user's modules."""
     package = Path(__file__).parents[1]
     found = {str(path) for path in package.rglob("*.py")}
-    kept = [Path(place).resolve() for place in set(sysconfig.get_paths().values())]
+    installed = tuple(
+        {os.path.realpath(place) + os.sep for place in sysconfig.get_paths().values()}
+    )
     for module in [*sys.modules.values()]:
-        file = getattr(module, "__file__", None)
-        if file is None or not file.endswith(".py"):
-            continue
-        path = Path(file).resolve()
-        if not any(path.is_relative_to(place) for place in kept) and path.exists():
-            found.add(str(path))
+        file = getattr(module, "__file__", None) or ""
+        if file.endswith(".py") and not file.startswith(installed):
+            path = os.path.realpath(file)
+            if not path.startswith(installed) and os.path.exists(path):
+                found.add(path)
     return found
 
 

@@ -6,9 +6,9 @@
                        presence means that the run is finished)
     <folder>/checkpoints/    where unfinished runs stand (`lab.checkpoints`)
 
-Every file is replaced in one step and lies on the disk before anything builds on it, so
-that neither a killed process nor a power cut leaves half of one. A result holds digests
-of itself and of its rounds: what has changed since is not believed.
+Every file is replaced in one step, so that a killed process leaves no half of one. What
+a result or a checkpoint builds on lies on the disk before it does, and a result holds
+digests of itself and of its rounds: what has changed since is not believed.
 """
 
 from __future__ import annotations
@@ -43,10 +43,16 @@ class DamagedError(ValueError):
     """A file that holds other than what was written; says which, and what to do."""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as strict JSON, in one step; no number becomes null."""
+def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
+    """Writes `value` as strict JSON, in one step; no number becomes null.
+
+    Args:
+      path: The file.
+      value: Anything that JSON can say.
+      durable: Whether it lies on the disk before the function returns.
+    """
     text = json.dumps(_strict(value), indent=1, default=_plain, allow_nan=False)
-    _replace(path, f"{text}\n".encode())
+    _replace(path, f"{text}\n".encode(), durable)
 
 
 def read_json(path: Path) -> Any:
@@ -70,7 +76,8 @@ def write_result(folder: Path, last: Mapping[str, Any]) -> None:
     to_disk(lines)
     whole = json.loads(json.dumps(_strict(last), default=_plain, allow_nan=False))
     whole["rounds_digest"] = hashlib.sha256(lines.read_bytes()).hexdigest()[:16]
-    write_json(folder / "result.json", whole | {"digest": _seal(whole)})
+    sealed = whole | {"digest": _seal(whole)}
+    write_json(folder / "result.json", sealed, durable=True)
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -164,16 +171,16 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(_strict(row), default=_plain, allow_nan=False) + "\n"
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: bytes, durable: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of processes in containers, several may have one number.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with temporary.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     temporary.replace(path)
-    to_disk(path.parent)
 
 
 def _cell(value: Any) -> Any:
