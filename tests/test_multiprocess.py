@@ -22,24 +22,26 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from ppml_lab import lab
-from ppml_lab.lab import hosts
+from ppml_lab.lab import hosts, parts
 
-config = lab.Config(
-    data=lab.DataConfig(num_clients=20), cohort=8, num_rounds=40, eval_every=2,
-    privacy="central", secure_sum="additive_sharing", secure_mode="identity",
+setup = parts.Federated(
+    partition=parts.Iid(20),
+    sampler=parts.Poisson(8),
+    mechanism=parts.Gaussian(1.0, 1.0),
+    secure_sum=parts.AdditiveSharing(mode="identity"),
+    schedule=lab.Schedule(num_rounds=40, eval_every=2),
 )
-# Clients by shard on two devices, and a point on each.
-layouts = lab.variants(
-    "layout", {"shards": {"shard_data": True}, "rows": {"num_devices": 1}}
-)
+# Clients by shard on two devices, or a point on each.
+layouts = {"shards": lab.Layout(shard_data=True), "rows": lab.Layout(num_devices=1)}
 hosts.connect()
 with hosts.together():
-    sweep = lab.product(layouts, lab.seeds(2))
-    rates = lab.Hyperparams(noise_multiplier=1.0)
-    points = lab.points(sweep, config, rates, delta=0.01)
-    lab.run_sweep(points, Path(sys.argv[1]), checkpoint_seconds=0)
+    for name in sys.argv[2:]:
+        own = replace(setup, layout=layouts[name])
+        points = lab.points(lab.seeds(2), own, delta=0.01)
+        lab.run_sweep(points, Path(sys.argv[1], name), checkpoint_seconds=0)
 """
 EXACT = ("round", "epsilon", "cohort_size", "num_reports", "params_digest")
 CLOSE = ("accuracy", "loss", "train_loss", "update_norm")
@@ -47,7 +49,7 @@ CLOSE = ("accuracy", "loss", "train_loss", "update_norm")
 
 @contextlib.contextmanager
 def processes(
-    folder: Path, number: int, devices: int
+    folder: Path, number: int, devices: int, *layouts: str
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """The program in `number` processes of so many devices each."""
     private = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
@@ -71,7 +73,7 @@ def processes(
         }
         started.append(
             subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(folder)],
+                [sys.executable, "-c", PROGRAM, str(folder), *layouts],
                 env=kept | (names if number > 1 else {}),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -93,51 +95,50 @@ def end(started: list[subprocess.Popen[str]]) -> None:
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """The results of runs, which have one name however they lie on devices."""
     paths = folder.glob("runs/*/result.json")
     return {path.parent.name: records.read_json(path) for path in paths}
 
 
+def found(
+    folders: pytest.TempPathFactory, number: int, devices: int, *layouts: str
+) -> list[dict[str, dict[str, Any]]]:
+    """What that many processes find in each layout, if nobody kills them."""
+    folder = folders.mktemp(f"{number}_processes")
+    with processes(folder, number, devices, *layouts) as started:
+        end(started)
+    return [results(folder / layout) for layout in layouts]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What a sweep of one process with two devices found."""
-    folder = tmp_path_factory.mktemp("alone")
-    with processes(folder, 1, 2) as one:
-        end(one)
-    return results(folder)
+    """What a sweep of one process with two devices finds."""
+    return found(tmp_path_factory, 1, 2, "shards")[0]
 
 
 def assert_the_same(
-    found: dict[str, dict[str, Any]], alone: dict[str, dict[str, Any]]
+    runs: dict[str, dict[str, Any]], alone: dict[str, dict[str, Any]]
 ) -> None:
-    assert len(found) == 4
-    assert found.keys() == alone.keys()
-    for run, result in found.items():
+    assert runs.keys() == alone.keys()
+    for run, result in runs.items():
         assert [result[name] for name in EXACT] == [alone[run][name] for name in EXACT]
         for name in CLOSE:
             assert result[name] == pytest.approx(alone[run][name], rel=1e-5)
-    # Seeds differ; how the same run lies on devices does not matter to any bit.
-    assert len({result["params_digest"] for result in found.values()}) == 2
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What a sweep of two processes with a device each found, that nobody killed."""
-    folder = tmp_path_factory.mktemp("pair")
-    with processes(folder, 2, 1) as pair:
-        end(pair)
-    return results(folder)
+    # Seeds differ.
+    assert len({result["params_digest"] for result in runs.values()}) == 2
 
 
 @pytest.fixture(scope="module")
 def gone_on(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What two processes found that went on where two others had been killed."""
     tmp_path = tmp_path_factory.mktemp("killed")
-    with processes(tmp_path, 2, 1) as (first, second):
+    folder = tmp_path / "shards"
+    with processes(tmp_path, 2, 1, "shards") as (first, second):
         deadline = time.monotonic() + 120
         # In the middle of a run: after some of its 20 chunks.
         while not any(
             int(path.name) > 5
-            for path in tmp_path.glob("checkpoints/*/*")
+            for path in folder.glob("checkpoints/*/*")
             if path.name.isdigit()
         ):
             assert first.poll() is None, first.communicate()
@@ -148,11 +149,11 @@ def gone_on(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     assert first.returncode != 0
     assert "error: process 0 of 2 ends" in said
     assert "Start the command again" in said
-    saved = {path.parent.name for path in tmp_path.glob("checkpoints/*/*")}
+    saved = {path.parent.name for path in folder.glob("checkpoints/*/*")}
     assert saved, "the first process left no checkpoint to go on from"
-    with processes(tmp_path, 2, 1) as pair:
+    with processes(tmp_path, 2, 1, "shards") as pair:
         end(pair)
-    return results(tmp_path)
+    return results(folder)
 
 
 def test_a_killed_process_ends_the_other_and_the_sweep_goes_on_as_one_process_would(
@@ -162,16 +163,16 @@ def test_a_killed_process_ends_the_other_and_the_sweep_goes_on_as_one_process_wo
 
 
 @pytest.mark.exhaustive
-def test_two_processes_are_one_with_two_devices(
-    whole: dict[str, dict[str, Any]], alone: dict[str, dict[str, Any]]
+def test_two_processes_are_one_with_two_devices_however_points_lie_on_them(
+    tmp_path_factory: pytest.TempPathFactory,
+    gone_on: dict[str, dict[str, Any]],
+    alone: dict[str, dict[str, Any]],
 ) -> None:
+    whole, rows = found(tmp_path_factory, 2, 1, "shards", "rows")
     assert_the_same(whole, alone)
-
-
-@pytest.mark.exhaustive
-def test_a_kill_changes_no_digit_of_any_number(
-    gone_on: dict[str, dict[str, Any]], whole: dict[str, dict[str, Any]]
-) -> None:
+    # How the same run lies on devices does not matter to any bit.
+    assert_the_same(rows, alone)
+    # A kill changes no digit of any number.
     for run, result in whole.items():
         for name in (*EXACT, *CLOSE):
             assert gone_on[run][name] == result[name]

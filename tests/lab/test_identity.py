@@ -1,97 +1,117 @@
-"""Key identities: private points share no randomness, others their seed's."""
+"""What makes a run, and its keys: private points share no randomness, others their
+seed's.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ppml_lab import data, lab
-from ppml_lab.lab import identity, loading, program
+from ppml_lab.lab import identity, parts, paths, program
 
 # Noise is nearly all of a release, so that what two releases have in common is noise.
-RATES = lab.Hyperparams(noise_multiplier=100.0, clip_norm=0.5)
-CONFIG = lab.Config(
-    data=lab.DataConfig(num_clients=20),
-    cohort=8,
-    num_rounds=8,
-    eval_every=8,
-    privacy="central",
-    num_devices=1,
+SETUP = parts.Federated(
+    partition=parts.Iid(20),
+    sampler=parts.Poisson(8),
+    trainer=parts.FedProx(),
+    mechanism=parts.Gaussian(0.5, 100.0),
+    schedule=lab.Schedule(num_rounds=8, eval_every=8),
+    layout=lab.Layout(num_devices=1),
 )
 OF_NUMBERS: dict[str, dict[str, float]] = {
     "plain": {},
-    "noise": {"noise_multiplier": 50.0},
-    "clip": {"clip_norm": 0.25},
-    "rate": {"learning_rate": 0.05},
-    "server rate": {"server_learning_rate": 0.5},
+    "noise": {"mechanism.noise_multiplier": 50.0},
+    "clip": {"mechanism.clip_norm": 0.25},
+    "rate": {"trainer.optimizer.learning_rate": 0.05},
+    "server rate": {"server.learning_rate": 0.5},
     "dropout": {"dropout_prob": 0.01},
-    "unused": {"proximal_mu": 0.5},
+    "mu": {"trainer.mu": 0.5},
 }
-OF_STRUCTURE: dict[str, dict[str, Any]] = {
-    "rule": {"clipping": "per_layer"},
-    "adaptive": {"clipping": "adaptive"},
-    "sum": {"secure_sum": "additive_sharing", "secure_mode": "identity"},
-    "local": {"privacy": "local"},
-    "example": {"privacy": "example", "training": "central"},
-    "local_dp_sgd": {"privacy": "local_dp_sgd", "local_epochs": 1},
+OF_STRUCTURE: dict[str, Any] = {
+    "rule": replace(SETUP, mechanism=parts.Gaussian(0.5, 100.0, "per_layer")),
+    "adaptive": replace(SETUP, mechanism=parts.AdaptiveGaussian(0.5, 3.0)),
+    "sum": replace(SETUP, secure_sum=parts.AdditiveSharing(mode="identity")),
+    "local": replace(SETUP, mechanism=parts.LocalGaussian(0.5, 100.0)),
+    "trainer": replace(SETUP, trainer=parts.FedAvg()),
 }
 
 
-def facts_of(config: lab.Config) -> lab.DataFacts:
-    return lab.load_data(config.data).facts
+def with_fields(setup: Any, fields: dict[str, Any]) -> Any:
+    for path, value in fields.items():
+        setup = paths.replaced(setup, path, value)
+    return setup
 
 
-def trained(
-    config: lab.Config, rates: list[lab.Hyperparams], seed: int = 0
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def point(setup: Any, seed: int = 0) -> lab.Point:
+    return lab.Point(setup, seed, {}, 1e-2)
+
+
+def words(setup: Any, seed: int = 0) -> tuple[int, ...]:
+    """Those of a run's key."""
+    return tuple(identity.key_words([seed], [point(setup).key])[0].tolist())
+
+
+def trained(points: list[lab.Point]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each point, how its parameters change in all rounds, and the number of
     participants in every round.
     """
-    loaded = lab.load_data(config.data, config.num_devices)
     # As many points as devices have rows.
-    rows = -(-len(rates) // 4) * 4
-    stacked = jax.tree.map(
-        lambda *values: jnp.resize(jnp.asarray(values, jnp.float32), (rows,)), *rates
-    )
-    seeds = jnp.full(rows, seed, jnp.uint32)
-    first = jax.jit(program.mapped_init(config, loaded.facts))(stacked, seeds)
-    chunk = program.mapped_chunk(config, loaded.facts, program.Chunk(1, 8), 1)
-    end, infos, _ = jax.jit(chunk)(
-        stacked, seeds, first, loaded.clients, loaded.test, jnp.int32(0)
-    )
-    sizes = infos["cohort_size" if "cohort_size" in infos else "batch_size"]
+    filled = points + points[-1:] * (-len(points) % 4)
+    group, inputs = program.group_of(points[0]), program.inputs_of(filled)
+    first = program.init_program(group)(*inputs)
+    chunk = jax.jit(program.mapped_chunk(group, program.Chunk(1, 8), 1))
+    loaded = lab.load_data(points[0].setup)
+    end, infos, _ = chunk(*inputs, first, *loaded[:3], jnp.int32(0))
 
     def flat(params: Any) -> np.ndarray:
         leaves = [
-            np.asarray(leaf).reshape(rows, -1) for leaf in jax.tree.leaves(params)
+            np.asarray(leaf).reshape(len(filled), -1) for leaf in jax.tree.leaves(params)
         ]
         return np.concatenate(leaves, axis=1)
 
     changes = flat(end.params) - flat(first.params)
-    return [(changes[row], np.asarray(sizes)[row]) for row in range(len(rates))]
+    sizes = np.asarray(infos["cohort_size"])
+    return [(changes[row], sizes[row]) for row in range(len(points))]
 
 
-def with_a_changed_row(dataset: data.Dataset) -> data.Dataset:
-    x = dataset.train["x"].copy()
-    x[7, 3, 3, 0] += np.float32(1)
-    return dataset._replace(train=dataset.train | {"x": x})
+@lab.part
+class ChangedRow:
+    """Digits of which one value is another."""
+
+    num_classes = 10
+
+    def load(self) -> Any:
+        """Digits, but for a pixel."""
+        train, users, test = parts.Digits().load()
+        x = train["x"].copy()
+        x[7, 3, 3, 0] += np.float32(1)
+        return train | {"x": x}, users, test
 
 
 @pytest.fixture
 def neighbouring(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Data of which one value is another, while the test lasts."""
-    whole = with_a_changed_row(data.load("digits"))
-    monkeypatch.setattr(loading.data, "load", lambda name: whole)
-    caches = (loading.facts_of, loading._load_data)
+    """The same part, whose data have one value changed while the test lasts."""
+    from ppml_lab.lab import loading
+
+    caches = (loading._dealt, loading._facts, loading._placed)
     for cache in caches:
         cache.cache_clear()
+    whole = ChangedRow().load()
+    monkeypatch.setattr(parts.Digits, "load", lambda self: whole)
     yield
     for cache in caches:
         cache.cache_clear()
@@ -100,8 +120,8 @@ def neighbouring(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(scope="module")
 def of_numbers() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What points of one seed and one program draw, by what is special about them."""
-    rates = [RATES._replace(**fields) for fields in OF_NUMBERS.values()]
-    return dict(zip(OF_NUMBERS, trained(CONFIG, rates), strict=True))
+    points = [point(with_fields(SETUP, fields)) for fields in OF_NUMBERS.values()]
+    return dict(zip(OF_NUMBERS, trained(points), strict=True))
 
 
 def assert_unlike(one: Any, other: Any) -> None:
@@ -119,146 +139,145 @@ def test_no_two_private_points_of_a_seed_share_randomness(of_numbers: Any) -> No
 @pytest.mark.exhaustive
 def test_nor_do_points_of_other_structure(of_numbers: Any) -> None:
     found = {"plain": of_numbers["plain"]}
-    for name, fields in OF_STRUCTURE.items():
-        (found[name],) = trained(dataclasses.replace(CONFIG, **fields), [RATES])
+    for name, setup in OF_STRUCTURE.items():
+        (found[name],) = trained([point(setup)])
     for one, other in itertools.combinations(found, 2):
         assert_unlike(found[one], found[other])
 
 
-def test_one_changed_value_makes_another_key(
+def test_one_changed_value_makes_another_key_and_another_run(
     request: pytest.FixtureRequest,
 ) -> None:
-    keys = []
-    for name in (None, "neighbouring"):
-        if name:
-            request.getfixturevalue(name)
-        facts = facts_of(CONFIG)
-        both = identity.keys_of(CONFIG, RATES, facts, 0)
-        words = [jax.random.key_data(key).tolist() for key in both]
-        keys += [identity.key_identity(CONFIG, RATES, facts), *map(tuple, words)]
-    assert len(set(keys)) == 6
+    before = point(SETUP)
+    plain = point(replace(SETUP, mechanism=parts.NoPrivacy()))
+    found = [(before.key, before.id, words(SETUP), plain.id)]
+    request.getfixturevalue("neighbouring")
+    found += [(before.key, before.id, words(SETUP), plain.id)]
+    assert all(a != b for a, b in zip(*found, strict=True))
+    assert plain.key == "seed"
 
 
 @pytest.mark.exhaustive
 def test_neighbouring_data_share_no_randomness(
     of_numbers: Any, neighbouring: None
 ) -> None:
-    (changed,) = trained(CONFIG, [RATES])
+    (changed,) = trained([point(SETUP)])
     assert_unlike(changed, of_numbers["plain"])
 
 
-def test_private_points_share_no_initial_parameters() -> None:
-    facts = facts_of(CONFIG)
-    points = [RATES._replace(**fields) for fields in OF_NUMBERS.values()]
-    keys = [identity.keys_of(CONFIG, rates, facts, 0) for rates in points]
-    words = {str(jax.random.key_data(key)) for pair in keys for key in pair}
-    assert len(words) == 2 * len(points)
+def test_private_points_share_no_keys() -> None:
+    setups = [with_fields(SETUP, fields) for fields in OF_NUMBERS.values()]
+    setups += OF_STRUCTURE.values()
+    assert len({words(setup, seed) for setup in setups for seed in (0, 1)}) == (
+        2 * len(setups)
+    )
 
 
 def test_layouts_modes_and_lengths_keep_the_key() -> None:
-    facts = facts_of(CONFIG)
-    own = identity.key_identity(CONFIG, RATES, facts)
-    assert own.startswith("own ")
-    changes: list[dict[str, Any]] = [
-        {"num_rounds": 200},
-        {"eval_every": 1},
-        {"evals_per_chunk": 4},
-        {"stop_at_accuracy": 0.9},
-        {"num_lanes": 3},
-        {"num_devices": 2},
-        {"shard_data": True},
-        {"secure_mode": "identity"},
-        {"cohort": 8.0},
-    ]
-    for fields in changes:
-        config = dataclasses.replace(CONFIG, **fields)
-        there = lab.load_data(config.data, config.num_devices, config.shard_data).facts
-        assert identity.key_identity(config, RATES, there) == own, fields
+    shared = replace(SETUP, secure_sum=parts.AdditiveSharing())
+    own = point(shared).key
+    assert len(own) == 64
+    kept: dict[str, Any] = {
+        "schedule.num_rounds": 200, "schedule.eval_every": 1,
+        "schedule.evals_per_chunk": 4, "schedule.metric": "loss",
+        "layout.num_lanes": 3, "layout.num_devices": 2, "layout.shard_data": True,
+        "secure_sum.mode": "identity", "sampler.expected_cohort": 8,
+    }  # fmt: skip
+    for path, value in kept.items():
+        other = with_fields(shared, {path: value})
+        assert point(other).key == own, path
+        # Layouts alone are the same run; a mode's costs are others.
+        same = path.startswith("layout") or other == shared
+        assert (point(other).id == point(shared).id) == same, path
+    assert point(shared)._replace(delta=1e-3).key == own
+    assert point(shared)._replace(delta=1e-3).id != point(shared).id
+    assert point(shared)._replace(labels={"a": 1}).id == point(shared).id
+    assert point(shared, 1).id != point(shared).id
+
+
+EVERY = replace(
+    SETUP, secure_sum=parts.PairwiseMasking(parts.KRegular()), model=parts.Mlp((8,))
+)
+KEPT = ("schedule", "layout", "secure_sum.mode", "data")
 
 
 def test_every_other_field_makes_another_key() -> None:
-    own = identity.key_identity(CONFIG, RATES, facts_of(CONFIG))
-    kept = {*identity._LENGTH, *identity._LAYOUT, *identity._SAME_BITS}
-    fields = {field.name for field in dataclasses.fields(lab.Config)}
-    # Whoever adds a field says here whether the key depends on it.
-    assert set(_changed()) == fields - kept
-    for name, change in _changed().items():
-        config = dataclasses.replace(CONFIG, **change)
-        found = identity.key_identity(config, RATES, facts_of(config))
-        assert found != own, name
+    """Whatever it is: nothing but what is annotated so is left out by its name."""
+    named = [path for path in paths.every(EVERY) if not path.startswith(KEPT)]
+    facts = lab.facts_of(EVERY)
+    own = identity.key_identity(EVERY, facts, promises=True)
+    for path in named:
+        held = paths.value_at(EVERY, path)
+        new = Unlike() if path.endswith("schedule") else another(held)
+        other = with_fields(EVERY, {path: new})
+        assert identity.key_identity(other, facts, promises=True) != own, path
+    assert len(named) > 25
 
 
-def _changed() -> dict[str, dict[str, Any]]:
-    """Another value of every field that the key depends on."""
-    values: dict[str, Any] = {
-        "data": lab.DataConfig(num_clients=20, dirichlet_alpha=0.1),
-        "model": "2nn", "algorithm": "fedprox", "sampler": "fixed_size", "cohort": 9.0,
-        "evaluate_clients": True, "batch_size": 5, "local_epochs": 2,
-        "steps_per_round": 2, "client_optimizer": "momentum",
-        "server_optimizer": "momentum",
-        "privacy": "local", "clipping": "per_layer", "target_quantile": 0.4,
-        "per_example": "vmap", "microbatch_size": 2, "secure_sum": "additive_sharing",
-        "mask_graph": "k_regular", "mask_threshold": 3, "corrupt_share": 0.2,
-        "dropout_share": 0.2, "num_parties": 4, "sums_may_wrap": True, "max_abs": 4.0,
-    }  # fmt: skip
-    changes = {name: {name: value} for name, value in values.items()}
-    changes["training"] = {"training": "central", "privacy": "example"}
-    changes["weighting"] = {"weighting": "examples", "privacy": "local_dp_sgd"}
-    return changes
+def another(value: Any) -> Any:
+    """Another value of a field."""
+    texts = {"uniform": "examples", "flat": "normalised"}
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case str():
+            return texts[value]
+        case None:
+            return 3
+        case tuple():
+            return () if value and not isinstance(value[0], int) else (9,)
+    return Unlike()
+
+
+@lab.part
+class Unlike:
+    """A part unlike all others."""
 
 
 def test_numbers_are_those_of_the_program() -> None:
-    facts = facts_of(CONFIG)
-    own = identity.key_identity(CONFIG, RATES, facts)
-    for name in lab.Hyperparams._fields:
-        value = float(getattr(RATES, name))
-        rounded = RATES._replace(**{name: np.float32(value)})
-        assert identity.key_identity(CONFIG, rounded, facts) == own
-        next_one = np.nextafter(np.float32(value), np.float32(1e9))
-        other = RATES._replace(**{name: float(next_one)})
-        assert identity.key_identity(CONFIG, other, facts) != own, name
-        keys = [
-            jax.random.key_data(identity.keys_of(CONFIG, rates, facts, 3)[1]).tolist()
-            for rates in (RATES, rounded, other)
-        ]
-        assert keys[0] == keys[1] != keys[2], name
-    minus = RATES._replace(dropout_prob=-0.0)
-    assert identity.key_identity(CONFIG, minus, facts) == own
+    own = point(SETUP)
+    for path in paths.numbers(SETUP):
+        value = paths.value_at(SETUP, path)
+        rounded = with_fields(SETUP, {path: np.float32(value)})
+        assert (point(rounded).key, point(rounded).id) == (own.key, own.id)
+        next_one = np.nextafter(np.float32(value or 1e-6), np.float32(1e9))
+        other = with_fields(SETUP, {path: next_one})
+        assert point(other).key != own.key, path
+        assert point(other).id != own.id, path
+    assert point(with_fields(SETUP, {"dropout_prob": -0.0})).key == own.key
 
 
 def test_nothing_promised_keeps_the_keys_of_the_seed() -> None:
-    plain = dataclasses.replace(CONFIG, privacy="none")
-    expected = jax.random.split(jax.random.key(5))
-    masked = {"secure_sum": "pairwise_masking"}
-    changes: list[dict[str, Any]] = [{}, {"algorithm": "scaffold"}, masked]
-    for fields in changes:
-        config = dataclasses.replace(plain, **fields)
-        facts = facts_of(config)
-        assert identity.key_identity(config, RATES, facts) == "seed"
-        found = jnp.stack(identity.keys_of(config, RATES, facts, 5))
-        words, seeds = jax.random.key_data(found), jax.random.key_data(expected)
-        np.testing.assert_array_equal(words, seeds)
-    for privacy in ("central", "local", "local_dp_sgd"):
-        config = dataclasses.replace(CONFIG, privacy=privacy)
-        assert identity.promises_privacy(config, facts_of(config))
+    plain = replace(SETUP, mechanism=parts.NoPrivacy())
+    expected = jax.random.key_data(jax.random.key(5)).tolist()
+    masked = parts.PairwiseMasking(max_abs=1.0)
+    for fields in ({}, {"trainer": parts.Scaffold()}, {"secure_sum": masked}):
+        setup = replace(plain, **fields)
+        assert point(setup).key == "seed"
+        assert [*words(setup, 5)] == expected
+    for fields in (
+        {"mechanism": parts.Gaussian()},  # without noise, but clipped
+        {"mechanism": parts.LocalGaussian()},
+        {"trainer": parts.LocalDpSgd()},
+    ):
+        assert len(point(replace(plain, **fields)).key) == 64
 
 
 def test_private_keys_of_no_data_are_refused() -> None:
-    facts = facts_of(CONFIG)._replace(digests=None)
+    facts = lab.facts_of(SETUP)._replace(digests=None)
     with pytest.raises(ValueError, match=r"facts\.digests is None"):
-        identity.key_identity(CONFIG, RATES, facts)
+        identity.key_identity(SETUP, facts, promises=True)
+    assert identity.key_identity(SETUP, facts, promises=False) == "seed"
 
 
-@pytest.mark.exhaustive
 def test_a_longer_run_begins_with_the_shorter_one(tmp_path: Path) -> None:
     """To the bit; and is another run."""
-    short, long = (
-        lab.Point(
-            dataclasses.replace(CONFIG, num_rounds=rounds, eval_every=2),
-            RATES._replace(noise_multiplier=1.0), 0, {"rounds": rounds}, 1e-2,
-        )
-        for rounds in (4, 8)
-    )  # fmt: skip
+    setup = with_fields(SETUP, {"mechanism.noise_multiplier": 1.0})
+    setup = with_fields(setup, {"schedule.eval_every": 2})
+    rounds = lab.axis("schedule.num_rounds", (2, 4))
+    short, long = lab.points(rounds, setup, delta=1e-2)
     one, other = lab.run_sweep([short, long], tmp_path)
     assert short.key == long.key
     assert one.folder != other.folder
@@ -270,17 +289,219 @@ def test_a_longer_run_begins_with_the_shorter_one(tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 def test_rounds_far_apart_draw_anew() -> None:
-    config = dataclasses.replace(CONFIG, num_rounds=1, eval_every=1)
-    loaded = lab.load_data(config.data, 1)
-    rates = jax.tree.map(lambda v: jnp.full(4, v, jnp.float32), RATES)
-    seeds = jnp.zeros(4, jnp.uint32)
-    first = jax.jit(program.mapped_init(config, loaded.facts))(rates, seeds)
-    chunk = program.mapped_chunk(config, loaded.facts, program.Chunk(1, 1), 1)
-    run = jax.jit(chunk)
+    points = [point(SETUP)] * 4
+    group, inputs = program.group_of(points[0]), program.inputs_of(points)
+    first = program.init_program(group)(*inputs)
+    run = jax.jit(program.mapped_chunk(group, program.Chunk(1, 1), 1))
+    loaded = lab.load_data(SETUP)
     changes = []
     for number in (0, 1, 256, 1000, 1024, 4096, 2**16, 2**20):
-        after, _, _ = run(rates, seeds, first, loaded.clients, loaded.test, number)
+        after, _, _ = run(*inputs, first, *loaded[:3], number)
         changes.append(np.asarray(jax.tree.leaves(after.params)[-1])[0].ravel())
     start = np.asarray(jax.tree.leaves(first.params)[-1])[0].ravel()
     found = np.corrcoef([change - start for change in changes])
     assert np.abs(found - np.eye(len(changes))).max() < 0.24
+
+
+# What a value is
+
+
+@lab.part
+class Holds:
+    """Anything."""
+
+    anything: Any = 1
+
+
+@lab.part
+class HoldsToo:
+    """The same fields, another class."""
+
+    anything: Any = 1
+
+
+def scaled(x: Any) -> Any:
+    return x
+
+
+def test_equal_fields_of_other_classes_are_other_runs() -> None:
+    ids = [
+        point(replace(SETUP, mechanism=mechanism(1.0, 1.0))).id
+        for mechanism in (parts.Gaussian, parts.LocalGaussian, parts.ScheduledGaussian)
+    ]
+    assert len(set(ids)) == 3
+    assert identity.digest(Holds()) != identity.digest(HoldsToo())
+    types = [Holds(v) for v in (1, 1.0, True, "1", None, (1,), (1.0,), ((1,),))]
+    assert len({identity.digest(one) for one in types}) == len(types)
+
+
+def test_functions_count_by_where_they_are_imported_from() -> None:
+    told = [identity.described(Holds(f)) for f in (optax.adamw, jnp.tanh, scaled)]
+    assert [next(iter(t["fields"]["anything"])) for t in told] == ["function"] * 3
+    assert len({identity.digest(Holds(f)) for f in (optax.adamw, optax.adam)}) == 2
+
+    def local(x: Any) -> Any:
+        return x
+
+    nameless: list[Callable[..., Any]] = [
+        lambda x: x, local, Holds().__repr__, functools.partial(scaled),
+        jax.tree_util.Partial(scaled), jax.jit(scaled),
+    ]  # fmt: skip
+    for function in nameless:
+        with pytest.raises(ValueError, match=r"anything.*top of a module"):
+            identity.digest(Holds(function))
+
+
+def local_part(factor: Any) -> Any:
+    @lab.part
+    class Mine:
+        number: lab.Traced = 1.0
+
+        def build(self) -> Any:
+            return factor
+
+    return Mine()
+
+
+def test_local_classes_differ_by_what_their_methods_capture() -> None:
+    values = [
+        1, 2, 1.0, "1", None, (1, 2), [1, 2], {"a": 1}, np.arange(2), np.arange(3),
+        np.float32(1), jnp.arange(2.0), scaled, np, Holds(), HoldsToo(), Holds,
+    ]  # fmt: skip
+    digests = [identity.digest(local_part(value)) for value in values]
+    assert len(set(digests)) == len(values)
+    assert identity.digest(local_part(1)) == digests[0]
+    with pytest.raises(ValueError, match="factor"):
+        identity.digest(local_part(lambda: 1))
+
+
+def body(factor: Any) -> Any:
+    @lab.part
+    class Mine:
+        num_classes = factor
+
+    return Mine()
+
+
+def default(factor: Any) -> Any:
+    @lab.part
+    class Mine:
+        def build(self, own: Any = factor) -> Any:
+            return own
+
+    return Mine()
+
+
+def keyword(factor: Any) -> Any:
+    @lab.part
+    class Mine:
+        def build(self, *, own: Any = factor) -> Any:
+            return own
+
+    return Mine()
+
+
+def inherited(factor: Any) -> Any:
+    class Above:
+        def build(self) -> Any:
+            return factor
+
+    @lab.part
+    class Mine(Above):
+        pass
+
+    return Mine()
+
+
+def decorated(factor: Any) -> Any:
+    def times(method: Any) -> Any:
+        @functools.wraps(method)
+        def wrapped(self: Any) -> Any:
+            return factor, method(self)
+
+        return wrapped
+
+    @lab.part
+    class Mine:
+        @times
+        def build(self) -> Any:
+            return 1
+
+    return Mine()
+
+
+def in_property(factor: Any) -> Any:
+    @lab.part
+    class Mine:
+        @property
+        def num_classes(self) -> Any:
+            return factor
+
+        @staticmethod
+        def other() -> Any:
+            return None
+
+    return Mine()
+
+
+def of_another(factor: Any) -> Any:
+    @lab.part
+    class Inner:
+        def build(self) -> Any:
+            return factor, Inner, Mine
+
+    @lab.part
+    class Mine:
+        def build(self) -> Any:
+            return Inner(), Mine
+
+    return Mine()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [body, default, keyword, inherited, decorated, in_property, of_another],
+    ids=lambda make: make.__name__,
+)
+def test_whatever_a_local_class_takes_from_around_it_counts(make: Any) -> None:
+    one, same, other = (identity.digest(make(factor)) for factor in (1, 1, 2))
+    assert one == same != other
+
+
+def test_what_has_no_name_yet_is_no_error() -> None:
+    @lab.part
+    class Mine:
+        def build(self) -> Any:
+            return later
+
+    found = identity.digest(Mine())
+    later = 1
+    assert identity.digest(Mine()) != found
+
+
+def test_names_are_the_same_under_python_m(tmp_path: Path) -> None:
+    code = (
+        "from ppml_lab import lab\nfrom ppml_lab.lab.identity import digest\n"
+        "def f(): pass\n"
+        "@lab.part\nclass M:\n    a: lab.Traced = 1\n    b: object = f\n"
+        "print(digest(M()))"
+    )
+    (tmp_path / "mine.py").write_text(code)
+    root = str(Path(__file__).resolve().parents[2])
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
+    said = {
+        subprocess.run(
+            [sys.executable, *how], cwd=tmp_path, env=environment, check=True,
+            capture_output=True, text=True,
+        ).stdout
+        for how in (["-m", "mine"], ["-c", "import mine"])
+    }  # fmt: skip
+    assert len(said) == 1
+    assert len(said.pop()) == 65
+
+
+def test_digests_do_not_depend_on_how_data_lie() -> None:
+    plain = lab.facts_of(SETUP)
+    laid_out = with_fields(SETUP, {"layout.shard_data": True})
+    assert lab.load_data(laid_out).facts == plain
+    assert isinstance(plain.digests, data.Digests)

@@ -3,45 +3,55 @@
 from pathlib import Path
 
 from ppml_lab import lab
-from ppml_lab.lab import fields
+from ppml_lab.lab import paths
 
 from . import parts
 from .values import SEED, good
 
-ZERO_FIELDS = ("data.size_sigma", "data.synthetic_beta", "data.data_seed", "seed")
-ZERO_FIELDS += ("stop_at_accuracy", "target_quantile", "corrupt_share", "dropout_share")
-ZERO_FIELDS += ("noise_multiplier", "proximal_mu", "dropout_prob", "scale_bits")
-SWEPT = {
-    "data.dataset": ("'1'", "''"),
-    "data.partition": ("'1'", "''"),
-    "clip_norm": ("inf",),
-    "target_epsilon": ("inf",),
-    "scale_bits": ("0", "-1"),
-} | {name: ("0",) for name in ZERO_FIELDS if name != "scale_bits"}
-"""What fields of sweeps may be, beside `NUMBER` for floats, and None where that is one
-of their types; names of data are those that `load_data` knows."""
+HELD = (
+    *(lab.parts.Federated(mechanism=lab.parts.AdaptiveGaussian(1.0, 0.3)), parts.SETUP),
+    lab.parts.Federated(
+        partition=lab.parts.Dirichlet(10, 5.0),
+        model=lab.parts.Mlp((8,)),
+        trainer=lab.parts.FedProx(lab.parts.Sgd(0.1, 0.5, 0.1)),
+        server=lab.parts.Adam(),
+        sampler=lab.parts.FixedSize(5, 1.0),
+        mechanism=lab.parts.RandomisedResponse(),
+        metrics=(lab.parts.F1(),),
+    ),
+    lab.parts.Federated(
+        trainer=lab.parts.LocalDpSgd(noise_multiplier=1.0),
+        secure_sum=lab.parts.PairwiseMasking(max_abs=1.0, mode="identity"),
+    ),
+    lab.parts.Federated(
+        mechanism=lab.parts.LocalLaplace(), secure_sum=lab.parts.AdditiveSharing()
+    ),
+    lab.parts.Central(mechanism=lab.parts.Gaussian(1.0, 1.0)),
+)
+"""Setups whose fields are set to hostile values."""
+
+FIELDS = {path: setup for setup in HELD for path in paths.every(setup)}
+"""Every field of theirs, and a setup that has it."""
 
 
-def swept(name, value):
+def swept(path, value):
     """What a sweep of one field is built to."""
-    (setting,) = lab.axis(name, [value])
-    config = lab.Config(privacy="central", secure_sum="additive_sharing")
-    rates = lab.Hyperparams(noise_multiplier=1.0)
-    return lab.build(*fields.applied(setting.fields, config, rates), parts.FACTS)
+    (point,) = lab.points(lab.variants("field", {"wrong": {path: value}}), FIELDS[path])
+    lab.statement(point.setup, 1e-3)
 
 
 LAB = {
     "axis": good(
         lab.axis,
         {"values": ("[1]", "two floats", "2-d")},
-        name="batch_size",
+        name="trainer.batch_size",
         values=[1, 2],
     ),
     "seeds": good(lab.seeds, count=2),
     "uniform": good(
         lab.uniform,
         SEED | {"low": ("0", "-1", "-2**63")},
-        name="learning_rate",
+        name="server.learning_rate",
         low=0.1,
         high=1.0,
         count=2,
@@ -50,7 +60,7 @@ LAB = {
     "log_uniform": good(
         lab.log_uniform,
         SEED,
-        name="learning_rate",
+        name="server.learning_rate",
         low=0.1,
         high=1.0,
         count=2,
@@ -60,7 +70,7 @@ LAB = {
         lab.variants,
         {"column": ("'1'",)},
         column="method",
-        choices={"plain": {"privacy": "none"}},
+        choices={"plain": {"dropout_prob": 0.5}},
     ),
     "hidden": good(lab.hidden, {"sweep": ("()",)}, sweep=parts.SEEDS),
     "points": good(
@@ -68,52 +78,34 @@ LAB = {
         {},
         False,
         sweep=parts.SEEDS,
-        config=parts.CONFIG,
-        hyperparams=parts.HYPERPARAMS,
+        setup=parts.SETUP,
         delta=1e-3,
     ),
-    "build": good(
-        lab.build,
-        config=parts.CONFIG,
-        hyperparams=parts.HYPERPARAMS,
-        facts=parts.FACTS,
-    ),
-    "make_task": good(lab.make_task, config=parts.CONFIG, facts=parts.FACTS),
     "calibrated": good(
         lab.calibrated,
         {"target_epsilon": ("inf",)},
         False,
-        config=parts.CONFIG,
-        hyperparams=parts.HYPERPARAMS,
-        facts=parts.FACTS,
+        setup=parts.SETUP,
         target_epsilon=1.0,
         delta=1e-3,
     ),
     "statement": good(
         lab.statement,
-        config=parts.CONFIG,
-        hyperparams=parts.HYPERPARAMS,
-        facts=parts.FACTS,
+        setup=parts.SETUP,
         delta=1e-3,
     ),
     "cost_together": good(
         lab.cost_together, {"points": ("()",)}, False, points=[parts.POINT]
     ),
-    "load_data": good(
-        lab.load_data,
-        {},
-        False,
-        config=parts.CONFIG.data,
-        num_devices=1,
-        shard_data=False,
-    ),
+    "load_data": good(lab.load_data, setup=parts.SETUP),
+    "facts_of": good(lab.facts_of, setup=parts.SETUP),
     "run_benchmark": good(
         lab.run_benchmark,
         {"stem": ("'1'",), "description": ("''", "'1'")},
         False,
         stem="stem",
         description="words",
-        configs={"smoke": parts.CONFIG},
+        configs={"smoke": parts.SETUP},
         measure=lambda config: [],
     ),
     "run_experiment": good(
@@ -122,14 +114,18 @@ LAB = {
         False,
         stem="stem",
         description="words",
-        configs={"smoke": parts.CONFIG},
+        configs={"smoke": parts.SETUP},
         points=lambda config: [],
         table=lambda config, results: [],
         on_metrics=lambda run, round, scalars: None,
     ),
     "run_sweep": good(
         lab.run_sweep,
-        {"checkpoint_seconds": ("0", "inf"), "points": ("()",)},
+        {
+            "checkpoint_seconds": ("0", "inf"),
+            "points": ("()",),
+            "folder": ("'1'", "''"),
+        },
         False,
         points=[parts.POINT],
         folder=Path("nowhere"),
