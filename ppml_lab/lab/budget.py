@@ -15,6 +15,7 @@ from ppml_lab.dp import accounting, ledger
 from ppml_lab.lab import paths
 from ppml_lab.lab.blame import blaming
 from ppml_lab.lab.loading import facts_of
+from ppml_lab.lab.setup import check_setup
 
 _PROBE = 1.2345
 """A noise that nobody has set."""
@@ -30,6 +31,7 @@ def calibrated(setup: Any, target_epsilon: float, delta: float) -> Any:
       ValueError: If no noise reaches the target, or the setup has none and the target
         is finite.
     """
+    check_setup(setup)
     checks.positive("target_epsilon", target_epsilon, allow_inf=True)
     checks.probability("delta", delta, allow_one=False)
     try:
@@ -198,6 +200,7 @@ def statement(setup: Any, delta: float | None = None) -> dict[str, Any]:
     Raises:
       ValueError: If the run is private and no delta is given.
     """
+    check_setup(setup)
     if delta is not None:
         checks.probability("delta", delta, allow_one=False)
     event = whole_run(setup)

@@ -12,7 +12,8 @@ from jaxtyping import PyTree
 from ppml_lab import arguments, base, checks, data, federated, trees
 from ppml_lab.data import columns
 from ppml_lab.lab.identity import digest
-from ppml_lab.lab.setup import Facts
+from ppml_lab.lab.part import is_part
+from ppml_lab.lab.setup import Facts, check_setup
 from ppml_lab.lab.sharding import lab_mesh
 
 
@@ -37,6 +38,7 @@ def load_data(setup: Any) -> LabData:
       ValueError: For data that do not fit together or cannot be dealt so.
       FileNotFoundError: If files are missing; says where to put them.
     """
+    check_setup(setup)
     return _placed(_Source(setup), setup.layout.num_devices, setup.layout.shard_data)
 
 
@@ -44,6 +46,8 @@ def facts_of(setup: Any) -> Facts:
     """The facts about a setup's data, kept for many data sets; raises as `load_data`
     does.
     """
+    if not is_part(setup) or not hasattr(setup, "data"):
+        check_setup(setup)
     return _facts(_Source(setup))
 
 

@@ -333,6 +333,8 @@ def _structure(where: str, kind: Any, value: Any) -> Any:
         # To Python a bool is an int, to a user it is a mistake.
         is_bool = isinstance(value, bool | np.bool_)
         if isinstance(value, _PLAIN[choice]) and is_bool == (choice is bool):
+            if choice is int and not -(2**63) <= int(value) < 2**63:
+                raise ValueError(f"{where} must be an int of 64 bits, got {value!r}")
             return _float(where, value) if choice is float else choice(value)
     tuples = [choice for choice in choices if get_origin(choice) is tuple]
     if tuples and isinstance(value, tuple):
@@ -341,7 +343,7 @@ def _structure(where: str, kind: Any, value: Any) -> Any:
         one for c in choices if get_origin(c) is typing.Literal for one in get_args(c)
     ]
     if literals:
-        if any(value == one and type(value) is type(one) for one in literals):
+        if any(type(value) is type(one) and value == one for one in literals):
             return value
         raise ValueError(
             f"{where} must be one of {', '.join(map(repr, literals))}, got {value!r}"
@@ -349,7 +351,7 @@ def _structure(where: str, kind: Any, value: Any) -> Any:
     known = {*plain, *tuples, type(None)}
     others = [choice for choice in choices if choice not in known]
     # A protocol may be that of a function.
-    is_function = callable(value) and any(map(_is_protocol, others))
+    is_function = callable(value) and any("__call__" in dir(o) for o in others)
     if not is_function and all(_is_protocol(o) or is_part_class(o) for o in others):
         raise TypeError(
             f"{where} must be {_words(kind)}, got {value!r} ({type(value).__name__})"

@@ -14,7 +14,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from ppml_lab import base, checks, data, federated
-from ppml_lab.lab.part import part
+from ppml_lab.lab import paths
+from ppml_lab.lab.part import fields_of, is_part, part
+
+OF_A_POINT = ("seed", "delta", "target_epsilon")
+"""What a sweep sets that is no field of a setup."""
+
+NOT_TRACED = ("data", "partition", "schedule", "layout")
+"""The fields of a setup that are read on the host and hold no traced number."""
 
 
 class Facts(NamedTuple):
@@ -159,3 +166,31 @@ class Setup(Protocol):
     def predict(self, params: PyTree, rows: PyTree) -> Array:
         """Scores `[n, ...]` of rows."""
         ...
+
+
+def check_setup(setup: Any) -> None:
+    """Raises ValueError unless `setup` is a part with what every setup has."""
+    if not is_part(setup):
+        shown = setup.__name__ if isinstance(setup, type) else type(setup).__name__
+        cure = f"{shown}()" if isinstance(setup, type) else "parts.Federated()"
+        raise ValueError(f"setup must be a part, such as {cure}, got {shown}")
+    name = type(setup).__name__
+    needed = ("data", "schedule", "layout", "algorithm", "evaluate")
+    missing = [one for one in needed if not hasattr(setup, one)]
+    if missing:
+        raise ValueError(
+            f"{name} has no {' and no '.join(missing)}, and is no setup; inherit from "
+            "parts.Federated, or write what lab.Setup has"
+        )
+    for field in fields_of(type(setup)):
+        if field in OF_A_POINT:
+            raise ValueError(
+                f"{name}.{field}: seed, delta and target_epsilon are a point's own; "
+                "give the field another name"
+            )
+    for path in paths.numbers(setup):
+        if path.split(".")[0] in NOT_TRACED:
+            raise ValueError(
+                f"{path} is annotated Traced, and {path.split('.')[0]} is read before "
+                "programs run: declare it float"
+            )

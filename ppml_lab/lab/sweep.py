@@ -29,15 +29,9 @@ import numpy as np
 from ppml_lab import arguments, checks
 from ppml_lab.lab import paths
 from ppml_lab.lab.budget import Noises, calibrated_once, noise_path
-from ppml_lab.lab.part import fields_of, is_part
+from ppml_lab.lab.part import is_part
 from ppml_lab.lab.results import Point
-
-OF_A_POINT = ("seed", "delta", "target_epsilon")
-"""What a sweep sets that is no field of a setup."""
-
-NOT_TRACED = ("data", "partition", "schedule", "layout")
-"""The fields of a setup that are read on the host and hold no traced number."""
-
+from ppml_lab.lab.setup import OF_A_POINT, check_setup
 
 class Setting(NamedTuple):
     """What one point of a sweep changes."""
@@ -271,34 +265,6 @@ def _point(
         setup = calibrated_once(setup, target, delta, noisy)
     swept = frozenset(path for path in fields if path and path not in OF_A_POINT)
     return Point(setup, int(seed), {}, delta, swept)
-
-
-def check_setup(setup: Any) -> None:
-    """Raises ValueError unless `setup` is a part with what every setup has."""
-    if not is_part(setup):
-        shown = setup.__name__ if isinstance(setup, type) else type(setup).__name__
-        cure = f"{shown}()" if isinstance(setup, type) else "parts.Federated()"
-        raise ValueError(f"setup must be a part, such as {cure}, got {shown}")
-    name = type(setup).__name__
-    needed = ("data", "schedule", "layout", "algorithm", "evaluate")
-    missing = [one for one in needed if not hasattr(setup, one)]
-    if missing:
-        raise ValueError(
-            f"{name} has no {' and no '.join(missing)}, and is no setup; inherit from "
-            "parts.Federated, or write what lab.Setup has"
-        )
-    for field in fields_of(type(setup)):
-        if field in OF_A_POINT:
-            raise ValueError(
-                f"{name}.{field}: seed, delta and target_epsilon are a point's own; "
-                "give the field another name"
-            )
-    for path in paths.numbers(setup):
-        if path.split(".")[0] in NOT_TRACED:
-            raise ValueError(
-                f"{path} is annotated Traced, and {path.split('.')[0]} is read before "
-                "programs run: declare it float"
-            )
 
 
 def check_seed(seed: Any) -> None:

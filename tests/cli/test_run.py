@@ -107,5 +107,7 @@ def test_a_real_one_as_a_user_runs_it(folder):
     found = json.loads(done.stdout)
     assert (found["table"], found["rows"]) == ("results/count/smoke/table.csv", 4)
     said = json.loads((folder / found["provenance"]).read_text())
-    assert said["config"] == {"rows": 4}
+    assert said["config"]["fields"] == {"rows": 4}
+    # By the name that it has for whoever imports it.
+    assert said["config"]["class"] == "experiments.count.Config"
     assert said["command"] == ["count.py", *args[2:-1]]

@@ -14,7 +14,7 @@ HELD = (
         partition=lab.parts.Dirichlet(10, 5.0),
         model=lab.parts.Mlp((8,)),
         trainer=lab.parts.FedProx(lab.parts.Sgd(0.1, 0.5, 0.1)),
-        server=lab.parts.Adam(),
+        server=lab.parts.Adagrad(),
         sampler=lab.parts.FixedSize(5, 1.0),
         mechanism=lab.parts.RandomisedResponse(),
         metrics=(lab.parts.F1(),),
@@ -24,7 +24,8 @@ HELD = (
         secure_sum=lab.parts.PairwiseMasking(max_abs=1.0, mode="identity"),
     ),
     lab.parts.Federated(
-        mechanism=lab.parts.LocalLaplace(), secure_sum=lab.parts.AdditiveSharing()
+        mechanism=lab.parts.LocalLaplace(),
+        secure_sum=lab.parts.AdditiveSharing(max_abs=1.0),
     ),
     lab.parts.Central(mechanism=lab.parts.Gaussian(1.0, 1.0)),
 )
@@ -37,20 +38,25 @@ FIELDS = {path: setup for setup in HELD for path in paths.every(setup)}
 def swept(path, value):
     """What a sweep of one field is built to."""
     (point,) = lab.points(lab.variants("field", {"wrong": {path: value}}), FIELDS[path])
-    lab.statement(point.setup, 1e-3)
+    lab.statement(point.setup, 1e-4)
 
 
 LAB = {
     "axis": good(
         lab.axis,
-        {"values": ("[1]", "two floats", "2-d")},
+        {
+            "values": ("[1]", "two floats", "2-d"),
+            "name": ("'1'",),
+            "column": ("''", "'1'"),
+        },
         name="trainer.batch_size",
         values=[1, 2],
+        column="batch",
     ),
     "seeds": good(lab.seeds, count=2),
     "uniform": good(
         lab.uniform,
-        SEED | {"low": ("0", "-1", "-2**63")},
+        SEED | {"low": ("0", "-1", "-2**63"), "name": ("'1'",)},
         name="server.learning_rate",
         low=0.1,
         high=1.0,
@@ -59,7 +65,7 @@ LAB = {
     ),
     "log_uniform": good(
         lab.log_uniform,
-        SEED,
+        SEED | {"name": ("'1'",)},
         name="server.learning_rate",
         low=0.1,
         high=1.0,
@@ -68,7 +74,7 @@ LAB = {
     ),
     "variants": good(
         lab.variants,
-        {"column": ("'1'",)},
+        {"column": ("'1'",), "choices": ("{}",)},
         column="method",
         choices={"plain": {"dropout_prob": 0.5}},
     ),

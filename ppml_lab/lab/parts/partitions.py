@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ppml_lab import data
+from ppml_lab import checks, data
 from ppml_lab.data import columns
 from ppml_lab.lab.part import part
 
@@ -34,6 +34,11 @@ def _labels(train: Any) -> Any:
     return train["y"]
 
 
+def _rng(seed: int) -> np.random.Generator:
+    checks.at_least("seed", seed, 0)
+    return np.random.default_rng(seed)
+
+
 @part
 class Iid:
     """Shuffled examples, dealt out evenly."""
@@ -45,7 +50,7 @@ class Iid:
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.iid`."""
-        rng = np.random.default_rng(self.seed)
+        rng = _rng(self.seed)
         count = columns.num_examples("train", train)
         return data.partition.iid(rng, count, self.num_clients)
 
@@ -63,7 +68,7 @@ class Dirichlet:
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.dirichlet`."""
-        rng = np.random.default_rng(self.seed)
+        rng = _rng(self.seed)
         return data.partition.dirichlet(
             rng, _labels(train), self.num_clients, self.alpha
         )
@@ -82,7 +87,7 @@ class Shards:
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.shards`."""
-        rng = np.random.default_rng(self.seed)
+        rng = _rng(self.seed)
         return data.partition.shards(
             rng, _labels(train), self.num_clients, self.shards_per_client
         )
@@ -101,7 +106,7 @@ class LabelLimited:
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.label_limited`."""
-        rng = np.random.default_rng(self.seed)
+        rng = _rng(self.seed)
         return data.partition.label_limited(
             rng, _labels(train), self.num_clients, self.labels_per_client
         )
@@ -120,7 +125,7 @@ class QuantitySkew:
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.quantity_skew`."""
-        rng = np.random.default_rng(self.seed)
+        rng = _rng(self.seed)
         count = columns.num_examples("train", train)
         return data.partition.quantity_skew(rng, count, self.num_clients, self.sigma)
 

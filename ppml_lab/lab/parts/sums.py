@@ -67,7 +67,7 @@ class AdditiveSharing:
         return smpc.additive_sharing(
             self.num_parties,
             max_abs=self.max_abs,
-            scale=smpc.power_of_two(self.scale_bits),
+            scale=_scale(self.scale_bits),
             bits=_whole("modulus_bits", self.modulus_bits),
             wraps=self.wraps,
             least_reports=self.least_reports,
@@ -75,11 +75,19 @@ class AdditiveSharing:
         )
 
 
+def _scale(bits: Any) -> Any:
+    """Steps per unit."""
+    try:
+        return smpc.power_of_two(bits)
+    except ValueError as error:
+        raise ValueError(f"scale_bits: {error}") from error
+
+
 def _whole(name: str, bits: Any) -> Any:
     """Bits as an int where they are known."""
     if checks.is_traced(bits):
         return bits
-    if bits != int(bits):
+    if not float(bits).is_integer():
         raise ValueError(f"{name} must be a whole number, got {bits:g}")
     return int(bits)
 
@@ -142,7 +150,7 @@ class PairwiseMasking:
         return smpc.pairwise_masking(
             self.graph.build(sampler),
             self.max_abs,
-            scale=smpc.power_of_two(self.scale_bits),
+            scale=_scale(self.scale_bits),
             bits=_whole("modulus_bits", self.modulus_bits),
             wraps=self.wraps,
             mode=self.mode,
@@ -179,7 +187,7 @@ class LightSecAgg:
         return smpc.light_secagg(
             code,
             self.max_abs,
-            scale=smpc.power_of_two(self.scale_bits),
+            scale=_scale(self.scale_bits),
             wraps=self.wraps,
             mode=self.mode,
         )
