@@ -262,7 +262,7 @@ def turns(
     ready, found = None, {percent: [] for percent in percents}
     for turn, percent in itertools.product(range(config.repetitions), percents):
         about = {"graph": [*graph], "dropouts": percent, "entries": config.entries}
-        path = folder / "runs" / f"{records.run_id(about | {'turn': turn})}.json"
+        path = folder / "runs" / f"{records.name_of(about | {'turn': turn})}.json"
         if not path.exists():
             ready = ready or programs(graph, config.entries)
             records.write_json(path, about | {"turn": turn, "times": ready(percent)})

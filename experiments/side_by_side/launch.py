@@ -103,7 +103,7 @@ def in_turns(
 
 def _report(workers: Workers, task: Task, seed: int) -> Report | None:
     about = {**task._asdict(), "seed": seed}
-    report = workers.results / "runs" / f"{records.run_id(about)}.json"
+    report = workers.results / "runs" / f"{records.name_of(about)}.json"
     if report.exists():
         return records.read_json(report)["report"]
     options = task.options | {"seed": seed}

@@ -34,6 +34,11 @@ def canonical(config: Any) -> str:
     return json.dumps(config, sort_keys=True, default=_plain)
 
 
+def name_of(config: Any) -> str:
+    """A name of 16 hexadecimal digits, the same for equal configurations alone."""
+    return hashlib.sha256(canonical(config).encode()).hexdigest()[:16]
+
+
 def described(config: Any) -> Any:
     """A configuration as strict JSON has it: infinity is "inf"."""
     return json.loads(json.dumps(_strict(config, words=True), default=_plain))
@@ -101,7 +106,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def _seal(result: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical(result).encode()).hexdigest()[:16]
+    return name_of(result)
 
 
 def to_disk(path: Path) -> None:
