@@ -81,7 +81,7 @@ def write_result(folder: Path, last: Mapping[str, Any]) -> None:
     to_disk(lines)
     whole = json.loads(json.dumps(_strict(last), default=_plain, allow_nan=False))
     whole["rounds_digest"] = hashlib.sha256(lines.read_bytes()).hexdigest()[:16]
-    sealed = whole | {"digest": _seal(whole)}
+    sealed = whole | {"digest": name_of(whole)}
     write_json(folder / "result.json", sealed, durable=True)
 
 
@@ -95,7 +95,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     path, lines = folder / "result.json", folder / "rounds.jsonl"
     found = read_json(path)
     seal = found.pop("digest", None) if isinstance(found, dict) else None
-    if seal is None or seal != _seal(found):
+    if seal is None or seal != name_of(found):
         raise DamagedError(f"{path} has changed since it was written; delete {folder}")
     rounds = found.pop("rounds_digest", None)
     if not lines.exists() or (
@@ -103,10 +103,6 @@ def read_result(folder: Path) -> dict[str, Any]:
     ):
         raise DamagedError(f"{lines} has changed since the run ended; delete {folder}")
     return found
-
-
-def _seal(result: Mapping[str, Any]) -> str:
-    return name_of(result)
 
 
 def to_disk(path: Path) -> None:
