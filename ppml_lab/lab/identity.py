@@ -17,7 +17,7 @@ import hashlib
 import json
 import sys
 import types
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from ppml_lab import trees
-from ppml_lab.lab import part
+from ppml_lab.lab import part, paths
 from ppml_lab.lab.setup import Facts
 
 SEED_ALONE = "seed"
@@ -161,6 +161,20 @@ def described(
         fields = _fields(value, where, same_bits, without, told)
         return told(type(value), where) | {"fields": fields}
     return {"function": _import_path(value, where)}
+
+
+def check_classes(setups: Iterable[Any]) -> None:
+    """Raises ValueError if two classes of parts have one name, so that runs of one
+    would be taken for runs of the other; local classes differ by what they capture.
+    """
+    known: dict[str, type] = {}
+    for cls in {type(one) for setup in setups for one in paths.parts_below(setup)}:
+        name = json.dumps(described(cls), sort_keys=True)
+        if known.setdefault(name, cls) is not cls:
+            raise ValueError(
+                f"two classes of parts are called {path_of(cls)}: rename one of them, "
+                "for runs go by the names of their parts"
+            )
 
 
 def path_of(thing: Any) -> str:

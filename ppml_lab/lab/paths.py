@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -31,6 +32,14 @@ def every(setup: Any, above: str = "") -> list[str]:
         for place, inner in parts_in(getattr(setup, name)):
             found += every(inner, ".".join(filter(None, [above + name, place])) + ".")
     return found
+
+
+def parts_below(setup: Any) -> Iterator[Any]:
+    """A setup and every part below it."""
+    yield setup
+    for name in fields_of(type(setup)):
+        for _, inner in parts_in(getattr(setup, name)):
+            yield from parts_below(inner)
 
 
 def value_at(setup: Any, path: str) -> Any:

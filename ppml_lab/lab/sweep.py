@@ -29,9 +29,11 @@ import numpy as np
 from ppml_lab import arguments, checks
 from ppml_lab.lab import paths
 from ppml_lab.lab.budget import Noises, calibrated_once, noise_path
+from ppml_lab.lab.identity import check_classes
 from ppml_lab.lab.part import is_part
 from ppml_lab.lab.results import Point
 from ppml_lab.lab.setup import OF_A_POINT, check_setup
+
 
 class Setting(NamedTuple):
     """What one point of a sweep changes."""
@@ -215,8 +217,8 @@ def points(sweep: Sweep, setup: Any = None, delta: float | None = None) -> list[
 
     Raises:
       ValueError: For a key path that does not exist, a number swept in data, schedule
-        or layout, or a target_epsilon that has no delta or cannot be reached, also
-        because the point has no noise.
+        or layout, two classes of parts of one name, or a target_epsilon that has no
+        delta or cannot be reached, also because the point has no noise.
       TypeError: For a value that a field cannot hold.
     """
     if not sweep:
@@ -232,6 +234,7 @@ def points(sweep: Sweep, setup: Any = None, delta: float | None = None) -> list[
         point = point._replace(labels=_labels(setting, point, names))
         which = (*point[:2], point.delta, *point.labels.values())
         found.setdefault(which, point)
+    check_classes({point.setup for point in found.values()})
     return list(found.values())
 
 

@@ -434,3 +434,20 @@ def test_a_folder_may_be_a_text_and_what_is_finished_stays(methods: Any) -> None
     folder = runs[0].folder.parents[1]
     assert isinstance(folder, Path)
     assert lab.run_sweep(points, str(folder)) == runs
+
+
+def test_two_classes_of_one_name_are_refused() -> None:
+    def made(step: float) -> Any:
+        @lab.part
+        class Mine(parts.FedAvg):
+            def build(self, *of: Any) -> Any:
+                return super().build(*of) if step else None
+
+        return Mine()
+
+    # What they capture tells the first two apart, and nothing the others.
+    different = lab.axis("trainer", {"a": made(1.0), "b": made(2.0)})
+    assert len({point.id for point in lab.points(different, SETUP)}) == 2
+    same = lab.axis("trainer", {"a": made(1.0), "b": made(1.0)})
+    with pytest.raises(ValueError, match=r"two classes of parts are called .*Mine: re"):
+        lab.points(same, SETUP)
