@@ -100,7 +100,7 @@ def points(experiment: Experiment) -> list[lab.Point]:
 
 def cohort(sampler: parts.FixedSize) -> int:
     """How many clients a round draws."""
-    return round(sampler.cohort_size * sampler.share)
+    return round(sampler.cohort_size * (sampler.share or 1.0))
 
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import jaxtyping
 import pytest
 
 from .wrong_calls import audits, learning, privacy, sums, sweeps
-from .wrong_calls.values import HOSTILE, NUMBER, allowed
+from .wrong_calls.values import HOSTILE, allowed
 
 PACKAGES = {
     "data": learning.DATA,

@@ -92,7 +92,7 @@ def calibrated_once(
     path = noise_path(setup)
     found = noises.setdefault((target_epsilon, delta), [])
     for noise, event in found if path else ():
-        noisy = paths.replaced(setup, path, noise)
+        noisy = paths.replaced(setup, path or "", noise)
         if whole_run(noisy) == event:
             return noisy
     noisy = calibrated(setup, target_epsilon, delta)

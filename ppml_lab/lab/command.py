@@ -14,6 +14,7 @@ import itertools
 import operator
 import sys
 import textwrap
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -109,9 +110,7 @@ def _named(
     sys.exit(2)
 
 
-def _table(
-    configs: Mapping[str, Any], choices: Choices
-) -> Mapping[tuple[type, str], list[type]]:
+def _table(configs: Mapping[str, Any], choices: Choices) -> _Table:
     """For each field of each class: which classes of parts may stand there."""
     own: dict[tuple[type, str], list[type]] = {}
     for config in configs.values():
@@ -185,7 +184,8 @@ def _widened(kind: Any, classes: list[type], given: Any) -> Any:
         return kind
     if get_origin(kind) is tuple:
         # How many there are stays: flags reach each of them.
-        return tuple[tuple(type(one) for one in given)] if given else kind
+        held: Any = tuple(type(one) for one in given)
+        return types.GenericAlias(tuple, held) if held else kind
     plain = [m for m in members(kind) if not getattr(m, "_is_protocol", False)]
     together = tuple(dict.fromkeys([*plain, *classes]))
     names = [getattr(choice, "__name__", str(choice)) for choice in together]
@@ -210,12 +210,14 @@ def _help(cls: type, name: str) -> str | None:
 def _docs(cls: type) -> Mapping[str, str]:
     """The strings below a class's own fields."""
     try:
-        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+        tree: Any = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+        body = tree.body[0].body
     except (OSError, TypeError, SyntaxError, IndexError):
         return {}
     found = {}
     for line, after in itertools.pairwise(body):
         text = getattr(getattr(after, "value", None), "value", None)
-        if isinstance(line, ast.AnnAssign) and isinstance(text, str):
-            found[line.target.id] = inspect.cleandoc(text)
+        target = getattr(line, "target", None)
+        if isinstance(target, ast.Name) and isinstance(text, str):
+            found[target.id] = inspect.cleandoc(text)
     return found

@@ -26,7 +26,8 @@ import numpy as np
 from jaxtyping import UInt32
 
 from ppml_lab import trees
-from ppml_lab.lab import part, paths
+from ppml_lab.lab import paths
+from ppml_lab.lab.part import gives_same_bits, is_part, may_be_number
 from ppml_lab.lab.setup import Facts
 
 SEED_ALONE = "seed"
@@ -97,7 +98,7 @@ def _folded(seed: Any, words: Any, own: Any) -> Any:
 
 
 def _stored(facts: Facts) -> str | None:
-    return facts.digests and facts.digests.stored
+    return None if facts.digests is None else facts.digests.stored
 
 
 def digest(*values: Any, same_bits: bool = False) -> str:
@@ -157,7 +158,7 @@ def described(
         return each if type(value) is tuple else {path_of(type(value)): each}
     if isinstance(value, dict):
         return {"dict": [[told(k, where), told(v, where)] for k, v in value.items()]}
-    if part.is_part(value) or dataclasses.is_dataclass(value):
+    if is_part(value) or dataclasses.is_dataclass(value):
         fields = _fields(value, where, same_bits, without, told)
         return told(type(value), where) | {"fields": fields}
     return {"function": _import_path(value, where)}
@@ -195,10 +196,10 @@ def _fields(
     found = {}
     for field in dataclasses.fields(value):
         kind = field.type
-        if field.name in without or (same_bits and part.gives_same_bits(kind)):
+        if field.name in without or (same_bits and gives_same_bits(kind)):
             continue
         held = getattr(value, field.name)
-        if part.is_part(value) and part.may_be_number(kind) and isinstance(held, float):
+        if is_part(value) and may_be_number(kind) and isinstance(held, float):
             held = float(np.float32(held)) + 0.0  # -0.0 is 0.0
         found[field.name] = told(held, f"{where}.{field.name}")
     return found

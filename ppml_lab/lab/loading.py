@@ -281,5 +281,5 @@ def _placed(source: _Source, num_devices: int | None, shard_data: bool) -> LabDa
         clients = data.federate(dealt.train, dealt.owners, sharding=everywhere)
     if shard_data:
         clients = data.shard(clients, federated.sharded_by_client(mesh))
-    beside = trees.place((dealt.test, dealt.validation), everywhere)
-    return LabData(clients, *beside, dealt.facts)
+    test, validation = trees.place((dealt.test, dealt.validation), everywhere)
+    return LabData(clients, test, validation, dealt.facts)

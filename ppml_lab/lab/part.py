@@ -84,7 +84,7 @@ def part(cls: type[T]) -> type[T]:
     jax.tree_util.register_pytree_with_keys(
         made,
         _flat_with_keys,
-        lambda structure, children: _rebuilt(cls, structure, children),
+        lambda structure, children: _rebuilt(cls, structure, tuple(children)),
         _flat,
     )
     return cls

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import PyTree, UInt32
+from jaxtyping import PyTree
 
 from ppml_lab import base
 from ppml_lab.federated.simulate import run_chunk
@@ -81,8 +81,8 @@ class Inputs(NamedTuple):
 
     setups: PyTree
     """Their setups, with leaves float32 `[points]`."""
-    words: UInt32[Array, "points 2"]
-    """Of their keys."""
+    words: Any
+    """Of their keys, uint32 `[points, 2]`."""
 
 
 def inputs_of(points: Sequence[Point]) -> Inputs:

@@ -69,7 +69,8 @@ def _traces(point: Point) -> list[Any]:
     group = group_of(point)
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
     with blaming(point.setup):
-        first = init_program(group).trace(*shapes_of(group, rows))
+        init: Any = init_program(group)
+        first = init.trace(*shapes_of(group, rows))
         return [first.jaxpr, first_traced(group).jaxpr]
 
 

@@ -79,7 +79,8 @@ def trained(points: list[lab.Point]) -> list[tuple[np.ndarray, np.ndarray]]:
 
     def flat(params: Any) -> np.ndarray:
         leaves = [
-            np.asarray(leaf).reshape(len(filled), -1) for leaf in jax.tree.leaves(params)
+            np.asarray(leaf).reshape(len(filled), -1)
+            for leaf in jax.tree.leaves(params)
         ]
         return np.concatenate(leaves, axis=1)
 

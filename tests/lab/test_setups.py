@@ -222,7 +222,7 @@ def test_every_algorithm_is_built_with_every_privacy(
         event = built(setup).event(3)
     except ValueError as error:
         # What is not possible is said in words.
-        assert isinstance(trainer, parts.Scaffold | parts.LocalDpSgd)  # noqa: PT017
+        assert isinstance(trainer, parts.Scaffold | parts.LocalDpSgd)
         assert "use" in str(error) or "give" in str(error)  # noqa: PT017
         return
     promises = event.privacy_unit is not None or bool(event.beside)

@@ -65,20 +65,14 @@ def for_clients(optimizer: Any) -> Any:
 class _Scheduled:
     """What optimizers have in common: `_make(rate)` at the rates of a schedule."""
 
-    learning_rate: Any
-    schedule: Any
-
-    def _make(self, rate: Any) -> optax.GradientTransformation:
-        raise NotImplementedError
-
-    def build(self, steps_per_round: int = 1) -> optax.GradientTransformation:
+    def build(self: Any, steps_per_round: int = 1) -> optax.GradientTransformation:
         """For a server or central training, which count the steps of the whole run."""
         rate, schedule = self.learning_rate, self.schedule
         if schedule is None:
             return self._make(rate)
         return self._make(lambda count: rate * schedule.at(count // steps_per_round))
 
-    def for_clients(self) -> Any:
+    def for_clients(self: Any) -> Any:
         """For clients, whose optimizers start afresh in every round."""
         rate, schedule = self.learning_rate, self.schedule
         if schedule is None:
