@@ -91,9 +91,6 @@ def _check(folder: Path, stamp: Any, config: Mapping[str, Any]) -> None:
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:
-    if isinstance(there, list) and isinstance(here, dict):
-        # From when named tuples were written as lists.
-        there = dict(zip(here, there, strict=False))
     if isinstance(there, dict) and isinstance(here, dict):
         # Options that came or went after the folder was made are not held against it:
         # a run's name depends on all options, so that none is taken for another.

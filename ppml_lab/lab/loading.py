@@ -99,7 +99,7 @@ def _dealt(source: _Source) -> _Dealt:
                 f"validation {source.validation} of {where}, whose clients are dealt "
                 "already; hold rows out where they are dealt"
             )
-        _check_alike(where, train.examples, test)
+        _check_alike(where, _stored_rows(train), test)
         if num_classes is not None:
             _check_labels(f"{where}: train", train.examples, num_classes)
         return _Dealt(train, None, test, None, _facts_of_clients(train, num_classes))
@@ -146,11 +146,22 @@ def _loaded(part: Any) -> tuple[Any, Any, Any]:
     return found
 
 
+def _stored_rows(clients: base.Clients) -> Any:
+    """What rows are like, leaves `[any, ...]`, however they are stored."""
+    if isinstance(clients.examples, data.storage.Generated):
+        return jax.eval_shape(clients.examples.make, jax.ShapeDtypeStruct((), np.int32))
+    if isinstance(clients.examples, data.storage.ByShard):
+        return clients.examples.rows
+    return clients.examples
+
+
 def _example(examples: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             np.shape(leaf)[1:],
-            jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype),
+            jax.dtypes.canonicalize_dtype(
+                leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+            ),
         ),
         examples,
     )
@@ -159,15 +170,15 @@ def _example(examples: Any) -> Any:
 def _facts_of_clients(clients: base.Clients, num_classes: int | None) -> Facts:
     sizes = data.client_sizes(clients)
     owners = np.repeat(np.arange(len(sizes)), sizes)
-    digests, example = None, None
+    digests = None
     if not isinstance(clients.examples, data.storage.ByShard | data.storage.Generated):
         host = jax.tree.map(np.asarray, clients.examples)
-        digests, example = data.digests(host, owners), _example(host)
+        digests = data.digests(host, owners)
     return Facts(
         num_clients=len(sizes),
         num_examples=int(sizes.sum()),
         max_client_size=int(sizes.max()),
-        example=example,
+        example=_example(_stored_rows(clients)),
         num_classes=num_classes,
         digests=digests,
     )

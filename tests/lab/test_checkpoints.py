@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,23 @@ STATES = {
     "more": (jnp.arange(3, dtype=jnp.uint32), jnp.zeros((3, 0))),
 }
 
+MADE_BY = {"code": "of these tests"}
+
 
 def save(folder: Path, name: str, rounds: int, runs: list[str]) -> None:
     spent: dict[str, Any] = {run: (row, {"a": run}) for row, run in enumerate(runs)}
-    checkpoints.save(folder, name, rounds, STATES, spent)
+    checkpoints.save(folder, name, rounds, STATES, spent, MADE_BY)
+
+
+def find(folder: Path) -> Any:
+    """All that is there, and nothing is damaged."""
+    return checkpoints.find(folder, lambda run, saved: True, pytest.fail)
 
 
 def test_rows_of_several_checkpoints_are_gathered_to_the_bit(tmp_path: Path) -> None:
-    save(tmp_path, "first", 10, ["a", "b", "c"])
-    save(tmp_path, "second", 20, ["d", "b"])
-    found = checkpoints.find(tmp_path)
+    save(tmp_path, "f125", 10, ["a", "b", "c"])
+    save(tmp_path, "5ec0", 20, ["d", "b"])
+    found = find(tmp_path)
     assert {run: saved.rounds for run, saved in found.items()} == {
         "a": 10, "b": 20, "c": 10, "d": 20,
     }  # fmt: skip
@@ -48,7 +56,7 @@ def test_a_slice_keeps_its_newest_checkpoint_alone(tmp_path: Path) -> None:
     # Half-written ones are not found, and go.
     half = path.with_name("20.orbax-checkpoint-tmp-1")
     shutil.copytree(path, half)
-    assert checkpoints.find(tmp_path)["a"].rounds == 10
+    assert find(tmp_path)["a"].rounds == 10
     with open_claims(tmp_path) as claims:
         checkpoints.clean(tmp_path, lambda run: False, claims)
         assert [*path.parent.iterdir()] == [path]
@@ -58,7 +66,7 @@ def test_a_slice_keeps_its_newest_checkpoint_alone(tmp_path: Path) -> None:
 
 def test_another_programs_states_are_refused(tmp_path: Path) -> None:
     save(tmp_path, "5ce0", 10, ["a"])
-    saved = [checkpoints.find(tmp_path)["a"]]
+    saved = [find(tmp_path)["a"]]
     other = {**STATES, "params": jnp.zeros((3, 5))}
     with pytest.raises(
         ValueError, match=r"array \['params'\] is float32\[2\], and float32\[5\] now"
@@ -71,25 +79,28 @@ def test_another_programs_states_are_refused(tmp_path: Path) -> None:
 def test_a_changed_bit_of_an_array_is_refused(tmp_path: Path) -> None:
     save(tmp_path, "5ce0", 10, ["a", "b"])
     (path,) = (tmp_path / "checkpoints" / "5ce0").iterdir()
-    saved = checkpoints.find(tmp_path)["a"]
+    saved = find(tmp_path)["a"]
     ledger = path / "ledger" / "ledger.json"
     # The same files but for one bit of one number.
     params = np.array(STATES["params"])
     params[0, 0] = 0.0
     (tmp_path / "other").mkdir()
     spent: dict[str, Any] = {run: (row, {}) for row, run in enumerate("ab")}
-    checkpoints.save(tmp_path / "other", "5ce0", 10, STATES | {"params": params}, spent)
+    checkpoints.save(
+        tmp_path / "other", "5ce0", 10, STATES | {"params": params}, spent, MADE_BY
+    )
     shutil.move(path / "states", tmp_path / "whole")
     other = tmp_path / "other" / "checkpoints" / "5ce0" / "10"
     shutil.copytree(other / "states", path / "states")
     with pytest.raises(
-        ValueError, match=r"5ce0/10: its array \['params'\] has changed .*delete it"
+        ValueError,
+        match=r"5ce0/10: its array \['params'\] has changed .* start again",
     ):
         checkpoints.load([saved], STATES)
     for file in (path / "states").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"5ce0/10: .*delete it to start its runs"):
+    with pytest.raises(ValueError, match=r"5ce0/10: .* start again"):
         checkpoints.load([saved], STATES)
     shutil.rmtree(path / "states")
     shutil.move(tmp_path / "whole", path / "states")
@@ -99,5 +110,6 @@ def test_a_changed_bit_of_an_array_is_refused(tmp_path: Path) -> None:
     for other in (text.replace('"row": 1', '"row": 2'), text[: len(text) // 2]):
         assert other != text
         ledger.write_text(other)
-        with pytest.raises(ValueError, match=r"5ce0/10: its ledger.json .*delete it"):
-            checkpoints.find(tmp_path)
+        said: list[str] = []
+        assert not checkpoints.find(tmp_path, lambda run, saved: True, said.append)
+        assert re.search(r"5ce0/10: its ledger.json .*start again", said[0])

@@ -50,7 +50,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[lab.Outcome]:
 
 
 def test_a_finished_run_is_not_run_again(tiny: Any) -> None:
-    reports: list[tuple[int, str]] = []
+    reports: list[Any] = []
     folder = tiny[0].folder.parents[1]
     again = lab.run_sweep(
         points_of(TINY, range(3)), folder, report=lambda *said: reports.append(said)
@@ -335,7 +335,8 @@ def test_a_metric_that_no_evaluation_has_is_refused_before_anything_runs(
 
 
 def test_stopping_and_choosing_need_validation_rows() -> None:
-    for fields in ({"stop_at": 0.5}, {"keep": "best"}):
+    choosing: tuple[dict[str, Any], ...] = ({"stop_at": 0.5}, {"keep": "best"})
+    for fields in choosing:
         with pytest.raises(ValueError, match="choose by validation rows, and there"):
             lab.Schedule(**fields)
     for share in (-0.1, 1.0):
@@ -343,7 +344,7 @@ def test_stopping_and_choosing_need_validation_rows() -> None:
             lab.Schedule(validation=share)
     for name in ("num_rounds", "eval_every", "evals_per_chunk"):
         with pytest.raises(ValueError, match=f"{name} must be .* at least 1, got 0"):
-            lab.Schedule(**{name: 0})
+            scheduled(**{name: 0})
 
 
 def test_finished_runs_of_other_data_are_not_taken(
@@ -359,8 +360,8 @@ def test_finished_runs_of_other_data_are_not_taken(
 
 
 def test_ways_to_run_are_checked(tmp_path: Path) -> None:
-    for fields in ({"width": 0}, {"slice_size": 0}, {"memory_bytes": 0}):
-        (name,) = fields
+    for name in ("width", "slice_size", "memory_bytes"):
+        fields: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match=f"{name} must be .* at least 1, got 0"):
             lab.run_sweep(points_of(TINY), tmp_path, **fields)
     with pytest.raises(ValueError, match="checkpoint_seconds must lie in"):

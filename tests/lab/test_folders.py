@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,39 +44,45 @@ def test_named_tuples_are_known_by_name(tmp_path: Path) -> None:
     other = {"rates": [Rates(0.1, 2.0)]}
     with pytest.raises(ValueError, match="another configuration"):
         open_folder(tmp_path, other)
-    # From before there were names, and a second rate.
-    records.write_json(tmp_path / "provenance.json", {"config": {"rates": [0.1]}})
-    open_folder(tmp_path, {"rates": Rates(0.1, 2.0)})
 
 
-def test_infinity_is_a_word_and_was_a_number(tmp_path: Path) -> None:
+def test_infinity_is_a_word(tmp_path: Path) -> None:
     config = {"target_epsilon": float("inf")}
-    (tmp_path / "provenance.json").write_text(json.dumps({"config": config}))
     open_folder(tmp_path, config)
     open_folder(tmp_path, config)
+    stored = json.loads((tmp_path / "provenance.json").read_text())["config"]
+    assert stored == {"target_epsilon": "inf"}
 
 
 def test_a_folder_of_a_later_version_is_refused(tmp_path: Path) -> None:
-    records.write_json(tmp_path / "provenance.json", {"format": 3, "config": {}})
-    with pytest.raises(ValueError, match="results format 3, which a later version"):
+    records.write_json(tmp_path / "provenance.json", {"format": 4, "config": {}})
+    with pytest.raises(ValueError, match="results format 4, which a later version"):
         open_folder(tmp_path, {})
 
 
-def test_unfinished_runs_of_an_older_version_start_again(tmp_path: Path) -> None:
-    records.write_json(tmp_path / "provenance.json", {"config": {"a": 1}})
-    for run in ("one", "two"):
-        (tmp_path / "runs" / run).mkdir(parents=True)
-    old = tmp_path / "runs" / "one" / "checkpoint.npz"
-    old.touch()
-    kept = tmp_path / "runs" / "two" / "result.json"
-    kept.touch()
-    with pytest.raises(ValueError, match="another configuration"):
+def test_runs_of_an_older_version_are_refused_and_a_table_alone_is_made_again(
+    tmp_path: Path,
+) -> None:
+    for version in ({}, {"format": 1}, {"format": 2}):
+        stamp = {"config": {"a": 1}} | version
+        records.write_json(tmp_path / "provenance.json", stamp)
+        old = tmp_path / "runs" / "one" / "result.json"
+        old.parent.mkdir(parents=True)
+        old.touch()
+        with pytest.raises(ValueError, match=r"format [12], from before setups"):
+            open_folder(tmp_path, {"a": 1})
+        assert old.exists()
+        assert records.read_json(tmp_path / "provenance.json") == stamp
+        shutil.rmtree(tmp_path / "runs")
         open_folder(tmp_path, {"a": 2})
-    assert old.exists()
-    with pytest.warns(UserWarning, match="its 1 unfinished runs start again"):
-        open_folder(tmp_path, {"a": 1})
-    assert (old.exists(), kept.exists()) == (False, True)
-    open_folder(tmp_path, {"a": 1})
+        (tmp_path / "provenance.json").unlink()
+
+
+def test_a_damaged_stamp_is_refused(tmp_path: Path) -> None:
+    for stamp in ([], {"format": "3", "config": {}}, {"format": 3}, {"config": []}):
+        records.write_json(tmp_path / "provenance.json", stamp)
+        with pytest.raises(ValueError, match=r"provenance\.json is damaged"):
+            open_folder(tmp_path, {})
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(

@@ -254,15 +254,19 @@ def test_nothing_promised_keeps_the_keys_of_the_seed() -> None:
     plain = replace(SETUP, mechanism=parts.NoPrivacy())
     expected = jax.random.key_data(jax.random.key(5)).tolist()
     masked = parts.PairwiseMasking(max_abs=1.0)
-    for fields in ({}, {"trainer": parts.Scaffold()}, {"secure_sum": masked}):
+    plain_ones: list[dict[str, Any]] = [
+        {}, {"trainer": parts.Scaffold()}, {"secure_sum": masked},
+    ]  # fmt: skip
+    for fields in plain_ones:
         setup = replace(plain, **fields)
         assert point(setup).key == "seed"
         assert [*words(setup, 5)] == expected
-    for fields in (
+    private_ones: list[dict[str, Any]] = [
         {"mechanism": parts.Gaussian()},  # without noise, but clipped
         {"mechanism": parts.LocalGaussian()},
         {"trainer": parts.LocalDpSgd()},
-    ):
+    ]
+    for fields in private_ones:
         assert len(point(replace(plain, **fields)).key) == 64
 
 

@@ -11,12 +11,6 @@ import pytest
 from ppml_lab.lab import records
 
 
-def test_run_id_ignores_the_order_of_keys_and_sees_every_value() -> None:
-    one = {"a": 1, "b": {"c": 0.5, "d": "x"}}
-    assert records.run_id(one) == records.run_id({"b": {"d": "x", "c": 0.5}, "a": 1})
-    assert records.run_id(one) != records.run_id({"a": 1, "b": {"c": 0.6, "d": "x"}})
-
-
 def test_lines_after_the_last_checkpoint_are_cut(tmp_path: Path) -> None:
     path = tmp_path / "rounds.jsonl"
     records.append_lines(path, [{"round": 1}, {"round": 2}])

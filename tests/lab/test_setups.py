@@ -177,7 +177,7 @@ def test_without_privacy_epsilon_is_infinite() -> None:
 
 
 def test_local_dp_sgd_protects_examples() -> None:
-    local = replace(
+    local: Any = replace(
         SETUP,
         trainer=parts.LocalDpSgd(noise_multiplier=1.0, batch_size=4, num_steps=3),
     )
@@ -199,7 +199,7 @@ def test_local_dp_sgd_protects_examples() -> None:
     # Its noise is the trainer's, and the mechanism's where both could have some.
     quiet = local.with_noise(3.0)
     assert quiet.trainer.noise_multiplier == 3.0
-    both = replace(local, mechanism=parts.Gaussian(1.0, 1.0)).with_noise(3.0)
+    both: Any = replace(local, mechanism=parts.Gaussian(1.0, 1.0)).with_noise(3.0)
     assert (both.mechanism.noise_multiplier, both.trainer.noise_multiplier) == (3, 1)
 
 
