@@ -65,19 +65,26 @@ def test_slices_and_order_do_not_change_results(tiny: Any, tmp_path: Path) -> No
     assert last(tiny) == last(together[::-1])
 
 
-def test_data_that_an_algorithm_cannot_train_on_are_refused_before_it_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(clients: base.Clients) -> None:
-        raise ValueError(f"no room for {data.num_clients(clients)} clients")
+@lab.part
+class Refuses(parts.Federated):
+    """Trains on no data."""
 
-    built = parts.Federated.algorithm
-    monkeypatch.setattr(
-        parts.Federated, "algorithm", lambda *a: built(*a)._replace(check=refuse)
-    )
+    def algorithm(self, facts: lab.Facts) -> base.FederatedAlgorithm:
+        """The stock one, but for its check."""
+
+        def refuse(clients: base.Clients) -> None:
+            raise ValueError(f"no room for {data.num_clients(clients)} clients")
+
+        return parts.Federated.algorithm(self, facts)._replace(check=refuse)
+
+
+def test_data_that_an_algorithm_cannot_train_on_are_refused_before_it_runs(
+    tmp_path: Path,
+) -> None:
+    refuses = Refuses(partition=TINY.partition, sampler=TINY.sampler)
     with pytest.raises(ValueError, match="no room for 20 clients"):
-        lab.run_sweep(points_of(TINY), tmp_path)
-    assert not [*tmp_path.glob("runs/*/rounds.jsonl")]
+        lab.run_sweep(points_of(TINY) + points_of(refuses), tmp_path)
+    assert not [*tmp_path.glob("runs/*")]
 
 
 class StoppedError(Exception):
