@@ -64,7 +64,6 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     try:
         for slice_size, width in KINDS:
             program.init_program.cache_clear()
-            program.first_traced.cache_clear()
             budget.built.cache_clear()
             built.clear()
             compiled.clear()

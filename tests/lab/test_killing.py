@@ -73,7 +73,7 @@ def left(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in folder.glob("runs/*"):
         rows = records.read_lines(path / "rounds.jsonl")
-        rows.append(records.read_json(path / "result.json"))
+        rows.append(records.read_result(path))
         found[path.name] = [
             {k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows
         ]
