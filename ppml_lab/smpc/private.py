@@ -35,6 +35,7 @@ from ppml_lab.smpc import (
     private_ranges,
     private_values,
     sharing,
+    streams,
     transcript,
     truncation,
 )
@@ -291,7 +292,7 @@ def evaluate(
             schemes.check_same(leaf.scheme, protocol.scheme)
     closed, out_tree = interpreter.traced(function, leaves, tree)
     run = interpreter.Run(
-        private_inputs.checked_seed(seed),
+        streams.Stream(private_inputs.checked_seed(seed)),
         protocol.scheme,
         protocol.fraction_bits,
         protocol.truncation,
@@ -319,7 +320,8 @@ def unsupported(
     def trial(seed: Seed, secret: list[Any], known: list[Any]) -> None:
         leaves = list(map(merge, secret, known))
         closed, _ = interpreter.traced(function, leaves, tree)
-        run = interpreter.Run(seed, how.scheme, how.fraction_bits, how.truncation)
+        stream = streams.Stream(seed)
+        run = interpreter.Run(stream, how.scheme, how.fraction_bits, how.truncation)
         run.missing = missing
         interpreter.results(run, closed, leaves)
 

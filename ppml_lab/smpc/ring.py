@@ -7,6 +7,7 @@ prime fields of `field` are rings of the same type.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from jaxtyping import Float, UInt32, UInt64
 from ppml_lab import random
 
 Seed = UInt32[Array, "*s 2"]
+
+_FEW = 8
 
 
 class Wide(NamedTuple):
@@ -76,6 +79,17 @@ def negative(ring: Ring, element: Element) -> Element:
 def row(element: Element, number: int) -> Element:
     """One place of the first axis, such as a party's share."""
     return jax.tree.map(lambda leaf: leaf[number], element)
+
+
+def total(ring: Ring, rows: Element) -> Element:
+    """The sum along the first axis, such as of all parties' shares.
+
+    Of few rows one by one, which compiles into what comes before and after.
+    """
+    count = shape_of(rows)[0]
+    if count > _FEW:
+        return ring.sum_over(rows, 0)
+    return functools.reduce(ring.add, [row(rows, number) for number in range(count)])
 
 
 def shape_of(element: Element) -> tuple[int, ...]:
