@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from ppml_lab.smpc import products, streams, transcript
 from ppml_lab.smpc import ring as rings
@@ -112,8 +111,10 @@ def _product(
     out = scheme._replace(scale=scale)
     ring = scheme.ring
     if not scheme.ideal:
-        # Read in several places, in each of which XLA would compute them again.
-        one, other = lax.optimization_barrier((one, other))
+        one, other = (
+            Shared(rings.materialised(value.shares), value.scheme)
+            for value in (one, other)
+        )
     whole = product(
         ring, rings.total(ring, one.shares), rings.total(ring, other.shares)
     )
@@ -200,8 +201,7 @@ def completed(whole: Element, others: Element, scheme: Scheme) -> Shared:
     """All shares of a value, of which all but the first are given."""
     first = scheme.ring.subtract(whole, rings.total(scheme.ring, others))
     shares = jax.tree.map(lambda f, o: jnp.concatenate([f[None], o]), first, others)
-    # XLA would compute the shares again in each place that reads some of them.
-    return Shared(lax.optimization_barrier(shares), scheme)
+    return Shared(rings.materialised(shares), scheme)
 
 
 def dealt(seed: Source, name: str, value: Element, scheme: Scheme) -> Shared:

@@ -160,6 +160,13 @@ def narrowed(value: UInt64[Array, "*s"]) -> Wide:
     return Wide(value.astype(jnp.uint32), high.astype(jnp.uint32))
 
 
+def materialised(element: Element) -> Element:
+    """The same, computed once: XLA would compute what is read in several places, such as
+    shares, again in each.
+    """
+    return lax.optimization_barrier(element)
+
+
 def shift_left(ring: Ring, element: Element, distance: Array | int) -> Element:
     """Of an element of Z_2^32 or Z_2^64; the distance may be traced."""
     with x64():

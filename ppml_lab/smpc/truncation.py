@@ -218,7 +218,8 @@ def _by_third_party(stream: Stream, shared: Shared, num_bits: Array | int) -> El
     # Summands 0 and 2 come from keys that the third party has with each of the others.
     (drawn,) = arithmetic.draws(stream, ring, (2, *shape))
     rest = ring.subtract(total, rings.total(ring, drawn))
-    return _stacked(rings.row(drawn, 0), rest, rings.row(drawn, 1))
+    shares = _stacked(rings.row(drawn, 0), rest, rings.row(drawn, 1))
+    return rings.materialised(shares)
 
 
 def _raised(ring: Ring, value: Element) -> Element:
