@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppml_lab.smpc import arithmetic, bits, sharing, streams, transcript
+from ppml_lab.smpc import arithmetic, bits, loops, sharing, streams, transcript
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
 from ppml_lab.smpc.ring import Element, Ring
@@ -45,13 +45,18 @@ def all_bits(seed: Source, shared: Shared) -> Shared:
     if carry:
         lowest = rings.from_integers(ring, 1)
         generated = sharing.add(generated, sharing.multiply_public(propagated, lowest))
-    group = propagated
-    for level in range((width - 1).bit_length()):
-        distance = 1 << level
+
+    def join(
+        stream: Stream, groups: tuple[Shared, Shared], distance: Array
+    ) -> tuple[Shared, Shared]:
+        generated, group = groups
         below = _moved_up(paired(generated, group), distance)
         product = arithmetic.multiply(stream, group, below)
-        generated = sharing.add(generated, part(product, 0))
-        group = part(product, 1)
+        return sharing.add(generated, part(product, 0)), part(product, 1)
+
+    distances = [1 << level for level in range((width - 1).bit_length())]
+    groups = (generated, propagated)
+    generated, _ = loops.in_turn(stream, join, groups, jnp.uint32(distances))
     carries = _moved_up(generated, 1)
     total = sharing.add(propagated, carries)
     if carry:
@@ -181,7 +186,7 @@ def _each(function: Callable[[Element], Element], shared: Shared) -> Shared:
     return Shared(function(shared.shares), shared.scheme)
 
 
-def _moved_up(shared: Shared, distance: int) -> Shared:
+def _moved_up(shared: Shared, distance: Array | int) -> Shared:
     ring = shared.scheme.ring
     return _each(lambda share: rings.shift_left(ring, share, distance), shared)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ppml_lab.smpc import arithmetic, bits, carries, sharing, streams, transcript
+from ppml_lab.smpc import arithmetic, bits, carries, loops, sharing, streams, transcript
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
 from ppml_lab.smpc.ring import Element, Ring
@@ -150,19 +150,11 @@ def maximum(seed: Source, one: Shared, other: Shared) -> Shared:
 
 def max_over(seed: Source, shared: Shared, axis: int) -> Shared:
     """The largest along an axis of the secret: a tree of maxima."""
-    stream, axis = streams.of(seed), axis % len(shape_of(shared)) + 1
-    while (count := rings.shape_of(shared.shares)[axis]) > 1:
-        pairs = [
-            _cut(shared, axis, begin, begin + count // 2) for begin in (0, count // 2)
-        ]
-        larger = maximum(stream, *pairs)
-        if count % 2:
-            larger = _joined(larger, _cut(shared, axis, count - 1, count), axis)
-        shared = larger
-    return Shared(
-        jax.tree.map(lambda leaf: jnp.squeeze(leaf, axis), shared.shares),
-        shared.scheme,
+    moved = jax.tree.map(
+        lambda leaf: jnp.moveaxis(leaf, axis % len(shape_of(shared)) + 1, -1),
+        shared.shares,
     )
+    return loops.tournament(streams.of(seed), maximum, Shared(moved, shared.scheme))
 
 
 def place_of_max(seed: Source, shared: Shared) -> Shared:
@@ -178,28 +170,14 @@ def place_of_max(seed: Source, shared: Shared) -> Shared:
         ),
         whole,
     )
-    stream, both = (
-        streams.of(seed),
-        carries.paired(Shared(shared.shares, whole), places),
-    )
-    while (count := shape_of(both)[-1]) > 1:
-        earlier, later = (_strided(both, begin, 2 * (count // 2)) for begin in (0, 1))
+
+    def winner(stream: Stream, earlier: Shared, later: Shared) -> Shared:
         difference = sharing.subtract(later, earlier)
         bit = is_positive(stream, carries.part(difference, 0))
-        moved = chosen(stream, bit, difference)
-        larger = sharing.add(earlier, moved)
-        if count % 2:
-            axis = len(shape_of(both))
-            larger = _joined(larger, _cut(both, axis, count - 1, count), axis)
-        both = larger
-    places = carries.part(both, 1)
-    return Shared(jax.tree.map(lambda leaf: leaf[..., 0], places.shares), whole)
+        return sharing.add(earlier, chosen(stream, bit, difference))
 
-
-def _strided(shared: Shared, begin: int, end: int) -> Shared:
-    """Every second place of the last axis."""
-    shares = jax.tree.map(lambda leaf: leaf[..., begin:end:2], shared.shares)
-    return Shared(shares, shared.scheme)
+    both = carries.paired(Shared(shared.shares, whole), places)
+    return carries.part(loops.tournament(streams.of(seed), winner, both), 1)
 
 
 def _check(scheme: Scheme) -> None:
@@ -210,7 +188,7 @@ def _check(scheme: Scheme) -> None:
 
 def price(protocol: Callable[[Source, Shared], Shared], shared: Shared) -> None:
     """Notes the messages of a protocol where nobody computes it."""
-    if not transcript.is_recording():
+    if not transcript.active():
         return
     seed = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
@@ -218,20 +196,6 @@ def price(protocol: Callable[[Source, Shared], Shared], shared: Shared) -> None:
         return protocol(seed, Shared(shares, shared.scheme)).shares
 
     jax.eval_shape(shares, seed, shared.shares)
-
-
-def _cut(shared: Shared, axis: int, begin: int, end: int) -> Shared:
-    shares = jax.tree.map(
-        lambda leaf: jax.lax.slice_in_dim(leaf, begin, end, axis=axis), shared.shares
-    )
-    return Shared(shares, shared.scheme)
-
-
-def _joined(one: Shared, other: Shared, axis: int) -> Shared:
-    shares = jax.tree.map(
-        lambda a, b: jnp.concatenate([a, b], axis=axis), one.shares, other.shares
-    )
-    return Shared(shares, one.scheme)
 
 
 def _number(ring: Ring, word: Element) -> Element:

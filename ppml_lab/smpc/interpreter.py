@@ -13,11 +13,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.extend import core
 
 from ppml_lab import checks, random
-from ppml_lab.smpc import approximations, private_forms, private_functions, transcript
+from ppml_lab.smpc import (
+    approximations,
+    loops,
+    private_forms,
+    private_functions,
+    transcript,
+)
 from ppml_lab.smpc import private_values as values
 from ppml_lab.smpc.private_values import Call
 from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
@@ -226,7 +232,7 @@ def _scan(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any]:
     numbers = jnp.arange(loop.length, dtype=jnp.uint32)
     items = [values.axes_swapped(value) for value in items]
     with transcript.scope("loop", repeat=loop.length):
-        carry, outs = lax.scan(body, carry, (numbers, items), reverse=loop.reverse)
+        carry, outs = loops.scan(body, carry, (numbers, items), reverse=loop.reverse)
         if not any(waits):
             transcript.repeat_at_once()
     return [*carry, *map(values.axes_swapped, outs)]

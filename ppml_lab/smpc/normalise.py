@@ -15,8 +15,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from ppml_lab.smpc import arithmetic, bits, comparison, sharing, streams, transcript
+from ppml_lab.smpc import (
+    arithmetic,
+    bits,
+    comparison,
+    loops,
+    sharing,
+    streams,
+    transcript,
+)
 from ppml_lab.smpc import private_values as values
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc.ring import Element, Ring
@@ -107,13 +116,16 @@ def _marked(stream: Stream, word: Shared) -> Shared:
     ring = word.scheme.ring
     sign = _each(lambda w: _spread_top(ring, w), word)
     unset = _inverted(sharing.add(word, sign))
+
+    def reach(stream: Stream, unset: Shared, distance: Array) -> Shared:
+        above = _each(lambda w: rings.shift_right(ring, w, distance), unset)
+        all_set = bits.ones(ring, ())
+        full = rings.shift_left(ring, all_set, jnp.uint32(ring.bits) - distance)
+        return arithmetic.multiply(stream, unset, sharing.add_public(above, full))
+
     # All from here up are unset.
-    for level in range((ring.bits - 1).bit_length()):
-        distance = 1 << level
-        above = _each(lambda w, d=distance: rings.shift_right(ring, w, d), unset)
-        full = _mask(ring, ring.bits - distance, ring.bits)
-        above = sharing.add_public(above, full)
-        unset = arithmetic.multiply(stream, unset, above)
+    distances = [1 << level for level in range((ring.bits - 1).bit_length())]
+    unset = loops.in_turn(stream, reach, unset, jnp.uint32(distances))
     following = _each(lambda w: rings.shift_right(ring, w, 1), unset)
     following = sharing.add_public(following, _mask(ring, ring.bits - 1, ring.bits))
     place = sharing.multiply_public(

@@ -161,8 +161,8 @@ def narrowed(value: UInt64[Array, "*s"]) -> Wide:
 
 
 def materialised(element: Element) -> Element:
-    """The same, computed once: XLA would compute what is read in several places, such as
-    shares, again in each.
+    """The same, computed once: what is read in several places, such as shares, XLA
+    would compute again in each.
     """
     return lax.optimization_barrier(element)
 

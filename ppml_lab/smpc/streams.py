@@ -49,6 +49,10 @@ class Stream:
         """Of another stream, `[2]`."""
         return self._coins.take(2)
 
+    def seeds(self, count: int) -> Seed:
+        """Of streams of masks, `[count, 2]`."""
+        return self._masks.take(2 * count).reshape(count, 2)
+
 
 Source = Stream | Seed
 """A stream, or the seed of one that nothing else uses."""
@@ -85,7 +89,6 @@ class _Words:
         if ring.modulus & (ring.modulus - 1):
             drawn = ring.uniform(self.take(2), math.prod(shape))
             return jax.tree.map(lambda leaf: leaf.reshape(shape), drawn)
-        low = high = self.take(math.prod(shape)).reshape(shape)
-        if ring.bits > 32:
-            high = self.take(math.prod(shape)).reshape(shape)
-        return ring.from_unsigned(Wide(low, high))
+        width = 2 if ring.bits > 32 else 1
+        words = self.take(width * math.prod(shape)).reshape(width, *shape)
+        return ring.from_unsigned(Wide(words[0], words[-1]))
