@@ -202,7 +202,6 @@ class Recorder:
             outer.now = outer.end
 
     def _message(self, noted: Message) -> None:
-        """Of a message in this scope, its round being counted from now."""
         frame, num_bits = self._frames[-1], Fraction(noted.num_bits)
         for open_frame in self._frames:
             num_bits *= open_frame.repeat * open_frame.sent
@@ -281,12 +280,10 @@ def scope(
 ) -> Iterator[None]:
     """Puts `name` before the names of what is recorded inside.
 
-    A scope starts when all before it in the scope around has ended, so that rounds
-    add up.
+    A scope starts when all before it in the scope around has ended: rounds add up.
 
     Args:
-      name: A layer, a primitive; "/" separates levels. Nothing, for a scope that is
-        only about rounds.
+      name: A layer or primitive, "/" between levels; "" if only rounds matter.
       repeat: How often the inside happens for each time that it is traced.
       parallel: The scopes directly inside, and the repetitions, happen at once, but
         for what they `wait_for`: of their rounds the most count, not the sum.

@@ -94,7 +94,7 @@ def divide(
         else:
             whole = rings.total(scheme.ring, shared.shares)
             shares = _by_dealer(stream, shared, whole, num_bits, method)
-    return Shared(shares, scheme)
+    return Shared(rings.materialised(shares), scheme)
 
 
 def check_method(scheme: Scheme, method: str) -> None:
@@ -218,8 +218,7 @@ def _by_third_party(stream: Stream, shared: Shared, num_bits: Array | int) -> El
     # Summands 0 and 2 come from keys that the third party has with each of the others.
     (drawn,) = arithmetic.draws(stream, ring, (2, *shape))
     rest = ring.subtract(total, rings.total(ring, drawn))
-    shares = _stacked(rings.row(drawn, 0), rest, rings.row(drawn, 1))
-    return rings.materialised(shares)
+    return _stacked(rings.row(drawn, 0), rest, rings.row(drawn, 1))
 
 
 def _raised(ring: Ring, value: Element) -> Element:

@@ -83,9 +83,6 @@ def test_many_draws_take_few_generators(monkeypatch):
 
 
 PROTOCOLS = {
-    "is_negative": comparison.is_negative,
-    "to_bits": comparison.to_bits,
-    "is_positive": comparison.is_positive,
     "relu": comparison.relu,
     "max_over": functools.partial(comparison.max_over, axis=0),
     "place_of_max": comparison.place_of_max,
@@ -125,28 +122,18 @@ def calls(program, name):
     return found
 
 
-def test_a_softmax_of_long_rows_compiles_as_soon_as_one_of_short_rows():
-    """Its generators and lines; each of both was hundreds, and linear, once."""
+def test_a_softmax_of_long_rows_is_a_short_program():
+    """With a generator for each draw it had 467 of them, and 27,700 lines."""
+    how = private.protocol()
 
-    def sizes(length):
-        how = private.protocol()
+    def run(seed, x):
+        shared = scheme.Shared(x, how.scheme)
+        return private.evaluate(how, seed, jax.nn.softmax, shared).shares
 
-        def run(seed, x):
-            found = private.evaluate(
-                how, SEED, jax.nn.softmax, scheme.Shared(x, how.scheme)
-            )
-            return found.shares
-
-        x = ring.Wide(*[jax.ShapeDtypeStruct((3, 2, length), jnp.uint32)] * 2)
-        traced = jax.jit(run).trace(SEED, x)
-        text = traced.lower().as_text()
-        return calls(traced.jaxpr.jaxpr, "_threefry2x32"), text.count("\n")
-
-    (few, short), (many, long) = sizes(8), sizes(512)
-    assert few <= 32
-    assert many <= few + 16
-    assert short < 20_000
-    assert long < 1.4 * short
+    x = ring.Wide(*[jax.ShapeDtypeStruct((3, 2, 512), jnp.uint32)] * 2)
+    traced = jax.jit(run).trace(SEED, x)
+    assert 5 <= calls(traced.jaxpr.jaxpr, "_threefry2x32") <= 40
+    assert traced.lower().as_text().count("\n") < 22_000
 
 
 def test_views_leave_loops():
