@@ -130,7 +130,7 @@ def test_a_softmax_of_long_rows_is_a_short_program():
         shared = scheme.Shared(x, how.scheme)
         return private.evaluate(how, seed, jax.nn.softmax, shared).shares
 
-    x = ring.Wide(*[jax.ShapeDtypeStruct((3, 2, 512), jnp.uint32)] * 2)
+    x = jax.eval_shape(lambda: ring.zeros(ring.Z64, (3, 2, 512)))
     traced = jax.jit(run).trace(SEED, x)
     assert 5 <= calls(traced.jaxpr.jaxpr, "_threefry2x32") <= 40
     assert traced.lower().as_text().count("\n") < 22_000
