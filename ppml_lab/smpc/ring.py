@@ -167,8 +167,9 @@ def materialised(element: Element) -> Element:
 
     def kept(word: Array) -> Array:
         # A barrier alone does not keep fusions of XLA's CPU compiler apart: a pad does.
-        last = word.shape[-1] if word.shape else 1
-        rows = word.reshape(-1, last)
+        if not word.size:
+            return word
+        rows = word.reshape(-1, word.shape[-1] if word.shape else 1)
         longer = lax.pad(rows, jnp.uint32(0), [(0, 1, 0), (0, 0, 0)])
         return lax.optimization_barrier(longer)[: rows.shape[0]].reshape(word.shape)
 
