@@ -259,6 +259,11 @@ def _is_key(value: Any) -> bool:
     return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
+def _is_path(value: Any) -> bool:
+    # An empty text would be the current folder.
+    return isinstance(value, Path) or (isinstance(value, str) and bool(value.strip()))
+
+
 def _item(value: Any) -> Any:
     """A number of numpy's or jax's as Python's."""
     return value.item() if hasattr(value, "item") else value
@@ -278,7 +283,8 @@ _PLAIN: dict[Any, _Kind] = {
     ),
     str: _Kind("a text", lambda value: isinstance(value, str)),
     type(None): _Kind("None", lambda value: value is None),
-    Path: _Kind(
-        "a Path", lambda value: isinstance(value, Path), "pathlib.Path makes one"
-    ),
 }
+_PLAIN |= dict.fromkeys(
+    (Path, str | Path),
+    _Kind("the path of a file or folder", _is_path, plain=Path),
+)
