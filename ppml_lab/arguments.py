@@ -101,6 +101,8 @@ def checked(function: F) -> F:
 def _taken(kinds: dict[str, _Kind], name: str, value: Any) -> Any:
     """The argument, as the function gets it; raises ValueError unless it fits."""
     kind = kinds.get(name)
+    if kind is _KEY:
+        checks.key(name, value)
     if kind is None or checks.is_traced(value):
         return value
     if kind.fits(value):
@@ -256,7 +258,8 @@ def _is_integer(value: Any) -> bool:
 
 def _is_key(value: Any) -> bool:
     dtype = getattr(value, "dtype", None)
-    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    is_key = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    return is_key and value.shape == ()
 
 
 def _is_path(value: Any) -> bool:

@@ -8,16 +8,6 @@ from .values import good
 MAY_BE = {"max_abs": ("None",)}
 """Then the mechanism's own bound is taken."""
 SUMS = {"max_abs": 1.0, "scale": 16.0, "rounding": "nearest", "wraps": False}
-AGGREGATORS = {
-    "clear": smpc.clear(),
-    "additive_sharing": smpc.additive_sharing(3, 5, 8.0),
-    "pairwise_masking": smpc.pairwise_masking(parts.GRAPH, 8.0),
-    "light_secagg": smpc.light_secagg(parts.CODE, 8.0),
-}
-FIELDS = {
-    f"{name}.cost": good(aggregator.cost, dimension=10)
-    for name, aggregator in AGGREGATORS.items()
-}
 SMPC = {
     "fixed_point": good(
         smpc.fixed_point,

@@ -129,7 +129,11 @@ LAB = {
     ),
     "run_sweep": good(
         lab.run_sweep,
-        {"checkpoint_seconds": ("0", "inf"), "points": ("()",)},
+        {
+            "checkpoint_seconds": ("0", "inf"),
+            "points": ("()",),
+            "folder": ("'1'",),
+        },
         False,
         points=[parts.POINT],
         folder=Path("nowhere"),
