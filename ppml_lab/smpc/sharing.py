@@ -163,6 +163,7 @@ def share_by_seeds(
     schemes.check_kind(scheme, "additive", "replicated")
     schemes.check_secret(scheme.ring, secret, first_block)
     schemes.check_parties("corrected", [corrected], scheme)
+    checks.entries("seeds", seeds, scheme.num_parties, "parties")
     if scheme.ideal:
         return Shared(jax.tree.map(lambda leaf: leaf[None], secret), scheme)
     ring, shape = scheme.ring, rings.shape_of(secret)
@@ -261,6 +262,7 @@ def reveal(
       ValueError: For receivers that there are not.
     """
     scheme = shared.scheme
+    schemes.check_shares(shared)
     if scheme.kind == "shamir":
         return shamir.reveal(shared, name=name, receivers=receivers)
     learners, shape = schemes.receivers_of(scheme, receivers), shape_of(shared)
