@@ -41,6 +41,10 @@ _MAKERS = {
     "Ledger": "ledger.Ledger() is an empty one",
     "Mesh": "federated.client_mesh makes one",
     "PrivacyEvent": "a mechanism's or an algorithm's `event` makes one",
+    "Alive": "dropouts.everybody makes one",
+    "Code": "lightsecagg.Code makes one",
+    "Scheme": "sharing.additive or replicated makes one",
+    "Shared": "sharing.share makes one",
     "PrivacyMechanism": "make one with dp.gaussian or its like",
     "Protocol": "private.protocol makes one",
     "SecureAggregator": "make one with smpc.additive_sharing or its like",
@@ -213,11 +217,15 @@ def _array(hint: Any) -> _Kind:
     """An array of the annotation's type and axes; numbers may be of any width."""
     kinds = _DTYPES.get(hint.__name__.split("[")[0], "")
     axes = hint.dim_str.strip()
+    last = (axes.split() or [""])[-1]
     count = len(axes.split()) if not set(axes) & set("*.?") else None
 
     def fits(value: Any) -> bool:
         array = value if isinstance(value, jax.Array) else _as_array(value)
-        if array is None or (kinds and array.dtype.kind not in kinds):
+        kind = getattr(getattr(array, "dtype", None), "kind", "")
+        if array is None or (kinds and kind not in kinds) or not kind:
+            return False
+        if last.isdigit() and array.shape[-1:] != (int(last),):
             return False
         return count is None or array.ndim == count
 

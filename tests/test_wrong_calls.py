@@ -52,7 +52,7 @@ def fault(call, argument, value):
         return None
     try:
         call.function(**wrong)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         if re.search(rf"\b{argument}\b", str(error)) or may_be:
             return None
         return f"{argument} = {value} ends in an error without its name: {error}"

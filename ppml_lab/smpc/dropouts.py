@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, UInt32
 
-from ppml_lab import checks, random
+from ppml_lab import arguments, checks, random
 
 
 class Alive(NamedTuple):
@@ -58,7 +58,8 @@ def check_inputs(inputs: Any, alive: Alive, num_clients: int) -> None:
     each whether it is there.
     """
     check_kind(alive)
-    rows = [leaf.shape[0] if leaf.shape else 0 for leaf in jax.tree.leaves(inputs)]
+    shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(inputs)]
+    rows = [(*shape, 0)[0] for shape in shapes]
     if {*rows, *map(len, alive)} != {num_clients} or not rows:
         raise ValueError(
             f"need one row of inputs, and of alive, for each of num_clients "
@@ -85,6 +86,7 @@ def nested(
     return Alive(advertised, shared, uploaded, uploaded & unmasked)
 
 
+@arguments.checked
 def everybody(num_clients: int) -> Alive:
     """No dropouts.
 
@@ -95,6 +97,7 @@ def everybody(num_clients: int) -> Alive:
     return nested(*[jnp.ones(num_clients, bool)] * 4)
 
 
+@arguments.checked
 def drop_out(
     seed: UInt32[Array, " 2"],
     num_clients: int,

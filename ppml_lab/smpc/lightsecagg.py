@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Int, UInt32
 
-from ppml_lab import checks, random, trees
+from ppml_lab import arguments, checks, random, trees
 from ppml_lab.smpc import dropouts, shamir
 from ppml_lab.smpc import field as fields
 from ppml_lab.smpc import ring as rings
@@ -231,6 +231,7 @@ def mask_of_sum(
     return decoded(code, holders, trees.take(summed_pieces, holders), length, field)
 
 
+@arguments.checked
 def run(
     seed: Seed, code: Code, inputs: Element, alive: Alive, field: Ring = F31
 ) -> Outcome:

@@ -26,7 +26,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Int, Integer, UInt32
 
-from ppml_lab import checks, random, trees
+from ppml_lab import arguments, checks, random, trees
 from ppml_lab.smpc import dropouts, graphs, mask_keys
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc.dropouts import Alive
@@ -199,6 +199,7 @@ def mask_of_sum(
     return lax.fori_loop(0, unmasking.num_dropped, of_dropped, total)
 
 
+@arguments.checked
 def run(
     seed: UInt32[Array, " 2"],
     graph: graphs.Graph,

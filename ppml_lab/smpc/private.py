@@ -90,6 +90,7 @@ def protocol(
         scale: schemes.Scale = schemes.TracedScale("fraction_bits")
     else:
         most = ring.bits // 2 - 1
+        checks.at_least("fraction_bits", fraction_bits, 1)
         if not 1 <= fraction_bits <= most:
             raise ValueError(
                 f"fraction_bits must be from 1 to {most}, as a product in {ring.name} "
@@ -100,7 +101,9 @@ def protocol(
         scheme = sharing.additive(num_parties, ring, scale, ideal=ideal)
     else:
         if num_parties != 3:
-            raise ValueError(f"replicated shares need 3 parties, got {num_parties}")
+            raise ValueError(
+                f"num_parties: replicated shares need 3 parties, got {num_parties}"
+            )
         scheme = sharing.replicated(ring, scale, ideal=ideal)
     truncation.check_method(scheme, truncation_method)
     return Protocol(scheme, fraction_bits, truncation_method)
@@ -121,6 +124,7 @@ def decode(protocol: Protocol, element: Element) -> Float[Array, "*s"]:
     return whole / power_of_two(protocol.fraction_bits)
 
 
+@arguments.checked
 def share(
     protocol: Protocol,
     seed: Any,
@@ -193,6 +197,7 @@ def add(one: Any, other: Any) -> Any:
     return jax.tree.map(sharing.add, one, other, is_leaf=is_shared)
 
 
+@arguments.checked
 def rows(shared: Any, begin: Array | int, count: int) -> Any:
     """`count` places of the secrets' first axis, for a tree of shared values.
 
@@ -204,9 +209,12 @@ def rows(shared: Any, begin: Array | int, count: int) -> Any:
     Raises:
       ValueError: For rows that there are not.
     """
+    checks.at_least("begin", begin, 0)
     checks.at_least("count", count, 0)
 
     def cut(value: Shared) -> Shared:
+        if not is_shared(value):
+            raise ValueError(f"shared must be a tree of shared values, got {value!r}")
         length = (*shape_of(value), 0)[0]
         if not checks.is_traced(begin) and not 0 <= int(begin) <= length - count:
             raise ValueError(
@@ -222,6 +230,7 @@ def rows(shared: Any, begin: Array | int, count: int) -> Any:
     return jax.tree.map(cut, shared, is_leaf=is_shared)
 
 
+@arguments.checked
 def reveal(
     protocol: Protocol,
     shared: Any,
@@ -253,6 +262,7 @@ def is_shared(value: Any) -> bool:
     return isinstance(value, Shared)
 
 
+@arguments.checked
 def evaluate(
     protocol: Protocol, seed: Any, function: Callable[..., Any], *args: Any
 ) -> Any:
@@ -299,6 +309,7 @@ def evaluate(
     return jax.tree.unflatten(out_tree, interpreter.results(run, closed, leaves))
 
 
+@arguments.checked
 def unsupported(
     function: Callable[..., Any], *args: Any, public: Sequence[int] = ()
 ) -> dict[str, list[str]]:
@@ -347,6 +358,7 @@ def unsupported(
     return missing
 
 
+@arguments.checked
 def check_ranges(
     protocol: Protocol,
     function: Callable[..., Any],

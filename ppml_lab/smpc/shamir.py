@@ -92,6 +92,7 @@ def share(
     )
 
 
+@arguments.checked
 def reveal(
     shared: Shared,
     *,

@@ -103,6 +103,7 @@ def _checked_scale(scale: schemes.Scale) -> schemes.Scale:
     return float(scale)
 
 
+@arguments.checked
 def share(
     seed: Seed,
     secret: Element,
@@ -242,6 +243,7 @@ def view(shared: Shared, party: int) -> tuple[Element, ...]:
     return tuple(rings.row(shared.shares, number) for number in held(scheme, party))
 
 
+@arguments.checked
 def reveal(
     shared: Shared, *, name: str, receivers: Sequence[transcript.Party] | None = None
 ) -> Element:
