@@ -40,7 +40,7 @@ LAB = {
     "seeds": good(lab.seeds, count=2),
     "uniform": good(
         lab.uniform,
-        SEED | {"low": ("0", "-1", "-2**63")},
+        SEED | {"low": ("0",)},
         name="learning_rate",
         low=0.1,
         high=1.0,
