@@ -360,12 +360,9 @@ def calibrate_noise_multiplier(
         raise ValueError(
             f"make_event must give a base.PrivacyEvent, got {type(most).__name__}"
         )
-    if not accountants.promises(most) and accountants.promises(make_event(1.0)):
-        raise ValueError(
-            "make_event gives an event that costs more with more noise; give it the "
-            "noise multiplier as it is"
-        )
     if not accountants.promises(most):
+        if accountants.promises(make_event(1.0)):
+            raise ValueError(search.WRONG_WAY)
         raise ValueError(
             f"target_epsilon {target:g} needs a mechanism with noise: this event"
             " promises nothing whatever its noise_multiplier; take a privacy mechanism"

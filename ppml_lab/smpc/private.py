@@ -101,9 +101,7 @@ def protocol(
         scheme = sharing.additive(num_parties, ring, scale, ideal=ideal)
     else:
         if num_parties != 3:
-            raise ValueError(
-                f"num_parties: replicated shares need 3 parties, got {num_parties}"
-            )
+            raise ValueError(f"replicated shares need 3 parties, got {num_parties=}")
         scheme = sharing.replicated(ring, scale, ideal=ideal)
     truncation.check_method(scheme, truncation_method)
     return Protocol(scheme, fraction_bits, truncation_method)
@@ -130,7 +128,7 @@ def share(
     seed: Any,
     values: Any,
     *,
-    owner: transcript.Party = "client",
+    owner: Any = "client",
     offline: bool = False,
 ) -> Any:
     """Shares a tree of reals: one value of `sharing.Shared` for each array.
@@ -155,20 +153,13 @@ def share(
         exceed the ring, and whole numbers from 2^24 on, which float32 would round.
     """
     scheme = protocol.scheme
-    is_party = not isinstance(owner, bool) and owner in range(scheme.num_parties)
-    if not (is_party or isinstance(owner, str)):
-        raise ValueError(
-            f"owner must be a party's number, from 0 to {scheme.num_parties - 1}, or "
-            f"another's name, got {owner!r}"
-        )
-    seed = private_inputs.checked_seed(seed)
+    # An owner that is a party keeps what would be sent to it.
+    corrected = private_inputs.place_of(owner, scheme.num_parties)
     leaves, tree = jax.tree.flatten(values)
     for leaf in leaves:
         private_inputs.check_reals(scheme.ring, protocol.fraction_bits, leaf)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
-    # An owner that is a party keeps what would be sent to it.
-    corrected = 0 if isinstance(owner, str) else int(owner)
-    seeds = sharing.party_seeds(seed, scheme)
+    seeds = sharing.party_seeds(private_inputs.checked_seed(seed), scheme)
 
     def shared(number: int, leaf: Array) -> Shared:
         element = encode(protocol, leaf.astype(jnp.float32))
@@ -197,7 +188,6 @@ def add(one: Any, other: Any) -> Any:
     return jax.tree.map(sharing.add, one, other, is_leaf=is_shared)
 
 
-@arguments.checked
 def rows(shared: Any, begin: Array | int, count: int) -> Any:
     """`count` places of the secrets' first axis, for a tree of shared values.
 
