@@ -199,7 +199,7 @@ def rows(shared: Any, begin: Array | int, count: int) -> Any:
     Raises:
       ValueError: For rows that there are not.
     """
-    checks.at_least("begin", begin, 0)
+    checks.at_least("begin", begin, -(2**63))
     checks.at_least("count", count, 0)
 
     def cut(value: Shared) -> Shared:
@@ -208,8 +208,8 @@ def rows(shared: Any, begin: Array | int, count: int) -> Any:
         length = (*shape_of(value), 0)[0]
         if not checks.is_traced(begin) and not 0 <= int(begin) <= length - count:
             raise ValueError(
-                f"rows {begin} to {int(begin) + count - 1} are not all among the "
-                f"{length} that there are"
+                f"begin, count: rows {begin} to {int(begin) + count - 1} are not all "
+                f"among the {length} that there are"
             )
         shares = jax.tree.map(
             lambda leaf: lax.dynamic_slice_in_dim(leaf, begin, count, axis=1),
