@@ -110,6 +110,14 @@ def programs_of_one_module() -> typing.Iterator[None]:
         trim(0)
 
 
+@pytest.fixture
+def as_users_call() -> typing.Iterator[None]:
+    """Nobody but the tests checks annotations on every call."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session")
 def clients() -> base.Clients:
     """Five clients with 5, 1, 3, 7 and 2 examples of a noisy linear function."""

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import PyTree
 
-from ppml_lab import arguments, base, checks, random
+from ppml_lab import arguments, base, checks, random, trees
 from ppml_lab.dp import events
 from ppml_lab.smpc import private, transcript
 
@@ -140,6 +140,8 @@ def training_on_shares(
 
     @arguments.checked
     def train(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> PyTree:
+        trees.check_arrays("params", params)
+        trees.check_arrays("parts", dict(parts))
         _check_sizes(gradient, join, num_examples, dimension, params, parts)
         seed = random.seed(jax.random.fold_in(key, 0))
         shared = {

@@ -84,6 +84,7 @@ def uniform(name: str, low: float, high: float, count: int, seed: int) -> Sweep:
     with the same seed, and a larger `count` begins with the same values. For random
     search `zipped` takes the draws of several fields.
     """
+    _check_bounds(name, low, high)
     return axis(name, _draws(name, low, high, count, seed))
 
 
@@ -92,8 +93,21 @@ def log_uniform(name: str, low: float, high: float, count: int, seed: int) -> Sw
     """`count` draws of a field whose logarithm is uniform; see `uniform`."""
     checks.positive(f"low of {name}", low)
     checks.positive(f"high of {name}", high)
+    _check_bounds(name, low, high)
     logs = _draws(name, math.log(low), math.log(high), count, seed)
     return axis(name, [math.exp(value) for value in logs.tolist()])
+
+
+def _check_bounds(name: str, low: float, high: float) -> None:
+    """Raises ValueError, naming the bound, unless what lies just inside of both is a
+    value of the field: whether the draws are may not depend on the seed.
+    """
+    checks.known("field", name, TYPES, argument="name")
+    for bound, value, other in (("low", low, math.inf), ("high", high, -math.inf)):
+        try:
+            typed(name, math.nextafter(value, other))
+        except ValueError as error:
+            raise ValueError(f"{bound} {value}: {error}") from error
 
 
 def _draws(name: str, low: float, high: float, count: int, seed: int) -> np.ndarray:

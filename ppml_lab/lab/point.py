@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ppml_lab import arguments
 from ppml_lab.lab import records
 from ppml_lab.lab.config import Config, Hyperparams
 from ppml_lab.lab.identity import key_identity
@@ -82,9 +83,10 @@ class Run(NamedTuple):
         return Outcome(last, self.folder)
 
 
-def run_of(point: Point, folder: Path) -> Run:
+@arguments.checked
+def run_of(point: Point, folder: str | Path) -> Run:
     """A point's run in a results folder."""
-    return Run(point, folder / "runs" / records.run_id(point.record()))
+    return Run(point, Path(folder) / "runs" / records.run_id(point.record()))
 
 
 class Outcome(NamedTuple):

@@ -19,7 +19,7 @@ from ppml_lab.lab import hosts, records
 from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.composition import cost_together
-from ppml_lab.lab.folders import check_writable, open_folder
+from ppml_lab.lab.folders import check_writable, named, open_folder
 from ppml_lab.lab.loading import facts_of
 from ppml_lab.lab.point import Outcome, Point, run_of
 from ppml_lab.lab.progress import progress
@@ -129,6 +129,14 @@ def _lead(
     print(f"wrote {out / 'table.csv'}")
 
 
+_FOLDER = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="PATH",
+    instance_from_str=lambda texts: named(texts[0]),
+    is_instance=lambda value: isinstance(value, Path),
+    str_from_instance=lambda folder: [str(folder)],
+)
+
 _SWEEP_OPTIONS = (
     (
         "shard",
@@ -210,7 +218,7 @@ def _chosen(
         # No prefix: the configuration's fields are the command's options.
         [
             ("config", Annotated[kind, tyro.conf.arg(name="")]),
-            ("out", Path),
+            ("out", Annotated[Path, _FOLDER]),
             *((name, annotation) for name, annotation, _ in options),
         ],
         frozen=True,

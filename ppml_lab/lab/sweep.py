@@ -34,7 +34,7 @@ class MadeElsewhereError(RuntimeError):
 @arguments.checked
 def run_sweep(
     points: Sequence[Point],
-    folder: Path,
+    folder: str | Path,
     *,
     report: Report = lambda done, text: None,
     on_metrics: OnMetrics = lambda run, round, scalars: None,
@@ -77,6 +77,7 @@ def run_sweep(
         if value is not None:
             checks.at_least(name, value, 1)
     checks.within("checkpoint_seconds", checkpoint_seconds, 0, float("inf"))
+    folder = Path(folder)
     runs = [run_of(point, folder) for point in points]
     over = hosts.agreed([run.name for run in runs if run.is_finished])
     finished = [run for run in runs if run.name in over]

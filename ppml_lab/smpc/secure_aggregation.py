@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import arguments, base, checks, pairs, random, trees
+from ppml_lab import arguments, base, checks, guards, pairs, random, trees
 from ppml_lab.smpc import cost, sharing, sum_encoding
 from ppml_lab.smpc.fixed_point import FixedPoint
 from ppml_lab.smpc.sum_encoding import SumEncoding
@@ -68,6 +68,11 @@ class Total(NamedTuple):
     count: Float[Array, ""]
 
 
+_SESSION = guards.one_of(Session, "`begin` makes one")
+_TOTAL = guards.one_of(Total, "`empty` and `absorb` make one")
+
+
+@guards.returned(total=_TOTAL, totals=_TOTAL)
 def clear() -> base.SecureAggregator:
     """The plain sum: the server sees every update.
 
@@ -76,7 +81,7 @@ def clear() -> base.SecureAggregator:
     """
 
     def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
-        del places
+        _check_messages(total.messages.high, messages, places)
         heard = pairs.sum_over(trees.where(present, messages, 0.0))
         added = pairs.merge(total.messages, heard)
         return Total(added, total.count + jnp.sum(present, dtype=jnp.float32))
@@ -90,7 +95,7 @@ def clear() -> base.SecureAggregator:
             pairs.sum_over(totals.messages), jnp.sum(totals.count)
         ),
         finish=lambda session, total: (*total, jnp.bool_(True)),
-        wrap=lambda session, total: total,
+        wrap=lambda session, value: value,
         sensitivity=lambda session, norm, dimension: norm,
         cost=_clear_cost,
         can_abort=False,
@@ -211,6 +216,7 @@ def zeros_like(messages: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), messages)
 
 
+@guards.returned(total=_TOTAL, totals=_TOTAL, session=_SESSION)
 def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggregator:
     """The aggregator of fixed-point integers under a protection."""
     ring, least = encoding.ring, protection.least_reports
@@ -247,7 +253,7 @@ def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggrega
         return protection.protect(hide_key, session.protocol, place, integers)
 
     def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
-        del places
+        _check_messages(total.messages, messages, places)
         heard = trees.where(present, messages, 0)
         added = jax.tree.map(
             lambda t, m: ring.add(t, ring.sum_over(m, 0)), total.messages, heard
@@ -265,8 +271,8 @@ def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggrega
         found = jax.tree.map(lambda leaf: jnp.where(completed, leaf, 0), real)
         return found, jnp.where(completed, total.count, 0.0), completed
 
-    def abort_share(invited: Any, reports: Any) -> float:
-        return float(np.mean(np.asarray(reports) < least))
+    def abort_share(num_invited: Any, num_reports: Any) -> float:
+        return float(np.mean(np.asarray(num_reports) < least))
 
     can_abort = checks.is_traced(least) or least > 1 or bool(protection.abort_share)
     return base.SecureAggregator(
@@ -276,7 +282,7 @@ def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggrega
         absorb=absorb,
         merge=merge,
         finish=finish,
-        wrap=lambda session, total: jax.tree.map(of(session).wrap, total),
+        wrap=lambda session, value: jax.tree.map(of(session).wrap, value),
         sensitivity=lambda session, norm, dimension: (
             norm + of(session).rounding_norm(dimension)
         ),
@@ -288,6 +294,17 @@ def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggrega
         ),
         abort_share=protection.abort_share or (abort_share if can_abort else None),
     )
+
+
+def _check_messages(one: PyTree, messages: PyTree, places: Any) -> None:
+    """Raises ValueError unless these are messages like `one`, stacked."""
+    wanted = [(len(places), *leaf.shape) for leaf in jax.tree.leaves(one)]
+    found = [leaf.shape for leaf in jax.tree.leaves(messages)]
+    if wanted != found or jax.tree.structure(one) != jax.tree.structure(messages):
+        raise ValueError(
+            "messages must be stacked along a leading axis, one for each of the places,"
+            f" and like those that the total began with: shapes {wanted}, got {found}"
+        )
 
 
 def _cost(messages: cost.Messages, dimension: int) -> base.Cost:

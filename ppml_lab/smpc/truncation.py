@@ -99,7 +99,7 @@ def divide(
 
 def check_method(scheme: Scheme, method: str) -> None:
     """Raises ValueError for a method that would be wrong for the scheme."""
-    checks.known("truncation", method, METHODS)
+    checks.known("truncation", method, METHODS, argument="truncation_method")
     schemes.check_kind(scheme, "additive", "replicated")
     if scheme.ring not in (rings.Z32, rings.Z64):
         raise ValueError(

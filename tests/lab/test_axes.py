@@ -131,6 +131,18 @@ def test_values_become_the_fields_type(name: str, value: Any, typed: Any) -> Non
         ),
         (lambda: lab.uniform("clip_norm", 1, 2, 0, seed=0), "draws of clip_norm"),
         (lambda: lab.uniform("num_rounds", 1, 9, 2, seed=0), "num_rounds must be int"),
+        *(
+            # Whatever the seed draws.
+            (
+                lambda seed=seed: lab.uniform("learning_rate", -1e-9, 1, 1, seed),
+                "low -1e-09: learning_rate must be positive",
+            )
+            for seed in range(2)
+        ),
+        (
+            lambda: lab.uniform("dropout_prob", 0.5, 1.1, 1, seed=0),
+            r"high 1.1: dropout_prob must lie in \[0, 1\]",
+        ),
     ],
 )
 def test_bad_sweeps(make: Callable[[], lab.Sweep], message: str) -> None:

@@ -240,7 +240,7 @@ def test_every_clipping_trains(clipping: str, kind: str, tmp_path: Path) -> None
         CONFIG, clipping=clipping, num_rounds=2, eval_every=2, **KINDS[kind]
     )
     rates = lab.Hyperparams(noise_multiplier=1.0)
-    (outcome,) = lab.run_sweep([lab.Point(config, rates, 0, {}, 1e-5)], tmp_path)
+    (outcome,) = lab.run_sweep([lab.Point(config, rates, 0, {}, 1e-5)], str(tmp_path))
     assert 0 < outcome.last["loss"] < 3
 
 

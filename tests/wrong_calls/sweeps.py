@@ -40,7 +40,7 @@ LAB = {
     "seeds": good(lab.seeds, count=2),
     "uniform": good(
         lab.uniform,
-        SEED | {"low": ("0", "-1", "-2**63")},
+        SEED | {"low": ("0",)},
         name="learning_rate",
         low=0.1,
         high=1.0,
@@ -129,7 +129,11 @@ LAB = {
     ),
     "run_sweep": good(
         lab.run_sweep,
-        {"checkpoint_seconds": ("0", "inf"), "points": ("()",)},
+        {
+            "checkpoint_seconds": ("0", "inf"),
+            "points": ("()",),
+            "folder": ("'1'",),
+        },
         False,
         points=[parts.POINT],
         folder=Path("nowhere"),
