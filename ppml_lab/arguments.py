@@ -40,6 +40,10 @@ _MAKERS = {
     "Mesh": "federated.client_mesh makes one",
     "Point": "lab.points makes them",
     "PrivacyEvent": "a mechanism's or an algorithm's `event` makes one",
+    "Alive": "dropouts.everybody makes one",
+    "Code": "lightsecagg.Code makes one",
+    "Scheme": "sharing.additive or replicated makes one",
+    "Shared": "sharing.share makes one",
     "PrivacyMechanism": "make one with dp.gaussian or its like",
     "Protocol": "private.protocol makes one",
     "SecureAggregator": "make one with smpc.additive_sharing or its like",
@@ -101,6 +105,8 @@ def checked(function: F) -> F:
 def _taken(kinds: dict[str, _Kind], name: str, value: Any) -> Any:
     """The argument, as the function gets it; raises ValueError unless it fits."""
     kind = kinds.get(name)
+    if kind is _KEY:
+        checks.key(name, value)
     if kind is None or checks.is_traced(value):
         return value
     if kind.fits(value):
@@ -211,11 +217,15 @@ def _array(hint: Any) -> _Kind:
     """An array of the annotation's type and axes; numbers may be of any width."""
     kinds = _DTYPES.get(hint.__name__.split("[")[0], "")
     axes = hint.dim_str.strip()
+    last = (axes.split() or [""])[-1]
     count = len(axes.split()) if not set(axes) & set("*.?") else None
 
     def fits(value: Any) -> bool:
         array = value if isinstance(value, jax.Array) else _as_array(value)
-        if array is None or (kinds and array.dtype.kind not in kinds):
+        kind = getattr(getattr(array, "dtype", None), "kind", "")
+        if array is None or (kinds and kind not in kinds) or not kind:
+            return False
+        if last.isdigit() and array.shape[-1:] != (int(last),):
             return False
         return count is None or array.ndim == count
 
@@ -256,7 +266,13 @@ def _is_integer(value: Any) -> bool:
 
 def _is_key(value: Any) -> bool:
     dtype = getattr(value, "dtype", None)
-    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    is_key = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    return is_key and value.shape == ()
+
+
+def _is_path(value: Any) -> bool:
+    # An empty text would be the current folder.
+    return isinstance(value, Path) or (isinstance(value, str) and bool(value.strip()))
 
 
 def _item(value: Any) -> Any:
@@ -278,7 +294,8 @@ _PLAIN: dict[Any, _Kind] = {
     ),
     str: _Kind("a text", lambda value: isinstance(value, str)),
     type(None): _Kind("None", lambda value: value is None),
-    Path: _Kind(
-        "a Path", lambda value: isinstance(value, Path), "pathlib.Path makes one"
-    ),
 }
+_PLAIN |= dict.fromkeys(
+    (Path, str | Path),
+    _Kind("the path of a file or folder", _is_path, plain=Path),
+)

@@ -279,7 +279,7 @@ class SecureAggregator(NamedTuple):
     `pairs.Pair`s of them, which is all that the servers learn together; how many there
     are; and whether the protocol completed, without which both are zero."""
     wrap: Callable[[PyTree, PyTree], PyTree]
-    """`(session, total)`: a finished sum, perhaps with noise, modulo what sums may wrap
+    """`(session, value)`: a finished sum, perhaps with noise, modulo what sums may wrap
     around at; the sum itself if they may not."""
     sensitivity: Callable[[PyTree, Any, int], Any]
     """`(session, norm, dimension)`: the L2 norm of a client's part in the exact sum
@@ -299,8 +299,9 @@ class SecureAggregator(NamedTuple):
     """`(dimension)`: how messages with so many coordinates are added up; None where
     they are no integers."""
     abort_share: Callable[[Any, Any], float] | None = None
-    """`(invited, reports)`: of rounds with so many, arrays `[rounds]`, the share that
-    has no sum; on the host. None where that is not known, or there are none."""
+    """`(num_invited, num_reports)`: of rounds with so many, arrays `[rounds]`, the
+    share that has no sum; on the host. None where that is not known, or there are none.
+    """
 
 
 class FederatedAlgorithm(NamedTuple):

@@ -36,6 +36,22 @@ def number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number, got one of {digits} hex digits")
 
 
+def key(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is one typed key, traced or not."""
+    import jax
+
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        got = type(value).__name__ if dtype is None else f"{dtype}{list(value.shape)}"
+        raise ValueError(
+            f"{name} must be a typed key, got {got}; jax.random.key(seed) makes one"
+        )
+    if value.shape:
+        raise ValueError(
+            f"{name} must be one key, got keys {list(value.shape)}; jax.vmap takes each"
+        )
+
+
 def positive(name: str, value: Any, *, allow_inf: bool = False) -> None:
     """Raises ValueError unless `value` is above 0 (and finite, unless `allow_inf`)."""
     if is_traced(value):
@@ -88,6 +104,18 @@ def at_least(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
     if int(value) >= 2**63:
         raise ValueError(f"{name} must be below 2^63, got {value}")
+
+
+def entries(name: str, value: Any, count: int, of: str) -> None:
+    """Raises ValueError unless the array `value` has `count` entries along its leading
+    axis, one for each `of` something. Values are not looked at, so it may be traced.
+    """
+    shape = getattr(value, "shape", None)
+    if not shape or shape[0] != count:
+        got = f"a {type(value).__name__}" if shape is None else f"shape {list(shape)}"
+        raise ValueError(
+            f"{name} must have {count} entries, one for each of the {of}, got {got}"
+        )
 
 
 def integer_labels(name: str, labels: Any, num_classes: int | None = None) -> None:

@@ -29,7 +29,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(home / "ppml_lab" / "tests"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 settings.register_profile("thorough", max_examples=400)
 
@@ -53,7 +53,7 @@ jaxtyping.install_import_hook("ppml_lab", "checked.check_annotations")
 
 from ppml_lab import base, data
 
-ROOM = 900 << 20
+ROOM = 1300 << 20
 """Bytes that a worker may hold before it forgets what it has compiled."""
 
 
@@ -68,6 +68,27 @@ def resident() -> int:
 
 # Tracing makes many objects, and looking for cycles among all of them takes long.
 gc.set_threshold(100_000, 50, 100)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of parametrizations that are stacked, enough are quick that every value occurs:
+    the other combinations are exhaustive.
+    """
+    functions: dict[str, list[tuple[pytest.Item, set[tuple[int, str]]]]] = {}
+    for item in items:
+        values = getattr(getattr(item, "callspec", None), "_idlist", ())
+        if len(values) > 1 and item.get_closest_marker("exhaustive") is None:
+            name = item.nodeid.partition("[")[0]
+            functions.setdefault(name, []).append((item, {*enumerate(values)}))
+    for combinations in functions.values():
+        left, seen = [*combinations], set[tuple[int, str]]()
+        while any(values - seen for _, values in left):
+            best = max(left, key=lambda one: len(one[1] - seen))
+            left.remove(best)
+            seen |= best[1]
+        for item, _ in left:
+            item.add_marker(pytest.mark.exhaustive)
 
 
 def pytest_collection_finish() -> None:
@@ -87,6 +108,14 @@ def programs_of_one_module() -> typing.Iterator[None]:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
+
+
+@pytest.fixture
+def as_users_call() -> typing.Iterator[None]:
+    """Nobody but the tests checks annotations on every call."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ def called(
     places: Int[np.ndarray, "n 2"] | None = None,
     key: base.Key | None = None,
     folder: Path = Path(),
+    also: str | Path = Path(),
     task: base.Task | None = None,
     anything: Any = None,
 ) -> dict[str, Any]:
@@ -64,7 +65,9 @@ call: Any = called
         ("scores", ["a"], r"an array \[n\]"),
         ("places", np.zeros((2, 2)), r"an array \[n, 2\] of kind int"),
         ("key", np.zeros(2, np.uint32), r"a typed key.* jax.random.key\(seed\) makes"),
-        ("folder", "x", "a Path, got 'x'; pathlib.Path makes one"),
+        ("folder", "", "the path of a file or folder, got ''"),
+        ("folder", b"x", "the path of a file or folder"),
+        ("also", " ", r"the path of a file or folder, got ' '"),
         ("task", print, "a Task or None, got .*; make one with models"),
     ],
 )
@@ -79,6 +82,8 @@ def test_numbers_and_arrays_are_those_of_the_annotation():
     assert given["scores"].dtype == np.float64
     assert given["places"].dtype == np.int64
     assert called(real=3)["real"] == 3
+    paths = call(folder="a/b", also="c")
+    assert (paths["folder"], paths["also"]) == (Path("a/b"), Path("c"))
     assert np.isnan(called(real=float("nan"))["real"])
 
 

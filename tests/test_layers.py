@@ -11,13 +11,14 @@ import ppml_lab
 
 PACKAGE = Path(ppml_lab.__file__).parent
 ROOT = PACKAGE.parent
-BOTTOM = {"arguments", "base", "checks", "pairs", "random", "trees"}
+BOTTOM = {"arguments", "base", "checks", "guards", "pairs", "random", "trees"}
 PATTERNS = {"data", "models", "dp", "smpc"}
 MIDDLE = BOTTOM | PATTERNS | {"federated"}
 MAY_IMPORT = {
     "arguments": BOTTOM,
     "base": set(),
     "checks": BOTTOM,
+    "guards": BOTTOM,
     "pairs": BOTTOM,
     "random": BOTTOM,
     "trees": BOTTOM,

@@ -7,20 +7,19 @@ import inspect
 import re
 import zlib
 
-import jaxtyping
 import pytest
 
-from .wrong_calls import audits, learning, privacy, sums, sweeps
+from .wrong_calls import audits, learning, privacy, returned, sums, sweeps
 from .wrong_calls.values import HOSTILE, allowed
 
 PACKAGES = {
     "data": learning.DATA,
-    "models": learning.MODELS,
-    "federated": learning.FEDERATED | learning.FIELDS,
+    "models": learning.MODELS | returned.MODELS,
+    "federated": learning.FEDERATED | returned.FEDERATED,
     "lab": sweeps.LAB,
-    "dp": privacy.DP | privacy.FIELDS,
-    "smpc": sums.SMPC | sums.FIELDS,
-    "audit": audits.AUDIT,
+    "dp": privacy.DP | returned.DP,
+    "smpc": sums.SMPC | returned.SMPC,
+    "audit": audits.AUDIT | returned.AUDIT,
 }
 CALLS = {
     f"{package}.{name}": call
@@ -42,12 +41,7 @@ tuples are records: what takes them checks them.
 """
 
 
-@pytest.fixture(autouse=True)
-def as_users_call():
-    """Nobody but the tests checks annotations on every call."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("as_users_call")
 
 
 def fault(call, argument, value):
@@ -58,7 +52,7 @@ def fault(call, argument, value):
         return None
     try:
         call.function(**wrong)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         if re.search(rf"\b{argument}\b", str(error)) or may_be:
             return None
         return f"{argument} = {value} ends in an error without its name: {error}"

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree
 
-from ppml_lab import arguments, base, checks, dp, pairs, trees
+from ppml_lab import arguments, base, checks, dp, guards, pairs, trees
 
 FAR = 1e4
 """The norm of a gradient-space canary before it is clipped."""
@@ -39,7 +39,14 @@ class Directions(NamedTuple):
     project: Callable[[PyTree], Float[Array, " count"]]
 
 
+_OWN: dict[str, guards.Guard] = {
+    "numbers": guards.row_of("iu", "integers"),
+    "tree": trees.check_arrays,
+}
+
+
 @arguments.checked
+@guards.returned(**_OWN)
 def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
     """Each direction is one coordinate of the flattened parameters.
 
@@ -81,6 +88,7 @@ def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
 
 
 @arguments.checked
+@guards.returned(**_OWN)
 def isotropic(key: base.Key, params: PyTree, count: int) -> Directions:
     """Random directions, uniform on the sphere: nearly orthogonal to each other and to
     everything else where there are many parameters. Holds `count` times the model.

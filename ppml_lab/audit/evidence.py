@@ -82,9 +82,9 @@ def rates(errors: Errors, alpha: float) -> Rates:
     checks.probability("alpha", alpha, allow_one=False)
     for name, most in (("missed", "num_in"), ("false_alarms", "num_out")):
         count, runs = getattr(errors, name), getattr(errors, most)
-        checks.at_least(most, runs, 1)
-        checks.at_least(name, count, 0)
-        checks.within(f"{name}, of {most} runs,", count, 0, runs)
+        checks.at_least(f"errors.{most}", runs, 1)
+        checks.at_least(f"errors.{name}", count, 0)
+        checks.within(f"errors.{name}, of {most} runs,", count, 0, runs)
     return Rates(
         float(upper_limit(errors.missed, errors.num_in, alpha / 2)),
         float(upper_limit(errors.false_alarms, errors.num_out, alpha / 2)),

@@ -136,7 +136,7 @@ def refutes_gaussian(guesses: Guesses, mu: float, alpha: float) -> bool:
     guesses are right, from the observed number down, of the paper's Algorithm 3.
     """
     _check_counts(guesses)
-    checks.at_least("guessed", guesses.guessed, 1)
+    checks.at_least("guesses.guessed", guesses.guessed, 1)
     checks.non_negative("mu", mu)
     checks.probability("alpha", alpha, allow_one=False)
     canaries, guessed, correct = guesses
@@ -182,9 +182,13 @@ def _check(guesses: Guesses, delta: float, alpha: float) -> None:
 def _check_counts(guesses: Guesses) -> None:
     """Raises ValueError for counts that cannot be."""
     for name, count in guesses._asdict().items():
-        checks.at_least(name, count, 0)
-    checks.within("guessed, of so many canaries,", guesses.guessed, 0, guesses.canaries)
-    checks.within("correct, of so many guesses,", guesses.correct, 0, guesses.guessed)
+        checks.at_least(f"guesses.{name}", count, 0)
+    checks.within(
+        "guesses.guessed, of so many canaries,", guesses.guessed, 0, guesses.canaries
+    )
+    checks.within(
+        "guesses.correct, of so many guesses,", guesses.correct, 0, guesses.guessed
+    )
 
 
 def _bound(

@@ -27,6 +27,8 @@ def find(name: str) -> Path:
     """
     from ppml_lab import checks
 
+    if not name.strip():
+        raise ValueError(f"table must be a name or a path, got {name!r}")
     candidates = [Path(name), RESULTS / name / "table.csv", Path(name) / "table.csv"]
     for path in candidates:
         if _is_file(path):

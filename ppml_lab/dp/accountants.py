@@ -64,7 +64,9 @@ def flat(privacy_event: PrivacyEvent, accountant: str) -> Flat:
     checks.known("accountant", accountant, NAMES)
     checks.known("neighboring_relation", relation, _RELATIONS)
     if privacy_event.privacy_unit is not None:
-        checks.known("privacy_unit", privacy_event.privacy_unit, UNITS)
+        checks.known(
+            "privacy_unit", privacy_event.privacy_unit, UNITS, argument="privacy_event"
+        )
     mechanisms = events.flatten(privacy_event.event)
     # A union bound, by reason.
     failures = {"apart": 0.0, "support": 0.0}

@@ -361,6 +361,8 @@ def calibrate_noise_multiplier(
             f"make_event must give a base.PrivacyEvent, got {type(most).__name__}"
         )
     if not accountants.promises(most):
+        if accountants.promises(make_event(1.0)):
+            raise ValueError(search.WRONG_WAY)
         raise ValueError(
             f"target_epsilon {target:g} needs a mechanism with noise: this event"
             " promises nothing whatever its noise_multiplier; take a privacy mechanism"

@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import arguments, base, checks, pairs
+from ppml_lab import arguments, base, checks, guards, pairs
 from ppml_lab.dp import clipping, looks, mechanisms
 from ppml_lab.dp.per_example import PerExample
 
@@ -26,6 +27,7 @@ _COUNT_WEIGHTS = (1e-6, 1e6)
 
 
 @arguments.checked
+@guards.returned(state=guards.scalar(np.floating))
 def adaptive_gaussian(
     initial_clip_norm: Any,
     noise_multiplier: Any,

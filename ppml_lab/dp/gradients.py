@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import arguments, base, checks, pairs, trees
+from ppml_lab import arguments, base, checks, guards, pairs, trees
 from ppml_lab.dp import clipping, ghost, per_example, sums
 
 METHODS = ("auto", "ghost", "vmap")
@@ -38,6 +38,7 @@ gradients' `norm` before clipping, and how many were above the bound, `clipped`.
 
 
 @arguments.checked
+@guards.returned(examples=guards.rows)
 def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
     """The gradient of the summed loss; `weights` (0 or 1) mask padding.
 
@@ -60,6 +61,7 @@ def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
 
 
 @arguments.checked
+@guards.returned(examples=guards.rows)
 def clipped_gradient(
     loss: base.TaskLoss,
     mechanism: base.PrivacyMechanism,
@@ -110,6 +112,7 @@ def clipped_gradient(
 
 
 @arguments.checked
+@guards.returned(examples=guards.rows)
 def clipped_total(
     loss: base.TaskLoss,
     mechanism: base.PrivacyMechanism,

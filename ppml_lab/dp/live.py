@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ppml_lab import arguments, base, checks
+from ppml_lab import arguments, base, checks, guards
 from ppml_lab.dp import cut, looks, rdp
 
 
@@ -37,6 +37,7 @@ class LiveState(NamedTuple):
 
 
 @arguments.checked
+@guards.returned(state=guards.one_of(LiveState, "`init` makes the first"))
 def live(
     mechanism: base.PrivacyMechanism, sampler: base.ClientSampler, delta: float
 ) -> base.PrivacyMechanism:

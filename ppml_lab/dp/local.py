@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import arguments, base, checks, pairs, random, trees
+from ppml_lab import arguments, base, checks, guards, pairs, random, trees
 from ppml_lab.dp import clipping, looks, mechanisms
 
 _MOST_EPSILON = 700.0
@@ -28,6 +28,7 @@ _LEAST_EPSILON = 1e-5
 
 
 @arguments.checked
+@guards.returned()
 def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
     """Clips each update and adds Gaussian noise to it on the client.
 
@@ -60,6 +61,7 @@ def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechani
 
 
 @arguments.checked
+@guards.returned()
 def local_laplace(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
     """Clips each update in L1 norm and adds Laplace noise to it on the client.
 
@@ -113,6 +115,7 @@ def local_laplace(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanis
 
 
 @arguments.checked
+@guards.returned()
 def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechanism:
     """Each client sends the sign of one random coordinate, or the opposite one.
 
@@ -176,7 +179,9 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
         init=lambda key, like: jnp.float32(
             loudness(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like)))
         ),
-        message_bound=lambda state: state,
+        message_bound=guards.called(
+            lambda state: state, state=guards.scalar(np.floating)
+        ),
     )
 
 

@@ -41,8 +41,10 @@ def clipped(
     being finite; of a `clip` that does not say it, whether the L2 norm is above the
     mechanism's `norm_bound`.
     """
-    if isinstance(mechanism.clip, WatchedClip):
-        return mechanism.clip.shrinks(state, update)
+    # A guarded clip is no `WatchedClip` any more, and has its attributes.
+    shrinks = getattr(mechanism.clip, "shrinks", None)
+    if shrinks is not None:
+        return shrinks(state, update)
     return ~(norm(update) <= mechanism.norm_bound(state))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import arguments, base, checks, pairs, random, trees
+from ppml_lab import arguments, base, checks, guards, pairs, random, trees
 from ppml_lab.dp import clipping
 from ppml_lab.dp.additive import additive
 
@@ -20,6 +20,7 @@ NORMS = (1e-18, 1e18)
 _FLOATS = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
+@guards.returned()
 def no_privacy() -> base.PrivacyMechanism:
     """The mechanism that changes nothing and promises nothing."""
 
@@ -53,6 +54,7 @@ def no_privacy() -> base.PrivacyMechanism:
 
 
 @arguments.checked
+@guards.returned()
 def gaussian(
     clip_norm: Any,
     noise_multiplier: Any,

@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Int, PyTree
 
-from ppml_lab import arguments, base, checks
+from ppml_lab import arguments, base, checks, guards
 from ppml_lab.dp import clipping, looks, mechanisms
 
 Schedule: TypeAlias = Callable[[Int[Array, ""]], Any]
@@ -24,6 +25,7 @@ Schedule: TypeAlias = Callable[[Int[Array, ""]], Any]
 
 
 @arguments.checked
+@guards.returned(state=guards.scalar(np.integer))
 def scheduled_gaussian(
     clip_norm: Schedule | Any,
     noise_schedule: Schedule | Any,

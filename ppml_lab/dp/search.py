@@ -9,6 +9,12 @@ from typing import Any
 
 from ppml_lab.dp import events
 
+WRONG_WAY = (
+    "make_event gives an event that costs more with more noise; give it the noise "
+    "multiplier as it is"
+)
+"""What is wrong with an event whose epsilon grows with its noise."""
+
 
 def refined(
     epsilon_at: Callable[[float], float],
@@ -61,10 +67,7 @@ def smallest(
     # As good as none; some mechanisms refuse 0.
     if epsilon_at(events.LEAST_NOISE / 2) <= target:
         if epsilon_at(events.MOST_NOISE) > target:
-            raise ValueError(
-                "make_event gives an event that costs more with more noise; give it "
-                "the noise multiplier as it is"
-            )
+            raise ValueError(WRONG_WAY)
         return 0.0
     low = high = start
     ratio = 1.25

@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PyTree
 
-from ppml_lab import arguments, base, checks, dp, smpc, trees
+from ppml_lab import arguments, base, checks, dp, guards, smpc, trees
 from ppml_lab.data import storage
 from ppml_lab.dp import looks
 from ppml_lab.federated import compatible, devices, known, lanes, roles
@@ -45,7 +45,12 @@ class ServerState(NamedTuple):
     rounds_done: Int[Array, ""]
 
 
+STATE = guards.one_of(ServerState, "the algorithm's `init` makes the first")
+"""The guard of an algorithm's state."""
+
+
 @arguments.checked
+@guards.returned(state=STATE)
 def averaging(
     task: base.Task,
     trainer: base.ClientTrainer,

@@ -9,12 +9,12 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from ppml_lab import arguments, base, checks, dp, pairs, trees
+from ppml_lab import arguments, base, checks, dp, guards, pairs, trees
 from ppml_lab.data import storage
 from ppml_lab.dp.gradients import METHODS
 from ppml_lab.dp.per_example import Method as PerExampleMethod
 from ppml_lab.federated import compatible, known, roles
-from ppml_lab.federated.averaging import ServerState, start
+from ppml_lab.federated.averaging import STATE, ServerState, start
 from ppml_lab.federated.devices import add_up, check_mesh, gather, over_devices
 
 _LOOKS = {"loss": "train_loss", "norm": "gradient_norm", "clipped": "clipped_share"}
@@ -22,6 +22,7 @@ _LOOKS = {"loss": "train_loss", "norm": "gradient_norm", "clipped": "clipped_sha
 
 
 @arguments.checked
+@guards.returned(state=STATE)
 def central_sgd(
     task: base.Task,
     optimizer: optax.GradientTransformation,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Int, PyTree
 
-from ppml_lab import arguments, base, checks, dp, trees
+from ppml_lab import arguments, base, checks, dp, guards, trees
 from ppml_lab.federated import minibatch, optimizers, roles, sampling
 
 
@@ -45,6 +45,7 @@ def local_sgd(
 
 
 @arguments.checked
+@guards.returned(state=minibatch.STATE)
 def local_dp_sgd(
     task: base.Task,
     optimizer: optimizers.Optimizer,

@@ -14,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
-from ppml_lab import arguments, base, checks, trees
+from ppml_lab import arguments, base, checks, guards, trees
 from ppml_lab.data import columns, storage
 from ppml_lab.federated import known
 from ppml_lab.federated.devices import sum_over_devices
@@ -27,6 +27,7 @@ EvaluateClients = Callable[[PyTree, base.Clients], dict[str, Float[Array, " clie
 
 
 @arguments.checked
+@guards.returned()
 def evaluator(
     task: base.Task, batch_size: int = 250, mesh: Mesh | None = None
 ) -> Evaluate:
@@ -54,7 +55,7 @@ def _evaluator(task: base.Task, batch_size: int, mesh: Mesh | None) -> Evaluate:
     of_clients = client_evaluator(task, batch_size, mesh)
 
     def evaluate(params: PyTree, examples: PyTree) -> dict[str, Float[Array, ""]]:
-        total = columns.num_examples("the test set", examples)
+        total = columns.num_examples("examples: the test set", examples)
         everything = base.Clients(examples, jnp.array([0, total], jnp.int32))
         return jax.tree.map(lambda leaf: leaf[0], of_clients(params, everything))
 
@@ -62,6 +63,7 @@ def _evaluator(task: base.Task, batch_size: int, mesh: Mesh | None) -> Evaluate:
 
 
 @arguments.checked
+@guards.returned()
 def client_evaluator(
     task: base.Task, batch_size: int = 250, mesh: Mesh | None = None
 ) -> EvaluateClients:

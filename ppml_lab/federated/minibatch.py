@@ -11,7 +11,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int, PyTree
 
-from ppml_lab import base, checks, dp, random, trees
+from ppml_lab import base, checks, dp, guards, random, trees
 from ppml_lab.federated import optimizers, roles, sampling
 
 _LOOKS = {
@@ -41,6 +41,10 @@ class LocalState(NamedTuple):
     seen: dict[str, Float[Array, ""]]
     num_seen: Float[Array, ""]
     steps: Int[Array, ""]
+
+
+STATE = guards.one_of(LocalState, "`init` makes the first")
+"""The guard of a state of training."""
 
 
 class Batch(NamedTuple):
@@ -139,7 +143,9 @@ def start(
 ) -> LocalState:
     """A client that has just received `params`; `looks` names what it is to see."""
     model = jax.eval_shape(task.init, jax.random.key(0))
-    trees.check_same_shapes("the server does not send the task's model", model, params)
+    trees.check_same_shapes(
+        "sent: the server does not send the task's model", model, params
+    )
     part = roles.trainable(task, params)
     optimizers.check(optimizer, part)
     rule = optimizers.at_round(optimizer, round_number)
@@ -181,11 +187,16 @@ def finish(sent: PyTree, state: LocalState) -> tuple[PyTree, PyTree, dict[str, A
     """The update (local minus sent parameters), nothing kept, and means over the
     examples that it went through: NaN if there are none.
     """
-    update = jax.tree.map(jnp.subtract, state.params, roles.like(state.params, sent))
+    try:
+        before = roles.like(state.params, sent)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"sent is not like the model in training: {error}") from error
+    update = jax.tree.map(jnp.subtract, state.params, before)
     means = {_LOOKS[name]: total / state.num_seen for name, total in state.seen.items()}
     return update, (), means
 
 
+@guards.returned(state=STATE)
 def trainer(
     task: base.Task,
     batches: Minibatches,

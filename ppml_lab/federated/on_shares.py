@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import PyTree
 
-from ppml_lab import arguments, base, checks, random
+from ppml_lab import arguments, base, checks, random, trees
 from ppml_lab.dp import events
 from ppml_lab.smpc import private, transcript
 
@@ -162,6 +162,8 @@ def training_on_shares(
 
     @arguments.checked
     def begin(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> OnShares:
+        trees.check_arrays("params", params)
+        trees.check_arrays("parts", dict(parts))
         _check_sizes(gradient, join, num_examples, dimension, params, parts)
         seed = seed_of(key)
         shared = {

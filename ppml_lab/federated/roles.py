@@ -88,6 +88,6 @@ def _roles(task: base.Task, params: PyTree) -> PyTree:
             )
     if "trainable" not in jax.tree.leaves(roles):
         raise ValueError(
-            "the model has no trainable leaf; let the task's roles name one"
+            "params: the model has no trainable leaf; let the task's roles name one"
         )
     return roles

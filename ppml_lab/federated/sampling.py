@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree, UInt32
 from scipy import special
 
-from ppml_lab import arguments, base, checks, random
+from ppml_lab import arguments, base, checks, guards, random
 from ppml_lab.data import storage
 from ppml_lab.federated import devices
 
@@ -30,7 +30,15 @@ _BLOCK = 256
 """Members whose coins are counted together where few are drawn among many."""
 
 
+def _release(name: str, value: Any) -> None:
+    from ppml_lab.dp import given
+
+    del name
+    given.check_event(value)
+
+
 @arguments.checked
+@guards.returned(event=_release)
 def everyone(population: int) -> base.ClientSampler:
     """Everybody takes part: no amplification, add-or-remove neighbours.
 
@@ -54,6 +62,7 @@ def everyone(population: int) -> base.ClientSampler:
 
 
 @arguments.checked
+@guards.returned()
 def fixed_size(
     population: int, cohort_size: Any, max_cohort: int | None = None
 ) -> base.ClientSampler:
@@ -118,6 +127,7 @@ def fixed_size(
 
 
 @arguments.checked
+@guards.returned()
 def poisson(
     population: int,
     sampling_prob: Any,

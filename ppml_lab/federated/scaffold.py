@@ -14,7 +14,7 @@ import optax
 from jax import Array
 from jaxtyping import Int, PyTree
 
-from ppml_lab import arguments, base
+from ppml_lab import arguments, base, guards, trees
 from ppml_lab.federated import minibatch, optimizers, roles, server
 
 
@@ -44,7 +44,38 @@ class ScaffoldState(NamedTuple):
     grad_sum: PyTree
 
 
+_STATE = guards.one_of(ScaffoldState, "`init` makes the first")
+
+
+def _sent(name: str, value: Any) -> None:
+    _check_partner(name, "server", value)
+
+
+def _mean(name: str, value: Any) -> None:
+    _check_partner(name, "trainer", value)
+
+
+def _check_partner(name: str, which: str, sent: Any) -> None:
+    """Raises ValueError unless this was sent by SCAFFOLD's other half."""
+    if not isinstance(sent, Model):
+        raise ValueError(
+            f"{name}: this {which} is not SCAFFOLD's: it sends no model with a control;"
+            " take both, trainer and server, from one scaffold(...)"
+        )
+
+
+def _memory(name: str, value: Any) -> None:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise ValueError(
+            f"{name} must be the optimizer's state and the control, got {value!r}; "
+            "`init` makes the first"
+        )
+
+
 @arguments.checked
+@guards.returned(
+    sent=_sent, mean=_mean, memory=_memory, state=_STATE, share=guards.no_negative
+)
 def scaffold(
     task: base.Task,
     optimizer: optimizers.Optimizer,
@@ -84,9 +115,9 @@ def scaffold(
     def init(
         key: base.Key, sent: Any, kept: PyTree, round_number: Int[Array, ""]
     ) -> ScaffoldState:
-        _check_partner("server", sent)
-        zeros = jax.tree.map(jnp.zeros_like, kept)
         local = minibatch.start(task, optimizer, sent.params, round_number)
+        trees.check_same_shapes("kept is not like the model", local.params, kept)
+        zeros = jax.tree.map(jnp.zeros_like, kept)
         return ScaffoldState(local, kept, zeros)
 
     def step(
@@ -123,7 +154,6 @@ def scaffold(
     def server_step(
         params: PyTree, memory: tuple[PyTree, PyTree], mean: Any, share: Any
     ) -> tuple[PyTree, tuple[PyTree, PyTree]]:
-        _check_partner("trainer", mean)
         opt_state, control = memory
         params, opt_state = model_server.step(params, opt_state, mean.params, share)
         control = jax.tree.map(lambda c, d: c + share * d, control, mean.control)
@@ -146,12 +176,3 @@ def scaffold(
         step=server_step,
         weighting="uniform",
     )
-
-
-def _check_partner(which: str, sent: Any) -> None:
-    """Raises ValueError unless this was sent by SCAFFOLD's other half."""
-    if not isinstance(sent, Model):
-        raise ValueError(
-            f"this {which} is not SCAFFOLD's: it sends no model with a control; take "
-            "both, trainer and server, from one scaffold(...)"
-        )

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from ppml_lab import arguments, base, trees
+from ppml_lab import arguments, base, guards, trees
 
 
 @arguments.checked
+@guards.returned()
 def fedopt(optimizer: optax.GradientTransformation) -> base.Server:
     """Takes the mean update for a descent direction of any optax optimizer.
 
@@ -25,7 +26,15 @@ def fedopt(optimizer: optax.GradientTransformation) -> base.Server:
         params: PyTree, memory: PyTree, mean: PyTree, share: Any
     ) -> tuple[PyTree, PyTree]:
         del share
-        trees.check_same_shapes("the mean update is not like the model", params, mean)
+        trees.check_same_shapes(
+            "mean: the mean update is not like the model's params", params, mean
+        )
+        fresh = jax.eval_shape(optimizer.init, params)
+        if jax.tree.structure(memory) != jax.tree.structure(fresh):
+            raise ValueError(
+                "memory is not the optimizer's state, as `init` and `step` make it: "
+                f"got {jax.tree.structure(memory)}"
+            )
         direction = jax.tree.map(jnp.negative, mean)
         changes, opt_state = optimizer.update(direction, memory, params)
         return optax.apply_updates(params, changes), opt_state

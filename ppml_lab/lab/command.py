@@ -21,12 +21,22 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
+from ppml_lab.lab.folders import named
 from ppml_lab.lab.part import fields_of, is_part_class, members, parts_in
 
 C = TypeVar("C", bound=Any)
 
 Choices = Mapping[Any, Sequence[type]]
 """Protocol -> the stock parts that serve it."""
+
+
+_FOLDER = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="PATH",
+    instance_from_str=lambda texts: named(texts[0]),
+    is_instance=lambda value: isinstance(value, Path),
+    str_from_instance=lambda folder: [str(folder)],
+)
 
 
 def parse(
@@ -63,7 +73,7 @@ def parse(
         # No prefix: the configuration's fields are the command's options.
         [
             ("config", Annotated[kind, tyro.conf.arg(name="")]),
-            ("out", Path),
+            ("out", Annotated[Path, _FOLDER]),
             *((option, annotation) for option, annotation, _ in options),
         ],
         frozen=True,

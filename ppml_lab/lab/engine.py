@@ -46,7 +46,7 @@ class MadeElsewhereError(RuntimeError):
 @arguments.checked
 def run_sweep(
     points: Sequence[Point],
-    folder: Path | str,
+    folder: str | Path,
     *,
     report: Report = lambda done, text: None,
     on_metrics: OnMetrics = lambda run, round, scalars: None,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ppml_lab import arguments
 from ppml_lab.lab import records
 from ppml_lab.lab.provenance import FORMAT, provenance
 
@@ -15,8 +16,20 @@ SPARE_BYTES = 16 * 2**20
 """Room that a sweep wants beside its checkpoints."""
 
 
-def check_writable(folder: Path) -> None:
+@arguments.checked
+def named(out: str | Path) -> Path:
+    """The results folder that a text names.
+
+    Raises:
+      ValueError: If it names none: an empty text would be the current folder.
+    """
+    return Path(out)
+
+
+@arguments.checked
+def check_writable(folder: str | Path) -> None:
     """Raises OSError, naming the folder, unless it can be made or written."""
+    folder = Path(folder)
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=nearest):
@@ -25,7 +38,8 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"{folder} cannot be written: {error}") from error
 
 
-def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
+@arguments.checked
+def open_folder(folder: str | Path, config: Mapping[str, Any]) -> None:
     """Makes a results folder for `config`, or checks that an existing one is its own,
     as far as the options go that there were when it was made and are still there.
 
@@ -34,6 +48,7 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
         later version wrote it.
       OSError: If the folder cannot be written.
     """
+    folder = Path(folder)
     path = folder / "provenance.json"
     try:
         if path.exists():
@@ -46,7 +61,8 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
         ) from error
 
 
-def check_room(folder: Path, num_bytes: int) -> None:
+@arguments.checked
+def check_room(folder: str | Path, num_bytes: int) -> None:
     """Checks that a disk has room for what will be written.
 
     Raises:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ppml_lab import arguments
 from ppml_lab.lab import records
 from ppml_lab.lab.budget import promises_privacy
 from ppml_lab.lab.identity import described, key_identity, run_id
@@ -98,9 +99,10 @@ class Run(NamedTuple):
         return Outcome(_with_nan(records.read_result(self.folder)), self.folder)
 
 
-def run_of(point: Point, folder: Path) -> Run:
+@arguments.checked
+def run_of(point: Point, folder: str | Path) -> Run:
     """A point's run in a results folder."""
-    return Run(point, folder / "runs" / point.id)
+    return Run(point, Path(folder) / "runs" / point.id)
 
 
 class Outcome(NamedTuple):

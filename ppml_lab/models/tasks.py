@@ -13,10 +13,11 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Integer, PyTree
 
-from ppml_lab import arguments, base, checks
+from ppml_lab import arguments, base, checks, guards
 
 
 @arguments.checked
+@guards.returned()
 def classification(
     init: base.TaskInit,
     apply: Callable[[PyTree, Array], Float[Array, "n classes"]],
@@ -58,7 +59,11 @@ def classification(
         params: PyTree, examples: PyTree
     ) -> tuple[Float[Array, "n classes"], Integer[Array, " n"]]:
         x, y = _inputs_and_labels(examples)
-        logits = apply(params, x)
+        try:
+            logits = apply(params, x)
+        except Exception as error:
+            _check_params(init, params, error)
+            raise
         _check_logits(logits, y)
         return logits, _as_labels(y, logits.shape[1])
 
@@ -154,6 +159,18 @@ def _inputs_and_labels(examples: PyTree) -> tuple[Any, Any]:
         for part in (examples["x"], examples["y"])
     )
     return x, y
+
+
+def _check_params(init: base.TaskInit, params: PyTree, error: Exception) -> None:
+    """Raises ValueError unless these have the structure and shapes of init's."""
+    made = jax.eval_shape(init, jax.random.key(0))
+    wanted, found = jax.tree.structure(made), jax.tree.structure(params)
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(t)] for t in (made, params)]
+    if wanted != found or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"params are not like those that init makes: {found} of shapes {shapes[1]},"
+            f" in place of {wanted} of shapes {shapes[0]}"
+        ) from error
 
 
 def _check_logits(logits: Any, y: Any) -> None:

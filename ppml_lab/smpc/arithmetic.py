@@ -23,23 +23,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array
 
-from ppml_lab.smpc import products, transcript
+from ppml_lab.smpc import products, streams, transcript
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
-from ppml_lab.smpc.ring import Element, Ring, Seed
+from ppml_lab.smpc.ring import Element, Ring
 from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
+from ppml_lab.smpc.streams import Source
 
 Product = Callable[[Ring, Element, Element], Element]
 
 
-def multiply(seed: Seed, one: Shared, other: Shared) -> Shared:
+def multiply(seed: Source, one: Shared, other: Shared) -> Shared:
     """The product of each pair; shapes broadcast. One round.
 
     Args:
-      seed: Of randomness that nothing else uses, `[2]`.
+      seed: Of randomness that nothing else uses, `[2]`, or a stream of it.
       one: A value.
       other: Another, shared alike but for its scale.
 
@@ -56,13 +55,13 @@ def multiply(seed: Seed, one: Shared, other: Shared) -> Shared:
     )
 
 
-def matmul(seed: Seed, left: Shared, right: Shared) -> Shared:
+def matmul(seed: Source, left: Shared, right: Shared) -> Shared:
     """The product of matrices `[n, t]` and `[t, d]`. One round; see `multiply`."""
     return _product("matmul", seed, left, right, products.matmul)
 
 
 def dot_general(
-    seed: Seed, left: Shared, right: Shared, dims: products.DotDims
+    seed: Source, left: Shared, right: Shared, dims: products.DotDims
 ) -> Shared:
     """`lax.dot_general`. One round; see `multiply`."""
 
@@ -73,7 +72,7 @@ def dot_general(
 
 
 def convolution(
-    seed: Seed, images: Shared, kernel: Shared, strides: Sequence[int], padding: Any
+    seed: Source, images: Shared, kernel: Shared, strides: Sequence[int], padding: Any
 ) -> Shared:
     """Images `[n, h, w, c]` by a kernel `[rows, columns, c, d]`. One round, in which
     images are opened as they are and not as patches; see `multiply`.
@@ -94,7 +93,7 @@ def public_product(
 
 
 def bilinear(
-    name: str, seed: Seed, one: Shared, other: Shared, product: Product
+    name: str, seed: Source, one: Shared, other: Shared, product: Product
 ) -> Shared:
     """`product(ring, one, other)`, which is linear in either. One round, in which both
     operands are opened as they are, noted under `name`; see `multiply`.
@@ -103,7 +102,7 @@ def bilinear(
 
 
 def _product(
-    name: str, seed: Seed, one: Shared, other: Shared, product: Product
+    name: str, seed: Source, one: Shared, other: Shared, product: Product
 ) -> Shared:
     scheme = one.scheme
     schemes.check_kind(scheme, "additive", "replicated")
@@ -111,14 +110,21 @@ def _product(
     schemes.check_same(scheme, other.scheme._replace(scale=scheme.scale))
     out = scheme._replace(scale=scale)
     ring = scheme.ring
-    whole = product(ring, ring.sum_over(one.shares, 0), ring.sum_over(other.shares, 0))
+    if not scheme.ideal:
+        one, other = (
+            Shared(rings.materialised(value.shares), value.scheme)
+            for value in (one, other)
+        )
+    whole = product(
+        ring, rings.total(ring, one.shares), rings.total(ring, other.shares)
+    )
     protocol = _resent if scheme.kind == "replicated" else _beaver
     with transcript.scope(name):
         return protocol(seed, one, other, product, whole, out)
 
 
 def _beaver(
-    seed: Seed,
+    seed: Source,
     one: Shared,
     other: Shared,
     product: Product,
@@ -140,7 +146,7 @@ def _beaver(
         (parties - 1, *rings.shape_of(whole)),
     )
     opened = [
-        ring.sum_over(ring.subtract(value.shares, mask), 0)
+        rings.total(ring, ring.subtract(value.shares, mask))
         for value, mask in zip((one, other), masks, strict=True)
     ]
     send_to_all("opened", scheme, shape_of(one), shape_of(other), values=opened)
@@ -154,7 +160,7 @@ def _beaver(
 
 
 def _resent(
-    seed: Seed,
+    seed: Source,
     one: Shared,
     other: Shared,
     product: Product,
@@ -171,8 +177,13 @@ def _resent(
     def share(x: Element, x_next: Element, y: Element, y_next: Element) -> Element:
         return ring.add(product(ring, x, ring.add(y, y_next)), product(ring, x_next, y))
 
+    # The summands of the last two parties, and the ones after these.
     mine, following = (
-        [_turned(value.shares, by) for value in (one, other)] for by in (1, 2)
+        [
+            jax.tree.map(lambda leaf, k=k: leaf[k], value.shares)
+            for value in (one, other)
+        ]
+        for k in (slice(1, 3), slice(None, None, -2))
     )
     others = jax.vmap(share)(mine[0], following[0], mine[1], following[1])
     result = completed(whole, ring.add(others, zeros), scheme)
@@ -180,38 +191,20 @@ def _resent(
     return result
 
 
-def _turned(shares: Element, by: int) -> Element:
-    """The summands of the last two parties, or the ones after these."""
-
-    def turn(leaf: Array) -> Array:
-        return jnp.concatenate([leaf[by:], leaf[:by]])[:2]
-
-    return jax.tree.map(turn, shares)
-
-
-def draws(seed: Seed, ring: Ring, *shapes: tuple[int, ...]) -> list[Element]:
-    """Uniform elements of several shapes, all from one stream: a generator's code is
-    long, and compiling it takes longer than running it.
-    """
-    sizes = [math.prod(shape) for shape in shapes]
-    ends = np.cumsum(sizes)
-    drawn = ring.uniform(seed, int(ends[-1]))
-    return [
-        jax.tree.map(
-            lambda leaf, e=end, n=size, s=shape: leaf[e - n : e].reshape(s), drawn
-        )
-        for end, size, shape in zip(ends, sizes, shapes, strict=True)
-    ]
+def draws(seed: Source, ring: Ring, *shapes: tuple[int, ...]) -> list[Element]:
+    """Uniform elements of several shapes, which hide something."""
+    stream = streams.of(seed)
+    return [stream.masks(ring, shape) for shape in shapes]
 
 
 def completed(whole: Element, others: Element, scheme: Scheme) -> Shared:
     """All shares of a value, of which all but the first are given."""
-    first = scheme.ring.subtract(whole, scheme.ring.sum_over(others, 0))
+    first = scheme.ring.subtract(whole, rings.total(scheme.ring, others))
     shares = jax.tree.map(lambda f, o: jnp.concatenate([f[None], o]), first, others)
-    return Shared(shares, scheme)
+    return Shared(rings.materialised(shares), scheme)
 
 
-def dealt(seed: Seed, name: str, value: Element, scheme: Scheme) -> Shared:
+def dealt(seed: Source, name: str, value: Element, scheme: Scheme) -> Shared:
     """Shares of what a dealer chose before there were inputs."""
     shape = rings.shape_of(value)
     deal(name, scheme.ring, shape)

@@ -21,36 +21,42 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppml_lab import random
-from ppml_lab.smpc import arithmetic, bits, sharing, transcript
+from ppml_lab.smpc import arithmetic, bits, loops, sharing, streams, transcript
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
-from ppml_lab.smpc.ring import Element, Ring, Seed
+from ppml_lab.smpc.ring import Element, Ring
 from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
+from ppml_lab.smpc.streams import Source, Stream
 
 
-def sign(seed: Seed, shared: Shared) -> Shared:
+def sign(seed: Source, shared: Shared) -> Shared:
     """The top bit of each value: a tree of carries."""
-    summands = _summands(random.child(seed, 0), shared)
-    top = _top_bit(summands.propagated)
-    return sharing.add(top, _carry(random.child(seed, 1), summands))
+    stream = streams.of(seed)
+    summands = _summands(stream, shared)
+    return sharing.add(_top_bit(summands.propagated), _carry(stream, summands))
 
 
-def all_bits(seed: Seed, shared: Shared) -> Shared:
+def all_bits(seed: Source, shared: Shared) -> Shared:
     """All bits of each value as a word: a prefix adder after Kogge and Stone."""
-    propagated, generated, carry = _summands(random.child(seed, 0), shared)
+    stream = streams.of(seed)
+    propagated, generated, carry = _summands(stream, shared)
     ring, width = propagated.scheme.ring, propagated.scheme.ring.bits
     # A carry from below the lowest place enters there.
     if carry:
         lowest = rings.from_integers(ring, 1)
         generated = sharing.add(generated, sharing.multiply_public(propagated, lowest))
-    group = propagated
-    for level in range((width - 1).bit_length()):
-        distance = 1 << level
+
+    def join(
+        stream: Stream, groups: tuple[Shared, Shared], distance: Array
+    ) -> tuple[Shared, Shared]:
+        generated, group = groups
         below = _moved_up(paired(generated, group), distance)
-        product = arithmetic.multiply(random.child(seed, 1 + level), group, below)
-        generated = sharing.add(generated, part(product, 0))
-        group = part(product, 1)
+        product = arithmetic.multiply(stream, group, below)
+        return sharing.add(generated, part(product, 0)), part(product, 1)
+
+    distances = [1 << level for level in range((width - 1).bit_length())]
+    groups = (generated, propagated)
+    generated, _ = loops.in_turn(stream, join, groups, jnp.uint32(distances))
     carries = _moved_up(generated, 1)
     total = sharing.add(propagated, carries)
     if carry:
@@ -77,20 +83,20 @@ class _Sum(NamedTuple):
     carry: int
 
 
-def _summands(seed: Seed, shared: Shared) -> _Sum:
+def _summands(stream: Stream, shared: Shared) -> _Sum:
     """The value as a sum of two words that are shared bit by bit."""
     scheme, shape = shared.scheme, shape_of(shared)
     ring = scheme.ring
     words = bits.bit_ring(ring.bits)
     out = of_bits(scheme, words)
-    whole = ring.sum_over(shared.shares, 0)
+    whole = rings.total(ring, shared.shares)
     if scheme.kind == "additive":
         # x = (x + r) + (all bits of r the other way) + 1.
-        (mask,) = arithmetic.draws(random.child(seed, 0), ring, shape)
+        (mask,) = arithmetic.draws(stream, ring, shape)
         opened = ring.add(whole, mask)
         with transcript.scope("mask"):
             arithmetic.send_to_all("opened", scheme, shape, values=[opened])
-            dealt = arithmetic.dealt(random.child(seed, 1), "bits", mask, out)
+            dealt = arithmetic.dealt(stream, "bits", mask, out)
         other = sharing.add_public(dealt, bits.ones(words, shape))
         return _Sum(
             sharing.add_public(other, opened), sharing.multiply_public(other, opened), 1
@@ -104,9 +110,9 @@ def _summands(seed: Seed, shared: Shared) -> _Sum:
             )
         else:
             first = ring.add(rings.row(shared.shares, 0), rings.row(shared.shares, 1))
-            one = dealt_by_first(random.child(seed, 0), first, out)
+            one = dealt_by_first(stream, first, out)
             other = known(rings.row(shared.shares, 2), 2, out)
-    generated = arithmetic.multiply(random.child(seed, 1), one, other)
+    generated = arithmetic.multiply(stream, one, other)
     return _Sum(sharing.add(one, other), generated, 0)
 
 
@@ -123,13 +129,13 @@ def known(value: Element, place: int, scheme: Scheme) -> Shared:
     return Shared(jax.tree.map(put, value), scheme)
 
 
-def dealt_by_first(seed: Seed, value: Element, scheme: Scheme) -> Shared:
+def dealt_by_first(stream: Stream, value: Element, scheme: Scheme) -> Shared:
     """Replicated shares of what party 0 knows: it and party 1 draw one summand, party 2
     gets the other, the third is 0.
     """
     shape = rings.shape_of(value)
     share_of_first(scheme, shape)
-    (drawn,) = arithmetic.draws(seed, scheme.ring, shape)
+    (drawn,) = arithmetic.draws(stream, scheme.ring, shape)
     sent = scheme.ring.subtract(value, drawn)
     transcript.record_view("shared", (2,), sent)
     rows = (sent, drawn, rings.zeros(scheme.ring, shape))
@@ -142,7 +148,7 @@ def share_of_first(scheme: Scheme, shape: tuple[int, ...]) -> None:
     transcript.record_message("shared", 0, 2, num_bits)
 
 
-def _carry(seed: Seed, summands: _Sum) -> Shared:
+def _carry(stream: Stream, summands: _Sum) -> Shared:
     """The carry into the top place: a tree over (generates, propagates) of all below.
 
     Place 0 takes the carry from outside, the places of both words follow.
@@ -157,17 +163,16 @@ def _carry(seed: Seed, summands: _Sum) -> Shared:
         return _each(lambda share: bits.spread_places(ring, share), moved)
 
     generated, propagated = placed(generated, carry), placed(propagated, 0)
-    level = 0
     while ring.bits > 1:
         (low_g, high_g, half), (low_p, high_p, _) = (
             _halved(value) for value in (generated, propagated)
         )
         # Of the last pair nobody asks whether it propagates.
         below = paired(low_g, low_p) if half.bits > 1 else _alone(low_g)
-        product = arithmetic.multiply(random.child(seed, level), high_p, below)
+        product = arithmetic.multiply(stream, high_p, below)
         generated = sharing.add(high_g, part(product, 0))
         propagated = part(product, -1)
-        ring, level = half, level + 1
+        ring = half
     return generated
 
 
@@ -181,7 +186,7 @@ def _each(function: Callable[[Element], Element], shared: Shared) -> Shared:
     return Shared(function(shared.shares), shared.scheme)
 
 
-def _moved_up(shared: Shared, distance: int) -> Shared:
+def _moved_up(shared: Shared, distance: Array | int) -> Shared:
     ring = shared.scheme.ring
     return _each(lambda share: rings.shift_left(ring, share, distance), shared)
 

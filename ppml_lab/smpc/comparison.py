@@ -14,15 +14,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ppml_lab import random
-from ppml_lab.smpc import arithmetic, bits, carries, sharing, transcript
+from ppml_lab.smpc import arithmetic, bits, carries, loops, sharing, streams, transcript
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
-from ppml_lab.smpc.ring import Element, Ring, Seed
+from ppml_lab.smpc.ring import Element, Ring
 from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
+from ppml_lab.smpc.streams import Source, Stream
 
 
-def is_negative(seed: Seed, shared: Shared) -> Shared:
+def is_negative(seed: Source, shared: Shared) -> Shared:
     """Whether each value is below 0: a shared bit, of `bits.bit_ring(1)`.
 
     Right for all values of the ring read as signed numbers.
@@ -32,17 +32,17 @@ def is_negative(seed: Seed, shared: Shared) -> Shared:
     with transcript.scope("sign"):
         if scheme.ideal:
             price(carries.sign, shared)
-            bit = bits.top_bit(scheme.ring, scheme.ring.sum_over(shared.shares, 0))
+            bit = bits.top_bit(scheme.ring, rings.total(scheme.ring, shared.shares))
             return Shared(bit[None], carries.of_bits(scheme, bits.bit_ring(1)))
         return carries.sign(seed, shared)
 
 
-def less_than(seed: Seed, one: Shared, other: Shared) -> Shared:
+def less_than(seed: Source, one: Shared, other: Shared) -> Shared:
     """Whether `one < other`: a shared bit. The difference must fit into the ring."""
     return is_negative(seed, sharing.subtract(one, other))
 
 
-def to_bits(seed: Seed, shared: Shared) -> Shared:
+def to_bits(seed: Source, shared: Shared) -> Shared:
     """All bits of each value ("A2B"): a word of `bits.bit_ring`, read as unsigned.
 
     By a prefix adder after Kogge and Stone.
@@ -58,7 +58,7 @@ def to_bits(seed: Seed, shared: Shared) -> Shared:
         return carries.all_bits(seed, shared)
 
 
-def from_bits(seed: Seed, shared: Shared, ring: Ring) -> Shared:
+def from_bits(seed: Source, shared: Shared, ring: Ring) -> Shared:
     """Words of bits as elements of Z_2^32 or Z_2^64 ("B2A"), modulo the ring."""
     converted = places(seed, shared, ring)
     count = shape_of(converted)[-1]
@@ -68,14 +68,14 @@ def from_bits(seed: Seed, shared: Shared, ring: Ring) -> Shared:
     return Shared(summed, converted.scheme)
 
 
-def places(seed: Seed, shared: Shared, ring: Ring) -> Shared:
+def places(seed: Source, shared: Shared, ring: Ring) -> Shared:
     """The bits of words, lowest first, as numbers 0 and 1 of a ring along a new last
     axis.
     """
     return from_bit(seed, carries.unpacked(shared), ring)
 
 
-def from_bit(seed: Seed, bit: Shared, ring: Ring) -> Shared:
+def from_bit(seed: Source, bit: Shared, ring: Ring) -> Shared:
     """Shared bits as the numbers 0 and 1 of a ring, at scale 1.
 
     Additive: the bit is opened under a dealt random bit that is shared both ways (a
@@ -83,37 +83,36 @@ def from_bit(seed: Seed, bit: Shared, ring: Ring) -> Shared:
     """
     scheme, shape = bit.scheme, shape_of(bit)
     out = scheme._replace(ring=ring, scale=1.0)
+    stream = streams.of(seed)
     with transcript.scope("from_bit"):
         if scheme.kind == "additive":
-            return _from_bit_by_dealer(seed, bit, out)
+            return _from_bit_by_dealer(stream, bit, out)
         if scheme.ideal:
             carries.share_of_first(out, shape)
             with transcript.scope("multiply"):
                 arithmetic.resend("resent", out, shape)
             return Shared(_number(ring, bit.shares), out)
         two = _number(ring, bit.shares[0] ^ bit.shares[1])
-        two = carries.dealt_by_first(random.child(seed, 0), two, out)
+        two = carries.dealt_by_first(stream, two, out)
         last = carries.known(_number(ring, bit.shares[2]), 2, out)
-        product = arithmetic.multiply(random.child(seed, 1), two, last)
+        product = arithmetic.multiply(stream, two, last)
         return sharing.subtract(sharing.add(two, last), sharing.add(product, product))
 
 
-def _from_bit_by_dealer(seed: Seed, bit: Shared, out: Scheme) -> Shared:
+def _from_bit_by_dealer(stream: Stream, bit: Shared, out: Scheme) -> Shared:
     scheme, shape, ring = bit.scheme, shape_of(bit), out.ring
     arithmetic.deal("mask", ring, shape)
     if scheme.ideal:
         arithmetic.send_to_all("opened", scheme, shape)
         return Shared(_number(ring, bit.shares), out)
-    (mask,) = arithmetic.draws(random.child(seed, 0), scheme.ring, shape)
-    opened = scheme.ring.sum_over(bit.shares, 0) ^ mask
+    (mask,) = arithmetic.draws(stream, scheme.ring, shape)
+    opened = rings.total(scheme.ring, bit.shares) ^ mask
     arithmetic.send_to_all("opened", scheme, shape, values=[opened])
-    (others,) = arithmetic.draws(
-        random.child(seed, 1), ring, (out.num_parties - 1, *shape)
-    )
+    (others,) = arithmetic.draws(stream, ring, (out.num_parties - 1, *shape))
     return arithmetic.completed(_number(ring, opened ^ mask), others, out)
 
 
-def chosen(seed: Seed, bit: Shared, shared: Shared) -> Shared:
+def chosen(seed: Source, bit: Shared, shared: Shared) -> Shared:
     """The value where the bit is set, and 0 elsewhere; the bit is shared as a number of
     scale 1 (`from_bit`).
     """
@@ -121,52 +120,44 @@ def chosen(seed: Seed, bit: Shared, shared: Shared) -> Shared:
         return arithmetic.multiply(seed, bit, shared)
 
 
-def select(seed: Seed, bit: Shared, if_set: Shared, if_not: Shared) -> Shared:
+def select(seed: Source, bit: Shared, if_set: Shared, if_not: Shared) -> Shared:
     """`if_set` where the bit is set, else `if_not`."""
     difference = sharing.subtract(if_set, if_not)
     return sharing.add(if_not, chosen(seed, bit, difference))
 
 
-def is_positive(seed: Seed, shared: Shared) -> Shared:
+def is_positive(seed: Source, shared: Shared) -> Shared:
     """1 where a value is above 0, as a number of scale 1; the least value of the ring
     counts as positive, as it is its own negative.
     """
     negative = Shared(rings.negative(shared.scheme.ring, shared.shares), shared.scheme)
-    bit = is_negative(random.child(seed, 0), negative)
-    return from_bit(random.child(seed, 1), bit, shared.scheme.ring)
+    stream = streams.of(seed)
+    bit = is_negative(stream, negative)
+    return from_bit(stream, bit, shared.scheme.ring)
 
 
-def relu(seed: Seed, shared: Shared) -> Shared:
+def relu(seed: Source, shared: Shared) -> Shared:
     """The value where it is above 0, else 0."""
+    stream = streams.of(seed)
     with transcript.scope("relu"):
-        bit = is_positive(random.child(seed, 0), shared)
-        return chosen(random.child(seed, 1), bit, shared)
+        return chosen(stream, is_positive(stream, shared), shared)
 
 
-def maximum(seed: Seed, one: Shared, other: Shared) -> Shared:
+def maximum(seed: Source, one: Shared, other: Shared) -> Shared:
     """The larger of each pair."""
     return sharing.add(other, relu(seed, sharing.subtract(one, other)))
 
 
-def max_over(seed: Seed, shared: Shared, axis: int) -> Shared:
+def max_over(seed: Source, shared: Shared, axis: int) -> Shared:
     """The largest along an axis of the secret: a tree of maxima."""
-    axis = axis % len(shape_of(shared)) + 1
-    level = 0
-    while (count := rings.shape_of(shared.shares)[axis]) > 1:
-        pairs = [
-            _cut(shared, axis, begin, begin + count // 2) for begin in (0, count // 2)
-        ]
-        larger = maximum(random.child(seed, level), *pairs)
-        if count % 2:
-            larger = _joined(larger, _cut(shared, axis, count - 1, count), axis)
-        shared, level = larger, level + 1
-    return Shared(
-        jax.tree.map(lambda leaf: jnp.squeeze(leaf, axis), shared.shares),
-        shared.scheme,
+    moved = jax.tree.map(
+        lambda leaf: jnp.moveaxis(leaf, axis % len(shape_of(shared)) + 1, -1),
+        shared.shares,
     )
+    return loops.tournament(streams.of(seed), maximum, Shared(moved, shared.scheme))
 
 
-def place_of_max(seed: Seed, shared: Shared) -> Shared:
+def place_of_max(seed: Source, shared: Shared) -> Shared:
     """Where the largest of the last axis is, the first of equal ones: a tree of
     neighbours, the later of which wins only if it is larger.
     """
@@ -179,25 +170,14 @@ def place_of_max(seed: Seed, shared: Shared) -> Shared:
         ),
         whole,
     )
-    both, level = carries.paired(Shared(shared.shares, whole), places), 0
-    while (count := shape_of(both)[-1]) > 1:
-        earlier, later = (_strided(both, begin, 2 * (count // 2)) for begin in (0, 1))
+
+    def winner(stream: Stream, earlier: Shared, later: Shared) -> Shared:
         difference = sharing.subtract(later, earlier)
-        bit = is_positive(random.child(seed, level, 0), carries.part(difference, 0))
-        moved = chosen(random.child(seed, level, 1), bit, difference)
-        larger = sharing.add(earlier, moved)
-        if count % 2:
-            axis = len(shape_of(both))
-            larger = _joined(larger, _cut(both, axis, count - 1, count), axis)
-        both, level = larger, level + 1
-    places = carries.part(both, 1)
-    return Shared(jax.tree.map(lambda leaf: leaf[..., 0], places.shares), whole)
+        bit = is_positive(stream, carries.part(difference, 0))
+        return sharing.add(earlier, chosen(stream, bit, difference))
 
-
-def _strided(shared: Shared, begin: int, end: int) -> Shared:
-    """Every second place of the last axis."""
-    shares = jax.tree.map(lambda leaf: leaf[..., begin:end:2], shared.shares)
-    return Shared(shares, shared.scheme)
+    both = carries.paired(Shared(shared.shares, whole), places)
+    return carries.part(loops.tournament(streams.of(seed), winner, both), 1)
 
 
 def _check(scheme: Scheme) -> None:
@@ -206,30 +186,16 @@ def _check(scheme: Scheme) -> None:
         raise ValueError(f"{scheme.ring.name} has no sign: use ring.Z32 or ring.Z64")
 
 
-def price(protocol: Callable[[Seed, Shared], Shared], shared: Shared) -> None:
+def price(protocol: Callable[[Source, Shared], Shared], shared: Shared) -> None:
     """Notes the messages of a protocol where nobody computes it."""
-    if not transcript.is_recording():
+    if not transcript.active():
         return
     seed = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
-    def shares(seed: Seed, shares: Element) -> Element:
+    def shares(seed: Source, shares: Element) -> Element:
         return protocol(seed, Shared(shares, shared.scheme)).shares
 
     jax.eval_shape(shares, seed, shared.shares)
-
-
-def _cut(shared: Shared, axis: int, begin: int, end: int) -> Shared:
-    shares = jax.tree.map(
-        lambda leaf: jax.lax.slice_in_dim(leaf, begin, end, axis=axis), shared.shares
-    )
-    return Shared(shares, shared.scheme)
-
-
-def _joined(one: Shared, other: Shared, axis: int) -> Shared:
-    shares = jax.tree.map(
-        lambda a, b: jnp.concatenate([a, b], axis=axis), one.shares, other.shares
-    )
-    return Shared(shares, one.scheme)
 
 
 def _number(ring: Ring, word: Element) -> Element:

@@ -260,6 +260,7 @@ def abort_share(
       reports: How many of these stay to the end.
     """
     num_clients, degree, threshold = check(graph)
+    checks.entries("reports", np.asarray(reports), len(invited), "rounds of invited")
     if degree == num_clients - 1:
         return float(np.mean(reports < threshold))
     aborts, rng = 0, np.random.default_rng(0)

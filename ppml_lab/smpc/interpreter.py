@@ -13,20 +13,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.extend import core
 
 from ppml_lab import checks, random
-from ppml_lab.smpc import approximations, private_forms, private_functions, transcript
+from ppml_lab.smpc import (
+    approximations,
+    loops,
+    private_forms,
+    private_functions,
+    transcript,
+)
 from ppml_lab.smpc import private_values as values
 from ppml_lab.smpc.private_values import Call
 from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
+from ppml_lab.smpc.streams import Stream
 
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 _CALLS += ("custom_vmap_call", "remat2", "checkpoint")
 """Operations that only hold a program."""
-
-_SEEDS_AT_ONCE = 64
 
 CarryOut = Callable[[Any, list[Any], str], list[Any]]
 """`(equation, inputs, place)` to the equation's results."""
@@ -37,15 +42,13 @@ class Run:
     """One evaluation: how values are shared, and what it remembers.
 
     Attributes:
-      seed: Every primitive takes a seed of its own from it.
+      stream: Of all randomness; nothing in it is used twice.
       scheme: Of fixed-point values.
       fraction_bits: Of theirs.
       truncation: The method.
       missing: Where there is one, what has no private form is noted here, by layer, and
         its results are made up.
       place: The layer that the program is a part of.
-      num_seeds: How many were taken.
-      seeds: Those that are drawn, taken or not.
       positive: For values whose sign was asked for, the bit: a ReLU's derivative asks
         again.
       spread: For values that only repeat a smaller one: it, that one, and how.
@@ -54,14 +57,12 @@ class Run:
       waits: Whether messages of a step do so too.
     """
 
-    seed: Any
+    stream: Stream
     scheme: Scheme
     fraction_bits: Any
     truncation: str
     missing: dict[str, list[str]] | None = None
     place: str = ""
-    num_seeds: int = 0
-    seeds: list[Array] = dataclasses.field(default_factory=list)
     positive: dict[int, tuple[Shared, Shared]] = dataclasses.field(default_factory=dict)
     spread: dict[int, tuple[Shared, Shared, Callable[..., Shared]]] = dataclasses.field(
         default_factory=dict
@@ -72,16 +73,6 @@ class Run:
     )
     carried: dict[int, Any] = dataclasses.field(default_factory=dict)
     waits: bool = False
-
-    def fresh_seed(self) -> Array:
-        # Many at once: compiling a generator takes longer than running it.
-        table, row = divmod(self.num_seeds, _SEEDS_AT_ONCE)
-        self.num_seeds += 1
-        if table == len(self.seeds):
-            numbers = jnp.arange(_SEEDS_AT_ONCE, dtype=jnp.uint32)
-            first = jnp.uint32(table * _SEEDS_AT_ONCE)
-            self.seeds.append(random.child(self.seed, first + numbers))
-        return self.seeds[table][row]
 
     def program(self, function: Callable[..., Any], *args: Any) -> Any:
         """The one result of a function of arrays, of which some are shared."""
@@ -186,9 +177,11 @@ def _made_up(run: Run, aval: Any) -> Shared:
     return values.of_type(run, np.zeros(aval.shape, aval.dtype), aval.dtype)
 
 
-def _within(run: Run, seed: Array, place: str) -> Run:
-    """The run of an inner program, with randomness of its own."""
-    return Run(seed, run.scheme, run.fraction_bits, run.truncation, run.missing, place)
+def _within(run: Run, stream: Stream, place: str) -> Run:
+    """The run of an inner program."""
+    return Run(
+        stream, run.scheme, run.fraction_bits, run.truncation, run.missing, place
+    )
 
 
 def _branch(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any]:
@@ -200,7 +193,7 @@ def _branch(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any]
         )
     branches = equation.params["branches"]
     number = min(max(int(which), 0), len(branches) - 1)
-    outs = results(_within(run, run.fresh_seed(), place), branches[number], operands)
+    outs = results(_within(run, run.stream, place), branches[number], operands)
     return [
         out if isinstance(out, Shared) else values.of_type(run, out, var.aval.dtype)
         for out, var in zip(outs, equation.outvars, strict=True)
@@ -225,12 +218,12 @@ def _scan(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any]:
         ]
 
     carry = as_kept(carry)
-    seed = run.fresh_seed()
+    seed = run.stream.seed()
     waits: list[bool] = []
 
     def body(carry: list[Any], item: tuple[Array, list[Any]]) -> Any:
         number, parts = item
-        inner = _within(run, random.child(seed, number), place)
+        inner = _within(run, Stream(random.child(seed, number)), place)
         inner.carried = {id(value): value for value in carry}
         found = results(inner, loop.body, [*consts, *carry, *parts])
         waits.append(inner.waits)
@@ -239,7 +232,7 @@ def _scan(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any]:
     numbers = jnp.arange(loop.length, dtype=jnp.uint32)
     items = [values.axes_swapped(value) for value in items]
     with transcript.scope("loop", repeat=loop.length):
-        carry, outs = lax.scan(body, carry, (numbers, items), reverse=loop.reverse)
+        carry, outs = loops.scan(body, carry, (numbers, items), reverse=loop.reverse)
         if not any(waits):
             transcript.repeat_at_once()
     return [*carry, *map(values.axes_swapped, outs)]

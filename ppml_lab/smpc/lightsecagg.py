@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Int, UInt32
 
-from ppml_lab import checks, random, trees
+from ppml_lab import arguments, checks, random, trees
+from ppml_lab.smpc import dropouts, shamir
 from ppml_lab.smpc import field as fields
 from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc import shamir
 from ppml_lab.smpc.dropouts import Alive
 from ppml_lab.smpc.field import F31, F61
 from ppml_lab.smpc.masking import Outcome
@@ -160,6 +160,8 @@ def encode(code: Code, pieces: Element, field: Ring = F31) -> Element:
     Returns:
       `[clients, piece]`.
     """
+    for part in jax.tree.leaves(pieces) or [None]:
+        checks.entries("pieces", part, check(code).surviving, "pieces of a mask")
     weights = shamir.lagrange_weights(field, _piece_points(code), _client_points(code))
     # The product takes them apart into limbs: it must not draw for each again.
     return fields.matmul(field, weights, lax.optimization_barrier(pieces))
@@ -167,6 +169,7 @@ def encode(code: Code, pieces: Element, field: Ring = F31) -> Element:
 
 def completes(code: Code, alive: Alive) -> Bool[Array, ""]:
     """Whether somebody uploaded and enough answered."""
+    dropouts.check(alive, code.num_clients)
     answers = jnp.sum(alive.unmasked, dtype=jnp.int32)
     return jnp.any(alive.uploaded) & (answers >= check(code).surviving)
 
@@ -175,6 +178,7 @@ def first_answers(
     code: Code, answers: Bool[Array, " clients"]
 ) -> Int[Array, " surviving"]:
     """The places of the first U that answer, and if they are fewer, of others."""
+    checks.entries("answers", answers, code.num_clients, "clients of the code")
     places = jnp.argsort(~answers, stable=True).astype(jnp.int32)
     return places[: check(code).surviving]
 
@@ -189,6 +193,9 @@ def decoded(
     """The sum of the masks, `[length]`, from the `answers` `[surviving, piece]` of the
     clients at the places `holders`, which may be traced and must be distinct.
     """
+    checks.entries("holders", holders, code.surviving, "answers that are used")
+    for part in jax.tree.leaves(answers):
+        checks.entries("answers", part, code.surviving, "answers that are used")
     numbers = holders.astype(jnp.uint32) + jnp.uint32(_client_points(code)[0])
     points = field.from_unsigned(Wide(numbers, jnp.zeros_like(numbers)))
     targets = _piece_points(code)[: code.surviving - code.privacy]
@@ -218,10 +225,13 @@ def mask_of_sum(
     Raises:
       ValueError: If there is no such code.
     """
+    for part in jax.tree.leaves(summed_pieces):
+        checks.entries("summed_pieces", part, code.num_clients, "clients of the code")
     holders = first_answers(code, answers)
     return decoded(code, holders, trees.take(summed_pieces, holders), length, field)
 
 
+@arguments.checked
 def run(
     seed: Seed, code: Code, inputs: Element, alive: Alive, field: Ring = F31
 ) -> Outcome:
@@ -259,12 +269,8 @@ def transcript(
     seed: Seed, code: Code, inputs: Element, alive: Alive, field: Ring = F31
 ) -> Transcript:
     """All that the server of `run` with the same seed sees."""
-    num_inputs, length = rings.shape_of(inputs)
-    if {num_inputs, *map(len, alive)} != {check(code).num_clients}:
-        raise ValueError(
-            f"need one row of inputs, and of alive, for each of num_clients "
-            f"{code.num_clients}, got {num_inputs} and {[*map(len, alive)]}"
-        )
+    dropouts.check_inputs(inputs, alive, check(code).num_clients)
+    length = rings.shape_of(inputs)[1]
 
     def add(summed: Element, row: Any) -> tuple[Element, Element]:
         place, value, uploaded = row
@@ -297,7 +303,8 @@ def ideal_transcript(
       field: Of the total.
     """
     (length,) = rings.shape_of(total)
-    places = jnp.arange(check(code).num_clients)
+    dropouts.check(alive, check(code).num_clients)
+    places = jnp.arange(code.num_clients)
     drawn = _uniform(random.child(seed, places, _UPLOADS), length, field)
     uploads = trees.where(alive.uploaded, drawn, 0)
     removed = field.subtract(field.sum_over(uploads, 0), total)

@@ -18,8 +18,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Int, UInt32
 
-from ppml_lab import random, trees
-from ppml_lab.smpc import field, graphs, shamir
+from ppml_lab import checks, random, trees
+from ppml_lab.smpc import dropouts, field, graphs, shamir
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc.dropouts import Alive
 from ppml_lab.smpc.field import F61
@@ -176,7 +176,13 @@ def unmask(setup: Setup, graph: graphs.Graph, alive: Alive) -> Unmasking:
     **Guarantee:** a secret is opened only where `threshold` of its holders are in
     `alive.unmasked`; any fewer shares are uniform whatever the secret. If one is
     missing the protocol aborts (`completed`), though what came out stays known.
+
+    Raises:
+      ValueError: Unless `alive` and the keys are of the graph's clients.
     """
+    dropouts.check(alive, graph.num_clients)
+    keys = setup.public_keys.low
+    checks.entries("setup.public_keys", keys, graph.num_clients, "clients of the graph")
     kind = requested(alive)
     dropped = kind == SECRET_KEY
     secrets, enough = _opened(setup, graph, alive.unmasked, kind)
@@ -232,6 +238,7 @@ def shares(
 
 def completes(graph: graphs.Graph, alive: Alive) -> Bool[Array, ""]:
     """Whether `unmask` will get every secret that it asks for, without any secret."""
+    dropouts.check(alive, graph.num_clients)
     asked = requested(alive) != NOTHING
     answers = alive.unmasked.astype(jnp.int32)
     if graph.degree == graph.num_clients - 1:

@@ -145,8 +145,8 @@ def pairwise_masking(
         remove=remove,
         completes=lambda alive: mask_keys.completes(graph, alive),
         least_reports=graph.threshold,
-        abort_share=lambda invited, reports: graphs.abort_share(
-            graph, invited, reports
+        abort_share=lambda num_invited, num_reports: graphs.abort_share(
+            graph, num_invited, num_reports
         ),
     )
 
@@ -209,7 +209,9 @@ def light_secagg(
         remove=remove,
         completes=lambda alive: lightsecagg.completes(code, alive),
         least_reports=code.surviving,
-        abort_share=lambda invited, reports: float(np.mean(reports < code.surviving)),
+        abort_share=lambda num_invited, num_reports: float(
+            np.mean(num_reports < code.surviving)
+        ),
     )
 
     def messages(dimension: int) -> cost.Messages:

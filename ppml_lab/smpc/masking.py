@@ -26,8 +26,8 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Int, Integer, UInt32
 
-from ppml_lab import random, trees
-from ppml_lab.smpc import graphs, mask_keys
+from ppml_lab import arguments, checks, random, trees
+from ppml_lab.smpc import dropouts, graphs, mask_keys
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc.dropouts import Alive
 from ppml_lab.smpc.mask_keys import Setup, Unmasking
@@ -87,6 +87,7 @@ def client_mask(
       first_block: Where they begin, in blocks of `random.BLOCK`.
       ring: Where masks are uniform.
     """
+    checks.entries("shared", shared, graph.num_clients, "clients of the graph")
     place, steps = jnp.asarray(place), jnp.asarray(mask_keys.distances(graph))
     others = (place + steps) % graph.num_clients
     seeds = mask_keys.pair_stream(
@@ -136,12 +137,9 @@ def masked_inputs(
       ValueError: Unless there is an input of each of the graph's clients, and somebody
         knows of each whether it is there.
     """
-    num_inputs, length = rings.shape_of(inputs)
-    if {num_inputs, *map(len, alive)} != {graph.num_clients}:
-        raise ValueError(
-            f"need one row of inputs, and of alive, for each of num_clients "
-            f"{graph.num_clients}, got {num_inputs} and {[*map(len, alive)]}"
-        )
+    dropouts.check_inputs(inputs, alive, graph.num_clients)
+    checks.entries("seeds", seeds, graphs.offsets(graph).num_offsets, "offsets")
+    length = rings.shape_of(inputs)[1]
     own = ring.uniform(mask_keys.own_stream(setup.self_seeds), length, first_block)
     places = jnp.arange(graph.num_clients)
 
@@ -182,6 +180,7 @@ def mask_of_sum(
       first_block: Where they begin, in blocks of `random.BLOCK`.
       ring: Of the uploads.
     """
+    dropouts.check(alive, graph.num_clients)
     steps = jnp.asarray(mask_keys.distances(graph))
 
     def of_dropped(number: Array | int, total: Element) -> Element:
@@ -200,6 +199,7 @@ def mask_of_sum(
     return lax.fori_loop(0, unmasking.num_dropped, of_dropped, total)
 
 
+@arguments.checked
 def run(
     seed: UInt32[Array, " 2"],
     graph: graphs.Graph,
@@ -245,6 +245,8 @@ def run(
             "num_chunks goes with inputs that are a function of a chunk's number, "
             f"got num_chunks {num_chunks} and inputs of type {type(inputs).__name__}"
         )
+    if num_chunks is None:
+        dropouts.check_inputs(inputs, alive, graph.num_clients)
     keys = mask_keys.setup(seed, graph)
     seeds = mask_keys.pair_seeds(keys, graph)
     unmasking = mask_keys.unmask(keys, graph, alive)
@@ -283,7 +285,11 @@ def transcript(
       alive: Who drops out when.
       first_block: In blocks of `random.BLOCK`.
       ring: Of the inputs.
+
+    Raises:
+      ValueError: As for `masked_inputs`.
     """
+    dropouts.check_inputs(inputs, alive, graph.num_clients)
     keys = mask_keys.setup(seed, graph)
     seeds = mask_keys.pair_seeds(keys, graph)
     unmasking = mask_keys.unmask(keys, graph, alive)

@@ -15,13 +15,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from ppml_lab import random
-from ppml_lab.smpc import arithmetic, bits, comparison, sharing, transcript
+from ppml_lab.smpc import (
+    arithmetic,
+    bits,
+    comparison,
+    loops,
+    sharing,
+    streams,
+    transcript,
+)
 from ppml_lab.smpc import private_values as values
 from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc.ring import Element, Ring, Seed
+from ppml_lab.smpc.ring import Element, Ring
 from ppml_lab.smpc.scheme import Shared, shape_of
+from ppml_lab.smpc.streams import Source, Stream
 
 Weights = Callable[[Any, Any], Element]
 """`(ring, places)` to an element for each place of a top bit."""
@@ -59,7 +68,7 @@ def normalised(
     """
     ring, top = run.scheme.ring, highest_place(run.scheme.ring)
     with transcript.scope("normalise"):
-        places = top_places(run.fresh_seed(), value)
+        places = top_places(run.stream, value)
         is_zero, sign = (_place(places, p) for p in (ring.bits - 2, ring.bits - 1))
         raising = rings.from_integers(
             ring, [2 ** (top - p) if p <= top else 0 for p in range(ring.bits)]
@@ -68,13 +77,13 @@ def normalised(
         found = [_weighed(places, table, zero) for table, zero in tables]
         if signed:
             both = values.stacked(*found, is_zero)
-            where = arithmetic.multiply(run.fresh_seed(), both, sign)
+            where = arithmetic.multiply(run.stream, both, sign)
             found = [
                 sharing.subtract(one, values.scaled(values.part(where, n), 2))
                 for n, one in enumerate(found)
             ]
             is_zero = sharing.subtract(is_zero, values.part(where, len(found)))
-        product = arithmetic.multiply(run.fresh_seed(), value, found[0])
+        product = arithmetic.multiply(run.stream, value, found[0])
         # A step in place of 0.
         step = values.scaled(is_zero, 2**top)
         product = sharing.add(product, Shared(step.shares, product.scheme))
@@ -91,29 +100,32 @@ def powers(ring: Ring, exponents: Any, least: Any, most: Any) -> Element:
     return jax.tree.map(lambda w: jnp.where(kept, w, jnp.uint32(0)), power)
 
 
-def top_places(seed: Seed, shared: Shared) -> Shared:
+def top_places(seed: Source, shared: Shared) -> Shared:
     """Ones at the place of each value's top bit, zeros elsewhere, on a new last axis.
 
     Of a negative value the top bit of `-1 - value` counts. The last place but one says
     whether there is none, the last whether the value is negative.
     """
     ring = shared.scheme.ring
-    word = comparison.to_bits(random.child(seed, 0), shared)
-    marked = _marked(random.child(seed, 1), word)
-    return comparison.places(random.child(seed, 2), marked, ring)
+    stream = streams.of(seed)
+    marked = _marked(stream, comparison.to_bits(stream, shared))
+    return comparison.places(stream, marked, ring)
 
 
-def _marked(seed: Seed, word: Shared) -> Shared:
+def _marked(stream: Stream, word: Shared) -> Shared:
     ring = word.scheme.ring
     sign = _each(lambda w: _spread_top(ring, w), word)
     unset = _inverted(sharing.add(word, sign))
+
+    def reach(stream: Stream, unset: Shared, distance: Array) -> Shared:
+        above = _each(lambda w: rings.shift_right(ring, w, distance), unset)
+        all_set = bits.ones(ring, ())
+        full = rings.shift_left(ring, all_set, jnp.uint32(ring.bits) - distance)
+        return arithmetic.multiply(stream, unset, sharing.add_public(above, full))
+
     # All from here up are unset.
-    for level in range((ring.bits - 1).bit_length()):
-        distance = 1 << level
-        above = _each(lambda w, d=distance: rings.shift_right(ring, w, d), unset)
-        full = _mask(ring, ring.bits - distance, ring.bits)
-        above = sharing.add_public(above, full)
-        unset = arithmetic.multiply(random.child(seed, level), unset, above)
+    distances = [1 << level for level in range((ring.bits - 1).bit_length())]
+    unset = loops.in_turn(stream, reach, unset, jnp.uint32(distances))
     following = _each(lambda w: rings.shift_right(ring, w, 1), unset)
     following = sharing.add_public(following, _mask(ring, ring.bits - 1, ring.bits))
     place = sharing.multiply_public(

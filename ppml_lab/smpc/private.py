@@ -35,6 +35,7 @@ from ppml_lab.smpc import (
     private_ranges,
     private_values,
     sharing,
+    streams,
     transcript,
     truncation,
 )
@@ -90,6 +91,7 @@ def protocol(
         scale: schemes.Scale = schemes.TracedScale("fraction_bits")
     else:
         most = ring.bits // 2 - 1
+        checks.at_least("fraction_bits", fraction_bits, 1)
         if not 1 <= fraction_bits <= most:
             raise ValueError(
                 f"fraction_bits must be from 1 to {most}, as a product in {ring.name} "
@@ -100,7 +102,7 @@ def protocol(
         scheme = sharing.additive(num_parties, ring, scale, ideal=ideal)
     else:
         if num_parties != 3:
-            raise ValueError(f"replicated shares need 3 parties, got {num_parties}")
+            raise ValueError(f"replicated shares need 3 parties, got {num_parties=}")
         scheme = sharing.replicated(ring, scale, ideal=ideal)
     truncation.check_method(scheme, truncation_method)
     return Protocol(scheme, fraction_bits, truncation_method)
@@ -121,12 +123,13 @@ def decode(protocol: Protocol, element: Element) -> Float[Array, "*s"]:
     return whole / power_of_two(protocol.fraction_bits)
 
 
+@arguments.checked
 def share(
     protocol: Protocol,
     seed: Any,
     values: Any,
     *,
-    owner: transcript.Party = "client",
+    owner: Any = "client",
     offline: bool = False,
 ) -> Any:
     """Shares a tree of reals: one value of `sharing.Shared` for each array.
@@ -151,20 +154,13 @@ def share(
         exceed the ring, and whole numbers from 2^24 on, which float32 would round.
     """
     scheme = protocol.scheme
-    is_party = not isinstance(owner, bool) and owner in range(scheme.num_parties)
-    if not (is_party or isinstance(owner, str)):
-        raise ValueError(
-            f"owner must be a party's number, from 0 to {scheme.num_parties - 1}, or "
-            f"another's name, got {owner!r}"
-        )
-    seed = private_inputs.checked_seed(seed)
+    # An owner that is a party keeps what would be sent to it.
+    corrected = private_inputs.place_of(owner, scheme.num_parties)
     leaves, tree = jax.tree.flatten(values)
     for leaf in leaves:
         private_inputs.check_reals(scheme.ring, protocol.fraction_bits, leaf)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
-    # An owner that is a party keeps what would be sent to it.
-    corrected = 0 if isinstance(owner, str) else int(owner)
-    seeds = sharing.party_seeds(seed, scheme)
+    seeds = sharing.party_seeds(private_inputs.checked_seed(seed), scheme)
 
     def shared(number: int, leaf: Array) -> Shared:
         element = encode(protocol, leaf.astype(jnp.float32))
@@ -204,14 +200,17 @@ def rows(shared: Any, begin: Array | int, count: int) -> Any:
     Raises:
       ValueError: For rows that there are not.
     """
+    checks.at_least("begin", begin, -(2**63))
     checks.at_least("count", count, 0)
 
     def cut(value: Shared) -> Shared:
+        if not is_shared(value):
+            raise ValueError(f"shared must be a tree of shared values, got {value!r}")
         length = (*shape_of(value), 0)[0]
         if not checks.is_traced(begin) and not 0 <= int(begin) <= length - count:
             raise ValueError(
-                f"rows {begin} to {int(begin) + count - 1} are not all among the "
-                f"{length} that there are"
+                f"begin, count: rows {begin} to {int(begin) + count - 1} are not all "
+                f"among the {length} that there are"
             )
         shares = jax.tree.map(
             lambda leaf: lax.dynamic_slice_in_dim(leaf, begin, count, axis=1),
@@ -222,6 +221,7 @@ def rows(shared: Any, begin: Array | int, count: int) -> Any:
     return jax.tree.map(cut, shared, is_leaf=is_shared)
 
 
+@arguments.checked
 def reveal(
     protocol: Protocol,
     shared: Any,
@@ -253,6 +253,7 @@ def is_shared(value: Any) -> bool:
     return isinstance(value, Shared)
 
 
+@arguments.checked
 def evaluate(
     protocol: Protocol, seed: Any, function: Callable[..., Any], *args: Any
 ) -> Any:
@@ -291,7 +292,7 @@ def evaluate(
             schemes.check_same(leaf.scheme, protocol.scheme)
     closed, out_tree = interpreter.traced(function, leaves, tree)
     run = interpreter.Run(
-        private_inputs.checked_seed(seed),
+        streams.Stream(private_inputs.checked_seed(seed)),
         protocol.scheme,
         protocol.fraction_bits,
         protocol.truncation,
@@ -299,6 +300,7 @@ def evaluate(
     return jax.tree.unflatten(out_tree, interpreter.results(run, closed, leaves))
 
 
+@arguments.checked
 def unsupported(
     function: Callable[..., Any], *args: Any, public: Sequence[int] = ()
 ) -> dict[str, list[str]]:
@@ -319,7 +321,8 @@ def unsupported(
     def trial(seed: Seed, secret: list[Any], known: list[Any]) -> None:
         leaves = list(map(merge, secret, known))
         closed, _ = interpreter.traced(function, leaves, tree)
-        run = interpreter.Run(seed, how.scheme, how.fraction_bits, how.truncation)
+        stream = streams.Stream(seed)
+        run = interpreter.Run(stream, how.scheme, how.fraction_bits, how.truncation)
         run.missing = missing
         interpreter.results(run, closed, leaves)
 
@@ -347,6 +350,7 @@ def unsupported(
     return missing
 
 
+@arguments.checked
 def check_ranges(
     protocol: Protocol,
     function: Callable[..., Any],

@@ -20,7 +20,7 @@ from ppml_lab.smpc.scheme import Shared, shape_of
 def _above_zero(run: Any, value: Shared) -> Shared:
     """A bit, remembered: a ReLU's derivative asks for it again."""
     if id(value) not in run.positive:
-        bit = comparison.is_positive(run.fresh_seed(), value)
+        bit = comparison.is_positive(run.stream, value)
         run.positive[id(value)] = (value, bit)
         run.is_ready(bit)
     bit = run.positive[id(value)][1]
@@ -88,7 +88,7 @@ def larger(run: Any, one: Operand, other: Operand, dtype: Any) -> Shared:
             return values.broadcast(one, _shape(one, other))
         if not other.any():
             bit = _above_zero(run, one)
-            kept = comparison.chosen(run.fresh_seed(), bit, one)
+            kept = comparison.chosen(run.stream, bit, one)
             return values.broadcast(kept, _shape(one, other))
     bit = _above(run, one, other)
     one, other = (values.of_type(run, value, dtype) for value in (one, other))
@@ -97,7 +97,7 @@ def larger(run: Any, one: Operand, other: Operand, dtype: Any) -> Shared:
 
 def _picked(run: Any, bit: Operand, if_set: Shared, if_not: Shared) -> Shared:
     if isinstance(bit, Shared):
-        return comparison.select(run.fresh_seed(), bit, if_set, if_not)
+        return comparison.select(run.stream, bit, if_set, if_not)
     if_set, if_not = values.same_shape(if_set, if_not)
     shares = jax.tree.map(
         lambda a, b: jnp.where(bit, a, b), if_set.shares, if_not.shares
@@ -129,7 +129,7 @@ def _clamp(run: Any, call: Call, low: Any, value: Any, high: Any) -> Shared:
 
 def _reduce_max(run: Any, call: Call, value: Shared) -> Shared:
     value = values.joined_axes(value, call["axes"])
-    return comparison.max_over(run.fresh_seed(), value, -1)
+    return comparison.max_over(run.stream, value, -1)
 
 
 def _reduce_min(run: Any, call: Call, value: Shared) -> Shared:
@@ -139,7 +139,7 @@ def _reduce_min(run: Any, call: Call, value: Shared) -> Shared:
 def _argmax(run: Any, call: Call, value: Shared) -> Shared:
     (axis,), _ = call["axes"], call["index_dtype"]
     value = values.joined_axes(value, (axis,))
-    return comparison.place_of_max(run.fresh_seed(), value)
+    return comparison.place_of_max(run.stream, value)
 
 
 def _argmin(run: Any, call: Call, value: Shared) -> Shared:
@@ -148,14 +148,14 @@ def _argmin(run: Any, call: Call, value: Shared) -> Shared:
 
 def _sign(run: Any, call: Call, value: Shared) -> Shared:
     both = values.stacked(value, values.negated(value))
-    bit = comparison.is_positive(run.fresh_seed(), both)
+    bit = comparison.is_positive(run.stream, both)
     sign = sharing.subtract(values.part(bit, 0), values.part(bit, 1))
     return values.of_type(run, sign, call.dtype)
 
 
 def _abs(run: Any, call: Call, value: Shared) -> Shared:
     positive = comparison.chosen(
-        run.fresh_seed(), _above_zero(run, value), values.scaled(value, 2)
+        run.stream, _above_zero(run, value), values.scaled(value, 2)
     )
     return sharing.subtract(positive, value)
 
@@ -191,7 +191,7 @@ def _is_bool(call: Call) -> None:
 def both(run: Any, one: Operand, other: Operand) -> Shared:
     """The product of truth values."""
     if isinstance(one, Shared) and isinstance(other, Shared):
-        return arithmetic.multiply(run.fresh_seed(), one, other)
+        return arithmetic.multiply(run.stream, one, other)
     shared, public = (one, other) if isinstance(one, Shared) else (other, one)
     return sharing.multiply_public(shared, values.integers(run, _int(public)))
 

@@ -49,7 +49,7 @@ def _neg(run: Any, call: Call, value: Shared) -> Shared:
 def product(run: Any, one: Operand, other: Operand) -> Shared:
     """The product of two operands of one type, entry by entry."""
     if isinstance(one, Shared) and isinstance(other, Shared):
-        found = arithmetic.multiply(run.fresh_seed(), one, other)
+        found = arithmetic.multiply(run.stream, one, other)
         return values.multiplied(run, found)
     shared, public = (one, other) if isinstance(one, Shared) else (other, one)
     if values.is_whole(shared):
@@ -97,7 +97,7 @@ def _whole_power(run: Any, value: Shared, exponent: int, dtype: Any) -> Shared:
 def _dot_general(run: Any, call: Call, one: Any, other: Any) -> Shared:
     dims, ring = call["dimension_numbers"], run.scheme.ring
     if isinstance(one, Shared) and isinstance(other, Shared):
-        found = arithmetic.dot_general(run.fresh_seed(), one, other, dims)
+        found = arithmetic.dot_general(run.stream, one, other, dims)
         return values.multiplied(run, found)
     is_left = isinstance(one, Shared)
     shared, public = (one, other) if is_left else (other, one)

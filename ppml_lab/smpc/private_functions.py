@@ -59,8 +59,8 @@ def exp(run: Any, value: Shared) -> Shared:
         below = sharing.subtract(values.reals(run, lows), value)
         above = sharing.subtract(value, values.reals(run, highs))
         beyond = values.stacked(below, above)
-        is_beyond = comparison.is_positive(run.fresh_seed(), beyond)
-        moved = comparison.chosen(run.fresh_seed(), is_beyond, beyond)
+        is_beyond = comparison.is_positive(run.stream, beyond)
+        moved = comparison.chosen(run.stream, is_beyond, beyond)
         value = sharing.add(value, values.part(moved, 0))
         value = sharing.subtract(value, values.part(moved, 1))
         y = public_factors.times(run, value, np.float32(1 / _LN2))
@@ -77,22 +77,22 @@ def exp(run: Any, value: Shared) -> Shared:
             approximations.unit_power, sharing.subtract(y, values.reals(run, n))
         )
         factor = _two_to(run, whole, count - 1, values.part(is_beyond, 0))
-        large = arithmetic.multiply(run.fresh_seed(), power, factor)
+        large = arithmetic.multiply(run.stream, power, factor)
         small = values.divided(run, large, half)
         not_small = _last(whole, count - 1)
         difference = sharing.subtract(large, small)
-        chosen = comparison.chosen(run.fresh_seed(), not_small, difference)
+        chosen = comparison.chosen(run.stream, not_small, difference)
         return sharing.add(small, chosen)
 
 
 def _whole_bits(run: Any, y: Shared, count: int) -> Shared:
     """The bits of integer parts, lowest first, as numbers along a new last axis."""
-    word = comparison.to_bits(run.fresh_seed(), y)
+    word = comparison.to_bits(run.stream, y)
     down = rings.shift_right(word.scheme.ring, word.shares, run.fraction_bits)
     wide = word.scheme.ring.to_unsigned(down)
     few = bits.bit_ring(count)
     word = Shared(few.from_unsigned(wide), word.scheme._replace(ring=few))
-    return comparison.places(run.fresh_seed(), word, run.scheme.ring)
+    return comparison.places(run.stream, word, run.scheme.ring)
 
 
 def _two_to(run: Any, whole: Shared, count: int, is_zero: Shared) -> Shared:
@@ -107,7 +107,7 @@ def _two_to(run: Any, whole: Shared, count: int, is_zero: Shared) -> Shared:
         left, right = (
             values.stacked(*factors[begin : 2 * pairs : 2]) for begin in (0, 1)
         )
-        product = arithmetic.multiply(run.fresh_seed(), left, right)
+        product = arithmetic.multiply(run.stream, left, right)
         done = [values.part(product, n) for n in range(pairs)]
         factors = [*done, *factors[2 * pairs :]]
     return factors[0]
@@ -140,7 +140,7 @@ def divide(run: Any, one: Operand, other: Shared) -> Shared:
         if repeat is not None:
             inverse, scales = repeat(inverse), repeat(scales, 1)
         if isinstance(one, Shared):
-            product = arithmetic.multiply(run.fresh_seed(), inverse, one)
+            product = arithmetic.multiply(run.stream, inverse, one)
             quotient = values.multiplied(run, product)
         else:
             quotient = public_factors.times(run, inverse, one)
@@ -151,7 +151,7 @@ def divide(run: Any, one: Operand, other: Shared) -> Shared:
             scales = values.each(
                 lambda leaf: leaf.reshape(3, *[1] * missing, *leaf.shape[1:]), scales
             )
-        parts = arithmetic.multiply(run.fresh_seed(), scales, quotient)
+        parts = arithmetic.multiply(run.stream, scales, quotient)
         rest = values.each(lambda leaf: leaf[1:], parts)
         places = jnp.stack([jnp.asarray(f), jnp.asarray(2 * f)])
         rest = values.divided(run, rest, places.reshape(2, *[1] * len(shape)))
@@ -168,7 +168,7 @@ def _root(run: Any, value: Shared, sign: int, function: Callable[[Any], Any]) ->
     found = normalise.normalised(run, value, [table], signed=False)
     root = run.program(function, found.mantissa)
     weight = Shared(found.weighted[0].shares, run.scheme)
-    product = arithmetic.multiply(run.fresh_seed(), root, weight)
+    product = arithmetic.multiply(run.stream, root, weight)
     return values.multiplied(run, product)
 
 

@@ -34,6 +34,21 @@ def checked_seed(seed: Any) -> Seed:
     return jnp.asarray(seed)
 
 
+def place_of(owner: Any, num_parties: int) -> int:
+    """The number of a party that owns inputs; 0 for somebody else, who has a name.
+
+    Raises:
+      ValueError: For a number that no party has, or what is neither.
+    """
+    is_party = isinstance(owner, int) and not isinstance(owner, bool)
+    if not (isinstance(owner, str) or (is_party and owner in range(num_parties))):
+        raise ValueError(
+            f"owner must be a party's number, from 0 to {num_parties - 1}, or another's"
+            f" name, got {owner!r}"
+        )
+    return 0 if isinstance(owner, str) else owner
+
+
 def check_reals(ring: Ring, fraction_bits: Any, values: Any) -> None:
     """Raises ValueError for what fixed-point numbers cannot hold: what is not real and,
     where it is not traced, not finite, outside of the ring or rounded by float32.

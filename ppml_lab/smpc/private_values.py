@@ -173,7 +173,7 @@ def axes_swapped(value: Operand) -> Operand:
 
 def divided(run: Any, shared: Shared, num_bits: Any) -> Shared:
     """Over `2^num_bits`, rounded, which may differ from entry to entry, as a real."""
-    found = truncation.divide(run.fresh_seed(), shared, num_bits, run.truncation)
+    found = truncation.divide(run.stream, shared, num_bits, run.truncation)
     return Shared(found.shares, run.scheme)
 
 

@@ -121,7 +121,7 @@ def _convolution(run: Any, call: Call, images: Operand, kernel: Operand) -> Shar
     convolution, ring = _Convolution(call), run.scheme.ring
     if isinstance(images, Shared) and isinstance(kernel, Shared):
         found = arithmetic.bilinear(
-            "convolution", run.fresh_seed(), images, kernel, convolution
+            "convolution", run.stream, images, kernel, convolution
         )
         return values.multiplied(run, found)
     is_image = isinstance(images, Shared)
@@ -157,7 +157,7 @@ def _window_max(run: Any, call: Call, value: Shared) -> Shared:
             raise NotImplementedError(f"{call.name} of {call.dtype} with padding")
         value = private_moves.padded(run, value, least, config, call.dtype)
     cut = values.each(lambda leaf: windows(leaf, sizes, strides, dilation), value)
-    return comparison.max_over(run.fresh_seed(), cut, -1)
+    return comparison.max_over(run.stream, cut, -1)
 
 
 def _window_min(run: Any, call: Call, value: Shared) -> Shared:

@@ -110,6 +110,8 @@ def _cut(element: Element, axis: int, begin: int, step: int) -> Element:
 def _limb_product(
     ring: Ring, left: Element, right: Element, dims: DotDims, unit: str
 ) -> Element:
+    # Every limb is cut from them.
+    left, right = rings.materialised((left, right))
     if unit == "int8":
         return _by_bytes(ring, left, right, dims)
     with x64():

@@ -7,6 +7,7 @@ prime fields of `field` are rings of the same type.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from jaxtyping import Float, UInt32, UInt64
 from ppml_lab import random
 
 Seed = UInt32[Array, "*s 2"]
+
+_FEW = 8
 
 
 class Wide(NamedTuple):
@@ -76,6 +79,17 @@ def negative(ring: Ring, element: Element) -> Element:
 def row(element: Element, number: int) -> Element:
     """One place of the first axis, such as a party's share."""
     return jax.tree.map(lambda leaf: leaf[number], element)
+
+
+def total(ring: Ring, rows: Element) -> Element:
+    """The sum along the first axis, such as of all parties' shares.
+
+    Of few rows one by one, which compiles into what comes before and after.
+    """
+    count = shape_of(rows)[0]
+    if count > _FEW:
+        return ring.sum_over(rows, 0)
+    return functools.reduce(ring.add, [row(rows, number) for number in range(count)])
 
 
 def shape_of(element: Element) -> tuple[int, ...]:
@@ -144,6 +158,22 @@ def narrowed(value: UInt64[Array, "*s"]) -> Wide:
     """As two words; only inside `x64`."""
     high = value >> jnp.uint64(32)
     return Wide(value.astype(jnp.uint32), high.astype(jnp.uint32))
+
+
+def materialised(element: Element) -> Element:
+    """The same, computed once: what is read in several places, such as shares, XLA
+    would compute again in each.
+    """
+
+    def kept(word: Array) -> Array:
+        # A barrier alone does not keep fusions of XLA's CPU compiler apart: a pad does.
+        if not word.size:
+            return word
+        rows = word.reshape(-1, word.shape[-1] if word.shape else 1)
+        longer = lax.pad(rows, jnp.uint32(0), [(0, 1, 0), (0, 0, 0)])
+        return lax.optimization_barrier(longer)[: rows.shape[0]].reshape(word.shape)
+
+    return jax.tree.map(kept, element)
 
 
 def shift_left(ring: Ring, element: Element, distance: Array | int) -> Element:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,12 @@ import numpy as np
 class Frame:
     """An open scope: where it is and when."""
 
-    def __init__(self, path: str, start: int, repeat: int, parallel: bool) -> None:
+    def __init__(
+        self, path: str, start: int, repeat: int, parallel: bool, sent: Fraction | int
+    ) -> None:
         self.path, self.repeat, self.parallel = path, repeat, parallel
+        # Of the bits that are noted in all repetitions, those that are sent.
+        self.sent = sent
         self.start = self.now = self.end = start
         # When the inputs were sent after which nothing else was.
         self.inputs: int | None = None

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ppml_lab import checks
 from ppml_lab.smpc import ring, transcript
 from ppml_lab.smpc.ring import Element, Ring, Wide
 
@@ -169,6 +170,14 @@ def check_secret(ring: Ring, secret: Any, first_block: Any) -> None:
         raise ValueError(
             f"first_block {first_block} needs a flat secret, got shape {list(shape)}: "
             "flatten it"
+        )
+
+
+def check_shares(shared: Shared) -> None:
+    """Raises ValueError unless there are as many shares as the scheme has."""
+    for part in jax.tree.leaves(shared.shares):
+        checks.entries(
+            "shared.shares", part, num_shares(shared.scheme), "shares of the scheme"
         )
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab import arguments, base, checks, random, trees
+from ppml_lab import arguments, base, checks, guards, random, trees
 from ppml_lab.smpc import cost, sharing, sum_encoding, sums
 from ppml_lab.smpc.fixed_point import FixedPoint
 from ppml_lab.smpc.sum_encoding import SumEncoding
@@ -60,6 +60,11 @@ class Session(NamedTuple):
     protocol: PyTree
 
 
+_SESSION = guards.one_of(Session, "`begin` makes one")
+_TOTAL = guards.one_of(sums.Total, "`empty` and `absorb` make one")
+
+
+@guards.returned(total=_TOTAL, totals=_TOTAL)
 def clear() -> base.SecureAggregator:
     """The plain sum: the server sees every update.
 
@@ -182,6 +187,7 @@ def word_bits(encoding: SumEncoding) -> int:
     return encoding.ring.bits if traced else int(encoding.bits)
 
 
+@guards.returned(total=_TOTAL, totals=_TOTAL, session=_SESSION)
 def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggregator:
     """The aggregator of fixed-point integers under a protection."""
     ring, least = encoding.ring, protection.least_reports
@@ -221,8 +227,8 @@ def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggrega
         opened, revealed = protection.reveal(session.protocol, total)
         return jax.tree.map(of(session).decode, opened), revealed
 
-    def abort_share(invited: Any, reports: Any) -> float:
-        return float(np.mean(np.asarray(reports) < least))
+    def abort_share(num_invited: Any, num_reports: Any) -> float:
+        return float(np.mean(np.asarray(num_reports) < least))
 
     can_abort = checks.is_traced(least) or least > 1 or bool(protection.abort_share)
     made = sums.summing(
@@ -234,7 +240,7 @@ def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggrega
         least_reports=least,
     )
     return made._replace(
-        wrap=lambda session, total: jax.tree.map(of(session).wrap, total),
+        wrap=lambda session, value: jax.tree.map(of(session).wrap, value),
         sensitivity=lambda session, norm, dimension: (
             norm + of(session).rounding_norm(dimension)
         ),

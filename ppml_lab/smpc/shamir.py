@@ -92,6 +92,7 @@ def share(
     )
 
 
+@arguments.checked
 def reveal(
     shared: Shared,
     *,
@@ -116,6 +117,7 @@ def reveal(
     """
     scheme = shared.scheme
     schemes.check_kind(scheme, "shamir")
+    schemes.check_shares(shared)
     chosen = tuple(range(scheme.threshold) if parties is None else parties)
     schemes.check_parties("parties", chosen, scheme)
     if len(chosen) < scheme.threshold:
@@ -240,7 +242,10 @@ def reconstruct(field: Ring, shares: Element, weights: Element) -> Element:
     """
     shape, (count, *rest) = rings.shape_of(weights), rings.shape_of(shares)
     if shape != (count,):
-        raise ValueError(f"need weights of shape [{count}], got {list(shape)}")
+        raise ValueError(
+            f"need weights of shape [{count}], one for each of the shares, got "
+            f"{list(shape)}"
+        )
     columns = (1,) * len(rest)
     spread = jax.tree.map(lambda leaf: leaf.reshape(count, *columns), weights)
     return field.sum_over(field.multiply(spread, shares), 0)

@@ -103,6 +103,7 @@ def _checked_scale(scale: schemes.Scale) -> schemes.Scale:
     return float(scale)
 
 
+@arguments.checked
 def share(
     seed: Seed,
     secret: Element,
@@ -163,6 +164,7 @@ def share_by_seeds(
     schemes.check_kind(scheme, "additive", "replicated")
     schemes.check_secret(scheme.ring, secret, first_block)
     schemes.check_parties("corrected", [corrected], scheme)
+    checks.entries("seeds", seeds, scheme.num_parties, "parties")
     if scheme.ideal:
         return Shared(jax.tree.map(lambda leaf: leaf[None], secret), scheme)
     ring, shape = scheme.ring, rings.shape_of(secret)
@@ -241,6 +243,7 @@ def view(shared: Shared, party: int) -> tuple[Element, ...]:
     return tuple(rings.row(shared.shares, number) for number in held(scheme, party))
 
 
+@arguments.checked
 def reveal(
     shared: Shared, *, name: str, receivers: Sequence[transcript.Party] | None = None
 ) -> Element:
@@ -261,6 +264,7 @@ def reveal(
       ValueError: For receivers that there are not.
     """
     scheme = shared.scheme
+    schemes.check_shares(shared)
     if scheme.kind == "shamir":
         return shamir.reveal(shared, name=name, receivers=receivers)
     learners, shape = schemes.receivers_of(scheme, receivers), shape_of(shared)

@@ -29,15 +29,23 @@ class Addition(NamedTuple):
       over: `(messages stacked along a leading axis) -> their sum`.
       add: `(sum, sum) -> sum`.
       merge: `(sums stacked along a leading axis) -> their sum`.
+      one: `(sum) -> what has the shapes of a message`.
     """
 
     zero: Callable[[PyTree], PyTree]
     over: Callable[[PyTree], PyTree]
     add: Callable[[PyTree, PyTree], PyTree]
     merge: Callable[[PyTree], PyTree]
+    one: Callable[[PyTree], PyTree] = lambda total: total
 
 
-REAL = Addition(pairs.zero, pairs.sum_over, pairs.merge, pairs.sum_over)
+REAL = Addition(
+    pairs.zero,
+    pairs.sum_over,
+    pairs.merge,
+    pairs.sum_over,
+    one=lambda total: total.high,
+)
 """Of floats: sums are `pairs.Pair`s, to which 100,000 clients add without loss."""
 
 
@@ -90,7 +98,7 @@ def summing(
     can_abort = checks.is_traced(least_reports) or least_reports > 1
 
     def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
-        del places
+        _check_messages(addition.one(total.messages), messages, places)
         heard = addition.over(trees.where(present, messages, 0))
         added = addition.add(total.messages, heard)
         return Total(added, total.count + jnp.sum(present, dtype=jnp.float32))
@@ -112,8 +120,19 @@ def summing(
             addition.merge(totals.messages), jnp.sum(totals.count)
         ),
         finish=finish,
-        wrap=lambda session, total: total,
+        wrap=lambda session, value: value,
         sensitivity=lambda session, norm, dimension: norm,
         cost=cost,
         can_abort=can_abort,
     )
+
+
+def _check_messages(one: PyTree, messages: PyTree, places: Any) -> None:
+    """Raises ValueError unless these are messages like `one`, stacked."""
+    wanted = [(len(places), *leaf.shape) for leaf in jax.tree.leaves(one)]
+    found = [leaf.shape for leaf in jax.tree.leaves(messages)]
+    if wanted != found or jax.tree.structure(one) != jax.tree.structure(messages):
+        raise ValueError(
+            "messages must be stacked along a leading axis, one for each of the places,"
+            f" and like those that the total began with: shapes {wanted}, got {found}"
+        )

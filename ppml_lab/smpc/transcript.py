@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -105,7 +106,7 @@ class Recorder:
         self.views: list[View] = []
         self._paths: set[str] = set()
         self._times: list[rounds.Time] = []
-        self._frames = [rounds.Frame("", 0, 1, False)]
+        self._frames = [rounds.Frame("", 0, 1, False, 1)]
         self._traces = [core.get_opaque_trace_state()]
 
     def sent_bits(
@@ -185,10 +186,10 @@ class Recorder:
                 node[message.sender] = sent + message.num_bits
         return tree
 
-    def _enter(self, name: str, repeat: int, parallel: bool, inputs: bool) -> None:
+    def _enter(self, name: str, inputs: bool, *how: Any) -> None:
         outer = self._frames[-1]
         start = outer.child_start(inputs=inputs)
-        frame = rounds.Frame(outer.child_path(name), start, repeat, parallel)
+        frame = rounds.Frame(outer.child_path(name), start, *how)
         self._frames.append(frame)
         self._paths.add(frame.path)
 
@@ -200,23 +201,17 @@ class Recorder:
         if not outer.parallel:
             outer.now = outer.end
 
-    def _message(
-        self,
-        name: str,
-        sender: Party,
-        receiver: Party,
-        num_bits: int,
-        later: int,
-        offline: bool,
-    ) -> None:
-        frame = self._frames[-1]
+    def _message(self, noted: Message) -> None:
+        frame, num_bits = self._frames[-1], Fraction(noted.num_bits)
         for open_frame in self._frames:
-            num_bits *= open_frame.repeat
-        when = 0 if offline else frame.now + later
-        if not offline:
+            num_bits *= open_frame.repeat * open_frame.sent
+        when = 0 if noted.offline else frame.now + noted.round_number
+        if not noted.offline:
             frame.includes(when + 1)
-        path = frame.child_path(name)
-        self.messages.append(Message(path, sender, receiver, num_bits, when, offline))
+        path = frame.child_path(noted.path)
+        self.messages.append(
+            noted._replace(path=path, num_bits=int(num_bits), round_number=when)
+        )
         loops = tuple(frame for frame in self._frames if frame.repeat != 1)
         self._times.append(rounds.Time(loops, when))
 
@@ -269,28 +264,32 @@ def _recorders() -> tuple[Recorder, ...]:
     return recorders
 
 
-def is_recording() -> bool:
-    """Whether anybody records what this thread traces."""
-    return bool(_active.get())
+def active() -> tuple[Recorder, ...]:
+    """Who record what this thread traces."""
+    return _active.get()
 
 
 @contextlib.contextmanager
 def scope(
-    name: str, *, repeat: int = 1, parallel: bool = False, inputs: bool = False
+    name: str,
+    *,
+    repeat: int = 1,
+    parallel: bool = False,
+    inputs: bool = False,
+    sent: Fraction | int = 1,
 ) -> Iterator[None]:
     """Puts `name` before the names of what is recorded inside.
 
-    A scope starts when all before it in the scope around has ended, so that rounds
-    add up.
+    A scope starts when all before it in the scope around has ended: rounds add up.
 
     Args:
-      name: A layer, a primitive; "/" separates levels. Nothing, for a scope that is
-        only about rounds.
+      name: A layer or primitive, "/" between levels; "" if only rounds matter.
       repeat: How often the inside happens for each time that it is traced.
       parallel: The scopes directly inside, and the repetitions, happen at once, but
         for what they `wait_for`: of their rounds the most count, not the sum.
       inputs: What is sent inside depends on nothing that was received: it goes out
         together with the inputs right before it, whoever sends them.
+      sent: The part of what is noted inside that is sent, where more is computed.
 
     Raises:
       ValueError: If `repeat` is not at least 0.
@@ -298,7 +297,7 @@ def scope(
     checks.at_least("repeat", repeat, 0)
     recorders = _active.get()
     for recorder in recorders:
-        recorder._enter(name, repeat, parallel, inputs)
+        recorder._enter(name, inputs, repeat, parallel, sent)
     try:
         yield
     finally:
@@ -357,8 +356,9 @@ def record_message(
         message; what is sent in one round does not wait for what others send in it.
       offline: Whether it is sent before there are inputs, as a dealer's are.
     """
+    noted = Message(name, sender, receiver, num_bits, protocol_round, offline)
     for recorder in _recorders():
-        recorder._message(name, sender, receiver, num_bits, protocol_round, offline)
+        recorder._message(noted)
 
 
 def record_view(name: str, receivers: tuple[Party, ...], value: Any) -> None:

@@ -47,23 +47,24 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppml_lab import checks, random
-from ppml_lab.smpc import arithmetic, comparison, sharing, transcript
+from ppml_lab import checks
+from ppml_lab.smpc import arithmetic, comparison, sharing, streams, transcript
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
-from ppml_lab.smpc.ring import Element, Ring, Seed
+from ppml_lab.smpc.ring import Element, Ring
 from ppml_lab.smpc.scheme import Scheme, Shared, TracedScale, shape_of
+from ppml_lab.smpc.streams import Source, Stream
 
 METHODS = ("local", "pair", "msb", "exact")
 
 
 def truncate(
-    seed: Seed, shared: Shared, num_bits: Array | int, method: str = "msb"
+    seed: Source, shared: Shared, num_bits: Array | int, method: str = "msb"
 ) -> Shared:
     """The value over `2^num_bits`, its scale divided by as much.
 
     Args:
-      seed: Of randomness that nothing else uses, `[2]`.
+      seed: Of randomness that nothing else uses, `[2]`, or a stream of it.
       shared: In Z_2^32 or Z_2^64, additive or replicated.
       num_bits: May be traced where the scale is.
       method: "local", "pair", "msb" or "exact".
@@ -76,29 +77,29 @@ def truncate(
 
 
 def divide(
-    seed: Seed, shared: Shared, num_bits: Array | int, method: str = "msb"
+    seed: Source, shared: Shared, num_bits: Array | int, method: str = "msb"
 ) -> Shared:
     """The value over `2^num_bits` at the scale that it has; as `truncate`, but that
     `num_bits` may be an array that broadcasts to the value's shape.
     """
-    scheme = shared.scheme
+    scheme, stream = shared.scheme, streams.of(seed)
     check_method(scheme, method)
     with transcript.scope("truncate"):
         if method == "local":
-            shares = _local(seed, shared, num_bits)
+            shares = _local(stream, shared, num_bits)
         elif method == "exact":
-            shares = _exact(seed, shared, num_bits)
+            shares = _exact(stream, shared, num_bits)
         elif scheme.kind == "replicated":
-            shares = _by_third_party(seed, shared, num_bits)
+            shares = _by_third_party(stream, shared, num_bits)
         else:
-            whole = scheme.ring.sum_over(shared.shares, 0)
-            shares = _by_dealer(seed, shared, whole, num_bits, method)
-    return Shared(shares, scheme)
+            whole = rings.total(scheme.ring, shared.shares)
+            shares = _by_dealer(stream, shared, whole, num_bits, method)
+    return Shared(rings.materialised(shares), scheme)
 
 
 def check_method(scheme: Scheme, method: str) -> None:
     """Raises ValueError for a method that would be wrong for the scheme."""
-    checks.known("truncation", method, METHODS)
+    checks.known("truncation", method, METHODS, argument="truncation_method")
     schemes.check_kind(scheme, "additive", "replicated")
     if scheme.ring not in (rings.Z32, rings.Z64):
         raise ValueError(
@@ -126,12 +127,12 @@ def _divided(scale: schemes.Scale, num_bits: Array | int) -> schemes.Scale:
     return scale / 2.0 ** float(num_bits)
 
 
-def _local(seed: Seed, shared: Shared, num_bits: Array | int) -> Element:
+def _local(stream: Stream, shared: Shared, num_bits: Array | int) -> Element:
     ring = shared.scheme.ring
     shares = shared.shares
     if shared.scheme.ideal:
         # The shares that there would be: uniform given the secret.
-        (drawn,) = arithmetic.draws(seed, ring, shape_of(shared))
+        (drawn,) = arithmetic.draws(stream, ring, shape_of(shared))
         shares = _stacked(ring.subtract(rings.row(shares, 0), drawn), drawn)
     first = rings.shift_right(ring, rings.row(shares, 0), num_bits, signed=True)
     negated = rings.negative(ring, rings.row(shares, 1))
@@ -143,15 +144,16 @@ def _local(seed: Seed, shared: Shared, num_bits: Array | int) -> Element:
     return _stacked(first, second)
 
 
-def _exact(seed: Seed, shared: Shared, num_bits: Array | int) -> Element:
+def _exact(stream: Stream, shared: Shared, num_bits: Array | int) -> Element:
     """Half a step is added; then all bits from `num_bits` on are what remains."""
     ring = shared.scheme.ring
     step = rings.shift_left(ring, _constant(ring, 1), num_bits)
     raised = sharing.add_public(shared, rings.shift_right(ring, step, 1))
 
-    def by_bits(seed: Seed, raised: Shared) -> Shared:
-        word = comparison.to_bits(random.child(seed, 0), raised)
-        places = comparison.places(random.child(seed, 1), word, ring)
+    def by_bits(seed: Source, raised: Shared) -> Shared:
+        stream = streams.of(seed)
+        word = comparison.to_bits(stream, raised)
+        places = comparison.places(stream, word, ring)
         powers = rings.from_integers(ring, [2**place for place in range(ring.bits)])
         distance = jnp.asarray(num_bits)[..., None]
         weights = rings.shift_right(ring, powers, distance)
@@ -166,18 +168,16 @@ def _exact(seed: Seed, shared: Shared, num_bits: Array | int) -> Element:
     if shared.scheme.ideal:
         comparison.price(by_bits, raised)
         return rings.shift_right(ring, raised.shares, num_bits, signed=True)
-    return by_bits(seed, raised).shares
+    return by_bits(stream, raised).shares
 
 
 def _by_dealer(
-    seed: Seed, shared: Shared, whole: Element, num_bits: Array | int, method: str
+    stream: Stream, shared: Shared, whole: Element, num_bits: Array | int, method: str
 ) -> Element:
     """Opens the value under a mask whose truncation is dealt too."""
     scheme, shape = shared.scheme, shape_of(shared)
     ring = scheme.ring
-    # All but the first party's shares of a linear function of dealt, uniform shares.
-    count = 0 if scheme.ideal else scheme.num_parties - 1
-    mask, others = arithmetic.draws(seed, ring, shape, (count, *shape))
+    mask = stream.coins(ring, shape)
     if method == "pair":
         mask = rings.shift_right(ring, mask, 2)
         opened = ring.subtract(whole, mask)
@@ -192,17 +192,17 @@ def _by_dealer(
         arithmetic.deal(name, ring, shape)
     if scheme.ideal:
         return _stacked(total)
+    # All but the first party's shares of a linear function of dealt, uniform shares.
+    (others,) = arithmetic.draws(stream, ring, (scheme.num_parties - 1, *shape))
     return arithmetic.completed(total, others, scheme).shares
 
 
-def _by_third_party(seed: Seed, shared: Shared, num_bits: Array | int) -> Element:
+def _by_third_party(stream: Stream, shared: Shared, num_bits: Array | int) -> Element:
     """The last party deals to the first two, who hold two summands of the value."""
     scheme, shape = shared.scheme, shape_of(shared)
     ring = scheme.ring
-    whole = ring.sum_over(shared.shares, 0)
-    # Summands 0 and 2 come from keys that the third party has with each of the others.
-    count = 0 if scheme.ideal else 2
-    mask, drawn = arithmetic.draws(seed, ring, shape, (count, *shape))
+    whole = rings.total(ring, shared.shares)
+    mask = stream.coins(ring, shape)
     opened = ring.add(_raised(ring, whole), mask)
     parts = _mask_parts(ring, mask, num_bits, "msb")
     bits = ring.bits * math.prod(shape)
@@ -215,7 +215,9 @@ def _by_third_party(seed: Seed, shared: Shared, num_bits: Array | int) -> Elemen
     if scheme.ideal:
         return _stacked(total)
     transcript.record_view("opened", (0, 1), opened)
-    rest = ring.subtract(total, ring.sum_over(drawn, 0))
+    # Summands 0 and 2 come from keys that the third party has with each of the others.
+    (drawn,) = arithmetic.draws(stream, ring, (2, *shape))
+    rest = ring.subtract(total, rings.total(ring, drawn))
     return _stacked(rings.row(drawn, 0), rest, rings.row(drawn, 1))
 
 

@@ -69,6 +69,7 @@ def test_show_a_committed_table(capsys):
 
 def test_show_refuses(capsys, tmp_path):
     assert "did you mean 'dp_sgd'" in refused(capsys, "show", "dp_sdg")
+    assert "table must be a name or a path" in refused(capsys, "show", "")
     known = refused(capsys, "show", "dp_sgd", "--columns", "sed")
     assert "did you mean 'seed'" in known
     assert "rows must be" in refused(capsys, "show", "dp_sgd", "--rows", "0")

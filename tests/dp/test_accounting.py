@@ -351,6 +351,13 @@ def test_calibration_of_a_mechanism_that_refuses_to_have_no_noise():
     assert accounting.epsilon(run(found), 1e-5) <= 2.0
 
 
+def test_calibration_refuses_events_of_which_more_noise_costs_more():
+    with pytest.raises(ValueError, match=r"^make_event gives an event that costs more"):
+        accounting.calibrate_noise_multiplier(
+            lambda noise: gaussian_run(1e-2 / max(noise, 1e-2)), 2.0, 1e-5
+        )
+
+
 @pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
 def test_calibration_names_an_unreachable_target(accountant):
     def leaky(noise):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from ppml_lab import lab
 from ppml_lab.lab import records
-from ppml_lab.lab.folders import check_room, open_folder
+from ppml_lab.lab.folders import check_room, check_writable, open_folder
+from ppml_lab.lab.run import parse
 
 
 def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
@@ -52,6 +56,33 @@ def test_infinity_is_a_word(tmp_path: Path) -> None:
     open_folder(tmp_path, config)
     stored = json.loads((tmp_path / "provenance.json").read_text())["config"]
     assert stored == {"target_epsilon": "inf"}
+
+
+def test_an_empty_path_is_not_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        rounds: int = 1
+
+    for empty in ("", " "):
+        with pytest.raises(ValueError, match=r"^folder must be the path of"):
+            open_folder(empty, {})
+        with pytest.raises(ValueError, match=r"^folder must be the path of"):
+            lab.run_sweep([], empty)
+        monkeypatch.setattr(sys, "argv", ["tiny", "smoke", "--out", empty])
+        with pytest.raises(SystemExit):
+            parse("tiny", "", {"smoke": Options()})
+        assert "out must be the path of" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["tiny", "smoke", "--out", "."])
+    assert parse("tiny", "", {"smoke": Options()}) == (Options(), Path())
+
+
+def test_a_folder_may_be_a_text(tmp_path: Path) -> None:
+    open_folder(str(tmp_path), {"rounds": 5})
+    check_writable(str(tmp_path))
+    with pytest.raises(ValueError, match="another configuration"):
+        open_folder(tmp_path, {"rounds": 6})
 
 
 def test_a_folder_of_a_later_version_is_refused(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """Good calls of data, models and federated."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ppml_lab import data, federated, models
 
 from . import parts
-from .values import ANY, FLOATS, SEED, ZERO, good
+from .values import FLOATS, SEED, ZERO, good
 
 DATA = {
     "federate": good(
@@ -237,50 +236,4 @@ FEDERATED = {
         num_honest=2,
         dimension=3,
     ),
-}
-SAMPLERS = {
-    "poisson": parts.SAMPLER,
-    "fixed_size": federated.fixed_size(3, 2),
-    "everyone": federated.everyone(3),
-}
-ALGORITHMS = {
-    "averaging": parts.ALGORITHM,
-    "central_sgd": federated.central_sgd(
-        parts.TASK, parts.SGD, federated.poisson(6, 0.5)
-    ),
-}
-FIELDS = {
-    **{
-        f"{name}.participation": good(sampler.participation, num_rounds=3)
-        for name, sampler in SAMPLERS.items()
-    },
-    **{
-        f"{name}.sample": good(
-            SAMPLERS[name].sample, {"state": ANY}, False, key=parts.KEY, state=()
-        )
-        for name in ("poisson", "fixed_size")
-    },
-    **{
-        f"{name}.event": good(algorithm.event, num_rounds=3)
-        for name, algorithm in ALGORITHMS.items()
-    },
-    **{
-        f"{name}.init": good(algorithm.init, {}, False, key=parts.KEY)
-        for name, algorithm in ALGORITHMS.items()
-    },
-    **{
-        f"{name}.check": good(algorithm.check, clients=parts.CLIENTS)
-        for name, algorithm in ALGORITHMS.items()
-    },
-    **{
-        f"{name}.round": good(
-            algorithm.round,
-            {"state": ANY},
-            False,
-            key=parts.KEY,
-            state=jax.eval_shape(algorithm.init, parts.KEY),
-            clients=parts.CLIENTS,
-        )
-        for name, algorithm in ALGORITHMS.items()
-    },
 }

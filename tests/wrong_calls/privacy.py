@@ -186,18 +186,3 @@ DP = {
         stopping=selection.geometric(3.0),
     ),
 }
-MECHANISMS = {
-    "no_privacy": dp.no_privacy(),
-    "gaussian": parts.CENTRAL,
-    "adaptive_gaussian": dp.adaptive_gaussian(0.5, 2.0, 100.0),
-    "scheduled_gaussian": dp.scheduled_gaussian(0.5, 2.0),
-    "local_gaussian": dp.local_gaussian(0.5, 2.0),
-    "local_laplace": dp.local_laplace(0.5, 2.0),
-    "randomised_response": dp.randomised_response(0.5, 2.0),
-}
-FIELDS = {
-    f"{name}.event": good(
-        mechanism.event, sampler=parts.SAMPLER, num_releases=3, sums=None
-    )
-    for name, mechanism in MECHANISMS.items()
-}

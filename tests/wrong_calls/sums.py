@@ -1,24 +1,155 @@
 """Good calls of smpc."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from ppml_lab import smpc
+from ppml_lab.smpc import dropouts, lightsecagg, masking, private, shamir, sharing
+from ppml_lab.smpc import ring as rings
 
 from . import parts
-from .values import good
+from .values import ANY, good
 
 MAY_BE = {"max_abs": ("None",)}
 """Then the mechanism's own bound is taken."""
 SUMS = {"max_abs": 1.0, "scale": 16.0, "rounding": "nearest", "wraps": False}
-AGGREGATORS = {
-    "clear": smpc.clear(),
-    "additive_sharing": smpc.additive_sharing(3, 5, 8.0),
-    "pairwise_masking": smpc.pairwise_masking(parts.GRAPH, 8.0),
-    "light_secagg": smpc.light_secagg(parts.CODE, 8.0),
+SEED = np.zeros(2, np.uint32)
+ELEMENTS = {
+    ring: jax.eval_shape(lambda ring=ring: rings.zeros(ring, (5, 3)))
+    for ring in (rings.Z32, smpc.field.F31, rings.Z64)
 }
-FIELDS = {
-    f"{name}.cost": good(aggregator.cost, dimension=10)
-    for name, aggregator in AGGREGATORS.items()
+EVERYBODY = dropouts.everybody(5)
+SECRET: Any = jax.eval_shape(
+    lambda: private.share(parts.PROTOCOL, jnp.zeros(2, jnp.uint32), jnp.ones((5, 3)))
+)
+SHAMIR = shamir.shamir(2, 5)
+REALS = ("0", "-1", "1.5", "True", "1e-50", "[1]", "two floats", "2-d")
+REALS += ("None", "()", "{}")
+ON_SHARES = {
+    "private.protocol": good(
+        private.protocol,
+        kind="replicated",
+        num_parties=3,
+        ring=rings.Z64,
+        fraction_bits=16,
+        truncation_method="msb",
+        ideal=False,
+    ),
+    "private.share": good(
+        private.share,
+        {"values": REALS, "owner": ("0", "'1'", "''")},
+        False,
+        protocol=parts.PROTOCOL,
+        seed=SEED,
+        values=np.ones(3),
+        owner="client",
+        offline=False,
+    ),
+    "private.reveal": good(
+        private.reveal,
+        {"shared": ANY, "name": ("'1'", "''"), "receivers": ("[1]",)},
+        False,
+        protocol=parts.PROTOCOL,
+        shared=SECRET,
+        name="output",
+        receivers=None,
+    ),
+    "private.rows": good(
+        private.rows,
+        {"begin": ("0",), "count": ("0",), "shared": ("()", "{}", "None")},
+        False,
+        shared=SECRET,
+        begin=1,
+        count=2,
+    ),
+    "private.evaluate": good(
+        lambda protocol, seed, function: private.evaluate(
+            protocol, seed, function, SECRET
+        ),
+        {},
+        False,
+        protocol=parts.PROTOCOL,
+        seed=SEED,
+        function=lambda rows: rows,
+    ),
+    "private.check_ranges": good(
+        lambda protocol, function, public: private.check_ranges(
+            protocol, function, np.ones(3), public=public
+        ),
+        {"public": ("()",)},
+        False,
+        protocol=parts.PROTOCOL,
+        function=lambda rows: rows,
+        public=(0,),
+    ),
+    "private.unsupported": good(
+        lambda function, public: private.unsupported(
+            function, np.ones(3), public=public
+        ),
+        {"public": ("()",)},
+        False,
+        function=lambda rows: rows,
+        public=(0,),
+    ),
+    "masking.run": good(
+        masking.run,
+        {"inputs": ("a function",)},
+        False,
+        seed=SEED,
+        graph=parts.GRAPH,
+        inputs=ELEMENTS[rings.Z32],
+        alive=EVERYBODY,
+        ring=rings.Z32,
+        chunk=1024,
+        num_chunks=None,
+        mesh=None,
+    ),
+    "lightsecagg.run": good(
+        lightsecagg.run,
+        {},
+        False,
+        seed=SEED,
+        code=parts.CODE,
+        inputs=ELEMENTS[smpc.field.F31],
+        alive=EVERYBODY,
+        field=smpc.field.F31,
+    ),
+    "dropouts.everybody": good(dropouts.everybody, num_clients=5),
+    "dropouts.nested": good(dropouts.nested, {}, False, **EVERYBODY._asdict()),
+    "dropouts.drop_out": good(
+        dropouts.drop_out, {}, False, seed=SEED, num_clients=5, dropout_probs=[0.1] * 4
+    ),
+    "sharing.share": good(
+        sharing.share,
+        {"first_block": ("0",)},
+        False,
+        seed=SEED,
+        secret=ELEMENTS[rings.Z64],
+        scheme=parts.PROTOCOL.scheme,
+        first_block=0,
+    ),
+    "sharing.reveal": good(
+        sharing.reveal,
+        {"name": ("'1'", "''"), "receivers": ("[1]",)},
+        False,
+        shared=SECRET,
+        name="sum",
+        receivers=None,
+    ),
+    "shamir.reveal": good(
+        shamir.reveal,
+        {"name": ("'1'", "''"), "receivers": ("[1]",)},
+        False,
+        shared=sharing.Shared(ELEMENTS[smpc.field.F31], SHAMIR),
+        name="sum",
+        parties=[0, 1],
+        receivers=None,
+    ),
 }
-SMPC = {
+SMPC = ON_SHARES | {
     "fixed_point": good(
         smpc.fixed_point,
         {"bits": ("None",)},

@@ -56,7 +56,7 @@ LAB = {
     "seeds": good(lab.seeds, count=2),
     "uniform": good(
         lab.uniform,
-        SEED | {"low": ("0", "-1", "-2**63"), "name": ("'1'",)},
+        SEED | {"low": ("0",), "name": ("'1'",)},
         name="server.learning_rate",
         low=0.1,
         high=1.0,
@@ -130,7 +130,7 @@ LAB = {
         {
             "checkpoint_seconds": ("0", "inf"),
             "points": ("()",),
-            "folder": ("'1'", "''"),
+            "folder": ("'1'",),
         },
         False,
         points=[parts.POINT],
