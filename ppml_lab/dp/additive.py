@@ -7,11 +7,12 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from ppml_lab import arguments, base, checks, pairs
+from ppml_lab import arguments, base, checks, guards, pairs
 from ppml_lab.dp import clipping, looks
 from ppml_lab.dp.given import check_event
 
 
+@guards.returned()
 @arguments.checked
 def additive(
     clip: clipping.Clipping | Callable[[PyTree], PyTree],
@@ -84,11 +85,11 @@ def additive(
         return clipping.clip_examples(own, gradients, weights)
 
     def privatize(
-        key: base.Key, state: PyTree, summed: PyTree, sensitivity: Any
+        key: base.Key, state: PyTree, total: PyTree, sensitivity: Any
     ) -> tuple[PyTree, PyTree]:
-        total = pairs.of(summed)
+        pair = pairs.of(total)
         # Rounded to float32 once, noise included.
-        noisy = pairs.add(total, noise(key, total.high, sensitivity))
+        noisy = pairs.add(pair, noise(key, pair.high, sensitivity))
         return pairs.value(noisy), state
 
     return base.PrivacyMechanism(

@@ -65,13 +65,17 @@ def modular(ring: Ring) -> Addition:
     )
 
 
+def _no_session(key: Any, invited: Any, reporting: Any, max_abs: Any) -> PyTree:
+    return ()
+
+
 @arguments.checked
 def summing(
     encode: Callable[[base.Key, PyTree, Array, PyTree], PyTree],
     decode: Callable[[PyTree, PyTree], tuple[PyTree, Any]],
     cost: Callable[[int], base.Cost],
     *,
-    begin: Callable[[base.Key, Array, Array, Any], PyTree] = lambda key, *_: (),
+    begin: Callable[[base.Key, Array, Array, Any], PyTree] = _no_session,
     addition: Addition = REAL,
     least_reports: Any = 1,
 ) -> base.SecureAggregator:
@@ -114,7 +118,7 @@ def summing(
     return base.SecureAggregator(
         begin=begin,
         encode=encode,
-        empty=lambda like: Total(addition.zero(like), jnp.float32(0)),
+        empty=lambda like_message: Total(addition.zero(like_message), jnp.float32(0)),
         absorb=absorb,
         merge=lambda totals: Total(
             addition.merge(totals.messages), jnp.sum(totals.count)
