@@ -90,6 +90,21 @@ def f():
     assert "dp_accounting.pld" not in imports(source, outside_functions=True)
 
 
+def test_the_two_houses_of_smpc_stand_apart_on_common_ground():
+    houses = {"aggregation", "computing"}
+
+    def used(path):
+        names = [name.split(".") for name in imports(path.read_text())]
+        return {p[2] for p in names if p[:2] == ["ppml_lab", "smpc"] and len(p) > 2}
+
+    smpc = PACKAGE / "smpc"
+    for house in houses:
+        for path in sources(smpc / house):
+            assert not used(path) & (houses - {house}), path
+    for path in smpc.glob("*.py"):
+        assert path.name == "__init__.py" or not used(path) & houses, path
+
+
 def top_levels(path, **how):
     return {name.split(".")[0] for name in imports(path.read_text(), **how)}
 

@@ -29,7 +29,7 @@ from ppml_lab.audit.subjects import (
     stated_sampling,
 )
 from ppml_lab.federated.simulate import run_chunk
-from ppml_lab.smpc import private
+from ppml_lab.smpc.computing import private
 
 _FROZEN = 3
 _HUGE = 1e7

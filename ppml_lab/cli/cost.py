@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ppml_lab.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
-    from ppml_lab.smpc.cost import Messages
+    from ppml_lab.smpc.aggregation.cost import Messages
 
 
 def cost(

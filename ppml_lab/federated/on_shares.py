@@ -15,7 +15,8 @@ from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, random, trees
 from ppml_lab.dp import events
-from ppml_lab.smpc import private, transcript
+from ppml_lab.smpc import transcript
+from ppml_lab.smpc.computing import private
 
 Gradient = Callable[[PyTree, PyTree], PyTree]
 """`(params, examples)` to the sum of the examples' gradients, a pure JAX function."""

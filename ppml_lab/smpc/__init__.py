@@ -2,28 +2,57 @@
 
 Exact arithmetic and exact byte counts; no network, no adversary, and randomness from
 `ppml_lab.random`, which is not cryptographic.
+
+Two houses stand on the files of this folder, apart: `aggregation`, secure sums of what
+clients send, and `computing`, programs on shares.
 """
 
 from ppml_lab.smpc import (
-    approximations,
-    arithmetic,
+    aggregation,
     bits,
-    comparison,
-    cost,
-    dropouts,
+    computing,
     field,
-    graphs,
-    lightsecagg,
-    mask_keys,
-    masking,
     network,
-    operations,
-    private,
     products,
     ring,
     shamir,
     sharing,
     transcript,
+)
+from ppml_lab.smpc.aggregation import (
+    cost,
+    dropouts,
+    graphs,
+    lightsecagg,
+    mask_keys,
+    masked_sums,
+    masking,
+    operations,
+    secure_aggregation,
+    sum_encoding,
+    sums,
+)
+from ppml_lab.smpc.aggregation.masked_sums import light_secagg, pairwise_masking
+from ppml_lab.smpc.aggregation.secure_aggregation import additive_sharing, clear
+from ppml_lab.smpc.aggregation.sums import summing
+from ppml_lab.smpc.computing import (
+    approximations,
+    arithmetic,
+    authenticated,
+    carries,
+    comparison,
+    interpreter,
+    normalise,
+    private,
+    private_choices,
+    private_forms,
+    private_functions,
+    private_inputs,
+    private_moves,
+    private_ranges,
+    private_values,
+    private_windows,
+    public_factors,
     truncation,
 )
 from ppml_lab.smpc.fixed_point import (
@@ -34,40 +63,56 @@ from ppml_lab.smpc.fixed_point import (
     largest_scale,
     power_of_two,
 )
-from ppml_lab.smpc.masked_sums import light_secagg, pairwise_masking
-from ppml_lab.smpc.secure_aggregation import additive_sharing, clear
-from ppml_lab.smpc.sums import summing
 
 __all__ = [
     "FixedPoint",
     "additive_sharing",
+    "aggregation",
     "approximations",
     "arithmetic",
+    "authenticated",
     "bits",
     "bits_needed",
+    "carries",
     "clear",
     "comparison",
+    "computing",
     "cost",
     "dropouts",
     "field",
     "fixed_point",
     "graphs",
     "headroom",
+    "interpreter",
     "largest_scale",
     "light_secagg",
     "lightsecagg",
     "mask_keys",
+    "masked_sums",
     "masking",
     "network",
+    "normalise",
     "operations",
     "pairwise_masking",
     "power_of_two",
     "private",
+    "private_choices",
+    "private_forms",
+    "private_functions",
+    "private_inputs",
+    "private_moves",
+    "private_ranges",
+    "private_values",
+    "private_windows",
     "products",
+    "public_factors",
     "ring",
+    "secure_aggregation",
     "shamir",
     "sharing",
+    "sum_encoding",
     "summing",
+    "sums",
     "transcript",
     "truncation",
 ]

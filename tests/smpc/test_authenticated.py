@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ppml_lab import random
 from ppml_lab.smpc import authenticated, field, ring, scheme, sharing, transcript
-from ppml_lab.smpc.authenticated import Authenticated, Opened
+from ppml_lab.smpc.computing.authenticated import Authenticated, Opened
 
 SEED = jnp.array([7, 8], jnp.uint32)
 HOWS = [(2, field.F31), (3, field.F61)]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ppml_lab import random
 from ppml_lab.smpc import cost, dropouts, field, lightsecagg
 from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc.aggregation.lightsecagg import Code
 from ppml_lab.smpc.field import F31
-from ppml_lab.smpc.lightsecagg import Code
 
 FIELDS = [F31, field.F61]
 CODES = {

@@ -16,8 +16,8 @@ import scipy.stats
 from ppml_lab import random
 from ppml_lab.smpc import dropouts, field, lightsecagg, shamir
 from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc.aggregation.lightsecagg import Code
 from ppml_lab.smpc.field import F31
-from ppml_lab.smpc.lightsecagg import Code
 
 # Two may collude; a mask is one piece.
 HIDING = Code(4, 3, 2)

@@ -20,7 +20,7 @@ from ppml_lab.lab.parts.data import Data, HeartDisease
 from ppml_lab.lab.parts.metrics import Accuracy, Metric
 from ppml_lab.lab.parts.partitions import Natural, Partition
 from ppml_lab.lab.setup import Facts, Layout, Schedule
-from ppml_lab.smpc import approximations, private
+from ppml_lab.smpc.computing import approximations, private
 
 
 class State(NamedTuple):

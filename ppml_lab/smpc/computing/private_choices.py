@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppml_lab import checks
-from ppml_lab.smpc import arithmetic, comparison, sharing, transcript
-from ppml_lab.smpc import private_values as values
+from ppml_lab.smpc import sharing, transcript
+from ppml_lab.smpc.computing import arithmetic, comparison
+from ppml_lab.smpc.computing import private_values as values
+from ppml_lab.smpc.computing.private_values import Call, Operand
 from ppml_lab.smpc.fixed_point import power_of_two
-from ppml_lab.smpc.private_values import Call, Operand
 from ppml_lab.smpc.scheme import Shared, shape_of
 
 

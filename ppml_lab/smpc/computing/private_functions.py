@@ -13,19 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppml_lab import checks
-from ppml_lab.smpc import (
+from ppml_lab.smpc import bits, sharing, transcript
+from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc.computing import (
     approximations,
     arithmetic,
-    bits,
     comparison,
     normalise,
     public_factors,
-    sharing,
-    transcript,
 )
-from ppml_lab.smpc import private_values as values
-from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc.private_values import Call, Operand
+from ppml_lab.smpc.computing import private_values as values
+from ppml_lab.smpc.computing.private_values import Call, Operand
 from ppml_lab.smpc.scheme import Shared, shape_of
 
 _LN2 = math.log(2)

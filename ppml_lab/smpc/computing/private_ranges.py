@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ppml_lab.smpc import interpreter, private_functions, public_factors
+from ppml_lab.smpc.computing import interpreter, private_functions, public_factors
 from ppml_lab.smpc.ring import Ring
 
 _CONTRACTIONS = ("dot_general", "conv_general_dilated")

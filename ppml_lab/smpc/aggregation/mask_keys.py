@@ -19,9 +19,10 @@ from jax import Array, lax
 from jaxtyping import Bool, Int, UInt32
 
 from ppml_lab import checks, random, trees
-from ppml_lab.smpc import dropouts, field, graphs, shamir
+from ppml_lab.smpc import field, shamir
 from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc.dropouts import Alive
+from ppml_lab.smpc.aggregation import dropouts, graphs
+from ppml_lab.smpc.aggregation.dropouts import Alive
 from ppml_lab.smpc.field import F61
 from ppml_lab.smpc.ring import Wide
 

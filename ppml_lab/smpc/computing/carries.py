@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppml_lab.smpc import arithmetic, bits, loops, sharing, streams, transcript
+from ppml_lab.smpc import bits, loops, sharing, streams, transcript
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
+from ppml_lab.smpc.computing import arithmetic
 from ppml_lab.smpc.ring import Element, Ring
 from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
 from ppml_lab.smpc.streams import Source, Stream

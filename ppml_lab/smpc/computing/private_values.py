@@ -17,7 +17,8 @@ from jax import Array, lax
 from ppml_lab import checks
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
-from ppml_lab.smpc import sharing, truncation
+from ppml_lab.smpc import sharing
+from ppml_lab.smpc.computing import truncation
 from ppml_lab.smpc.fixed_point import power_of_two
 from ppml_lab.smpc.ring import Element
 from ppml_lab.smpc.scheme import Shared, shape_of

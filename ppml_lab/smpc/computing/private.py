@@ -29,18 +29,16 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from ppml_lab import arguments, checks, random
-from ppml_lab.smpc import (
+from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc import scheme as schemes
+from ppml_lab.smpc import sharing, streams, transcript
+from ppml_lab.smpc.computing import (
     interpreter,
     private_inputs,
     private_ranges,
     private_values,
-    sharing,
-    streams,
-    transcript,
     truncation,
 )
-from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc import scheme as schemes
 from ppml_lab.smpc.fixed_point import power_of_two
 from ppml_lab.smpc.ring import Element, Ring, Seed
 from ppml_lab.smpc.scheme import Scheme, Shared, shape_of

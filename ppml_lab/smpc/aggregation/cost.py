@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from ppml_lab import arguments, checks
-from ppml_lab.smpc import graphs, lightsecagg, network, transcript
+from ppml_lab.smpc import network, transcript
+from ppml_lab.smpc.aggregation import graphs, lightsecagg
 from ppml_lab.smpc.network import Network
 
 _KEY_BITS = 256

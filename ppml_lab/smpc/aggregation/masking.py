@@ -27,10 +27,10 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Int, Integer, UInt32
 
 from ppml_lab import arguments, checks, random, trees
-from ppml_lab.smpc import dropouts, graphs, mask_keys
 from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc.dropouts import Alive
-from ppml_lab.smpc.mask_keys import Setup, Unmasking
+from ppml_lab.smpc.aggregation import dropouts, graphs, mask_keys
+from ppml_lab.smpc.aggregation.dropouts import Alive
+from ppml_lab.smpc.aggregation.mask_keys import Setup, Unmasking
 from ppml_lab.smpc.ring import Element, Ring
 
 CHUNK = random.BLOCK

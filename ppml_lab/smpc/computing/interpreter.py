@@ -17,15 +17,10 @@ from jax import Array
 from jax.extend import core
 
 from ppml_lab import checks, random
-from ppml_lab.smpc import (
-    approximations,
-    loops,
-    private_forms,
-    private_functions,
-    transcript,
-)
-from ppml_lab.smpc import private_values as values
-from ppml_lab.smpc.private_values import Call
+from ppml_lab.smpc import loops, transcript
+from ppml_lab.smpc.computing import approximations, private_forms, private_functions
+from ppml_lab.smpc.computing import private_values as values
+from ppml_lab.smpc.computing.private_values import Call
 from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
 from ppml_lab.smpc.streams import Stream
 

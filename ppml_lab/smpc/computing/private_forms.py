@@ -14,18 +14,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ppml_lab.smpc import (
+from ppml_lab.smpc import products, sharing
+from ppml_lab.smpc.computing import (
     arithmetic,
     private_choices,
     private_functions,
     private_moves,
     private_windows,
-    products,
     public_factors,
-    sharing,
 )
-from ppml_lab.smpc import private_values as values
-from ppml_lab.smpc.private_values import Call, Operand
+from ppml_lab.smpc.computing import private_values as values
+from ppml_lab.smpc.computing.private_values import Call, Operand
 from ppml_lab.smpc.scheme import Shared, shape_of
 
 _LARGE = 64

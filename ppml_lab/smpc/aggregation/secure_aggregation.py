@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, guards, random, trees
-from ppml_lab.smpc import cost, sharing, sum_encoding, sums
+from ppml_lab.smpc import sharing
+from ppml_lab.smpc.aggregation import cost, sum_encoding, sums
+from ppml_lab.smpc.aggregation.sum_encoding import SumEncoding
 from ppml_lab.smpc.fixed_point import FixedPoint
-from ppml_lab.smpc.sum_encoding import SumEncoding
 
 _FLOAT_BYTES = 4
 

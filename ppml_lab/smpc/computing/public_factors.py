@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppml_lab import checks
-from ppml_lab.smpc import arithmetic, sharing
-from ppml_lab.smpc import private_values as values
 from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc.private_values import Operand
+from ppml_lab.smpc import sharing
+from ppml_lab.smpc.computing import arithmetic
+from ppml_lab.smpc.computing import private_values as values
+from ppml_lab.smpc.computing.private_values import Operand
 from ppml_lab.smpc.scheme import Shared
 
 _WHOLE = 2**16

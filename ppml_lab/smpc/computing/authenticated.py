@@ -39,9 +39,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool
 
-from ppml_lab.smpc import arithmetic, sharing, transcript
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
+from ppml_lab.smpc import sharing, transcript
+from ppml_lab.smpc.computing import arithmetic
 from ppml_lab.smpc.ring import Element, Ring, Seed
 from ppml_lab.smpc.scheme import Shared
 

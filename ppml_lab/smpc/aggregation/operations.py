@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ppml_lab import arguments, checks
-from ppml_lab.smpc import cost, graphs
+from ppml_lab.smpc.aggregation import cost, graphs
 
 
 class Work(NamedTuple):

@@ -17,17 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ppml_lab.smpc import (
-    arithmetic,
-    bits,
-    comparison,
-    loops,
-    sharing,
-    streams,
-    transcript,
-)
-from ppml_lab.smpc import private_values as values
+from ppml_lab.smpc import bits, loops, sharing, streams, transcript
 from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc.computing import arithmetic, comparison
+from ppml_lab.smpc.computing import private_values as values
 from ppml_lab.smpc.ring import Element, Ring
 from ppml_lab.smpc.scheme import Shared, shape_of
 from ppml_lab.smpc.streams import Source, Stream

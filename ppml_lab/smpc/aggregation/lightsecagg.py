@@ -22,12 +22,13 @@ from jax import Array, lax
 from jaxtyping import Bool, Int, UInt32
 
 from ppml_lab import arguments, checks, random, trees
-from ppml_lab.smpc import dropouts, shamir
 from ppml_lab.smpc import field as fields
 from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc.dropouts import Alive
+from ppml_lab.smpc import shamir
+from ppml_lab.smpc.aggregation import dropouts
+from ppml_lab.smpc.aggregation.dropouts import Alive
+from ppml_lab.smpc.aggregation.masking import Outcome
 from ppml_lab.smpc.field import F31, F61
-from ppml_lab.smpc.masking import Outcome
 from ppml_lab.smpc.ring import Element, Ring, Wide
 
 Seed = UInt32[Array, " 2"]

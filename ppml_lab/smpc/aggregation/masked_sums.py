@@ -16,18 +16,18 @@ from jax import Array
 from jaxtyping import Bool, Int, PyTree, UInt32
 
 from ppml_lab import arguments, base, checks, random, trees
-from ppml_lab.smpc import (
+from ppml_lab.smpc import field
+from ppml_lab.smpc.aggregation import (
     cost,
     dropouts,
-    field,
     graphs,
     lightsecagg,
     mask_keys,
     masking,
     secure_aggregation,
 )
+from ppml_lab.smpc.aggregation.sum_encoding import SumEncoding, sum_encoding
 from ppml_lab.smpc.ring import Element
-from ppml_lab.smpc.sum_encoding import SumEncoding, sum_encoding
 
 MODES = ("identity", "ideal", "full")
 

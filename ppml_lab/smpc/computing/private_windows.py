@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ppml_lab.smpc import (
+from ppml_lab.smpc import products
+from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc.computing import (
     arithmetic,
     comparison,
     private_moves,
-    products,
     public_factors,
 )
-from ppml_lab.smpc import private_values as values
-from ppml_lab.smpc import ring as rings
-from ppml_lab.smpc.private_values import Call, Operand
+from ppml_lab.smpc.computing import private_values as values
+from ppml_lab.smpc.computing.private_values import Call, Operand
 from ppml_lab.smpc.ring import Element, Ring
 from ppml_lab.smpc.scheme import Shared, shape_of
 

@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 
 from ppml_lab import checks
-from ppml_lab.smpc import private_values as values
-from ppml_lab.smpc.private_values import Call, Operand
+from ppml_lab.smpc.computing import private_values as values
+from ppml_lab.smpc.computing.private_values import Call, Operand
 from ppml_lab.smpc.scheme import Shared, shape_of
 
 

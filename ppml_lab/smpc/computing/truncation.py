@@ -48,9 +48,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from ppml_lab import checks
-from ppml_lab.smpc import arithmetic, comparison, sharing, streams, transcript
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc import scheme as schemes
+from ppml_lab.smpc import sharing, streams, transcript
+from ppml_lab.smpc.computing import arithmetic, comparison
 from ppml_lab.smpc.ring import Element, Ring
 from ppml_lab.smpc.scheme import Scheme, Shared, TracedScale, shape_of
 from ppml_lab.smpc.streams import Source, Stream

@@ -1,0 +1,1 @@
+"""Secure sums: what clients send is added up, and only the sum is opened."""

@@ -1,0 +1,1 @@
+"""Computing on shares: programs whose inputs no party knows."""
