@@ -17,7 +17,6 @@ from ppml_lab.smpc.network import Network
 _KEY_BITS = 256
 _SHARE_BITS = 256
 
-
 Role = Literal["client", "server", "helper"]
 
 
