@@ -75,8 +75,8 @@ def test_an_empty_path_is_not_the_current_folder(
             parse("tiny", "", {"smoke": Options()})
         assert "out must be the path of" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["tiny", "smoke", "--out", "."])
-    chosen = parse("tiny", "", {"smoke": Options()})
-    assert (chosen.config, chosen.out) == (Options(), Path())
+    found = parse("tiny", "", {"smoke": Options()})
+    assert (found.config, found.out) == (Options(), Path())
 
 
 def test_a_folder_may_be_a_text(tmp_path: Path) -> None:

@@ -440,8 +440,8 @@ def test_two_classes_of_one_name_are_refused() -> None:
     def made(step: float) -> Any:
         @lab.part
         class Mine(parts.FedAvg):
-            def build(self, *of: Any) -> Any:
-                return super().build(*of) if step else None
+            def build(self, task: Any, facts: Any, server: Any) -> Any:
+                return super().build(task, facts, server) if step else None
 
         return Mine()
 

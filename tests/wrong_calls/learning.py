@@ -220,6 +220,7 @@ FEDERATED = {
         evaluate=federated.evaluator(parts.TASK),
         eval_every=1,
         on_chunk=None,
+        report=None,
     ),
     "training_on_shares": good(
         federated.training_on_shares,

@@ -9,6 +9,15 @@ from . import parts
 from .values import FLOATS, INF, ZERO, good
 
 DP = {
+    "additive": good(
+        dp.additive,
+        {"norm_bound": ("inf",), "event": ("a function",)},
+        clip=lambda update: update,
+        noise=lambda key, like, sensitivity: like,
+        event=lambda change: events.gaussian(2.0 / change),
+        norm_bound=0.5,
+        privacy_unit="client",
+    ),
     "gaussian": good(
         dp.gaussian,
         INF | ZERO,

@@ -7,8 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppml_lab import smpc
-from ppml_lab.smpc import dropouts, lightsecagg, masking, private, shamir, sharing
+from ppml_lab.smpc import (
+    dropouts,
+    lightsecagg,
+    masking,
+    private,
+    shamir,
+    sharing,
+)
 from ppml_lab.smpc import ring as rings
+from ppml_lab.smpc.aggregation import sums
 
 from . import parts
 from .values import ANY, good
@@ -165,6 +173,15 @@ SMPC = ON_SHARES | {
     "headroom": good(smpc.headroom, num_summands=3, max_abs=1.0, scale=16.0, bits=16),
     "largest_scale": good(smpc.largest_scale, num_summands=3, max_abs=1.0, bits=16),
     "power_of_two": good(smpc.power_of_two, {"exponent": ("0", "-1")}, exponent=3),
+    "summing": good(
+        smpc.summing,
+        encode=lambda key, session, place, update: update,
+        decode=lambda session, total: (total, True),
+        cost=lambda dimension: smpc.clear().cost(dimension),
+        begin=lambda key, invited, reporting, max_abs: (),
+        addition=sums.REAL,
+        least_reports=2,
+    ),
     "additive_sharing": good(
         smpc.additive_sharing,
         MAY_BE | {"bits": ("None",)},

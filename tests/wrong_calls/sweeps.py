@@ -141,6 +141,8 @@ LAB = {
         slice_size=1,
         memory_bytes=2**30,
         checkpoint_seconds=5.0,
+        again=False,
+        go_on=False,
     ),
     "seconds_in_turns": good(
         lab.seconds_in_turns,

@@ -99,6 +99,8 @@ def summing(
     Returns:
       An aggregator, such as `federated.averaging` takes.
     """
+    if not checks.is_traced(least_reports):
+        checks.at_least("least_reports", least_reports, 1)
     can_abort = checks.is_traced(least_reports) or least_reports > 1
 
     def absorb(total: Total, messages: PyTree, places: Any, present: Any) -> Total:
