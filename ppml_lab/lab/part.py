@@ -14,6 +14,8 @@ All else is structure: it is converted to its annotated type, hashed, and compil
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
 import sys
 import types
@@ -288,11 +290,42 @@ def _may_be_part(kind: Any, value: Any) -> bool:
     """Whether a field may hold this part, or this tuple of parts."""
     others = {*_PLAIN, type(None)}
     is_tuple = isinstance(value, tuple)
+    inner = get_args(next((m for m in members(kind) if get_origin(m) is tuple), None))
     return any(
-        m is Any or (get_origin(m) is tuple) == is_tuple
+        m is Any or ((get_origin(m) is tuple) == is_tuple and _serves(m, inner, value))
         for m in members(kind)
         if m not in others and not _is_marked(m, _TRACED)
     )
+
+
+def _serves(member: Any, inner: tuple[Any, ...], value: Any) -> bool:
+    """Whether a part, or each of a tuple's, has what a protocol asks for."""
+    if isinstance(value, tuple):
+        return all(_serves(inner[0], (), one) for one in value) if inner else True
+    return not _is_protocol(member) or _has_methods(type(value), member)
+
+
+@functools.cache
+def _has_methods(cls: type, protocol: type) -> bool:
+    """Whether a class's methods can be called as a protocol says."""
+    for name, asked in vars(protocol).items():
+        if isinstance(asked, property):
+            if not hasattr(cls, name) and name not in cls.__part__:
+                return False
+        elif isinstance(asked, types.FunctionType) and (
+            not name.startswith("_") or name == "__call__"
+        ):
+            own = getattr(cls, name, None)
+            arguments = [
+                one
+                for one in inspect.signature(asked).parameters.values()
+                if one.default is one.empty
+            ]
+            try:
+                inspect.signature(own).bind(*arguments)
+            except (TypeError, ValueError):
+                return False
+    return True
 
 
 def _number(where: str, kind: Any, value: Any) -> Any:

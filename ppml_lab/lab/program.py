@@ -186,7 +186,7 @@ def mapped_chunk(
     return over_points(run_chunks, 3, lab_mesh(group.setup.layout.num_devices))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def traced_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Any:
     """The chunk of slices of `size` points, traced: what is compiled."""
     data = load_data(group.setup)

@@ -108,23 +108,27 @@ def seeds(count: int) -> Sweep:
 
 
 @arguments.checked
-def uniform(name: str, low: float, high: float, count: int, seed: int) -> Sweep:
+def uniform(
+    name: str, low: float, high: float, count: int, seed: int, *, column: str = ""
+) -> Sweep:
     """`count` draws of a field, uniform in [low, high).
 
     Draws depend on `seed` and `name` alone: those of two fields are independent even
     with the same seed, and a larger `count` begins with the same values. For random
     search `zipped` takes the draws of several fields.
     """
-    return axis(name, _draws(name, low, high, count, seed))
+    return axis(name, _draws(name, low, high, count, seed), column=column)
 
 
 @arguments.checked
-def log_uniform(name: str, low: float, high: float, count: int, seed: int) -> Sweep:
+def log_uniform(
+    name: str, low: float, high: float, count: int, seed: int, *, column: str = ""
+) -> Sweep:
     """`count` draws of a field whose logarithm is uniform; see `uniform`."""
     checks.positive(f"low of {name}", low)
     checks.positive(f"high of {name}", high)
     logs = _draws(name, math.log(low), math.log(high), count, seed)
-    return axis(name, [math.exp(value) for value in logs.tolist()])
+    return axis(name, [math.exp(value) for value in logs.tolist()], column=column)
 
 
 def _draws(name: str, low: float, high: float, count: int, seed: int) -> np.ndarray:
@@ -249,12 +253,19 @@ def _point(
             continue
         if setup is None and path:
             raise ValueError(f"'{path}' is a field of no setup: give points a setup")
+        if path.split(".")[0] == "layout":
+            raise ValueError(
+                f"the sweep sets {path}, which changes no result: all its runs would "
+                "be the same; set it in the setup"
+            )
         setup = paths.replaced(setup, path, fields[path])
     check_setup(setup)
     seed, delta = fields.get("seed", 0), fields.get("delta", delta)
     check_seed(seed)
     if delta is not None:
         checks.probability("delta", delta, allow_one=False)
+    if delta is None and getattr(setup, "live_epsilon", False):
+        raise ValueError("live_epsilon needs a delta: give points one")
     target = fields.get("target_epsilon")
     if target is not None:
         path = noise_path(setup)

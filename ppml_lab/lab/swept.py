@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from ppml_lab import trees
 from ppml_lab.lab import paths
 from ppml_lab.lab.blame import blaming
+from ppml_lab.lab.budget import built
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.part import fields_of, gives_same_bits
 from ppml_lab.lab.program import (
@@ -64,22 +66,22 @@ def _check_numbers(group: Group, points: list[Point]) -> None:
             )
 
 
-def _traces(point: Point) -> list[Any]:
-    """How the runs of a point's group begin, and their rounds, traced."""
-    group = group_of(point)
+def _traces(group: Group) -> list[Any]:
+    """How the runs of a group begin, and their rounds, traced."""
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
-    with blaming(point.setup):
-        init: Any = init_program(group)
-        first = init.trace(*shapes_of(group, rows))
-        return [first.jaxpr, first_traced(group).jaxpr]
+    init: Any = init_program(group)
+    first = init.trace(*shapes_of(group, rows))
+    return [first.jaxpr, first_traced(group).jaxpr]
 
 
 def _read(point: Point) -> list[bool]:
     """Which of a setup's numbers the programs' outputs depend on."""
     count = len(jax.tree.leaves(point.setup))
+    with blaming(point.setup):
+        traces = _traces(group_of(point))
     found = [
         reads(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[:count]
-        for closed in _traces(point)
+        for closed in traces
     ]
     return [any(used) for used in zip(*found, strict=True)]
 
@@ -92,7 +94,7 @@ def _is_stated(point: Point, place: int) -> bool:
         other = jax.tree.unflatten(structure, moved).algorithm(facts_of(point.setup))
     except ValueError:
         return True  # a number that can be wrong is looked at
-    here = point.setup.algorithm(facts_of(point.setup))
+    here = built(point.setup)
     return here.event(1) != other.event(1) or here.cost() != other.cost()
 
 
@@ -141,22 +143,24 @@ def _differ_there_alone(one: Point, other: Point, path: str) -> bool:
 
 
 def _same(one: Point, other: Point) -> bool:
-    here, there = (p.setup.algorithm(facts_of(p.setup)) for p in (one, other))
+    facts = facts_of(one.setup)
+    # Of data that are made as they are trained, nobody knows.
+    if facts.digests is None or facts != facts_of(other.setup):
+        return False
+    here, there = built(one.setup), built(other.setup)
     return (
-        # Of data that are made as they are trained, nobody knows.
-        facts_of(one.setup).digests is not None
-        and facts_of(one.setup) == facts_of(other.setup)
-        and here.event(1) == there.event(1)
+        here.event(1) == there.event(1)
         and here.cost() == there.cost()
-        and _program(one) == _program(other)
+        and _program(group_of(one)) == _program(group_of(other))
         and _beside(one) == _beside(other)
     )
 
 
-def _program(point: Point) -> str:
+@functools.lru_cache(maxsize=64)
+def _program(group: Group) -> str:
     """A digest of the programs' texts and of the arrays that they hold."""
     found = hashlib.sha256()
-    for closed in _traces(point):
+    for closed in _traces(group):
         found.update(str(closed.jaxpr).encode())
         for array in _arrays(closed):
             found.update(trees.digest(array).encode())
