@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import pytest
 
-from ppml_lab.lab import hosts, records
+from ppml_lab.lab import processes, records
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +25,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from ppml_lab import lab
-from ppml_lab.lab import hosts, parts
+from ppml_lab.lab import parts, processes
 
 setup = parts.Federated(
     partition=parts.Iid(20),
@@ -36,8 +36,8 @@ setup = parts.Federated(
 )
 # Clients by shard on two devices, or a point on each.
 layouts = {"shards": lab.Layout(shard_data=True), "rows": lab.Layout(num_devices=1)}
-hosts.connect()
-with hosts.together():
+processes.connect()
+with processes.together():
     for name in sys.argv[2:]:
         own = replace(setup, layout=layouts[name])
         points = lab.points(lab.seeds(2), own, delta=0.01)
@@ -48,7 +48,7 @@ CLOSE = ("accuracy", "loss", "train_loss", "update_norm")
 
 
 @contextlib.contextmanager
-def processes(
+def running(
     folder: Path, number: int, devices: int, *layouts: str
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """The program in `number` processes of so many devices each."""
@@ -105,7 +105,7 @@ def found(
 ) -> list[dict[str, dict[str, Any]]]:
     """What that many processes find in each layout, if nobody kills them."""
     folder = folders.mktemp(f"{number}_processes")
-    with processes(folder, number, devices, *layouts) as started:
+    with running(folder, number, devices, *layouts) as started:
         end(started)
     return [results(folder / layout) for layout in layouts]
 
@@ -133,7 +133,7 @@ def gone_on(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     """What two processes found that went on where two others had been killed."""
     tmp_path = tmp_path_factory.mktemp("killed")
     folder = tmp_path / "shards"
-    with processes(tmp_path, 2, 1, "shards") as (first, second):
+    with running(tmp_path, 2, 1, "shards") as (first, second):
         deadline = time.monotonic() + 120
         # In the middle of a run: after some of its 20 chunks.
         while not any(
@@ -151,7 +151,7 @@ def gone_on(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     assert "Start the command again" in said
     saved = {path.parent.name for path in folder.glob("checkpoints/*/*")}
     assert saved, "the first process left no checkpoint to go on from"
-    with processes(tmp_path, 2, 1, "shards") as pair:
+    with running(tmp_path, 2, 1, "shards") as pair:
         end(pair)
     return results(folder)
 
@@ -182,4 +182,4 @@ def test_numbers_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(ValueError, match="JAX_NUM_PROCESSES must be a whole number"):
-        hosts.connect()
+        processes.connect()

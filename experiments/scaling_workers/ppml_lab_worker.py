@@ -27,7 +27,7 @@ from jax import Array
 
 from ppml_lab import base, data, federated, models
 from ppml_lab.federated.simulate import run_chunk
-from ppml_lab.lab import hosts, sharding
+from ppml_lab.lab import processes, setup
 
 EXAMPLES = 20
 """Of each client, in one batch: a round is one local step of each."""
@@ -97,7 +97,7 @@ def make_algorithm(
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     module, shape = MODULES[options.model]
-    mesh = sharding.lab_mesh(options.columns or None)
+    mesh = setup.lab_mesh(options.columns or None)
     task = models.flax_classification(module(10), shape)
     clients = make_clients(options, shape, mesh)
     algorithm = make_algorithm(options, task, mesh)
@@ -116,8 +116,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     seeds = np.arange(options.points, dtype=np.uint32)
     begin = time.perf_counter()
-    states = jax.jit(sharding.over_points(start, 1, mesh))(seeds)
-    run = jax.jit(sharding.over_points(chunk, 2, mesh), donate_argnums=1)
+    states = jax.jit(setup.over_points(start, 1, mesh))(seeds)
+    run = jax.jit(setup.over_points(chunk, 2, mesh), donate_argnums=1)
     compiled = run.lower(seeds, states, clients).compile()
     compile_seconds = time.perf_counter() - begin
     seconds, trained = [], []
@@ -125,7 +125,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         begin = time.perf_counter()
         states, infos = jax.block_until_ready(compiled(seeds, states, clients))
         seconds.append((time.perf_counter() - begin) / options.rounds)
-        trained.append(float(np.mean(hosts.to_host(infos["num_reports"]))))
+        trained.append(float(np.mean(processes.to_host(infos["num_reports"]))))
     # The first chunk warms caches up.
     per_round = float(np.median(seconds[1:]))
     trained_per_round = float(np.mean(trained[1:])) * options.points
@@ -171,10 +171,10 @@ def main() -> None:
     options = arguments()
     start_others(options)
     jax.config.update("jax_num_cpu_devices", options.devices // options.hosts)
-    with hosts.together():
-        hosts.connect()
+    with processes.together():
+        processes.connect()
         report = measure(options)
-    if hosts.is_first():
+    if processes.is_first():
         print(json.dumps(report), flush=True)
 
 

@@ -1,14 +1,14 @@
 """The laboratory: setups, sweeps, records and progress."""
 
 from ppml_lab.lab import parts
-from ppml_lab.lab.benchmark import run_benchmark
 from ppml_lab.lab.budget import calibrated, statement
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
+from ppml_lab.lab.fields import SameBits, Traced
 from ppml_lab.lab.loading import LabData, facts_of, load_data
-from ppml_lab.lab.part import SameBits, Traced, part
+from ppml_lab.lab.part import part
 from ppml_lab.lab.results import Outcome, Point, Result
-from ppml_lab.lab.run import run_experiment
+from ppml_lab.lab.run import run_benchmark, run_experiment
 from ppml_lab.lab.setup import Facts, Layout, Schedule, Setup
 from ppml_lab.lab.sweep import (
     Setting,

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from ppml_lab import trees
-from ppml_lab.lab import budget, checkpoints, hosts, program, provenance, records
-from ppml_lab.lab.divergence import are_finite, diverged_round
+from ppml_lab.lab import budget, checkpoints, processes, program, provenance, records
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.program import Chunk, Group, chunks_of
+from ppml_lab.lab.queue import Slice
 from ppml_lab.lab.results import Run
-from ppml_lab.lab.setup import Schedule
-from ppml_lab.lab.sharding import by_point, lab_mesh
-from ppml_lab.lab.slices import Slice
+from ppml_lab.lab.setup import Schedule, by_point, lab_mesh
 
 Report = Callable[[int, str], None]
 """`(rounds done since the last call, what is running)`."""
@@ -101,14 +101,14 @@ def advance(part: Slice, sweep: Sweep) -> None:
             "compile_seconds": compiled.compile_seconds,
         }
         rounds_done += chunk.num_evals * chunk.num_rounds
-        infos, metrics, finite = hosts.to_host(
+        infos, metrics, finite = processes.to_host(
             (infos, metrics, are_finite(states.params))
         )
         done = Done(chunk, rounds_done, infos, metrics, finite, timing)
         over = {run.name: _record(run, row, done, sweep) for row, run in going}
         ended = [(row, run) for row, run in going if over[run.name]]
         if ended:
-            params = hosts.to_host(states.params)
+            params = processes.to_host(states.params)
             for row, run in ended:
                 own = jax.tree.map(lambda leaf, at=row: leaf[at], params)
                 _finish(run, trees.digest(own))
@@ -117,10 +117,10 @@ def advance(part: Slice, sweep: Sweep) -> None:
         _tell([run for _, run in going], rounds_done, sweep)
         if not going:
             break
-        if hosts.agreed(time.monotonic() - saved >= sweep.checkpoint_seconds):
+        if processes.agreed(time.monotonic() - saved >= sweep.checkpoint_seconds):
             _save(part, going, rounds_done, states, sweep.folder)
             saved = time.monotonic()
-    if hosts.is_first():
+    if processes.is_first():
         checkpoints.drop(sweep.folder, part.name)
 
 
@@ -129,12 +129,12 @@ def _first_states(part: Slice, inputs: program.Inputs) -> PyTree:
     if not part.rounds_done:
         return program.init_program(part.group)(*inputs)
     like = program.states_of(part.group, part.size)
-    if hosts.is_first():
+    if processes.is_first():
         states = _saved_states(part, like)
     else:
         states = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
     placed = by_point(lab_mesh(part.runs[0].point.setup.layout.num_devices))
-    return trees.place(hosts.from_first(states), placed)
+    return trees.place(processes.from_first(states), placed)
 
 
 def _saved_states(part: Slice, like: PyTree) -> PyTree:
@@ -169,7 +169,7 @@ def _spent(run: Run, rounds: int) -> dict[str, Any]:
 
 
 def _begin(run: Run, rounds_done: int) -> None:
-    if not hosts.is_first():
+    if not processes.is_first():
         return
     records.write_json(
         run.folder / "config.json", records.described(run.point.record())
@@ -205,7 +205,7 @@ def _record(run: Run, row: int, done: Done, sweep: Sweep) -> bool:
     lines[-1] |= done.timing
     if diverged is not None:
         lines[-1]["diverged_round"] = diverged
-    if hosts.is_first():
+    if processes.is_first():
         _forward(run, lines, sweep)
         records.append_lines(run.folder / "rounds.jsonl", lines)
     schedule = run.point.setup.schedule
@@ -250,7 +250,7 @@ def _forward(run: Run, lines: list[dict[str, Any]], sweep: Sweep) -> None:
 
 
 def _finish(run: Run, params_digest: str) -> None:
-    if not hosts.is_first():
+    if not processes.is_first():
         return
     lines = records.read_lines(run.folder / "rounds.jsonl")
     seconds = sum(line.get("seconds", 0.0) for line in lines)
@@ -287,8 +287,8 @@ def _save(
     states: PyTree,
     folder: Path,
 ) -> None:
-    states = hosts.to_host(states)
-    if hosts.is_first():
+    states = processes.to_host(states)
+    if processes.is_first():
         spent = {run.name: (row, _spent(run, rounds_done)) for row, run in going}
         for _, run in going:
             # What a checkpoint goes on from is on the disk before it is.
@@ -303,3 +303,38 @@ def _tell(runs: list[Run], rounds_done: int, sweep: Sweep) -> None:
         before = sum(sweep.reported.get(run.name, 0) for run in runs)
         sweep.reported.update({run.name: rounds_done for run in runs})
         sweep.report(rounds_done * len(runs) - before, runs[0].title)
+
+
+_LOSSES = ("train_loss", "loss")
+
+
+def diverged_round(
+    lines: Sequence[Mapping[str, Any]], params_are_finite: bool
+) -> int | None:
+    """The first round of a chunk that is not finite, if the model at its end is not;
+    else None: clients that diverge may be clipped to nothing, and rounds recover.
+
+    Args:
+      lines: The chunk's rounds, with `round` and the losses that were recorded.
+      params_are_finite: Whether the parameters after the last of them are.
+    """
+    last = lines[-1]
+    if params_are_finite and math.isfinite(last.get("loss", 0.0)):
+        return None
+    bad = [
+        line["round"]
+        for line in lines
+        for name in _LOSSES
+        if name in line and not math.isfinite(line[name])
+    ]
+    return min(bad, default=last["round"])
+
+
+@jax.jit
+def are_finite(params: PyTree) -> Bool[Array, " points"]:
+    """Which points have finite parameters, of leaves `[points, ...]`."""
+    leaves = [
+        jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)
+        for leaf in jax.tree.leaves(params)
+    ]
+    return jnp.all(jnp.stack(leaves), axis=0)

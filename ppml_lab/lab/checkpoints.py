@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import trees
-from ppml_lab.lab.claims import Claims
+from ppml_lab.lab.processes import Claims
 from ppml_lab.lab.records import DamagedError
 
 

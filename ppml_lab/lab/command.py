@@ -21,8 +21,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from ppml_lab.lab.folders import named
-from ppml_lab.lab.part import fields_of, is_part_class, members, parts_in
+from ppml_lab.lab.fields import fields_of, is_part_class, members, parts_in
+from ppml_lab.lab.provenance import named
 
 C = TypeVar("C", bound=Any)
 

@@ -15,20 +15,16 @@ from pathlib import Path
 import jax
 
 from ppml_lab import arguments, checks
-from ppml_lab.lab import checkpoints, hosts, memory, program
+from ppml_lab.lab import checkpoints, processes, program, queue
 from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
 from ppml_lab.lab.blame import blaming
 from ppml_lab.lab.budget import built, events_of
-from ppml_lab.lab.claims import Claims, open_claims
-from ppml_lab.lab.folders import check_room
 from ppml_lab.lab.identity import digest
 from ppml_lab.lab.loading import facts_of, load_data
+from ppml_lab.lab.processes import Claims, open_claims
 from ppml_lab.lab.program import Group, group_of
-from ppml_lab.lab.provenance import made_by
-from ppml_lab.lab.records import DamagedError
-from ppml_lab.lab.results import Outcome, Point, Run, run_of
-from ppml_lab.lab.sharding import lab_mesh, num_rows
-from ppml_lab.lab.slices import (
+from ppml_lab.lab.provenance import check_room, made_by
+from ppml_lab.lab.queue import (
     Found,
     Slice,
     agreed_slice,
@@ -36,6 +32,9 @@ from ppml_lab.lab.slices import (
     next_slice,
     usable,
 )
+from ppml_lab.lab.records import DamagedError
+from ppml_lab.lab.results import Outcome, Point, Run, run_of
+from ppml_lab.lab.setup import lab_mesh, num_rows
 from ppml_lab.lab.swept import check_swept
 
 
@@ -60,7 +59,7 @@ def run_sweep(
     """Runs every point that has no result in `folder` yet.
 
     Several processes may do so at once: each takes what no other has. Processes that
-    `hosts.connect` joined compute together instead, and the first alone reads and
+    `processes.connect` joined compute together instead, and the first alone reads and
     writes the folder.
 
     Args:
@@ -97,8 +96,9 @@ def run_sweep(
     checks.within("checkpoint_seconds", checkpoint_seconds, 0, float("inf"))
     folder = Path(folder)
     runs = [run_of(point, folder) for point in points]
-    hosts.check_alike(_what_hosts_share(runs))
-    over = hosts.agreed(_finished(runs, again, report) if hosts.is_first() else None)
+    processes.check_alike(_what_hosts_share(runs))
+    over = _finished(runs, again, report) if processes.is_first() else None
+    over = processes.agreed(over)
     finished = [run for run in runs if run.name in over]
     unfinished = {run.name: run for run in runs if run.name not in over}
     if finished:
@@ -120,7 +120,7 @@ def run_sweep(
     sweep = Sweep(folder, report, on_metrics, width, checkpoint_seconds, {}, {})
     found = usable(report, go_on=go_on)
     try:
-        with open_claims(folder) if hosts.is_first() else nullcontext() as claims:
+        with open_claims(folder) if processes.is_first() else nullcontext() as claims:
             if claims:
                 _clean(folder, claims)
             for group, its in groups.items():
@@ -139,7 +139,7 @@ def run_sweep(
             "written again, the same sweep goes on from them."
         )
         raise
-    if not hosts.is_first():
+    if not processes.is_first():
         return []
     missing = sum(not run.is_finished for run in unfinished.values())
     if missing:
@@ -207,16 +207,18 @@ def _fitting_size(
     group: Group, count: int, largest: int, memory_bytes: int | None, sweep: Sweep
 ) -> int:
     data = load_data(group.setup)
-    free = hosts.agreed(memory.bytes_free()) if memory_bytes is None else memory_bytes
+    free = memory_bytes
+    if free is None:
+        free = processes.agreed(queue.bytes_free())
 
     def needed(size: int) -> int:
         compiled = first_program(group, size, sweep).run
-        return memory.bytes_needed(compiled, data[:3])
+        return queue.bytes_needed(compiled, data[:3])
 
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
     if free is None:
         return equal_size(count, largest, rows)
-    return memory.fitting_size(count, largest, rows, needed, free)
+    return queue.fitting_size(count, largest, rows, needed, free)
 
 
 def _bytes_written(group: Group, count: int, size: int) -> int:
@@ -262,7 +264,7 @@ def _run_group(
             if claims:
                 claims.release([part.name, *(run.name for run in part.runs)])
 
-    memory.run_what_fits(
+    queue.run_what_fits(
         decide,
         run,
         size,

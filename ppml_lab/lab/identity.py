@@ -27,7 +27,7 @@ from jaxtyping import UInt32
 
 from ppml_lab import trees
 from ppml_lab.lab import paths
-from ppml_lab.lab.part import gives_same_bits, is_part, may_be_number
+from ppml_lab.lab.fields import gives_same_bits, is_part, may_be_number
 from ppml_lab.lab.setup import Facts
 
 SEED_ALONE = "seed"

@@ -11,10 +11,9 @@ from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, data, federated, trees
 from ppml_lab.data import columns
+from ppml_lab.lab.fields import is_part
 from ppml_lab.lab.identity import digest
-from ppml_lab.lab.part import is_part
-from ppml_lab.lab.setup import Facts, check_setup
-from ppml_lab.lab.sharding import lab_mesh
+from ppml_lab.lab.setup import Facts, check_setup, lab_mesh
 
 
 class LabData(NamedTuple):

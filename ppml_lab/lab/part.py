@@ -14,34 +14,20 @@ All else is structure: it is converted to its annotated type, hashed, and compil
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
-import math
 import sys
-import types
 import typing
-from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
+from collections.abc import Sequence
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
-import numpy as np
+
+from ppml_lab.lab.fields import (
+    check_kind,
+    is_part,
+    taken,
+)
 
 T = TypeVar("T")
-
-_TRACED, _SAME_BITS = "a number that programs trace", "changes no bit of a result"
-Traced = Annotated[float, _TRACED]
-"""Annotates a part's field that holds a number which compiled programs take."""
-SameBits = Annotated[T, _SAME_BITS]
-"""Annotates a part's field that changes no bit of any result: `SameBits[int]`."""
-
-_PLAIN: Mapping[type, Any] = {
-    bool: (bool, np.bool_),
-    int: Integral,
-    float: Real,
-    str: (str, np.str_),
-}
-"""What may be given for a plain type."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -79,7 +65,7 @@ def part(cls: type[T]) -> type[T]:
         raise TypeError(f"{cls.__name__}: {error}") from error
     kinds = {field.name: field.type for field in dataclasses.fields(made)}
     for name, kind in kinds.items():
-        _check_kind(f"{cls.__name__}.{name}", kind)
+        check_kind(f"{cls.__name__}.{name}", kind)
     made.__part__ = kinds
     # Who checks annotations on every call would refuse the tracers that pass here.
     made.__no_type_check__ = True
@@ -90,54 +76,6 @@ def part(cls: type[T]) -> type[T]:
         _flat,
     )
     return cls
-
-
-def is_part(value: Any) -> bool:
-    """Whether a value is a part; a class that inherits from one and is not decorated
-    makes none.
-    """
-    return "__part__" in vars(type(value))
-
-
-def is_part_class(value: Any) -> bool:
-    """Whether a value is a class of parts, not one of them."""
-    return isinstance(value, type) and "__part__" in vars(value)
-
-
-def fields_of(cls: Any) -> Mapping[str, Any]:
-    """The annotations of a part's (or its class's) fields, by name."""
-    return cls.__part__
-
-
-def parts_in(value: Any) -> list[tuple[str, Any]]:
-    """The parts that a field's value holds: itself, or those of a tuple by place."""
-    if is_part(value):
-        return [("", value)]
-    places = enumerate(value) if isinstance(value, tuple) else ()
-    return [(str(place), one) for place, one in places if is_part(one)]
-
-
-def may_be_number(kind: Any) -> bool:
-    """Whether an annotation lets a field hold a traced number."""
-    return any(_is_marked(member, _TRACED) for member in members(kind))
-
-
-def gives_same_bits(kind: Any) -> bool:
-    """Whether an annotation says that a field changes no bit."""
-    return _is_marked(kind, _SAME_BITS)
-
-
-def members(kind: Any) -> tuple[Any, ...]:
-    """What an annotation is a union of; itself if it is none."""
-    if get_origin(kind) is Annotated and not _is_marked(kind, _TRACED):
-        return members(get_args(kind)[0])
-    if get_origin(kind) in (typing.Union, types.UnionType):
-        return tuple(one for member in get_args(kind) for one in members(member))
-    return (kind,)
-
-
-def _is_marked(kind: Any, mark: str) -> bool:
-    return get_origin(kind) is Annotated and mark in kind.__metadata__
 
 
 class _Structure:
@@ -230,31 +168,6 @@ def _evaluated(where: str, kind: Any, scope: dict[str, Any]) -> Any:
         ) from error
 
 
-def _check_kind(where: str, kind: Any) -> None:
-    for member in members(kind):
-        is_number = _is_marked(member, _TRACED)
-        if not is_number and _mentions_traced(member):
-            raise TypeError(
-                f"{where}: Traced stands inside {member}; give each number a field, or "
-                "hold a tuple of parts"
-            )
-        may_stand_beside = (
-            is_number
-            or member is type(None)
-            or is_part_class(member)
-            or _is_protocol(member)
-        )
-        if may_be_number(kind) and not may_stand_beside:
-            raise TypeError(
-                f"{where}: only None and parts may stand beside Traced, not {member}"
-            )
-
-
-def _mentions_traced(kind: Any) -> bool:
-    inner = [*kind] if isinstance(kind, list) else get_args(kind)
-    return _is_marked(kind, _TRACED) or any(map(_mentions_traced, inner))
-
-
 def _check(self: Any) -> None:
     """Converts and checks what a person gave, field by field."""
     cls = type(self)
@@ -264,157 +177,7 @@ def _check(self: Any) -> None:
         )
     children = []
     for name, kind in cls.__part__.items():
-        value, is_child = _taken(f"{cls.__name__}.{name}", kind, getattr(self, name))
+        value, is_child = taken(f"{cls.__name__}.{name}", kind, getattr(self, name))
         children += [name] * is_child
         object.__setattr__(self, name, value)
     self.__dict__["__children__"] = tuple(children)
-
-
-def _taken(where: str, kind: Any, value: Any) -> tuple[Any, bool]:
-    """A field's value as the part keeps it, and whether it is a child."""
-    if is_part_class(value):
-        raise TypeError(f"{where} is a class of parts; write {value.__name__}(...)")
-    held = [is_part(one) for one in (value if isinstance(value, tuple) else (value,))]
-    if any(held):
-        if not all(held):
-            raise TypeError(f"{where} mixes parts and other things in one tuple")
-        if not _may_be_part(kind, value):
-            raise TypeError(f"{where} must be {_words(kind)}, got {value!r}")
-        return value, True
-    if may_be_number(kind):
-        return _number(where, kind, value), True
-    return _structure(where, kind, value), False
-
-
-def _may_be_part(kind: Any, value: Any) -> bool:
-    """Whether a field may hold this part, or this tuple of parts."""
-    others = {*_PLAIN, type(None)}
-    is_tuple = isinstance(value, tuple)
-    inner = get_args(next((m for m in members(kind) if get_origin(m) is tuple), None))
-    return any(
-        m is Any or ((get_origin(m) is tuple) == is_tuple and _serves(m, inner, value))
-        for m in members(kind)
-        if m not in others and not _is_marked(m, _TRACED)
-    )
-
-
-def _serves(member: Any, inner: tuple[Any, ...], value: Any) -> bool:
-    """Whether a part, or each of a tuple's, has what a protocol asks for."""
-    if isinstance(value, tuple):
-        return all(_serves(inner[0], (), one) for one in value) if inner else True
-    return not _is_protocol(member) or _has_methods(type(value), member)
-
-
-@functools.cache
-def _has_methods(cls: type, protocol: type) -> bool:
-    """Whether a class's methods can be called as a protocol says."""
-    for name, asked in vars(protocol).items():
-        if isinstance(asked, property):
-            if not hasattr(cls, name) and name not in cls.__part__:
-                return False
-        elif isinstance(asked, types.FunctionType) and (
-            not name.startswith("_") or name == "__call__"
-        ):
-            own = getattr(cls, name, None)
-            arguments = [
-                one
-                for one in inspect.signature(asked).parameters.values()
-                if one.default is one.empty
-            ]
-            try:
-                inspect.signature(own).bind(*arguments)
-            except (TypeError, ValueError):
-                return False
-    return True
-
-
-def _number(where: str, kind: Any, value: Any) -> Any:
-    if isinstance(value, jax.core.Tracer):  # parts are made inside programs too
-        return value
-    if value is None and type(None) in members(kind):
-        return None
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-        raise TypeError(
-            f"{where} must be a number, got {value!r} ({type(value).__name__})"
-        )
-    number = _float(where, value)
-    with np.errstate(over="ignore", under="ignore"):
-        single = float(np.float32(number))
-    # Programs would take inf, or 0, in its place.
-    if math.isinf(single) != math.isinf(number) or (single == 0) != (number == 0):
-        raise ValueError(f"{where} must be a number that float32 has, got {value!r}")
-    return number
-
-
-def _float(where: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.nan
-    if math.isnan(number):
-        raise ValueError(f"{where} must be a number, got {value!r}")
-    return number
-
-
-def _structure(where: str, kind: Any, value: Any) -> Any:
-    """A structural value as its annotated type, found to be hashable."""
-    choices = members(kind)
-    if value is None and type(None) in choices:
-        return None
-    plain = [choice for choice in choices if choice in _PLAIN]
-    for choice in sorted(plain, key=lambda choice: type(value) is not choice):
-        # To Python a bool is an int, to a user it is a mistake.
-        is_bool = isinstance(value, bool | np.bool_)
-        if isinstance(value, _PLAIN[choice]) and is_bool == (choice is bool):
-            if choice is int and not -(2**63) <= int(value) < 2**63:
-                raise ValueError(f"{where} must be an int of 64 bits, got {value!r}")
-            return _float(where, value) if choice is float else choice(value)
-    tuples = [choice for choice in choices if get_origin(choice) is tuple]
-    if tuples and isinstance(value, tuple):
-        return _tuple(where, tuples[0], value)
-    literals = [
-        one for c in choices if get_origin(c) is typing.Literal for one in get_args(c)
-    ]
-    if literals:
-        if any(type(value) is type(one) and value == one for one in literals):
-            return value
-        raise ValueError(
-            f"{where} must be one of {', '.join(map(repr, literals))}, got {value!r}"
-        )
-    known = {*plain, *tuples, type(None)}
-    others = [choice for choice in choices if choice not in known]
-    # A protocol may be that of a function.
-    is_function = callable(value) and any("__call__" in dir(o) for o in others)
-    if not is_function and all(_is_protocol(o) or is_part_class(o) for o in others):
-        raise TypeError(
-            f"{where} must be {_words(kind)}, got {value!r} ({type(value).__name__})"
-        )
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            f"{where} decides what is compiled and must be hashable, got a "
-            f"{type(value).__name__}; use a tuple, a part, or fields annotated Traced"
-        ) from None
-    return value
-
-
-def _is_protocol(kind: Any) -> bool:
-    return bool(getattr(kind, "_is_protocol", False))
-
-
-def _tuple(where: str, kind: Any, value: tuple[Any, ...]) -> tuple[Any, ...]:
-    inner = get_args(kind)
-    if inner[-1:] == (Ellipsis,):
-        inner = inner[:1] * len(value)
-    if len(inner) != len(value):
-        raise TypeError(f"{where} must hold {len(inner)} values, got {value!r}")
-    each = zip(inner, value, strict=True)
-    return tuple(_structure(f"{where}[{i}]", k, v) for i, (k, v) in enumerate(each))
-
-
-def _words(kind: Any) -> str:
-    names = {type(None): "None"}
-    return " or ".join(
-        names.get(m, getattr(m, "__name__", None) or str(m)) for m in members(kind)
-    )

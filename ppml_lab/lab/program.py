@@ -22,8 +22,7 @@ from ppml_lab.federated.simulate import run_chunk
 from ppml_lab.lab.identity import key_words
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.results import Point
-from ppml_lab.lab.setup import Facts, Schedule
-from ppml_lab.lab.sharding import lab_mesh, num_rows, over_points
+from ppml_lab.lab.setup import Facts, Schedule, lab_mesh, num_rows, over_points
 
 
 class Group(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,18 +15,24 @@ import tyro
 from ppml_lab import arguments, federated
 from ppml_lab.data import files
 from ppml_lab.dp import cut
-from ppml_lab.lab import hosts, records
+from ppml_lab.lab import processes, records
 from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.command import parse
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
-from ppml_lab.lab.folders import check_writable, open_folder
 from ppml_lab.lab.identity import described
+from ppml_lab.lab.processes import Shard, from_environment, parse_shard, take
 from ppml_lab.lab.progress import progress
-from ppml_lab.lab.provenance import of_runs, total_cost
+from ppml_lab.lab.provenance import (
+    check_writable,
+    cost,
+    of_runs,
+    open_folder,
+    provenance,
+    total_cost,
+)
 from ppml_lab.lab.results import Point, Result, run_of
-from ppml_lab.lab.shards import Shard, from_environment, parse_shard, take
 
 C = TypeVar("C", bound=Any)
 
@@ -46,7 +53,7 @@ def run_experiment(
     `--out`. `--shard` runs a part of the points; `--merge` writes the table of what
     others ran. What every run guarantees is printed before anything is trained, and
     what all of them cost together, which is in privacy.json too. Where the environment
-    names several processes (`hosts.connect`), they run it together.
+    names several processes (`processes.connect`), they run it together.
 
     Args:
       stem: The experiment's name.
@@ -58,10 +65,10 @@ def run_experiment(
     """
     chosen = parse(stem, description, configs, _SWEEP_OPTIONS, choices())
     federated.use_all_cores()
-    hosts.connect()
+    processes.connect()
     jax.config.update("jax_compilation_cache_dir", str(compiled_programs()))
-    with hosts.together():
-        if hosts.is_first():
+    with processes.together():
+        if processes.is_first():
             try:
                 _lead(chosen, points, table, on_metrics)
             except OSError as error:
@@ -284,3 +291,41 @@ def _show(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+C = TypeVar("C", bound=Any)
+
+
+@arguments.checked
+def run_benchmark(
+    stem: str,
+    description: str,
+    configs: Mapping[str, C],
+    measure: Callable[[C], list[dict[str, Any]]],
+) -> None:
+    """A benchmark's `main`: parse, measure, write the table.
+
+    The command line and the results folder are those of `run_experiment`. Compiled
+    programs are not kept on disk, so that times of compilation mean what they say.
+
+    Args:
+      stem: The experiment's name.
+      description: Its docstring, shown by `--help`.
+      configs: Frozen dataclasses by name.
+      measure: Rows of table.csv.
+    """
+    chosen = parse(stem, description, configs, choices=choices())
+    config, out = chosen.config, chosen.out
+    federated.use_all_cores()
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        open_folder(out, described(config, "config"))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    begin = time.perf_counter()
+    rows = measure(config)
+    seconds = time.perf_counter() - begin
+    records.write_table(out / "table.csv", rows)
+    stamp = provenance(described(config, "config")) | {"cost": cost(None, seconds)}
+    records.write_json(out / "provenance.json", stamp)
+    print(f"wrote {out / 'table.csv'}")

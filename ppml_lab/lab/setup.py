@@ -7,15 +7,19 @@ key path, such as "trainer.optimizer.learning_rate", is its name everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple, Protocol
 
-from jax.sharding import Mesh
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from ppml_lab import base, checks, data, federated
 from ppml_lab.lab import paths
-from ppml_lab.lab.part import fields_of, is_part, part
+from ppml_lab.lab.fields import fields_of, is_part
+from ppml_lab.lab.part import part
 
 OF_A_POINT = ("seed", "delta", "target_epsilon")
 """What a sweep sets that is no field of a setup."""
@@ -194,3 +198,61 @@ def check_setup(setup: Any) -> None:
                 f"{path} is annotated Traced, and {path.split('.')[0]} is read before "
                 "programs run: declare it float"
             )
+
+
+POINTS = "sweep"
+"""The mesh axis along which the points of a sweep are dealt."""
+
+
+def lab_mesh(num_devices: int | None) -> Mesh:
+    """All devices in rows of `num_devices` (all of them if None) for a point's clients;
+    devices left over by whole rows are idle.
+
+    Raises:
+      ValueError: For fewer than one device in a row, or more than there are.
+    """
+    row = federated.client_mesh(num_devices)
+    num_rows = len(jax.devices()) // row.size
+    devices = np.array(jax.devices()[: num_rows * row.size])
+    return Mesh(
+        devices.reshape(num_rows, row.size),
+        (POINTS, *row.axis_names),
+        axis_types=(AxisType.Auto,) * 2,
+    )
+
+
+def num_rows(mesh: Mesh) -> int:
+    """How many points run at once, each on its own devices."""
+    return mesh.shape[POINTS]
+
+
+def by_point(mesh: Mesh) -> NamedSharding:
+    """The sharding of what has a leading axis of points."""
+    return NamedSharding(mesh, PartitionSpec(POINTS))
+
+
+def over_points(
+    function: Callable[..., PyTree], num_stacked: int, mesh: Mesh
+) -> Callable[..., PyTree]:
+    """The same function, with each row of devices working on its own points.
+
+    Args:
+      function: Takes `num_stacked` arguments with leaves `[points, ...]`, then others;
+        returns leaves `[points, ...]`.
+      num_stacked: How many.
+      mesh: From `lab_mesh`; points come in multiples of its rows.
+    """
+
+    @functools.wraps(function)
+    def run(*arguments: PyTree) -> PyTree:
+        stacked = (PartitionSpec(POINTS),) * num_stacked
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(*stacked, *federated.specs(arguments[num_stacked:])),
+            out_specs=PartitionSpec(POINTS),
+            # Devices of a row compute the same: nothing is left to check.
+            check_vma=False,
+        )(*arguments)
+
+    return run

@@ -29,8 +29,8 @@ import numpy as np
 from ppml_lab import arguments, checks
 from ppml_lab.lab import paths
 from ppml_lab.lab.budget import Noises, calibrated_once, noise_path
+from ppml_lab.lab.fields import is_part
 from ppml_lab.lab.identity import check_classes
-from ppml_lab.lab.part import is_part
 from ppml_lab.lab.results import Point
 from ppml_lab.lab.setup import OF_A_POINT, check_setup
 

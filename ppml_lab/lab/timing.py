@@ -21,7 +21,7 @@ from ppml_lab.lab.program import (
     mapped_chunk,
 )
 from ppml_lab.lab.results import Point
-from ppml_lab.lab.sharding import lab_mesh, num_rows
+from ppml_lab.lab.setup import lab_mesh, num_rows
 
 
 @arguments.checked

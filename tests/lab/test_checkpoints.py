@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ppml_lab.lab import checkpoints
-from ppml_lab.lab.claims import open_claims
+from ppml_lab.lab.processes import open_claims
 
 STATES = {
     "params": jnp.array([[1e-40, -0.0], [jnp.pi, jnp.nan], [1.0, 2.0]], jnp.float32),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import claims, parts
+from ppml_lab.lab import parts, processes
 from ppml_lab.lab.results import run_of
 
 HOLDER = """
@@ -17,7 +17,7 @@ import runpy, sys
 from pathlib import Path
 module = runpy.run_path(sys.argv[1])
 with module["open_claims"](Path(sys.argv[2])) as claims:
-    print([claims.take(name) for name in sys.argv[3:]], flush=True)
+    print([processes.take(name) for name in sys.argv[3:]], flush=True)
     input()
 """
 
@@ -34,7 +34,7 @@ def test_a_run_is_left_to_the_process_that_has_it_until_that_ends(
     runs = [run_of(point, tmp_path) for point in points]
     half = tmp_path / "checkpoints" / "5ce0" / "20.orbax-checkpoint-tmp"
     half.mkdir(parents=True)
-    command = [sys.executable, "-c", HOLDER, claims.__file__, str(tmp_path)]
+    command = [sys.executable, "-c", HOLDER, processes.__file__, str(tmp_path)]
     with subprocess.Popen(
         [*command, runs[1].name, "5ce0"],
         stdin=subprocess.PIPE,
@@ -43,7 +43,7 @@ def test_a_run_is_left_to_the_process_that_has_it_until_that_ends(
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "[True, True]\n"
-        with claims.open_claims(tmp_path) as mine:
+        with processes.open_claims(tmp_path) as mine:
             assert [mine.take(run.name) for run in runs] == [True, False, True]
         with pytest.raises(lab.MadeElsewhereError, match="1 of 3 runs are being made"):
             lab.run_sweep(points, tmp_path, slice_size=2)

@@ -13,7 +13,7 @@ import pytest
 
 from ppml_lab import lab
 from ppml_lab.lab import records
-from ppml_lab.lab.folders import check_room, check_writable, open_folder
+from ppml_lab.lab.provenance import check_room, check_writable, open_folder
 from ppml_lab.lab.run import parse
 
 

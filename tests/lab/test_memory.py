@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ppml_lab.lab import memory
+from ppml_lab.lab import queue
 
 
 def test_sizes_shrink_until_they_fit_and_are_multiples() -> None:
@@ -22,7 +22,7 @@ def test_sizes_shrink_until_they_fit_and_are_multiples() -> None:
         (7, 7, 2, 0, 2),
     ]:
         tried: list[int] = []
-        assert memory.fitting_size(count, largest, multiple, needed, free) == size
+        assert queue.fitting_size(count, largest, multiple, needed, free) == size
         assert len(tried) == len(set(tried))
         assert all(size % multiple == 0 for size in tried)
 
@@ -30,9 +30,9 @@ def test_sizes_shrink_until_they_fit_and_are_multiples() -> None:
 def test_a_program_needs_its_new_arrays() -> None:
     x, data = jnp.zeros(1000), jnp.zeros(5000)
     compiled = jax.jit(lambda x, data: x + data[:1000]).lower(x, data).compile()
-    assert 8000 <= memory.bytes_needed(compiled, data) < 9000
+    assert 8000 <= queue.bytes_needed(compiled, data) < 9000
     kept = jax.jit(lambda x, data: x + data[:1000], donate_argnums=0)
-    assert 4000 <= memory.bytes_needed(kept.lower(x, data).compile(), data) < 5000
+    assert 4000 <= queue.bytes_needed(kept.lower(x, data).compile(), data) < 5000
 
 
 def test_what_runs_out_of_memory_is_halved_and_tried_again() -> None:
@@ -49,7 +49,7 @@ def test_what_runs_out_of_memory_is_halved_and_tried_again() -> None:
             jnp.zeros(2**48).block_until_ready()
         done.extend(part)
 
-    memory.run_what_fits(take, run, 8, 1, said.append)
+    queue.run_what_fits(take, run, 8, 1, said.append)
     assert done == [*range(10)]
     assert said == [
         f"{size} runs at once take too much memory: {size // 2} from now on"
@@ -57,4 +57,4 @@ def test_what_runs_out_of_memory_is_halved_and_tried_again() -> None:
     ]
     left[:] = [*range(10)]
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
-        memory.run_what_fits(take, run, 8, 4, said.append)
+        queue.run_what_fits(take, run, 8, 4, said.append)

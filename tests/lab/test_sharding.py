@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import parts, program, sharding
+from ppml_lab.lab import parts, program, setup
 
 TINY = parts.Federated(
     partition=parts.Iid(20),
@@ -77,11 +77,11 @@ def test_devices_for_points_and_clients_change_no_modular_bit(
 
 def test_rows_of_devices_take_points_and_leave_incomplete_rows_idle():
     shapes = {
-        row: tuple(sharding.lab_mesh(row).shape.values()) for row in (None, 1, 2, 3, 4)
+        row: tuple(setup.lab_mesh(row).shape.values()) for row in (None, 1, 2, 3, 4)
     }
     assert shapes == {None: (1, 4), 1: (4, 1), 2: (2, 2), 3: (1, 3), 4: (1, 4)}
     with pytest.raises(ValueError, match="num_devices 5 is more than the 4"):
-        sharding.lab_mesh(5)
+        setup.lab_mesh(5)
 
 
 def test_three_points_on_four_rows_are_three_results(tmp_path: Path) -> None:

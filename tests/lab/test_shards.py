@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import parts, records, shards
+from ppml_lab.lab import parts, processes, records
 
 TINY = parts.Federated(
     partition=parts.Iid(20),
@@ -53,17 +53,17 @@ def start(monkeypatch: pytest.MonkeyPatch, out: Path, *options: str) -> None:
 )
 def test_a_shard_out_of_range_or_misspelt_is_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        shards.parse_shard(text)
+        processes.parse_shard(text)
 
 
 def test_the_tasks_of_a_slurm_array_are_shards() -> None:
-    def task(**numbers: int) -> shards.Shard | None:
+    def task(**numbers: int) -> processes.Shard | None:
         names = {f"SLURM_ARRAY_TASK_{name}": str(n) for name, n in numbers.items()}
-        return shards.from_environment(names)
+        return processes.from_environment(names)
 
     assert task() is None
-    assert task(ID=0, COUNT=4, MIN=0, STEP=1) == shards.Shard(1, 4)
-    assert task(ID=7, COUNT=4, MIN=1, STEP=2) == shards.parse_shard("4/4")
+    assert task(ID=0, COUNT=4, MIN=0, STEP=1) == processes.Shard(1, 4)
+    assert task(ID=7, COUNT=4, MIN=1, STEP=2) == processes.parse_shard("4/4")
     # --array=1,5,7
     with pytest.raises(ValueError, match=r"task 5 of this SLURM array .* pass --shard"):
         task(ID=5, COUNT=3, MIN=1, STEP=1)
@@ -75,7 +75,8 @@ def test_shards_are_equal_parts_with_few_programs() -> None:
     sweep = lab.product(lab.seeds(5), lab.axis("trainer.batch_size", (10, 20)))
     every = lab.points(sweep, TINY)
     for count in (1, 3, 4, 12):
-        parts = [shards.take(every, shards.Shard(i + 1, count)) for i in range(count)]
+        tasks = [processes.Shard(i + 1, count) for i in range(count)]
+        parts = [processes.take(every, task) for task in tasks]
         together = [point for part in parts for point in part]
         assert len(together) == 10
         assert all(point in together for point in every)

@@ -17,8 +17,7 @@ import pytest
 
 from ppml_lab import base, data, lab
 from ppml_lab.lab import parts
-from ppml_lab.lab.reads import reads
-from ppml_lab.lab.swept import check_swept
+from ppml_lab.lab.swept import check_swept, reads
 
 
 @lab.part

@@ -10,8 +10,9 @@ from jaxtyping import PyTree
 
 from ppml_lab import base, federated
 from ppml_lab.federated import scoring
+from ppml_lab.lab.fields import Traced
 from ppml_lab.lab.loading import facts_of
-from ppml_lab.lab.part import Traced, part
+from ppml_lab.lab.part import part
 from ppml_lab.lab.parts.data import Data, Digits
 from ppml_lab.lab.parts.mechanisms import Mechanism, NoPrivacy
 from ppml_lab.lab.parts.metrics import Accuracy, Metric

@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any, Literal, Protocol
 
 from ppml_lab import base, dp
-from ppml_lab.lab.part import Traced, part
+from ppml_lab.lab.fields import Traced
+from ppml_lab.lab.part import part
 from ppml_lab.lab.parts.optimizers import Factor
 
 Rule = Literal["flat", "per_layer", "normalised"]

@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 import optax
 
 from ppml_lab import base, dp, federated
-from ppml_lab.lab.part import Traced, part
+from ppml_lab.lab.fields import Traced
+from ppml_lab.lab.part import part
 from ppml_lab.lab.parts.mechanisms import Rule
 from ppml_lab.lab.parts.optimizers import Optimizer, Sgd, for_clients
 from ppml_lab.lab.setup import Facts

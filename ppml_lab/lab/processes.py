@@ -1,24 +1,37 @@
-"""Several processes, on one host or many, as one machine: jax.distributed.
+"""Several processes: joined ones that compute together, and others that share a folder.
 
-All of them run the same command. They compute together, and the first one alone reads
-and writes the results folder.
+*Joined* processes (`jax.distributed`, on one host or many) all run the same command and
+act as one machine; the first alone reads and writes the results folder.
+
+Processes that are *not* joined may write one folder: a claim says which makes which
+run. It is a lock on one byte of `<folder>/.claims`, at a place that the run's id says.
+The system drops a process's locks when it ends, however it ends, so that no claim is
+left behind. A folder on a network needs a file system with POSIX locks. The tasks of a
+job array take *shards*, parts of a sweep that each runs by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
+
+from ppml_lab.lab.program import Group, group_of
+from ppml_lab.lab.results import Point
 
 HEARTBEAT_SECONDS = 30
 """A process that is not heard of for so long is lost, and all others end."""
@@ -145,3 +158,107 @@ def _number(name: str) -> int | None:
     if not text.isdigit():
         raise ValueError(f"{name} must be a whole number, got '{text}'")
     return int(text)
+
+
+class Claims:
+    """The claims of a process in one results folder.
+
+    A process may open a folder's claims once at a time: closing them, the system drops
+    all that it has on the file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Claims by locks on an open file."""
+        self._descriptor = descriptor
+
+    def take(self, name: str) -> bool:
+        """Claims a run or slice, by its id of hexadecimal digits; False if another
+        process has it.
+        """
+        try:
+            self._lock(name, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def release(self, names: Iterable[str]) -> None:
+        """Gives claims back."""
+        for name in names:
+            self._lock(name, fcntl.LOCK_UN)
+
+    def _lock(self, name: str, what: int) -> None:
+        # 60 bits: places of files are signed and have 64.
+        fcntl.lockf(self._descriptor, what, 1, int(name[:15], 16))
+
+
+@contextmanager
+def open_claims(folder: Path) -> Iterator[Claims]:
+    """The claims of this process in a folder; dropped at the end of the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".claims", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield Claims(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Shard(NamedTuple):
+    """Part `index` of `count`, counted from 1."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        """As `parse_shard` reads it."""
+        return f"{self.index}/{self.count}"
+
+
+def parse_shard(text: str) -> Shard:
+    """The shard "i/n".
+
+    Raises:
+      ValueError: For another text, or an index that is not from 1 to n.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None:
+        raise ValueError(f"shard '{text}' is not of the form i/n, such as 1/8")
+    shard = Shard(int(found[1]), int(found[2]))
+    if not 1 <= shard.index <= shard.count:
+        raise ValueError(
+            f"shard {shard} does not exist: there are {shard.count}, counted from 1"
+        )
+    return shard
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> Shard | None:
+    """The shard of this task of a SLURM job array; None outside of one.
+
+    Raises:
+      ValueError: If the array's tasks are no range.
+    """
+    names = ("ID", "COUNT", "MIN", "STEP")
+    found = {name: environment.get(f"SLURM_ARRAY_TASK_{name}") for name in names}
+    if found["ID"] is None or found["COUNT"] is None:
+        return None
+    task, count = int(found["ID"]), int(found["COUNT"])
+    steps, rest = divmod(task - int(found["MIN"] or 0), int(found["STEP"] or 1))
+    if rest or not 0 <= steps < count:
+        raise ValueError(
+            f"task {task} of this SLURM array has no place in a range of {count} from "
+            f"{found['MIN']} in steps of {found['STEP']}; pass --shard i/n"
+        )
+    return Shard(steps + 1, count)
+
+
+def take(points: Sequence[Point], shard: Shard) -> list[Point]:
+    """The points of a shard: equal parts but for one point, ordered so that those of a
+    group, which share a program, are together.
+    """
+    groups: dict[Group, list[Point]] = {}
+    for point in points:
+        groups.setdefault(group_of(point), []).append(point)
+    ordered = [point for group in groups.values() for point in group]
+    begin, end = (
+        len(ordered) * part // shard.count for part in (shard.index - 1, shard.index)
+    )
+    return ordered[begin:end]
