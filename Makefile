@@ -4,14 +4,18 @@ BIN := .venv/bin
 STEMS := $(basename $(notdir $(wildcard paper_figures/*.py)))
 
 # Neighbours stay together, for modules compile once; an idle worker takes from the others.
-TESTS = $(BIN)/python -m pytest -n auto --dist worksteal
+# There is one more than cores, for some tests wait for processes of their own.
+WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
+TESTS = PYTEST_XDIST_AUTO_NUM_WORKERS=$(WORKERS) $(BIN)/python -m pytest -n auto --dist worksteal
 QUICK := -m "not exhaustive and not benchmark"
 # Half of the time goes to LLVM. What depends on how floats are compiled, such as
-# compensated sums and the bits of the generator, is tested as users run it; all else is
+# compensated sums and the bits of the generator, is tested as users run it, and what
+# trains hundreds of times; all else is
 # as right unoptimised, by XLA's older emitter and one compiler thread, which compile
 # sooner. `test-all` optimises everything.
 OPTIMISED := tests/test_pairs.py tests/test_random.py tests/dp/test_gradients.py \
-  tests/dp/test_rdp.py tests/federated/test_short_floats.py tests/models/test_conv.py
+  tests/dp/test_rdp.py tests/federated/test_short_floats.py \
+  tests/models/test_conv.py tests/audit/test_training.py
 UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from ppml_lab import base, dp, federated, models, pairs, smpc
+from ppml_lab.dp import clipping, events, mechanisms
 
 
 def fresh():
@@ -35,6 +36,14 @@ MECHANISMS = {
     "per_layer": dp.gaussian(0.5, 1.0, rule="per_layer"),
     "normalised": dp.gaussian(0.5, 1.0, rule="normalised"),
     "adaptive_gaussian": dp.adaptive_gaussian(0.5, 1.0, 3.0),
+    "additive": dp.additive(
+        clipping.flat(0.5),
+        lambda key, like, sensitivity: mechanisms.gaussian_noise(
+            key, like, 1.0, sensitivity
+        ),
+        lambda change: events.gaussian(1 / change),
+        norm_bound=0.5,
+    ),
     "scheduled_gaussian": dp.scheduled_gaussian(
         0.5, optax.linear_schedule(1.0, 0.5, 10)
     ),
@@ -46,6 +55,11 @@ MECHANISMS = {
 AGGREGATORS = {
     "clear": smpc.clear(),
     "additive_sharing": smpc.additive_sharing(3, 5, 8.0),
+    "summing": smpc.summing(
+        encode=lambda key, session, place, update: update,
+        decode=lambda session, total: (total, True),
+        cost=lambda dimension: base.Cost(4 * dimension, 4 * dimension),
+    ),
     "identity": smpc.additive_sharing(3, 5, 8.0, mode="identity"),
     "pairwise_masking": smpc.pairwise_masking(smpc.graphs.complete(5, 2), 8.0),
     "light_secagg": smpc.light_secagg(smpc.lightsecagg.Code(5, 2, 1), 8.0),

@@ -433,12 +433,10 @@ STATED = {
 """What their authors would say of them."""
 
 
-BY_THE_AUDIT = (
-    *("noise 10% low", "per-leaf clip accounted as global", "NaN passes the clip"),
-    *("shuffling accounted as Poisson", "division by the realised batch"),
-    *("sampling key reused for noise", "Laplace noise", "float16 noise"),
-)
-"""One of each kind, whose claims CI has the audit refute, too."""
+BY_THE_AUDIT = ("NaN passes the clip", "Laplace noise")
+"""Their claims are refuted without a probe that knows where to look, too; all others'
+are in the exhaustive tests.
+"""
 
 
 AGAIN = {
@@ -494,7 +492,14 @@ few_and_many_runs = pytest.mark.parametrize(
 
 
 @few_and_many_runs
-@pytest.mark.parametrize("setting", [SMALL, LARGE, SAMPLED, RARE])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        SMALL,
+        SAMPLED,
+        *(pytest.param(one, marks=pytest.mark.exhaustive) for one in (LARGE, RARE)),
+    ],
+)
 def test_the_correct_ones_pass(setting, num_runs):
     report = audit.check_mechanism(correct(setting), num_runs=num_runs)
     assert report.passed, report

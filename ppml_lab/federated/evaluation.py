@@ -27,7 +27,6 @@ EvaluateClients = Callable[[PyTree, base.Clients], dict[str, Float[Array, " clie
 
 
 @arguments.checked
-@guards.returned()
 def evaluator(
     task: base.Task, batch_size: int = 250, mesh: Mesh | None = None
 ) -> Evaluate:
@@ -50,6 +49,7 @@ def evaluator(
 
 
 @functools.lru_cache(maxsize=8)
+@guards.returned()
 def _evaluator(task: base.Task, batch_size: int, mesh: Mesh | None) -> Evaluate:
     """One object for a task, so that what is compiled with it is compiled once."""
     of_clients = client_evaluator(task, batch_size, mesh)

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, random, trees
 from ppml_lab.dp import events
-from ppml_lab.smpc import transcript
+from ppml_lab.smpc import sharing, transcript
 from ppml_lab.smpc.computing import private
 
 Gradient = Callable[[PyTree, PyTree], PyTree]
@@ -174,7 +174,12 @@ def training_on_shares(
         examples = private.evaluate(protocol, random.child(seed, 0, 1), join, shared)
         return OnShares(private.constant(protocol, params), examples)
 
-    def noised(seed: Array, total: PyTree, shapes: PyTree) -> PyTree:
+    def noised(seed: Array, total: PyTree) -> PyTree:
+        shapes = jax.tree.map(
+            lambda shared: jax.ShapeDtypeStruct(sharing.shape_of(shared), jnp.float32),
+            total,
+            is_leaf=private.is_shared,
+        )
         with transcript.scope("noise"):
             for party in range(num_parties):
                 own = random.child(seed, 1, party)
@@ -201,8 +206,7 @@ def training_on_shares(
             protocol, random.child(own, 0), gradient, state.params, rows
         )
         if stddev:
-            shapes = jax.eval_shape(lambda s: private.reveal(protocol, s), state.params)
-            total = noised(own, total, shapes)
+            total = noised(own, total)
         new = private.evaluate(
             protocol,
             random.child(own, 2),

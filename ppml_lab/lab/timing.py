@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -15,10 +14,10 @@ from ppml_lab import arguments, checks
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.program import (
     Chunk,
+    compile_chunk,
     group_of,
     init_program,
     inputs_of,
-    mapped_chunk,
 )
 from ppml_lab.lab.results import Point
 from ppml_lab.lab.setup import lab_mesh, num_rows
@@ -51,12 +50,14 @@ def _ready_chunk(point: Point) -> Callable[[], Any]:
     # Every row of devices needs a point: the same one for all.
     copies = num_rows(lab_mesh(setup.layout.num_devices))
     inputs = inputs_of([point] * copies)
-    states = init_program(group)(*inputs)
-    rounds = Chunk(1, setup.schedule.eval_every)
-    chunk = jax.jit(mapped_chunk(group, rounds, width=1))
+    states = [init_program(group)(*inputs)]
+    # As a sweep runs it, whose compiled program is found again.
+    chunk = compile_chunk(group, Chunk(1, setup.schedule.eval_every), copies, 1).run
 
-    def run() -> Any:
-        return jax.block_until_ready(chunk(*inputs, states, *data[:3], jnp.int32(0)))
+    def run() -> None:
+        # The states' buffers go to the next ones.
+        after = chunk(*inputs, states.pop(), *data[:3], np.int32(0))
+        states.append(jax.block_until_ready(after)[0])
 
     run()
     return run

@@ -345,6 +345,7 @@ def test_every_secure_sum_trains_the_same_model(
     assert all(outcome == found["complete"] for outcome in found.values())
 
 
+@pytest.mark.exhaustive
 def test_a_share_of_a_cohort_is_a_smaller_cohort(tmp_path: Path) -> None:
     ideal = parts.PairwiseMasking(max_abs=4.0, mode="ideal")
     setup = replace(SETUP, secure_sum=ideal, dropout_prob=0.2)
