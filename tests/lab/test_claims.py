@@ -13,11 +13,11 @@ from ppml_lab.lab import parts, processes
 from ppml_lab.lab.results import run_of
 
 HOLDER = """
-import runpy, sys
+import sys
 from pathlib import Path
-module = runpy.run_path(sys.argv[1])
-with module["open_claims"](Path(sys.argv[2])) as claims:
-    print([processes.take(name) for name in sys.argv[3:]], flush=True)
+from ppml_lab.lab.processes import open_claims
+with open_claims(Path(sys.argv[1])) as claims:
+    print([claims.take(name) for name in sys.argv[2:]], flush=True)
     input()
 """
 
@@ -34,7 +34,7 @@ def test_a_run_is_left_to_the_process_that_has_it_until_that_ends(
     runs = [run_of(point, tmp_path) for point in points]
     half = tmp_path / "checkpoints" / "5ce0" / "20.orbax-checkpoint-tmp"
     half.mkdir(parents=True)
-    command = [sys.executable, "-c", HOLDER, processes.__file__, str(tmp_path)]
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(
         [*command, runs[1].name, "5ce0"],
         stdin=subprocess.PIPE,

@@ -212,10 +212,10 @@ def test_a_load_that_returns_something_else_is_refused(
 
 
 def test_parts_that_do_not_load_or_deal_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"data must be a part with load\(\)"):
-        lab.facts_of(setup(parts.Iid()))
-    with pytest.raises(ValueError, match=r"partition must be a part with deal\("):
-        lab.facts_of(setup(loads(ROWS, USERS, TEST), parts.Accuracy()))
+    with pytest.raises(TypeError, match=r"Federated\.data must be Data, got Iid\("):
+        setup(parts.Iid())
+    with pytest.raises(TypeError, match=r"partition must be Partition, got Accuracy"):
+        setup(loads(ROWS, USERS, TEST), parts.Accuracy())
 
 
 def deals(owners: Any) -> Any:

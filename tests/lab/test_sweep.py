@@ -173,7 +173,16 @@ class NoSetup:
             SETUP,
             "Federated.client_metrics must be boo",
         ),
-        (lab.axis("layout.num_lanes", ["4"]), SETUP, "num_lanes must be int or None"),
+        (
+            lab.axis("layout.num_lanes", [4]),
+            SETUP,
+            "num_lanes, which changes no result",
+        ),
+        (
+            lab.axis("schedule.stop_at", ["4"]),
+            SETUP,
+            "stop_at must be float or None",
+        ),
         (lab.axis("model", [2]), SETUP, r"'model' is a part \(Logistic\), got 2"),
         (lab.axis("model", {"a": parts.TwoNN}), SETUP, r"write TwoNN\(\.\.\.\)"),
         (lab.axis("rule.weighting", ["unifrm"]), SETUP, "must be one of 'uniform'"),

@@ -184,10 +184,9 @@ def test_what_changes_something_is_no_alarm(
     check_swept(lab.points(lab.axis(path, values), setup, delta=0.1))
 
 
-def test_modes_and_layouts_may_be_compared_for_their_times() -> None:
+def test_modes_may_be_compared_for_their_times() -> None:
     modes = lab.axis("secure_sum.mode", ["identity", "full"])
     check_swept(lab.points(modes, SHARED, delta=0.1))
-    check_swept(lab.points(lab.axis("layout.num_lanes", [1, 2]), SETUP))
 
 
 def test_targets_and_data_are_no_alarm() -> None:
