@@ -43,18 +43,46 @@ with processes.together():
         points = lab.points(lab.seeds(2), own, delta=0.01)
         lab.run_sweep(points, Path(sys.argv[1], name), checkpoint_seconds=0)
 """
+DISAGREE = """
+import sys
+import jax
+from ppml_lab import lab
+from ppml_lab.lab import parts, processes
+
+processes.connect()
+me = jax.process_index()
+
+@lab.part
+class Mine(parts.Digits):
+    def load(self):
+        train, users, test = super().load()
+        return {**train, "x": train["x"] + me}, users, test
+
+plain = parts.Federated(partition=parts.Iid(20), sampler=parts.Poisson(8))
+mine = parts.Federated(data=Mine(), partition=parts.Iid(20), sampler=parts.Poisson(8))
+for seeds, setup in ((2 + me, plain), (2, mine)):
+    try:
+        lab.run_sweep(lab.points(lab.seeds(seeds), setup), sys.argv[1])
+    except ValueError as error:
+        print(error, flush=True)
+jax.config.update("jax_enable_x64", bool(me))
+try:
+    lab.run_sweep(lab.points(lab.seeds(2), plain), sys.argv[1])
+except ValueError as error:
+    print(error, flush=True)
+"""
 EXACT = ("round", "epsilon", "cohort_size", "num_reports", "params_digest")
 CLOSE = ("accuracy", "loss", "train_loss", "update_norm")
 
 
 @contextlib.contextmanager
 def running(
-    folder: Path, number: int, devices: int, *layouts: str
+    folder: Path, number: int, devices: int, *layouts: str, program: str = PROGRAM
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """The program in `number` processes of so many devices each."""
-    private = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
-    kept = {name: text for name, text in os.environ.items() if name not in private}
-    kept |= {
+    flags = [f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f]
+    kept = os.environ | {
+        "XLA_FLAGS": " ".join(flags),
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
@@ -73,7 +101,7 @@ def running(
         }
         started.append(
             subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(folder), *layouts],
+                [sys.executable, "-c", program, str(folder), *layouts],
                 env=kept | (names if number > 1 else {}),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -183,3 +211,16 @@ def test_numbers_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(ValueError, match="JAX_NUM_PROCESSES must be a whole number"):
         processes.connect()
+
+
+@pytest.mark.exhaustive
+def test_hosts_that_disagree_say_about_what(tmp_path: Path) -> None:
+    with running(tmp_path, 2, 1, program=DISAGREE) as pair:
+        said = [process.communicate(timeout=240) for process in pair]
+    for out, errors in said:
+        lines = [line for line in out.splitlines() if "Gloo" not in line]
+        assert len(lines) == 3, errors
+        for line, what in zip(lines, ("points", "data", "jax_enable_x64"), strict=True):
+            assert line.startswith(f"process 1 has other {what}"), lines
+            assert line.endswith("on the same data and code, everywhere")
+    assert not (tmp_path / "runs").exists()
