@@ -228,7 +228,11 @@ def _print_guarantees(
     )
     alike: dict[str, list[Mapping[str, Any]]] = {}
     for point, row in zip(points, guarantees, strict=True):
-        alike.setdefault(_promise(row), []).append(point.labels)
+        promise = _promise(row)
+        share = point.setup.schedule.validation
+        if share and row["privacy_unit"]:
+            promise += f"; nothing for the {_show(share)} of the rows held out"
+        alike.setdefault(promise, []).append(point.labels)
     for promise, labels in alike.items():
         print(f"  {_in_common(labels)}: {promise}")
 

@@ -26,7 +26,10 @@ class Experiment:
 
 
 def points(experiment: Experiment) -> list[lab.Point]:
-    setup = dataclasses.replace(TINY, mechanism=parts.Gaussian(1.0, 1.0))
+    held_out = dataclasses.replace(TINY.schedule, validation=0.1)
+    setup = dataclasses.replace(
+        TINY, mechanism=parts.Gaussian(1.0, 1.0), schedule=held_out
+    )
     return lab.points(lab.seeds(experiment.num_seeds), setup, delta=1e-2)
 
 
@@ -100,6 +103,7 @@ def test_an_experiment_in_shards_ends_with_the_whole_table(
     start(monkeypatch, parts)
     said = capsys.readouterr().out
     assert "shard 1/2, by the task of the SLURM array" in said
+    assert "; nothing for the 0.1 of the rows held out\n" in said
     assert "2 of 3 runs are not finished: seed 1, seed 2" in said
     # Who publishes one of the shards' runs has chosen among all of them.
     assert "All 3 private runs on Digits together" in said
