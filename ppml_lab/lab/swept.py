@@ -206,23 +206,40 @@ def _through(equation: Any, outs: list[bool]) -> list[bool]:
     """Which inputs an equation's live outputs need; all where its inside is unknown."""
     params, name = equation.params, equation.primitive.name
     if name == "scan":
-        consts, carried = params["num_consts"], params["num_carry"]
-        return _loop(params["jaxpr"].jaxpr, consts, outs[:carried], outs[carried:])
+        body = _opened(params["jaxpr"])
+        stacked = _num_stacked(equation.outvars, body.outvars)
+        carried = len(outs) - stacked
+        items = _num_stacked(equation.invars, body.invars)
+        consts = len(equation.invars) - items - carried
+        return _loop(body, consts, outs[:carried], outs[carried:])
     if name == "while":
         of_test, of_body = params["cond_nconsts"], params["body_nconsts"]
-        test = reads(params["cond_jaxpr"].jaxpr, [True])
+        test = reads(_opened(params["cond_jaxpr"]), [True])
         # Whether it goes on depends on what the test reads.
         carry = [a or b for a, b in zip(outs, test[of_test:], strict=True)]
-        return test[:of_test] + _loop(params["body_jaxpr"].jaxpr, of_body, carry, [])
+        return test[:of_test] + _loop(_opened(params["body_jaxpr"]), of_body, carry, [])
     if name == "cond":
-        branches = [reads(branch.jaxpr, outs) for branch in params["branches"]]
+        branches = [reads(_opened(branch), outs) for branch in params["branches"]]
         return [True, *map(any, zip(*branches, strict=True))]
     inner = params.get("jaxpr", params.get("call_jaxpr"))
-    inner = getattr(inner, "jaxpr", inner)
+    inner = _opened(inner)
     fits = inner is not None and len(inner.invars) == len(equation.invars)
     if not fits or len(inner.outvars) != len(outs):
         return [True] * len(equation.invars)
     return reads(inner, outs)
+
+
+def _opened(jaxpr: Any) -> Any:
+    """A jaxpr without its constants, closed or not."""
+    return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def _num_stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """How many have an axis more outside of a scan's body: versions of jax differ in
+    how they say it.
+    """
+    pairs = zip(outside, inside, strict=True)
+    return sum(one.aval.ndim > other.aval.ndim for one, other in pairs)
 
 
 def _loop(body: Any, consts: int, carry: list[bool], stacked: list[bool]) -> list[bool]:
