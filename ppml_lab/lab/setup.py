@@ -46,6 +46,9 @@ class Facts(NamedTuple):
     digests: data.Digests | None = None
     """What the train examples are; None for facts about no data, of which nothing is
     trained."""
+    judged_by: str | None = None
+    """A digest of the test and validation rows, of which no key is made; None for facts
+    about no data."""
 
 
 @part
