@@ -120,6 +120,12 @@ class Layout:
     """Whether a device holds the examples of its own clients only, trains those and
     draws them; otherwise each holds all and they share the work evenly."""
 
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        for name in ("num_lanes", "num_devices"):
+            if getattr(self, name) is not None:
+                checks.at_least(name, getattr(self, name), 1)
+
     def mesh(self) -> Mesh:
         """The devices of one run."""
         return federated.client_mesh(self.num_devices)
