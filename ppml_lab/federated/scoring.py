@@ -48,7 +48,8 @@ def scorer(
 
     Raises:
       ValueError: If batch_size is below 1; the function, for rows without examples,
-        metrics that are not scalars, or scores that are not one per row.
+        metrics that are not scalars or share a name, or scores that are not one per
+        row.
     """
     checks.at_least("batch_size", batch_size, 1)
 
@@ -84,10 +85,17 @@ def scorer(
         means = {name: jnp.mean(values) for name, values in each.items()}
         labels = rows["y"] if isinstance(rows, Mapping) and "y" in rows else rows
         weights = jnp.ones(count, jnp.float32)
+        judged: dict[str, Array] = {}
         for metric in metrics:
-            scalars = metric(scores, labels, weights)
-            means |= _scalars(metric, scalars)
-        return means
+            scalars = _scalars(metric, metric(scores, labels, weights))
+            twice = sorted(scalars.keys() & judged.keys())
+            if twice:
+                raise ValueError(
+                    f"two metrics give '{twice[0]}', of which one would be lost: give "
+                    "them other names, or leave one out"
+                )
+            judged |= scalars
+        return means | judged
 
     return evaluate
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from ppml_lab import arguments, base, checks
@@ -60,7 +59,9 @@ def calibrated(setup: Any, target_epsilon: float, delta: float) -> Any:
 
 def _silent(setup: Any) -> Any:
     """The setup without noise; built, for some mechanisms cannot be."""
-    if noise_path(setup) is None:
+    try:
+        setup.with_noise(_PROBE)
+    except ValueError:
         return setup
     silent = setup.with_noise(0.0)
     events_of(silent)
@@ -102,17 +103,27 @@ def calibrated_once(
 
 
 def noise_path(setup: Any) -> str | None:
-    """The key path of the number that `with_noise` sets; None if there is no noise."""
+    """The key path of the field that `with_noise` sets, a number or structure; None if
+    there is no noise, or more than one field that bears it.
+    """
     try:
         noisy = setup.with_noise(_PROBE)
     except ValueError:
         return None
-    mine, theirs = jax.tree.leaves(setup), jax.tree.leaves(noisy)
-    if len(mine) != len(theirs):
+    names = paths.every(setup)
+    if names != paths.every(noisy):
         return None
-    names = paths.numbers(setup)
-    each = zip(names, mine, theirs, strict=True)
-    changed = [name for name, a, b in each if a != b]
+    changed = [
+        name
+        for name in names
+        if paths.value_at(setup, name) != paths.value_at(noisy, name)
+    ]
+    # A part differs where a field of it does.
+    changed = [
+        name
+        for name in changed
+        if not any(other.startswith(f"{name}.") for other in changed)
+    ]
     return changed[0] if len(changed) == 1 else None
 
 

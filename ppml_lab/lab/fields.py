@@ -108,6 +108,11 @@ def taken(where: str, kind: Any, value: Any) -> tuple[Any, bool]:
     """A field's value as the part keeps it, and whether it is a child."""
     if is_part_class(value):
         raise TypeError(f"{where} is a class of parts; write {value.__name__}(...)")
+    for one in value if isinstance(value, tuple) else ():
+        if is_part_class(one):
+            raise TypeError(
+                f"{where} holds a class of parts; write {one.__name__}(...)"
+            )
     held = [is_part(one) for one in (value if isinstance(value, tuple) else (value,))]
     if any(held):
         if not all(held):

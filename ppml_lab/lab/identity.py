@@ -39,10 +39,12 @@ def run_id(setup: Any, seed: int, delta: float | None, facts: Facts) -> str:
     out.
     """
     whole = described(setup, without=("layout",))
-    return _digest([whole, seed, delta, _stored(facts)])[:16]
+    return _digest([whole, seed, delta, _stored(facts), facts.judged_by])[:16]
 
 
-def key_identity(setup: Any, facts: Facts, *, promises: bool) -> str:
+def key_identity(
+    setup: Any, facts: Facts, *, promises: bool, by_schedule: bool = False
+) -> str:
     """What a run's key is made of beside its seed, as a short text.
 
     **Guarantee:** two runs of equal seeds and identities are the same run, up to its
@@ -55,6 +57,8 @@ def key_identity(setup: Any, facts: Facts, *, promises: bool) -> str:
       setup: The run's.
       facts: About its data.
       promises: Whether it promises anything to anybody.
+      by_schedule: Whether its rounds depend on its schedule, such as a rate that falls
+        until the last round: then a shorter run is not the beginning of a longer one.
 
     Returns:
       `SEED_ALONE` if it promises nothing, else a text of 64 hexadecimal digits.
@@ -70,7 +74,8 @@ def key_identity(setup: Any, facts: Facts, *, promises: bool) -> str:
             "have no rows to make a digest of"
         )
     # How long it runs, and what it is judged by, changes no round.
-    whole = described(setup, same_bits=True, without=("layout", "schedule"))
+    left_out = ("layout",) if by_schedule else ("layout", "schedule")
+    whole = described(setup, same_bits=True, without=left_out)
     return _digest([whole, _stored(facts)])
 
 

@@ -6,6 +6,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -101,7 +102,9 @@ def _dealt(source: _Source) -> _Dealt:
         _check_alike(where, _stored_rows(train), test)
         if num_classes is not None:
             _check_labels(f"{where}: train", train.examples, num_classes)
-        return _Dealt(train, None, test, None, _facts_of_clients(train, num_classes))
+        facts = _facts_of_clients(train, num_classes)
+        facts = facts._replace(judged_by=trees.digest((test, None)))
+        return _Dealt(train, None, test, None, facts)
     count = columns.num_examples(f"{where}: train", train)
     columns.num_examples(f"{where}: test", test)
     _check_alike(where, train, test)
@@ -124,6 +127,7 @@ def _dealt(source: _Source) -> _Dealt:
         num_classes=num_classes,
         # Of the data as they are loaded, wherever they lie.
         digests=data.digests(train, owners),
+        judged_by=trees.digest((test, validation)),
     )
     return _Dealt(train, owners, test, validation, facts)
 
@@ -158,9 +162,7 @@ def _example(examples: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             np.shape(leaf)[1:],
-            jax.dtypes.canonicalize_dtype(
-                leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
-            ),
+            jax.dtypes.canonicalize_dtype(_type_of(leaf)),
         ),
         examples,
     )
@@ -200,6 +202,23 @@ def _check_alike(where: str, train: Any, test: Any) -> None:
                 f"{list(np.shape(here)[1:])}, those of train "
                 f"{list(np.shape(there)[1:])}"
             )
+        types = [_type_of(leaf) for leaf in (here, there)]
+        if _kind(types[0]) != _kind(types[1]):
+            raise ValueError(
+                f"{where}: test{jax.tree_util.keystr(path)} holds {types[0]}, and "
+                f"train {types[1]}; convert one, or a model reads other numbers"
+            )
+
+
+def _type_of(leaf: Any) -> np.dtype:
+    return np.dtype(leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype)
+
+
+def _kind(dtype: np.dtype) -> str:
+    """Whole numbers are alike however long they are, and others are too."""
+    if jnp.issubdtype(dtype, np.integer):
+        return "whole"
+    return "float" if jnp.issubdtype(dtype, np.floating) else dtype.kind
 
 
 def _fields(tree: Any) -> str:

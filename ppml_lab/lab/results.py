@@ -11,6 +11,7 @@ from ppml_lab import arguments
 from ppml_lab.lab import records
 from ppml_lab.lab.budget import promises_privacy
 from ppml_lab.lab.identity import described, key_identity, run_id
+from ppml_lab.lab.length import reads_schedule
 from ppml_lab.lab.loading import facts_of
 
 
@@ -35,7 +36,12 @@ class Point(NamedTuple):
         Loads the data, as `id` does.
         """
         promises = promises_privacy(self.setup)
-        return key_identity(self.setup, facts_of(self.setup), promises=promises)
+        return key_identity(
+            self.setup,
+            facts_of(self.setup),
+            promises=promises,
+            by_schedule=promises and reads_schedule(self.setup),
+        )
 
     @property
     def id(self) -> str:

@@ -46,6 +46,9 @@ class Facts(NamedTuple):
     digests: data.Digests | None = None
     """What the train examples are; None for facts about no data, of which nothing is
     trained."""
+    judged_by: str | None = None
+    """A digest of the test and validation rows, of which no key is made; None for facts
+    about no data."""
 
 
 @part
@@ -116,6 +119,12 @@ class Layout:
     shard_data: bool = False
     """Whether a device holds the examples of its own clients only, trains those and
     draws them; otherwise each holds all and they share the work evenly."""
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        for name in ("num_lanes", "num_devices"):
+            if getattr(self, name) is not None:
+                checks.at_least(name, getattr(self, name), 1)
 
     def mesh(self) -> Mesh:
         """The devices of one run."""

@@ -1,11 +1,14 @@
 """Evaluation in batches is the mean over all examples, and over each client's."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ppml_lab import base, data, federated
+from ppml_lab.federated import scoring
 
 PARAMS = {"w": jnp.array([0.3, -0.2]), "b": jnp.float32(0.1)}
 
@@ -216,3 +219,19 @@ def test_bad_arguments_are_named(regression):
     for batch_size in (0, True):
         with pytest.raises(ValueError, match="batch_size must be"):
             federated.evaluator(regression, batch_size)
+
+
+def test_two_metrics_of_one_name_are_refused() -> None:
+    task = base.Task(
+        init=lambda key: jnp.zeros(2),
+        loss=lambda key, params, rows: rows["x"] @ params,
+        evaluate=lambda params, rows: {"loss": rows["x"] @ params},
+    )
+
+    def mean(scores: Any, labels: Any, weights: Any) -> Any:
+        return {"mean": jnp.mean(scores)}
+
+    rows = {"x": jnp.ones((4, 2)), "y": jnp.zeros(4)}
+    judge = scoring.scorer(task, lambda params, rows: rows["x"] @ params, (mean, mean))
+    with pytest.raises(ValueError, match="two metrics give 'mean', of which one"):
+        judge(jnp.zeros(2), rows)

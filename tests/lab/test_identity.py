@@ -517,3 +517,47 @@ def test_digests_do_not_depend_on_how_data_lie() -> None:
     laid_out = with_fields(SETUP, {"layout.shard_data": True})
     assert lab.load_data(laid_out).facts == plain
     assert isinstance(plain.digests, data.Digests)
+
+
+def test_runs_that_follow_their_schedule_share_no_key_with_longer_ones() -> None:
+    def keys(of: Any) -> set[str]:
+        lengths = [lab.Schedule(num_rounds=n) for n in (2, 4)]
+        private = parts.Gaussian(1.0, 1.0)
+        rest = {"partition": parts.Iid(20), "sampler": parts.Poisson(5)}
+        return {
+            lab.points(
+                lab.seeds(1), of(schedule=one, mechanism=private, **rest), delta=1e-4
+            )[0].key
+            for one in lengths
+        }
+
+    @lab.part
+    class Plain(parts.Federated):
+        def algorithm(self, facts: Any) -> Any:
+            return super().algorithm(facts)
+
+    @lab.part
+    class Falling(parts.Federated):
+        def algorithm(self, facts: Any) -> Any:
+            rate = parts.Sgd(1.0 / self.schedule.num_rounds)
+            copied = replace(
+                Plain(**{k: getattr(self, k) for k in PASSED}), server=rate
+            )
+            return copied.algorithm(facts)
+
+    @lab.part
+    class Late(parts.Federated):
+        def algorithm(self, facts: Any) -> Any:
+            made = super().algorithm(facts)
+
+            def one_round(key: Any, state: Any, clients: Any) -> Any:
+                state, info = made.round(key, state, clients)
+                return state, info | {"length": jnp.float32(self.schedule.num_rounds)}
+
+            return made._replace(round=one_round)
+
+    assert [len(keys(one)) for one in (parts.Federated, Plain)] == [1, 1]
+    assert [len(keys(one)) for one in (Falling, Late)] == [2, 2]
+
+
+PASSED = ("data", "partition", "sampler", "mechanism")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ppml_lab import data, lab
-from ppml_lab.lab import parts
+from ppml_lab.lab import identity, parts
 
 X = np.arange(40, dtype=np.float32).reshape(20, 2)
 Y = np.arange(20, dtype=np.int32) % 2
@@ -263,3 +263,44 @@ def test_what_is_no_setup_is_refused() -> None:
         for value in (parts.Federated, parts.Digits(), {}, None, 1.0):
             with pytest.raises(ValueError, match=r"setup must be|is no setup"):
                 read(value)
+
+
+def test_what_a_run_is_judged_by_is_in_its_name_and_in_no_key() -> None:
+    other = {"x": TEST["x"], "y": 1 - TEST["y"]}
+    private = parts.Gaussian(1.0, 1.0)
+    found = [
+        lab.points(
+            lab.seeds(1),
+            replace(
+                setup(loads(ROWS, USERS, test, 2)),
+                mechanism=private,
+                sampler=parts.Everyone(),
+            ),
+            delta=1e-2,
+        )[0]
+        for test in (TEST, other)
+    ]
+    facts = [lab.facts_of(point.setup) for point in found]
+    assert facts[0].digests == facts[1].digests
+    assert facts[0].judged_by != facts[1].judged_by
+    names = {identity.run_id(found[0].setup, 0, 1e-2, one) for one in facts}
+    keys = {identity.key_identity(found[0].setup, f, promises=True) for f in facts}
+    assert (len(names), len(keys)) == (2, 1)
+
+
+def test_test_rows_of_another_kind_are_refused() -> None:
+    pixels = {"x": (255 * TEST["x"]).astype(np.uint8), "y": TEST["y"]}
+    with pytest.raises(ValueError, match=r"test\['x'\] holds uint8, and train float32"):
+        lab.facts_of(setup(loads(ROWS, USERS, pixels, 2)))
+    short = {"x": TEST["x"].astype(np.float16), "y": TEST["y"].astype(np.uint8)}
+    assert lab.facts_of(setup(loads(ROWS, USERS, short, 2))).num_clients == 4
+
+
+def test_training_on_shares_wants_labels_of_0_and_1() -> None:
+    rows = {"x": X, "y": Y + 1}
+    shared = parts.OnShares(data=loads(rows, USERS, rows))
+    loaded = lab.load_data(shared)
+    with pytest.raises(
+        ValueError, match=r"labels .* of 0 or 1, got others from 1 to 2"
+    ):
+        shared.algorithm(loaded.facts).check(loaded.clients)

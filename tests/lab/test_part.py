@@ -305,3 +305,17 @@ def test_annotations_are_those_of_the_frame_that_defines_the_class() -> None:
         rate: number = 0.1
 
     assert paths.numbers(Mine()) == ["rate"]
+
+
+def test_a_class_in_a_tuple_of_parts_and_no_lanes_are_refused() -> None:
+    metrics: Any = (parts.Accuracy,)
+    with pytest.raises(
+        TypeError, match=r"holds a class of parts; write Accuracy\(...\)"
+    ):
+        parts.Federated(metrics=metrics)
+    for name in ("num_lanes", "num_devices"):
+        fields: Any = {name: 0}
+        with pytest.raises(
+            ValueError, match=f"{name} must be an integer of at least 1"
+        ):
+            lab.Layout(**fields)

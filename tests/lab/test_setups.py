@@ -61,7 +61,6 @@ def built(setup: Any) -> base.FederatedAlgorithm:
         ),
         ({"trainer": parts.FedAvg(batch_size=0)}, "batch_size must be .* got 0"),
         ({"trainer": parts.FedAvg(local_epochs=0)}, "num_epochs must be .* got 0"),
-        ({"layout": lab.Layout(num_lanes=0)}, "num_lanes must be .* got 0"),
         ({"layout": lab.Layout(num_devices=5)}, "num_devices 5 is more than the 4"),
     ],
 )

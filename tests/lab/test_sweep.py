@@ -460,3 +460,22 @@ def test_two_classes_of_one_name_are_refused() -> None:
     same = lab.axis("trainer", {"a": made(1.0), "b": made(1.0)})
     with pytest.raises(ValueError, match=r"two classes of parts are called .*Mine: re"):
         lab.points(same, SETUP)
+
+
+def test_noise_that_is_compiled_is_found_too() -> None:
+    rows = {"x": np.ones((8, 2), np.float32), "y": np.arange(8) % 2}
+
+    @lab.part
+    class Rows:
+        def load(self) -> Any:
+            return rows, np.zeros(8, int), rows
+
+    setup = parts.OnShares(data=Rows(), noise_multiplier=2.0)
+    (point,) = lab.points(lab.axis("target_epsilon", [INF]), setup, delta=1e-2)
+    assert point.setup.noise_multiplier == 0
+    stated = lab.statement(setup, 1e-2)
+    assert stated["noise_multiplier"] == 2.0
+    targets = lab.axis("target_epsilon", [1.0])
+    noises = lab.axis("noise_multiplier", [3.0])
+    with pytest.raises(ValueError, match="sets noise_multiplier, and so does the sw"):
+        lab.points(lab.product(targets, noises), setup, delta=1e-2)

@@ -35,6 +35,21 @@ def _or_nan(value: Array, judged: Array, weights: Array) -> Array:
     return jnp.where(jnp.all(finite | (weights == 0)), value, jnp.nan)
 
 
+def _labels(name: str, labels: Any, weights: Array) -> Array:
+    """`[n]`: one label per row."""
+    if isinstance(labels, dict):
+        raise ValueError(f'metric {name} needs labels "y", got {sorted(labels)}')
+    found = jnp.asarray(labels)
+    if found.shape == (*weights.shape, 1):
+        return found[:, 0]
+    if found.shape != weights.shape:
+        raise ValueError(
+            f"metric {name} needs one label per row, got labels of shape "
+            f"{list(found.shape)} for {len(weights)} rows"
+        )
+    return found
+
+
 def _one_score(name: str, scores: Array) -> Array:
     """`[n]`: a score, or of two classes' logits their difference."""
     if scores.ndim == 1:
@@ -55,7 +70,12 @@ class Accuracy:
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
         """`accuracy`."""
-        labels = jnp.asarray(labels)
+        labels = _labels("Accuracy", labels, weights)
+        if scores.ndim != 2 or scores.shape[1] < 2:
+            raise ValueError(
+                "metric Accuracy needs a score for each of two or more classes, got "
+                f"scores of shape {list(scores.shape)}"
+            )
         right = jnp.argmax(scores, axis=-1).astype(labels.dtype) == labels
         largest = jnp.max(scores, axis=-1)  # classes masked by -inf do no harm
         value = _weighted(right.astype(jnp.float32), weights)
@@ -69,8 +89,9 @@ class Auroc:
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
         """`auroc`."""
         score = _one_score("Auroc", scores)
-        ups = jnp.where(jnp.asarray(labels) == 1, weights, 0.0)
-        downs = jnp.where(jnp.asarray(labels) == 1, 0.0, weights)
+        labels = _labels("Auroc", labels, weights)
+        ups = jnp.where(labels == 1, weights, 0.0)
+        downs = jnp.where(labels == 1, 0.0, weights)
         order = jnp.argsort(score)
         ranked = score[order]
         below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(downs[order])])
@@ -93,7 +114,8 @@ class F1:
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
         """`f1`."""
         score = _one_score("F1", scores)
-        said, true = score > self.threshold, jnp.asarray(labels) == 1
+        labels = _labels("F1", labels, weights)
+        said, true = score > self.threshold, labels == 1
         both = jnp.sum(jnp.where(said & true, weights, 0.0))
         either = jnp.sum(jnp.where(said, weights, 0.0) + jnp.where(true, weights, 0.0))
         return {"f1": _or_nan(2 * both / either, score, weights)}
@@ -105,7 +127,15 @@ class MeanSquaredError:
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
         """`mse`."""
-        errors = scores.reshape(jnp.shape(labels)) - labels
+        labels = jnp.asarray(labels)
+        # Scores and labels may differ in an axis of one alone.
+        shapes = [[n for n in one.shape[1:] if n != 1] for one in (scores, labels)]
+        if len(scores) != len(labels) or shapes[0] != shapes[1]:
+            raise ValueError(
+                "metric MeanSquaredError needs scores like labels, got shapes "
+                f"{list(scores.shape)} and {list(labels.shape)}"
+            )
+        errors = scores.reshape(labels.shape) - labels
         squares = jnp.square(errors).reshape(len(weights), -1).mean(axis=1)
         value = _weighted(squares, weights)
         return {"mse": _or_nan(value, squares, weights)}
@@ -114,7 +144,8 @@ class MeanSquaredError:
 @part
 class Concordance:
     """Harrell's C: of the pairs of rows whose order is known, the share in which who
-    had the event first has the higher score; ties in score count half.
+    had the event first has the higher score; ties in score count half. Of rows of one
+    time who had the event comes before who was censored.
 
     Labels are `{"time": [n], "event": [n]}`, or `[n, 2]` of both; event is 1 where it
     was seen, 0 where the row was censored.
@@ -125,11 +156,21 @@ class Concordance:
         score = _one_score("Concordance", scores)
         if isinstance(labels, dict):
             time, event = labels["time"], labels["event"]
-        else:
+        elif jnp.shape(labels) == (len(weights), 2):
             time, event = labels[:, 0], labels[:, 1]
-        known = (time[:, None] < time) & (event[:, None] > 0)
-        pair = jnp.where(known, weights[:, None] * weights, 0.0)
+        else:
+            raise ValueError(
+                'metric Concordance needs labels {"time": [n], "event": [n]} or [n, 2]'
+                f" of both, got shape {list(jnp.shape(labels))}"
+            )
+        time = _labels("Concordance", time, weights)
+        seen = _labels("Concordance", event, weights) > 0
+        # Who was censored when another had the event had it later.
+        later = (time[:, None] < time) | ((time[:, None] == time) & ~seen)
+        pair = jnp.where(later & seen[:, None], weights[:, None] * weights, 0.0)
+        judged = jnp.stack([score, time.astype(score.dtype)], axis=1)
+        score = jnp.where(weights > 0, score, 0.0)
         # Half a win where the scores are equal.
         wins = 0.5 * (1 + jnp.sign(score[:, None] - score))
         value = jnp.sum(pair * wins) / jnp.sum(pair)
-        return {"concordance": _or_nan(value, score, weights)}
+        return {"concordance": _or_nan(value, judged, weights)}

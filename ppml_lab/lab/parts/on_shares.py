@@ -131,7 +131,7 @@ class OnShares:
             one_round,
             event=lambda num_rounds: self.training(facts, num_rounds).privacy_event,
             cost=lambda: None,
-            check=lambda clients: None,
+            check=_check_labels,
         )
 
     def evaluate(
@@ -167,6 +167,18 @@ class OnShares:
             init=lambda key: jnp.zeros(_width(facts_of(self)) + 1),
             loss=lambda key, params, rows: losses(params, rows),
             evaluate=lambda params, rows: {"loss": losses(params, rows)},
+        )
+
+
+def _check_labels(clients: base.Clients) -> None:
+    """Raises ValueError for labels other than 0 and 1, which no data part has to say
+    are two classes'.
+    """
+    labels = clients.examples["y"]
+    if not bool(jnp.all((labels == 0) | (labels == 1))):
+        raise ValueError(
+            'OnShares learns labels "y" of 0 or 1, got others from '
+            f"{jnp.min(labels)} to {jnp.max(labels)}; number the two classes so"
         )
 
 

@@ -1,0 +1,96 @@
+"""Stock metrics: independent values, ties, weights, and labels of other shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from ppml_lab.lab import parts
+
+RNG = np.random.default_rng(0)
+N = 120
+LABELS = RNG.integers(0, 2, N).astype(np.int32)
+WEIGHTS = RNG.integers(0, 4, N).astype(np.float32)
+SCORES = np.round(RNG.normal(size=N) + LABELS, 1).astype(np.float32)
+TIME = np.round(RNG.exponential(size=N), 1).astype(np.float32)
+SURVIVAL = {"time": TIME, "event": LABELS}
+
+
+def judged(metric: Any, scores: Any, labels: Any, weights: Any) -> Any:
+    """The metric's one value, of device arrays."""
+    (value,) = metric(*jax.tree.map(jnp.asarray, (scores, labels, weights))).values()
+    return value
+
+
+def concordance(scores: Any, time: Any, event: Any, weights: Any) -> float:
+    """Harrell's C, pair by pair."""
+    known, won = 0.0, 0.0
+    for i in np.flatnonzero(event):
+        for j in range(len(time)):
+            if time[i] < time[j] or (time[i] == time[j] and not event[j]):
+                pair = weights[i] * weights[j]
+                known += pair
+                won += pair * ((scores[i] > scores[j]) + (scores[i] == scores[j]) / 2)
+    return won / known
+
+
+def test_metrics_are_those_of_other_code() -> None:
+    given = {"sample_weight": WEIGHTS}
+    for metric, other in (
+        (parts.Auroc(), metrics.roc_auc_score(LABELS, SCORES, **given)),
+        (parts.F1(), metrics.f1_score(LABELS, SCORES > 0, **given)),
+    ):
+        for labels in (LABELS, LABELS[:, None]):
+            for scores in (SCORES, SCORES[:, None], np.stack([-SCORES, SCORES], 1)):
+                found = judged(metric, scores, labels, WEIGHTS)
+                np.testing.assert_allclose(found, other, rtol=1e-5)
+    want = concordance(SCORES, TIME, LABELS, WEIGHTS)
+    both = np.stack([TIME, LABELS.astype(np.float32)], 1)
+    for labels in (SURVIVAL, both):
+        found = judged(parts.Concordance(), SCORES, labels, WEIGHTS)
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+    two = np.stack([-SCORES, SCORES], 1)
+    right = metrics.accuracy_score(LABELS, two.argmax(1), **given)
+    for labels in (LABELS, LABELS[:, None]):
+        found = judged(parts.Accuracy(), two, labels, WEIGHTS)
+        np.testing.assert_allclose(found, right, rtol=1e-5)
+
+
+def test_what_is_not_finite_counts_where_its_row_does() -> None:
+    nan_time = {"time": np.where(np.arange(N) == 5, np.nan, TIME), "event": LABELS}
+    nan_score = np.where(np.arange(N) == 5, np.nan, SCORES).astype(np.float32)
+    silent = np.where(np.arange(N) == 5, 0, 1).astype(np.float32)
+    judge = parts.Concordance()
+    for scores, labels in ((nan_score, SURVIVAL), (SCORES, nan_time)):
+        assert np.isnan(judged(judge, scores, labels, np.ones_like(silent)))
+        found = judged(judge, scores, labels, silent)
+        want = concordance(SCORES, TIME, LABELS, silent)
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("metric", "scores", "labels", "message"),
+    [
+        (parts.Accuracy(), SCORES, LABELS, "Accuracy needs a score for each of two"),
+        (parts.Accuracy(), SCORES[:, None], LABELS, "Accuracy needs a score for each"),
+        (parts.Auroc(), SCORES, np.stack([LABELS] * 2, 1), "Auroc needs one label per"),
+        (parts.F1(), SCORES, SURVIVAL, 'F1 needs labels "y"'),
+        (parts.Concordance(), SCORES, TIME, "Concordance needs labels"),
+        (
+            parts.MeanSquaredError(),
+            np.ones((N, 2, 3), np.float32),
+            np.ones((N, 3, 2), np.float32),
+            r"MeanSquaredError needs scores like labels.*2, 3\].*3, 2\]",
+        ),
+    ],
+)
+def test_scores_and_labels_that_do_not_fit(
+    metric: Any, scores: Any, labels: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        judged(metric, scores, labels, WEIGHTS)
