@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, guards, pairs
@@ -89,7 +91,9 @@ def additive(
     ) -> tuple[PyTree, PyTree]:
         pair = pairs.of(total)
         # Rounded to float32 once, noise included.
-        noisy = pairs.add(pair, noise(key, pair.high, sensitivity))
+        drawn = noise(key, pair.high, sensitivity)
+        _check_noise(drawn, pair.high)
+        noisy = pairs.add(pair, drawn)
         return pairs.value(noisy), state
 
     return base.PrivacyMechanism(
@@ -105,3 +109,18 @@ def additive(
         privacy_unit=privacy_unit,
         trust="central",
     )
+
+
+def _check_noise(drawn: Any, like: PyTree) -> None:
+    """Raises ValueError unless every coordinate has noise of its own: one number would
+    be added to all of them, and their differences would be bare.
+    """
+    wanted, found = (
+        [f"{leaf.dtype}{list(leaf.shape)}" for leaf in map(jnp.asarray, leaves)]
+        for leaves in (jax.tree.leaves(like), jax.tree.leaves(drawn))
+    )
+    if jax.tree.structure(drawn) != jax.tree.structure(like) or wanted != found:
+        raise ValueError(
+            "noise must give one draw for every coordinate of `like`, in its tree, "
+            f"shapes and types: {', '.join(wanted)}, got {', '.join(found) or drawn!r}"
+        )

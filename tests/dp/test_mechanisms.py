@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from ppml_lab import base, dp
-from ppml_lab.dp import events
+from ppml_lab.dp import clipping, events
 from ppml_lab.federated import sampling
 
 CLIP, NOISE, SENSITIVITY = 2.5, 0.7, 3.1  # all different, none of them 1
@@ -246,3 +246,24 @@ def test_unknown_privacy_unit():
         ValueError, match=r"unknown privacy_unit 'user'.*client, example"
     ):
         dp.gaussian(1.0, 1.0, privacy_unit="user")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda like: jnp.float32(1.0),
+        lambda like: {"w": jnp.float32(1.0)},
+        lambda like: {"w": jnp.ones(1)},
+        lambda like: {"w": jnp.ones(3, jnp.float16)},
+        lambda like: None,
+    ],
+)
+def test_noise_that_coordinates_share_is_refused(draw):
+    mechanism = dp.additive(
+        clipping.flat(1.0),
+        lambda key, like, sensitivity: draw(like),
+        lambda change: events.gaussian(1.0 / change),
+        norm_bound=1.0,
+    )
+    with pytest.raises(ValueError, match="one draw for every coordinate"):
+        mechanism.privatize(jax.random.key(0), (), {"w": jnp.zeros(3)}, 1.0)
