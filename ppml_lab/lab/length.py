@@ -11,6 +11,7 @@ from ppml_lab.lab.loading import facts_of, load_data
 
 _known: dict[Any, bool] = {}
 """By the structure of setups."""
+_MOST_KNOWN = 256
 
 
 class _Watched:
@@ -38,6 +39,8 @@ def reads_schedule(setup: Any) -> bool:
         return False
     structure = jax.tree.structure(setup)
     if structure not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
         _known[structure] = _reads(setup)
     return _known[structure]
 
