@@ -10,9 +10,8 @@ TESTS = PYTEST_XDIST_AUTO_NUM_WORKERS=$(WORKERS) $(BIN)/python -m pytest -n auto
 QUICK := -m "not exhaustive and not benchmark"
 # Half of the time goes to LLVM. What depends on how floats are compiled, such as
 # compensated sums and the bits of the generator, is tested as users run it, and what
-# trains hundreds of times; all else is
-# as right unoptimised, by XLA's older emitter and one compiler thread, which compile
-# sooner. `test-all` optimises everything.
+# trains hundreds of times; all else is as right unoptimised, by XLA's older emitter
+# and one compiler thread, which compile sooner. `test-all` optimises everything.
 OPTIMISED := tests/test_pairs.py tests/test_random.py tests/dp/test_gradients.py \
   tests/dp/test_rdp.py tests/federated/test_short_floats.py \
   tests/models/test_conv.py tests/audit/test_training.py

@@ -84,7 +84,7 @@ found."""
 def calibrated_once(
     setup: Any, target_epsilon: float, delta: float, noises: Noises
 ) -> Any:
-    """As `calibrated`, but one search for all runs that spend alike.
+    """Calibrates as `calibrated` does, by one search for all runs that spend alike.
 
     A noise found before is taken if the run's own event with it is the same to the last
     number, such as at another learning rate or with another secure sum; nothing else

@@ -96,7 +96,8 @@ def run_sweep(
     checks.within("checkpoint_seconds", checkpoint_seconds, 0, float("inf"))
     folder = Path(folder)
     runs = [run_of(point, folder) for point in points]
-    processes.check_alike(_what_hosts_share(runs))
+    if jax.process_count() > 1:
+        processes.check_alike(_what_hosts_share(runs))
     over = _finished(runs, again, report) if processes.is_first() else None
     over = processes.agreed(over)
     finished = [run for run in runs if run.name in over]
@@ -163,7 +164,7 @@ def _what_hosts_share(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _setup_digest(run: Run) -> str:
-    """A run's setup as a digest, without its data."""
+    """What a run's setup says, as a digest; what its data hold is not in it."""
     return digest(run.point.setup, run.point.delta)
 
 
@@ -173,7 +174,7 @@ def _finished(runs: Sequence[Run], again: bool, report: Report) -> list[str]:
     for run in {run.name: run for run in runs}.values():
         if run.damage:
             report(0, f"{run.damage}, or leave it: the run is made again")
-        elif run.is_finished:
+        elif (run.folder / "result.json").exists():
             over.append(run.name)
             if run.made_by.get("code") != code:
                 others.append(run)

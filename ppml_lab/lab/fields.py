@@ -80,6 +80,9 @@ def _is_marked(kind: Any, mark: str) -> bool:
 
 
 def check_kind(where: str, kind: Any) -> None:
+    """Raises TypeError for an annotation that mixes Traced with what jax cannot trace;
+    `where` names the field.
+    """
     for member in members(kind):
         is_number = _is_marked(member, _TRACED)
         if not is_number and _mentions_traced(member):

@@ -62,11 +62,11 @@ class _Source:
         self.name = digest(self.data, self.partition, self.validation)
 
     def __eq__(self, other: object) -> bool:
-        """By name."""
+        """Compares names."""
         return isinstance(other, _Source) and self.name == other.name
 
     def __hash__(self) -> int:
-        """Of the name."""
+        """Hashes the name."""
         return hash(self.name)
 
 

@@ -90,18 +90,18 @@ class _Structure:
         self.children, self.rest = children, rest
 
     def __eq__(self, other: object) -> bool:
-        """By values and their types."""
+        """Compares values and their types."""
         if not isinstance(other, _Structure):
             return NotImplemented
         mine, theirs = (self.children, self.rest), (other.children, other.rest)
         return mine == theirs and _types(mine) == _types(theirs)
 
     def __hash__(self) -> int:
-        """Of what is compared but for types."""
+        """Hashes what is compared, but for the types."""
         return hash((self.children, self.rest))
 
     def __repr__(self) -> str:
-        """As jax prints a tree's structure."""
+        """Writes what jax prints in a tree's structure."""
         return ", ".join([*self.children, *(f"{k}={v!r}" for k, v in self.rest)])
 
 

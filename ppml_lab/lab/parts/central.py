@@ -29,7 +29,7 @@ class Central:
     data: Data = Digits()
     """Which data."""
     partition: Partition = Iid(1)
-    """Whose rows are whose, for client metrics and costs."""
+    """Whose rows are whose; batches are drawn from all alike."""
     model: Model = Logistic()
     """What is learnt."""
     optimizer: Optimizer = Sgd(0.1)

@@ -32,7 +32,7 @@ class Digits:
     num_classes = 10
 
     def load(self) -> tuple[Any, Any, Any]:
-        """From scikit-learn; nobody knows the users."""
+        """Reads scikit-learn's copy; nobody knows the users."""
         return _loaded(data.load("digits"))
 
 
@@ -43,7 +43,7 @@ class Mnist:
     num_classes = 10
 
     def load(self) -> tuple[Any, Any, Any]:
-        """From disk, else from the network."""
+        """Reads the disk, else the network."""
         return _loaded(data.load("mnist"))
 
 
@@ -54,7 +54,7 @@ class FashionMnist:
     num_classes = 10
 
     def load(self) -> tuple[Any, Any, Any]:
-        """From disk, else from the network; there are no users."""
+        """Reads the disk, else the network; there are no users."""
         return _loaded(data.load("fashion_mnist"))
 
 
@@ -65,7 +65,7 @@ class Adult:
     num_classes = 2
 
     def load(self) -> tuple[Any, Any, Any]:
-        """From disk, else from the network."""
+        """Reads the disk, else the network."""
         return _loaded(data.load("adult"))
 
 
@@ -76,7 +76,7 @@ class HeartDisease:
     num_classes = 2
 
     def load(self) -> tuple[Any, Any, Any]:
-        """From disk, else from the network; users are the hospitals."""
+        """Reads the disk, else the network; users are the hospitals."""
         return _loaded(data.load("heart_disease"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from ppml_lab import base, dp
 from ppml_lab.lab.fields import Traced
@@ -38,6 +38,14 @@ def only_clients(name: str, privacy_unit: str) -> None:
         )
 
 
+class _Multiplied:
+    """What mechanisms with a field `noise_multiplier` have in common."""
+
+    def with_noise(self, noise_multiplier: float) -> Any:
+        """The same with this noise multiplier, which is the first of a schedule."""
+        return dataclasses.replace(cast(Any, self), noise_multiplier=noise_multiplier)
+
+
 @part
 class NoPrivacy:
     """Changes nothing and promises nothing."""
@@ -48,7 +56,7 @@ class NoPrivacy:
 
 
 @part
-class Gaussian:
+class Gaussian(_Multiplied):
     """Clips contributions and adds Gaussian noise to their sum (central DP)."""
 
     clip_norm: Traced = 1.0
@@ -67,13 +75,9 @@ class Gaussian:
             rule=self.rule,
         )
 
-    def with_noise(self, noise_multiplier: float) -> Gaussian:
-        """With this noise multiplier."""
-        return dataclasses.replace(self, noise_multiplier=noise_multiplier)
-
 
 @part
-class AdaptiveGaussian:
+class AdaptiveGaussian(_Multiplied):
     """Gaussian noise, and a clip norm that moves to a quantile of the norms."""
 
     initial_clip_norm: Traced = 1.0
@@ -105,17 +109,13 @@ class AdaptiveGaussian:
             privacy_unit=privacy_unit,
         )
 
-    def with_noise(self, noise_multiplier: float) -> AdaptiveGaussian:
-        """With this noise multiplier."""
-        return dataclasses.replace(self, noise_multiplier=noise_multiplier)
-
     def accounted(self) -> Gaussian:
         """What costs the same, and bears all the noise that a search tries."""
         return Gaussian(self.initial_clip_norm, self.noise_multiplier)
 
 
 @part
-class ScheduledGaussian:
+class ScheduledGaussian(_Multiplied):
     """Gaussian noise and a clip norm that follow schedules over a run's releases."""
 
     clip_norm: Traced = 1.0
@@ -138,10 +138,6 @@ class ScheduledGaussian:
             rule=self.rule,
         )
 
-    def with_noise(self, noise_multiplier: float) -> ScheduledGaussian:
-        """With this noise multiplier at first."""
-        return dataclasses.replace(self, noise_multiplier=noise_multiplier)
-
 
 def _over(first: Any, schedule: Any) -> Any:
     """A number, or a function of the number of earlier releases."""
@@ -151,7 +147,7 @@ def _over(first: Any, schedule: Any) -> Any:
 
 
 @part
-class LocalGaussian:
+class LocalGaussian(_Multiplied):
     """Each client clips its update and adds Gaussian noise itself (local DP)."""
 
     clip_norm: Traced = 1.0
@@ -164,13 +160,9 @@ class LocalGaussian:
         only_clients("LocalGaussian", privacy_unit)
         return dp.local_gaussian(self.clip_norm, self.noise_multiplier)
 
-    def with_noise(self, noise_multiplier: float) -> LocalGaussian:
-        """With this noise multiplier."""
-        return dataclasses.replace(self, noise_multiplier=noise_multiplier)
-
 
 @part
-class LocalLaplace:
+class LocalLaplace(_Multiplied):
     """Each client clips its update in L1 norm and adds Laplace noise itself."""
 
     clip_norm: Traced = 1.0
@@ -182,10 +174,6 @@ class LocalLaplace:
         """See `dp.local_laplace`."""
         only_clients("LocalLaplace", privacy_unit)
         return dp.local_laplace(self.clip_norm, self.noise_multiplier)
-
-    def with_noise(self, noise_multiplier: float) -> LocalLaplace:
-        """With this noise multiplier."""
-        return dataclasses.replace(self, noise_multiplier=noise_multiplier)
 
 
 @part

@@ -50,7 +50,7 @@ class Cosine:
     """What it is from then on."""
 
     def at(self, round_number: Any) -> Any:
-        """From 1 to the end."""
+        """Falls from 1 to `end`."""
         done = jnp.clip(jnp.float32(round_number) / self.num_rounds, 0, 1)
         return self.end + (1 - self.end) * (1 + jnp.cos(jnp.pi * done)) / 2
 
