@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from ppml_lab import lab
-from ppml_lab.lab import parts, paths
+from ppml_lab.lab import parts
+from ppml_lab.lab.tree import paths
 
 INF = float("inf")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ppml_lab import base, lab
-from ppml_lab.lab import budget, parts, program
+from ppml_lab.lab import building, parts, program
 
 NOISES = (0.05, 0.1, 0.3, 1.0, 3.0)
 NUM_SEEDS = 4
@@ -64,7 +64,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     try:
         for slice_size, width in KINDS:
             program.init_program.cache_clear()
-            budget.built.cache_clear()
+            building.built.cache_clear()
             built.clear()
             compiled.clear()
             folder = tmp_path_factory.mktemp("sweep")

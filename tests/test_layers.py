@@ -1,6 +1,7 @@
 """The house rules: who imports whom, what stays lazy, how long a file may be."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,40 @@ def test_the_two_houses_of_smpc_stand_apart_on_common_ground():
             assert not used(path) & (houses - {house}), path
     for path in smpc.glob("*.py"):
         assert path.name == "__init__.py" or not used(path) & houses, path
+
+
+LAB = PACKAGE / "lab"
+
+
+def used_of_lab(path):
+    """The dotted modules of lab that a file imports, from inside functions too."""
+    found = set()
+    for name in imports(path.read_text()):
+        steps = name.split(".")
+        if steps[:2] == ["ppml_lab", "lab"]:
+            # The last step may be a name in a module.
+            whole = ROOT.joinpath(*steps)
+            is_module = whole.with_suffix(".py").exists() or whole.is_dir()
+            found.add(name if is_module else name.rpartition(".")[0])
+    return found
+
+
+def test_no_two_files_of_the_lab_import_each_other_in_a_circle():
+    graph = {}
+    for path in sources(LAB):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        graph[module.removesuffix(".__init__")] = used_of_lab(path)
+    order = [*graphlib.TopologicalSorter(graph).static_order()]
+    assert set(order) == set(graph)
+
+
+def test_a_tree_of_parts_knows_no_lab_and_the_engine_knows_no_stock_part():
+    for path in sources(LAB / "tree"):
+        assert all(".tree." in name for name in used_of_lab(path)), path
+    for path in LAB.glob("*.py"):
+        knows = any(name.startswith("ppml_lab.lab.parts") for name in used_of_lab(path))
+        # The command line offers stock parts by name.
+        assert knows == (path.name in ("__init__.py", "run.py")), path
 
 
 def top_levels(path, **how):

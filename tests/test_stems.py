@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ppml_lab.lab.identity import described
 from ppml_lab.lab.provenance import open_folder
+from ppml_lab.lab.tree.identity import described
 
 ROOT = Path(__file__).resolve().parents[1]
 STEMS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))

@@ -1,12 +1,10 @@
 """The laboratory: setups, sweeps, records and progress."""
 
 from ppml_lab.lab import parts
-from ppml_lab.lab.budget import calibrated, statement
-from ppml_lab.lab.composition import cost_together
+from ppml_lab.lab.budget import calibrated, cost_together, statement
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
-from ppml_lab.lab.fields import SameBits, Traced
 from ppml_lab.lab.loading import LabData, facts_of, load_data
-from ppml_lab.lab.part import part
+from ppml_lab.lab.program import seconds_in_turns
 from ppml_lab.lab.results import Outcome, Point, Result
 from ppml_lab.lab.run import run_benchmark, run_experiment
 from ppml_lab.lab.setup import Facts, Layout, Schedule, Setup
@@ -24,7 +22,8 @@ from ppml_lab.lab.sweep import (
     variants,
     zipped,
 )
-from ppml_lab.lab.timing import seconds_in_turns
+from ppml_lab.lab.tree.fields import SameBits, Traced
+from ppml_lab.lab.tree.part import part
 
 __all__ = [
     "Facts",

@@ -17,9 +17,7 @@ import jax
 from ppml_lab import arguments, checks
 from ppml_lab.lab import checkpoints, processes, program, queue
 from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
-from ppml_lab.lab.blame import blaming
-from ppml_lab.lab.budget import built, events_of
-from ppml_lab.lab.identity import digest
+from ppml_lab.lab.building import blaming, built, events_of
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.processes import Claims, open_claims
 from ppml_lab.lab.program import Group, group_of
@@ -36,6 +34,7 @@ from ppml_lab.lab.records import DamagedError
 from ppml_lab.lab.results import Outcome, Point, Run, run_of
 from ppml_lab.lab.setup import lab_mesh, num_rows
 from ppml_lab.lab.swept import check_swept
+from ppml_lab.lab.tree.identity import digest
 
 
 class MadeElsewhereError(RuntimeError):

@@ -12,9 +12,9 @@ from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, data, federated, trees
 from ppml_lab.data import columns
-from ppml_lab.lab.fields import is_part
-from ppml_lab.lab.identity import digest
 from ppml_lab.lab.setup import Facts, check_setup, lab_mesh
+from ppml_lab.lab.tree.fields import is_part
+from ppml_lab.lab.tree.identity import digest
 
 
 class LabData(NamedTuple):

@@ -1,4 +1,4 @@
-"""A chunk of a slice as one compiled program, and what goes into it.
+"""A chunk of a slice as one compiled program, what goes into it, and its time.
 
 Points of one structure share a program: their setups, stacked, are an argument of it,
 and inside it each point's numbers are traced.
@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
-from ppml_lab import base
+from ppml_lab import arguments, base, checks
 from ppml_lab.federated.simulate import run_chunk
-from ppml_lab.lab.identity import key_words
 from ppml_lab.lab.loading import facts_of, load_data
-from ppml_lab.lab.results import Point
+from ppml_lab.lab.results import Point, key_words
 from ppml_lab.lab.setup import Facts, Schedule, lab_mesh, num_rows, over_points
 
 
@@ -221,3 +220,43 @@ def compile_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Program:
     begin = time.perf_counter()
     compiled = traced_chunk(group, chunk, size, width).lower().compile()
     return Program(compiled, time.perf_counter() - begin)
+
+
+@arguments.checked
+def seconds_in_turns(
+    points: Sequence[Point], turns: int = 7
+) -> Float[np.ndarray, "turns points"]:
+    """Wall seconds of one chunk of `eval_every` rounds of every point.
+
+    Each turn runs all points once, so that a machine that is busy for a while is busy
+    for all alike: take ratios within a turn, and their median. Compilation and a first
+    run are not counted.
+    """
+    checks.at_least("turns", turns, 1)
+    programs = [_ready_chunk(point) for point in points]
+    seconds = np.empty((turns, len(points)))
+    for turn in range(turns):
+        for i, program in enumerate(programs):
+            begin = time.perf_counter()
+            program()
+            seconds[turn, i] = time.perf_counter() - begin
+    return seconds
+
+
+def _ready_chunk(point: Point) -> Callable[[], Any]:
+    setup, group = point.setup, group_of(point)
+    data = load_data(setup)
+    # Every row of devices needs a point: the same one for all.
+    copies = num_rows(lab_mesh(setup.layout.num_devices))
+    inputs = inputs_of([point] * copies)
+    states = [init_program(group)(*inputs)]
+    # As a sweep runs it, whose compiled program is found again.
+    chunk = compile_chunk(group, Chunk(1, setup.schedule.eval_every), copies, 1).run
+
+    def run() -> None:
+        # The states' buffers go to the next ones.
+        after = chunk(*inputs, states.pop(), *data[:3], np.int32(0))
+        states.append(jax.block_until_ready(after)[0])
+
+    run()
+    return run

@@ -1,4 +1,9 @@
-"""What a sweep is made of and what it gives: points, their runs, outcomes, results."""
+"""What a sweep is made of and what it gives: points, their runs, outcomes, results.
+
+A run's key is that of its seed. A run that promises privacy folds in what it is, its
+setup and the data: so no two private runs share initial parameters, cohorts, batches or
+noise, which whoever sees both could else cancel.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+from jaxtyping import UInt32
+
 from ppml_lab import arguments
 from ppml_lab.lab import records
-from ppml_lab.lab.budget import promises_privacy
-from ppml_lab.lab.identity import described, key_identity, run_id
-from ppml_lab.lab.length import reads_schedule
+from ppml_lab.lab.building import promises_privacy, reads_schedule
 from ppml_lab.lab.loading import facts_of
+from ppml_lab.lab.setup import Facts
+from ppml_lab.lab.tree.identity import described, digest
+
+SEED_ALONE = "seed"
+"""The key identity of runs that promise nothing: a seed's are paired."""
 
 
 class Point(NamedTuple):
@@ -31,7 +43,7 @@ class Point(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What the run's key is made of beside its seed, see `identity.key_identity`.
+        """What the run's key is made of beside its seed, see `key_identity`.
 
         Loads the data, as `id` does.
         """
@@ -142,7 +154,7 @@ class Result(NamedTuple):
     """The run."""
     guarantee: dict[str, Any]
     """The columns of `lab.statement`, and `key`: runs of one seed and one key share
-    their randomness, and only they do (`identity.key_identity`)."""
+    their randomness, and only they do (`key_identity`)."""
     outcome: Outcome
     """What it left."""
 
@@ -153,3 +165,74 @@ def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
         name: math.nan if value is None and name != "epsilon" else value
         for name, value in row.items()
     }
+
+
+def run_id(setup: Any, seed: int, delta: float | None, facts: Facts) -> str:
+    """The name of a run: of all that its result depends on. Labels and layout are left
+    out.
+    """
+    told = (setup, seed, delta, _stored(facts), facts.judged_by)
+    return digest(*told, without=("layout",))[:16]
+
+
+def key_identity(
+    setup: Any, facts: Facts, *, promises: bool, by_schedule: bool = False
+) -> str:
+    """What a run's key is made of beside its seed, as a short text.
+
+    **Guarantee:** two runs of equal seeds and identities are the same run, up to its
+    length, how it lies on devices, and the rounding of that: one release, of which the
+    shorter is the beginning of the longer. Two private runs that differ in a number, a
+    class or a single value of the train examples have independent keys, as far as the
+    generator (no cryptographic one) makes them so.
+
+    Args:
+      setup: The run's.
+      facts: About its data.
+      promises: Whether it promises anything to anybody.
+      by_schedule: Whether its rounds depend on its schedule, such as a rate that falls
+        until the last round: then a shorter run is not the beginning of a longer one.
+
+    Returns:
+      `SEED_ALONE` if it promises nothing, else a text of 64 hexadecimal digits.
+
+    Raises:
+      ValueError: If it does and `facts` are of no data.
+    """
+    if not promises:
+        return SEED_ALONE
+    if facts.digests is None:
+        raise ValueError(
+            "facts.digests is None: a private run's key depends on the data, and these "
+            "have no rows to make a digest of"
+        )
+    # How long it runs, and what it is judged by, changes no round.
+    left_out = ("layout",) if by_schedule else ("layout", "schedule")
+    return digest(setup, _stored(facts), same_bits=True, without=left_out)
+
+
+def key_words(seeds: Any, identities: list[str]) -> UInt32[np.ndarray, "points 2"]:
+    """The seed words of runs' keys, from their seeds and `key_identity`."""
+    own = [identity != SEED_ALONE for identity in identities]
+    words = [
+        np.frombuffer(bytes.fromhex(identity), "<u4") if is_own else np.zeros(8, "<u4")
+        for identity, is_own in zip(identities, own, strict=True)
+    ]
+    return np.asarray(
+        _folded(np.asarray(seeds, np.uint32), np.stack(words), np.asarray(own))
+    )
+
+
+@jax.jit
+@jax.vmap
+def _folded(seed: Any, words: Any, own: Any) -> Any:
+    plain = jax.random.key(seed)
+    key, _ = jax.lax.scan(
+        lambda key, word: (jax.random.fold_in(key, word), None), plain, words
+    )
+    chosen = [jax.random.key_data(one) for one in (key, plain)]
+    return jax.numpy.where(own, *chosen)
+
+
+def _stored(facts: Facts) -> str | None:
+    return None if facts.digests is None else facts.digests.stored

@@ -17,11 +17,9 @@ from ppml_lab.data import files
 from ppml_lab.dp import cut
 from ppml_lab.lab import processes, records
 from ppml_lab.lab.advance import OnMetrics
-from ppml_lab.lab.budget import statement
+from ppml_lab.lab.budget import cost_together, statement
 from ppml_lab.lab.command import parse
-from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
-from ppml_lab.lab.identity import described
 from ppml_lab.lab.processes import Shard, from_environment, parse_shard, take
 from ppml_lab.lab.progress import progress
 from ppml_lab.lab.provenance import (
@@ -33,6 +31,7 @@ from ppml_lab.lab.provenance import (
     total_cost,
 )
 from ppml_lab.lab.results import Point, Result, run_of
+from ppml_lab.lab.tree.identity import described
 
 C = TypeVar("C", bound=Any)
 

@@ -17,9 +17,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from ppml_lab import base, checks, data, federated
-from ppml_lab.lab import paths
-from ppml_lab.lab.fields import fields_of, is_part
-from ppml_lab.lab.part import part
+from ppml_lab.lab.tree import paths
+from ppml_lab.lab.tree.fields import fields_of, is_part
+from ppml_lab.lab.tree.part import part
 
 OF_A_POINT = ("seed", "delta", "target_epsilon")
 """What a sweep sets that is no field of a setup."""

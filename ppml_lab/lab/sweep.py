@@ -27,12 +27,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ppml_lab import arguments, checks
-from ppml_lab.lab import paths
 from ppml_lab.lab.budget import Noises, calibrated_once, noise_path
-from ppml_lab.lab.fields import is_part
-from ppml_lab.lab.identity import check_classes
 from ppml_lab.lab.results import Point
 from ppml_lab.lab.setup import OF_A_POINT, check_setup
+from ppml_lab.lab.tree import paths
+from ppml_lab.lab.tree.fields import is_part
+from ppml_lab.lab.tree.identity import check_classes
 
 
 class Setting(NamedTuple):
@@ -100,7 +100,7 @@ def seeds(count: int) -> Sweep:
     Every method of a product gets the same. Runs that promise no privacy have with a
     seed the same initial parameters, cohorts and batches: their differences at a seed
     are paired. Private runs share none of these, for noise and cohorts that two of them
-    had in common could be cancelled (`identity.key_identity`): compare them as
+    had in common could be cancelled (`results.key_identity`): compare them as
     independent runs.
     """
     checks.at_least("count: the number of seeds", count, 1)

@@ -11,10 +11,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from ppml_lab import trees
-from ppml_lab.lab import paths
-from ppml_lab.lab.blame import blaming
-from ppml_lab.lab.budget import built
-from ppml_lab.lab.fields import fields_of, gives_same_bits
+from ppml_lab.lab.building import blaming, built
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.program import (
     Group,
@@ -25,6 +22,8 @@ from ppml_lab.lab.program import (
 )
 from ppml_lab.lab.results import Point
 from ppml_lab.lab.setup import lab_mesh, num_rows
+from ppml_lab.lab.tree import paths
+from ppml_lab.lab.tree.fields import fields_of, gives_same_bits
 
 _OTHER = 0.7071
 """A factor that moves a number to another."""

@@ -21,7 +21,8 @@ import optax
 import pytest
 
 from ppml_lab import data, lab
-from ppml_lab.lab import identity, parts, paths, program
+from ppml_lab.lab import parts, program, results
+from ppml_lab.lab.tree import identity, paths
 
 # Noise is nearly all of a release, so that what two releases have in common is noise.
 SETUP = parts.Federated(
@@ -62,7 +63,7 @@ def point(setup: Any, seed: int = 0) -> lab.Point:
 
 def words(setup: Any, seed: int = 0) -> tuple[int, ...]:
     """Those of a run's key."""
-    return tuple(identity.key_words([seed], [point(setup).key])[0].tolist())
+    return tuple(results.key_words([seed], [point(setup).key])[0].tolist())
 
 
 def trained(points: list[lab.Point]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -206,12 +207,12 @@ def test_every_other_field_makes_another_key() -> None:
     """Whatever it is: nothing but what is annotated so is left out by its name."""
     named = [path for path in paths.every(EVERY) if not path.startswith(KEPT)]
     facts = lab.facts_of(EVERY)
-    own = identity.key_identity(EVERY, facts, promises=True)
+    own = results.key_identity(EVERY, facts, promises=True)
     for path in named:
         held = paths.value_at(EVERY, path)
         new = Unlike() if path.endswith("schedule") else another(held)
         other = with_fields(EVERY, {path: new})
-        assert identity.key_identity(other, facts, promises=True) != own, path
+        assert results.key_identity(other, facts, promises=True) != own, path
     assert len(named) > 25
 
 
@@ -280,8 +281,8 @@ def test_nothing_promised_keeps_the_keys_of_the_seed() -> None:
 def test_private_keys_of_no_data_are_refused() -> None:
     facts = lab.facts_of(SETUP)._replace(digests=None)
     with pytest.raises(ValueError, match=r"facts\.digests is None"):
-        identity.key_identity(SETUP, facts, promises=True)
-    assert identity.key_identity(SETUP, facts, promises=False) == "seed"
+        results.key_identity(SETUP, facts, promises=True)
+    assert results.key_identity(SETUP, facts, promises=False) == "seed"
 
 
 def test_a_longer_run_begins_with_the_shorter_one(tmp_path: Path) -> None:
@@ -493,7 +494,7 @@ def test_what_has_no_name_yet_is_no_error() -> None:
 
 def test_names_are_the_same_under_python_m(tmp_path: Path) -> None:
     code = (
-        "from ppml_lab import lab\nfrom ppml_lab.lab.identity import digest\n"
+        "from ppml_lab import lab\nfrom ppml_lab.lab.tree.identity import digest\n"
         "def f(): pass\n"
         "@lab.part\nclass M:\n    a: lab.Traced = 1\n    b: object = f\n"
         "print(digest(M()))"

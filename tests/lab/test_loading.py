@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ppml_lab import data, lab
-from ppml_lab.lab import identity, parts
+from ppml_lab.lab import parts, results
 
 X = np.arange(40, dtype=np.float32).reshape(20, 2)
 Y = np.arange(20, dtype=np.int32) % 2
@@ -283,8 +283,8 @@ def test_what_a_run_is_judged_by_is_in_its_name_and_in_no_key() -> None:
     facts = [lab.facts_of(point.setup) for point in found]
     assert facts[0].digests == facts[1].digests
     assert facts[0].judged_by != facts[1].judged_by
-    names = {identity.run_id(found[0].setup, 0, 1e-2, one) for one in facts}
-    keys = {identity.key_identity(found[0].setup, f, promises=True) for f in facts}
+    names = {results.run_id(found[0].setup, 0, 1e-2, one) for one in facts}
+    keys = {results.key_identity(found[0].setup, f, promises=True) for f in facts}
     assert (len(names), len(keys)) == (2, 1)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import parts, paths
+from ppml_lab.lab import parts
+from ppml_lab.lab.tree import paths
 
 
 class Rates(NamedTuple):

@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import parts, paths
+from ppml_lab.lab import parts
+from ppml_lab.lab.tree import paths
 
 SETUP = parts.Federated(
     trainer=parts.FedProx(parts.Adam(0.01)),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ppml_lab import lab
-from ppml_lab.lab import paths
+from ppml_lab.lab.tree import paths
 
 from . import parts
 from .values import SEED, good

@@ -11,7 +11,6 @@ from jaxtyping import PyTree
 from ppml_lab import base, federated
 from ppml_lab.federated import scoring
 from ppml_lab.lab.loading import facts_of
-from ppml_lab.lab.part import part
 from ppml_lab.lab.parts.data import Data, Digits
 from ppml_lab.lab.parts.mechanisms import Mechanism, NoPrivacy
 from ppml_lab.lab.parts.metrics import Accuracy, Metric
@@ -20,6 +19,7 @@ from ppml_lab.lab.parts.optimizers import Optimizer, Sgd
 from ppml_lab.lab.parts.partitions import Iid, Partition
 from ppml_lab.lab.parts.samplers import Poisson, Sampler
 from ppml_lab.lab.setup import Facts, Layout, Schedule
+from ppml_lab.lab.tree.part import part
 
 
 @part

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ppml_lab import data
-from ppml_lab.lab.part import part
+from ppml_lab.lab.tree.part import part
 
 
 class Data(Protocol):

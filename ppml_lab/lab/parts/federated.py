@@ -10,9 +10,7 @@ from jaxtyping import PyTree
 
 from ppml_lab import base, federated
 from ppml_lab.federated import scoring
-from ppml_lab.lab.fields import Traced
 from ppml_lab.lab.loading import facts_of
-from ppml_lab.lab.part import part
 from ppml_lab.lab.parts.data import Data, Digits
 from ppml_lab.lab.parts.mechanisms import Mechanism, NoPrivacy
 from ppml_lab.lab.parts.metrics import Accuracy, Metric
@@ -23,6 +21,8 @@ from ppml_lab.lab.parts.samplers import Poisson, Sampler
 from ppml_lab.lab.parts.sums import Clear, Sum
 from ppml_lab.lab.parts.trainers import FedAvg, Trainer
 from ppml_lab.lab.setup import Facts, Layout, Schedule
+from ppml_lab.lab.tree.fields import Traced
+from ppml_lab.lab.tree.part import part
 
 
 class Rule(Protocol):

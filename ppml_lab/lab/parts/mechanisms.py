@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any, Literal, Protocol, cast
 
 from ppml_lab import base, dp
-from ppml_lab.lab.fields import Traced
-from ppml_lab.lab.part import part
 from ppml_lab.lab.parts.optimizers import Factor
+from ppml_lab.lab.tree.fields import Traced
+from ppml_lab.lab.tree.part import part
 
 Rule = Literal["flat", "per_layer", "normalised"]
 """How contributions are clipped; see `dp.clipping`."""

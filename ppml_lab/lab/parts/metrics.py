@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 from jax import Array
 
-from ppml_lab.lab.part import part
+from ppml_lab.lab.tree.part import part
 
 
 class Metric(Protocol):

@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 
 from ppml_lab import base, models
-from ppml_lab.lab.part import part
 from ppml_lab.lab.setup import Facts
+from ppml_lab.lab.tree.part import part
 
 
 class Model(Protocol):

@@ -15,11 +15,11 @@ from jaxtyping import Int, PyTree
 from ppml_lab import base, federated
 from ppml_lab.federated import scoring
 from ppml_lab.lab.loading import facts_of
-from ppml_lab.lab.part import part
 from ppml_lab.lab.parts.data import Data, HeartDisease
 from ppml_lab.lab.parts.metrics import Accuracy, Metric
 from ppml_lab.lab.parts.partitions import Natural, Partition
 from ppml_lab.lab.setup import Facts, Layout, Schedule
+from ppml_lab.lab.tree.part import part
 from ppml_lab.smpc.computing import approximations, private
 
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import optax
 
-from ppml_lab.lab.fields import Traced
-from ppml_lab.lab.part import part
+from ppml_lab.lab.tree.fields import Traced
+from ppml_lab.lab.tree.part import part
 
 
 class Factor(Protocol):

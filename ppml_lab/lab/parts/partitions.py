@@ -9,7 +9,7 @@ import numpy as np
 
 from ppml_lab import checks, data
 from ppml_lab.data import columns
-from ppml_lab.lab.part import part
+from ppml_lab.lab.tree.part import part
 
 
 class Partition(Protocol):

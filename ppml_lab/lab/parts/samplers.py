@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ppml_lab import base, checks, federated
-from ppml_lab.lab.fields import Traced
-from ppml_lab.lab.part import part
+from ppml_lab.lab.tree.fields import Traced
+from ppml_lab.lab.tree.part import part
 
 
 class Sampler(Protocol):

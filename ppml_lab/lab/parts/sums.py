@@ -7,8 +7,8 @@ from typing import Any, Literal, Protocol
 import jax.numpy as jnp
 
 from ppml_lab import base, checks, smpc
-from ppml_lab.lab.fields import SameBits, Traced
-from ppml_lab.lab.part import part
+from ppml_lab.lab.tree.fields import SameBits, Traced
+from ppml_lab.lab.tree.part import part
 
 
 class Sum(Protocol):

@@ -8,11 +8,11 @@ from typing import Literal, Protocol
 import optax
 
 from ppml_lab import base, dp, federated
-from ppml_lab.lab.fields import Traced
-from ppml_lab.lab.part import part
 from ppml_lab.lab.parts.mechanisms import Rule
 from ppml_lab.lab.parts.optimizers import Optimizer, Sgd, for_clients
 from ppml_lab.lab.setup import Facts
+from ppml_lab.lab.tree.fields import Traced
+from ppml_lab.lab.tree.part import part
 
 
 class Trainer(Protocol):

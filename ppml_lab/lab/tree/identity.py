@@ -1,11 +1,7 @@
-"""What a setup is, as a text that differs wherever a result could; and its keys.
+"""What a setup is, as a text that differs wherever a result could.
 
 Not `dataclasses.asdict`, which forgets classes: `Gaussian(1, 1)` and
 `LocalGaussian(1, 1)` would be one run.
-
-A run's key is that of its seed. A run that promises privacy folds in what it is, its
-setup and the data: so no two private runs share initial parameters, cohorts, batches or
-noise, which whoever sees both could else cancel.
 """
 
 from __future__ import annotations
@@ -23,104 +19,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt32
 
 from ppml_lab import trees
-from ppml_lab.lab import paths
-from ppml_lab.lab.fields import gives_same_bits, is_part, may_be_number
-from ppml_lab.lab.setup import Facts
-
-SEED_ALONE = "seed"
-"""The key identity of runs that promise nothing: a seed's are paired."""
+from ppml_lab.lab.tree import paths
+from ppml_lab.lab.tree.fields import gives_same_bits, is_part, may_be_number
 
 
-def run_id(setup: Any, seed: int, delta: float | None, facts: Facts) -> str:
-    """The name of a run: of all that its result depends on. Labels and layout are left
-    out.
-    """
-    whole = described(setup, without=("layout",))
-    return _digest([whole, seed, delta, _stored(facts), facts.judged_by])[:16]
-
-
-def key_identity(
-    setup: Any, facts: Facts, *, promises: bool, by_schedule: bool = False
-) -> str:
-    """What a run's key is made of beside its seed, as a short text.
-
-    **Guarantee:** two runs of equal seeds and identities are the same run, up to its
-    length, how it lies on devices, and the rounding of that: one release, of which the
-    shorter is the beginning of the longer. Two private runs that differ in a number, a
-    class or a single value of the train examples have independent keys, as far as the
-    generator (no cryptographic one) makes them so.
-
-    Args:
-      setup: The run's.
-      facts: About its data.
-      promises: Whether it promises anything to anybody.
-      by_schedule: Whether its rounds depend on its schedule, such as a rate that falls
-        until the last round: then a shorter run is not the beginning of a longer one.
-
-    Returns:
-      `SEED_ALONE` if it promises nothing, else a text of 64 hexadecimal digits.
-
-    Raises:
-      ValueError: If it does and `facts` are of no data.
-    """
-    if not promises:
-        return SEED_ALONE
-    if facts.digests is None:
-        raise ValueError(
-            "facts.digests is None: a private run's key depends on the data, and these "
-            "have no rows to make a digest of"
-        )
-    # How long it runs, and what it is judged by, changes no round.
-    left_out = ("layout",) if by_schedule else ("layout", "schedule")
-    whole = described(setup, same_bits=True, without=left_out)
-    return _digest([whole, _stored(facts)])
-
-
-def key_words(seeds: Any, identities: list[str]) -> UInt32[np.ndarray, "points 2"]:
-    """The seed words of runs' keys, from their seeds and `key_identity`."""
-    own = [identity != SEED_ALONE for identity in identities]
-    words = [
-        np.frombuffer(bytes.fromhex(identity), "<u4") if is_own else np.zeros(8, "<u4")
-        for identity, is_own in zip(identities, own, strict=True)
-    ]
-    return np.asarray(
-        _folded(np.asarray(seeds, np.uint32), np.stack(words), np.asarray(own))
-    )
-
-
-@jax.jit
-@jax.vmap
-def _folded(seed: Any, words: Any, own: Any) -> Any:
-    plain = jax.random.key(seed)
-    key, _ = jax.lax.scan(
-        lambda key, word: (jax.random.fold_in(key, word), None), plain, words
-    )
-    chosen = [jax.random.key_data(one) for one in (key, plain)]
-    return jax.numpy.where(own, *chosen)
-
-
-def _stored(facts: Facts) -> str | None:
-    return None if facts.digests is None else facts.digests.stored
-
-
-def digest(*values: Any, same_bits: bool = False) -> str:
+def digest(*values: Any, same_bits: bool = False, without: Collection[str] = ()) -> str:
     """A name of 64 hexadecimal digits for values: parts, plain values, functions that
     can be imported, and tuples of these.
 
     Args:
       *values: What is named together.
       same_bits: Whether fields annotated `lab.SameBits` are left out.
+      without: Names of fields of the values themselves that are left out.
 
     Raises:
       ValueError: For a value that has no name, such as a lambda; says where it is.
     """
-    return _digest([described(value, same_bits=same_bits) for value in values])
-
-
-def _digest(told: Any) -> str:
+    told = [described(one, same_bits=same_bits, without=without) for one in values]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

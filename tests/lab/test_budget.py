@@ -12,7 +12,7 @@ import pytest
 
 from ppml_lab import base, lab
 from ppml_lab.dp import accounting
-from ppml_lab.lab import composition, parts
+from ppml_lab.lab import budget, parts
 from ppml_lab.lab.budget import whole_run
 
 PLAIN = parts.Federated(
@@ -93,7 +93,7 @@ def test_each_level_that_a_run_protects_adds_up_by_itself(
     def both(setup: Any) -> base.PrivacyEvent:
         return whole_run(setup)._replace(beside=(whole_run(steps),))
 
-    monkeypatch.setattr(composition, "whole_run", both)
+    monkeypatch.setattr(budget, "whole_run", both)
     rows = lab.cost_together([point(CENTRAL, 1.0, seed) for seed in (0, 1)])
     assert [(row["privacy_unit"], row["runs"]) for row in rows] == [
         ("client", 2),

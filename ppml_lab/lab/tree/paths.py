@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from ppml_lab.lab.fields import (
+from ppml_lab.lab.tree.fields import (
     fields_of,
     is_part,
     is_part_class,

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 
-from ppml_lab.lab.fields import (
+from ppml_lab.lab.tree.fields import (
     check_kind,
     is_part,
     taken,
