@@ -83,6 +83,15 @@ def probability(name: str, value: Any, *, allow_one: bool) -> None:
         )
 
 
+def share(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` lies in [0, 1)."""
+    if is_traced(value):
+        return
+    number(name, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value}")
+
+
 def within(name: str, value: Any, least: Any, most: Any) -> None:
     """Raises ValueError unless `value` is a number in [least, most]."""
     if any(map(is_traced, (value, least, most))):

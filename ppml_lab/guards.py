@@ -55,11 +55,12 @@ def _guarded(made: Any, own: dict[str, Guard]) -> Any:
 
 def called(function: Callable[..., Any], **own: Guard) -> Callable[..., Any]:
     """`function`, guarded, by `own` where its arguments have these names."""
-    known = _GUARDS | own
     names = list(inspect.signature(function).parameters)
-    new = own if hasattr(function, "is_guarded") else known
+    new = own if hasattr(function, "is_guarded") else _GUARDS | own
     if not new.keys() & names:
         return function
+    known = {name: guard for name, guard in (_GUARDS | own).items() if name in names}
+    alike = [pair for pair in _ALIKE if {*pair} <= {*names}]
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -67,7 +68,7 @@ def called(function: Callable[..., Any], **own: Guard) -> Callable[..., Any]:
         for name, value in given.items():
             if name in known:
                 known[name](name, value)
-        for one, other in _ALIKE:
+        for one, other in alike:
             if one in given and other in given:
                 _same_length(one, given[one], other, given[other])
         return function(*args, **kwargs)

@@ -13,6 +13,7 @@ CHECKS = {
     "non_negative": lambda value: checks.non_negative("size", value),
     "probability": lambda value: checks.probability("size", value, allow_one=True),
     "at_least": lambda value: checks.at_least("size", value, 1),
+    "within": lambda value: checks.within("size", value, 0, 1),
 }
 NO_NUMBERS = [True, np.True_, jnp.bool_(True), "1", None, [1], np.ones(1), 1j, b"1"]
 

@@ -52,8 +52,7 @@ def cost(
         raise ValueError(
             f"num_dropped must be below num_clients {num_clients}, got {num_dropped}"
         )
-    if not 0 <= corrupt_share < 1:
-        raise ValueError(f"corrupt_share must lie in [0, 1), got {corrupt_share}")
+    checks.share("corrupt_share", corrupt_share)
     bits = cost.modulus_bits(num_clients, input_bits)
     num_staying = num_clients - num_dropped
 

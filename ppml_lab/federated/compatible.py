@@ -56,9 +56,7 @@ def check(
             f"this server's step is right only for the '{server.weighting}' mean, got "
             f"weighting '{weighting}'; use weighting='{server.weighting}'"
         )
-    checks.non_negative("dropout_prob", dropout_prob)
-    if not checks.is_traced(dropout_prob) and not dropout_prob < 1:
-        raise ValueError(f"dropout_prob must lie in [0, 1), got {dropout_prob}")
+    checks.share("dropout_prob", dropout_prob)
     _check_sum(sampler, mechanism, aggregator)
     _check_completes(sampler, aggregator, dropout_prob)
     check_contributions(sampler, mechanism, dropout_prob)
@@ -165,13 +163,12 @@ def shapes(
         _check_moves(trainer)
     key = jax.random.key(0)
 
-    def before(key: base.Key) -> tuple[PyTree, ...]:
-        params = task.init(key)
+    def before(params: PyTree) -> tuple[PyTree, ...]:
         learnt = trees.widened(roles.trainable(task, params))
         memory, kept = server.init(learnt), trainer.keep(params)
         return learnt, memory, kept, server.send(params, memory)
 
-    learnt, memory, kept, sent = jax.eval_shape(before, key)
+    learnt, memory, kept, sent = jax.eval_shape(before, roles.model(task))
 
     def conversation(
         key: base.Key, learnt: PyTree, memory: PyTree, kept: PyTree, sent: PyTree

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from ppml_lab import base, checks
 from ppml_lab.data import columns, storage
+from ppml_lab.federated import roles
 
 
 def check_clients(task: base.Task, clients: base.Clients) -> None:
@@ -25,9 +26,8 @@ def check_clients(task: base.Task, clients: base.Clients) -> None:
         return
     rows = columns.num_examples("clients.examples", _stored(clients))
     _check_offsets(clients, rows)
-    key = jax.random.key(0)
-    params = jax.eval_shape(task.init, key)
-    check_labels(lambda params, part: task.loss(key, params, part), params, clients)
+    key, model = jax.random.key(0), roles.model(task)
+    check_labels(lambda params, part: task.loss(key, params, part), model, clients)
 
 
 def check_labels(

@@ -142,9 +142,8 @@ def start(
     looks: Collection[str] = ("loss",),
 ) -> LocalState:
     """A client that has just received `params`; `looks` names what it is to see."""
-    model = jax.eval_shape(task.init, jax.random.key(0))
     trees.check_same_shapes(
-        "sent: the server does not send the task's model", model, params
+        "sent: the server does not send the task's model", roles.model(task), params
     )
     part = roles.trainable(task, params)
     optimizers.check(optimizer, part)
@@ -240,8 +239,8 @@ def trainer(
 
 def still_leaves(task: base.Task, optimizer: optimizers.Optimizer) -> tuple[str, ...]:
     """The leaves of the task's model that a client's optimizer leaves as they are."""
-    model = jax.eval_shape(task.init, jax.random.key(0))
-    return optimizers.still_leaves(optimizer, roles.trainable(task, model))
+    learnt = roles.trainable(task, roles.model(task))
+    return optimizers.still_leaves(optimizer, learnt)
 
 
 def nothing_promised() -> base.PrivacyEvent:

@@ -33,11 +33,20 @@ def trainable(task: base.Task, params: PyTree) -> PyTree:
     )
 
 
+def model(task: base.Task) -> PyTree:
+    """Shapes and types of a task's model, found once for each task."""
+    return _model(task, jax.dtypes.canonicalize_dtype(float))
+
+
+@functools.lru_cache(maxsize=64)
+def _model(task: base.Task, widest: Any) -> PyTree:
+    return jax.eval_shape(task.init, jax.random.key(0))
+
+
 @functools.lru_cache(maxsize=64)
 def dimension(task: base.Task) -> int:
     """How many numbers of a task's model are learnt."""
-    model = jax.eval_shape(task.init, jax.random.key(0))
-    leaves = jax.tree.leaves(trainable(task, model))
+    leaves = jax.tree.leaves(trainable(task, model(task)))
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 

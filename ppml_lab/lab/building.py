@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 
 from ppml_lab import base
 from ppml_lab.lab.loading import facts_of, load_data
+from ppml_lab.lab.setup import ON_HOST, Facts
 from ppml_lab.lab.tree import paths
 
 _known: dict[Any, bool] = {}
@@ -38,7 +41,70 @@ def built(setup: Any) -> base.FederatedAlgorithm:
         return setup.algorithm(facts)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=8192)
+def check_numbers(
+    setup: Any, delta: float | None, swept: frozenset[str] = frozenset()
+) -> None:
+    """Raises ValueError unless a setup can be built with its numbers and, where its
+    epsilon is live, with this delta; names the field to blame, a swept one if it can.
+    """
+    facts = facts_of(setup)
+    is_live = getattr(setup, "live_epsilon", False)
+    if is_live and delta is None:
+        raise ValueError("live_epsilon needs a delta: give points one")
+    try:
+        events_of(setup)
+        if is_live:
+            setup.algorithm(facts._replace(delta=delta))
+    except ValueError as error:
+        path = _wrong(setup, facts._replace(delta=delta), swept)
+        if path is None or path in str(error):
+            raise
+        value = paths.value_at(setup, path)
+        raise ValueError(f"{path} is {value!r}: {error}") from error
+
+
+def _wrong(setup: Any, facts: Facts, swept: frozenset[str]) -> str | None:
+    """The path of a field with another value of which a setup could be built: of those
+    that can be, the deepest swept one.
+    """
+    names = [n for n in paths.every(setup) if n.split(".")[0] not in ON_HOST]
+
+    def order(name: str) -> tuple[bool, int]:
+        steps = itertools.accumulate(name.split("."), "{}.{}".format)
+        return swept.isdisjoint(steps), -name.count(".")
+
+    for path in sorted(names, key=order):
+        for value in _usual(setup, path):
+            try:
+                paths.replaced(setup, path, value).algorithm(facts)
+            except (TypeError, ValueError):
+                continue
+            return path
+    return None
+
+
+def _usual(setup: Any, path: str) -> list[Any]:
+    """Values that are likely to be right where another is not: a field's default, and
+    for a number some in a usual range.
+    """
+    above, _, name = path.rpartition(".")
+    held = paths.value_at(setup, above)
+    if isinstance(held, tuple):
+        return []
+    (field,) = (one for one in dataclasses.fields(held) if one.name == name)
+    given, values = getattr(held, name), [field.default]
+    if isinstance(given, float):
+        values += [0.5, 1.0]
+    return [
+        value
+        for value in values
+        if value is not dataclasses.MISSING
+        and (type(value) is not type(given) or value != given)
+    ]
+
+
+@functools.lru_cache(maxsize=2048)
 def events_of(setup: Any) -> Callable[[int], base.PrivacyEvent]:
     """`num_rounds -> event` of a run; cached, because the seeds of a sweep share it.
 

@@ -17,7 +17,7 @@ import jax
 from ppml_lab import arguments, checks
 from ppml_lab.lab import checkpoints, processes, program, queue
 from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
-from ppml_lab.lab.building import blaming, built, events_of
+from ppml_lab.lab.building import blaming, built, check_numbers
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.processes import Claims, open_claims
 from ppml_lab.lab.program import Group, group_of
@@ -107,7 +107,7 @@ def run_sweep(
     groups: dict[Group, list[Run]] = {}
     for run in unfinished.values():
         # With numbers the builder checks what it cannot check of traced values.
-        events_of(run.point.setup)
+        check_numbers(run.point.setup, run.point.delta, run.point.swept)
         groups.setdefault(group_of(run.point), []).append(run)
     for group, its in groups.items():
         with blaming(its[0].point.setup):

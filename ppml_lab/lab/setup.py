@@ -24,7 +24,7 @@ from ppml_lab.lab.tree.part import part
 OF_A_POINT = ("seed", "delta", "target_epsilon")
 """What a sweep sets that is no field of a setup."""
 
-NOT_TRACED = ("data", "partition", "schedule", "layout")
+ON_HOST = ("data", "partition", "schedule", "layout")
 """The fields of a setup that are read on the host and hold no traced number."""
 
 
@@ -78,8 +78,7 @@ class Schedule:
         checks.at_least("num_rounds", self.num_rounds, 1)
         checks.at_least("eval_every", self.eval_every, 1)
         checks.at_least("evals_per_chunk", self.evals_per_chunk, 1)
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation must be in [0, 1), got {self.validation}")
+        checks.share("validation", self.validation)
         if (self.stop_at is not None or self.keep == "best") and not self.validation:
             raise ValueError(
                 "stop_at and keep='best' choose by validation rows, and there are "
@@ -202,7 +201,7 @@ def check_setup(setup: Any) -> None:
                 "give the field another name"
             )
     for path in paths.numbers(setup):
-        if path.split(".")[0] in NOT_TRACED:
+        if path.split(".")[0] in ON_HOST:
             raise ValueError(
                 f"{path} is annotated Traced, and {path.split('.')[0]} is read before "
                 "programs run: declare it float"

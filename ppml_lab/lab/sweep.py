@@ -28,6 +28,7 @@ import numpy as np
 
 from ppml_lab import arguments, checks
 from ppml_lab.lab.budget import Noises, calibrated_once, noise_path
+from ppml_lab.lab.building import check_numbers
 from ppml_lab.lab.results import Point
 from ppml_lab.lab.setup import OF_A_POINT, check_setup
 from ppml_lab.lab.tree import paths
@@ -221,8 +222,9 @@ def points(sweep: Sweep, setup: Any = None, delta: float | None = None) -> list[
 
     Raises:
       ValueError: For a key path that does not exist, a number swept in data, schedule
-        or layout, two classes of parts of one name, or a target_epsilon that has no
-        delta or cannot be reached, also because the point has no noise.
+        or layout, numbers of which no run can be built, two classes of parts of one
+        name, or a target_epsilon that has no delta or cannot be reached, also because
+        the point has no noise.
       TypeError: For a value that a field cannot hold.
     """
     if not sweep:
@@ -264,8 +266,6 @@ def _point(
     check_seed(seed)
     if delta is not None:
         checks.probability("delta", delta, allow_one=False)
-    if delta is None and getattr(setup, "live_epsilon", False):
-        raise ValueError("live_epsilon needs a delta: give points one")
     target = fields.get("target_epsilon")
     if target is not None:
         path = noise_path(setup)
@@ -278,6 +278,7 @@ def _point(
             raise ValueError(f"target_epsilon {target} needs a delta: give points one")
         setup = calibrated_once(setup, target, delta, noisy)
     swept = frozenset(path for path in fields if path and path not in OF_A_POINT)
+    check_numbers(setup, delta, swept)
     return Point(setup, int(seed), {}, delta, swept)
 
 

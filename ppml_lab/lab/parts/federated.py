@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from jax import Array
 from jaxtyping import PyTree
 
-from ppml_lab import base, federated
+from ppml_lab import base, checks, federated
 from ppml_lab.federated import scoring
 from ppml_lab.lab.loading import facts_of
 from ppml_lab.lab.parts.data import Data, Digits
@@ -91,6 +91,7 @@ class Federated:
         task = self.model.build(facts)
         trainer, server = self.trainer.build(task, facts, self.server.build())
         sampler = self.sampler.build(facts.num_clients, self.layout.owners())
+        checks.share("dropout_prob", self.dropout_prob)
         expected = sampler.expected_cohort * (1.0 - self.dropout_prob)
         return federated.averaging(
             task,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -58,12 +59,18 @@ class FlaxClassifier:
 
     def build(self, facts: Facts) -> base.Task:
         """Softmax classification; see `models.flax_classification`."""
-        module = self.module(num_classes(facts))
-        return models.flax_classification(module, _inputs(facts))
+        make = _task.__wrapped__ if jax.tree.leaves(self) else _task
+        return make(self, num_classes(facts), _inputs(facts))
 
     def predict(self, facts: Facts, params: Any, rows: Any) -> Any:
         """Logits `[n, classes]`."""
         return self.module(num_classes(facts)).apply(params, rows["x"])
+
+
+@functools.lru_cache(maxsize=32)
+def _task(model: Any, num_classes: int, input_shape: tuple[int, ...]) -> base.Task:
+    """One object for equal models, so that jax knows what it traced of another."""
+    return models.flax_classification(model.module(num_classes), input_shape)
 
 
 @part

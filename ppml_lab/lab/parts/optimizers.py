@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import optax
 
+from ppml_lab import checks
 from ppml_lab.lab.tree.fields import Traced
 from ppml_lab.lab.tree.part import part
 
@@ -70,15 +72,44 @@ class _Scheduled:
         """For a server or central training, which count the steps of the whole run."""
         rate, schedule = self.learning_rate, self.schedule
         if schedule is None:
-            return self._make(rate)
-        return self._make(lambda count: rate * schedule.at(count // steps_per_round))
+            return self._made(rate)
+        return self._made(lambda count: rate * schedule.at(count // steps_per_round))
 
     def for_clients(self: Any) -> Any:
         """For clients, whose optimizers start afresh in every round."""
         rate, schedule = self.learning_rate, self.schedule
         if schedule is None:
-            return self._make(rate)
-        return lambda round_number: self._make(rate * schedule.at(round_number))
+            return self._made(rate)
+        return lambda round_number: self._made(rate * schedule.at(round_number))
+
+    def _made(self: Any, rate: Any) -> optax.GradientTransformation:
+        _check(self)
+        made = self._make(rate)
+
+        def init(params: Any) -> Any:
+            with jax.numpy_dtype_promotion("standard"):
+                return made.init(params)
+
+        def update(updates: Any, state: Any, params: Any = None) -> Any:
+            # Optax takes a decay, traced here, to the power of a count of integers.
+            with jax.numpy_dtype_promotion("standard"):
+                return made.update(updates, state, params)
+
+        return optax.GradientTransformation(init, update)
+
+
+_CHECKS = {
+    **dict.fromkeys(("learning_rate", "weight_decay", "eps"), checks.non_negative),
+    **dict.fromkeys(("momentum", "b1", "b2"), checks.share),
+}
+
+
+def _check(optimizer: Any) -> None:
+    """Raises ValueError for numbers that no training has."""
+    for name, check in _CHECKS.items():
+        value = getattr(optimizer, name, None)
+        if value is not None:
+            check(name, value)
 
 
 @part

@@ -167,9 +167,7 @@ def k_regular(
         "corrupt_share": corrupt_share,
         "dropout_share": dropout_share,
     }.items():
-        checks.number(name, share)
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {share}")
+        checks.share(name, share)
     checks.at_least("correctness_bits", correctness_bits, 1)
     checks.at_least("security_bits", security_bits, 1)
     weight = 2 if semi_malicious else 1
