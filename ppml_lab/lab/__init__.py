@@ -2,6 +2,7 @@
 
 from ppml_lab.lab import parts
 from ppml_lab.lab.budget import calibrated, statement
+from ppml_lab.lab.columns import columns
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.fields import SameBits, Traced
@@ -43,6 +44,7 @@ __all__ = [
     "axis",
     "calibrated",
     "chain",
+    "columns",
     "cost_together",
     "facts_of",
     "hidden",

@@ -18,7 +18,8 @@ from ppml_lab.dp import cut
 from ppml_lab.lab import processes, records
 from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
-from ppml_lab.lab.command import parse
+from ppml_lab.lab.columns import completed
+from ppml_lab.lab.command import again, parse
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.identity import described
@@ -60,7 +61,8 @@ def run_experiment(
       description: Its docstring, shown by `--help`.
       configs: Frozen dataclasses by name.
       points: The runs of a configuration.
-      table: Rows of table.csv.
+      table: Rows of table.csv, which gets the lab's own columns beside theirs, see
+        `lab.columns`.
       on_metrics: Told of every evaluation, see `run_sweep`.
     """
     chosen = parse(stem, description, configs, _SWEEP_OPTIONS, choices())
@@ -70,7 +72,7 @@ def run_experiment(
     with processes.together():
         if processes.is_first():
             try:
-                _lead(chosen, points, table, on_metrics)
+                _lead(stem, chosen, points, table, on_metrics)
             except OSError as error:
                 notes = getattr(error, "__notes__", [])
                 sys.exit("\n".join([f"error: {error}", *notes]))
@@ -80,6 +82,7 @@ def run_experiment(
 
 
 def _lead(
+    stem: str,
     chosen: Any,
     points: Callable[[C], list[Point]],
     table: Callable[[C, list[Result]], list[dict[str, Any]]],
@@ -115,7 +118,11 @@ def _lead(
         return
     outcomes = [run.outcome() for run in made]
     results = [*map(Result, runs, guarantees, outcomes)]
-    records.write_table(out / "table.csv", table(config, results))
+    options = {name: default is not False for name, _, default in _SWEEP_OPTIONS}
+    command = again(options | {"out": True})
+    rows = table(config, results)
+    rows = completed(rows, results, experiment=stem, command=command)
+    records.write_table(out / "table.csv", rows)
     stamp = records.read_json(out / "provenance.json")
     stamp["cost"] = total_cost(run.folder for run in made)
     stamp["runs"] = of_runs(run.folder for run in made)
