@@ -274,7 +274,7 @@ def _in_common(labels: Sequence[Mapping[str, Any]]) -> str:
         values = list(dict.fromkeys(_show(label[name]) for label in labels))
         if name != "seed" and len(values) <= 3:
             shown.append(f"{name} {', '.join(values)}")
-    return f"{len(labels)} runs, " + " | ".join(shown)
+    return f"{len(labels)} runs" + (", " + " | ".join(shown) if shown else "")
 
 
 def _print_together(together: Sequence[Mapping[str, Any]]) -> None:

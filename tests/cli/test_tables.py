@@ -150,12 +150,9 @@ def test_equal_differences_have_no_test():
 def write(folder, name, *rows, header="kind,seed,score"):
     """A table whose rows are of one data set and one promise, where they do not say."""
     alike = [column for column in NEEDED if column not in header.split(",")]
-    header, rows = (
-        f"{header},{','.join(alike)}",
-        [row + "," * len(alike) for row in rows],
-    )
+    lines = [",".join([header, *alike]), *(row + "," * len(alike) for row in rows)]
     path = folder / name
-    path.write_text("\n".join([header, *rows]) + "\n")
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 
