@@ -122,11 +122,6 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
         rows.append(
             {name: value for name, value in labels.items() if name != "seed"}
             | {
-                name: runs[0].guarantee[name]
-                for name in ("epsilon_rdp", "epsilon_pld", "accountant", "delta")
-            }
-            | {
-                "noise_multiplier": runs[0].guarantee["noise_multiplier"],
                 "headroom_bits": smpc.headroom(
                     labels["cohort"], clip_norm, scale, bits
                 ),
@@ -134,7 +129,6 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
                 "accuracy_std": (squares / max(1, len(runs) - 1)) ** 0.5,
                 "aborted_share": sum(r == 0 for r in reports) / len(reports),
                 "seeds": len(runs),
-                "seconds": sum(run.outcome.last["seconds"] for run in runs),
             }
         )
     return rows

@@ -114,7 +114,6 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
                 "accuracy": last["accuracy"],
                 "loss": last["loss"],
                 "last_clip_norm": last.get("clip_norm", labels["clip_norm"]),
-                **run.guarantee,
                 "projected_cohort": cohort,
                 "projected_noise": noise,
                 "projected_population": experiment.projected_population,

@@ -200,8 +200,6 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
                 "accuracy": run.outcome.last["accuracy"],
                 "loss": run.outcome.last["loss"],
                 "epsilon_old_conversion": old,
-                **run.guarantee,
-                "seconds": run.outcome.last["seconds"],
             }
         )
 

@@ -171,7 +171,6 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
                 "rounds_to_target": found,
                 "best_accuracy": float(np.fmax.reduce(accuracy)),
                 "rounds_run": run.outcome.last["round"],
-                "seconds": run.outcome.last["seconds"],
             }
         )
 

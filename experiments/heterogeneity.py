@@ -136,8 +136,6 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
                 "client_accuracy_worst_decile": last["client_accuracy_worst_decile"],
                 "niid_bench_percent": theirs and theirs[0],
                 "niid_bench_spread": theirs and theirs[1],
-                "rounds": last["round"],
-                "seconds": last["seconds"],
             }
         )
     return rows

@@ -148,15 +148,10 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
     def row(run: lab.Result) -> dict[str, Any]:
         point, last = run.point, run.outcome.last
         low, middle, high = overhead[point.labels["pattern"]]
-        cost = point.setup.algorithm(lab.facts_of(point.setup)).cost()
         return {
             **point.labels,
             "accuracy": last["accuracy"],
             "loss": last["loss"],
-            **run.guarantee,
-            "uplink_bytes": cost and cost.uplink_bytes,
-            "downlink_bytes": cost and cost.downlink_bytes,
-            "seconds": last["seconds"],
             "compute_overhead": middle,
             "compute_overhead_low": low,
             "compute_overhead_high": high,

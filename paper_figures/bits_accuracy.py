@@ -18,6 +18,8 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # safe for the colour-blind
+NUMBERS = ("cohort", "target_epsilon", "dropout_prob", "scale_bits", "modulus_bits")
+NUMBERS += ("headroom_bits", "accuracy", "accuracy_std", "aborted_share")
 Row = dict[str, float]
 
 
@@ -86,10 +88,7 @@ def drop_outs(axis: plt.Axes, rows: list[Row]) -> None:
 
 def main(folder: Path, out: Path) -> None:
     lines = csv.DictReader((folder / "table.csv").read_text().splitlines())
-    table = [
-        {k: float(v or "nan") for k, v in row.items() if k != "accountant"}
-        for row in lines
-    ]
+    table = [{name: float(row[name]) for name in NUMBERS} for row in lines]
     cohort, epsilon = values(table, "cohort")[-1], values(table, "target_epsilon")[-2]
     whole = chosen(table, dropout_prob=0.0)
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.6), layout="constrained")

@@ -40,6 +40,7 @@ _MAKERS = {
     "Mesh": "federated.client_mesh makes one",
     "Point": "lab.points makes them",
     "PrivacyEvent": "a mechanism's or an algorithm's `event` makes one",
+    "Result": "lab.run_experiment gives `table` one for each run",
     "Alive": "dropouts.everybody makes one",
     "Code": "lightsecagg.Code makes one",
     "Scheme": "sharing.additive or replicated makes one",

@@ -56,10 +56,14 @@ class Cohort(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Bytes between one participating client and the servers in one round."""
+    """What one client, or one computing party, sends and receives in one round."""
 
     uplink_bytes: int
     downlink_bytes: int
+    rounds: int = 1
+    """Messages of it that wait for each other; 1 where all are one and its answer."""
+    exchanges: int = 0
+    """Those among them between servers, or parties, who wait for no answer."""
 
 
 class PrivacyEvent(NamedTuple):
@@ -74,8 +78,7 @@ class PrivacyEvent(NamedTuple):
     privacy_unit: str | None
     """"client" or "example", or None if nothing is promised."""
     population: int | None = None
-    """How many of them there are, where that is known: a delta above one over it
-    promises next to nothing, and accounting warns."""
+    """How many there are, if known: accounting warns of a delta above one over it."""
     beside: tuple[PrivacyEvent, ...] = ()
     """What the same run promises to other units."""
 
@@ -108,8 +111,7 @@ class ClientTrainer(NamedTuple):
     """`(size)`: how many steps a client with that many examples takes; 0 for one
     without examples, whose update is then that of a training that has not begun."""
     keep: Callable[[PyTree], PyTree]
-    """`(params)`: what a client keeps for itself before its first round; `()` for
-    nothing."""
+    """`(params)`: what a client keeps for itself before its first round, or `()`."""
     init: Callable[[Key, PyTree, PyTree, Int[Array, ""]], PyTree]
     """`(key, sent, kept, round_number)`: state of a client that was `sent` this; `kept`
     is from its last round. Rounds count from 0."""
@@ -134,8 +136,7 @@ class Server(NamedTuple):
     """What a server makes of the mean of its clients' updates."""
 
     init: Callable[[PyTree], PyTree]
-    """`(params)`: what the server remembers beside the model, before round 0; of the
-    trainable leaves."""
+    """`(params)`: what it remembers before round 0, of the trainable leaves."""
     send: Callable[[PyTree, PyTree], PyTree]
     """`(params, memory)`: what every participant receives, with the whole model."""
     step: Callable[[PyTree, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
@@ -153,8 +154,7 @@ class Participation(NamedTuple):
     unit: str
     """"member" where each member of the population has such a pattern of its own."""
     min_separation: int
-    """The least number of rounds from one participation to the next; 1 where adjacent
-    rounds are possible."""
+    """Rounds from one participation to the next, at least; 1 for adjacent ones."""
     max_participations: int
     """The most rounds that anyone takes part in."""
     sampling_prob: float | None
@@ -239,8 +239,7 @@ class PrivacyMechanism(NamedTuple):
     releases, each of participants whom `sampler` draws. Host side; needs concrete
     hyperparameters. `sums` is for noise that the clients add before a sum."""
     privacy_unit: str | None
-    """Whose contribution is bounded, "client" or "example"; None for the mechanism that
-    promises nothing (`dp.no_privacy`)."""
+    """Whose contribution is bounded, "client" or "example"; None for no promise."""
     trust: str | None
     """Who has to be honest: "central" (who sums and adds the noise), "local" (nobody
     else), "shuffler", "distributed" (enough of the clients); None without promise."""
@@ -248,10 +247,6 @@ class PrivacyMechanism(NamedTuple):
     """Contributions per round that the mechanism counts on; None if it does not."""
     grid: Grid | None = None
     """Of messages that are integers already; None for real ones."""
-
-
-def _fits_any(num_places: int, max_abs: Any) -> None:
-    """Accepts any number of messages, of any size."""
 
 
 class SecureAggregator(NamedTuple):
@@ -270,8 +265,7 @@ class SecureAggregator(NamedTuple):
     """`(like_message)`: the total of nobody's messages, which have these shapes."""
     absorb: Callable[[PyTree, PyTree, Int[Array, " n"], Bool[Array, " n"]], PyTree]
     """`(total, messages, places, present)`: the total with messages, stacked along a
-    leading axis, of the clients at these places, of which only those `present` count.
-    """
+    leading axis, of clients at these places, of whom only those `present` count."""
     merge: Callable[[PyTree], PyTree]
     """`(totals)`: one total of several, stacked along a leading axis."""
     finish: Callable[[PyTree, PyTree], tuple[PyTree, Float[Array, ""], Bool[Array, ""]]]
@@ -292,7 +286,7 @@ class SecureAggregator(NamedTuple):
     """"sum", which averaging divides by a public number, or "estimate" of the mean."""
     needs: str = "sum"
     """Of the messages: their "sum", or each "individual" one."""
-    check: Callable[[int, Any], None] = _fits_any
+    check: Callable[[int, Any], None] = lambda num_places, max_abs: None
     """`(num_places, max_abs)`: raises ValueError unless `begin` can be called for a
     cohort of so many places with this bound; on the host."""
     sums: Callable[[int], Sums] | None = None
@@ -300,8 +294,7 @@ class SecureAggregator(NamedTuple):
     they are no integers."""
     abort_share: Callable[[Any, Any], float] | None = None
     """`(num_invited, num_reports)`: of rounds with so many, arrays `[rounds]`, the
-    share that has no sum; on the host. None where that is not known, or there are none.
-    """
+    share without a sum; on the host. None where that is not known or there are none."""
 
 
 class FederatedAlgorithm(NamedTuple):
@@ -315,8 +308,12 @@ class FederatedAlgorithm(NamedTuple):
     event: Callable[[int], PrivacyEvent]
     """`(num_rounds)`: the cost of a whole run."""
     cost: Callable[[], Cost | None]
-    """`()`: bytes per participating client and round; None where clients take no part.
-    """
+    """`()`: of a round; None where nothing is sent."""
     check: Callable[[Clients], None]
-    """`(clients)`: raises ValueError unless it can train these, labels and all; on the
-    host."""
+    """`(clients)`: raises ValueError, on the host, unless it can train all of these."""
+    expected_cohort: Any = None
+    """Clients that a round is expected to begin with; None where that is not known."""
+    dropout_prob: Any = None
+    """Each one's chance not to report; None likewise."""
+    trust: str | None = None
+    """On whom `event` relies: a mechanism's `trust`; None where nothing is promised."""

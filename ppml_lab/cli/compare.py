@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ppml_lab.cli import tables
+from ppml_lab.cli import alike, tables
 from ppml_lab.cli.output import AsJson, Table, print_json, print_table
 from ppml_lab.cli.tables import Row, Value
 
@@ -26,10 +26,12 @@ class Run(NamedTuple):
     Attributes:
       key: What its randomness was made of beside its seed; None where nobody says.
       value: Of the metric; nan where it is missing.
+      row: All of it.
     """
 
     key: Value
     value: float
+    row: Row
 
 
 Groups = Mapping[Labels, Mapping[Value, Run]]
@@ -37,11 +39,12 @@ Groups = Mapping[Labels, Mapping[Value, Run]]
 
 
 class Compared(NamedTuple):
-    """What was compared, and what was left out."""
+    """What was compared, what was left out, and what the tables differ in beside."""
 
     groups: list[dict[str, Any]]
     unmatched: tuple[int, int]
     without_value: int
+    differing: alike.Differing
 
 
 def compare(
@@ -50,6 +53,7 @@ def compare(
     *,
     metric: str,
     labels: tuple[str, ...] = (),
+    across: tuple[str, ...] = (),
     as_json: AsJson = False,
 ) -> None:
     """Prints how much a metric is higher in the second table, for each group of labels.
@@ -62,6 +66,10 @@ def compare(
     not say: they are compared as independent runs, by Welch's t-test. The column `test`
     says which it was.
 
+    Rows of a group have to be of the same dataset (and data, by their digest),
+    experiment, model, metric, privacy unit, neighbouring relation and adversary, unless
+    `across` names what may differ.
+
     Example: python -m ppml_lab compare privacy_utility /tmp/mine --metric accuracy
 
     Args:
@@ -69,23 +77,34 @@ def compare(
       second: Another.
       metric: A column of both.
       labels: Match by these columns and "seed" instead.
+      across: Columns that may differ, by which rows are not matched either; "all" also
+        takes tables that do not have them.
       as_json: Print one JSON object.
 
     Raises:
       ValueError: If a table, the metric or a label is not there, labels are not unique
-        in a table, or no group has two pairs, or two independent runs on each side.
+        in a table, no group has two pairs, or two independent runs on each side, or
+        tables differ in, or do not say, what `across` does not name.
     """
+    alike.check_asked(across)
     paths = tables.find(first), tables.find(second)
     rows = tables.read(paths[0]), tables.read(paths[1])
-    names = _label_names(paths, rows, labels)
+    names = _label_names(paths, rows, labels, across)
     _check_metric(metric, names, rows)
-    compared = _compare(paths, rows, names, metric)
+    for path, table in zip(paths, rows, strict=True):
+        alike.check_said(path, table, across)
+    compared = _compare(paths, rows, names, metric, across)
     found = compared.groups
     if as_json:
         facts = {"metric": metric, "first": str(paths[0]), "second": str(paths[1])}
         print_json({**facts, **compared._asdict()})
         return
     print(f"{metric} of {paths[1]} minus {paths[0]}, 95% interval")
+    for path, table in zip(paths, rows, strict=True):
+        if missing := alike.unsaid(table):
+            print(f"{path} does not say its {', '.join(missing)}")
+    if compared.differing:
+        print(f"not alike: {alike.in_words(compared.differing, paths)}")
     print_table([{**row.pop("labels"), **row} for row in found])
     tests = {row["test"] for row in found}
     if "paired" in tests:
@@ -176,7 +195,10 @@ def _tested(
 
 
 def _label_names(
-    paths: Sequence[Path], rows: Sequence[list[Row]], labels: Sequence[str]
+    paths: Sequence[Path],
+    rows: Sequence[list[Row]],
+    labels: Sequence[str],
+    across: Sequence[str],
 ) -> list[str]:
     """The columns to match by, "seed" last."""
     from ppml_lab import checks
@@ -187,8 +209,15 @@ def _label_names(
             raise ValueError(f"{path} has no column 'seed': nothing pairs its rows")
         for name in labels:
             checks.known(f"column of {path}", name, table)
+    for path, table in zip(paths, rows, strict=True):
+        if any(row["seed"] is None for row in table):
+            raise ValueError(
+                f"{path} has rows without a seed, such as means over several: compare "
+                "tables with a row for each run"
+            )
     ahead = [table[: table.index("seed")] for table in columns]
-    chosen = labels or [name for name in ahead[0] if name in ahead[1]]
+    shared = [name for name in ahead[0] if name in ahead[1] and name not in across]
+    chosen = labels or shared
     return [*(name for name in chosen if name != "seed"), "seed"]
 
 
@@ -207,7 +236,11 @@ def _check_metric(metric: str, names: Sequence[str], rows: Sequence[list[Row]]) 
 
 
 def _compare(
-    paths: Sequence[Path], rows: Sequence[list[Row]], names: Sequence[str], metric: str
+    paths: tuple[Path, Path],
+    rows: Sequence[list[Row]],
+    names: Sequence[str],
+    metric: str,
+    across: Sequence[str],
 ) -> Compared:
     first, second = (
         _by_labels(path, table, names, metric)
@@ -215,16 +248,25 @@ def _compare(
     )
     shared = [group for group in first if group in second]
     if not shared:
+        whole = ({n: row for n, row in enumerate(table)} for table in rows)
+        alike.check(alike.differing(*whole, paired=False), paths, across)
         raise ValueError(
             f"no row of one table has a partner in the other by {', '.join(names[:-1])}"
             "; choose columns to match by with --labels"
         )
     found, without_value = [], 0
+    differing: alike.Differing = {}
     partners = {0: 0, 1: 0}
     for group in shared:
         sides = first[group], second[group]
         seeds = [seed for seed in sides[0] if seed in sides[1]]
-        if _are_paired(sides, seeds):
+        paired = _are_paired(sides, seeds)
+        compared = [
+            {seed: side[seed].row for seed in (seeds if paired else side)}
+            for side in sides
+        ]
+        differing = alike.differing(*compared, paired=paired) | differing
+        if paired:
             every = [(sides[0][seed].value, sides[1][seed].value) for seed in seeds]
             pairs = [pair for pair in every if all(map(math.isfinite, pair))]
             without_value += len(every) - len(pairs)
@@ -240,9 +282,10 @@ def _compare(
         if row is not None:
             labels = dict(zip(names[:-1], group, strict=True))
             found.append({"labels": labels, **row})
+    alike.check(differing, paths, across)
     _check_groups(found, metric)
     unmatched = len(rows[0]) - partners[0], len(rows[1]) - partners[1]
-    return Compared(found, unmatched, without_value)
+    return Compared(found, unmatched, without_value, differing)
 
 
 def _are_paired(
@@ -282,7 +325,7 @@ def _by_labels(
             )
         cell = row[metric]
         number = float(cell) if isinstance(cell, int | float) else math.nan
-        group[seed] = Run(_key_of(row), number)
+        group[seed] = Run(_key_of(row), number, row)
     return found
 
 

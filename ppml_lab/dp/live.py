@@ -146,7 +146,8 @@ def _sampling(sampler: base.ClientSampler) -> tuple[float, float]:
         if isinstance(part, events.Failure) and part.reason == "apart"
     )
     (drawn,) = [part for part in parts if not isinstance(part, events.Failure)]
-    if sampler.neighboring_relation == "add_or_remove_one":
+    # A contribution that is zeroed moves the sum as far as one that is gone.
+    if sampler.neighboring_relation != "replace_one":
         if isinstance(drawn, dp_accounting.PoissonSampledDpEvent):
             return drawn.sampling_probability, failure
         if drawn == release:

@@ -267,6 +267,9 @@ def averaging(
         event=event,
         cost=lambda: aggregator.cost(shapes.dimension),
         check=check,
+        expected_cohort=sampler.expected_cohort,
+        dropout_prob=dropout_prob,
+        trust=mechanism.trust,
     )
 
 

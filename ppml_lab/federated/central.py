@@ -167,6 +167,7 @@ def central_sgd(
         event,
         cost=lambda: None,
         check=check,
+        trust=mechanism.trust,
     )
 
 

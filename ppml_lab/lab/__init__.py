@@ -2,6 +2,7 @@
 
 from ppml_lab.lab import parts
 from ppml_lab.lab.budget import calibrated, cost_together, statement
+from ppml_lab.lab.columns import columns
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.loading import LabData, facts_of, load_data
 from ppml_lab.lab.program import seconds_in_turns
@@ -42,6 +43,7 @@ __all__ = [
     "axis",
     "calibrated",
     "chain",
+    "columns",
     "cost_together",
     "facts_of",
     "hidden",

@@ -111,7 +111,7 @@ def advance(part: Slice, sweep: Sweep) -> None:
             params = processes.to_host(states.params)
             for row, run in ended:
                 own = jax.tree.map(lambda leaf, at=row: leaf[at], params)
-                _finish(run, trees.digest(own))
+                _finish(run, trees.digest(own), [*metrics])
         _tell([run for _, run in ended], schedule.num_rounds, sweep)
         going = [(row, run) for row, run in going if not over[run.name]]
         _tell([run for _, run in going], rounds_done, sweep)
@@ -249,7 +249,7 @@ def _forward(run: Run, lines: list[dict[str, Any]], sweep: Sweep) -> None:
             sweep.on_metrics(run, line["round"], scalars)
 
 
-def _finish(run: Run, params_digest: str) -> None:
+def _finish(run: Run, params_digest: str, metrics: list[str]) -> None:
     if not processes.is_first():
         return
     lines = records.read_lines(run.folder / "rounds.jsonl")
@@ -257,6 +257,7 @@ def _finish(run: Run, params_digest: str) -> None:
     compile_seconds = sum({line.get("compile_seconds", 0.0) for line in lines})
     stamp = provenance.provenance(run.point.record())
     stamp["cost"] = provenance.cost(compile_seconds, seconds)
+    stamp["metrics"] = metrics
     records.write_json(run.folder / "provenance.json", stamp)
     timing = {"seconds": seconds, "compile_seconds": compile_seconds}
     judged = _best(run.point.setup.schedule, lines)

@@ -34,6 +34,11 @@ def calibrated(setup: Any, target_epsilon: float, delta: float) -> Any:
     check_setup(setup)
     checks.positive("target_epsilon", target_epsilon, allow_inf=True)
     checks.probability("delta", delta, allow_one=False)
+    if not hasattr(setup, "with_noise"):
+        raise ValueError(
+            f"target_epsilon {target_epsilon:g} cannot be met: {type(setup).__name__} "
+            "has no method with_noise(z), which sets its noise"
+        )
     try:
         if target_epsilon == float("inf"):
             return _silent(setup)
@@ -107,6 +112,8 @@ def noise_path(setup: Any) -> str | None:
     """The key path of the field that `with_noise` sets, a number or structure; None if
     there is no noise, or more than one field that bears it.
     """
+    if not hasattr(setup, "with_noise"):
+        return None
     try:
         noisy = setup.with_noise(_PROBE)
     except ValueError:

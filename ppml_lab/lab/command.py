@@ -12,6 +12,7 @@ import functools
 import inspect
 import itertools
 import operator
+import shlex
 import sys
 import textwrap
 import types
@@ -64,7 +65,7 @@ def parse(
         raise ValueError("stem must name the experiment, got ''")
     if not configs:
         raise ValueError("configs has no configuration; give one, such as 'paper'")
-    prog = _command(stem)
+    prog = _command() or f"python -m experiments.{stem}"
     name, arguments = _named(prog, description, configs, sys.argv[1:])
     results = Path("results") / stem
     kind = type(configs[name])
@@ -96,11 +97,36 @@ def parse(
     )
 
 
-def _command(stem: str) -> str:
-    """How the program was started, as a person types it."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = spec.name.removesuffix(".__main__") if spec else f"experiments.{stem}"
-    return f"python -m {name}"
+def _command() -> str | None:
+    """How the program was started, as a person types it; None at a prompt."""
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec:
+        return f"python -m {spec.name.removesuffix('.__main__')}"
+    if file is None:
+        return None
+    path, here = Path(file).absolute(), Path.cwd()
+    inside = path.is_relative_to(here)
+    return f"python {shlex.quote(str(path.relative_to(here) if inside else path))}"
+
+
+def again(without: Mapping[str, bool] | None = None) -> str | None:
+    """The shell command that started this program; None where there was none.
+
+    Args:
+      without: Options to leave out, and whether a value follows them.
+    """
+    started, kept = _command(), []
+    given = iter(sys.argv[1:])
+    for text in given:
+        name, is_set, _ = text.partition("=")
+        name = name.removeprefix("--").replace("-", "_")
+        has_value = (without or {}).get(name) if text.startswith("--") else None
+        if has_value is None:
+            kept.append(text)
+        elif has_value and not is_set:
+            next(given, None)
+    return started and shlex.join([*shlex.split(started), *kept])
 
 
 def _named(

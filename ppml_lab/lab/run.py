@@ -18,7 +18,8 @@ from ppml_lab.dp import cut
 from ppml_lab.lab import processes, records
 from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import cost_together, statement
-from ppml_lab.lab.command import parse
+from ppml_lab.lab.columns import completed
+from ppml_lab.lab.command import again, parse
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.processes import Shard, from_environment, parse_shard, take
 from ppml_lab.lab.progress import progress
@@ -59,7 +60,8 @@ def run_experiment(
       description: Its docstring, shown by `--help`.
       configs: Frozen dataclasses by name.
       points: The runs of a configuration.
-      table: Rows of table.csv.
+      table: Rows of table.csv, which gets the lab's own columns beside theirs, see
+        `lab.columns`.
       on_metrics: Told of every evaluation, see `run_sweep`.
     """
     chosen = parse(stem, description, configs, _SWEEP_OPTIONS, choices())
@@ -69,7 +71,7 @@ def run_experiment(
     with processes.together():
         if processes.is_first():
             try:
-                _lead(chosen, points, table, on_metrics)
+                _lead(stem, chosen, points, table, on_metrics)
             except OSError as error:
                 notes = getattr(error, "__notes__", [])
                 sys.exit("\n".join([f"error: {error}", *notes]))
@@ -79,6 +81,7 @@ def run_experiment(
 
 
 def _lead(
+    stem: str,
     chosen: Any,
     points: Callable[[C], list[Point]],
     table: Callable[[C, list[Result]], list[dict[str, Any]]],
@@ -114,7 +117,11 @@ def _lead(
         return
     outcomes = [run.outcome() for run in made]
     results = [*map(Result, runs, guarantees, outcomes)]
-    records.write_table(out / "table.csv", table(config, results))
+    options = {name: default is not False for name, _, default in _SWEEP_OPTIONS}
+    command = again(options | {"out": True})
+    rows = table(config, results)
+    rows = completed(rows, results, experiment=stem, command=command)
+    records.write_table(out / "table.csv", rows)
     stamp = records.read_json(out / "provenance.json")
     stamp["cost"] = total_cost(run.folder for run in made)
     stamp["runs"] = of_runs(run.folder for run in made)
@@ -266,7 +273,7 @@ def _in_common(labels: Sequence[Mapping[str, Any]]) -> str:
         values = list(dict.fromkeys(_show(label[name]) for label in labels))
         if name != "seed" and len(values) <= 3:
             shown.append(f"{name} {', '.join(values)}")
-    return f"{len(labels)} runs, " + " | ".join(shown)
+    return f"{len(labels)} runs" + (", " + " | ".join(shown) if shown else "")
 
 
 def _print_together(together: Sequence[Mapping[str, Any]]) -> None:

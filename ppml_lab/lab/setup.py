@@ -139,7 +139,8 @@ class Setup(Protocol):
     researcher's own is a part of 10 to 15 lines, which inherits from it or not.
 
     A setup may have a field `partition` too, a part with `deal(train, users) -> owner
-    of each row`; without one, users are the clients.
+    of each row`; without one, users are the clients. Tables name its `model`, a part or
+    a text, and its `pattern`, a text, where it has them.
     """
 
     @property

@@ -10,6 +10,7 @@ from scipy import stats
 
 from ppml_lab.__main__ import main
 from ppml_lab.cli import compare, output, tables
+from ppml_lab.cli.alike import NEEDED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,8 +148,11 @@ def test_equal_differences_have_no_test():
 
 
 def write(folder, name, *rows, header="kind,seed,score"):
+    """A table whose rows are of one data set and one promise, where they do not say."""
+    alike = [column for column in NEEDED if column not in header.split(",")]
+    lines = [",".join([header, *alike]), *(row + "," * len(alike) for row in rows)]
     path = folder / name
-    path.write_text("\n".join([header, *rows]) + "\n")
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 

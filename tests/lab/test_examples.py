@@ -92,6 +92,10 @@ def test_killed_and_in_shards_it_ends_with_the_whole_table(elsewhere: Path) -> N
         assert 0.99 * float(row["target_epsilon"]) < stated
         assert stated <= float(row["target_epsilon"])
     assert len({row["key"] for row in found}) == 4
+    said = {"command": "python -m own smoke", "metric": "within", "cohort": "20"}
+    said |= {"dataset": "Patients", "model": "Linear", "uplink_bytes": "8"}
+    for row in found:
+        assert {name: row[name] for name in said} == said
 
 
 @pytest.mark.exhaustive

@@ -102,6 +102,12 @@ LAB = {
         setup=parts.SETUP,
         delta=1e-3,
     ),
+    "columns": good(
+        lab.columns,
+        result=lab.Result(
+            parts.POINT, {}, lab.Outcome({"accuracy": 0.5}, Path("nowhere"))
+        ),
+    ),
     "cost_together": good(
         lab.cost_together, {"points": ("()",)}, False, points=[parts.POINT]
     ),

@@ -26,6 +26,9 @@ from ppml_lab.lab.tree.part import part
 class Central:
     """SGD on pooled examples; with a mechanism DP-SGD, which protects examples."""
 
+    pattern = "central"
+    """What tables call it."""
+
     data: Data = Digits()
     """Which data."""
     partition: Partition = Iid(1)

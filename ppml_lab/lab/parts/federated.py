@@ -55,6 +55,9 @@ class Mean:
 class Federated:
     """Rounds of clients that train, and of a server that learns a private sum."""
 
+    pattern = "federated"
+    """What tables call it."""
+
     data: Data = Digits()
     """Which data."""
     partition: Partition = Iid(100)

@@ -20,6 +20,7 @@ from ppml_lab.lab.parts.metrics import Accuracy, Metric
 from ppml_lab.lab.parts.partitions import Natural, Partition
 from ppml_lab.lab.setup import Facts, Layout, Schedule
 from ppml_lab.lab.tree.part import part
+from ppml_lab.smpc import transcript
 from ppml_lab.smpc.computing import approximations, private
 
 
@@ -41,9 +42,16 @@ class OnShares:
     """Logistic regression of two classes by parties who compute on shares.
 
     A round is one step of gradient descent on everybody's examples. Metrics in between
-    are the researcher's look; the last parameters alone are a release. What the parties
-    send is in `smpc.transcript`, see `experiments.private_training`.
+    are the researcher's look; the last parameters alone are a release. Its cost is what
+    the busiest party sends and receives in a step, online; what owners share before
+    the first, and parties before there are inputs, is in `smpc.transcript`, see
+    `experiments.private_training`.
     """
+
+    pattern = "on shares"
+    """What tables call it."""
+    model = "Logistic"
+    """What they call its model."""
 
     data: Data = HeartDisease()
     """Which data: `{"x": features, "y": 0 or 1}`."""
@@ -130,8 +138,11 @@ class OnShares:
             init,
             one_round,
             event=lambda num_rounds: self.training(facts, num_rounds).privacy_event,
-            cost=lambda: None,
+            cost=lambda: self._cost(
+                training, jax.eval_shape(begin, jax.random.key(0), like)
+            ),
             check=_check_labels,
+            trust="distributed" if self.noise_multiplier else None,
         )
 
     def evaluate(
@@ -149,6 +160,17 @@ class OnShares:
         """Logits of both classes, `[n, 2]`."""
         logit = self._rows(rows)["x"] @ params
         return jnp.stack([jnp.zeros_like(logit), logit], 1)
+
+    def _cost(self, training: federated.SharedTraining, shares: PyTree) -> base.Cost:
+        """What a party sends and receives in a step."""
+        sent = transcript.priced(training.step, jax.random.key(0), shares, jnp.int32(1))
+        parties, rounds = range(self.num_parties), sent.num_rounds()
+        return base.Cost(
+            max(-(-sent.sent_bits(party) // 8) for party in parties),
+            max(-(-sent.received_bits(party) // 8) for party in parties),
+            rounds,
+            rounds,
+        )
 
     def _rows(self, rows: Any) -> dict[str, Array]:
         """Rows as owners give them: with a constant feature, and clipped."""

@@ -283,13 +283,22 @@ def num_rounds(messages: Messages) -> int:
 
 
 @arguments.checked
+def num_exchanges(messages: Messages) -> int:
+    """How many of these rounds are among servers alone, whose senders wait for no
+    answer.
+    """
+    answered = {m.round_number for m in messages if "client" in (m.sender, m.receiver)}
+    return num_rounds(messages) - len(answered)
+
+
+@arguments.checked
 def traffic(messages: Messages) -> Traffic:
     """A protocol's bytes per client and direction, per server, and its rounds."""
     server = sent_bits(messages, "server") + received_bits(messages, "server")
     return Traffic(
-        _ceil_div(sent_bits(messages, "client"), 8),
-        _ceil_div(received_bits(messages, "client"), 8),
-        _ceil_div(server, 8),
+        -(-sent_bits(messages, "client") // 8),
+        -(-received_bits(messages, "client") // 8),
+        -(-server // 8),
         num_rounds(messages),
     )
 
@@ -338,15 +347,9 @@ def seconds(messages: Messages, links: Network, party: str | None = None) -> flo
         parties = {role for role in parties if role == party}
     ways = (sent_bits, received_bits)
     busiest = max((way(messages, role) for role in parties for way in ways), default=0)
-    with_clients = {
-        m.round_number for m in messages if "client" in (m.sender, m.receiver)
-    }
-    return network.seconds(
-        busiest,
-        links,
-        exchanges=num_rounds(messages) - len(with_clients),
-        round_trips=len(with_clients),
-    )
+    exchanges = num_exchanges(messages)
+    trips = num_rounds(messages) - exchanges
+    return network.seconds(busiest, links, exchanges=exchanges, round_trips=trips)
 
 
 def _up(name: str, num_bits: int, num_clients: int, round_number: int) -> Message:
@@ -389,10 +392,6 @@ def _left(num_clients: int, num_dropped: int, least: int, name: str) -> int:
             f"drop fewer or lower the {name}"
         )
     return num_alive
-
-
-def _ceil_div(value: int, by: int) -> int:
-    return -(-value // by)
 
 
 def _check_sizes(**sizes: int) -> None:

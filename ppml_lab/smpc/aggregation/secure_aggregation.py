@@ -258,5 +258,8 @@ def _cost(messages: cost.Messages, dimension: int) -> base.Cost:
     """What a client sends in the protocol, and receives with the model."""
     traffic = cost.traffic(messages)
     return base.Cost(
-        traffic.uplink_bytes, traffic.downlink_bytes + _FLOAT_BYTES * dimension
+        traffic.uplink_bytes,
+        traffic.downlink_bytes + _FLOAT_BYTES * dimension,
+        traffic.num_rounds,
+        cost.num_exchanges(messages),
     )

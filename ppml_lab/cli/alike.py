@@ -1,0 +1,92 @@
+"""What two rows must share to be compared: data, experiment and promise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ppml_lab.cli.tables import Row, Value
+
+NEEDED = ("dataset", "model", "metric")
+NEEDED += ("privacy_unit", "neighboring_relation", "adversary")
+"""Columns that a table has to have, and two rows have to agree on."""
+BESIDE = ("experiment", "data_digest")
+"""Columns that they have to agree on where both tables have them."""
+ANY = "all"
+"""Every column, even of tables that do not have it."""
+
+Differing = dict[str, tuple[str, str]]
+"""By column, what each side has there."""
+
+
+def check_asked(across: Sequence[str]) -> None:
+    """Raises ValueError for columns that two rows never have to agree on."""
+    from ppml_lab import checks
+
+    for name in across:
+        checks.known("across", name, (*NEEDED, *BESIDE, ANY))
+
+
+def unsaid(rows: Sequence[Row]) -> list[str]:
+    """The columns that are needed and that a table does not have."""
+    return [name for name in NEEDED if name not in rows[0]]
+
+
+def check_said(path: Path, rows: Sequence[Row], across: Sequence[str]) -> None:
+    """Raises ValueError for a table without columns that are needed, unless asked."""
+    missing = unsaid(rows)
+    if ANY in across or set(missing) <= set(across):
+        return
+    is_old = len(missing) == len(NEEDED)
+    raise ValueError(
+        f"{path} does not say its {', '.join(missing)}"
+        f"{', as tables from before these were columns' if is_old else ''}: make it "
+        "again by its experiment, or compare all the same with --across "
+        f"{ANY if is_old else ' '.join([*across, *missing])}"
+    )
+
+
+def differing(
+    first: Mapping[Value, Row], second: Mapping[Value, Row], *, paired: bool
+) -> Differing:
+    """Where two groups of rows, by seed, are not of the same data, experiment or
+    promise: seed by seed for pairs, else taken together.
+    """
+    found: Differing = {}
+    every = [*first.values(), *second.values()]
+    for name in (*NEEDED, *BESIDE):
+        if any(name not in row for row in every):
+            continue
+        one, other = (_values(side, name) for side in (first, second))
+        if paired:
+            seeds = [seed for seed in one if one[seed] != other[seed]]
+            one, other = ({s: side[s] for s in seeds[:1]} for side in (one, other))
+        sides = [", ".join(sorted(set(side.values()))) for side in (one, other)]
+        if sides[0] != sides[1]:
+            found[name] = sides[0], sides[1]
+    return found
+
+
+def check(found: Differing, paths: tuple[Path, Path], across: Sequence[str]) -> None:
+    """Raises ValueError for what differs, unless it was asked for."""
+    wrong = {n: v for n, v in found.items() if n not in across and ANY not in across}
+    if wrong:
+        raise ValueError(
+            f"these are not alike: {in_words(wrong, paths)}; compare all the same with "
+            f"--across {' '.join([*across, *wrong])}"
+        )
+
+
+def in_words(found: Differing, paths: tuple[Path, Path]) -> str:
+    """What differs, and how."""
+    first, second = paths
+    return "; ".join(
+        f"{name} is {one} in {first} and {other} in {second}"
+        for name, (one, other) in found.items()
+    )
+
+
+def _values(side: Mapping[Value, Row], name: str) -> dict[Value, str]:
+    """A column by seed, as it is shown."""
+    cells = {seed: row[name] for seed, row in side.items()}
+    return {s: "nothing" if c is None else str(c) for s, c in cells.items()}
