@@ -30,7 +30,7 @@ round trip; seconds are those of messages and, `compute_seconds`, of the emulati
 
     python -m experiments.private_training smoke
     python -m experiments.private_training paper
-    python -m experiments.private_training mnist --out results/private_training/mnist
+    python -m experiments.private_training mnist
 """
 
 from __future__ import annotations

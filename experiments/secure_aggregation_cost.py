@@ -32,7 +32,6 @@ cores, `smoke` 15 seconds.
 from __future__ import annotations
 
 import itertools
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,9 +41,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppml_lab import lab, random
+from experiments.benchmarks import bench
+from ppml_lab import random
 from ppml_lab.lab import records
-from ppml_lab.lab.command import parse
 from ppml_lab.smpc import cost, dropouts, graphs, mask_keys, masking, operations, shamir
 from ppml_lab.smpc.field import F61
 from ppml_lab.smpc.network import LAN, WAN
@@ -216,9 +215,10 @@ def remove(graph: graphs.Graph, opened: Any, alive: Any, uploads: Any) -> Any:
 def timed(function: Any, *given: Any) -> tuple[Any, np.ndarray]:
     """What comes out, and wall and CPU milliseconds."""
     jax.block_until_ready(given)
-    before = np.array([time.perf_counter(), time.process_time()])
+    meter = bench.Meter()
+    meter.start()
     found = jax.block_until_ready(function(*given))
-    return found, 1e3 * (np.array([time.perf_counter(), time.process_time()]) - before)
+    return found, np.array(meter.lap().milliseconds)
 
 
 def programs(graph: graphs.Graph, entries: int) -> Any:
@@ -318,6 +318,4 @@ def measure(folder: Path, config: Experiment) -> list[Row]:
 
 
 if __name__ == "__main__":
-    stem = "secure_aggregation_cost"
-    folder = parse(stem, __doc__ or "", CONFIGS).out
-    lab.run_benchmark(stem, __doc__ or "", CONFIGS, partial(measure, folder))
+    bench.run("secure_aggregation_cost", __doc__ or "", CONFIGS, measure)
