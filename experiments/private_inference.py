@@ -81,6 +81,42 @@ CONFIGS = {
         num_seeds=3,
     ),
 }
+PAGE = {
+    "minutes": {"paper": 20},
+    "tables": [
+        {
+            "where": {"layer": None},
+            "by": ["model", "ring_bits"],
+            "across": "fraction_bits",
+            "of": {"accuracy": "accuracy_std"},
+            "percent": ["accuracy"],
+        },
+        {
+            "title": "the 2NN's errors in the ring of 64 bits",
+            "where": {"model": "2nn", "ring_bits": 64},
+            "by": ["fraction_bits"],
+            "of": {
+                "agreement": [],
+                "encoding": [],
+                "truncation": [],
+                "approximation": [],
+                "probabilities": [],
+            },
+        },
+        {
+            "title": "128 images: bytes of the busiest party, rounds, message seconds",
+            "where": {"layer": ["inputs", "model"]},
+            "by": ["model", "protocol", "layer"],
+            "of": [
+                "online_bytes",
+                "offline_bytes",
+                "rounds",
+                "lan_seconds",
+                "wan_seconds",
+            ],
+        },
+    ],
+}
 MODULES = {"logistic": models.logistic, "2nn": models.two_nn, "cnn": models.CNN}
 RINGS = {32: rings.Z32, 64: rings.Z64}
 COLUMNS = ("model", "ring_bits", "fraction_bits", "accuracy", "accuracy_std")

@@ -89,6 +89,24 @@ CONFIGS = {
         num_seeds=1,
     ),
 }
+PAGE = {
+    "minutes": {"paper": 10, "mnist": 10},
+    "tables": [
+        {
+            "by": ["case", "method", "target_epsilon", "fraction_bits"],
+            "of": {
+                "accuracy": "accuracy_std",
+                "worst": [],
+                "online_bytes": [],
+                "offline_bytes": [],
+                "rounds": [],
+                "wan_seconds": [],
+                "compute_seconds": [],
+            },
+            "percent": ["accuracy", "worst"],
+        },
+    ],
+}
 COLUMNS = ("case", "method", "fraction_bits", "accuracy", "accuracy_std", "worst")
 COLUMNS += ("target_epsilon", "epsilon", "delta", "noise_stddev", "seeds")
 COLUMNS += ("online_bytes", "offline_bytes", "rounds", "lan_seconds", "wan_seconds")

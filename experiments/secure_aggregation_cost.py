@@ -80,6 +80,31 @@ CONFIGS = {
         repetitions=3,
     ),
 }
+PAGE = {
+    "minutes": {"paper": 5},
+    "tables": [
+        {
+            "title": "neighbours that Bell et al.'s graph needs",
+            "where": {"quantity": "degree"},
+            "by": ["detail", "corrupt", "dropout", "clients"],
+            "of": ["ours", "published"],
+        },
+        {
+            "title": "a client's bytes over its bare input's",
+            "where": {"quantity": "expansion", "clients": [100, 1000, 10_000]},
+            "by": ["source", "clients", "dimension"],
+            "of": ["ours", "published"],
+        },
+        {
+            "title": "CPU milliseconds",
+            "where": {
+                "quantity": ["server_cpu_milliseconds", "client_cpu_milliseconds"]
+            },
+            "by": ["quantity", "source", "clients", "dropout"],
+            "of": {"ours": ["low", "high"], "published": []},
+        },
+    ],
+}
 BONAWITZ, BELL, LIGHT = "bonawitz_2017", "bell_2020", "lightsecagg_2022"
 COLUMNS = ("source", "quantity", "detail", "clients", "dimension", "input_bits")
 COLUMNS += ("word_bits", "dropout", "corrupt", "degree", "threshold", "ours")

@@ -42,6 +42,7 @@ Report = dict[str, Any]
 def arguments(
     words: Mapping[str, Sequence[str]],
     command: Sequence[str] | None = None,
+    /,
     **numbers: int | None,
 ) -> argparse.Namespace:
     """A worker's command line.

@@ -93,6 +93,34 @@ WAYS = {
     "patches": PATCHES,
     "shifted sums": Way(shifted_sums),
 }
+PAGE = {
+    "minutes": {"paper": 5},
+    "tables": [
+        {
+            "title": "CPU milliseconds of one client, quartiles",
+            "where": {
+                "what": [
+                    "step",
+                    "conv1 forward",
+                    "conv1 kernel gradient",
+                    "conv2 forward",
+                    "conv2 kernel gradient",
+                    "conv2 input gradient",
+                ]
+            },
+            "by": ["what", "way"],
+            "across": "batch_size",
+            "of": {"cpu_ms": ["cpu_ms_low", "cpu_ms_high"]},
+        },
+        {
+            "title": "CPU milliseconds of a step and client under vmap, quartiles",
+            "where": {"what": "vmapped step"},
+            "by": ["way", "num_clients"],
+            "across": "batch_size",
+            "of": {"cpu_ms": ["cpu_ms_low", "cpu_ms_high"]},
+        },
+    ],
+}
 OVER_CLIENTS = {"xla grouped": WAYS["xla"], "canonical": CANONICAL, "patches": PATCHES}
 
 

@@ -15,17 +15,18 @@ Peers have their own environments: PPML_LAB_OPACUS_PYTHON names an interpreter w
 opacus 1.6.0 and torch 2.13.0, PPML_LAB_JAX_PRIVACY_PYTHON one with jax-privacy 2.0.0,
 jax 0.10.2, flax, optax and jaxtyping, where it trains the lab's models; one that is not
 named is left out. Every row is a process, one at a time, in turns, and ratios are taken
-within a turn; leave the machine idle otherwise. `paper` takes about an hour on 2 cores
-with both peers, `smoke` two minutes without.
+within a turn; leave the machine idle otherwise. `paper` is all but McMahan's CNN, which
+is `cnn`; `smoke` takes two minutes without peers.
 
     python -m experiments.benchmarks.dp_sgd_speed smoke
     python -m experiments.benchmarks.dp_sgd_speed paper
+    python -m experiments.benchmarks.dp_sgd_speed cnn
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,32 @@ class Experiment:
     """Seconds after which a system is given up."""
 
 
+PAPER = Experiment(
+    microbatches=(256, 64, 32, 16),
+    repetitions=3,
+    blocks=7,
+    block_milliseconds=700,
+    timeout=300.0,
+)
 CONFIGS = {
     "smoke": Experiment(),
-    "paper": Experiment(
-        models=("mlp", "mnist_cnn", "cnn"),
-        microbatches=(256, 64, 32, 16),
-        repetitions=3,
-        blocks=7,
-        block_milliseconds=700,
-        timeout=300.0,
-    ),
+    "paper": PAPER,
+    "cnn": replace(PAPER, models=("cnn",)),
+}
+PAGE = {
+    "minutes": {"paper": 40, "cnn": 30},
+    "tables": [
+        {
+            "by": ["model", "system", "method", "microbatch"],
+            "of": {
+                "milliseconds_per_step": ["low", "high"],
+                "cpu_milliseconds_per_step": [],
+                "ratio_to_no_privacy": [],
+                "ratio_less_noise": [],
+                "peak_mib": [],
+            },
+        },
+    ],
 }
 IN_PARTS = {
     "ppml_lab": ("no_privacy", "ghost", "vmap"),

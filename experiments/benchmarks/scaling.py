@@ -79,6 +79,42 @@ CONFIGS = {
         repetitions=3,
     ),
 }
+PAGE = {
+    "minutes": {"paper": 15},
+    "tables": [
+        {
+            "title": "clients per second",
+            "where": {"what": ["devices", "shards", "hosts", "sweep"]},
+            "by": ["model", "what"],
+            "across": "devices",
+            "of": {"clients_per_second": ["low", "high"]},
+        },
+        {
+            "where": {"what": ["cohort", "population", "width"]},
+            "by": ["what", "cohort", "population", "points", "width"],
+            "of": {
+                "clients_per_second": ["low", "high"],
+                "seconds_per_round": [],
+                "peak_mib": [],
+            },
+        },
+        {
+            "title": "a sweep beside its runs started one by one",
+            "where": {"what": ["one sweep", "separate"]},
+            "by": ["what", "points"],
+            "of": {
+                "seconds_per_run": ["least_seconds_per_run", "most_seconds_per_run"],
+                "compiled_chunks": [],
+            },
+        },
+        {
+            "title": "projected, not measured",
+            "where": {"what": "projection"},
+            "by": ["hosts", "cohort"],
+            "of": ["clients_per_second"],
+        },
+    ],
+}
 COHORTS = {"logistic": 1000, "2nn": 100}
 MEASURED = ("seconds_per_round", "compile_seconds", "peak_mib", "device_peak_mib")
 RATE = "clients_per_second"

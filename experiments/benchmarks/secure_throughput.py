@@ -104,6 +104,29 @@ CONFIGS = {
     "on_shares": replace(EVERYTHING, only=("matmul", "plain_matmul", *work.ON_SHARES)),
     "generator": replace(EVERYTHING, only=("threefry_c", *work.DRAWN, "masks")),
 }
+PAGE = {
+    "minutes": {"paper": 45, "on_shares": 25, "generator": 5},
+    "tables": [
+        {
+            "where": {"clients": None},
+            "by": ["configuration", "task", "variant", "system", "threads"],
+            "of": {
+                "milliseconds": ["low", "high"],
+                "cpu_milliseconds": [],
+                "ratio": [],
+                "peak_mib": [],
+            },
+        },
+        {
+            "title": "sums of all clients",
+            "where": {
+                "task": ["masked_round", "ideal_round", "modular_sum"],
+            },
+            "by": ["task", "variant", "clients", "dropouts", "threads"],
+            "of": {"milliseconds": ["low", "high"], "ratio": [], "peak_mib": []},
+        },
+    ],
+}
 OPERATIONS_PER_WORD = 59.5
 """A block of two words: 20 rounds of 5 (a rotation is 3), 5 injections of 3, 2 at the
 start; and a word is added to a sum."""

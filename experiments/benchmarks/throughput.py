@@ -79,6 +79,33 @@ CONFIGS = {
         lanes=(1, 2, 4, 16, 64, 256),
     ),
 }
+PAGE = {
+    "minutes": {"paper": 45},
+    "tables": [
+        {
+            "where": {"what": "comparison"},
+            "by": ["model", "sizes", "system", "variant"],
+            "of": {
+                "client_updates_per_second": ["low", "high"],
+                "ratio": [],
+                "cpu_seconds_per_round": [],
+                "peak_mib": [],
+            },
+        },
+        {
+            "title": "clients of a round",
+            "where": {"what": "growth"},
+            "by": ["clients_per_round"],
+            "of": {"client_updates_per_second": [], "peak_mib": []},
+        },
+        {
+            "title": "clients at once on a device",
+            "where": {"what": "lanes"},
+            "by": ["model", "lanes"],
+            "of": {"client_updates_per_second": [], "peak_mib": []},
+        },
+    ],
+}
 VARIANTS: list[tuple[str, str, dict[str, int]]] = [
     ("ppml_lab", "all cores", {}),
     ("ppml_lab", "1 device", {"devices": 1}),

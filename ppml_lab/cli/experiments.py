@@ -71,15 +71,31 @@ def module(path: Path) -> str:
     return ".".join(path.with_suffix("").parts)
 
 
+def question(path: Path) -> str:
+    """What an experiment asks: the first line of its docstring."""
+    return (ast.get_docstring(_parsed(path)) or "").partition("\n")[0]
+
+
+def literal(path: Path, name: str) -> Any:
+    """What a file assigns to a name, without running it; None if it does not.
+
+    Raises:
+      ValueError: If it is computed.
+    """
+    value = _assigned(_parsed(path), name)
+    try:
+        return None if value is None else ast.literal_eval(value)
+    except ValueError as error:
+        raise ValueError(f"{name} of {path} must be written out: {error}") from error
+
+
 def _describe(path: Path) -> dict[str, Any]:
     """What its source says, without running it, and the tables it has."""
-    tree = _parsed(path)
-    docstring = ast.get_docstring(tree) or ""
     folder = RESULTS / path.stem
     return {
         "name": path.stem,
-        "question": docstring.partition("\n")[0],
-        "configurations": _configurations(tree) or [],
+        "question": question(path),
+        "configurations": _configurations(_parsed(path)) or [],
         "results": {
             # As `lab.command.parse` has it, the paper's results are at the top.
             "paper" if table.parent == folder else table.parent.name: str(table)
@@ -107,11 +123,18 @@ def _configurations(tree: ast.Module) -> list[str] | None:
     """The keys of the module's CONFIGS, as far as they are written out; None if it has
     none.
     """
+    configs = _assigned(tree, "CONFIGS")
+    keys = configs.keys if isinstance(configs, ast.Dict) else []
+    names = [str(key.value) for key in keys if isinstance(key, ast.Constant)]
+    return None if configs is None else names
+
+
+def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
+    """The first expression that a module assigns to a name."""
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
         names = {target.id for target in targets if isinstance(target, ast.Name)}
-        if "CONFIGS" in names and isinstance(node, ast.Assign | ast.AnnAssign):
-            keys = node.value.keys if isinstance(node.value, ast.Dict) else []
-            return [str(key.value) for key in keys if isinstance(key, ast.Constant)]
+        if name in names and isinstance(node, ast.Assign | ast.AnnAssign):
+            return node.value
     return None
