@@ -1,7 +1,7 @@
 # Every target sets up its own .venv first; only python3 (>= 3.11) and make are needed.
 PYTHON ?= python3
 BIN := .venv/bin
-STEMS := $(basename $(notdir $(wildcard paper_figures/*.py)))
+STEMS := $(filter-out common,$(basename $(notdir $(wildcard paper_figures/*.py))))
 
 # Neighbours stay together, for modules compile once; an idle worker takes from the others.
 # There is one more than cores, for some tests wait for processes of their own.
@@ -18,12 +18,12 @@ OPTIMISED := tests/test_pairs.py tests/test_random.py tests/dp/test_gradients.py
 UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
-.PHONY: run test test-all test-lowest figures lint clean
+.PHONY: run test test-all test-lowest figures pages lint clean
 .DELETE_ON_ERROR:
 
 run: .venv/ready
 	$(BIN)/python -m experiments.privacy_utility smoke
-	$(BIN)/python paper_figures/privacy_utility.py results/privacy_utility/smoke
+	$(BIN)/python -m paper_figures.privacy_utility results/privacy_utility/smoke
 
 test: .venv/ready
 	$(UNOPTIMISED) $(TESTS) $(QUICK) $(addprefix --ignore=,$(OPTIMISED))
@@ -38,7 +38,10 @@ test-lowest: .venv-lowest/ready
 	$(TESTS) $(QUICK)
 
 figures: .venv/ready
-	for stem in $(STEMS); do $(BIN)/python paper_figures/$$stem.py || exit 1; done
+	for stem in $(STEMS); do $(BIN)/python -m paper_figures.$$stem || exit 1; done
+
+pages: .venv/ready
+	$(BIN)/python -m ppml_lab pages
 
 lint: .venv/ready
 	$(BIN)/ruff check

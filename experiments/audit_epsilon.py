@@ -97,6 +97,23 @@ CONFIGS = {
         one_run_repeats=16,
     ),
 }
+PAGE = {
+    "minutes": {"paper": 15},
+    "tables": [
+        {
+            "title": "lower bounds, and estimates, of epsilon",
+            "by": ["training", "attack", "canary", "kind", "by"],
+            "across": "target_epsilon",
+            "of": {"value": "spread"},
+        },
+        {
+            "title": "upper bounds",
+            "where": {"attack": "mechanism", "by": "family"},
+            "by": ["target_epsilon"],
+            "of": ["noise_multiplier", "epsilon_pld", "epsilon_rdp"],
+        },
+    ],
+}
 
 
 def simulated(experiment: Experiment, noise: float) -> tuple[np.ndarray, np.ndarray]:

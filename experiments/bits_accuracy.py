@@ -78,6 +78,26 @@ CONFIGS = {
         num_seeds=3,
     ),
 }
+PAGE = {
+    "minutes": {"paper": 8},
+    "tables": [
+        {
+            "title": "cohort 200, nobody drops out",
+            "where": {"cohort": 200, "dropout_prob": 0},
+            "by": ["target_epsilon", "scale_bits"],
+            "across": "modulus_bits",
+            "of": {"accuracy": "accuracy_std"},
+            "percent": ["accuracy"],
+        },
+        {
+            "title": "18 bits for the sum and 12 for the scale",
+            "where": {"modulus_bits": 18, "scale_bits": 12},
+            "by": ["target_epsilon", "cohort", "dropout_prob"],
+            "of": {"accuracy": "accuracy_std", "aborted_share": [], "seeds": []},
+            "percent": ["accuracy"],
+        },
+    ],
+}
 
 
 def points(experiment: Experiment) -> list[lab.Point]:

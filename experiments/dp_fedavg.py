@@ -80,6 +80,23 @@ CONFIGS = {
         num_seeds=3,
     ),
 }
+PAGE = {
+    "minutes": {"paper": 30},
+    "tables": [
+        {
+            "by": ["cohort", "clipping", "clip_norm"],
+            "across": "noise",
+            "of": ["accuracy"],
+            "percent": ["accuracy"],
+        },
+        {
+            "title": "what is proven here, and projected to a larger population",
+            "where": {"clipping": "flat", "clip_norm": 1},
+            "by": ["cohort", "noise", "delta", "projected_cohort", "projected_delta"],
+            "of": ["epsilon_rdp", "epsilon_pld", "projected_epsilon_rdp"],
+        },
+    ],
+}
 
 
 def points(experiment: Experiment) -> list[lab.Point]:

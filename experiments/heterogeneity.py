@@ -85,6 +85,31 @@ CONFIGS = {
         num_seeds=3,
     ),
 }
+PAGE = {
+    "minutes": {"paper": 35},
+    "tables": [
+        {
+            "by": ["partition"],
+            "across": "algorithm",
+            "of": ["best_accuracy"],
+            "percent": ["best_accuracy"],
+        },
+        {
+            "by": ["partition", "algorithm"],
+            "of": [
+                "final_accuracy",
+                "client_accuracy",
+                "client_accuracy_worst_decile",
+                "niid_bench_percent",
+            ],
+            "percent": [
+                "final_accuracy",
+                "client_accuracy",
+                "client_accuracy_worst_decile",
+            ],
+        },
+    ],
+}
 
 
 def trainers(experiment: Experiment) -> dict[str, parts.Trainer]:

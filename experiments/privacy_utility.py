@@ -77,6 +77,27 @@ CONFIGS = {
         delta=1e-4,
     ),
 }
+PAGE = {
+    "minutes": {"paper": 20},
+    "tables": [
+        {
+            "by": ["pattern"],
+            "across": "target_epsilon",
+            "of": ["accuracy"],
+            "percent": ["accuracy"],
+        },
+        {
+            "title": "bytes of a client in a round, and time over plain federated",
+            "where": {"seed": 0, "target_epsilon": ["inf", 8]},
+            "by": ["pattern"],
+            "of": {
+                "uplink_bytes": [],
+                "downlink_bytes": [],
+                "compute_overhead": ["compute_overhead_low", "compute_overhead_high"],
+            },
+        },
+    ],
+}
 
 
 def patterns(experiment: Experiment) -> dict[str, parts.Federated | parts.Central]:

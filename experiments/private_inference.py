@@ -32,7 +32,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.side_by_side import launch
-from ppml_lab import data, federated, lab, models, random
-from ppml_lab.lab.command import parse
+from experiments.benchmarks import bench
+from ppml_lab import data, federated, models, random
 from ppml_lab.smpc import approximations, network, private, transcript
 from ppml_lab.smpc import ring as rings
 
@@ -82,6 +80,42 @@ CONFIGS = {
         batch_size=250,
         num_seeds=3,
     ),
+}
+PAGE = {
+    "minutes": {"paper": 20},
+    "tables": [
+        {
+            "where": {"layer": None},
+            "by": ["model", "ring_bits"],
+            "across": "fraction_bits",
+            "of": {"accuracy": "accuracy_std"},
+            "percent": ["accuracy"],
+        },
+        {
+            "title": "the 2NN's errors in the ring of 64 bits",
+            "where": {"model": "2nn", "ring_bits": 64},
+            "by": ["fraction_bits"],
+            "of": {
+                "agreement": [],
+                "encoding": [],
+                "truncation": [],
+                "approximation": [],
+                "probabilities": [],
+            },
+        },
+        {
+            "title": "128 images: bytes of the busiest party, rounds, message seconds",
+            "where": {"layer": ["inputs", "model"]},
+            "by": ["model", "protocol", "layer"],
+            "of": [
+                "online_bytes",
+                "offline_bytes",
+                "rounds",
+                "lan_seconds",
+                "wan_seconds",
+            ],
+        },
+    ],
 }
 MODULES = {"logistic": models.logistic, "2nn": models.two_nn, "cnn": models.CNN}
 RINGS = {32: rings.Z32, 64: rings.Z64}
@@ -251,12 +285,12 @@ def perceptron(params: Any, images: jax.Array) -> jax.Array:
 
 def counted_by_crypten(folder: Path) -> list[Row]:
     """CrypTen's bytes and rounds for the perceptron, and what the lab makes of them."""
-    if not launch.is_here("crypten"):
+    if not bench.is_here("crypten"):
         return []
-    scripts = Path(__file__).with_name("secure_throughput_workers")
-    workers = launch.Workers(scripts, folder, 300.0, headlines=("rounds",))
-    task = launch.Task("crypten", ("mlp",), {"repetitions": 1})
-    ((report,),) = launch.in_turns(workers, [task], 1)
+    scripts = Path(bench.__file__).with_name("secure_throughput_workers")
+    workers = bench.Workers(scripts, folder, 300.0, headlines=("rounds",))
+    task = bench.Task("crypten", ("mlp",), {"repetitions": 1})
+    ((report,),) = bench.in_turns(workers, [task], 1)
     if report is None:
         return []
     bits, rounds = 8 * report["party_bytes"], report["rounds"]
@@ -291,7 +325,4 @@ def measure(folder: Path, config: Experiment) -> list[Row]:
 
 
 if __name__ == "__main__":
-    folder = parse("private_inference", __doc__ or "", CONFIGS).out
-    lab.run_benchmark(
-        "private_inference", __doc__ or "", CONFIGS, partial(measure, folder)
-    )
+    bench.run("private_inference", __doc__ or "", CONFIGS, measure)

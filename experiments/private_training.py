@@ -30,7 +30,7 @@ round trip; seconds are those of messages and, `compute_seconds`, of the emulati
 
     python -m experiments.private_training smoke
     python -m experiments.private_training paper
-    python -m experiments.private_training mnist --out results/private_training/mnist
+    python -m experiments.private_training mnist
 """
 
 from __future__ import annotations
@@ -88,6 +88,24 @@ CONFIGS = {
         swept_bits=(8, 10, 12, 14, 16, 20, 24),
         num_seeds=1,
     ),
+}
+PAGE = {
+    "minutes": {"paper": 10, "mnist": 10},
+    "tables": [
+        {
+            "by": ["case", "method", "target_epsilon", "fraction_bits"],
+            "of": {
+                "accuracy": "accuracy_std",
+                "worst": [],
+                "online_bytes": [],
+                "offline_bytes": [],
+                "rounds": [],
+                "wan_seconds": [],
+                "compute_seconds": [],
+            },
+            "percent": ["accuracy", "worst"],
+        },
+    ],
 }
 COLUMNS = ("case", "method", "fraction_bits", "accuracy", "accuracy_std", "worst")
 COLUMNS += ("target_epsilon", "epsilon", "delta", "noise_stddev", "seeds")

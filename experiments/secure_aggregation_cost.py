@@ -32,7 +32,6 @@ cores, `smoke` 15 seconds.
 from __future__ import annotations
 
 import itertools
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,9 +41,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppml_lab import lab, random
+from experiments.benchmarks import bench
+from ppml_lab import random
 from ppml_lab.lab import records
-from ppml_lab.lab.command import parse
 from ppml_lab.smpc import cost, dropouts, graphs, mask_keys, masking, operations, shamir
 from ppml_lab.smpc.field import F61
 from ppml_lab.smpc.network import LAN, WAN
@@ -80,6 +79,31 @@ CONFIGS = {
         entries=100_000,
         repetitions=3,
     ),
+}
+PAGE = {
+    "minutes": {"paper": 5},
+    "tables": [
+        {
+            "title": "neighbours that Bell et al.'s graph needs",
+            "where": {"quantity": "degree"},
+            "by": ["detail", "corrupt", "dropout", "clients"],
+            "of": ["ours", "published"],
+        },
+        {
+            "title": "a client's bytes over its bare input's",
+            "where": {"quantity": "expansion", "clients": [100, 1000, 10_000]},
+            "by": ["source", "clients", "dimension"],
+            "of": ["ours", "published"],
+        },
+        {
+            "title": "CPU milliseconds",
+            "where": {
+                "quantity": ["server_cpu_milliseconds", "client_cpu_milliseconds"]
+            },
+            "by": ["quantity", "source", "clients", "dropout"],
+            "of": {"ours": ["low", "high"], "published": []},
+        },
+    ],
 }
 BONAWITZ, BELL, LIGHT = "bonawitz_2017", "bell_2020", "lightsecagg_2022"
 COLUMNS = ("source", "quantity", "detail", "clients", "dimension", "input_bits")
@@ -216,9 +240,10 @@ def remove(graph: graphs.Graph, opened: Any, alive: Any, uploads: Any) -> Any:
 def timed(function: Any, *given: Any) -> tuple[Any, np.ndarray]:
     """What comes out, and wall and CPU milliseconds."""
     jax.block_until_ready(given)
-    before = np.array([time.perf_counter(), time.process_time()])
+    meter = bench.Meter()
+    meter.start()
     found = jax.block_until_ready(function(*given))
-    return found, 1e3 * (np.array([time.perf_counter(), time.process_time()]) - before)
+    return found, np.array(meter.lap().milliseconds)
 
 
 def programs(graph: graphs.Graph, entries: int) -> Any:
@@ -318,6 +343,4 @@ def measure(folder: Path, config: Experiment) -> list[Row]:
 
 
 if __name__ == "__main__":
-    stem = "secure_aggregation_cost"
-    folder = parse(stem, __doc__ or "", CONFIGS).out
-    lab.run_benchmark(stem, __doc__ or "", CONFIGS, partial(measure, folder))
+    bench.run("secure_aggregation_cost", __doc__ or "", CONFIGS, measure)

@@ -1,70 +1,58 @@
 """Rounds to the target accuracy, cell by cell, beside the paper's numbers.
 
-python paper_figures/fedavg_rounds.py [results folder]
+    python -m paper_figures.fedavg_rounds [results folder]
 
-Reads table.csv of the folder (results/fedavg_rounds by default) and writes the figure
-as PDF and PNG: beside this file, or into the folder if one was named.
+Dots are seeds at the best rate, with their median.
 """
 
 from __future__ import annotations
 
-import csv
-import sys
-from pathlib import Path
-
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
 
-HERE = Path(__file__).resolve().parent
-CELL = ("model", "partition", "C", "E", "B")
+from paper_figures import common
+
+OURS, PAPER = common.COLOURS[:2]
 
 
 def name(row: dict[str, str]) -> str:
-    model, partition, fraction, epochs, batch = (row[key] for key in CELL)
-    deal = {"iid": "IID", "shards": "2 digits each"}.get(partition, partition)
-    size = "all" if batch == "600" else batch
-    target = f"{float(row['target_accuracy']):.0%}"
-    return f"{model} to {target}, {deal}: C={fraction}, E={epochs}, B={size}"
+    deal = {"iid": "IID", "shards": "2 digits each"}.get(row["partition"])
+    size = "all" if row["B"] == "600" else row["B"]
+    return (
+        f"{row['model']} to {float(row['target_accuracy']):.0%}, "
+        f"{deal or row['partition']}: C={row['C']}, E={row['E']}, B={size}"
+    )
 
 
-def main(folder: Path, out: Path) -> None:
-    with (folder / "table.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    cells = list(dict.fromkeys(name(row) for row in rows))
+def draw(rows: common.Rows) -> Figure:
+    cells: dict[str, common.Rows] = {}
+    for row in rows:
+        cells.setdefault(name(row), []).append(row)
     size = (7.5, 1.4 + 0.27 * len(cells))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
-    for place, cell in enumerate(cells):
-        here = [row for row in rows if name(row) == cell]
-        best = [row for row in here if row["best_rate"] == "True"]
-        found = [float(r["rounds_to_target"]) for r in best if r["rounds_to_target"]]
-        if found:
-            axis.plot(found, [place] * len(found), "o", color="#0072B2", alpha=0.5)
-            axis.plot(np.median(found), place, "|", color="#0072B2", ms=16, mew=2)
+    for place, here in enumerate(cells.values()):
+        best = common.where(here, best_rate="True")
+        found = common.column(best, "rounds_to_target")
+        found = found[~np.isnan(found)]
+        if len(found):
+            axis.plot(found, [place] * len(found), "o", color=OURS, alpha=0.5)
+            axis.plot(np.median(found), place, "|", color=OURS, ms=16, mew=2)
         else:
-            ran = max(int(row["rounds_run"]) for row in here)
-            axis.plot(ran, place, ">", color="#0072B2", mfc="none")
-        if here[0]["paper_rounds"]:
-            paper = float(here[0]["paper_rounds"])
-            axis.plot(paper, place, "D", color="#D55E00", mfc="none")
-    axis.plot([], [], "o", color="#0072B2", label="ours: a seed at the best rate")
-    axis.plot([], [], ">", color="#0072B2", mfc="none", label="ours: not reached by")
-    axis.plot([], [], "D", color="#D55E00", mfc="none", label="paper")
-    axis.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
+            ran = common.column(here, "rounds_run").max()
+            axis.plot(ran, place, ">", color=OURS, mfc="none")
+        paper = common.column(here, "paper_rounds")[0]
+        axis.plot(paper, place, "D", color=PAPER, mfc="none")
+    axis.plot([], [], "o", color=OURS, label="ours: a seed at the best rate")
+    axis.plot([], [], ">", color=OURS, mfc="none", label="ours: not reached by")
+    axis.plot([], [], "D", color=PAPER, mfc="none", label="paper")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     axis.set_yticks(range(len(cells)), cells)
     axis.set_ylim(len(cells) - 0.5, -0.5)
-    axis.set_xscale("log")
-    axis.set_xlabel("rounds")
+    axis.set(xscale="log", xlabel="rounds")
     axis.grid(axis="x", which="both", alpha=0.25)
-    for suffix in ("pdf", "png"):
-        figure.savefig(out / f"fedavg_rounds.{suffix}", dpi=150)
-    print(f"wrote {out / 'fedavg_rounds.png'}")
+    return figure
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]), Path(sys.argv[1]))
-    else:
-        main(HERE.parent / "results" / "fedavg_rounds", HERE)
+    common.main(__file__, draw)

@@ -1,73 +1,51 @@
 """Best test accuracy and the worst clients, by partition and algorithm.
 
-python paper_figures/heterogeneity.py [results folder]
+    python -m paper_figures.heterogeneity [results folder]
 
-Reads table.csv of the folder (results/heterogeneity by default) and writes the figure
-as PDF and PNG: beside this file, or into the folder if one was named.
+Dots are seeds, with their mean.
 """
 
 from __future__ import annotations
 
-import csv
-import sys
-from pathlib import Path
-
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-HERE = Path(__file__).resolve().parent
-COLOURS = {"fedavg": "#0072B2", "fedprox": "#D55E00", "scaffold": "#009E73"}
+from paper_figures import common
+
 PANELS = {
     "best_accuracy": "best test accuracy, %",
     "client_accuracy_worst_decile": "accuracy of the worst tenth of clients, %",
 }
+BENCH = {"ls": "", "marker": "D", "color": "0.2", "mfc": "none"}
 
 
-def main(folder: Path, out: Path) -> None:
-    with (folder / "table.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    partitions = list(dict.fromkeys(row["partition"] for row in rows))
+def draw_panel(axis: plt.Axes, rows: common.Rows, name: str) -> None:
+    partitions = common.distinct(rows, "partition")
+    looks = common.looks(common.distinct(rows, "algorithm"))
+    for shift, (algorithm, (color, marker)) in enumerate(looks.items()):
+        for place, partition in enumerate(partitions):
+            runs = common.where(rows, partition=partition, algorithm=algorithm)
+            x = place + 0.25 * (shift - (len(looks) - 1) / 2)
+            found = 100 * common.column(runs, name)
+            axis.plot([x] * len(found), found, marker, color=color, alpha=0.6)
+            axis.plot(x, found.mean(), "_", color=color, ms=16, mew=2)
+            if name == "best_accuracy":
+                axis.plot(x, common.column(runs, "niid_bench_percent")[0], **BENCH)
+        axis.plot([], [], marker, color=color, label=algorithm)
+    axis.set_xticks(range(len(partitions)), partitions)
+    axis.set_ylabel(PANELS[name])
+    axis.grid(axis="y", alpha=0.25)
+
+
+def draw(rows: common.Rows) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for axis, (column, label) in zip(axes, PANELS.items(), strict=True):
-        for shift, (algorithm, colour) in enumerate(COLOURS.items()):
-            for place, partition in enumerate(partitions):
-                runs = [
-                    row
-                    for row in rows
-                    if (row["partition"], row["algorithm"]) == (partition, algorithm)
-                ]
-                x = place + 0.25 * (shift - 1)
-                found = [100 * float(run[column]) for run in runs]
-                axis.plot([x] * len(found), found, "o", color=colour, alpha=0.6)
-                axis.plot(x, np.mean(found), "_", color=colour, ms=16, mew=2)
-                if column == "best_accuracy" and runs[0]["niid_bench_percent"]:
-                    published = float(runs[0]["niid_bench_percent"])
-                    axis.plot(x, published, "D", color="0.2", mfc="none")
-        axis.set_xticks(range(len(partitions)), partitions)
-        axis.set_ylabel(label)
-        axis.grid(axis="y", alpha=0.25)
-    for algorithm, colour in COLOURS.items():
-        axes[0].plot([], [], "o", color=colour, label=algorithm)
+    for axis, name in zip(axes, PANELS, strict=True):
+        draw_panel(axis, rows, name)
     if any(row["niid_bench_percent"] for row in rows):
-        axes[0].plot(
-            [],
-            [],
-            "D",
-            color="0.2",
-            mfc="none",
-            label="NIID-Bench, 50 rounds of 10 epochs",
-        )
+        axes[0].plot([], [], **BENCH, label="NIID-Bench, 50 rounds of 10 epochs")
     axes[0].legend(fontsize=8)
-    for suffix in ("pdf", "png"):
-        figure.savefig(out / f"heterogeneity.{suffix}", dpi=150)
-    print(f"wrote {out / 'heterogeneity.png'}")
+    return figure
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]), Path(sys.argv[1]))
-    else:
-        main(HERE.parent / "results" / "heterogeneity", HERE)
+    common.main(__file__, draw)

@@ -1,80 +1,63 @@
 """Accuracy against epsilon, one line per pattern, and what each pattern costs.
 
-    python paper_figures/privacy_utility.py [results folder]
+    python -m paper_figures.privacy_utility [results folder]
 
-Reads table.csv of the folder (results/privacy_utility by default) and writes the figure
-as PDF and PNG: beside this file, or into the folder if one was named.
+Means over seeds with their 95% intervals; horizontal lines have no epsilon.
 """
 
 from __future__ import annotations
 
-import csv
-import sys
-from pathlib import Path
-
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-HERE = Path(__file__).resolve().parent
+from paper_figures import common
+
 DASHED = (0, (4, 4))
-STYLE = {  # colour, marker, line: safe for the colour-blind, and distinct where equal
+BLUE, ORANGE, GREEN = common.COLOURS[:3]
+STYLE = {  # colour, marker, line: distinct where means are equal
     "central training": ("0.15", "", "-"),
-    "federated": ("#0072B2", "", "-"),
-    "federated + secure sum": ("#D55E00", "", DASHED),
+    "federated": (BLUE, "", "-"),
+    "federated + secure sum": (ORANGE, "", DASHED),
     "central training + DP": ("0.15", "v", ":"),
-    "federated + central DP": ("#0072B2", "o", "-"),
-    "federated + central DP + secure sum": ("#D55E00", "s", DASHED),
-    "federated + local DP": ("#009E73", "^", "-"),
+    "federated + central DP": (BLUE, "o", "-"),
+    "federated + central DP + secure sum": (ORANGE, "s", DASHED),
+    "federated + local DP": (GREEN, "^", "-"),
 }
-T_QUANTILE = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
-Rows = list[dict[str, str]]
 
 
-def values(rows: Rows, name: str, **where: str) -> np.ndarray:
-    """A column of the rows that match, without its empty cells."""
-    chosen = [row for row in rows if all(row[key] == where[key] for key in where)]
-    return np.array([float(row[name]) for row in chosen if row[name]])
-
-
-def draw_accuracy(axis: plt.Axes, rows: Rows) -> None:
-    """Means over seeds with their 95% t intervals; horizontal lines have no epsilon."""
-    targets = sorted({row["target_epsilon"] for row in rows} - {"inf"}, key=float)
+def draw_accuracy(axis: plt.Axes, rows: common.Rows) -> None:
+    targets = [t for t in common.numbers(rows, "target_epsilon") if t != "inf"]
     for pattern, (color, marker, line) in STYLE.items():
         look = {"color": color, "linestyle": line, "label": pattern}
-        plain = values(rows, "accuracy", pattern=pattern, target_epsilon="inf")
-        if len(plain):
-            axis.axhline(plain.mean(), linewidth=1, **look)
+        mine = common.where(rows, pattern=pattern)
+        plain = common.where(mine, target_epsilon="inf")
+        if plain:
+            mean = common.column(plain, "accuracy").mean()
+            axis.axhline(mean, linewidth=1, **look)
             continue
-        seeds = [
-            values(rows, "accuracy", pattern=pattern, target_epsilon=t) for t in targets
+        found = [
+            common.column(common.where(mine, target_epsilon=t), "accuracy")
+            for t in targets
         ]
-        halves = [
-            T_QUANTILE.get(len(s), 2.0) * s.std(ddof=1) / len(s) ** 0.5
-            if len(s) > 1
-            else 0
-            for s in seeds
-        ]
-        means = [s.mean() for s in seeds]
+        halves = [common.half_interval(seeds) for seeds in found]
+        means = [seeds.mean() for seeds in found]
         axis.errorbar(
             [*map(float, targets)], means, halves, marker=marker, capsize=3, **look
         )
     axis.set_xscale("log", base=2)
     axis.set_xticks([*map(float, targets)], targets)
-    # Tables without the column met their targets by RDP.
-    kinds = {row.get("accountant", "rdp").upper() for row in rows} - {""}
-    xlabel = f"ε of the whole run ({' or '.join(sorted(kinds))})"
+    xlabel = f"ε of the whole run ({common.accountants(rows)})"
     axis.set(xlabel=xlabel, ylabel="test accuracy", ylim=(0, 1))
     axis.grid(alpha=0.25)
     axis.legend(fontsize=7, loc="center")
 
 
-def draw_cost(axis: plt.Axes, rows: Rows, name: str, unit: float, text: str) -> None:
+def draw_cost(
+    axis: plt.Axes, rows: common.Rows, name: str, unit: float, text: str
+) -> None:
     """A bar per pattern, with quartiles where the table has them."""
     for place, (pattern, (color, _, _)) in enumerate(STYLE.items()):
-        found = [row for row in rows if row["pattern"] == pattern and row[name]]
+        found = [row for row in common.where(rows, pattern=pattern) if row[name]]
         if not found:
             axis.text(0, place, " not applicable", va="center", fontsize=7, color="0.5")
             continue
@@ -91,25 +74,20 @@ def draw_cost(axis: plt.Axes, rows: Rows, name: str, unit: float, text: str) -> 
     axis.set_xlabel(text, fontsize=8)
 
 
-def main(folder: Path, out: Path) -> None:
-    with (folder / "table.csv").open() as file:
-        rows = list(csv.DictReader(file))
+def draw(rows: common.Rows) -> Figure:
+    common.check_known(rows, "pattern", STYLE)
     figure = plt.figure(figsize=(10, 4.4), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=[1.25, 1])
-    bytes_axis, time_axis = (
-        figure.add_subplot(grid[0, 1]),
-        figure.add_subplot(grid[1, 1]),
-    )
     draw_accuracy(figure.add_subplot(grid[:, 0]), rows)
-    draw_cost(bytes_axis, rows, "uplink_bytes", 1e3, "uplink, kB per client and round")
-    draw_cost(
-        time_axis, rows, "compute_overhead", 1, "compute time over plain federated"
-    )
-    for suffix in ("pdf", "png"):
-        figure.savefig(out / f"privacy_utility.{suffix}", dpi=150)
-    print(f"wrote {out / 'privacy_utility.png'}")
+    for place, (name, unit, text) in enumerate(
+        (
+            ("uplink_bytes", 1e3, "uplink, kB per client and round"),
+            ("compute_overhead", 1, "compute time over plain federated"),
+        )
+    ):
+        draw_cost(figure.add_subplot(grid[place, 1]), rows, name, unit, text)
+    return figure
 
 
 if __name__ == "__main__":
-    named = [Path(argument) for argument in sys.argv[1:2]]
-    main(*(named * 2 or [HERE.parent / "results" / "privacy_utility", HERE]))
+    common.main(__file__, draw)

@@ -1,59 +1,44 @@
 """Client updates per second of the lab and its peers, and how ours grow.
 
-    python paper_figures/throughput.py [results folder]
+    python -m paper_figures.throughput [results folder]
 
-Reads table.csv of the folder (results/throughput by default) and writes the figure as
-PDF and PNG: beside this file, or into the folder if one was named.
+Medians of the turns, with the lowest and the highest.
 """
 
 from __future__ import annotations
 
-import csv
-import sys
-from pathlib import Path
-
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
 
-HERE = Path(__file__).resolve().parent
-STYLE = {  # system, variant: colour (safe for the colour-blind), hatch
-    ("ppml_lab", "all cores"): ("#0072B2", ""),
-    ("ppml_lab", "1 device"): ("#56B4E9", ""),
-    ("FedJAX", "jit"): ("#D55E00", ""),
-    ("pfl-research", "2 processes"): ("#009E73", ""),
-    ("pfl-research", "1 process, 2 threads"): ("#009E73", "///"),
-    ("pfl-research", "1 process, 1 thread"): ("#009E73", "..."),
-    ("Flower", "2 actors"): ("#CC79A7", ""),
-}
-KINDS = ("comparison", "growth", "lanes")
-Rows = list[dict[str, str]]
+from paper_figures import common
+
+HATCHES = ("", "///", "...", "xxx")
+"""Of a system's first, second, ... variant."""
+RATE = "client_updates_per_second"
 
 
-def column(rows: Rows, name: str) -> np.ndarray:
-    return np.array([float(row[name]) for row in rows])
-
-
-def rates(rows: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
+def rates(rows: common.Rows) -> tuple[np.ndarray, np.ndarray]:
     """Medians, and how far minimum and maximum are from them."""
-    middle = column(rows, "client_updates_per_second")
-    return middle, [middle - column(rows, "low"), column(rows, "high") - middle]
+    low, middle, high = (common.column(rows, name) for name in ("low", RATE, "high"))
+    return middle, np.array([middle - low, high - middle])
 
 
-def draw_comparison(axis: plt.Axes, rows: Rows) -> None:
+def draw_comparison(axis: plt.Axes, rows: common.Rows) -> None:
     """A group of bars for every model and kind of sizes, a bar for every system."""
-    cells = list(dict.fromkeys((row["model"], row["sizes"]) for row in rows))
-    for place, (name, (color, hatch)) in enumerate(STYLE.items()):
-        found = [row for row in rows if (row["system"], row["variant"]) == name]
-        if not found:
-            continue
-        cell = [cells.index((row["model"], row["sizes"])) for row in found]
+    cells = common.distinct(rows, "model", "sizes")
+    looks = common.looks(common.distinct(rows, "system"))
+    series = common.distinct(rows, "system", "variant")
+    width = 0.875 / len(series)
+    for place, (system, variant) in enumerate(series):
+        variants = [v for s, v in series if s == system]
+        found = common.where(rows, system=system, variant=variant)
+        at = [cells.index((row["model"], row["sizes"])) for row in found]
         middle, spread = rates(found)
         bars = axis.bar(
-            np.array(cell) + (place - 3) * 0.125, middle, 0.125, yerr=spread, capsize=2,
-            color=color, hatch=hatch, edgecolor="white", label=", ".join(name),
+            np.array(at) + (place - (len(series) - 1) / 2) * width, middle, width,
+            yerr=spread, capsize=2, color=looks[system].color, edgecolor="white",
+            hatch=HATCHES[variants.index(variant)], label=f"{system}, {variant}",
         )  # fmt: skip
         shown = [f"{m:,.0f}" if m >= 100 else f"{m:.3g}" for m in middle]
         axis.bar_label(bars, shown, fontsize=6, padding=2)
@@ -64,16 +49,15 @@ def draw_comparison(axis: plt.Axes, rows: Rows) -> None:
     axis.legend(fontsize=7, ncols=2, loc="upper right")
 
 
-def draw_curve(axis: plt.Axes, rows: Rows, over: str, text: str) -> None:
+def draw_curve(axis: plt.Axes, rows: common.Rows, over: str, text: str) -> None:
     """Updates per second over a column, a line for every model."""
-    for model in dict.fromkeys(row["model"] for row in rows):
-        found = [row for row in rows if row["model"] == model]
-        middle, spread = rates(found)
+    for model, look in common.looks(common.distinct(rows, "model")).items():
+        found = common.where(rows, model=model)
         axis.errorbar(
-            column(found, over), middle, spread, capsize=3, color="#0072B2",
-            fmt="o-" if model == "2nn" else "s--", label=f"{model.upper()}, rate",
+            common.column(found, over), *rates(found), **look._asdict(), capsize=3,
+            label=f"{model.upper()}, rate",
         )  # fmt: skip
-    ticks = sorted(set(column(rows, over).astype(int)))
+    ticks = [int(tick) for tick in common.numbers(rows, over)]
     axis.set(xscale="log", yscale="log", xlabel=text)
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.xaxis.minorticks_off()
@@ -81,28 +65,22 @@ def draw_curve(axis: plt.Axes, rows: Rows, over: str, text: str) -> None:
     axis.legend(fontsize=7)
 
 
-def main(folder: Path, out: Path) -> None:
-    with (folder / "table.csv").open() as file:
-        table = list(csv.DictReader(file))
-    rows = {what: [row for row in table if row["what"] == what] for what in KINDS}
+def draw(rows: common.Rows) -> Figure:
     figure = plt.figure(figsize=(10, 6.4), layout="constrained")
     top, bottom = figure.add_gridspec(2, 1, height_ratios=[1.25, 1])
-    draw_comparison(figure.add_subplot(top), rows["comparison"])
-    grid = bottom.subgridspec(1, 2)
-    left, right = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
-    over, text = "clients_per_round", "clients per round, of 10,000 with 6 examples"
-    draw_curve(left, rows["growth"], over, text)
+    draw_comparison(figure.add_subplot(top), common.where(rows, what="comparison"))
+    left, right = (figure.add_subplot(cell) for cell in bottom.subgridspec(1, 2))
+    growth, over = common.where(rows, what="growth"), "clients_per_round"
+    draw_curve(left, growth, over, "clients per round, of 10,000 with 6 examples")
     left.set_ylabel("client updates per second")
-    memory, mib = left.twinx(), column(rows["growth"], "peak_mib")
-    memory.plot(column(rows["growth"], over), mib, "x:", color="0.3", label="memory")
+    memory, mib = left.twinx(), common.column(growth, "peak_mib")
+    memory.plot(common.column(growth, over), mib, "x:", color="0.3", label="memory")
     memory.set(ylabel="peak memory, MiB", ylim=(0, 2 * mib.max()))
     memory.legend(fontsize=7, loc="lower right")
-    draw_curve(right, rows["lanes"], "lanes", "clients that train at once on a device")
-    for suffix in ("pdf", "png"):
-        figure.savefig(out / f"throughput.{suffix}", dpi=150)
-    print(f"wrote {out / 'throughput.png'}")
+    lanes = common.where(rows, what="lanes")
+    draw_curve(right, lanes, "lanes", "clients that train at once on a device")
+    return figure
 
 
 if __name__ == "__main__":
-    named = [Path(argument) for argument in sys.argv[1:2]]
-    main(*(named * 2 or [HERE.parent / "results" / "throughput", HERE]))
+    common.main(__file__, draw)

@@ -13,6 +13,7 @@ from ppml_lab.cli.compare import compare
 from ppml_lab.cli.cost import cost
 from ppml_lab.cli.doctor import doctor
 from ppml_lab.cli.experiments import list_experiments
+from ppml_lab.cli.pages import pages
 from ppml_lab.cli.run import merge, run
 from ppml_lab.cli.show import show
 
@@ -23,6 +24,7 @@ COMMANDS = {
     "merge": merge,
     "show": show,
     "compare": compare,
+    "pages": pages,
     "epsilon": epsilon,
     "calibrate": calibrate,
     "cost": cost,

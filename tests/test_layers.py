@@ -152,6 +152,19 @@ def test_figures_need_neither_jax_nor_the_lab(path):
     assert ours_and_heavy <= {"numpy", "matplotlib", "paper_figures"}
 
 
+BENCHMARKS = ROOT / "experiments" / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [BENCHMARKS / "bench.py", *sorted(BENCHMARKS.glob("*_workers/work.py"))],
+    ids=lambda path: path.parent.name,
+)
+def test_what_workers_share_loads_in_their_own_environments(path):
+    needed = top_levels(path, outside_functions=True) - set(sys.stdlib_module_names)
+    assert needed <= {"numpy", "experiments"}
+
+
 def test_nothing_imports_experiments_or_figures_from_below():
     for path in sources(PACKAGE):
         assert not top_levels(path) & {"experiments", "paper_figures", "tests"}

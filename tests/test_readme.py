@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ppml_lab import lab
 from ppml_lab.__main__ import COMMANDS
+from ppml_lab.cli import experiments
 from ppml_lab.lab import parts
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
@@ -87,6 +88,7 @@ def test_every_command_is_listed() -> None:
     assert sorted(COMMANDS) == sorted([*listed, *shown])
 
 
-def test_every_experiment_has_its_row() -> None:
-    stems = {p.stem for p in (Path(__file__).parents[1] / "experiments").glob("*.py")}
+def test_every_experiment_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    stems = set(experiments.find())
     assert stems == set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))

@@ -11,11 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from ppml_lab.cli import experiments
 from ppml_lab.lab.provenance import open_folder
 from ppml_lab.lab.tree.identity import described
 
 ROOT = Path(__file__).resolve().parents[1]
-STEMS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+FOUND = {
+    path.stem: path.relative_to(ROOT)
+    for folder in ("experiments", "experiments/benchmarks")
+    for path in (ROOT / folder).glob("*.py")
+    if path.name != "bench.py"
+}
+STEMS = sorted(FOUND)
 TINY = {
     "privacy_utility": [
         *("--num-seeds", "2", "--target-epsilons", "inf", "8"),
@@ -44,20 +51,15 @@ TINY = {
     ],
     "convolutions": ["--turns", "1", "--num-steps", "2", "--batch-sizes", "2"],
 }
-TRAINS_NOTHING = {
-    *("convolutions", "throughput", "dp_sgd_speed"),
-    *("secure_aggregation_cost", "secure_throughput", "scaling"),
+TIMED = {stem for stem, path in FOUND.items() if path.parent.name == "benchmarks"}
+"""Their smoke runs only time the machine, for minutes."""
+TRAINS_NOTHING = TIMED | {
+    "secure_aggregation_cost",
     *("private_inference", "private_training", "audit_epsilon"),
 }
 """Measured by `lab.run_benchmark`, which states nothing: either there is no privacy, or
 its noise is calibrated and printed by the experiment."""
 
-
-TIMED = (
-    *("convolutions", "throughput", "dp_sgd_speed"),
-    *("secure_throughput", "scaling"),
-)
-"""Their smoke runs only time the machine, for minutes."""
 LONG = (
     *("audit_epsilon", "bits_accuracy", "heterogeneity"),
     *("private_inference", "private_training"),
@@ -83,8 +85,10 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_experiment_is_listed_here() -> None:
+def test_every_experiment_is_listed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(TINY) == STEMS
+    monkeypatch.chdir(ROOT)
+    assert experiments.find() == FOUND
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -105,7 +109,7 @@ def test_a_fresh_clone_can_run_smoke(stem: str, tmp_path: Path) -> None:
     """Committed results do not stand in the way of today's configuration."""
     committed = ROOT / "results" / stem / "smoke" / "provenance.json"
     (tmp_path / "provenance.json").write_text(committed.read_text())
-    configs = importlib.import_module(f"experiments.{stem}").CONFIGS
+    configs = importlib.import_module(experiments.module(FOUND[stem])).CONFIGS
     open_folder(tmp_path, described(configs["smoke"], "config"))
 
 
@@ -115,7 +119,8 @@ def test_a_fresh_clone_can_run_smoke(stem: str, tmp_path: Path) -> None:
     [pytest.param(stem, marks=marks(stem)) for stem in STEMS],
 )
 def test_smoke_run_figure_and_refusal(stem: str, tmp_path: Path) -> None:
-    command = ["-m", f"experiments.{stem}", "smoke", "--out", str(tmp_path)]
+    module = experiments.module(FOUND[stem])
+    command = ["-m", module, "smoke", "--out", str(tmp_path)]
     done = run(*command, *TINY[stem])
     assert done.returncode == 0, done.stderr
     if stem not in TRAINS_NOTHING:

@@ -41,32 +41,61 @@ def list_experiments(*, as_json: AsJson = False) -> None:
 
 
 def find() -> dict[str, Path]:
-    """The experiments below the current folder, by name.
+    """The experiments below the current folder, by name: what lies in experiments/, and
+    what further down has CONFIGS, such as benchmarks.
 
     Raises:
-      ValueError: If there are none.
+      ValueError: If there are none, or two of one name.
     """
     paths = sorted(_FOLDER.glob("[!_]*.py"))
+    paths += [
+        path for path in sorted(_FOLDER.glob("[!._]*/**/[!_]*.py")) if _is_one(path)
+    ]
     if not paths:
         raise ValueError(
             f"no experiments in {_FOLDER.resolve()}: go to the folder that holds "
             "experiments/, such as a clone of the repository"
         )
-    return {path.stem: path for path in paths}
+    found: dict[str, Path] = {}
+    for path in paths:
+        if found.setdefault(path.stem, path) != path:
+            raise ValueError(
+                f"{found[path.stem]} and {path} are experiments of one name, which is "
+                "that of their results: rename one"
+            )
+    return found
+
+
+def module(path: Path) -> str:
+    """What `python -m` calls the experiment of a file."""
+    return ".".join(path.with_suffix("").parts)
+
+
+def question(path: Path) -> str:
+    """What an experiment asks: the first line of its docstring."""
+    return (ast.get_docstring(_parsed(path)) or "").partition("\n")[0]
+
+
+def literal(path: Path, name: str) -> Any:
+    """What a file assigns to a name, without running it; None if it does not.
+
+    Raises:
+      ValueError: If it is computed.
+    """
+    value = _assigned(_parsed(path), name)
+    try:
+        return None if value is None else ast.literal_eval(value)
+    except ValueError as error:
+        raise ValueError(f"{name} of {path} must be written out: {error}") from error
 
 
 def _describe(path: Path) -> dict[str, Any]:
     """What its source says, without running it, and the tables it has."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except SyntaxError as error:
-        raise ValueError(f"{path} is not Python: {error}") from error
-    docstring = ast.get_docstring(tree) or ""
     folder = RESULTS / path.stem
     return {
         "name": path.stem,
-        "question": docstring.partition("\n")[0],
-        "configurations": _configurations(tree),
+        "question": question(path),
+        "configurations": _configurations(_parsed(path)) or [],
         "results": {
             # As `lab.command.parse` has it, the paper's results are at the top.
             "paper" if table.parent == folder else table.parent.name: str(table)
@@ -75,13 +104,37 @@ def _describe(path: Path) -> dict[str, Any]:
     }
 
 
-def _configurations(tree: ast.Module) -> list[str]:
-    """The keys of the module's CONFIGS, as far as they are written out."""
+def _is_one(path: Path) -> bool:
+    """Whether a file has CONFIGS; files that do not name them are not parsed, for
+    workers may be of another Python.
+    """
+    named = b"CONFIGS" in path.read_bytes()
+    return named and _configurations(_parsed(path)) is not None
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        raise ValueError(f"{path} is not Python: {error}") from error
+
+
+def _configurations(tree: ast.Module) -> list[str] | None:
+    """The keys of the module's CONFIGS, as far as they are written out; None if it has
+    none.
+    """
+    configs = _assigned(tree, "CONFIGS")
+    keys = configs.keys if isinstance(configs, ast.Dict) else []
+    names = [str(key.value) for key in keys if isinstance(key, ast.Constant)]
+    return None if configs is None else names
+
+
+def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
+    """The first expression that a module assigns to a name."""
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
         names = {target.id for target in targets if isinstance(target, ast.Name)}
-        if "CONFIGS" in names and isinstance(node, ast.Assign | ast.AnnAssign):
-            keys = node.value.keys if isinstance(node.value, ast.Dict) else []
-            return [str(key.value) for key in keys if isinstance(key, ast.Constant)]
-    return []
+        if name in names and isinstance(node, ast.Assign | ast.AnnAssign):
+            return node.value
+    return None

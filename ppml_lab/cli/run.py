@@ -98,7 +98,7 @@ class _Relay(io.StringIO):
 
 
 def _run(experiment: str, options: Sequence[str]) -> None:
-    """What `python -m experiments.NAME` does, in this process."""
+    """What `python -m` of the experiment does, in this process."""
     found = experiments.find()
     if experiment not in found:
         from ppml_lab import checks
@@ -110,7 +110,7 @@ def _run(experiment: str, options: Sequence[str]) -> None:
     sys.argv = [experiment, *options]
     try:
         runpy.run_module(
-            f"experiments.{experiment}", run_name="__main__", alter_sys=True
+            experiments.module(found[experiment]), run_name="__main__", alter_sys=True
         )
     except ValueError:
         # Not a bad argument of ours, so not one line: show where it comes from.

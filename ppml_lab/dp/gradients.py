@@ -88,7 +88,7 @@ def clipped_gradient(
         whole batch. The batch is padded up to a multiple of it; after the last
         microbatch that holds an example nothing more is computed. What fits the
         processor's cache is fastest on a CPU: 16 to 64 for convolutional models, all
-        for small dense ones (`experiments/dp_sgd_speed.py`).
+        for small dense ones (`experiments/benchmarks/dp_sgd_speed.py`).
 
     Raises:
       ValueError: If microbatch_size is below 1, the method unknown, or the mechanism

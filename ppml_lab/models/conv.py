@@ -5,8 +5,8 @@ rewrites others into it, but not inside the body of a while loop, and JAX writes
 backward convolutions of training in other layouts: there they run many times slower.
 Here all three are written in that layout from the start. Under `vmap` over kernels,
 which would make a grouped convolution, a CPU takes one kernel after the other, the
-fastest way measured there (`experiments/convolutions.py`); other backends multiply
-patches, which is not measured yet.
+fastest way measured there (`experiments/benchmarks/convolutions.py`); other backends
+multiply patches, which is not measured yet.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ def folder(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", sys.argv)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "echo.py").write_text(ECHO)
-    (tmp_path / "experiments" / "count.py").write_text(COUNT)
+    (tmp_path / "experiments" / "below").mkdir()
+    (tmp_path / "experiments" / "below" / "count.py").write_text(COUNT)
     return tmp_path
 
 
@@ -109,5 +110,5 @@ def test_a_real_one_as_a_user_runs_it(folder):
     said = json.loads((folder / found["provenance"]).read_text())
     assert said["config"]["fields"] == {"rows": 4}
     # By the name that it has for whoever imports it.
-    assert said["config"]["class"] == "experiments.count.Config"
+    assert said["config"]["class"] == "experiments.below.count.Config"
     assert said["command"] == ["count.py", *args[2:-1]]

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from ppml_lab.__main__ import main
-from ppml_lab.cli import compare, output, tables
+from ppml_lab.cli import compare, experiments, output, tables
 from ppml_lab.cli.alike import NEEDED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,9 @@ def test_list_finds_every_experiment(capsys):
     found = {
         about["name"]: about for about in json.loads(printed(capsys, "list", "--json"))
     }
-    assert set(found) == {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    science, timed = ROOT / "experiments", ROOT / "experiments" / "benchmarks"
+    stems = {path.stem for folder in (science, timed) for path in folder.glob("*.py")}
+    assert set(found) == stems - {"bench"}
     about = found["privacy_utility"]
     assert about["configurations"] == ["smoke", "paper"]
     assert about["question"] == "What does privacy cost in accuracy, bytes and time?"
@@ -53,6 +55,21 @@ def test_list_elsewhere(capsys, monkeypatch, tmp_path):
     found = json.loads(printed(capsys, "list", "--json"))
     expected = {"name": "mine", "question": "Why?", "configurations": [], "results": {}}
     assert found == [expected]
+
+
+def test_list_looks_below_for_what_has_configurations(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    below = tmp_path / "experiments" / "fast" / "er"
+    below.mkdir(parents=True)
+    assert "no experiments in" in refused(capsys, "list")
+    (below / "timing.py").write_text('"""How fast?"""\nCONFIGS = {"smoke": 1}\n')
+    (below / "worker.py").write_text("print 'of another Python'\n")
+    (found,) = json.loads(printed(capsys, "list", "--json"))
+    assert (found["name"], found["configurations"]) == ("timing", ["smoke"])
+    path = experiments.find()["timing"]
+    assert experiments.module(path) == "experiments.fast.er.timing"
+    (tmp_path / "experiments" / "timing.py").write_text("")
+    assert "experiments of one name" in refused(capsys, "list")
 
 
 def test_show_a_committed_table(capsys):

@@ -1,0 +1,155 @@
+"""Tables of means and spreads in Markdown, made of the rows of a results table.
+
+What a table shows is declared as
+
+    {"title": "...", "by": [...], "of": ..., "where": {...}, "across": "...",
+     "percent": [...]}
+
+It has a line for every value of the columns `by`, of rows whose cells are those of
+`where` (one, or several in a list), and beside that
+
+    "of": ["accuracy", ...]            means over seeds, and standard deviations
+    "of": {"accuracy": "its_spread", "bytes": [], "time": ["low", "high"]}
+                                       what rows have already, its spread or its range
+    "across": "algorithm"              of the only column of `of`, one for every value
+
+Columns in `percent` are shown so; `by`, `of` and what tells rows apart are needed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ppml_lab.cli.tables import Row
+
+_KEYS = ("title", "by", "of", "where", "across", "percent")
+
+
+def table(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """A declared table and a line that says what it shows; "" if no row is meant.
+
+    Raises:
+      ValueError: If it does not fit the rows: a column that they lack, or cells of rows
+        that differ in more than their seeds.
+    """
+    rows = [row for row in rows if _is_meant(about, row)]
+    if not rows:
+        return ""
+    _check(about, rows)
+    by, across, ends = about["by"], about.get("across"), _ends(about)
+    lines: dict[tuple[Any, ...], dict[Any, list[Row]]] = {}
+    for row in rows:
+        line = lines.setdefault(tuple(row.get(name) for name in by), {})
+        line.setdefault(across and row.get(across), []).append(row)
+    columns = list(dict.fromkeys(column for line in lines.values() for column in line))
+    units = {name: 100 if name in about.get("percent", ()) else 1 for name in ends}
+    body = [
+        [_text(value) for value in label]
+        + [
+            _cell(line.get(column, []), name, ends[name], units[name])
+            for column in columns
+            for name in ends
+        ]
+        for label, line in lines.items()
+    ]
+    heads = [*map(_text, columns)] if across else [*ends]
+    rule = ["---"] * len(by) + ["--:"] * len(heads)
+    counts = sorted({len(cell) for line in lines.values() for cell in line.values()})
+    drawn = (f"| {' | '.join(line)} |" for line in ([*by, *heads], rule, *body))
+    return "\n".join([_caption(about, counts), "", *drawn])
+
+
+def _is_meant(about: Mapping[str, Any], row: Row) -> bool:
+    for name, cells in about.get("where", {}).items():
+        wanted = cells if isinstance(cells, list) else [cells]
+        # Infinity has no literal.
+        if row.get(name) not in wanted and _text(row.get(name)) not in wanted:
+            return False
+    return True
+
+
+def _ends(about: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What is shown, and the columns of its spread: none, one, or a range's ends."""
+    of = about["of"]
+    given = of if isinstance(of, dict) else {name: [] for name in of}
+    return {name: [end] if isinstance(end, str) else end for name, end in given.items()}
+
+
+def _check(about: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    from ppml_lab import checks
+
+    for key in about:
+        checks.known("key of a table", key, _KEYS)
+    if not (about.get("by") and about.get("of")):
+        raise ValueError("a table names its columns in by and in of")
+    across = [about["across"]] if about.get("across") else []
+    if across and len(about["of"]) != 1:
+        raise ValueError(f"a table across {across[0]} has one column in of")
+    beside = [end for ends in _ends(about).values() for end in ends]
+    known = sorted({name for row in rows for name in row})
+    for name in (*about["by"], *about["of"], *beside, *across):
+        checks.known("column", name, known)
+    labels = [*about["by"], *across, "seed"]
+    seen = set()
+    for row in rows:
+        label = tuple(row.get(name) for name in labels)
+        if label in seen:
+            said = zip(labels, map(_text, label), strict=True)
+            raise ValueError(
+                f"several rows have {', '.join(map(' '.join, said))}: name what tells "
+                "them apart in by or where"
+            )
+        seen.add(label)
+
+
+def _caption(about: Mapping[str, Any], counts: Sequence[int]) -> str:
+    """What the cells are, in words."""
+    said = [about["title"]] if "title" in about else []
+    if about.get("across"):
+        (name,) = about["of"]
+        said.append(f"`{name}` by `{about['across']}`")
+    if about.get("percent"):
+        said.append("accuracies in percent")
+    widths = {len(ends) for ends in _ends(about).values()}
+    if counts[-1] > 1:
+        runs = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+        said.append(f"means of {runs} seeds, with standard deviations")
+    if 1 in widths:
+        said.append("means, with the standard deviations that the table has")
+    if 2 in widths:
+        said.append("medians, with the range that the table has")
+    sentence = "; ".join(said)
+    return f"{sentence[:1].upper()}{sentence[1:]}."
+
+
+def _cell(rows: Sequence[Row], name: str, ends: Sequence[str], unit: int) -> str:
+    """A mean with its standard deviation (over n - 1), or what a row says."""
+    values = [row[name] for row in rows if row.get(name) is not None]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if not values or len(numbers) < len(values):
+        return ", ".join(dict.fromkeys(map(_text, values)))
+    mean = _number(statistics.fmean(numbers), unit)
+    if ends:
+        spreads = [rows[0].get(end) for end in ends]
+        shown = [_number(s, unit) for s in spreads if isinstance(s, int | float)]
+        known = shown and not (len(shown) == 2 and {*shown} == {mean})
+        return f"{mean} ({' to '.join(shown)})" if known else mean
+    if len(set(numbers)) < 2 or not all(map(math.isfinite, numbers)):
+        return mean
+    some = f" of {len(numbers)}" if len(numbers) < len(rows) else ""
+    return f"{mean} ({_number(statistics.stdev(numbers), unit)}){some}"
+
+
+def _number(value: float, unit: int = 1) -> str:
+    if unit == 100:
+        return f"{100 * value:.1f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.3g}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("|", r"\|")

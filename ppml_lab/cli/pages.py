@@ -1,0 +1,214 @@
+"""`pages`: what results pages say of tables, made of the tables.
+
+An experiment declares beside itself, written out as a literal,
+
+    PAGE = {"minutes": {"paper": 33}, "tables": [...]}
+
+`minutes` are those that a configuration should take on two cores, until its provenance
+says how many it took; for `tables` see `means`. Where several configurations have
+tables, the page joins them: `configuration` is a column of theirs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ppml_lab.cli import experiments, means, tables
+from ppml_lab.cli.output import AsJson, print_json
+from ppml_lab.cli.tables import RESULTS, Row
+
+Check = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+def pages(*, check: Check = False, as_json: AsJson = False) -> None:
+    """Brings results pages up to date with the tables.
+
+    Of results/NAME/README.md it makes the title, which is the experiment's question,
+    the means between the lines `<!-- table -->` and `<!-- end -->`, and what made them,
+    between `<!-- made -->` and `<!-- end -->`; of results/README.md the list between
+    `<!-- list -->` and `<!-- end -->`; and all of a named configuration's own page.
+
+    Example: python -m ppml_lab pages --check
+
+    Args:
+      check: Change nothing; exit with 1 if a page is not up to date.
+      as_json: Print one JSON array: the pages that were not up to date.
+
+    Raises:
+      ValueError: If a page or one of its lines is missing, or a PAGE does not fit its
+        tables.
+      SystemExit: If `check` finds something.
+    """
+    declared = {
+        path: about
+        for path in experiments.find().values()
+        if (about := experiments.literal(path, "PAGE")) is not None
+    }
+    texts: dict[Path, str] = {}
+    for path, about in declared.items():
+        if {"minutes", "tables"} != {*about}:
+            raise ValueError(f"PAGE of {path} has minutes and tables, got {[*about]}")
+        try:
+            texts |= _pages(path, about)
+        except ValueError as error:
+            raise ValueError(f"PAGE of {path}: {error}") from error
+    texts |= _overview(declared, texts)
+    stale = [path for path, text in texts.items() if _read(path) != text]
+    for path in [] if check else stale:
+        path.write_text(texts[path])
+    if as_json:
+        print_json([*map(str, stale)])
+    else:
+        did = "is not up to date" if check else "brought up to date"
+        print("\n".join(f"{path} {did}" for path in stale) or "all are up to date")
+    if check and stale:
+        raise SystemExit(1)
+
+
+def _pages(path: Path, about: Mapping[str, Any]) -> dict[Path, str]:
+    """An experiment's page, and those of its named configurations."""
+    folders = _folders(path.stem)
+    if not folders:
+        return {}
+    rows = {
+        name: [
+            row | {"configuration": name} for row in tables.read(folder / "table.csv")
+        ]
+        for name, folder in folders.items()
+    }
+    page, title = RESULTS / path.stem / "README.md", f"# {experiments.question(path)}"
+    _, _, text = _read(page).partition("\n")
+    everything = [row for own in rows.values() for row in own]
+    text = _between(page, f"{title}\n{text}", "table", _tables(about, everything))
+    minutes = about["minutes"] | dict.fromkeys(folders.keys() - about["minutes"].keys())
+    text = _between(page, text, "made", _made(page, path, minutes))
+    texts = {page: text}
+    for name in folders.keys() - {"paper"}:
+        own = folders[name] / "README.md"
+        parts = (
+            title,
+            f"The configuration `{name}` of [{path.stem}](../README.md), by itself.",
+            _tables(about, rows[name]),
+            _made(own, path, {name: minutes[name]}),
+        )
+        texts[own] = "\n\n".join(parts) + "\n"
+    return texts
+
+
+def _folders(stem: str) -> dict[str, Path]:
+    """Where tables are, by configuration. Those of `smoke` show that an experiment
+    runs; nothing is read from them.
+    """
+    top = RESULTS / stem
+    found = {"paper": top} if (top / "table.csv").exists() else {}
+    below = sorted(table.parent for table in top.glob("*/table.csv"))
+    return found | {path.name: path for path in below if path.name != "smoke"}
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _between(page: Path, text: str, name: str, content: str) -> str:
+    """The text with another content between a mark and the next `<!-- end -->`."""
+    begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+    before, _, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not closed:
+        raise ValueError(f"{page} must have the lines {begin.strip()} and {end}")
+    return f"{before}{begin}{content}\n{end}{after}"
+
+
+def _tables(about: Mapping[str, Any], rows: list[Row]) -> str:
+    return "\n\n".join(
+        filter(None, (means.table(one, rows) for one in about["tables"]))
+    )
+
+
+def _made(page: Path, path: Path, minutes: Mapping[str, float | None]) -> str:
+    """Which command made each table, on what, in how long, at which commits."""
+    folders = _folders(path.stem)
+    lines = ["| configuration | command | device | minutes | commits | format |"]
+    lines += ["|---|---|---|--:|---|--:|"]
+    for name in minutes:
+        stamp, shown = _stamp(folders.get(name)), name
+        if name in folders:
+            shown = f"[{name}]({folders[name].relative_to(page.parent) / 'table.csv'})"
+        arguments = " ".join(stamp["command"][1:] if stamp else [name])
+        command = f"`python -m {experiments.module(path)} {arguments}`"
+        took, made = _minutes(stamp, minutes[name]), _device_and_commits(stamp)
+        lines.append(
+            f"| {shown} | {command} | {made[0]} | {took} | {made[1]} | {made[2]} |"
+        )
+    return "\n".join(lines)
+
+
+def _stamp(folder: Path | None) -> dict[str, Any] | None:
+    """A configuration's provenance.json; None if it has made no table."""
+    if folder is None:
+        return None
+    path = folder / "provenance.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}, which says what made a table: {error}") from error
+
+
+def _device_and_commits(stamp: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    if stamp is None:
+        return "-", "not made by itself", "-"
+    cores, jax = stamp.get("cpu_count"), stamp["packages"]["jax"]
+    device = f"{stamp['device_count']} x {stamp['device']}, {cores} cores, jax {jax}"
+    commits = [
+        str(one["git_commit"])[:7] + (" with changes" if one["git_dirty"] else "")
+        for one in stamp.get("runs", {}).get("commits", [stamp])
+    ]
+    return device, ", ".join(dict.fromkeys(commits)), str(stamp.get("format", 1))
+
+
+def _minutes(stamp: Mapping[str, Any] | None, expected: float | None) -> str:
+    """What a table took, if that was recorded, else what is expected."""
+    spent = (stamp or {}).get("cost", {})
+    if spent.get("run_seconds") is not None:
+        total = spent["run_seconds"] + (spent["compile_seconds"] or 0.0)
+        return f"{total / 60:.2g}"
+    return "-" if expected is None else f"about {expected:g}"
+
+
+def _overview(
+    declared: Mapping[Path, Mapping[str, Any]], texts: Mapping[Path, str]
+) -> dict[Path, str]:
+    """results/README.md: every experiment's question, and its answer in one line."""
+    page = RESULTS / "README.md"
+    lines = ["| experiment | question | answer | configurations (minutes) |"]
+    lines += ["|---|---|---|---|"]
+    for path, about in declared.items():
+        answered, folders = RESULTS / path.stem / "README.md", _folders(path.stem)
+        if answered in texts:
+            each = ", ".join(
+                f"`{name}` ({_minutes(_stamp(folders.get(name)), minutes)})"
+                for name, minutes in about["minutes"].items()
+            )
+            cells = (
+                f"[{path.stem}]({path.stem}/README.md)",
+                experiments.question(path),
+                _answer(answered, texts[answered]),
+                f"`python -m {experiments.module(path)}` {each}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return {page: _between(page, _read(page), "list", "\n".join(lines))}
+
+
+def _answer(page: Path, text: str) -> str:
+    """A page's first paragraph, which is in bold letters, as one line."""
+    first = " ".join(text.split("\n\n")[1].split())
+    if not (first.startswith("**") and first.endswith("**")):
+        raise ValueError(
+            f"{page} must answer first, in a paragraph of **bold** letters"
+        )
+    return first.strip("*")
