@@ -19,12 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppml_lab import checks
-from ppml_lab.base import PrivacyEvent
+from ppml_lab.base import RELATIONS, PrivacyEvent
 from ppml_lab.dp import conversions, events, pld, rdp
 
 NAMES = ("rdp", "pld")
 UNITS = ("client", "example")
-_RELATIONS = ("add_or_remove_one", "replace_one")
 
 # Fixed-size sampling costs time quadratic in each order: fewer above 64.
 _FIXED_SIZE = (*range(2, 64), *range(64, 128, 8), *range(128, 257, 32), 512, 1024)
@@ -62,7 +61,7 @@ def flat(privacy_event: PrivacyEvent, accountant: str) -> Flat:
 
     relation = privacy_event.neighboring_relation
     checks.known("accountant", accountant, NAMES)
-    checks.known("neighboring_relation", relation, _RELATIONS)
+    checks.known("neighboring_relation", relation, RELATIONS)
     if privacy_event.privacy_unit is not None:
         checks.known(
             "privacy_unit", privacy_event.privacy_unit, UNITS, argument="privacy_event"

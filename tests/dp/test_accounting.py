@@ -415,8 +415,8 @@ def test_other_bad_arguments():
         ValueError, match="unknown accountant 'rpd'; did you mean 'rdp'"
     ):
         accounting.epsilon(gaussian_run(1.0), 1e-5, "rpd")
-    with pytest.raises(ValueError, match="unknown neighboring_relation 'zero_out'"):
-        accounting.epsilon(gaussian_run(1.0, 1, "zero_out"), 1e-5)
+    with pytest.raises(ValueError, match="unknown neighboring_relation 'zero_in'"):
+        accounting.epsilon(gaussian_run(1.0, 1, "zero_in"), 1e-5)
     for target in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="target_epsilon must be positive"):
             accounting.calibrate_noise_multiplier(gaussian_run, target, 1e-5)
