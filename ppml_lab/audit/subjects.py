@@ -131,7 +131,7 @@ def of_mechanism(
     Raises:
       ValueError: If it promises nothing, or for another population.
     """
-    check_central(mechanism, sampler, num_rounds, noise)
+    check_central(mechanism, sampler, num_rounds, noise, mixing)
     if not isinstance(dtype, type | jnp.dtype | type(jnp.float32)):
         raise ValueError(f"dtype must be one of floats, got {dtype!r}")
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -370,11 +370,16 @@ def check_central(
     sampler: base.ClientSampler,
     num_rounds: int,
     noise: float | None,
+    mixing: tuple[float, ...],
 ) -> None:
     """Raises ValueError unless these make a subject of central noise in the worlds."""
     checks.at_least("num_rounds", num_rounds, 1)
     if noise is not None:
         checks.positive("noise", noise)
+    if not mixing or mixing[0] != 1:
+        raise ValueError(
+            f"mixing must begin with 1, a round's own fresh noise, got {mixing}"
+        )
     states_noise = mechanism.noise_multiplier is not None or noise is not None
     if mechanism.trust != "central" or not states_noise:
         raise ValueError(

@@ -81,7 +81,7 @@ def of_algorithm(
       ValueError: If it promises nothing, for another population, or for correlated
         releases within a round.
     """
-    check_central(mechanism, sampler, num_rounds, noise)
+    check_central(mechanism, sampler, num_rounds, noise, mixing)
     if len(mixing) > 1 and steps_per_round > 1:
         raise ValueError(
             f"mixing is of rounds of one release, got steps_per_round {steps_per_round}"
