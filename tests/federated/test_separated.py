@@ -91,6 +91,7 @@ def test_what_it_states():
     assert federated.min_separation(9, 9).participation(3).sampling_prob == 1
 
 
+@exhaustive
 def test_orders_of_runs_are_random():
     """Every member is as often in the first cohort as any other."""
     sampler = federated.min_separation(12, 3)

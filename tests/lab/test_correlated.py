@@ -70,7 +70,7 @@ SETUP = Shown(
     sampler=parts.MinSeparation(COHORT),
     mechanism=parts.CorrelatedGaussian(1.0, 0.8),
     schedule=lab.Schedule(num_rounds=ROUNDS, eval_every=1, evals_per_chunk=3),
-    layout=lab.Layout(num_lanes=1),
+    layout=lab.Layout(num_lanes=1, num_devices=1),
 )
 
 
@@ -105,7 +105,7 @@ def test_a_stopped_sweep_makes_the_noise_of_the_matrix_product(tmp_path: Path) -
     """Three points with one seed, vmapped, stopped after their third round."""
     points = lab.points(lab.axis("mechanism.subtracted", LAMBDAS), SETUP, delta=1e-2)
     assert len({advance.program.group_of(point) for point in points}) == 1
-    arguments: dict[str, Any] = {"slice_size": 3, "width": 3, "checkpoint_seconds": 0}
+    arguments: dict[str, Any] = {"slice_size": 4, "checkpoint_seconds": 0}
     with pytest.raises(StoppedError):
         lab.run_sweep(points, tmp_path, report=stop_after(9), **arguments)
     (saved,) = tmp_path.glob("checkpoints/*/*")
