@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _MAKERS = {
     "Clients": "data.federate makes them",
-    "ClientSampler": "make one with federated.poisson, fixed_size or everyone",
+    "ClientSampler": "make one with federated.poisson or its like",
     "ClientTrainer": "make one with federated.local_sgd or its like",
     "DpEvent": "events.gaussian makes one",
     "Errors": "evidence.halves makes them",

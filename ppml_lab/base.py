@@ -231,7 +231,7 @@ class PrivacyMechanism(NamedTuple):
     noise_multiplier: Callable[[PyTree], Any] | None
     """`(state)`: the next release's standard deviation of Gaussian noise over the
     sensitivity when one contribution is added or removed; None where a release is not
-    one Gaussian on the sum."""
+    one Gaussian on the sum that is independent of all others'."""
     report: Callable[[PyTree], dict[str, Array]]
     """`(state)`: scalars for a round's info, made of what was released."""
     event: Callable[..., PrivacyEvent]
@@ -247,6 +247,9 @@ class PrivacyMechanism(NamedTuple):
     """Contributions per round that the mechanism counts on; None if it does not."""
     grid: Grid | None = None
     """Of messages that are integers already; None for real ones."""
+    check_sampler: Callable[[ClientSampler], None] | None = None
+    """`(sampler)`: raises ValueError unless `event` holds for the cohorts that it
+    draws; on the host. None if it does for any."""
 
 
 class SecureAggregator(NamedTuple):

@@ -197,8 +197,9 @@ def only(
     """The sampler of the neighbouring data set that has only the `present` members.
 
     For samplers that draw members independently this is exactly sampling from the
-    smaller data set, with the same public expected cohort. Under "replace_one" nobody
-    may be absent, and `present` has to be all true.
+    smaller data set, with the same public expected cohort; under "zero_out" whoever is
+    absent has nothing in its place. Under "replace_one" nobody may be absent, and
+    `present` has to be all true.
     """
 
     def sample(key: base.Key, state: PyTree) -> tuple[base.Cohort, PyTree]:

@@ -173,6 +173,7 @@ def _candidates(
     # A release that is not finite is an answer of its own.
     broken = ~np.isfinite(features.reshape(len(features), -1).sum(axis=1))
     features = np.nan_to_num(features.astype(np.float64), nan=0, posinf=0, neginf=0)
+    features = probes.fresh(features, subject.mixing)
     inside, outside = features[:num_runs], features[num_runs:]
     found = []
     for name, score in _scores(subject, inside[:quarter], outside[:quarter]).items():
@@ -215,15 +216,18 @@ def _scores(
         score = fit(view(inside), view(outside))
         scores[name] = lambda x, score=score, view=view: score(view(x))
     if subject.noise is not None:
-        stddev, prob = np.asarray(subject.noise), subject.sampling_prob or 1.0
+        # Of a canary in every round: how far each round moves beside those before.
+        moved = probes.fresh(np.ones((1, len(subject.noise))), subject.mixing)[0]
+        stddev, prob = np.asarray(subject.noise) / moved, subject.sampling_prob or 1.0
         for name, sign, by_round in (
             ("likelihood ratio", 1.0, False),
             ("likelihood ratio, other sign", -1.0, False),
             ("likelihood ratio, one round", 1.0, True),
         ):
-            scores[name] = distinguishers.sampled_gaussian(
+            score = distinguishers.sampled_gaussian(
                 0, sign, stddev, prob, by_round=by_round
             )
+            scores[name] = lambda x, score=score: score(x / moved[:, None])
     return scores
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from scipy import stats
 
+from ppml_lab import base
 from ppml_lab.audit import worlds
 from ppml_lab.audit.subjects import Release, Rounds, Subject
 
@@ -154,14 +155,15 @@ def replay(subject: Subject, run: Runner, num_keys: int = 100) -> Finding:
 
 def noise(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
     """The noise alone, on nobody's data: its scale, its distribution, and whether it is
-    independent across coordinates, leaves, rounds, runs, and of the sampling.
+    independent across coordinates, leaves, rounds, runs, and of the sampling; of rounds
+    that share noise, that which each adds.
     """
     if subject.noise is None:
         return Finding("noise", False, "not applicable: not Gaussian, by its own claim")
     relation = subject.event.neighboring_relation
     empty = worlds.nobody(relation)
     values = run(np.arange(num_runs), *alone(empty), np.zeros(num_runs)).values
-    scaled = values.astype(np.float64) / np.asarray(subject.noise)[:, None]
+    scaled = fresh(values, subject.mixing) / np.asarray(subject.noise)[:, None]
     flat = scaled.reshape(num_runs, -1)
     grain = () if subject.grid else (_grain,)
     for test in (_finite, _scale, *grain, _independence, _shape):
@@ -173,7 +175,11 @@ def noise(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
 
 
 def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
-    """Who takes part: the sampling rate, independence, and the counts per round."""
+    """Who takes part: the sampling rate, independence, and the counts per round; or how
+    far apart and how often, where that is what is claimed.
+    """
+    if subject.pattern is not None:
+        return _turns(subject, subject.pattern, run, num_runs)
     prob, size = subject.sampling_prob, subject.cohort_size
     if prob is None and size is None:
         return Finding("participation", False, "not applicable: nothing is claimed")
@@ -210,6 +216,34 @@ def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Findin
             detail = f"{name} do not follow their law, p = {p_value:.1e}"
             return Finding("participation", True, detail)
     return Finding("participation", False, f"rate {chance:.3f} as claimed")
+
+
+def _turns(
+    subject: Subject, pattern: base.Participation, run: Runner, num_runs: int
+) -> Finding:
+    """Whether nobody comes sooner, or more often, than a pattern allows."""
+    took_part = who_took_part(subject, run, np.arange(num_runs)) > 0
+    most = int(took_part.sum(axis=1).max())
+    if most > pattern.max_participations:
+        detail = f"a row takes part {most} times, claimed {pattern.max_participations}"
+        return Finding("participation", True, detail)
+    apart = pattern.min_separation
+    for gap in range(1, min(apart, took_part.shape[1])):
+        if (took_part[:, gap:] & took_part[:, :-gap]).any():
+            detail = f"a row comes again after {gap} rounds, claimed {apart}"
+            return Finding("participation", True, detail)
+    return Finding("participation", False, f"at least {apart} rounds apart as claimed")
+
+
+def fresh(values: np.ndarray, mixing: tuple[float, ...]) -> np.ndarray:
+    """What every round adds to the noise that it shares with earlier ones: `[runs,
+    rounds, ...]` from the first round of a run on.
+    """
+    found = values.astype(np.float64)
+    for number in range(1, found.shape[1]):
+        for ago, part in enumerate(mixing[1 : number + 1], start=1):
+            found[:, number] -= part * found[:, number - ago]
+    return found
 
 
 def alone(data: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -321,7 +355,8 @@ def _shape(x: np.ndarray) -> str | None:
 
 def _tied_to_sampling(subject: Subject, run: Runner, noise: np.ndarray) -> str | None:
     """Whether noise tells who was sampled, `noise` being of the first keys."""
-    if subject.sampling_prob is None and subject.cohort_size is None:
+    claims = (subject.sampling_prob, subject.cohort_size, subject.pattern)
+    if all(claim is None for claim in claims):
         return None
     num_runs = len(noise)
     took_part = who_took_part(subject, run, np.arange(num_runs)).astype(np.float64)

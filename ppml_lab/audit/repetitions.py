@@ -25,8 +25,8 @@ _SHUFFLES = 100_000
 
 
 def rounds(subject: Subject, run: probes.Runner, num_runs: int = 256) -> Finding:
-    """Whether noise or cohorts of any two rounds have something in common, near each
-    other and up to 2^30 rounds apart.
+    """Whether noise or cohorts of any two rounds have something in common that is not
+    claimed, near each other and up to 2^30 rounds apart.
     """
     if not isinstance(subject.run, Rounds):
         return Finding("rounds", False, "not applicable: a run begins at its beginning")
@@ -49,15 +49,31 @@ def rounds(subject: Subject, run: probes.Runner, num_runs: int = 256) -> Finding
     if subject.sampling_prob is not None or subject.cohort_size is not None:
         drawn = probes.who_took_part(subject, run, keys, groups)
         found["cohorts"] = by_round(drawn.astype(np.float64))
+    shared = {"noise": _shared(numbers, subject.mixing)}
     for what, drawn in found.items():
-        problem = _in_common(drawn, numbers, probes.ALPHA / len(found))
+        claimed = shared.get(what, np.eye(len(numbers)))
+        problem = _in_common(drawn, numbers, claimed, probes.ALPHA / len(found))
         if problem:
             return Finding("rounds", True, f"{what} of {problem}")
     return Finding("rounds", False, f"{len(numbers)} rounds have nothing in common")
 
 
-def _in_common(drawn: np.ndarray, numbers: np.ndarray, alpha: float) -> str | None:
-    """Of `[rounds, runs, values]`: two rounds that correlate."""
+def _shared(numbers: np.ndarray, mixing: tuple[float, ...]) -> np.ndarray:
+    """How the noises of rounds correlate that share fresh ones."""
+    fresh = np.unique(numbers[:, None] - np.arange(len(mixing)))
+    made_of = np.zeros((len(numbers), len(fresh)))
+    for ago, part in enumerate(mixing):
+        # Before the first round there is none.
+        rows = np.flatnonzero(numbers >= ago)
+        made_of[rows, np.searchsorted(fresh, numbers[rows] - ago)] = part
+    made_of /= np.linalg.norm(made_of, axis=1, keepdims=True)
+    return made_of @ made_of.T
+
+
+def _in_common(
+    drawn: np.ndarray, numbers: np.ndarray, claimed: np.ndarray, alpha: float
+) -> str | None:
+    """Of `[rounds, runs, values]`: two rounds that correlate otherwise than claimed."""
     centred = drawn - drawn.mean(axis=1, keepdims=True)
     spread = centred.std(axis=1, keepdims=True)
     standard = np.where(spread > 0, centred / np.maximum(spread, 1e-30), 0)
@@ -65,13 +81,16 @@ def _in_common(drawn: np.ndarray, numbers: np.ndarray, alpha: float) -> str | No
     # Members of a cohort of fixed size depend on each other: not more than all alike.
     table = flat @ flat.T / flat.shape[1]
     first, second = np.triu_indices(len(table), 1)
-    sizes = np.abs(table[first, second])
+    due = claimed[first, second]
+    # A correlation's error is no larger where there is one to be found.
+    sizes = np.abs(table[first, second] - due)
     worst = int(np.argmax(sizes))
     p_value = 2 * stats.norm.sf(sizes[worst] * np.sqrt(drawn.shape[1])) * len(sizes)
     if p_value >= alpha:
         return None
     one, other = numbers[first[worst]], numbers[second[worst]]
-    return f"rounds {one} and {other} correlate by {sizes[worst]:.2f}"
+    seen = table[first[worst], second[worst]]
+    return f"rounds {one} and {other} correlate by {abs(seen):.2f}"
 
 
 @arguments.checked

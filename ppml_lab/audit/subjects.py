@@ -7,6 +7,7 @@ through the production code with real sampling, clipping, sums and noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -66,13 +67,16 @@ class Subject(NamedTuple):
         be compared.
       event: The claim, of all rounds together.
       clip_norm: To which contributions are clipped (at first).
-      noise: The claimed standard deviation of each coordinate of `values`, by round;
-        None where noise is not Gaussian and added.
+      noise: The claimed standard deviation of each coordinate of `values`, by round,
+        in a round's fresh noise; None where noise is not Gaussian and added.
       additive: Whether noise is added without looking at the data, so that the same
         key shows the same noise on both neighbours.
       sampling_prob: With which each row takes part, independently; None where the
         claim is not about sampling.
-      cohort_size: How many take part in every round, where that is fixed.
+      cohort_size: How many are drawn for every round, where that is fixed.
+      pattern: When a row may come again, where that is what is claimed.
+      mixing: What a round's noise is made of: so much of its own fresh noise, of that
+        of the round before, and so on; the first is 1.
       modulus: At which values wrap around; None where they do not.
       grid: The step of values that are rounded to one, as the claim knows.
       steps: How many releases each value adds up.
@@ -93,6 +97,8 @@ class Subject(NamedTuple):
     grid: float | None = None
     steps: int = 1
     one_noise: Callable[[base.Key], Float[Array, " dimension"]] | None = None
+    pattern: base.Participation | None = None
+    mixing: tuple[float, ...] = (1.0,)
     crowd: Callable[[base.Key, Rows, Present], tuple[Array, Array]] | None = None
 
 
@@ -104,6 +110,8 @@ def of_mechanism(
     *,
     tree: Callable[[Array], PyTree] = worlds.as_tree,
     dtype: Any = jnp.float32,
+    noise: float | None = None,
+    mixing: tuple[float, ...] = (1.0,),
 ) -> Subject:
     """A central mechanism: rows are sampled, clipped, summed and privatized.
 
@@ -115,16 +123,20 @@ def of_mechanism(
       num_rounds: Releases of a run; few, 2 to 16.
       tree: What a row looks like to the mechanism, `worlds.as_tree` or `as_nested`.
       dtype: Of the rows that it clips, such as `jnp.bfloat16`.
+      noise: Standard deviation of a round's fresh noise over the sensitivity, where the
+        mechanism has no `noise_multiplier` that says it.
+      mixing: Of correlated noise, as in `Subject`: (1, -lambda) where a round takes
+        lambda of the last one's back.
 
     Raises:
       ValueError: If it promises nothing, or for another population.
     """
-    check_central(mechanism, sampler, num_rounds)
+    check_central(mechanism, sampler, num_rounds, noise, mixing)
     if not isinstance(dtype, type | jnp.dtype | type(jnp.float32)):
         raise ValueError(f"dtype must be one of floats, got {dtype!r}")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype must be one of floats, got {dtype!r}")
-    noise = stated_noise(mechanism, num_rounds, tree)
+    by_round = stated_noise(mechanism, num_rounds, tree, noise)
 
     def shaped(rows: Rows) -> PyTree:
         return jax.tree.map(lambda leaf: leaf.astype(dtype), tree(rows))
@@ -147,6 +159,7 @@ def of_mechanism(
 
         def one_round(states: PyTree, number: Array) -> tuple[PyTree, Release]:
             state, sampler_state = states
+            state = begun_at(state, number)
             keys = jax.random.split(jax.random.fold_in(rounds_key, number), 3)
             cohort, sampler_state = sampled.sample(keys[0], sampler_state)
             total = summed(keys[1], state, rows, cohort)
@@ -163,7 +176,8 @@ def of_mechanism(
                 floats(() if moved.size else after),
             )
 
-        states = first_state(mechanism, tree), sampled.init(init_key)
+        own_key = jax.random.fold_in(init_key, 1)
+        states = first_state(mechanism, tree, own_key), sampled.init(init_key)
         return jax.lax.scan(one_round, states, numbers)[1]
 
     def crowd(key: base.Key, rows: Rows, present: Present) -> tuple[Array, Array]:
@@ -178,9 +192,10 @@ def of_mechanism(
         Rounds(at, num_rounds),
         mechanism.event(sampler, num_rounds),
         first_clip_norm(mechanism),
-        noise,
-        **stated_sampling(sampler),
-        one_noise=noise_of(mechanism),
+        by_round,
+        **stated_sampling(sampler, num_rounds),
+        one_noise=noise_of(mechanism, noise, mixing),
+        mixing=mixing,
         crowd=crowd if mechanism.privacy_unit == "example" else None,
     )
 
@@ -259,8 +274,11 @@ def stated_noise(
     mechanism: base.PrivacyMechanism,
     num_rounds: int,
     tree: Callable[[Array], PyTree] = worlds.as_tree,
+    noise: float | None = None,
 ) -> tuple[float, ...]:
-    """The stated noise multiplier of every release."""
+    """The stated noise multiplier of every release, or of its fresh noise."""
+    if noise is not None:
+        return (noise,) * num_rounds
     assert mechanism.noise_multiplier is not None
     state, found = first_state(mechanism, tree), []
     for number in range(num_rounds):
@@ -272,17 +290,28 @@ def stated_noise(
 
 def noise_of(
     mechanism: base.PrivacyMechanism,
+    noise: float | None = None,
+    mixing: tuple[float, ...] = (1.0,),
 ) -> Callable[[base.Key], Float[Array, " dimension"]]:
     """What a mechanism adds to nothing, over its stated standard deviation."""
-    assert mechanism.noise_multiplier is not None
-    state, bound = first_state(mechanism), first_clip_norm(mechanism)
-    stddev = float(mechanism.noise_multiplier(state)) * bound
+    (fresh,) = stated_noise(mechanism, 1, noise=noise)
+    bound = first_clip_norm(mechanism)
+    stddev = fresh * bound * math.hypot(*mixing)
 
     def one_noise(key: base.Key) -> Array:
+        # After as many releases as it takes for all parts to be there.
+        state = begun_at(first_state(mechanism, key=key), len(mixing) - 1)
         noisy, _ = mechanism.privatize(key, state, _nothing(mechanism), bound)
         return worlds.as_rows(noisy) / stddev
 
     return one_noise
+
+
+def begun_at(state: PyTree, releases: Any) -> PyTree:
+    """A mechanism's state as it is after so many releases, where it counts them."""
+    if "releases" in getattr(state, "_fields", ()):
+        return state._replace(releases=jnp.int32(releases))
+    return state
 
 
 def _nothing(
@@ -298,9 +327,11 @@ def _nothing(
 def first_state(
     mechanism: base.PrivacyMechanism,
     tree: Callable[[Array], PyTree] = worlds.as_tree,
+    key: base.Key | None = None,
 ) -> PyTree:
     """A mechanism's state before its first release of a sum of rows."""
-    return mechanism.init(jax.random.key(0), tree(jnp.zeros(worlds.DIMENSION)))
+    key = jax.random.key(0) if key is None else key
+    return mechanism.init(key, tree(jnp.zeros(worlds.DIMENSION)))
 
 
 def first_clip_norm(mechanism: base.PrivacyMechanism) -> float:
@@ -318,10 +349,13 @@ def floats(tree: PyTree) -> Float[Array, " n"]:
     return jnp.concatenate([jnp.zeros(0), *leaves])
 
 
-def stated_sampling(sampler: base.ClientSampler) -> dict[str, Any]:
+def stated_sampling(sampler: base.ClientSampler, num_rounds: int) -> dict[str, Any]:
     """What a sampler says of who takes part, as fields of a `Subject`."""
     if sampler.neighboring_relation == "replace_one":
         return {"cohort_size": round(sampler.expected_cohort)}
+    pattern = sampler.participation(num_rounds)
+    if pattern.sampling_prob is None:
+        return {"pattern": pattern}
     return {"sampling_prob": sampler.expected_cohort / sampler.population}
 
 
@@ -332,14 +366,26 @@ def _everyone() -> base.ClientSampler:
 
 
 def check_central(
-    mechanism: base.PrivacyMechanism, sampler: base.ClientSampler, num_rounds: int
+    mechanism: base.PrivacyMechanism,
+    sampler: base.ClientSampler,
+    num_rounds: int,
+    noise: float | None,
+    mixing: tuple[float, ...],
 ) -> None:
     """Raises ValueError unless these make a subject of central noise in the worlds."""
     checks.at_least("num_rounds", num_rounds, 1)
-    if mechanism.privacy_unit is None or mechanism.noise_multiplier is None:
+    if noise is not None:
+        checks.positive("noise", noise)
+    if not mixing or mixing[0] != 1:
         raise ValueError(
-            "this subject needs a mechanism that adds noise to the sum; take "
-            "of_local_mechanism for noise at the clients"
+            f"mixing must begin with 1, a round's own fresh noise, got {mixing}"
+        )
+    states_noise = mechanism.noise_multiplier is not None or noise is not None
+    if mechanism.trust != "central" or not states_noise:
+        raise ValueError(
+            "this subject needs a mechanism that adds noise to the sum, and a "
+            "noise_multiplier, or what `noise` says; take of_local_mechanism for noise "
+            "at the clients"
         )
     if sampler.population != worlds.NUM_ROWS:
         raise ValueError(

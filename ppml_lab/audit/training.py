@@ -57,10 +57,10 @@ def membership_run(
             f"{type(algorithm).__name__}"
         )
     event = algorithm.event(num_rounds)
-    if event.neighboring_relation != "add_or_remove_one":
+    if event.neighboring_relation == "replace_one":
         raise ValueError(
-            "canaries that are in or out are neighbours under add_or_remove_one; this "
-            f"training is accounted under {event.neighboring_relation}: take a sampler "
+            "canaries that are in or out are neighbours under add_or_remove_one and "
+            "zero_out; this training is accounted under replace_one: take a sampler "
             "such as federated.poisson, or swap one record for another"
         )
 

@@ -19,6 +19,7 @@ from ppml_lab.audit.subjects import (
     Rounds,
     Rows,
     Subject,
+    begun_at,
     bound_moved,
     check_central,
     first_clip_norm,
@@ -48,6 +49,8 @@ def of_algorithm(
     steps_per_round: int = 1,
     tree: Callable[[Array], PyTree] = worlds.as_tree,
     frozen: bool = False,
+    noise: float | None = None,
+    mixing: tuple[float, ...] = (1.0,),
 ) -> Subject:
     """A whole training algorithm, seen through the model after every round.
 
@@ -71,18 +74,25 @@ def of_algorithm(
       tree: How the model is shaped, `worlds.as_tree` or `as_nested`.
       frozen: Whether the model has a leaf that the task's roles call constant, with
         gradients far larger than all others.
+      noise: As in `of_mechanism`.
+      mixing: As in `of_mechanism`; of rounds, which then are one release each.
 
     Raises:
-      ValueError: If it promises nothing, or for another population.
+      ValueError: If it promises nothing, for another population, or for correlated
+        releases within a round.
     """
-    check_central(mechanism, sampler, num_rounds)
+    check_central(mechanism, sampler, num_rounds, noise, mixing)
+    if len(mixing) > 1 and steps_per_round > 1:
+        raise ValueError(
+            f"mixing is of rounds of one release, got steps_per_round {steps_per_round}"
+        )
     checks.at_least("steps_per_round", steps_per_round, 1)
     clear = aggregator is None
     aggregator = smpc.clear() if aggregator is None else aggregator
     task = linear_task(tree, frozen=frozen)
     built = make(task, sampler)
     dimension = _message_size(mechanism, tree)
-    stated = stated_noise(mechanism, num_rounds * steps_per_round, tree)
+    stated = stated_noise(mechanism, num_rounds * steps_per_round, tree, noise)
     by_round = np.square(stated).reshape(num_rounds, steps_per_round).sum(axis=1)
 
     def at(
@@ -94,7 +104,12 @@ def of_algorithm(
 
         def one_round(state: Any, number: Array) -> tuple[Any, Release]:
             if "rounds_done" in getattr(state, "_fields", ()):
-                state = state._replace(rounds_done=number)
+                state = state._replace(
+                    rounds_done=number,
+                    mechanism_state=begun_at(
+                        state.mechanism_state, number * steps_per_round
+                    ),
+                )
             after, _ = run_chunk(rounds_key, algorithm, state, clients, number, 1)
             bound = mechanism.norm_bound(state.mechanism_state)
             session = _session(mechanism, state.mechanism_state, aggregator, sampler)
@@ -130,9 +145,10 @@ def of_algorithm(
         built.event(num_rounds),
         first_clip_norm(mechanism),
         tuple(np.sqrt(by_round).tolist()),
-        **stated_sampling(sampler),
+        **stated_sampling(sampler, num_rounds),
         steps=steps_per_round,
-        one_noise=noise_of(mechanism),
+        one_noise=noise_of(mechanism, noise, mixing),
+        mixing=mixing,
         crowd=crowd if has_crowd and steps_per_round == 1 else None,
     )
 

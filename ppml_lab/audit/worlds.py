@@ -76,9 +76,9 @@ def as_rows(tree: PyTree) -> Float[Array, "*n dimension"]:
 def adversarial(clip_norm: float, relation: str) -> dict[str, World]:
     """The worlds, by name, for contributions that are clipped to `clip_norm`.
 
-    Under "add_or_remove_one" the neighbour lacks the canary; under "replace_one" it has
-    the opposite one (nothing, for a canary that is not finite), and absent rows are
-    zeros.
+    Under "add_or_remove_one" the neighbour lacks the canary; under "zero_out" it has
+    zeros in its place, under "replace_one" the opposite one (zeros, for a canary that
+    is not finite), and under both absent rows are zeros.
     """
     unit = np.eye(DIMENSION)
     first, bias = unit[0], unit[LEAVES["w"]]
@@ -117,8 +117,9 @@ def _world(others: np.ndarray, canary: np.ndarray, relation: str) -> World:
     present = np.arange(NUM_ROWS) <= len(others)
     with_canary = rows.copy()
     with_canary[0] = canary
-    if relation == "replace_one":
-        rows[0] = -canary if np.isfinite(canary).all() else 0.0
+    if relation != "add_or_remove_one":
+        if relation == "replace_one" and np.isfinite(canary).all():
+            rows[0] = -canary
         everyone = np.ones(NUM_ROWS, bool)
         return World(with_canary, everyone, rows, everyone)
     return World(with_canary, present, rows, present & (np.arange(NUM_ROWS) > 0))
@@ -127,7 +128,7 @@ def _world(others: np.ndarray, canary: np.ndarray, relation: str) -> World:
 def nobody(relation: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows and presence of a data set that contributes nothing."""
     rows = np.zeros((NUM_ROWS, DIMENSION), np.float32)
-    return rows, np.full(NUM_ROWS, relation == "replace_one")
+    return rows, np.full(NUM_ROWS, relation != "add_or_remove_one")
 
 
 def one_coordinate_each(clip_norm: float, relation: str) -> tuple[np.ndarray, ...]:

@@ -8,6 +8,7 @@ from ppml_lab.dp.adaptive import adaptive_gaussian
 from ppml_lab.dp.additive import additive
 from ppml_lab.dp.clipping import RULES as CLIPPING_RULES
 from ppml_lab.dp.clipping import clip_by_global_norm
+from ppml_lab.dp.correlated import correlated_gaussian
 from ppml_lab.dp.gradients import (
     ClippedGradient,
     ClippedTotal,
@@ -35,6 +36,7 @@ __all__ = [
     "clip_by_global_norm",
     "clipped_gradient",
     "clipped_total",
+    "correlated_gaussian",
     "example_keys",
     "gaussian",
     "live",

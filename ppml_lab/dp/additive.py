@@ -60,8 +60,10 @@ def additive(
         replaces = sampler.neighboring_relation == "replace_one"
         one = event(2.0 if replaces else 1.0)
         check_event(one)
+        # Noise is fresh in every round: who does not take part in one pays nothing.
+        paid = sampler.participation(num_releases).max_participations
         return base.PrivacyEvent(
-            events.compose(sampler.amplify(one), num_releases),
+            events.compose(sampler.amplify(one), paid),
             sampler.neighboring_relation,
             privacy_unit,
             sampler.population,

@@ -117,7 +117,8 @@ def gaussian_event(
     privacy_unit: str,
 ) -> base.PrivacyEvent:
     """Gaussian releases of sampled sums: how many with each noise multiplier, which is
-    relative to what adding or removing a contribution can change.
+    relative to what adding or removing a contribution can change. Everyone pays for the
+    rounds that the sampler's pattern allows it.
     """
     from ppml_lab.dp import events
 
@@ -125,7 +126,7 @@ def gaussian_event(
     change = 2.0 if sampler.neighboring_relation == "replace_one" else 1.0
     parts = [
         events.compose(sampler.amplify(events.gaussian(noise / change)), count)
-        for noise, count in releases.items()
+        for noise, count in _worst(sampler, releases).items()
     ]
     return base.PrivacyEvent(
         events.together(parts),
@@ -133,6 +134,19 @@ def gaussian_event(
         privacy_unit,
         sampler.population,
     )
+
+
+def _worst(
+    sampler: base.ClientSampler, releases: Mapping[float, int]
+) -> Mapping[float, int]:
+    """Of releases those that cost the most, as many as anyone takes part in."""
+    left = sampler.participation(sum(releases.values())).max_participations
+    found: dict[float, int] = {}
+    for noise in sorted(releases):
+        if left > 0:
+            found[noise] = min(left, releases[noise])
+            left -= found[noise]
+    return found
 
 
 def clips_no_examples(state: PyTree, gradients: Any, weights: jax.Array) -> PyTree:
@@ -190,14 +204,20 @@ def gaussian_noise(
     """Independent Gaussian noise on every coordinate, of `noise_multiplier *
     sensitivity`; none without a multiplier, whatever the sensitivity.
     """
+
+    def normal(leaf_key: base.Key, leaf: jax.Array) -> jax.Array:
+        drawn = random.normal(random.seed(leaf_key), leaf.size).reshape(leaf.shape)
+        return drawn.astype(leaf.dtype)
+
+    unit = jax.tree.map(normal, trees.leaf_keys(key, like), like)
+    return scaled(unit, noise_multiplier, sensitivity)
+
+
+def scaled(unit: PyTree, noise_multiplier: Any, sensitivity: Any) -> PyTree:
+    """Noise of standard deviation 1 as noise of `noise_multiplier * sensitivity`."""
     # Without noise the sensitivity may be infinite, and 0 * inf is NaN.
     silent = jnp.asarray(noise_multiplier) == 0
     stddev = jnp.where(
         silent, 0.0, noise_multiplier * jnp.where(silent, 0, sensitivity)
     )
-
-    def noise(leaf_key: base.Key, leaf: jax.Array) -> jax.Array:
-        normal = random.normal(random.seed(leaf_key), leaf.size).reshape(leaf.shape)
-        return stddev.astype(leaf.dtype) * normal.astype(leaf.dtype)
-
-    return jax.tree.map(noise, trees.leaf_keys(key, like), like)
+    return jax.tree.map(lambda leaf: stddev.astype(leaf.dtype) * leaf, unit)

@@ -15,6 +15,7 @@ from ppml_lab.federated.fedprox import proximal_sgd
 from ppml_lab.federated.on_shares import SharedTraining, training_on_shares
 from ppml_lab.federated.sampling import everyone, fixed_size, poisson
 from ppml_lab.federated.scaffold import scaffold
+from ppml_lab.federated.separated import min_separation
 from ppml_lab.federated.server import fedopt
 from ppml_lab.federated.simulate import simulate
 
@@ -31,6 +32,7 @@ __all__ = [
     "fixed_size",
     "local_dp_sgd",
     "local_sgd",
+    "min_separation",
     "on_every_device",
     "poisson",
     "proximal_sgd",

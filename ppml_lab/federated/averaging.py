@@ -117,8 +117,9 @@ def averaging(
         not the cohort's or the mechanism's, an unknown weighting, lanes below 1, a
         drop-out probability outside [0, 1), a mesh without that axis, a trainer and a
         server that do not understand each other or change the model's shape, a
-        mechanism that protects examples, or weights by examples where they would break
-        the mechanism's sensitivity or the server's mean.
+        mechanism that protects examples or does not account for the sampler's cohorts,
+        or weights by examples where they would break the mechanism's sensitivity or the
+        server's mean.
     """
     server = fedopt(optax.sgd(1.0)) if server is None else server
     mechanism = dp.no_privacy() if mechanism is None else mechanism

@@ -61,8 +61,8 @@ def central_sgd(
         one device if None. The sums are the same up to rounding.
 
     Raises:
-      ValueError: For step counts below 1, a mechanism that protects clients or counts
-        on other batches, or a mesh without that axis.
+      ValueError: For step counts below 1, a mechanism that protects clients, counts on
+        other batches or does not account for them, or a mesh without that axis.
     """
     checks.at_least("steps_per_round", steps_per_round, 1)
     check_mesh(mesh)
@@ -75,7 +75,7 @@ def central_sgd(
         checks.probability("live_delta", live_delta, allow_one=False)
         mechanism = dp.live(mechanism, sampler, live_delta)
     _gradient(task, None, mechanism, method, microbatch_size)
-    compatible.check_contributions(sampler, mechanism, 0.0)
+    compatible.check_cohorts(sampler, mechanism, 0.0)
 
     def part(
         device: Array,

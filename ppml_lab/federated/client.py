@@ -85,10 +85,15 @@ def local_dp_sgd(
       ValueError: For a probability outside (0, 1], sizes below 1, or a mechanism that
         protects clients or carries state.
     """
-    if jax.tree.leaves(jax.eval_shape(lambda: _state(mechanism, task))):
+    state = jax.eval_shape(lambda: _state(mechanism, task))
+    if jax.tree.leaves(state):
+        named = getattr(state, "_fields", ())
+        kept = f" ({', '.join(named)})" if named else ""
         raise ValueError(
-            "local_dp_sgd starts the mechanism afresh in every step, so one that "
-            "learns over rounds would not; take one without state, such as dp.gaussian"
+            "local_dp_sgd starts the mechanism afresh in every step, and this one needs"
+            f" a state that is carried over releases{kept}: it would learn nothing, or "
+            "make the same noise again; take one without state, such as dp.gaussian, "
+            "or give it to averaging or central_sgd, which carry it"
         )
     checks.at_least("num_steps", num_steps, 1)
     checks.at_least("max_client_size", max_client_size, 1)

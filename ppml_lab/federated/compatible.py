@@ -59,7 +59,7 @@ def check(
     checks.share("dropout_prob", dropout_prob)
     _check_sum(sampler, mechanism, aggregator)
     _check_completes(sampler, aggregator, dropout_prob)
-    check_contributions(sampler, mechanism, dropout_prob)
+    check_cohorts(sampler, mechanism, dropout_prob)
 
 
 def _check_sum(
@@ -123,12 +123,14 @@ def _check_completes(
         )
 
 
-def check_contributions(
+def check_cohorts(
     sampler: base.ClientSampler, mechanism: base.PrivacyMechanism, dropout_prob: Any
 ) -> None:
-    """Raises ValueError unless a mechanism that counts contributions counts on as many
-    as the sampler gives it.
+    """Raises ValueError unless a mechanism accounts for who the sampler draws, and, if
+    it counts contributions, counts on as many as it gets.
     """
+    if mechanism.check_sampler is not None:
+        mechanism.check_sampler(sampler)
     counted = mechanism.expected_contributions
     numbers = (counted, sampler.expected_cohort, dropout_prob)
     if counted is None or any(map(checks.is_traced, numbers)):

@@ -30,7 +30,8 @@ _BLOCK = 256
 """Members whose coins are counted together where few are drawn among many."""
 
 
-def _release(name: str, value: Any) -> None:
+def check_release(name: str, value: Any) -> None:
+    """The guard of an event that sampling is to amplify."""
     from ppml_lab.dp import given
 
     del name
@@ -38,7 +39,7 @@ def _release(name: str, value: Any) -> None:
 
 
 @arguments.checked
-@guards.returned(event=_release)
+@guards.returned(event=check_release)
 def everyone(population: int) -> base.ClientSampler:
     """Everybody takes part: no amplification, add-or-remove neighbours.
 

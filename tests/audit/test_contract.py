@@ -10,6 +10,7 @@ import pytest
 
 from ppml_lab import audit, dp, federated, smpc
 from ppml_lab.audit import contract, probes, worlds
+from ppml_lab.dp import strategies
 
 N = worlds.NUM_ROWS
 SGD = optax.sgd(1.0)
@@ -21,6 +22,10 @@ FIXED = federated.fixed_size(N, 3)
 CLIENT = dp.gaussian(0.5, 0.8)
 LARGE = dp.gaussian(2.0, 0.7)
 EXAMPLE = dp.gaussian(0.5, 0.8, privacy_unit="example")
+TURNS = federated.min_separation(N, 3)
+CORRELATED = dp.correlated_gaussian(0.5, 0.8, 0.6)
+MIXED = {"noise": 0.8, "mixing": (1.0, -0.6)}
+BANDS = strategies.square_root(4)
 ADAPTIVE = dp.adaptive_gaussian(0.5, 0.8, POISSON.expected_cohort)
 PROBES = ("replay", "noise", "participation")
 QUICK = tuple(set(contract.DETECTORS) - {"tails", "crowd"})
@@ -131,6 +136,15 @@ SUBJECTS = {
     "scheduled": lambda: mechanism(
         dp.scheduled_gaussian(0.5, optax.linear_schedule(0.9, 0.6, 4)), POISSON, 4
     ),
+    "correlated": lambda: mechanism(CORRELATED, EVERYONE, 4, **MIXED),
+    "banded, in turn": lambda: mechanism(
+        dp.correlated_gaussian(0.5, 0.8, BANDS),
+        TURNS,
+        5,
+        noise=0.8,
+        mixing=(1.0, *(-part for part in BANDS)),
+    ),
+    "gaussian, in turn": lambda: mechanism(CLIENT, TURNS, 5),
     "live": lambda: mechanism(dp.live(CLIENT, POISSON, 1e-2), POISSON, 4),
     "examples": lambda: mechanism(EXAMPLE, POISSON, 4),
     "adaptive, examples": lambda: mechanism(
@@ -150,6 +164,14 @@ SUBJECTS = {
     "FedAvg": lambda: fedavg(CLIENT, POISSON),
     "FedAvg, adaptive": lambda: fedavg(ADAPTIVE, POISSON),
     "FedAvg, fixed size": lambda: fedavg(CLIENT, FIXED),
+    "FedAvg, correlated, in turn": lambda: fedavg(
+        CORRELATED, TURNS, num_rounds=4, seen=MIXED
+    ),
+    "DP-SGD, correlated": lambda: central(
+        dp.correlated_gaussian(0.5, 0.8, 0.6, privacy_unit="example"),
+        EVERYONE,
+        seen=MIXED,
+    ),
     "FedProx": lambda: fedavg(LARGE, EVERYONE, fedprox),
     "SCAFFOLD": lambda: scaffold(CLIENT, POISSON),
     "DP-SGD": lambda: central(EXAMPLE, POISSON),
@@ -191,6 +213,8 @@ TWICE = (
     *("FedAvg of a deeper model with a constant leaf", "live"),
     *("adaptive, examples", "DP-SGD in microbatches", "FedProx"),
     *("FedAvg, adaptive", "FedAvg, fixed size", "FedAvg under coded masks"),
+    *("banded, in turn", "gaussian, in turn", "FedAvg, correlated, in turn"),
+    *("DP-SGD, correlated", "correlated"),
 )
 """Their parts are in other subjects, and tests of their own show what they add."""
 

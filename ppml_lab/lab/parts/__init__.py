@@ -13,6 +13,8 @@ from ppml_lab.lab.parts.data import (
 from ppml_lab.lab.parts.federated import Federated, Mean, Rule
 from ppml_lab.lab.parts.mechanisms import (
     AdaptiveGaussian,
+    BandedGaussian,
+    CorrelatedGaussian,
     Gaussian,
     LocalGaussian,
     LocalLaplace,
@@ -60,7 +62,13 @@ from ppml_lab.lab.parts.partitions import (
     QuantitySkew,
     Shards,
 )
-from ppml_lab.lab.parts.samplers import Everyone, FixedSize, Poisson, Sampler
+from ppml_lab.lab.parts.samplers import (
+    Everyone,
+    FixedSize,
+    MinSeparation,
+    Poisson,
+    Sampler,
+)
 from ppml_lab.lab.parts.sums import (
     AdditiveSharing,
     Clear,
@@ -82,11 +90,13 @@ __all__ = [
     "AdditiveSharing",
     "Adult",
     "Auroc",
+    "BandedGaussian",
     "Central",
     "Clear",
     "Cnn",
     "Complete",
     "Concordance",
+    "CorrelatedGaussian",
     "Cosine",
     "Data",
     "Digits",
@@ -116,6 +126,7 @@ __all__ = [
     "MeanSquaredError",
     "Mechanism",
     "Metric",
+    "MinSeparation",
     "Mlp",
     "Mnist",
     "Model",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, Protocol, cast
 
-from ppml_lab import base, dp
+from ppml_lab import base, checks, dp
+from ppml_lab.dp import strategies
 from ppml_lab.lab.parts.optimizers import Factor
 from ppml_lab.lab.tree.fields import Traced
 from ppml_lab.lab.tree.part import part
@@ -144,6 +145,58 @@ def _over(first: Any, schedule: Any) -> Any:
     if schedule is None:
         return first
     return lambda releases: first * schedule.at(releases)
+
+
+@part
+class CorrelatedGaussian(_Multiplied):
+    """Gaussian noise of which each round takes back a part of the last one's.
+
+    lambda-CGD; for cohorts without amplification, such as MinSeparation's.
+    """
+
+    clip_norm: Traced = 1.0
+    """L2 bound of a contribution, of the whole run."""
+    noise_multiplier: Traced = 0.0
+    """Standard deviation of a round's fresh noise over the clip norm."""
+    subtracted: Traced = 0.9
+    """The part, below 1: more cancels more, and costs more."""
+    rule: Rule = "flat"
+    """How contributions are clipped."""
+
+    def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
+        """See `dp.correlated_gaussian`."""
+        return dp.correlated_gaussian(
+            self.clip_norm,
+            self.noise_multiplier,
+            self.subtracted,
+            privacy_unit=privacy_unit,
+            rule=self.rule,
+        )
+
+
+@part
+class BandedGaussian(_Multiplied):
+    """As CorrelatedGaussian, with the parts that the inverse square root takes back."""
+
+    clip_norm: Traced = 1.0
+    """L2 bound of a contribution, of the whole run."""
+    noise_multiplier: Traced = 0.0
+    """Standard deviation of a round's fresh noise over the clip norm."""
+    bands: int = 4
+    """Fresh noises that a round's is made of, at least 2; each is drawn anew."""
+    rule: Rule = "flat"
+    """How contributions are clipped."""
+
+    def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
+        """See `dp.correlated_gaussian`."""
+        checks.at_least("bands", self.bands, 2)
+        return dp.correlated_gaussian(
+            self.clip_norm,
+            self.noise_multiplier,
+            strategies.square_root(self.bands),
+            privacy_unit=privacy_unit,
+            rule=self.rule,
+        )
 
 
 @part

@@ -47,6 +47,21 @@ class Poisson:
 
 
 @part
+class MinSeparation:
+    """Everybody in turn, in a random order that a run keeps: nothing is amplified."""
+
+    cohort_size: int = 10
+    """How many take part."""
+    separation: int | None = None
+    """Asked for: each member once in so many rounds at most. The most that population
+    and cohort allow is kept; None asks for nothing."""
+
+    def build(self, population: int, mesh: Mesh | None = None) -> base.ClientSampler:
+        """See `federated.min_separation`."""
+        return federated.min_separation(population, self.cohort_size, self.separation)
+
+
+@part
 class FixedSize:
     """Exactly so many, uniformly without replacement."""
 

@@ -1,0 +1,198 @@
+"""Gaussian noise that later rounds take back in part.
+
+A model is the sum of many rounds, and in sums correlated noise cancels: at equal
+epsilon it leaves less of itself there than independent noise does.
+
+lambda-CGD (arXiv:2601.22334) takes back a part of the round before's noise, a banded
+inverse (arXiv:2505.12128) parts of several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Int, PyTree, UInt32
+
+from ppml_lab import arguments, base, checks, guards, pairs, random
+from ppml_lab.dp import mechanisms, strategies
+
+_COORDINATES = 2**36
+"""More than a release has: so many count where its noise is cut (`dp.cut`)."""
+
+
+class CorrelatedState(NamedTuple):
+    """What all noise of a run is made of.
+
+    Attributes:
+      seed: Of the run's noise. It reveals all of it, of past and of later rounds.
+      releases: Made so far.
+    """
+
+    seed: UInt32[Array, " 2"]
+    releases: Int[Array, ""]
+
+
+@arguments.checked
+@guards.returned(state=guards.one_of(CorrelatedState, "`init` makes the first"))
+def correlated_gaussian(
+    clip_norm: Any,
+    noise_multiplier: Any,
+    subtracted: Any,
+    *,
+    privacy_unit: str = "client",
+    rule: str = "flat",
+) -> base.PrivacyMechanism:
+    """Clips each contribution and adds Gaussian noise to their sum, of which later
+    rounds take back parts: the noise of round t is `z_t - s_1 z_(t-1) - s_2 z_(t-2)
+    - ...` of fresh noises z, each of `noise_multiplier * sensitivity`.
+
+    One part, lambda, is lambda-CGD; `dp.strategies.square_root` gives those of a banded
+    inverse. No noise is kept: the run has a seed of its own, of which rounds make
+    earlier noise again, at the cost of so many draws. Nothing is gained where everybody
+    takes part in every round: the last model then has no less noise than independent
+    noise would leave in it.
+
+    **Guarantee:** the run is one Gaussian release, of noise multiplier
+    `noise_multiplier / s`, where s is how far one contributor, in the rounds that the
+    sampler's `participation` allows, moves the strategy (`strategies.sensitivity`). It
+    holds for a run of any length and for its beginnings, against whoever sees the
+    models and knows who takes part when; who computes the sums and adds the noise is
+    trusted. Clip norm and parts are fixed for the run. Sensitivities may differ from
+    round to round, as secure sums round differently, unless they follow from the data:
+    earlier noise is made again at the round's own scale, so that the releases over
+    their scales are those of constant ones. Whoever has the state, which checkpoints
+    hold, can take all noise off. Numerically as `gaussian`.
+
+    Args:
+      clip_norm: As in `gaussian`.
+      noise_multiplier: Standard deviation of fresh noise over the sensitivity when one
+        contribution is added or removed.
+      subtracted: The parts that a round takes back of the noise of the round before it,
+        the one before that, and so on: a number or several, each at least 0 and below 1
+        together.
+      privacy_unit: Whose contribution is clipped, "client" or "example".
+      rule: As in `gaussian`.
+
+    Raises:
+      ValueError: As `gaussian`, and for parts that are none. For a sampler that draws
+        each cohort anew, when an algorithm is built with it: noise that rounds share
+        has no amplification by sampling, so that samplers without one are needed, such
+        as `federated.everyone` and `federated.min_separation`.
+    """
+    parts = _parts(subtracted)
+    plain = mechanisms.gaussian(
+        clip_norm, noise_multiplier, privacy_unit=privacy_unit, rule=rule
+    )
+
+    def init(key: base.Key, like: PyTree) -> CorrelatedState:
+        return CorrelatedState(random.seed(key), jnp.int32(0))
+
+    def privatize(
+        key: base.Key, state: CorrelatedState, total: PyTree, sensitivity: Any
+    ) -> tuple[PyTree, CorrelatedState]:
+        # The run's own seed makes the noise; the round's key, another in each, cannot.
+        pair = pairs.of(total)
+        unit = _combined(state, pair.high, parts)
+        noise = mechanisms.scaled(unit, noise_multiplier, sensitivity)
+        after = state._replace(releases=state.releases + 1)
+        return pairs.value(pairs.add(pair, noise)), after
+
+    @arguments.checked
+    def event(
+        sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
+    ) -> base.PrivacyEvent:
+        from ppml_lab.dp import events
+
+        checks.at_least("num_releases", num_releases, 1)
+        check_sampler(sampler)
+        # As programs have them.
+        taken = [
+            float(np.float32(events.to_float("subtracted", part))) for part in parts
+        ]
+        moved = strategies.sensitivity(
+            strategies.column(taken, num_releases), sampler.participation(num_releases)
+        )
+        change = 2.0 if sampler.neighboring_relation == "replace_one" else 1.0
+        release = events.gaussian(float(noise_multiplier) / (change * moved))
+        return base.PrivacyEvent(
+            # The one release has the coordinates of all rounds.
+            events.on_coordinates(release, num_releases * _COORDINATES),
+            sampler.neighboring_relation,
+            privacy_unit,
+            sampler.population,
+        )
+
+    return plain._replace(
+        init=init,
+        privatize=privatize,
+        # Rounds are not Gaussians that compose.
+        noise_multiplier=None,
+        event=event,
+        check_sampler=check_sampler,
+    )
+
+
+def check_sampler(sampler: base.ClientSampler) -> None:
+    """Raises ValueError unless noise that rounds share is accounted for the sampler's
+    cohorts: those of a pattern of each member's own, without amplification.
+    """
+    from ppml_lab.dp import events
+
+    release = events.gaussian(1.0)
+    unit = sampler.participation(1).unit
+    if unit != "member" or sampler.amplify(release) != release:
+        raise ValueError(
+            "correlated noise has no amplification by sampling, and this sampler draws "
+            "its cohorts at random for one; take a sampler that states when a member "
+            "comes again, federated.min_separation or federated.everyone, or "
+            "independent noise, such as dp.gaussian's"
+        )
+
+
+def _parts(subtracted: Any) -> tuple[Any, ...]:
+    """The parts, checked where they are known."""
+    several = isinstance(subtracted, Sequence) or getattr(subtracted, "ndim", 0) == 1
+    parts = tuple(subtracted) if several else (subtracted,)
+    if not parts:
+        raise ValueError("subtracted has no parts; give one, or take dp.gaussian")
+    for part in parts:
+        checks.non_negative("subtracted", part)
+    if any(map(checks.is_traced, parts)):
+        return parts
+    if not sum(map(float, parts)) < 1:
+        raise ValueError(
+            f"subtracted must be below 1 together, got {subtracted}: otherwise noise "
+            "does not fade from one round to the next"
+        )
+    return parts
+
+
+def _combined(state: CorrelatedState, like: PyTree, parts: tuple[Any, ...]) -> PyTree:
+    """A round's noise, made of fresh noises of standard deviation 1."""
+    weights = jnp.stack([jnp.float32(1), *(-jnp.float32(part) for part in parts)])
+    leaves, structure = jax.tree.flatten(like)
+
+    def fresh(release: Array, place: int) -> Array:
+        own = random.child(state.seed, release, place)
+        return random.normal(own, leaves[place].size).reshape(leaves[place].shape)
+
+    def add(ago: Any, total: list[Array]) -> list[Array]:
+        release = state.releases - ago
+        # There is no noise before the first round.
+        weight = jnp.where(release >= 0, weights[ago], 0.0)
+        return [
+            sofar + weight * fresh(release, place) for place, sofar in enumerate(total)
+        ]
+
+    nothing = [jnp.zeros(leaf.shape, jnp.float32) for leaf in leaves]
+    # One copy of the generator is compiled, however many parts there are.
+    noises = jax.lax.fori_loop(0, len(parts) + 1, add, nothing)
+    return jax.tree.unflatten(
+        structure,
+        [noise.astype(leaf.dtype) for noise, leaf in zip(noises, leaves, strict=True)],
+    )
