@@ -65,6 +65,7 @@ def central_sgd(
         on other batches, or a mesh without that axis.
     """
     checks.at_least("steps_per_round", steps_per_round, 1)
+    roles.refuse_kept(task, "central_sgd has no clients who could keep leaves")
     check_mesh(mesh)
     if isinstance(method, str):
         checks.known("method", method, METHODS)

@@ -85,6 +85,11 @@ def local_dp_sgd(
       ValueError: For a probability outside (0, 1], sizes below 1, or a mechanism that
         protects clients or carries state.
     """
+    roles.refuse_kept(
+        task,
+        "local_dp_sgd noises all that a client trains, and a leaf that it keeps without"
+        " noise would tell of examples through the others",
+    )
     if jax.tree.leaves(jax.eval_shape(lambda: _state(mechanism, task))):
         raise ValueError(
             "local_dp_sgd starts the mechanism afresh in every step, so one that "
@@ -140,10 +145,10 @@ def local_dp_sgd(
         num_steps=lambda size: jnp.where(size > 0, num_steps, 0),
         keep=lambda params: (),
         init=lambda key, sent, kept, round_number: minibatch.start(
-            task, optimizer, sent, round_number, ("loss", "norm", "clipped")
+            task, optimizer, sent, kept, round_number, ("loss", "norm", "clipped")
         ),
         step=step,
-        finish=minibatch.finish,
+        finish=lambda sent, state: minibatch.finish(task, sent, state),
         model=lambda sent, kept: sent,
         event=event,
         max_client_size=max_client_size,

@@ -30,6 +30,7 @@ from ppml_lab.lab.parts.metrics import (
     Metric,
 )
 from ppml_lab.lab.parts.models import (
+    BatchNormMlp,
     Cnn,
     Flax,
     LeNet,
@@ -71,7 +72,14 @@ from ppml_lab.lab.parts.sums import (
     PairwiseMasking,
     Sum,
 )
-from ppml_lab.lab.parts.trainers import FedAvg, FedProx, LocalDpSgd, Scaffold, Trainer
+from ppml_lab.lab.parts.trainers import (
+    ExampleGradients,
+    FedAvg,
+    FedProx,
+    LocalDpSgd,
+    Scaffold,
+    Trainer,
+)
 
 __all__ = [
     "F1",
@@ -82,6 +90,7 @@ __all__ = [
     "AdditiveSharing",
     "Adult",
     "Auroc",
+    "BatchNormMlp",
     "Central",
     "Clear",
     "Cnn",
@@ -92,6 +101,7 @@ __all__ = [
     "Digits",
     "Dirichlet",
     "Everyone",
+    "ExampleGradients",
     "ExponentialDecay",
     "Factor",
     "FashionMnist",
