@@ -83,9 +83,7 @@ def of_people(
             moved = worlds.as_rows(after.params) - worlds.as_rows(state.params)
             states = state.mechanism_state, after.mechanism_state
             values = moved * expected / _sensitivity(states[0])
-            return after, Release(
-                values, values[:0], bound_moved(mechanism, *states)
-            )
+            return after, Release(values, values[:0], bound_moved(mechanism, *states))
 
         return jax.lax.scan(one_round, algorithm.init(init_key), numbers)[1]
 

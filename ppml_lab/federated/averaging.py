@@ -79,7 +79,8 @@ def averaging(
     divided; the server makes its next model of the mean. `local_sgd` with the default
     server is FedAvg, `proximal_sgd` FedProx, `scaffold` SCAFFOLD; `fedopt(optimizer)`
     as server gives FedAvgM and the FedOpt family; a trainer of one full-batch step is
-    FedSGD.
+    FedSGD. With `example_gradients` clients bound their people's gradients, and the sum
+    is noised once, as in central DP-SGD.
 
     A round's scalars are means over those who report of what their trainings say
     (clients without examples, whose update is zero, left out), with
@@ -91,9 +92,11 @@ def averaging(
     every round, differentially private as `event` says, under the trust that the
     mechanism states. The mean divides by the expected number of reports, which is
     public; nothing is claimed for drop-outs, and a round that nobody reports in, or
-    whose secure sum aborts for want of reports, still gets its noise. What clients
-    keep, and the scalars that `round` returns beside the state, are for the researcher
-    and not private.
+    whose secure sum aborts for want of reports, still gets its noise. Leaves that the
+    task keeps (`models.personal`) are never clipped, noised, sent or summed: a client
+    is protected against all others, who never see its own, and not against who does.
+    What clients keep, and the scalars that `round` returns beside the state, are for
+    the researcher and not private.
 
     Args:
       task: Gives the initial parameters.
@@ -123,8 +126,9 @@ def averaging(
         not the cohort's or the mechanism's, an unknown weighting, lanes below 1, a
         drop-out probability outside [0, 1), a mesh without that axis, a trainer and a
         server that do not understand each other or change the model's shape, a
-        mechanism that protects examples, or weights by examples where they would break
-        the mechanism's sensitivity or the server's mean.
+        mechanism that protects others than those whose contributions the trainer
+        makes, or weights by examples where they would break the mechanism's sensitivity
+        or the server's mean.
     """
     server = fedopt(optax.sgd(1.0)) if server is None else server
     mechanism = dp.no_privacy() if mechanism is None else mechanism

@@ -62,7 +62,7 @@ def central_sgd(
 
     Raises:
       ValueError: For step counts below 1, a mechanism that protects clients or counts
-        on other batches, or a mesh without that axis.
+        on other batches, a task that keeps leaves, or a mesh without that axis.
     """
     checks.at_least("steps_per_round", steps_per_round, 1)
     roles.refuse_kept(task, "central_sgd has no clients who could keep leaves")

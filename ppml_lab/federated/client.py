@@ -82,8 +82,8 @@ def local_dp_sgd(
       method: How examples are clipped, see `dp.clipped_gradient`.
 
     Raises:
-      ValueError: For a probability outside (0, 1], sizes below 1, or a mechanism that
-        protects clients or carries state.
+      ValueError: For a probability outside (0, 1], sizes below 1, a mechanism that
+        protects clients or carries state, or a task that keeps leaves.
     """
     roles.refuse_kept(
         task,

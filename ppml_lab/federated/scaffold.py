@@ -91,7 +91,8 @@ def scaffold(
     its next round the mean of its uncorrected gradients. For plain SGD that mean is
     the paper's option II, `c_i - c + (x - y_i) / (K lr)`; unlike the latter it is right
     for any local optimizer. All controls start at zero, where a first round is FedAvg.
-    A client that drops out before its upload keeps its old control.
+    A client that drops out before its upload keeps its old control. Leaves that the
+    task keeps have none: nobody averages them, and a client trains them as it is.
 
     The update is twice as large as the model: the change of the parameters and of the
     control. A mechanism clips both together, and the secure sum adds both. With noise,

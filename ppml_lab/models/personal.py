@@ -38,8 +38,6 @@ def personal(task: base.Task, kept: Sequence[str]) -> base.Task:
       ValueError: For no names, one that no leaf has (the nearest are suggested), one of
         a leaf that the task calls constant, or names that leave nothing to share.
     """
-    if isinstance(kept, str) or not all(isinstance(name, str) for name in kept):
-        raise ValueError(f"kept must be a sequence of names, got {kept!r}")
     if not kept:
         raise ValueError("kept is empty; name a layer, such as ('Dense_1',)")
     model = jax.eval_shape(task.init, jax.random.key(0))
