@@ -38,6 +38,7 @@ _MAKERS = {
     "Graph": "graphs.complete makes one",
     "Ledger": "ledger.Ledger() is an empty one",
     "Mesh": "federated.client_mesh makes one",
+    "People": "data.people counts them",
     "Point": "lab.points makes them",
     "PrivacyEvent": "a mechanism's or an algorithm's `event` makes one",
     "Result": "lab.run_experiment gives `table` one for each run",

@@ -100,6 +100,9 @@ class Task(NamedTuple):
     roles: Callable[[PyTree], PyTree] | None = None
     """`(params)`: for each leaf "trainable", "constant" (never clipped, noised, sent or
     summed) or "kept" (by each client for itself); None if all are trainable."""
+    observe: Callable[[PyTree, PyTree], PyTree] | None = None
+    """`(params, examples)`: the kept leaves that a batch sets, such as running means,
+    in the place of the model's; None for all others. None if there are none."""
 
 
 class ClientTrainer(NamedTuple):
@@ -127,6 +130,9 @@ class ClientTrainer(NamedTuple):
     """`()`: what one participation costs the client's own examples."""
     max_client_size: int | None = None
     """The most examples of a client that it has room for; None for any number."""
+    contributions: Any = None
+    """A `federated.Contributions` where updates are sums of what a mechanism bounds one
+    by one; None where it is the updates that it bounds."""
     still_leaves: Callable[[], tuple[str, ...]] = tuple
     """`()`: the trainable leaves that its optimizer never changes while it changes
     others: no client contributes to their sum, which noise would move all the same."""
@@ -289,6 +295,9 @@ class SecureAggregator(NamedTuple):
     """"sum", which averaging divides by a public number, or "estimate" of the mean."""
     needs: str = "sum"
     """Of the messages: their "sum", or each "individual" one."""
+    change: Callable[[PyTree, Any, int], Any] | None = None
+    """`(session, norm, dimension)`: by how much, in L2 norm, a client's part in the
+    exact sum moves when its update moves by `norm`; None where nobody knows."""
     check: Callable[[int, Any], None] = lambda num_places, max_abs: None
     """`(num_places, max_abs)`: raises ValueError unless `begin` can be called for a
     cohort of so many places with this bound; on the host."""

@@ -14,6 +14,7 @@ finds nothing shows nothing: the attack may be weak.
 from ppml_lab.audit import bounds, canaries, evidence, one_run, roc, tradeoff, worlds
 from ppml_lab.audit.contract import Report, check_mechanism
 from ppml_lab.audit.gradients import check_clipping
+from ppml_lab.audit.people_subjects import of_people
 from ppml_lab.audit.repetitions import check_independence
 from ppml_lab.audit.subjects import Subject, of_local_mechanism, of_mechanism
 from ppml_lab.audit.training import (
@@ -44,6 +45,7 @@ __all__ = [
     "of_algorithm",
     "of_local_mechanism",
     "of_mechanism",
+    "of_people",
     "of_shared_training",
     "of_trainer",
     "one_run",

@@ -14,12 +14,14 @@ from ppml_lab.data.clients import client_sizes, federate, num_clients, view
 from ppml_lab.data.dataset import Dataset, make_dataset
 from ppml_lab.data.datasets import load, names
 from ppml_lab.data.digests import Digests, digests
+from ppml_lab.data.persons import People, people
 from ppml_lab.data.storage import generated, shard
 from ppml_lab.data.synthetic import synthetic
 
 __all__ = [
     "Dataset",
     "Digests",
+    "People",
     "client_sizes",
     "digests",
     "federate",
@@ -29,6 +31,7 @@ __all__ = [
     "names",
     "num_clients",
     "partition",
+    "people",
     "shard",
     "storage",
     "synthetic",

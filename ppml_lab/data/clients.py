@@ -22,24 +22,29 @@ def federate(
     user_ids: Any,
     *,
     num_clients: int | None = None,
+    held_out: Any = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> base.Clients:
     """Groups examples by their owner and moves them to the device.
 
-    Client `i` is the `i`-th user in sorted order; its rows keep their order. Leaves
-    become jax arrays, so float64 becomes float32 unless x64 is enabled.
+    Client `i` is the `i`-th user in sorted order; its rows keep their order, those held
+    out after the others. Leaves become jax arrays, so float64 becomes float32 unless
+    x64 is enabled.
 
     Args:
       examples: Any pytree of arrays `[n, ...]` of numbers. A NaN stays what it is.
       user_ids: `[n]`, who owns each row: integers, strings, anything that sorts.
       num_clients: If given, ids must be integers and client `i` is user `i`.
+      held_out: `[n]` truth values, which rows are never trained, such as
+        `partition.hold_out` gives them; none if None.
       sharding: Where the arrays lie; the default device if None. CPU devices that hold
         them whole share one copy.
 
     Raises:
       ValueError: Leaves or ids of different length, no examples, leaves of texts, dates
         or objects, missing ids, a client in `range(num_clients)` that owns nothing,
-        numbers too large for the device's dtype.
+        numbers too large for the device's dtype, `held_out` that is not
+        one truth value per example.
     """
     num_examples = columns.num_examples("examples", examples)
     if num_clients is None:
@@ -52,7 +57,8 @@ def federate(
             f"user_ids names the owner of {len(owners)} examples, but there are "
             f"{num_examples}; give one id per example"
         )
-    order = np.argsort(owners, kind="stable")
+    held = _held(held_out, num_examples)
+    order = np.lexsort((held, owners))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owners))])
     grouped = jax.tree_util.tree_map_with_path(
         lambda path, leaf: _to_device(
@@ -60,7 +66,24 @@ def federate(
         ),
         examples,
     )
-    return base.Clients(grouped, trees.place(np.int32(offsets), sharding))
+    offsets = trees.place(np.int32(offsets), sharding)
+    if held_out is None:
+        return base.Clients(grouped, offsets)
+    counts = np.bincount(owners, weights=held)
+    return base.Clients(grouped, offsets, trees.place(np.int32(counts), sharding))
+
+
+def _held(held_out: Any, num_examples: int) -> np.ndarray:
+    """Which rows are held out, `[n]` bool."""
+    if held_out is None:
+        return np.zeros(num_examples, bool)
+    held = np.asarray(held_out)
+    if held.dtype != np.bool_ or held.shape != (num_examples,):
+        raise ValueError(
+            f"held_out must be one truth value for each of {num_examples} examples, got"
+            f" {held.dtype}{list(held.shape)}; data.partition.hold_out draws them"
+        )
+    return held
 
 
 @arguments.checked

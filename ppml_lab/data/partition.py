@@ -1,7 +1,8 @@
 """Who owns which example: ways to split a data set among clients.
 
-Every function returns the client, in `range(num_clients)`, of each example, and every
-client owns at least one. They run on the host; `federate` takes the result.
+Every function but `hold_out` returns the client, in `range(num_clients)`, of each
+example, and every client owns at least one. They run on the host; `federate` takes the
+result.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ppml_lab import arguments, checks
 from ppml_lab.data import columns
@@ -260,6 +261,42 @@ def _fill_empty(rng: np.random.Generator, owners: Owners, num_clients: int) -> O
         ends[donor] -= 1
         owners[rows[ends[donor]]] = client
     return owners
+
+
+@arguments.checked
+def hold_out(
+    rng: np.random.Generator, owners: Any, share: float
+) -> Bool[np.ndarray, " examples"]:
+    """Which rows of each client are never trained, so that its own model can be judged.
+
+    Of a client's rows the nearest whole number to this share of them, drawn evenly, but
+    at least one and never all; of a client with a single row none.
+
+    Args:
+      rng: Source of randomness.
+      owners: `[n]`, each row's client, as the functions here give them.
+      share: In (0, 1).
+
+    Returns:
+      For each row whether it is held out, for `data.federate(..., held_out=...)`.
+
+    Raises:
+      ValueError: For owners that are no integers from 0 on, or a share out of range.
+    """
+    owners = columns.one_axis("owners", owners)
+    if owners.dtype.kind not in "iu" or owners.min() < 0:
+        raise ValueError(f"owners must be integers from 0 on, got {owners.dtype}")
+    checks.probability("share", share, allow_one=False)
+    sizes = np.bincount(owners)
+    wanted = np.maximum(np.rint(share * sizes).astype(np.int64), 1)
+    counts = np.minimum(wanted, np.maximum(sizes - 1, 0))
+    shuffled = rng.permutation(len(owners))
+    order = shuffled[np.argsort(owners[shuffled], kind="stable")]
+    begins = np.cumsum(sizes) - sizes
+    place = np.arange(len(owners)) - np.repeat(begins, sizes)
+    held = np.zeros(len(owners), bool)
+    held[order] = place < np.repeat(counts, sizes)
+    return held
 
 
 def _check_clients(num_examples: int, num_clients: int) -> None:

@@ -192,6 +192,15 @@ def sizes(clients: base.Clients, which: Any) -> Int[Array, "*n"]:
     return sizes if clients.held_out is None else sizes - clients.held_out[which]
 
 
+def num_judged(clients: base.Clients) -> Int[Array, " clients"]:
+    """By how many rows each client is judged: those held out, where some are, else all
+    of its own.
+    """
+    if clients.held_out is None:
+        return clients.offsets[1:] - clients.offsets[:-1]
+    return clients.held_out
+
+
 def client_view(clients: base.Clients, client: Any, own: PyTree) -> base.ClientView:
     """One client, given what `made` made of it.
 

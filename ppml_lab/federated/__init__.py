@@ -3,6 +3,7 @@
 from ppml_lab.federated.averaging import averaging
 from ppml_lab.federated.central import central_sgd
 from ppml_lab.federated.client import local_dp_sgd, local_sgd
+from ppml_lab.federated.contributions import Contributions
 from ppml_lab.federated.devices import (
     client_mesh,
     on_every_device,
@@ -10,7 +11,13 @@ from ppml_lab.federated.devices import (
     specs,
     use_all_cores,
 )
-from ppml_lab.federated.evaluation import client_evaluator, client_spread, evaluator
+from ppml_lab.federated.evaluation import (
+    client_evaluator,
+    client_spread,
+    evaluator,
+    personal_evaluator,
+)
+from ppml_lab.federated.example_gradients import example_gradients
 from ppml_lab.federated.fedprox import proximal_sgd
 from ppml_lab.federated.on_shares import SharedTraining, training_on_shares
 from ppml_lab.federated.sampling import everyone, fixed_size, poisson
@@ -20,6 +27,7 @@ from ppml_lab.federated.server import fedopt
 from ppml_lab.federated.simulate import simulate
 
 __all__ = [
+    "Contributions",
     "SharedTraining",
     "averaging",
     "central_sgd",
@@ -28,12 +36,14 @@ __all__ = [
     "client_spread",
     "evaluator",
     "everyone",
+    "example_gradients",
     "fedopt",
     "fixed_size",
     "local_dp_sgd",
     "local_sgd",
     "min_separation",
     "on_every_device",
+    "personal_evaluator",
     "poisson",
     "proximal_sgd",
     "scaffold",

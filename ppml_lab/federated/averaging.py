@@ -14,12 +14,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Int, PyTree
 
 from ppml_lab import arguments, base, checks, dp, guards, smpc, trees
-from ppml_lab.data import storage
-from ppml_lab.dp import looks
-from ppml_lab.federated import compatible, devices, known, lanes, roles
+from ppml_lab.federated import (
+    compatible,
+    contributions,
+    devices,
+    known,
+    lanes,
+    reports,
+    roles,
+)
 from ppml_lab.federated.server import fedopt
 
 WEIGHTINGS = ("examples", "realised", "uniform")
@@ -73,7 +79,8 @@ def averaging(
     divided; the server makes its next model of the mean. `local_sgd` with the default
     server is FedAvg, `proximal_sgd` FedProx, `scaffold` SCAFFOLD; `fedopt(optimizer)`
     as server gives FedAvgM and the FedOpt family; a trainer of one full-batch step is
-    FedSGD.
+    FedSGD. With `example_gradients` clients bound their people's gradients, and the sum
+    is noised once, as in central DP-SGD.
 
     A round's scalars are means over those who report of what their trainings say
     (clients without examples, whose update is zero, left out), with
@@ -85,9 +92,11 @@ def averaging(
     every round, differentially private as `event` says, under the trust that the
     mechanism states. The mean divides by the expected number of reports, which is
     public; nothing is claimed for drop-outs, and a round that nobody reports in, or
-    whose secure sum aborts for want of reports, still gets its noise. What clients
-    keep, and the scalars that `round` returns beside the state, are for the researcher
-    and not private.
+    whose secure sum aborts for want of reports, still gets its noise. Leaves that the
+    task keeps (`models.personal`) are never clipped, noised, sent or summed: a client
+    is protected against all others, who never see its own, and not against who does.
+    What clients keep, and the scalars that `round` returns beside the state, are for
+    the researcher and not private.
 
     Args:
       task: Gives the initial parameters.
@@ -117,25 +126,31 @@ def averaging(
         not the cohort's or the mechanism's, an unknown weighting, lanes below 1, a
         drop-out probability outside [0, 1), a mesh without that axis, a trainer and a
         server that do not understand each other or change the model's shape, a
-        mechanism that protects examples or does not account for the sampler's cohorts,
-        or weights by examples where they would break the mechanism's sensitivity or the
-        server's mean.
+        mechanism that does not account for the sampler's cohorts or protects others
+        than those whose contributions the trainer makes, or weights by examples where
+        they would break the mechanism's sensitivity or the server's mean.
     """
     server = fedopt(optax.sgd(1.0)) if server is None else server
     mechanism = dp.no_privacy() if mechanism is None else mechanism
+    whose = contributions.of_trainer(trainer, sampler)
     if live_delta is not None:
         checks.probability("live_delta", live_delta, allow_one=False)
-        mechanism = dp.live(mechanism, sampler, live_delta)
+        mechanism = dp.live(mechanism, whose.sampler, live_delta)
     aggregator = smpc.clear() if aggregator is None else aggregator
     checks.known("weighting", weighting, WEIGHTINGS)
-    compatible.check(sampler, server, mechanism, aggregator, weighting, dropout_prob)
+    compatible.check(
+        sampler, server, mechanism, aggregator, weighting, dropout_prob, whose
+    )
     devices.check_mesh(mesh)
-    shapes = compatible.shapes(task, trainer, server, sampler, mechanism, aggregator)
+    shapes = compatible.shapes(
+        task, trainer, server, sampler, mechanism, aggregator, whose
+    )
     num_lanes = (
         lanes.default_num_lanes(shapes.dimension) if num_lanes is None else num_lanes
     )
     checks.at_least("num_lanes", num_lanes, 1)
-    expected_reports = sampler.expected_cohort * (1.0 - dropout_prob)
+    stay = 1.0 - dropout_prob
+    expected_reports = sampler.expected_cohort * stay
     private = mechanism.privacy_unit is not None
 
     @arguments.checked
@@ -166,42 +181,49 @@ def averaging(
             session_key,
             cohort.weights > 0,
             reporting.weights > 0,
-            mechanism.message_bound(state.mechanism_state),
+            contributions.message_bound(whose, mechanism, state.mechanism_state),
         )
-        report = _report(
+        report = reports.report(
+            whose,
             mechanism,
             state.mechanism_state,
             aggregator,
             session,
-            _weights(weighting, clients, reporting),
+            reports.weights(weighting, clients, reporting),
         )
         summed, kept = lanes.train_cohort(
             train_key,
-            trainer,
+            whose.bounded(mechanism, state.mechanism_state),
             server.send(state.params, state.memory),
             state.kept,
             clients,
             reporting,
             state.rounds_done,
             report,
-            _fold(aggregator),
+            reports.fold(aggregator),
             num_lanes,
             mesh,
         )
-        value, reports, _ = aggregator.finish(session, summed["message"])
-        bound = mechanism.norm_bound(state.mechanism_state)
+        value, num_reports, _ = aggregator.finish(session, summed["message"])
         total, mechanism_state = mechanism.privatize(
             noise_key,
             state.mechanism_state,
             value,
-            aggregator.sensitivity(session, bound, shapes.dimension),
+            contributions.sensitivity(
+                whose,
+                mechanism,
+                state.mechanism_state,
+                aggregator,
+                session,
+                shapes.dimension,
+            ),
         )
         total = aggregator.wrap(session, total)
-        counted = expected_reports if weighting == "uniform" else reports
+        counted = expected_reports if weighting == "uniform" else num_reports
         denominator = {
-            "uniform": expected_reports,
+            "uniform": whose.sampler.expected_cohort * stay,
             "examples": jnp.maximum(summed["weight"], jnp.finfo(jnp.float32).tiny),
-            "realised": jnp.maximum(reports, 1.0),
+            "realised": jnp.maximum(num_reports, 1.0),
         }[weighting]
         if aggregator.ends_in == "estimate":
             denominator = 1.0
@@ -217,7 +239,7 @@ def averaging(
         if not private:
             # Without noise to hide it, a round that nobody reports in did not happen.
             params, memory = trees.where(
-                reports > 0, (params, memory), (state.params, state.memory)
+                num_reports > 0, (params, memory), (state.params, state.memory)
             )
         next_state = ServerState(
             params,
@@ -231,7 +253,7 @@ def averaging(
         info = jax.tree.map(lambda s: s / summed["weight"], summed["scalars"])
         info |= {
             "cohort_size": jnp.sum(cohort.weights > 0, dtype=jnp.float32),
-            "num_reports": reports,
+            "num_reports": num_reports,
         }
         return next_state, info | mechanism.report(mechanism_state)
 
@@ -249,7 +271,7 @@ def averaging(
         if not private:
             return own
         sums = None if aggregator.sums is None else aggregator.sums(shapes.dimension)
-        promised = mechanism.event(sampler, num_rounds, sums)
+        promised = mechanism.event(whose.sampler, num_rounds, sums)
         # What clients do for their examples holds beside what is done for them.
         beside = () if own.privacy_unit is None else (own,)
         return promised._replace(
@@ -260,6 +282,7 @@ def averaging(
     @arguments.checked
     def check(clients: base.Clients) -> None:
         compatible.check_clients(sampler, trainer, clients)
+        whose.check(clients)
         known.check_clients(task, clients)
 
     return base.FederatedAlgorithm(
@@ -306,87 +329,3 @@ def start(
         (),
         jnp.int32(0),
     )
-
-
-def _weights(
-    weighting: str, clients: base.Clients, reporting: base.Cohort
-) -> Float[Array, " cohort"] | None:
-    """How much each place of the cohort counts, at most 1: larger weights would leave
-    the secure sum's bound, and ones much smaller would vanish in its rounding. None
-    where all count the same.
-    """
-    if weighting != "examples":
-        return None
-    sizes = storage.sizes(clients, reporting.indices).astype(jnp.float32)
-    heard = jnp.where(reporting.weights > 0, sizes, 0.0)
-    return heard / jnp.maximum(jnp.max(heard), 1.0)
-
-
-def _report(
-    mechanism: base.PrivacyMechanism,
-    mechanism_state: PyTree,
-    aggregator: base.SecureAggregator,
-    session: PyTree,
-    weights: Float[Array, " cohort"] | None,
-) -> lanes.Report:
-    """What a client that has trained contributes to the round's sums."""
-
-    def report(
-        key: base.Key, place: Array, size: Array, update: PyTree, info: dict[str, Array]
-    ) -> dict[str, Any]:
-        clip_key, encode_key = jax.random.split(key)
-        weight, weighed = jnp.float32(1), update
-        if weights is not None:
-            weight = weights[place]
-            weighed = jax.tree.map(
-                lambda leaf: leaf * weight.astype(leaf.dtype), trees.widened(update)
-            )
-        scalars = dict(info)
-        if mechanism.privacy_unit is not None:
-            # What clipping computes anyway; for others it is one more pass.
-            scalars["update_norm"] = looks.norm(update)
-            scalars["clipped_share"] = looks.clipped(mechanism, mechanism_state, update)
-        bounded = mechanism.clip(clip_key, mechanism_state, weighed)
-        # Who has no examples sends an update of zero, but has nothing to tell.
-        weight = jnp.where(size > 0, weight, 0.0)
-        return {
-            "message": aggregator.encode(encode_key, session, place, bounded),
-            "weight": weight,
-            "scalars": jax.tree.map(
-                lambda value: jnp.where(
-                    size > 0, weight * value.astype(jnp.float32), 0.0
-                ),
-                scalars,
-            ),
-        }
-
-    return report
-
-
-def _fold(aggregator: base.SecureAggregator) -> lanes.Fold:
-    """Reports by name: messages as the aggregator adds them, all else as numbers."""
-
-    def others(tree: Any) -> Any:
-        return {name: tree[name] for name in tree if name != "message"}
-
-    def empty(like: Any) -> Any:
-        zeros = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), others(like)
-        )
-        return zeros | {"message": aggregator.empty(like["message"])}
-
-    def absorb(total: Any, reports: Any, places: Array, present: Array) -> Any:
-        heard = trees.where(present, others(reports), 0.0)
-        added = jax.tree.map(
-            lambda sofar, new: sofar + jnp.sum(new, axis=0), others(total), heard
-        )
-        message = aggregator.absorb(
-            total["message"], reports["message"], places, present
-        )
-        return added | {"message": message}
-
-    def merge(totals: Any) -> Any:
-        added = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), others(totals))
-        return added | {"message": aggregator.merge(totals["message"])}
-
-    return lanes.Fold(empty, absorb, merge)

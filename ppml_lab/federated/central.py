@@ -62,9 +62,11 @@ def central_sgd(
 
     Raises:
       ValueError: For step counts below 1, a mechanism that protects clients, counts on
-        other batches or does not account for them, or a mesh without that axis.
+        other batches or does not account for them, a task that keeps leaves, or a mesh
+        without that axis.
     """
     checks.at_least("steps_per_round", steps_per_round, 1)
+    roles.refuse_kept(task, "central_sgd has no clients who could keep leaves")
     check_mesh(mesh)
     if isinstance(method, str):
         checks.known("method", method, METHODS)

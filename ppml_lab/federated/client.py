@@ -82,9 +82,14 @@ def local_dp_sgd(
       method: How examples are clipped, see `dp.clipped_gradient`.
 
     Raises:
-      ValueError: For a probability outside (0, 1], sizes below 1, or a mechanism that
-        protects clients or carries state.
+      ValueError: For a probability outside (0, 1], sizes below 1, a mechanism that
+        protects clients or carries state, or a task that keeps leaves.
     """
+    roles.refuse_kept(
+        task,
+        "local_dp_sgd noises all that a client trains, and a leaf that it keeps without"
+        " noise would tell of examples through the others",
+    )
     state = jax.eval_shape(lambda: _state(mechanism, task))
     if jax.tree.leaves(state):
         named = getattr(state, "_fields", ())
@@ -145,10 +150,10 @@ def local_dp_sgd(
         num_steps=lambda size: jnp.where(size > 0, num_steps, 0),
         keep=lambda params: (),
         init=lambda key, sent, kept, round_number: minibatch.start(
-            task, optimizer, sent, round_number, ("loss", "norm", "clipped")
+            task, optimizer, sent, kept, round_number, ("loss", "norm", "clipped")
         ),
         step=step,
-        finish=minibatch.finish,
+        finish=lambda sent, state: minibatch.finish(task, sent, state),
         model=lambda sent, kept: sent,
         event=event,
         max_client_size=max_client_size,

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from ppml_lab import base, checks, trees
 from ppml_lab.data import storage
-from ppml_lab.federated import roles
+from ppml_lab.federated import contributions, roles
 
 _TRIED = 200
 """Rounds that are drawn to see how many abort."""
@@ -37,13 +37,10 @@ def check(
     aggregator: base.SecureAggregator,
     weighting: str,
     dropout_prob: Any,
+    whose: contributions.Contributions,
 ) -> None:
     """Raises ValueError unless these can be combined; see `averaging`."""
-    if mechanism.privacy_unit == "example":
-        raise ValueError(
-            "averaging clips whole updates, which protects clients, not 'example'; "
-            'build the mechanism with privacy_unit="client"'
-        )
+    contributions.check(whose, sampler, mechanism, aggregator, weighting)
     if mechanism.privacy_unit is not None and weighting != "uniform":
         raise ValueError(
             f"weighting '{weighting}' would change a private mechanism's sensitivity; "
@@ -59,7 +56,7 @@ def check(
     checks.share("dropout_prob", dropout_prob)
     _check_sum(sampler, mechanism, aggregator)
     _check_completes(sampler, aggregator, dropout_prob)
-    check_cohorts(sampler, mechanism, dropout_prob)
+    check_cohorts(whose.sampler, mechanism, dropout_prob)
 
 
 def _check_sum(
@@ -70,8 +67,9 @@ def _check_sum(
     is_central = mechanism.trust == "central"
     if (
         aggregator.can_abort
-        # Whose messages hide a client by themselves hide it in an abort, too.
-        and mechanism.privacy_unit is not None
+        # Whose messages hide a client by themselves hide it in an abort, too; and who
+        # reports does not depend on a client's people.
+        and mechanism.privacy_unit == "client"
         and mechanism.trust != "local"
         and sampler.neighboring_relation == "add_or_remove_one"
     ):
@@ -152,6 +150,7 @@ def shapes(
     sampler: base.ClientSampler,
     mechanism: base.PrivacyMechanism,
     aggregator: base.SecureAggregator,
+    whose: contributions.Contributions,
 ) -> Shapes:
     """What clients send, once trainer and server, and mechanism and sum, are known to
     fit together.
@@ -188,7 +187,8 @@ def shapes(
 
     def message(key: base.Key, update: PyTree) -> PyTree:
         state = mechanism.init(key, update)
-        aggregator.check(sampler.max_cohort, mechanism.message_bound(state))
+        bound = contributions.message_bound(whose, mechanism, state)
+        aggregator.check(sampler.max_cohort, bound)
         return mechanism.clip(key, state, update)
 
     leaves = jax.tree.leaves(jax.eval_shape(message, key, update))

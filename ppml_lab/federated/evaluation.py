@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
@@ -18,6 +19,7 @@ from ppml_lab import arguments, base, checks, guards, trees
 from ppml_lab.data import columns, storage
 from ppml_lab.federated import known
 from ppml_lab.federated.devices import sum_over_devices
+from ppml_lab.federated.server import fedopt
 
 Evaluate = Callable[[PyTree, PyTree], dict[str, Float[Array, ""]]]
 """`(params, examples) -> mean metrics`."""
@@ -67,7 +69,8 @@ def _evaluator(task: base.Task, batch_size: int, mesh: Mesh | None) -> Evaluate:
 def client_evaluator(
     task: base.Task, batch_size: int = 250, mesh: Mesh | None = None
 ) -> EvaluateClients:
-    """A function that averages `task.evaluate` over each client's examples.
+    """A function that averages `task.evaluate` over each client's own examples: those
+    that are held out, where the clients hold some out, else all.
 
     The examples are streamed through the model once, in batches that ignore where
     clients begin; memory grows by one number per client and metric. A client without
@@ -88,47 +91,137 @@ def client_evaluator(
             "models.flax_classification(module, input_shape) makes a task"
         )
 
+    def judge(params: PyTree, examples: PyTree, owners: Array) -> dict[str, Array]:
+        return per_example(task, params, examples)
+
     def evaluate(
         params: PyTree, clients: base.Clients
     ) -> dict[str, Float[Array, " clients"]]:
         known.check_labels(task.evaluate, params, clients)
-        clients = jax.tree.map(_on_device, clients)
-        sums = sum_over_devices(device_sums, mesh, params, clients)
-        sizes = (clients.offsets[1:] - clients.offsets[:-1]).astype(jnp.float32)
-        return jax.tree.map(lambda leaf: leaf / sizes, sums)
+        return _of_each(judge, batch_size, mesh, params, clients)
+
+    return evaluate
+
+
+@arguments.checked
+def personal_evaluator(
+    task: base.Task,
+    trainer: base.ClientTrainer,
+    server: base.Server | None = None,
+    batch_size: int = 250,
+    mesh: Mesh | None = None,
+) -> Callable[[Any, base.Clients], dict[str, Float[Array, " clients"]]]:
+    """A function that judges each client's own model on the rows that it holds out.
+
+    It takes the state of `averaging` and the clients: a client predicts by what it
+    would be sent now and what it keeps (`trainer.model`). One that has not taken part
+    keeps what it began with. Nothing of this is private.
+
+    Args:
+      task: Gives per-example metrics.
+      trainer: What clients do.
+      server: What becomes of the mean, `averaging`'s default if None.
+      batch_size: Examples at once on a device, each with its client's own leaves.
+      mesh: Devices that share the work along "clients"; one device if None.
+
+    Raises:
+      ValueError: If batch_size is below 1; the function, for clients that hold nothing
+        out.
+    """
+    checks.at_least("batch_size", batch_size, 1)
+    server = fedopt(optax.sgd(1.0)) if server is None else server
+
+    def judge(model: PyTree, examples: PyTree, owners: Array) -> dict[str, Array]:
+        sent, kept = model
+
+        def one(owner: Array, example: PyTree) -> dict[str, Array]:
+            params = trainer.model(sent, trees.take(kept, owner))
+            row = jax.tree.map(lambda leaf: leaf[None], example)
+            return jax.tree.map(lambda leaf: leaf[0], per_example(task, params, row))
+
+        return jax.vmap(one)(owners, examples)
+
+    def evaluate(
+        state: Any, clients: base.Clients
+    ) -> dict[str, Float[Array, " clients"]]:
+        if clients.held_out is None:
+            raise ValueError(NONE_HELD_OUT)
+        sent = server.send(state.params, state.memory)
+        first = trainer.model(sent, trees.take(state.kept, jnp.int32(0)))
+        known.check_labels(task.evaluate, first, clients)
+        return _of_each(judge, batch_size, mesh, (sent, state.kept), clients)
+
+    return evaluate
+
+
+NONE_HELD_OUT = (
+    "clients judge their own models by rows that they never train, and these hold none "
+    "out: give data.federate held_out=data.partition.hold_out(rng, owners, 0.2), or a "
+    "setup held_out=0.2"
+)
+
+
+def _of_each(
+    judge: Callable[[PyTree, PyTree, Array], dict[str, Array]],
+    batch_size: int,
+    mesh: Mesh | None,
+    model: PyTree,
+    clients: base.Clients,
+) -> dict[str, Float[Array, " clients"]]:
+    """Each client's mean of `judge(model, examples, owners)`, over what it is judged
+    by.
+    """
 
     def device_sums(
-        device: Array, num_devices: int, params: PyTree, clients: base.Clients
+        device: Array, num_devices: int, model: PyTree, clients: base.Clients
     ) -> dict[str, Float[Array, " clients"]]:
         begin, end, most = storage.share_of_rows(clients, device, num_devices)
         clients = storage.owned(clients, device, num_devices)
         columns.num_examples("clients.examples", clients.examples)
         num_clients = clients.offsets.shape[0] - 1
         size = min(batch_size, most)
+        places = begin + jnp.arange(most)
+        judged = (places < end) & _is_judged(clients, jnp.minimum(places, end - 1))
+        # Rows that count come first, and no others are gone through.
+        order = begin + jnp.argsort(~judged)
+        count = jnp.sum(judged, dtype=jnp.int32)
 
-        def add(sums: dict[str, Array], batch: Array) -> tuple[dict[str, Array], None]:
-            rows = begin + batch * size + jnp.arange(size)
-            there = jnp.minimum(rows, end - 1)
-            metrics = per_example(task, params, trees.take(clients.examples, there))
-            owners = jnp.searchsorted(clients.offsets, there, side="right") - 1
-            present = trees.where(rows < end, metrics, 0.0)
+        def add(batch: Array, sums: dict[str, Array]) -> dict[str, Array]:
+            turns = batch * size + jnp.arange(size)
+            there = jnp.minimum(order[jnp.minimum(turns, most - 1)], end - 1)
+            owners = _owners(clients, there)
+            metrics = judge(model, trees.take(clients.examples, there), owners)
+            present = trees.where(turns < count, metrics, 0.0)
             return jax.tree.map(
                 lambda sofar, values: sofar.at[owners].add(values), sums, present
-            ), None
+            )
 
         # Not as many as in a batch: a shape that only happens to be right shows.
         few = jnp.zeros(3 if size == 2 else 2, jnp.int32)
         names = jax.eval_shape(
-            lambda params, examples: per_example(
-                task, params, trees.take(examples, few)
-            ),
-            params,
+            lambda model, examples: judge(model, trees.take(examples, few), few),
+            model,
             clients.examples,
         )
         zeros = {name: jnp.zeros(num_clients, jnp.float32) for name in names}
-        return jax.lax.scan(add, zeros, jnp.arange(-(-most // size)))[0]
+        return jax.lax.fori_loop(0, -(-count // size), add, zeros)
 
-    return evaluate
+    clients = jax.tree.map(_on_device, clients)
+    sums = sum_over_devices(device_sums, mesh, model, clients)
+    sizes = storage.num_judged(clients).astype(jnp.float32)
+    return jax.tree.map(lambda leaf: leaf / sizes, sums)
+
+
+def _owners(clients: base.Clients, rows: Array) -> Array:
+    return jnp.searchsorted(clients.offsets, rows, side="right") - 1
+
+
+def _is_judged(clients: base.Clients, rows: Array) -> Array:
+    """Whether clients are judged by these rows of theirs."""
+    if clients.held_out is None:
+        return jnp.ones(rows.shape, bool)
+    owners = _owners(clients, rows)
+    return rows >= clients.offsets[owners + 1] - clients.held_out[owners]
 
 
 @arguments.checked
@@ -140,12 +233,12 @@ def client_spread(
 ) -> dict[str, Float[Array, ""]]:
     """What a distribution over clients is summarised by.
 
-    Clients without examples are left out. NaN is the worst value, and so are means and
-    deciles that it is in.
+    Clients that are judged by no example are left out. NaN is the worst value, and so
+    are means and deciles that it is in.
 
     Args:
       metrics: Of each client, as `client_evaluator` gives them.
-      clients: Whose sizes weigh.
+      clients: Whose sizes weigh: how many examples each is judged by.
       higher_is_better: Metrics whose worst values are the lowest.
       lower_is_better: Metrics whose worst values are the highest. Neither needs those
         whose name says it by a word, such as "accuracy", "auc", "f1", "recall" and
@@ -159,7 +252,7 @@ def client_spread(
     Raises:
       ValueError: A metric whose direction is not known, or is told twice.
     """
-    sizes = (clients.offsets[1:] - clients.offsets[:-1]).astype(jnp.float32)
+    sizes = storage.num_judged(clients).astype(jnp.float32)
     there = sizes > 0
     count = jnp.sum(there)
     is_worst = jnp.arange(sizes.shape[0]) < -(-count // 10)

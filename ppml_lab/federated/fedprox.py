@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks
-from ppml_lab.federated import minibatch, optimizers, roles
+from ppml_lab.federated import minibatch, optimizers
 
 
 @arguments.checked
@@ -62,7 +62,7 @@ def proximal_sgd(
             ),
             grads,
             params,
-            roles.like(params, sent),
+            sent,
         )
 
     return minibatch.trainer(task, batches, optimizer, pull)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, PyTree
 from ppml_lab import base, checks, dp, guards, random, trees
 from ppml_lab.federated import optimizers, roles, sampling
 
-_LOOKS = {
+LOOKS = {
     "loss": "train_loss",
     "norm": "gradient_norm",
     "clipped": "gradient_clipped_share",
@@ -26,7 +26,7 @@ class LocalState(NamedTuple):
     """A client in training.
 
     Attributes:
-      params: The trainable part of its model.
+      params: What it trains of its model.
       opt_state: Its optimizer's state, fresh in every round.
       round_number: The round that it trains in.
       seen: Sums over the examples that it went through, for reports: their "loss", and
@@ -51,14 +51,17 @@ class Batch(NamedTuple):
     """What a step learns from its batch.
 
     Attributes:
-      grads: The mean gradient, of the trainable part.
+      grads: The mean gradient, of what is trained.
       seen: Sums over its examples, as in `LocalState`.
       size: How many these are.
+      observed: The leaves that are observed on it, see `base.Task.observe`; None where
+        there are none.
     """
 
     grads: PyTree
     seen: dict[str, Float[Array, ""]]
     size: Float[Array, ""]
+    observed: PyTree = None
 
 
 class Minibatches(NamedTuple):
@@ -66,8 +69,8 @@ class Minibatches(NamedTuple):
 
     Attributes:
       num_steps: `size -> steps`.
-      gradient: `(key, part, whole, client, step_number) -> Batch` of the step, for a
-        trainable part of a whole model.
+      gradient: `(key, part, whole, client, step_number) -> Batch` of the step, for
+        what is trained of a whole model.
     """
 
     num_steps: Callable[[Int[Array, ""]], Int[Array, ""]]
@@ -129,7 +132,12 @@ def minibatches(
             jax.random.fold_in(loss_key, step_number), part, examples, weights
         )
         present = jnp.sum(weights)
-        return Batch(divided(grad_sum, present), {"loss": loss_sum}, present)
+        grads, seen = divided(grad_sum, present), {"loss": loss_sum}
+        if task.observe is None:
+            return Batch(grads, seen, present)
+        observed = task.observe(roles.merged(part, whole), examples)
+        _check_observed(roles.own(task, whole), observed)
+        return Batch(grads, seen, present, observed)
 
     return Minibatches(steps_of, gradient)
 
@@ -137,15 +145,22 @@ def minibatches(
 def start(
     task: base.Task,
     optimizer: optimizers.Optimizer,
-    params: PyTree,
+    sent: PyTree,
+    own: PyTree,
     round_number: Int[Array, ""],
     looks: Collection[str] = ("loss",),
 ) -> LocalState:
-    """A client that has just received `params`; `looks` names what it is to see."""
+    """A client that has just received `sent` and keeps its `own` leaves; `looks` names
+    what it is to see.
+    """
+    model = roles.model(task)
     trees.check_same_shapes(
-        "sent: the server does not send the task's model", roles.model(task), params
+        "sent: the server does not send the task's model", model, sent
     )
-    part = roles.trainable(task, params)
+    trees.check_same_shapes(
+        "kept is not what the task's model keeps", roles.own(task, model), own
+    )
+    part = roles.trained(task, roles.of_client(sent, own))
     optimizers.check(optimizer, part)
     rule = optimizers.at_round(optimizer, round_number)
     opt_state = rule.init(trees.widened(part))
@@ -162,8 +177,11 @@ def descend(
     # Models of short floats step in float32, and are rounded once.
     wide = trees.widened(state.params)
     changes, opt_state = rule.update(trees.widened(batch.grads), state.opt_state, wide)
+    params = trees.cast_like(optax.apply_updates(wide, changes), state.params)
+    if batch.observed is not None:
+        params = roles.merged(batch.observed, params)
     return state._replace(
-        params=trees.cast_like(optax.apply_updates(wide, changes), state.params),
+        params=params,
         opt_state=opt_state,
         seen={
             name: total + batch.seen[name].astype(jnp.float32)
@@ -182,17 +200,34 @@ def divided(total: PyTree, count: Float[Array, ""]) -> PyTree:
     return trees.cast_like(mean, total)
 
 
-def finish(sent: PyTree, state: LocalState) -> tuple[PyTree, PyTree, dict[str, Array]]:
-    """The update (local minus sent parameters), nothing kept, and means over the
-    examples that it went through: NaN if there are none.
+def finish(
+    task: base.Task, sent: PyTree, state: LocalState
+) -> tuple[PyTree, PyTree, dict[str, Array]]:
+    """The update (local minus sent parameters) of the trainable leaves, those that the
+    client keeps, and means over the examples that it went through: NaN if there are
+    none.
     """
     try:
-        before = roles.like(state.params, sent)
+        roles.like(state.params, sent)
     except (ValueError, TypeError) as error:
         raise ValueError(f"sent is not like the model in training: {error}") from error
-    update = jax.tree.map(jnp.subtract, state.params, before)
-    means = {_LOOKS[name]: total / state.num_seen for name, total in state.seen.items()}
-    return update, (), means
+    before = roles.trainable(task, sent)
+    after = roles.like(before, state.params)
+    own = roles.own(task, roles.merged(state.params, sent))
+    means = {LOOKS[name]: total / state.num_seen for name, total in state.seen.items()}
+    return jax.tree.map(jnp.subtract, after, before), own, means
+
+
+def _check_observed(own: PyTree, observed: PyTree) -> None:
+    """Raises ValueError unless each client keeps what is observed on its batches."""
+    kept = {path for path, _ in jax.tree_util.tree_leaves_with_path(own)}
+    for path, _ in jax.tree_util.tree_leaves_with_path(observed):
+        if path not in kept:
+            where = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{where} is observed on batches, as BatchNorm's statistics are, and "
+                "cannot be averaged like a weight: let the task's roles call it 'kept'"
+            )
 
 
 @guards.returned(state=STATE)
@@ -202,14 +237,13 @@ def trainer(
     optimizer: optimizers.Optimizer,
     adjust: Callable[[PyTree, PyTree, PyTree], PyTree],
 ) -> base.ClientTrainer:
-    """A client that keeps nothing and descends along adjusted gradients.
+    """A client that descends along adjusted gradients, and keeps what its task says.
 
     Args:
       task: What is learnt.
       batches: How it walks through its examples.
       optimizer: Its state starts afresh in every round.
-      adjust: `(gradient, params, sent) -> gradient`, of trainable parts; `sent` is
-        whole.
+      adjust: `(gradient, params, sent) -> gradient`, of trainable parts.
     """
 
     def step(
@@ -220,27 +254,35 @@ def trainer(
         step_number: Int[Array, ""],
     ) -> LocalState:
         batch = batches.gradient(key, state.params, sent, client, step_number)
-        adjusted = adjust(batch.grads, state.params, sent)
+        shared = roles.trainable(task, sent)
+        grads, params = (roles.like(shared, t) for t in (batch.grads, state.params))
+        # What a client keeps is far from nobody's model.
+        adjusted = roles.merged(adjust(grads, params, shared), batch.grads)
         return descend(optimizer, state, batch._replace(grads=adjusted))
 
     return base.ClientTrainer(
         num_steps=batches.num_steps,
-        keep=lambda params: (),
+        keep=lambda params: roles.own(task, params),
         init=lambda key, sent, kept, round_number: start(
-            task, optimizer, sent, round_number
+            task, optimizer, sent, kept, round_number
         ),
         step=step,
-        finish=finish,
-        model=lambda sent, kept: sent,
+        finish=lambda sent, state: finish(task, sent, state),
+        model=lambda sent, kept: roles.of_client(sent, kept),
         event=nothing_promised,
         still_leaves=lambda: still_leaves(task, optimizer),
     )
 
 
 def still_leaves(task: base.Task, optimizer: optimizers.Optimizer) -> tuple[str, ...]:
-    """The leaves of the task's model that a client's optimizer leaves as they are."""
-    learnt = roles.trainable(task, roles.model(task))
-    return optimizers.still_leaves(optimizer, learnt)
+    """The trainable leaves of the task's model that a client's optimizer leaves as they
+    are.
+    """
+    model = roles.model(task)
+    shared = jax.tree_util.tree_leaves_with_path(roles.trainable(task, model))
+    names = {jax.tree_util.keystr(path) for path, _ in shared}
+    still = optimizers.still_leaves(optimizer, roles.trained(task, model))
+    return tuple(name for name in still if name in names)
 
 
 def nothing_promised() -> base.PrivacyEvent:

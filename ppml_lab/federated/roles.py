@@ -1,7 +1,8 @@
 """Which leaves of a model are learnt together: the roles that a task gives them.
 
 A tree's *trainable part* is the tree with None in place of every other leaf. Clients
-clip, send and add up such parts only; what is constant stays as the model has it.
+clip, send and add up such parts only; what is constant stays as the model has it. What
+is *kept* each client trains with the rest, for itself: nobody else ever sees it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jaxtyping import PyTree
 
 from ppml_lab import base
 
-ROLES = ("trainable", "constant")
+ROLES = ("trainable", "constant", "kept")
 
 
 def trainable(task: base.Task, params: PyTree) -> PyTree:
@@ -26,10 +27,35 @@ def trainable(task: base.Task, params: PyTree) -> PyTree:
       ValueError: For roles that are unknown or not shaped like the model, a model
         without a trainable leaf, or trainable leaves that are no floating numbers.
     """
-    return jax.tree.map(
-        lambda role, leaf: leaf if role == "trainable" else None,
-        _roles(task, params),
-        params,
+    return _part(task, params, "trainable")
+
+
+def own(task: base.Task, params: PyTree) -> PyTree:
+    """What each client keeps of a model for itself: the tree with None in place of
+    every other leaf, `()` for a task that keeps nothing. Raises as `trainable` does.
+    """
+    part = _part(task, params, "kept")
+    return part if jax.tree.leaves(part) else ()
+
+
+def trained(task: base.Task, params: PyTree) -> PyTree:
+    """What a client trains of a model: the trainable part and its own."""
+    return _part(task, params, "trainable", "kept")
+
+
+def of_client(sent: PyTree, own: PyTree) -> PyTree:
+    """A client's whole model, from what it was sent and what it keeps."""
+    return merged(own, sent) if jax.tree.leaves(own) else sent
+
+
+def keeps(task: base.Task) -> tuple[str, ...]:
+    """The paths of the leaves that each client keeps for itself."""
+    if task.roles is None:
+        return ()
+    part = own(task, model(task))
+    return tuple(
+        jax.tree_util.keystr(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(part)
     )
 
 
@@ -41,6 +67,16 @@ def model(task: base.Task) -> PyTree:
 @functools.lru_cache(maxsize=64)
 def _model(task: base.Task, widest: Any) -> PyTree:
     return jax.eval_shape(task.init, jax.random.key(0))
+
+
+def refuse_kept(task: base.Task, why: str) -> None:
+    """Raises ValueError, opening with `why`, for a task whose leaves clients keep."""
+    kept = keeps(task)
+    if kept:
+        raise ValueError(
+            f"{why}; task keeps {', '.join(kept[:3])}{', ...' * (len(kept) > 3)}: let "
+            "its roles call no leaf 'kept', or use local_sgd, proximal_sgd or scaffold"
+        )
 
 
 @functools.lru_cache(maxsize=64)
@@ -71,6 +107,12 @@ def _each(choose: Callable[[Any, Any], Any], part: PyTree, whole: PyTree) -> PyT
     return jax.tree.map(choose, part, whole, is_leaf=lambda own: own is None)
 
 
+def _part(task: base.Task, params: PyTree, *roles: str) -> PyTree:
+    return jax.tree.map(
+        lambda role, leaf: leaf if role in roles else None, _roles(task, params), params
+    )
+
+
 def _roles(task: base.Task, params: PyTree) -> PyTree:
     if task.roles is None:
         roles = jax.tree.map(lambda leaf: "trainable", params)
@@ -88,7 +130,7 @@ def _roles(task: base.Task, params: PyTree) -> PyTree:
             raise ValueError(
                 f"the role of {where} must be one of {', '.join(ROLES)}, got {role!r}"
             )
-        if role == "trainable" and not jax.numpy.issubdtype(
+        if role != "constant" and not jax.numpy.issubdtype(
             leaf.dtype, jax.numpy.floating
         ):
             raise ValueError(

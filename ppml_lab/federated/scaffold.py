@@ -36,7 +36,7 @@ class ScaffoldState(NamedTuple):
     Attributes:
       local: As in plain SGD.
       control: What the client kept from its last round.
-      grad_sum: Sum of its uncorrected gradients.
+      grad_sum: Sum of its uncorrected gradients, of the trainable leaves.
     """
 
     local: minibatch.LocalState
@@ -91,7 +91,8 @@ def scaffold(
     its next round the mean of its uncorrected gradients. For plain SGD that mean is
     the paper's option II, `c_i - c + (x - y_i) / (K lr)`; unlike the latter it is right
     for any local optimizer. All controls start at zero, where a first round is FedAvg.
-    A client that drops out before its upload keeps its old control.
+    A client that drops out before its upload keeps its old control. Leaves that the
+    task keeps have none: nobody averages them, and a client trains them as it is.
 
     The update is twice as large as the model: the change of the parameters and of the
     control. A mechanism clips both together, and the secure sum adds both. With noise,
@@ -112,13 +113,24 @@ def scaffold(
     batches = minibatch.minibatches(task, batch_size, num_epochs, num_steps)
     model_server = server.fedopt(server_optimizer or optax.sgd(1.0))
 
+    def keep(params: PyTree) -> PyTree:
+        """A control of zero, and in the place of leaves that the task keeps these."""
+        zeros = jax.tree.map(jnp.zeros_like, roles.trainable(task, params))
+        return roles.of_client(zeros, roles.own(task, params))
+
+    def own_of(params: PyTree, kept: PyTree) -> PyTree:
+        return roles.own(task, roles.merged(kept, params))
+
     def init(
         key: base.Key, sent: Any, kept: PyTree, round_number: Int[Array, ""]
     ) -> ScaffoldState:
-        local = minibatch.start(task, optimizer, sent.params, round_number)
-        trees.check_same_shapes("kept is not like the model", local.params, kept)
-        zeros = jax.tree.map(jnp.zeros_like, kept)
-        return ScaffoldState(local, kept, zeros)
+        trained = roles.trained(task, sent.params)
+        trees.check_same_shapes("kept is not like the model", trained, kept)
+        own = own_of(sent.params, kept)
+        local = minibatch.start(task, optimizer, sent.params, own, round_number)
+        control = roles.like(roles.trainable(task, sent.params), kept)
+        zeros = jax.tree.map(jnp.zeros_like, control)
+        return ScaffoldState(local, control, zeros)
 
     def step(
         key: base.Key,
@@ -129,24 +141,27 @@ def scaffold(
     ) -> ScaffoldState:
         local = state.local
         batch = batches.gradient(key, local.params, sent.params, client, step_number)
+        grads = roles.like(state.control, batch.grads)
         corrected = jax.tree.map(
             lambda grad, everyones, own: grad + everyones.astype(own.dtype) - own,
-            batch.grads, sent.control, state.control,
+            grads, sent.control, state.control,
         )  # fmt: skip
+        # What a client keeps drifts from nobody, and has no control.
+        whole = roles.merged(corrected, batch.grads)
         return ScaffoldState(
-            minibatch.descend(optimizer, local, batch._replace(grads=corrected)),
+            minibatch.descend(optimizer, local, batch._replace(grads=whole)),
             state.control,
-            jax.tree.map(jnp.add, state.grad_sum, batch.grads),
+            jax.tree.map(jnp.add, state.grad_sum, grads),
         )
 
     def finish(
         sent: Model, state: ScaffoldState
     ) -> tuple[Model, PyTree, dict[str, Array]]:
-        update, _, info = minibatch.finish(sent.params, state.local)
+        update, own, info = minibatch.finish(task, sent.params, state.local)
         steps = jnp.maximum(state.local.steps, 1).astype(jnp.float32)
         control = minibatch.divided(state.grad_sum, steps)
         change = jax.tree.map(jnp.subtract, control, state.control)
-        return Model(update, change), control, info
+        return Model(update, change), roles.of_client(control, own), info
 
     def server_init(params: PyTree) -> tuple[PyTree, PyTree]:
         return model_server.init(params), jax.tree.map(jnp.zeros_like, params)
@@ -161,11 +176,13 @@ def scaffold(
 
     trainer = base.ClientTrainer(
         num_steps=batches.num_steps,
-        keep=lambda params: jax.tree.map(jnp.zeros_like, roles.trainable(task, params)),
+        keep=keep,
         init=init,
         step=step,
         finish=finish,
-        model=lambda sent, kept: sent.params,
+        model=lambda sent, kept: roles.of_client(
+            sent.params, own_of(sent.params, kept)
+        ),
         event=minibatch.nothing_promised,
         still_leaves=lambda: minibatch.still_leaves(task, optimizer),
     )

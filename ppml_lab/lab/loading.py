@@ -59,7 +59,8 @@ class _Source:
         self.data = setup.data
         self.partition = getattr(setup, "partition", None)
         self.validation = setup.schedule.validation
-        self.name = digest(self.data, self.partition, self.validation)
+        self.held_out = getattr(setup, "held_out", 0.0)
+        self.name = digest(self.data, self.partition, self.validation, self.held_out)
 
     def __eq__(self, other: object) -> bool:
         """Compares names."""
@@ -75,6 +76,7 @@ class _Dealt(NamedTuple):
 
     train: Any
     owners: np.ndarray | None
+    held_out: np.ndarray | None
     test: Any
     validation: Any
     facts: Facts
@@ -94,17 +96,17 @@ def _dealt(source: _Source) -> _Dealt:
         checks.at_least(f"{where}.num_classes", num_classes, 2)
         _check_labels(f"{where}: test", test, num_classes)
     if isinstance(train, base.Clients):
-        if source.validation:
-            raise ValueError(
-                f"validation {source.validation} of {where}, whose clients are dealt "
-                "already; hold rows out where they are dealt"
-            )
+        for name in ("validation", "held_out"):
+            if share := getattr(source, name):
+                raise ValueError(
+                    f"{name} {share} of {where}, whose clients are dealt already; hold "
+                    "rows out where they are dealt"
+                )
         _check_alike(where, _stored_rows(train), test)
         if num_classes is not None:
             _check_labels(f"{where}: train", train.examples, num_classes)
-        facts = _facts_of_clients(train, num_classes)
-        facts = facts._replace(judged_by=trees.digest((test, None)))
-        return _Dealt(train, None, test, None, facts)
+        facts = _facts_of_clients(train, test, num_classes)
+        return _Dealt(train, None, None, test, None, facts)
     count = columns.num_examples(f"{where}: train", train)
     columns.num_examples(f"{where}: test", test)
     _check_alike(where, train, test)
@@ -119,17 +121,15 @@ def _dealt(source: _Source) -> _Dealt:
             )
     train, users, validation = _hold_out(train, users, source.validation)
     owners = _owners(source, train, users)
-    facts = Facts(
-        num_clients=int(owners.max()) + 1,
-        num_examples=len(owners),
-        max_client_size=int(np.bincount(owners).max()),
-        example=_example(train),
-        num_classes=num_classes,
-        # Of the data as they are loaded, wherever they lie.
-        digests=data.digests(train, owners),
-        judged_by=trees.digest((test, validation)),
+    held_out = None
+    if source.held_out:
+        rng = np.random.default_rng(0)
+        held_out = data.partition.hold_out(rng, owners, source.held_out)
+    # Of the data as they are loaded, wherever they lie.
+    facts = _facts_of_rows(
+        train, owners, int(owners.max()) + 1, held_out, (test, validation), num_classes
     )
-    return _Dealt(train, owners, test, validation, facts)
+    return _Dealt(train, owners, held_out, test, validation, facts)
 
 
 def _loaded(part: Any) -> tuple[Any, Any, Any]:
@@ -168,20 +168,75 @@ def _example(examples: Any) -> Any:
     )
 
 
-def _facts_of_clients(clients: base.Clients, num_classes: int | None) -> Facts:
+def _facts_of_rows(
+    train: Any,
+    owners: np.ndarray,
+    num_clients: int,
+    held_out: np.ndarray | None,
+    judged_by: Any,
+    num_classes: int | None,
+) -> Facts:
+    """Facts about rows on the host, of which some are held out."""
+    facts = Facts(
+        num_clients=num_clients,
+        num_examples=len(owners),
+        max_client_size=int(np.bincount(owners).max()),
+        example=_example(train),
+        num_classes=num_classes,
+        judged_by=trees.digest(judged_by),
+    )
+    if held_out is not None:
+        aside, train = (_rows(train, which) for which in (held_out, ~held_out))
+        sizes = np.bincount(owners[~held_out], minlength=num_clients)
+        facts = facts._replace(
+            num_examples=int(sizes.sum()),
+            max_client_size=int(sizes.max()),
+            judged_by=trees.digest((*judged_by, aside)),
+            num_held_out=int(held_out.sum()),
+        )
+        owners = owners[~held_out]
+    return facts._replace(
+        digests=data.digests(train, owners),
+        people=data.people(_grouped(train, owners, num_clients)),
+    )
+
+
+def _rows(tree: Any, which: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[which], tree)
+
+
+def _grouped(train: Any, owners: np.ndarray, num_clients: int) -> base.Clients:
+    """Clients of rows that stay on the host."""
+    sizes = np.bincount(owners, minlength=num_clients)
+    order = np.argsort(owners, kind="stable")
+    offsets: Any = np.concatenate([[0], np.cumsum(sizes)])
+    return base.Clients(_rows(train, order), offsets)
+
+
+def _facts_of_clients(
+    clients: base.Clients, test: Any, num_classes: int | None
+) -> Facts:
     sizes = data.client_sizes(clients)
+    held = np.zeros_like(sizes)
+    if clients.held_out is not None:
+        held = np.asarray(clients.held_out)
     owners = np.repeat(np.arange(len(sizes)), sizes)
-    digests = None
     if not isinstance(clients.examples, data.storage.ByShard | data.storage.Generated):
         host = jax.tree.map(np.asarray, clients.examples)
-        digests = data.digests(host, owners)
+        # The last of a client's rows are held out.
+        left = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(owners))
+        held_out = left <= held[owners] if held.any() else None
+        return _facts_of_rows(
+            host, owners, len(sizes), held_out, (test, None), num_classes
+        )
     return Facts(
         num_clients=len(sizes),
-        num_examples=int(sizes.sum()),
-        max_client_size=int(sizes.max()),
+        num_examples=int((sizes - held).sum()),
+        max_client_size=int((sizes - held).max()),
         example=_example(_stored_rows(clients)),
         num_classes=num_classes,
-        digests=digests,
+        judged_by=trees.digest((test, None)),
+        num_held_out=int(held.sum()),
     )
 
 
@@ -264,11 +319,8 @@ def _hold_out(train: Any, users: Any, share: float) -> tuple[Any, Any, Any]:
             "share that leaves some of both"
         )
 
-    def rows(which: np.ndarray) -> Any:
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[which], train)
-
     users = None if users is None else users[~held]
-    return rows(~held), users, rows(held)
+    return _rows(train, ~held), users, _rows(train, held)
 
 
 def _owners(source: _Source, train: Any, users: Any) -> np.ndarray:
@@ -307,7 +359,9 @@ def _placed(source: _Source, num_devices: int | None, shard_data: bool) -> LabDa
         # Where they lie is the loader's choice.
         clients = dealt.train
     else:
-        clients = data.federate(dealt.train, dealt.owners, sharding=everywhere)
+        clients = data.federate(
+            dealt.train, dealt.owners, held_out=dealt.held_out, sharding=everywhere
+        )
     if shard_data:
         clients = data.shard(clients, federated.sharded_by_client(mesh))
     test, validation = trees.place((dealt.test, dealt.validation), everywhere)

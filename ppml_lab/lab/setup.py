@@ -34,9 +34,9 @@ class Facts(NamedTuple):
     num_clients: int
     """How many clients there are."""
     num_examples: int
-    """How many train examples there are."""
+    """How many examples are trained."""
     max_client_size: int
-    """The most that one client has of them."""
+    """The most that one client trains on."""
     example: PyTree
     """Shapes and types of one example (`jax.ShapeDtypeStruct`)."""
     num_classes: int | None = None
@@ -47,8 +47,12 @@ class Facts(NamedTuple):
     """What the train examples are; None for facts about no data, of which nothing is
     trained."""
     judged_by: str | None = None
-    """A digest of the test and validation rows, of which no key is made; None for facts
-    about no data."""
+    """A digest of the test and validation rows, and of those that clients hold out, of
+    which no key is made; None for facts about no data."""
+    num_held_out: int = 0
+    """How many rows clients hold out, to judge their own models."""
+    people: data.People | None = None
+    """Whose examples these are; None where that is not known."""
 
 
 @part
@@ -139,8 +143,9 @@ class Setup(Protocol):
     researcher's own is a part of 10 to 15 lines, which inherits from it or not.
 
     A setup may have a field `partition` too, a part with `deal(train, users) -> owner
-    of each row`; without one, users are the clients. Tables name its `model`, a part or
-    a text, and its `pattern`, a text, where it has them.
+    of each row`; without one, users are the clients. So it may have a number
+    `held_out`: the share of each client's rows that is never trained. Tables name its
+    `model`, a part or a text, and its `pattern`, a text, where it has them.
     """
 
     @property

@@ -42,6 +42,31 @@ class MLP(nn.Module):
         return nn.Dense(self.features[-1], kernel_init=self.logits_init)(x)
 
 
+class BatchNormMLP(nn.Module):
+    """An `MLP` with a BatchNorm before every ReLU, for `personal` models.
+
+    With `training` it normalises by the batch and moves its running statistics;
+    otherwise it takes these.
+    """
+
+    features: Sequence[int]
+    training: bool = False
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        MLP(self.features)  # which checks them
+        checks.probability("momentum", self.momentum, allow_one=False)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *shape"]) -> Float[Array, "n classes"]:
+        x = x.reshape(x.shape[0], -1)
+        for width in self.features[:-1]:
+            norm = nn.BatchNorm(not self.training, momentum=self.momentum)
+            x = nn.relu(norm(nn.Dense(width)(x)))
+        return nn.Dense(self.features[-1])(x)
+
+
 @arguments.checked
 def logistic(num_classes: int) -> MLP:
     """Multinomial logistic regression, starting from zero: the loss is convex, and

@@ -23,6 +23,8 @@ def classification(
     apply: Callable[[PyTree, Array], Float[Array, "n classes"]],
     *,
     roles: Callable[[PyTree], PyTree] | None = None,
+    train: Callable[[PyTree, Array], tuple[Float[Array, "n classes"], PyTree]]
+    | None = None,
 ) -> base.Task:
     """Softmax classification of `{"x": [n, ...], "y": int [n]}` by any model.
 
@@ -34,9 +36,13 @@ def classification(
     Args:
       init: Makes parameters from a key; the trainable ones are floats.
       apply: Maps parameters and inputs `[n, ...]` to logits `[n, classes]`.
-      roles: From parameters to the role of each leaf, "trainable" or "constant"; all
-        are trainable if None. Constant ones, such as the weights of a frozen layer, no
-        algorithm clips, noises, sends or sums.
+      roles: From parameters to the role of each leaf, "trainable", "constant" or
+        "kept"; all are trainable if None. Only trainable ones does any algorithm clip,
+        noise, send or sum: constant ones, such as the weights of a frozen layer, stay,
+        and kept ones each client trains for itself (`personal`).
+      train: Where training differs from predicting, as with BatchNorm: from parameters
+        and a batch to logits and the leaves that the batch sets, None in the place of
+        all others; these leaves are kept.
 
     Returns:
       A task whose loss is the cross-entropy in nats, and whose metrics are `loss` and
@@ -56,11 +62,11 @@ def classification(
         return params
 
     def predict(
-        params: PyTree, examples: PyTree
+        params: PyTree, examples: PyTree, function: Callable[[PyTree, Array], Any]
     ) -> tuple[Float[Array, "n classes"], Integer[Array, " n"]]:
         x, y = _inputs_and_labels(examples)
         try:
-            logits = apply(params, x)
+            logits = function(params, x)
         except Exception as error:
             _check_params(init, params, error)
             raise
@@ -69,10 +75,15 @@ def classification(
 
     def loss(key: base.Key, params: PyTree, examples: PyTree) -> Float[Array, " n"]:
         del key
-        return _cross_entropy(*predict(params, examples))
+        forward = apply if train is None else (lambda *given: train(*given)[0])
+        return _cross_entropy(*predict(params, examples, forward))
+
+    def observe(params: PyTree, examples: PyTree) -> PyTree:
+        assert train is not None
+        return train(params, _inputs_and_labels(examples)[0])[1]
 
     def evaluate(params: PyTree, examples: PyTree) -> dict[str, Float[Array, " n"]]:
-        logits, labels = predict(params, examples)
+        logits, labels = predict(params, examples, apply)
         is_right = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
         # The argmax of NaNs is class 0. Classes that are masked by -inf do no harm.
         can_judge = _is_class(labels, logits) & jnp.isfinite(jnp.max(logits, axis=-1))
@@ -81,7 +92,8 @@ def classification(
             "accuracy": jnp.where(can_judge, is_right.astype(jnp.float32), jnp.nan),
         }
 
-    return base.Task(checked_init, loss, evaluate, roles)
+    observes = None if train is None else observe
+    return base.Task(checked_init, loss, evaluate, roles, observes)
 
 
 @arguments.checked
@@ -90,6 +102,7 @@ def flax_classification(
     input_shape: Sequence[int],
     *,
     roles: Callable[[PyTree], PyTree] | None = None,
+    training: nn.Module | None = None,
 ) -> base.Task:
     """`classification` by a flax module whose inputs have shape `[n, *input_shape]`.
 
@@ -98,7 +111,13 @@ def flax_classification(
       input_shape: Of one example.
       roles: From the module's variables to the role of each leaf, as in
         `classification`. If None, the collection "params" is trainable, and every
-        other, such as the "batch_stats" of a BatchNorm, stays as the module makes it.
+        other, such as the "batch_stats" of a BatchNorm, stays as the module makes it;
+        with `training` each client keeps its floats for itself.
+      training: The module as it is trained, where that differs, such as one whose
+        BatchNorms take a batch's statistics; it sets the floats of other collections in
+        every local step. Batches have all their rows then, also an epoch's last one,
+        which the client's earlier rows fill up. By default the same module with its
+        field `training` set, where it has one.
 
     Raises:
       ValueError: input_shape has no axis, or an axis without entries.
@@ -116,17 +135,41 @@ def flax_classification(
     def apply(params: PyTree, x: Array) -> Any:
         return module.apply(params, x)
 
-    return classification(init, apply, roles=roles or _by_collection)
+    if training is None and getattr(module, "training", None) is False:
+        training = module.clone(training=True)
+    if training is None:
+        return classification(init, apply, roles=roles or _by_collection("constant"))
+
+    def train(params: PyTree, x: Array) -> Any:
+        others = [name for name in params if name != "params"]
+        logits, written = training.apply(params, x, mutable=others)
+        return logits, jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if _is_set(path, leaf) else None,
+            {**params, **written},
+        )
+
+    return classification(
+        init, apply, roles=roles or _by_collection("kept"), train=train
+    )
 
 
-def _by_collection(params: PyTree) -> PyTree:
-    """The roles of a flax module's variables."""
+def _by_collection(others: str) -> Callable[[PyTree], PyTree]:
+    """The roles of a flax module's variables: parameters are trainable, the floats of
+    other collections what is said, and all else constant.
+    """
 
     def role(path: Any, leaf: Any) -> str:
-        del leaf
-        return "trainable" if path[0].key == "params" else "constant"
+        if path[0].key == "params":
+            return "trainable"
+        return others if _is_set(path, leaf) else "constant"
 
-    return jax.tree_util.tree_map_with_path(role, params)
+    return lambda params: jax.tree_util.tree_map_with_path(role, params)
+
+
+def _is_set(path: Any, leaf: Any) -> bool:
+    """Whether a variable is a float that is no parameter, as running statistics are."""
+    is_float = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return path[0].key != "params" and is_float
 
 
 def _cross_entropy(

@@ -84,6 +84,14 @@ class FixedPoint(NamedTuple):
         step = 1.0 if self.rounding == "stochastic" else 0.5
         return step * math.sqrt(dimension) / self.scale
 
+    def rounding_change(self, dimension: int) -> Any:
+        """How much rounding can add to the L2 norm of a vector's move.
+
+        Either way a value that moves by x steps is rounded to one that moves by less
+        than x + 1: by the same random number, or by half a step before and after.
+        """
+        return math.sqrt(dimension) / self.scale
+
 
 @arguments.checked
 def power_of_two(exponent: Any) -> Any:

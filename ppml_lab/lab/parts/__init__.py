@@ -32,6 +32,7 @@ from ppml_lab.lab.parts.metrics import (
     Metric,
 )
 from ppml_lab.lab.parts.models import (
+    BatchNormMlp,
     Cnn,
     Flax,
     LeNet,
@@ -79,7 +80,14 @@ from ppml_lab.lab.parts.sums import (
     PairwiseMasking,
     Sum,
 )
-from ppml_lab.lab.parts.trainers import FedAvg, FedProx, LocalDpSgd, Scaffold, Trainer
+from ppml_lab.lab.parts.trainers import (
+    ExampleGradients,
+    FedAvg,
+    FedProx,
+    LocalDpSgd,
+    Scaffold,
+    Trainer,
+)
 
 __all__ = [
     "F1",
@@ -91,6 +99,7 @@ __all__ = [
     "Adult",
     "Auroc",
     "BandedGaussian",
+    "BatchNormMlp",
     "Central",
     "Clear",
     "Cnn",
@@ -102,6 +111,7 @@ __all__ = [
     "Digits",
     "Dirichlet",
     "Everyone",
+    "ExampleGradients",
     "ExponentialDecay",
     "Factor",
     "FashionMnist",

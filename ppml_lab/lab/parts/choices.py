@@ -39,6 +39,7 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         models.Logistic,
         models.TwoNN,
         models.Mlp,
+        models.BatchNormMlp,
         models.Cnn,
         models.LeNet,
         models.TutorialCnn,
@@ -55,6 +56,7 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         trainers.FedProx,
         trainers.Scaffold,
         trainers.LocalDpSgd,
+        trainers.ExampleGradients,
     ),
     samplers.Sampler: (
         samplers.Poisson,

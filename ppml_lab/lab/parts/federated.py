@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 from jax import Array
 from jaxtyping import PyTree
 
-from ppml_lab import base, checks, federated
-from ppml_lab.federated import scoring
+from ppml_lab import base, checks, federated, models
+from ppml_lab.federated import contributions, roles, scoring
 from ppml_lab.lab.loading import facts_of
 from ppml_lab.lab.parts.data import Data, Digits
 from ppml_lab.lab.parts.mechanisms import Mechanism, NoPrivacy
@@ -83,7 +83,14 @@ class Federated:
     metrics: tuple[Metric, ...] = (Accuracy(),)
     """Of all test rows together, beside the means of the task's own."""
     client_metrics: bool = False
-    """Whether evaluations also go through every client's own train rows."""
+    """Whether evaluations also go through every client's own rows: those held out, or
+    the train rows where none are."""
+    held_out: float = 0.0
+    """Share of each client's rows that is never trained, by which it judges its own
+    model; of one with two rows or more at least one."""
+    kept: tuple[str, ...] = ()
+    """The model's leaves that each client keeps for itself, by layer: "Dense_1" is a
+    personal head, "BatchNorm_*" is FedBN. See `models.personal`."""
     schedule: Schedule = Schedule()
     """How long it runs, and when it is evaluated."""
     layout: Layout = Layout()
@@ -91,17 +98,19 @@ class Federated:
 
     def algorithm(self, facts: Facts) -> base.FederatedAlgorithm:
         """See `federated.averaging`."""
-        task = self.model.build(facts)
+        task = self.task(facts)
+        self._check_judged(task, facts)
         trainer, server = self.trainer.build(task, facts, self.server.build())
         sampler = self.sampler.build(facts.num_clients, self.layout.owners())
         checks.share("dropout_prob", self.dropout_prob)
-        expected = sampler.expected_cohort * (1.0 - self.dropout_prob)
+        whose = contributions.of_trainer(trainer, sampler)
+        expected = whose.sampler.expected_cohort * (1.0 - self.dropout_prob)
         return federated.averaging(
             task,
             trainer,
             sampler,
             server=server,
-            mechanism=self.mechanism.build("client", expected),
+            mechanism=self.mechanism.build(whose.unit, expected),
             aggregator=self.rule.build(self.secure_sum.build(sampler)),
             weighting=self.rule.weighting,
             dropout_prob=self.dropout_prob,
@@ -113,14 +122,43 @@ class Federated:
     def evaluate(
         self, state: Any, clients: base.Clients, rows: PyTree
     ) -> dict[str, Array]:
-        """The task's and the metrics' scalars; with `client_metrics` their spread."""
-        task, mesh = self.model.build(facts_of(self)), self.layout.mesh()
+        """The task's and the metrics' scalars, with `client_metrics` and their spread
+        over clients; this spread alone of models that clients keep a part of.
+        """
+        facts, mesh = facts_of(self), self.layout.mesh()
+        task = self.task(facts)
+        if roles.keeps(task):
+            trainer, server = self.trainer.build(task, facts, self.server.build())
+            own = federated.personal_evaluator(task, trainer, server, mesh=mesh)
+            return federated.client_spread(own(state, clients), clients)
         judge = scoring.scorer(task, self.predict, self.metrics, mesh=mesh)
         found = judge(state.params, rows)
         if self.client_metrics:
             each = federated.client_evaluator(task, mesh=mesh)(state.params, clients)
             found |= federated.client_spread(each, clients)
         return found
+
+    def task(self, facts: Facts) -> base.Task:
+        """What is learnt, with what each client keeps of it."""
+        task = self.model.build(facts)
+        return models.personal(task, self.kept) if self.kept else task
+
+    def _check_judged(self, task: base.Task, facts: Facts) -> None:
+        """Raises ValueError unless there are rows by which clients' own models are
+        judged, and none that nobody's model fits.
+        """
+        kept = roles.keeps(task)
+        if kept and not facts.num_held_out:
+            raise ValueError(
+                f"clients keep {kept[0]}, so that each has a model of its own, judged "
+                "by own rows that it never trains: set held_out, such as 0.2, or load "
+                "clients with held_out"
+            )
+        if kept and self.schedule.validation:
+            raise ValueError(
+                f"validation {self.schedule.validation:g} holds out rows of nobody's, "
+                f"and clients keep {kept[0]}: no model fits them; set validation to 0"
+            )
 
     def with_noise(self, noise: float) -> Federated:
         """With so much noise in its mechanism, or in a trainer that is private."""

@@ -104,6 +104,20 @@ class Mlp(FlaxClassifier):
 
 
 @part
+class BatchNormMlp(FlaxClassifier):
+    """An Mlp with BatchNorm, whose running statistics each client keeps; with
+    `kept=("BatchNorm_*",)` of the setup, scales and biases too: FedBN.
+    """
+
+    widths: tuple[int, ...] = (128,)
+    """Of the hidden layers."""
+
+    def module(self, num_classes: int) -> nn.Module:
+        """One layer more than widths."""
+        return models.BatchNormMLP((*self.widths, num_classes))
+
+
+@part
 class Cnn(FlaxClassifier):
     """McMahan's CNN: 1,663,370 parameters on MNIST."""
 

@@ -72,11 +72,12 @@ def clear() -> base.SecureAggregator:
     Totals are `pairs.Pair`s of float32, whatever the updates' own type: at 100,000
     clients one of them moves the sum by its norm, up to a relative 1e-6.
     """
-    return sums.summing(
+    made = sums.summing(
         encode=lambda key, session, place, update: update,
         decode=lambda session, total: (total, True),
         cost=_clear_cost,
     )
+    return made._replace(change=lambda session, norm, dimension: norm)
 
 
 @arguments.checked
@@ -244,6 +245,9 @@ def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggrega
         wrap=lambda session, value: jax.tree.map(of(session).wrap, value),
         sensitivity=lambda session, norm, dimension: (
             norm + of(session).rounding_norm(dimension)
+        ),
+        change=lambda session, norm, dimension: (
+            norm + of(session).rounding_change(dimension)
         ),
         can_abort=can_abort,
         check=check,

@@ -1,0 +1,124 @@
+"""Trainings whose clients sum their people's gradients, as subjects of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Int, PyTree
+
+from ppml_lab import arguments, base, checks, data, smpc
+from ppml_lab.audit import worlds
+from ppml_lab.audit.subjects import (
+    Present,
+    Release,
+    Rounds,
+    Rows,
+    Subject,
+    bound_moved,
+    first_clip_norm,
+    noise_of,
+    stated_noise,
+)
+from ppml_lab.audit.training_subjects import linear_task
+from ppml_lab.federated.simulate import run_chunk
+
+NUM_CLIENTS = 3
+_APART = 0.25
+"""How far a person's two rows are from their mean."""
+
+
+@arguments.checked
+def of_people(
+    make: Callable[[base.Task, data.People], base.FederatedAlgorithm],
+    mechanism: base.PrivacyMechanism,
+    sampling_prob: float,
+    num_rounds: int,
+    *,
+    rows_each: int = 1,
+    aggregator: base.SecureAggregator | None = None,
+) -> Subject:
+    """Clients that draw and bound their own people, seen through the model.
+
+    A row of the worlds is a person; three clients have three of them each. A person has
+    as many examples as is said, whose mean the row is.
+
+    Args:
+      make: Builds the algorithm from the audit's task and people, with a server's rate
+        of 1.
+      mechanism: The one that it was built with.
+      sampling_prob: Of each person.
+      num_rounds: Of a run.
+      rows_each: Examples of a person, 1 or 2.
+      aggregator: The secure sum that it was built with, `smpc.clear()` by default.
+
+    Raises:
+      ValueError: For a probability outside (0, 1], no rounds, or other numbers of
+        examples.
+    """
+    checks.probability("sampling_prob", sampling_prob, allow_one=True)
+    checks.at_least("num_rounds", num_rounds, 1)
+    checks.at_least("rows_each", rows_each, 1)
+    checks.within("rows_each", rows_each, 1, 2)
+    aggregator = smpc.clear() if aggregator is None else aggregator
+    each = -(-worlds.NUM_ROWS // NUM_CLIENTS)
+    people = data.People(
+        worlds.NUM_ROWS, NUM_CLIENTS, each, each * rows_each, rows_each
+    )
+    algorithm = make(linear_task(), people)
+    expected = sampling_prob * worlds.NUM_ROWS
+
+    def at(
+        key: base.Key, rows: Rows, present: Present, numbers: Int[Array, " rounds"]
+    ) -> Release:
+        clients = _dealt(rows, present, rows_each)
+        init_key, rounds_key = jax.random.split(key)
+
+        def one_round(state: Any, number: Array) -> tuple[Any, Release]:
+            state = state._replace(rounds_done=number)
+            after, _ = run_chunk(rounds_key, algorithm, state, clients, number, 1)
+            moved = worlds.as_rows(after.params) - worlds.as_rows(state.params)
+            states = state.mechanism_state, after.mechanism_state
+            values = moved * expected / _sensitivity(states[0])
+            return after, Release(values, values[:0], bound_moved(mechanism, *states))
+
+        return jax.lax.scan(one_round, algorithm.init(init_key), numbers)[1]
+
+    def _sensitivity(state: PyTree) -> Any:
+        everyone = jnp.ones(NUM_CLIENTS, bool)
+        bound = each * mechanism.message_bound(state)
+        session = aggregator.begin(jax.random.key(0), everyone, everyone, bound)
+        assert aggregator.change is not None
+        return aggregator.change(session, mechanism.norm_bound(state), worlds.DIMENSION)
+
+    return Subject(
+        Rounds(at, num_rounds),
+        algorithm.event(num_rounds),
+        first_clip_norm(mechanism),
+        stated_noise(mechanism, num_rounds),
+        sampling_prob=sampling_prob,
+        one_noise=noise_of(mechanism),
+    )
+
+
+def _dealt(rows: Rows, present: Bool[Array, " rows"], rows_each: int) -> base.Clients:
+    """Clients of those who are present: a client's people come without gaps, the canary
+    last, so that the others keep their places.
+    """
+    person = jnp.arange(worlds.NUM_ROWS)
+    owner = person % NUM_CLIENTS
+    order = jnp.lexsort((person == 0, ~present, owner))
+    # Who is absent stands beyond the offsets, wherever that is.
+    order = order[jnp.argsort(~present[order])]
+    counts = jnp.zeros(NUM_CLIENTS, jnp.int32).at[owner].add(present)
+    offsets = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts)])
+    apart = jnp.where(jnp.arange(rows_each) % 2 == 0, 1.0, -1.0) * (rows_each - 1)
+    spread = _APART * apart[:, None] * jnp.ones(worlds.DIMENSION)
+    examples = (rows[order][:, None] + spread).reshape(-1, worlds.DIMENSION)
+    names = jnp.repeat(jnp.arange(worlds.NUM_ROWS), rows_each)
+    return base.Clients(
+        worlds.as_tree(examples) | {data.persons.LEAF: names}, rows_each * offsets
+    )

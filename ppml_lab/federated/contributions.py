@@ -1,0 +1,157 @@
+"""What a privacy mechanism bounds: each client's update, or what updates are sums of.
+
+A hospital's update may be the sum of one clipped gradient for each of its patients.
+Then it is the patient whom the mechanism protects, by noise on the sum of all
+hospitals' sums, and rounding, bounds and denominators count patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import PyTree
+
+from ppml_lab import base, checks
+
+
+class Contributions(NamedTuple):
+    """Who contributes to a round's sum, and how each contribution is bounded."""
+
+    unit: str
+    """"client" where updates are contributions, "example" where they are sums of
+    them."""
+    sampler: base.ClientSampler
+    """Draws who contributes, of all clients' together."""
+    most: int
+    """Contributions in one update, at most."""
+    trainer: base.ClientTrainer
+    """Whose they are, without a mechanism."""
+    bounded: Callable[[base.PrivacyMechanism, PyTree], base.ClientTrainer]
+    """`(mechanism, mechanism_state)`: the trainer whose updates are sums of what the
+    mechanism clips; where clients contribute, whose updates are yet to be clipped."""
+    check: Callable[[base.Clients], None] = lambda clients: None
+    """`(clients)`: raises ValueError unless they have these contributors; on the host.
+    """
+
+
+def of_trainer(
+    trainer: base.ClientTrainer, sampler: base.ClientSampler
+) -> Contributions:
+    """The contributions of clients whom a sampler draws and who train so.
+
+    Raises:
+      ValueError: For a trainer that changes one whose contributions are bounded.
+    """
+    found = trainer.contributions
+    if found is None:
+        return Contributions(
+            "client", sampler, 1, trainer, lambda mechanism, state: trainer
+        )
+    if trainer._replace(contributions=None) != found.trainer:
+        raise ValueError(
+            "this trainer changes one that sums bounded gradients, and nothing would "
+            "bound what it makes of them; take federated.example_gradients as it is"
+        )
+    return found
+
+
+def clip(
+    whose: Contributions,
+    mechanism: base.PrivacyMechanism,
+    key: base.Key,
+    state: PyTree,
+    update: PyTree,
+) -> PyTree:
+    """What leaves a client: its update, bounded; a sum of what is bounded as it is."""
+    if whose.unit == "client":
+        return mechanism.clip(key, state, update)
+    return update
+
+
+def message_bound(
+    whose: Contributions, mechanism: base.PrivacyMechanism, state: PyTree
+) -> Any:
+    """The largest absolute coordinate that leaves a client."""
+    return mechanism.message_bound(state) * whose.most
+
+
+def sensitivity(
+    whose: Contributions,
+    mechanism: base.PrivacyMechanism,
+    state: PyTree,
+    aggregator: base.SecureAggregator,
+    session: PyTree,
+    dimension: int,
+) -> Any:
+    """By how much one contribution moves the sum, in L2 norm.
+
+    A client's whole update appears and is rounded; a contribution to an update moves
+    one that is rounded with it and without it.
+    """
+    norm = mechanism.norm_bound(state)
+    if whose.unit == "client" or aggregator.change is None:
+        return aggregator.sensitivity(session, norm, dimension)
+    # The float32 of a sum errs by half of 2^-23 of it, with and without.
+    return aggregator.change(session, norm * (1 + whose.most * 2.0**-23), dimension)
+
+
+def check(
+    whose: Contributions,
+    sampler: base.ClientSampler,
+    mechanism: base.PrivacyMechanism,
+    aggregator: base.SecureAggregator,
+    weighting: str,
+) -> None:
+    """Raises ValueError unless a mechanism protects who contributes, and sums of
+    contributions meet what they rest on.
+    """
+    unit = mechanism.privacy_unit
+    if unit not in (None, whose.unit):
+        bounds = {
+            "client": "averaging clips whole updates, which protects clients",
+            "example": "this trainer sums bounded gradients, which protects examples",
+        }[whose.unit]
+        cure = f'build the mechanism with privacy_unit="{whose.unit}"'
+        if whose.unit == "client":
+            cure += ", or take federated.example_gradients as trainer"
+        raise ValueError(f"{bounds}, not '{unit}'; {cure}")
+    if whose.unit == "client":
+        return
+    _check_everyone(sampler)
+    if weighting != "uniform":
+        raise ValueError(
+            f"weighting '{weighting}' weighs clients, and this trainer's sums count "
+            "everybody in them once; use weighting='uniform'"
+        )
+    if aggregator.ends_in != "sum":
+        raise ValueError(
+            "this aggregator ends in an estimate of clients' mean, and this trainer's "
+            "updates are sums over clients of any size; take one that ends in a sum"
+        )
+    if unit is None:
+        return
+    if mechanism.trust != "central":
+        raise ValueError(
+            f"noise of trust '{mechanism.trust}' hides a client's whole update, and "
+            "this trainer needs noise on the sum; take a mechanism such as dp.gaussian"
+        )
+    if aggregator.change is None:
+        raise ValueError(
+            "this aggregator does not say how far a client's part in the sum moves when"
+            " one of its people comes or goes; give it a `change`, or take smpc.clear "
+            "or a secure sum of smpc"
+        )
+
+
+def _check_everyone(sampler: base.ClientSampler) -> None:
+    expected = sampler.expected_cohort
+    if not checks.is_traced(expected) and float(expected) == sampler.population:
+        return
+    shown = "a traced number" if checks.is_traced(expected) else f"{expected:g}"
+    raise ValueError(
+        f"this trainer draws people, and every client has to take part: the sampler "
+        f"draws {shown} of {sampler.population} clients. People of one client would "
+        "come and go together, which amplifies less than their own draws do; use "
+        "federated.everyone"
+    )
