@@ -100,8 +100,8 @@ class Task(NamedTuple):
 
 
 class ClientTrainer(NamedTuple):
-    """McMahan's ClientUpdate cut into steps, so that lanes of clients of any size never
-    idle. An algorithm is a trainer and the `Server` that understands its updates.
+    """McMahan's ClientUpdate, cut into steps for `lanes`; an algorithm is a trainer and
+    the `Server` that understands its updates.
     """
 
     num_steps: Callable[[Int[Array, ""]], Int[Array, ""]]
@@ -128,6 +128,8 @@ class ClientTrainer(NamedTuple):
     still_leaves: Callable[[], tuple[str, ...]] = tuple
     """`()`: the trainable leaves that its optimizer never changes while it changes
     others: no client contributes to their sum, which noise would move all the same."""
+    num_sent: int | None = None
+    """The most coordinates of an update that are not zero; None for any number."""
 
 
 class Server(NamedTuple):
@@ -292,6 +294,10 @@ class SecureAggregator(NamedTuple):
     """"sum", which averaging divides by a public number, or "estimate" of the mean."""
     needs: str = "sum"
     """Of the messages: their "sum", or each "individual" one."""
+    shows: str = "individual"
+    """What the servers see: the messages' "sum" alone, or each "individual" one."""
+    name: str = "this aggregator"
+    """What errors call it."""
     check: Callable[[int, Any], None] = _fits_any
     """`(num_places, max_abs)`: raises ValueError unless `begin` can be called for a
     cohort of so many places with this bound; on the host."""

@@ -1,5 +1,7 @@
 """Federated learning: where data, models, privacy and secure sums meet."""
 
+from ppml_lab.federated import sparse
+from ppml_lab.federated.attacks import lying, sign_flipping
 from ppml_lab.federated.averaging import averaging
 from ppml_lab.federated.central import central_sgd
 from ppml_lab.federated.client import local_dp_sgd, local_sgd
@@ -10,6 +12,11 @@ from ppml_lab.federated.devices import (
     specs,
     use_all_cores,
 )
+from ppml_lab.federated.estimates import (
+    coordinate_median,
+    estimating,
+    trimmed_mean,
+)
 from ppml_lab.federated.evaluation import client_evaluator, client_spread, evaluator
 from ppml_lab.federated.fedprox import proximal_sgd
 from ppml_lab.federated.on_shares import SharedTraining, training_on_shares
@@ -17,6 +24,7 @@ from ppml_lab.federated.sampling import everyone, fixed_size, poisson
 from ppml_lab.federated.scaffold import scaffold
 from ppml_lab.federated.server import fedopt
 from ppml_lab.federated.simulate import simulate
+from ppml_lab.federated.top_k import top_k
 
 __all__ = [
     "SharedTraining",
@@ -25,19 +33,26 @@ __all__ = [
     "client_evaluator",
     "client_mesh",
     "client_spread",
+    "coordinate_median",
+    "estimating",
     "evaluator",
     "everyone",
     "fedopt",
     "fixed_size",
     "local_dp_sgd",
     "local_sgd",
+    "lying",
     "on_every_device",
     "poisson",
     "proximal_sgd",
     "scaffold",
     "sharded_by_client",
+    "sign_flipping",
     "simulate",
+    "sparse",
     "specs",
+    "top_k",
     "training_on_shares",
+    "trimmed_mean",
     "use_all_cores",
 ]

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, PyTree
 from ppml_lab import arguments, base, checks, dp, guards, smpc, trees
 from ppml_lab.data import storage
 from ppml_lab.dp import looks
-from ppml_lab.federated import compatible, devices, known, lanes, roles
+from ppml_lab.federated import compatible, devices, known, lanes, roles, sparse
 from ppml_lab.federated.server import fedopt
 
 WEIGHTINGS = ("examples", "realised", "uniform")
@@ -130,6 +130,9 @@ def averaging(
     compatible.check(sampler, server, mechanism, aggregator, weighting, dropout_prob)
     devices.check_mesh(mesh)
     shapes = compatible.shapes(task, trainer, server, sampler, mechanism, aggregator)
+    few = compatible.most_sent(trainer, mechanism, shapes)
+    if few is not None:
+        aggregator = sparse.sending_few(aggregator, few)
     num_lanes = (
         lanes.default_num_lanes(shapes.dimension) if num_lanes is None else num_lanes
     )
@@ -196,14 +199,15 @@ def averaging(
             aggregator.sensitivity(session, bound, shapes.dimension),
         )
         total = aggregator.wrap(session, total)
-        counted = expected_reports if weighting == "uniform" else reports
+        # An estimate is of the mean of those who report, whatever is expected.
+        how = "estimate" if aggregator.ends_in == "estimate" else weighting
+        counted = expected_reports if how == "uniform" else reports
         denominator = {
             "uniform": expected_reports,
             "examples": jnp.maximum(summed["weight"], jnp.finfo(jnp.float32).tiny),
             "realised": jnp.maximum(reports, 1.0),
-        }[weighting]
-        if aggregator.ends_in == "estimate":
-            denominator = 1.0
+            "estimate": 1.0,
+        }[how]
         mean = jax.tree.map(lambda leaf: leaf / denominator, total)
         # Secure sums are float32, whatever the model.
         mean = trees.cast_like(mean, shapes.update)

@@ -10,7 +10,7 @@ from ppml_lab.lab.parts.data import (
     Mnist,
     Synthetic,
 )
-from ppml_lab.lab.parts.federated import Federated, Mean, Rule
+from ppml_lab.lab.parts.federated import Federated
 from ppml_lab.lab.parts.mechanisms import (
     AdaptiveGaussian,
     Gaussian,
@@ -60,6 +60,7 @@ from ppml_lab.lab.parts.partitions import (
     QuantitySkew,
     Shards,
 )
+from ppml_lab.lab.parts.rules import Mean, Median, Rule, TrimmedMean
 from ppml_lab.lab.parts.samplers import Everyone, FixedSize, Poisson, Sampler
 from ppml_lab.lab.parts.sums import (
     AdditiveSharing,
@@ -72,6 +73,7 @@ from ppml_lab.lab.parts.sums import (
     Sum,
 )
 from ppml_lab.lab.parts.trainers import FedAvg, FedProx, LocalDpSgd, Scaffold, Trainer
+from ppml_lab.lab.parts.wrappers import SignFlipping, TopK
 
 __all__ = [
     "F1",
@@ -115,6 +117,7 @@ __all__ = [
     "Mean",
     "MeanSquaredError",
     "Mechanism",
+    "Median",
     "Metric",
     "Mlp",
     "Mnist",
@@ -135,9 +138,12 @@ __all__ = [
     "ScheduledGaussian",
     "Sgd",
     "Shards",
+    "SignFlipping",
     "Sum",
     "Synthetic",
+    "TopK",
     "Trainer",
+    "TrimmedMean",
     "TutorialCnn",
     "TwoNN",
     "Yogi",
