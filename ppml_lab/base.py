@@ -106,8 +106,8 @@ class Task(NamedTuple):
 
 
 class ClientTrainer(NamedTuple):
-    """McMahan's ClientUpdate cut into steps, so that lanes of clients of any size never
-    idle. An algorithm is a trainer and the `Server` that understands its updates.
+    """McMahan's ClientUpdate, cut into steps for `lanes`; an algorithm is a trainer and
+    the `Server` that understands its updates.
     """
 
     num_steps: Callable[[Int[Array, ""]], Int[Array, ""]]
@@ -136,6 +136,8 @@ class ClientTrainer(NamedTuple):
     still_leaves: Callable[[], tuple[str, ...]] = tuple
     """`()`: the trainable leaves that its optimizer never changes while it changes
     others: no client contributes to their sum, which noise would move all the same."""
+    num_sent: int | None = None
+    """The most coordinates of an update that are not zero; None for any number."""
 
 
 class Server(NamedTuple):
@@ -298,6 +300,10 @@ class SecureAggregator(NamedTuple):
     change: Callable[[PyTree, Any, int], Any] | None = None
     """`(session, norm, dimension)`: by how much, in L2 norm, a client's part in the
     exact sum moves when its update moves by `norm`; None where nobody knows."""
+    shows: str = "individual"
+    """What the servers see: the messages' "sum" alone, or each "individual" one."""
+    name: str = "this aggregator"
+    """What errors call it."""
     check: Callable[[int, Any], None] = lambda num_places, max_abs: None
     """`(num_places, max_abs)`: raises ValueError unless `begin` can be called for a
     cohort of so many places with this bound; on the host."""

@@ -187,6 +187,8 @@ def canary_clients(
         ),
         step=step,
         finish=finish,
+        # Directions may have many coordinates.
+        num_sent=None,
     )
 
 

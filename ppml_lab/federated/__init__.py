@@ -1,5 +1,7 @@
 """Federated learning: where data, models, privacy and secure sums meet."""
 
+from ppml_lab.federated import sparse
+from ppml_lab.federated.attacks import lying, sign_flipping
 from ppml_lab.federated.averaging import averaging
 from ppml_lab.federated.central import central_sgd
 from ppml_lab.federated.client import local_dp_sgd, local_sgd
@@ -10,6 +12,11 @@ from ppml_lab.federated.devices import (
     sharded_by_client,
     specs,
     use_all_cores,
+)
+from ppml_lab.federated.estimates import (
+    coordinate_median,
+    estimating,
+    trimmed_mean,
 )
 from ppml_lab.federated.evaluation import (
     client_evaluator,
@@ -25,6 +32,7 @@ from ppml_lab.federated.scaffold import scaffold
 from ppml_lab.federated.separated import min_separation
 from ppml_lab.federated.server import fedopt
 from ppml_lab.federated.simulate import simulate
+from ppml_lab.federated.top_k import top_k
 
 __all__ = [
     "Contributions",
@@ -34,6 +42,8 @@ __all__ = [
     "client_evaluator",
     "client_mesh",
     "client_spread",
+    "coordinate_median",
+    "estimating",
     "evaluator",
     "everyone",
     "example_gradients",
@@ -41,6 +51,7 @@ __all__ = [
     "fixed_size",
     "local_dp_sgd",
     "local_sgd",
+    "lying",
     "min_separation",
     "on_every_device",
     "personal_evaluator",
@@ -48,8 +59,12 @@ __all__ = [
     "proximal_sgd",
     "scaffold",
     "sharded_by_client",
+    "sign_flipping",
     "simulate",
+    "sparse",
     "specs",
+    "top_k",
     "training_on_shares",
+    "trimmed_mean",
     "use_all_cores",
 ]

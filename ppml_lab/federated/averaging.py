@@ -25,6 +25,7 @@ from ppml_lab.federated import (
     lanes,
     reports,
     roles,
+    sparse,
 )
 from ppml_lab.federated.server import fedopt
 
@@ -145,6 +146,9 @@ def averaging(
     shapes = compatible.shapes(
         task, trainer, server, sampler, mechanism, aggregator, whose
     )
+    few = compatible.most_sent(trainer, mechanism, shapes)
+    if few is not None:
+        aggregator = sparse.sending_few(aggregator, few)
     num_lanes = (
         lanes.default_num_lanes(shapes.dimension) if num_lanes is None else num_lanes
     )
@@ -219,14 +223,15 @@ def averaging(
             ),
         )
         total = aggregator.wrap(session, total)
-        counted = expected_reports if weighting == "uniform" else num_reports
+        # An estimate is of the mean of those who report, whatever is expected.
+        how = "estimate" if aggregator.ends_in == "estimate" else weighting
+        counted = expected_reports if how == "uniform" else num_reports
         denominator = {
             "uniform": whose.sampler.expected_cohort * stay,
             "examples": jnp.maximum(summed["weight"], jnp.finfo(jnp.float32).tiny),
             "realised": jnp.maximum(num_reports, 1.0),
-        }[weighting]
-        if aggregator.ends_in == "estimate":
-            denominator = 1.0
+            "estimate": 1.0,
+        }[how]
         mean = jax.tree.map(lambda leaf: leaf / denominator, total)
         # Secure sums are float32, whatever the model.
         mean = trees.cast_like(mean, shapes.update)

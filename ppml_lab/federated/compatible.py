@@ -46,6 +46,11 @@ def check(
             f"weighting '{weighting}' would change a private mechanism's sensitivity; "
             "use weighting='uniform'"
         )
+    if aggregator.ends_in == "estimate" and weighting == "examples":
+        raise ValueError(
+            f"weighting 'examples' scales messages, of which {aggregator.name} would "
+            "make an estimate of no mean; use weighting='uniform'"
+        )
     # Both count every client the same.
     fitting = (None, weighting, "uniform" if weighting == "realised" else weighting)
     if server.weighting not in fitting:
@@ -64,7 +69,19 @@ def _check_sum(
     mechanism: base.PrivacyMechanism,
     aggregator: base.SecureAggregator,
 ) -> None:
-    is_central = mechanism.trust == "central"
+    if aggregator.needs == "individual" and aggregator.shows != "individual":
+        raise ValueError(
+            f"{aggregator.name} needs each client's message, but the server sees their "
+            "sum alone; take smpc.clear() (secure_sum=Clear()), or an aggregator that "
+            "needs the sum, such as the mean"
+        )
+    if aggregator.ends_in == "estimate" and mechanism.trust not in (None, "local"):
+        raise ValueError(
+            f"{aggregator.name} ends in an estimate of the mean, whose sensitivity is "
+            f"not that of a sum: {mechanism.trust} noise does not hide a client in it; "
+            "take an aggregator that ends in a sum (rule=Mean()), or noise at the "
+            "clients, such as dp.local_gaussian"
+        )
     if (
         aggregator.can_abort
         # Whose messages hide a client by themselves hide it in an abort, too; and who
@@ -74,9 +91,9 @@ def _check_sum(
         and sampler.neighboring_relation == "add_or_remove_one"
     ):
         raise ValueError(
-            "this secure sum can abort for want of reports, so that adding one client "
-            "may change all of it, which the mechanism's noise does not hide; use a "
-            "sampler with replace_one neighbours, such as federated.fixed_size"
+            f"{aggregator.name} can abort for want of reports, so that adding one "
+            "client may change all of it, which the mechanism's noise does not hide; "
+            "use a sampler with replace_one neighbours, such as federated.fixed_size"
         )
     sums = None if aggregator.sums is None else aggregator.sums(1)
     grid = mechanism.grid
@@ -85,18 +102,12 @@ def _check_sum(
             f"the mechanism's messages are integers modulo 2^{grid.bits}, the secure "
             f"sum's modulo 2^{sums.bits}; build it with bits={grid.bits}"
         )
-    if aggregator.ends_in == "estimate" and is_central:
-        raise ValueError(
-            "this aggregator ends in an estimate of the mean, whose sensitivity is not "
-            "that of a sum: central noise does not hide a client in it; take an "
-            "aggregator that ends in a sum, or noise at the clients"
-        )
 
 
 def _check_completes(
     sampler: base.ClientSampler, aggregator: base.SecureAggregator, dropout_prob: Any
 ) -> None:
-    """Raises ValueError if most rounds of a secure sum would have none."""
+    """Raises ValueError if most rounds would have no secure sum, or no estimate."""
     if aggregator.abort_share is None:
         return
     expected = sampler.expected_cohort
@@ -112,12 +123,14 @@ def _check_completes(
     reports = rng.binomial(invited, 1.0 - float(dropout_prob))
     share = aggregator.abort_share(invited, reports)
     if share > 0.5:
+        what = "secure sum" if aggregator.ends_in == "sum" else "estimate"
         raise ValueError(
-            f"{share:.0%} of rounds would have no secure sum: of {sampler.max_cohort} "
+            f"{share:.0%} of rounds would have no {what}: of {sampler.max_cohort} "
             f"places {expected * (1.0 - float(dropout_prob)):g} are expected to report "
-            f"(cohort {expected:g}, dropout_prob {dropout_prob:g}), too few for its "
-            "threshold; lower that, or take a sampler whose places are all taken, such "
-            "as federated.fixed_size, or a lower dropout_prob"
+            f"(cohort {expected:g}, dropout_prob {dropout_prob:g}), too few for the "
+            f"threshold of {aggregator.name}; lower that, or take a sampler whose "
+            "places are all taken, such as federated.fixed_size, or a lower "
+            "dropout_prob"
         )
 
 
@@ -162,24 +175,15 @@ def shapes(
     """
     if mechanism.privacy_unit is not None:
         _check_moves(trainer)
-    key = jax.random.key(0)
-
-    def before(params: PyTree) -> tuple[PyTree, ...]:
-        learnt = trees.widened(roles.trainable(task, params))
-        memory, kept = server.init(learnt), trainer.keep(params)
-        return learnt, memory, kept, server.send(params, memory)
-
-    learnt, memory, kept, sent = jax.eval_shape(before, roles.model(task))
-
-    def conversation(
-        key: base.Key, learnt: PyTree, memory: PyTree, kept: PyTree, sent: PyTree
-    ) -> tuple[PyTree, ...]:
-        state = trainer.init(key, sent, kept, jax.numpy.int32(0))
-        update, keeps, _ = trainer.finish(sent, state)
-        after = server.step(learnt, memory, trees.widened(update), 1.0)
-        return after, keeps, update
-
-    after, keeps, update = jax.eval_shape(conversation, key, learnt, memory, kept, sent)
+    learnt, memory, kept, sent = _begun(task, trainer, server)
+    update, keeps = _trained(trainer, sent, kept)
+    wide = jax.eval_shape(trees.widened, update)
+    after = jax.eval_shape(
+        lambda learnt, memory, mean: server.step(learnt, memory, mean, 1.0),
+        learnt,
+        memory,
+        wide,
+    )
     trees.check_same_shapes(
         "the server's step changes (params, memory)", (learnt, memory), after
     )
@@ -191,11 +195,67 @@ def shapes(
         aggregator.check(sampler.max_cohort, bound)
         return mechanism.clip(key, state, update)
 
-    leaves = jax.tree.leaves(jax.eval_shape(message, key, update))
-    return Shapes(
-        jax.eval_shape(trees.widened, update),
-        sum(int(np.prod(leaf.shape)) for leaf in leaves),
-    )
+    clipped = jax.eval_shape(message, jax.random.key(0), update)
+    return Shapes(wide, _dimension(clipped))
+
+
+def update_shapes(
+    task: base.Task, trainer: base.ClientTrainer, server: base.Server
+) -> PyTree:
+    """The shapes of an update, in floats of at least 32 bits."""
+    *_, kept, sent = _begun(task, trainer, server)
+    update, _ = _trained(trainer, sent, kept)
+    return jax.eval_shape(trees.widened, update)
+
+
+def most_sent(
+    trainer: base.ClientTrainer, mechanism: base.PrivacyMechanism, shapes: Shapes
+) -> int | None:
+    """The most coordinates of a message that are not zero; None for any number.
+
+    Raises:
+      ValueError: For a trainer that sends few and noise that fills all.
+    """
+    if trainer.num_sent is None:
+        return None
+    if mechanism.trust not in (None, "central"):
+        raise ValueError(
+            f"the trainer sends num_sent {trainer.num_sent} coordinates, and "
+            f"{mechanism.trust} noise fills all of them before they are sent; take "
+            "noise on the sum, such as dp.gaussian, or a trainer that sends all"
+        )
+    # What the mechanism wants summed beside the update is sent, too.
+    return trainer.num_sent + shapes.dimension - _dimension(shapes.update)
+
+
+def _dimension(shapes: PyTree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def _begun(
+    task: base.Task, trainer: base.ClientTrainer, server: base.Server
+) -> tuple[PyTree, PyTree, PyTree, PyTree]:
+    """What is learnt, remembered, kept and sent when a training begins: shapes."""
+
+    def begin(params: PyTree) -> tuple[PyTree, PyTree, PyTree, PyTree]:
+        learnt = trees.widened(roles.trainable(task, params))
+        memory, kept = server.init(learnt), trainer.keep(params)
+        return learnt, memory, kept, server.send(params, memory)
+
+    return jax.eval_shape(begin, roles.model(task))
+
+
+def _trained(
+    trainer: base.ClientTrainer, sent: PyTree, kept: PyTree
+) -> tuple[PyTree, PyTree]:
+    """A client's update, and what it keeps: shapes."""
+
+    def train(key: base.Key, sent: PyTree, kept: PyTree) -> tuple[PyTree, PyTree]:
+        state = trainer.init(key, sent, kept, jax.numpy.int32(0))
+        update, keeps, _ = trainer.finish(sent, state)
+        return update, keeps
+
+    return jax.eval_shape(train, jax.random.key(0), sent, kept)
 
 
 def _check_moves(trainer: base.ClientTrainer) -> None:

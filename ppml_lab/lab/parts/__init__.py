@@ -10,7 +10,7 @@ from ppml_lab.lab.parts.data import (
     Mnist,
     Synthetic,
 )
-from ppml_lab.lab.parts.federated import Federated, Mean, Rule
+from ppml_lab.lab.parts.federated import Federated
 from ppml_lab.lab.parts.mechanisms import (
     AdaptiveGaussian,
     BandedGaussian,
@@ -63,6 +63,7 @@ from ppml_lab.lab.parts.partitions import (
     QuantitySkew,
     Shards,
 )
+from ppml_lab.lab.parts.rules import Mean, Median, Rule, TrimmedMean
 from ppml_lab.lab.parts.samplers import (
     Everyone,
     FixedSize,
@@ -88,6 +89,7 @@ from ppml_lab.lab.parts.trainers import (
     Scaffold,
     Trainer,
 )
+from ppml_lab.lab.parts.wrappers import SignFlipping, TopK
 
 __all__ = [
     "F1",
@@ -135,6 +137,7 @@ __all__ = [
     "Mean",
     "MeanSquaredError",
     "Mechanism",
+    "Median",
     "Metric",
     "MinSeparation",
     "Mlp",
@@ -156,9 +159,12 @@ __all__ = [
     "ScheduledGaussian",
     "Sgd",
     "Shards",
+    "SignFlipping",
     "Sum",
     "Synthetic",
+    "TopK",
     "Trainer",
+    "TrimmedMean",
     "TutorialCnn",
     "TwoNN",
     "Yogi",

@@ -12,11 +12,12 @@ from ppml_lab.lab.parts import (
     models,
     optimizers,
     partitions,
+    rules,
     samplers,
     sums,
     trainers,
+    wrappers,
 )
-from ppml_lab.lab.parts.federated import Mean, Rule
 
 CHOICES: Mapping[Any, Sequence[type]] = {
     data.Data: (
@@ -57,6 +58,8 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         trainers.Scaffold,
         trainers.LocalDpSgd,
         trainers.ExampleGradients,
+        wrappers.TopK,
+        wrappers.SignFlipping,
     ),
     samplers.Sampler: (
         samplers.Poisson,
@@ -75,7 +78,7 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         mechanisms.LocalLaplace,
         mechanisms.RandomisedResponse,
     ),
-    Rule: (Mean,),
+    rules.Rule: (rules.Mean, rules.Median, rules.TrimmedMean),
     sums.Sum: (
         sums.Clear,
         sums.AdditiveSharing,

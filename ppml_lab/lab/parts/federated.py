@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from jax import Array
 from jaxtyping import PyTree
@@ -17,38 +17,14 @@ from ppml_lab.lab.parts.metrics import Accuracy, Metric
 from ppml_lab.lab.parts.models import Logistic, Model
 from ppml_lab.lab.parts.optimizers import Optimizer, Sgd
 from ppml_lab.lab.parts.partitions import Iid, Partition
+from ppml_lab.lab.parts.rules import Mean, Rule
 from ppml_lab.lab.parts.samplers import Poisson, Sampler
 from ppml_lab.lab.parts.sums import Clear, Sum
 from ppml_lab.lab.parts.trainers import FedAvg, Trainer
+from ppml_lab.lab.parts.wrappers import with_noise
 from ppml_lab.lab.setup import Facts, Layout, Schedule
 from ppml_lab.lab.tree.fields import Traced
 from ppml_lab.lab.tree.part import part
-
-
-class Rule(Protocol):
-    """A part that says what is made of a cohort's updates."""
-
-    @property
-    def weighting(self) -> str:
-        """How they count; see `federated.averaging`."""
-        ...
-
-    def build(self, summed: base.SecureAggregator) -> base.SecureAggregator:
-        """What the server makes of messages that this secure sum would add up."""
-        ...
-
-
-@part
-class Mean:
-    """The mean of updates."""
-
-    weighting: Literal["uniform", "realised", "examples"] = "uniform"
-    """Whether clients count the same (the mean divides by the expected or by the
-    realised number of reports) or by their examples."""
-
-    def build(self, summed: base.SecureAggregator) -> base.SecureAggregator:
-        """The sum itself, which averaging divides."""
-        return summed
 
 
 @part
@@ -105,13 +81,16 @@ class Federated:
         checks.share("dropout_prob", self.dropout_prob)
         whose = contributions.of_trainer(trainer, sampler)
         expected = whose.sampler.expected_cohort * (1.0 - self.dropout_prob)
+        summed = self.secure_sum.build(sampler)
+        summed = summed._replace(name=type(self.secure_sum).__name__)
         return federated.averaging(
             task,
             trainer,
             sampler,
             server=server,
             mechanism=self.mechanism.build(whose.unit, expected),
-            aggregator=self.rule.build(self.secure_sum.build(sampler)),
+            # What servers see is the sum's matter, whatever the rule makes of it.
+            aggregator=self.rule.build(summed)._replace(shows=summed.shows),
             weighting=self.rule.weighting,
             dropout_prob=self.dropout_prob,
             live_delta=facts.delta if self.live_epsilon else None,
@@ -163,9 +142,9 @@ class Federated:
     def with_noise(self, noise: float) -> Federated:
         """With so much noise in its mechanism, or in a trainer that is private."""
         for name in ("mechanism", "trainer"):
-            own = getattr(getattr(self, name), "with_noise", None)
-            if own is not None:
-                return dataclasses.replace(self, **{name: own(noise)})
+            noisy = with_noise(getattr(self, name), noise)
+            if noisy is not None:
+                return dataclasses.replace(self, **{name: noisy})
         raise ValueError(
             f"mechanism {type(self.mechanism).__name__} and trainer "
             f"{type(self.trainer).__name__} have no noise to set; give a mechanism "

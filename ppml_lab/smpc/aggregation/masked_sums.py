@@ -154,7 +154,8 @@ def pairwise_masking(
         word_bits = secure_aggregation.word_bits(encoding)
         return cost.bonawitz(graph, dimension, word_bits)
 
-    return _under_masks(encoding, masks, size, messages, mode)
+    made = _under_masks(encoding, masks, size, messages, mode)
+    return made._replace(name="pairwise_masking")
 
 
 @arguments.checked
@@ -218,7 +219,8 @@ def light_secagg(
         word_bits = secure_aggregation.word_bits(encoding)
         return cost.light_secagg(*code, dimension, word_bits)
 
-    return _under_masks(encoding, masks, size, messages, mode)
+    made = _under_masks(encoding, masks, size, messages, mode)
+    return made._replace(name="light_secagg")
 
 
 def _under_masks(

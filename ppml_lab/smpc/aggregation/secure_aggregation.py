@@ -77,7 +77,11 @@ def clear() -> base.SecureAggregator:
         decode=lambda session, total: (total, True),
         cost=_clear_cost,
     )
-    return made._replace(change=lambda session, norm, dimension: norm)
+    return made._replace(
+        shows="individual",
+        name="clear",
+        change=lambda session, norm, dimension: norm,
+    )
 
 
 @arguments.checked
@@ -158,19 +162,16 @@ def additive_sharing(
         vector, cut = trees.as_vector(integers)
         return cut(sharing.share(random.seed(key), vector, scheme).shares)
 
-    plain = unprotected(messages)._replace(least_reports=least_reports)
-    if mode == "identity":
-        return modular(encoding, plain)
-    return modular(
-        encoding,
-        plain._replace(
+    protection = unprotected(messages)._replace(least_reports=least_reports)
+    if mode == "full":
+        protection = protection._replace(
             protect=shares,
             reveal=lambda session, total: (
                 jax.tree.map(lambda leaf: encoding.ring.sum_over(leaf, 0), total),
                 jnp.bool_(True),
             ),
-        ),
-    )
+        )
+    return modular(encoding, protection)._replace(name="additive_sharing")
 
 
 def unprotected(messages: Callable[[int], cost.Messages]) -> Protection:

@@ -82,7 +82,9 @@ def summing(
     """A sum of one's own: what a client sends, and what the servers make of the total.
 
     What the sum may be off by, such as by rounding, belongs into its `sensitivity`,
-    and how it wraps around into `wrap`: `summing(...)._replace(sensitivity=...)`.
+    and how it wraps around into `wrap`: `summing(...)._replace(sensitivity=...)`. Rules
+    that need each message, such as `federated.coordinate_median`, refuse it unless its
+    servers see them: `summing(...)._replace(shows="individual")`.
 
     **Guarantee:** none about who learns what: that is for `encode` to see to. Without a
     `sensitivity` of its own a sum has to be exact, or privacy is claimed for noise that
@@ -130,6 +132,8 @@ def summing(
         sensitivity=lambda session, norm, dimension: norm,
         cost=cost,
         can_abort=can_abort,
+        shows="sum",
+        name="summing",
     )
 
 
