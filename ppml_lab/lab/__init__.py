@@ -7,6 +7,7 @@ from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.fields import SameBits, Traced
 from ppml_lab.lab.loading import LabData, facts_of, load_data
 from ppml_lab.lab.part import part
+from ppml_lab.lab.records import DamagedError
 from ppml_lab.lab.results import Outcome, Point, Result
 from ppml_lab.lab.run import run_benchmark, run_experiment
 from ppml_lab.lab.setup import Facts, Layout, Schedule, Setup
@@ -27,6 +28,7 @@ from ppml_lab.lab.sweep import (
 from ppml_lab.lab.timing import seconds_in_turns
 
 __all__ = [
+    "DamagedError",
     "Facts",
     "LabData",
     "Layout",

@@ -145,6 +145,7 @@ LAB = {
         checkpoint_seconds=5.0,
         again=False,
         go_on=False,
+        keep="last",
     ),
     "seconds_in_turns": good(
         lab.seconds_in_turns,
