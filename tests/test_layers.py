@@ -11,7 +11,7 @@ import ppml_lab
 
 PACKAGE = Path(ppml_lab.__file__).parent
 ROOT = PACKAGE.parent
-BOTTOM = {"arguments", "base", "checks", "guards", "pairs", "random", "trees"}
+BOTTOM = {"arguments", "base", "checks", "guards", "pairs", "random", "tables", "trees"}
 PATTERNS = {"data", "models", "dp", "smpc"}
 MIDDLE = BOTTOM | PATTERNS | {"federated"}
 MAY_IMPORT = {
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "guards": BOTTOM,
     "pairs": BOTTOM,
     "random": BOTTOM,
+    "tables": BOTTOM,
     "trees": BOTTOM,
     **{pattern: BOTTOM | {pattern} for pattern in PATTERNS},
     "federated": MIDDLE,

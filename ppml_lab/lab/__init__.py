@@ -1,6 +1,6 @@
 """The laboratory: setups, sweeps, records and progress."""
 
-from ppml_lab.lab import parts
+from ppml_lab.lab import parts, plots
 from ppml_lab.lab.budget import calibrated, statement
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
@@ -52,6 +52,7 @@ __all__ = [
     "log_uniform",
     "part",
     "parts",
+    "plots",
     "points",
     "product",
     "run_benchmark",

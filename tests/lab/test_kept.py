@@ -148,8 +148,10 @@ def test_the_example_of_the_readme_predicts(
     exec(compile(example, "README.md", "exec"), names)
     said = capsys.readouterr().out
     assert "by validation_loss" in said
-    place = names["outcome"].history("validation_loss").index(
-        min(names["outcome"].history("validation_loss"))
+    place = (
+        names["outcome"]
+        .history("validation_loss")
+        .index(min(names["outcome"].history("validation_loss")))
     )
     accuracy = float(said.split("accuracy ")[1])
     assert accuracy == pytest.approx(names["outcome"].history("accuracy")[place])
