@@ -132,6 +132,12 @@ def test_only_functions_import_dp_accounting():
             assert "dp_accounting" not in top_levels(path), path
 
 
+def test_only_functions_import_matplotlib_and_none_its_global_figures():
+    for path in sources(PACKAGE):
+        assert "matplotlib" not in top_levels(path, outside_functions=True), path
+        assert "matplotlib.pyplot" not in imports(path.read_text()), path
+
+
 def test_training_does_not_load_dp_accounting():
     code = (
         "import sys, ppml_lab.federated, ppml_lab.lab; "

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +66,6 @@ def test_what_cannot_be_drawn_is_one_line(
     assert "out file/figure cannot be written" in refused(capsys, *axes, *where)
     said = refused(capsys, "plot", "nowhere", "--x", "a", "--y", "b")
     assert "no table nowhere" in said
-
-
-def test_figures_load_neither_pyplot_nor_more_than_they_need() -> None:
-    code = """
-import sys
-from ppml_lab.lab import plots
-assert "matplotlib" not in sys.modules
-rows = [{"a": 1, "b": 2.0}]
-plots.plot(rows, "a", "b")
-sys.exit("matplotlib.pyplot" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
-    assert done.returncode == 0
 
 
 def test_latex_has_means_and_spreads_of_each_configuration(
