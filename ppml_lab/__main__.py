@@ -14,6 +14,7 @@ from ppml_lab.cli.cost import cost
 from ppml_lab.cli.doctor import doctor
 from ppml_lab.cli.experiments import list_experiments
 from ppml_lab.cli.pages import pages
+from ppml_lab.cli.plot import plot
 from ppml_lab.cli.run import merge, run
 from ppml_lab.cli.show import show
 
@@ -23,6 +24,7 @@ COMMANDS = {
     "run": run,
     "merge": merge,
     "show": show,
+    "plot": plot,
     "compare": compare,
     "pages": pages,
     "epsilon": epsilon,

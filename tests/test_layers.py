@@ -12,7 +12,7 @@ import ppml_lab
 
 PACKAGE = Path(ppml_lab.__file__).parent
 ROOT = PACKAGE.parent
-BOTTOM = {"arguments", "base", "checks", "guards", "pairs", "random", "trees"}
+BOTTOM = {"arguments", "base", "checks", "guards", "pairs", "random", "tables", "trees"}
 PATTERNS = {"data", "models", "dp", "smpc"}
 MIDDLE = BOTTOM | PATTERNS | {"federated"}
 MAY_IMPORT = {
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "guards": BOTTOM,
     "pairs": BOTTOM,
     "random": BOTTOM,
+    "tables": BOTTOM,
     "trees": BOTTOM,
     **{pattern: BOTTOM | {pattern} for pattern in PATTERNS},
     "federated": MIDDLE,
@@ -177,6 +178,12 @@ def test_only_functions_import_dp_accounting():
         assert "dp_accounting" not in top_levels(path, outside_functions=True), path
         if part_of(path) not in ("dp", "smpc", "audit"):
             assert "dp_accounting" not in top_levels(path), path
+
+
+def test_only_functions_import_matplotlib_and_none_its_global_figures():
+    for path in sources(PACKAGE):
+        assert "matplotlib" not in top_levels(path, outside_functions=True), path
+        assert "matplotlib.pyplot" not in imports(path.read_text()), path
 
 
 def test_training_does_not_load_dp_accounting():

@@ -1,7 +1,12 @@
-"""`show`: a results table in the terminal."""
+"""`show`: a results table in the terminal, or as LaTeX."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import tyro
+
+from ppml_lab.cli import latex as latex_tables
 from ppml_lab.cli import tables
 from ppml_lab.cli.output import AsJson, Table, print_json, print_table
 
@@ -11,6 +16,7 @@ def show(
     *,
     columns: tuple[str, ...] = (),
     rows: int | None = None,
+    latex: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     as_json: AsJson = False,
 ) -> None:
     """Prints a results table.
@@ -22,10 +28,13 @@ def show(
       table: An experiment, "NAME/smoke" or the like, or the path of a table.
       columns: These only, in this order.
       rows: So many from the top; all by default.
+      latex: Print a LaTeX table (booktabs): a line for each configuration, with means
+        and standard deviations over its seeds.
       as_json: Print one JSON array of rows (an infinite number is the string "inf").
 
     Raises:
-      ValueError: If there is no such table or column, or `rows` is not at least 1.
+      ValueError: If there is no such table or column, `rows` is not at least 1, or
+        lines of LaTeX would look alike.
     """
     from ppml_lab import checks
 
@@ -35,6 +44,11 @@ def show(
         checks.at_least("rows", rows, 1)
     for name in columns:
         checks.known("column", name, list(found[0]))
+    if latex:
+        if as_json:
+            raise ValueError("latex and json are two ways to print; choose one")
+        print(latex_tables.table(found[:rows], columns))
+        return
     kept = columns or tuple(found[0])
     shown = [{name: row[name] for name in kept} for row in found[:rows]]
     if as_json:

@@ -1,18 +1,14 @@
-"""Results tables: where they lie, and their cells as values."""
+"""Where results tables lie, and their rows."""
 
 from __future__ import annotations
 
-import csv
-import re
 from pathlib import Path
 
-Value = str | int | float | bool | None
-Row = dict[str, Value]
+from ppml_lab.tables import Row, Value, read, value
+
+__all__ = ["RESULTS", "Row", "Value", "find", "read", "value"]
 
 RESULTS = Path("results")
-_WORDS: dict[str, Value] = {"": None, "True": True, "False": False}
-_WORDS |= {"inf": float("inf"), "-inf": float("-inf")}
-_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 
 
 def find(name: str) -> Path:
@@ -49,38 +45,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # such as a name that is too long for one
         return False
-
-
-def read(path: Path) -> list[Row]:
-    """A table's rows; numbers and truth values as such, empty cells as None.
-
-    Raises:
-      ValueError: If it cannot be read, has no rows, or a row has other columns.
-    """
-    try:
-        # Spreadsheets put a mark before the first letter.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *lines = filter(None, csv.reader(file, strict=True))
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
-    except ValueError:
-        raise ValueError(f"{path} is empty") from None
-    if not lines:
-        raise ValueError(f"{path} has a header and no rows")
-    if len(set(header)) < len(header):
-        raise ValueError(f"{path} has two columns of one name: {', '.join(header)}")
-    for number, line in enumerate(lines, 1):
-        if len(line) != len(header):
-            raise ValueError(
-                f"{path}: row {number} has {len(line)} cells, its header {len(header)}"
-            )
-    return [dict(zip(header, map(value, line), strict=True)) for line in lines]
-
-
-def value(cell: str) -> Value:
-    """A cell's number, truth value or text; None if it is empty."""
-    if cell in _WORDS:
-        return _WORDS[cell]
-    if not _NUMBER.fullmatch(cell):
-        return cell
-    return float(cell) if set(cell) & set(".e") else int(cell)

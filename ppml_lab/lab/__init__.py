@@ -1,11 +1,12 @@
 """The laboratory: setups, sweeps, records and progress."""
 
-from ppml_lab.lab import parts
+from ppml_lab.lab import parts, plots
 from ppml_lab.lab.budget import calibrated, cost_together, statement
 from ppml_lab.lab.columns import columns
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.loading import LabData, facts_of, load_data
 from ppml_lab.lab.program import seconds_in_turns
+from ppml_lab.lab.records import DamagedError
 from ppml_lab.lab.results import Outcome, Point, Result
 from ppml_lab.lab.run import run_benchmark, run_experiment
 from ppml_lab.lab.setup import Facts, Layout, Schedule, Setup
@@ -27,6 +28,7 @@ from ppml_lab.lab.tree.fields import SameBits, Traced
 from ppml_lab.lab.tree.part import part
 
 __all__ = [
+    "DamagedError",
     "Facts",
     "LabData",
     "Layout",
@@ -51,6 +53,7 @@ __all__ = [
     "log_uniform",
     "part",
     "parts",
+    "plots",
     "points",
     "product",
     "run_benchmark",

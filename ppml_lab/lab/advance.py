@@ -14,8 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from ppml_lab import trees
-from ppml_lab.lab import budget, checkpoints, processes, program, provenance, records
+from ppml_lab import federated, trees
+from ppml_lab.lab import (
+    budget,
+    checkpoints,
+    kept,
+    processes,
+    program,
+    provenance,
+    records,
+)
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.program import Chunk, Group, chunks_of
 from ppml_lab.lab.queue import Slice
@@ -42,6 +50,7 @@ class Sweep(NamedTuple):
       checkpoint_seconds: The least time between two checkpoints of a slice.
       programs: (group, chunk, slice size) -> its program.
       reported: Run id -> its rounds that `report` knows of.
+      keep: Whose parameters are kept, see `run_sweep`.
     """
 
     folder: Path
@@ -51,6 +60,11 @@ class Sweep(NamedTuple):
     checkpoint_seconds: float
     programs: dict[tuple[Group, Chunk, int], program.Program]
     reported: dict[str, int]
+    keep: str | None
+
+    def group_of(self, run: Run) -> Group:
+        """What a run has in common with those that share its programs."""
+        return program.group_of(run.point, keeps_best=self.keep == "best")
 
 
 class Done(NamedTuple):
@@ -79,11 +93,11 @@ def advance(part: Slice, sweep: Sweep) -> None:
     Raises:
       ValueError: If a checkpoint does not fit the runs that are to go on from it.
     """
-    first = part.runs[0].point.setup
-    group, schedule, data = part.group, first.schedule, load_data(first)
+    first, group = part.runs[0].point.setup, sweep.group_of(part.runs[0])
+    schedule, data = first.schedule, load_data(first)
     copies = part.runs[-1:] * (part.size - len(part.runs))
     inputs = program.inputs_of([run.point for run in part.runs + copies])
-    states = _first_states(part, inputs)
+    states = _first_states(part, group, inputs)
     for run in part.runs:
         _begin(run, part.rounds_done)
     _tell(part.runs, part.rounds_done, sweep)
@@ -102,16 +116,17 @@ def advance(part: Slice, sweep: Sweep) -> None:
         }
         rounds_done += chunk.num_evals * chunk.num_rounds
         infos, metrics, finite = processes.to_host(
-            (infos, metrics, are_finite(states.params))
+            (infos, metrics, are_finite(kept.latest(states).params))
         )
         done = Done(chunk, rounds_done, infos, metrics, finite, timing)
         over = {run.name: _record(run, row, done, sweep) for row, run in going}
         ended = [(row, run) for row, run in going if over[run.name]]
         if ended:
-            params = processes.to_host(states.params)
+            best = states.best if group.keeps_best else None
+            left = processes.to_host((kept.latest(states).params, best))
             for row, run in ended:
-                own = jax.tree.map(lambda leaf, at=row: leaf[at], params)
-                _finish(run, trees.digest(own), [*metrics])
+                params, best = jax.tree.map(lambda leaf, at=row: leaf[at], left)
+                _finish(run, params, best, sweep.keep, [*metrics])
         _tell([run for _, run in ended], schedule.num_rounds, sweep)
         going = [(row, run) for row, run in going if not over[run.name]]
         _tell([run for _, run in going], rounds_done, sweep)
@@ -124,17 +139,22 @@ def advance(part: Slice, sweep: Sweep) -> None:
         checkpoints.drop(sweep.folder, part.name)
 
 
-def _first_states(part: Slice, inputs: program.Inputs) -> PyTree:
+def _first_states(part: Slice, group: Group, inputs: program.Inputs) -> PyTree:
     """The slice's saved states, or fresh ones."""
     if not part.rounds_done:
-        return program.init_program(part.group)(*inputs)
-    like = program.states_of(part.group, part.size)
+        return program.init_program(group)(*inputs)
+    like = program.states_of(group, part.size)
     if processes.is_first():
         states = _saved_states(part, like)
     else:
         states = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-    placed = by_point(lab_mesh(part.runs[0].point.setup.layout.num_devices))
-    return trees.place(processes.from_first(states), placed)
+    mesh = lab_mesh(part.runs[0].point.setup.layout.num_devices)
+    rows, everywhere = by_point(mesh), federated.on_every_device(mesh)
+    return jax.tree.map(
+        # XLA deals no empty arrays.
+        lambda leaf: trees.place(leaf, rows if leaf.size else everywhere),
+        processes.from_first(states),
+    )
 
 
 def _saved_states(part: Slice, like: PyTree) -> PyTree:
@@ -154,7 +174,8 @@ def _saved_states(part: Slice, like: PyTree) -> PyTree:
         for path in {saved.path for saved in part.saved}:
             shutil.rmtree(path, ignore_errors=True)
         raise
-    counted = np.asarray(getattr(states, "rounds_done", part.rounds_done))
+    latest = kept.latest(states)
+    counted = np.asarray(getattr(latest, "rounds_done", part.rounds_done))
     if np.any(counted != part.rounds_done):
         raise ValueError(
             f"{part.saved[0].path} has states of {counted} rounds, not of "
@@ -249,7 +270,10 @@ def _forward(run: Run, lines: list[dict[str, Any]], sweep: Sweep) -> None:
             sweep.on_metrics(run, line["round"], scalars)
 
 
-def _finish(run: Run, params_digest: str, metrics: list[str]) -> None:
+def _finish(
+    run: Run, params: PyTree, best: Any, keep: str | None, metrics: list[str]
+) -> None:
+    """Writes a run's result, and before it the parameters that are kept."""
     if not processes.is_first():
         return
     lines = records.read_lines(run.folder / "rounds.jsonl")
@@ -260,25 +284,28 @@ def _finish(run: Run, params_digest: str, metrics: list[str]) -> None:
     stamp["metrics"] = metrics
     records.write_json(run.folder / "provenance.json", stamp)
     timing = {"seconds": seconds, "compile_seconds": compile_seconds}
-    judged = _best(run.point.setup.schedule, lines)
-    last = judged | timing | {"params_digest": params_digest}
+    schedule = run.point.setup.schedule
+    last = _result(schedule, lines) | timing | {"params_digest": trees.digest(params)}
+    kept.drop(run.folder)
+    if keep is not None:
+        place, metric = lines[-1]["round"], None
+        if keep == "best":
+            params, place, metric = best.params, int(best.round), schedule.judged
+        kept.save(run.folder, params)
+        last["kept"] = kept.Kept(keep, place, metric, trees.digest(params))._asdict()
     # Last, because a run with a result is finished.
     records.write_result(run.folder, last)
 
 
-def _best(schedule: Schedule, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """The line that a run is judged by."""
+def _result(schedule: Schedule, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The line that a run's result is."""
     if schedule.keep == "last":
         return lines[-1]
-    sign = 1 if schedule.smaller_is_better else -1
     evaluated = [line for line in lines if "epsilon" in line]
-
-    def worth(line: dict[str, Any]) -> float:
-        value = line[schedule.judged]
-        # A metric that is not finite is null.
-        return np.inf if value is None else sign * value
-
-    return lines[-1] | min(evaluated, key=worth)
+    # A metric that is not finite is null.
+    values = [line[schedule.judged] for line in evaluated]
+    ranks = [schedule.rank(math.nan if v is None else v) for v in values]
+    return lines[-1] | evaluated[int(np.argmin(ranks))]
 
 
 def _save(

@@ -12,10 +12,8 @@ share a slice is free to change: rows are gathered from any checkpoints.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -27,6 +25,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import trees
+from ppml_lab.lab import arrays, kept
 from ppml_lab.lab.processes import Claims
 from ppml_lab.lab.records import DamagedError
 
@@ -40,6 +39,7 @@ class Saved(NamedTuple):
       rounds: Rounds done.
       spent: The run's privacy ledger, see `budget.spent`.
       made_by: What code made it, see `provenance.made_by`.
+      keeps_best: Whether its states carry the best parameters so far.
     """
 
     path: Path
@@ -47,6 +47,7 @@ class Saved(NamedTuple):
     rounds: int
     spent: dict[str, Any]
     made_by: dict[str, str]
+    keeps_best: bool
 
 
 def slice_name(runs: Iterable[str]) -> str:
@@ -75,26 +76,20 @@ def save(
     Raises:
       OSError: If it cannot be written; the older checkpoint stays.
     """
-    import orbax.checkpoint as ocp
-
     path = _slices(folder) / name / str(rounds)
-    # Orbax refuses empty arrays, which have no values to be saved.
-    arrays = {key: leaf for key, leaf in _arrays(states).items() if leaf.size}
+    whole = arrays.named(states)
     runs = [{"run": run, "row": row, "spent": it} for run, (row, it) in spent.items()]
-    digests = {key: trees.digest(leaf) for key, leaf in arrays.items()}
-    ledger: dict[str, Any] = {"runs": runs, "arrays": digests, "made_by": {**made_by}}
+    ledger: dict[str, Any] = {
+        "runs": runs,
+        "arrays": {key: trees.digest(leaf) for key, leaf in whole.items()},
+        "made_by": {**made_by},
+        "keeps_best": isinstance(states, kept.Carried),
+    }
     ledger["digest"] = _digest(ledger)
-    parts = ocp.args.Composite(
-        states=ocp.args.PyTreeSave(arrays), ledger=ocp.args.JsonSave(ledger)
-    )
-    try:
-        _checkpointer().save(path, args=parts)
-    except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code is None:
-            raise
-        number = int(code[1])
-        raise OSError(number, os.strerror(number), str(path)) from error
+    if path.exists():
+        # Nothing went on from it, such as from one of other code.
+        shutil.rmtree(path)
+    arrays.save(path, whole, ledger)
     for older in path.parent.iterdir():
         if older != path:
             shutil.rmtree(older)
@@ -140,8 +135,8 @@ def load(saved: Sequence[Saved], like: PyTree) -> PyTree:
         if 0 in leaf.shape:
             stacked.append(np.zeros((len(saved), *leaf.shape[1:]), leaf.dtype))
             continue
-        for path, arrays in loaded.items():
-            there = arrays.get(name)
+        for path, found in loaded.items():
+            there = found.get(name)
             if there is None or (there.shape[1:], there.dtype) != (
                 leaf.shape[1:],
                 leaf.dtype,
@@ -210,7 +205,12 @@ def _runs(path: Path) -> dict[str, Saved]:
         return {}
     return {
         row["run"]: Saved(
-            path, row["row"], int(path.name), row["spent"], ledger["made_by"]
+            path,
+            row["row"],
+            int(path.name),
+            row["spent"],
+            ledger["made_by"],
+            ledger.get("keeps_best", False),
         )
         for row in ledger["runs"]
     }
@@ -243,47 +243,15 @@ def _damaged(path: Path, problem: str) -> DamagedError:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    import orbax.checkpoint as ocp
-
     digests = _ledger(path)["arrays"]
-    # As NumPy arrays, whatever devices there were.
-    kinds = dict.fromkeys(digests, ocp.RestoreArgs(restore_type=np.ndarray))
-    parts = ocp.args.Composite(states=ocp.args.PyTreeRestore(restore_args=kinds))
     try:
-        arrays = _checkpointer().restore(path, args=parts)["states"]
-    except Exception as error:
-        # Whatever a file's damage makes of it: orbax and tensorstore have many.
-        raise _damaged(path, f"its arrays cannot be read ({error})") from error
+        found = arrays.load(path, digests)
+    except DamagedError as error:
+        raise _damaged(path, str(error)) from error
     for name, digest in digests.items():
-        if name not in arrays or trees.digest(arrays[name]) != digest:
+        if trees.digest(found[name]) != digest:
             raise _damaged(path, f"its array {name} has changed since it was saved")
-    return arrays
-
-
-@functools.lru_cache(maxsize=1)
-def _checkpointer() -> Any:
-    # Imported late, because it takes half a second.
-    import orbax.checkpoint as ocp
-
-    # One process of several saves; orbax would wait for the others.
-    alone = ocp.options.MultiprocessingOptions(
-        active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
-    )
-    return ocp.Checkpointer(
-        ocp.CompositeCheckpointHandler(
-            composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
-            states=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
-            ledger=ocp.JsonCheckpointHandler(
-                filename="ledger.json", multiprocessing_options=alone
-            ),
-        ),
-        multiprocessing_options=alone,
-    )
-
-
-def _arrays(states: PyTree) -> dict[str, np.ndarray]:
-    leaves = jax.tree.leaves_with_path(states)
-    return {jax.tree_util.keystr(at): np.asarray(leaf) for at, leaf in leaves}
+    return found
 
 
 def _shape(leaf: Any) -> str:

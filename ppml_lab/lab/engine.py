@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 
 from ppml_lab import arguments, checks
-from ppml_lab.lab import checkpoints, processes, program, queue
+from ppml_lab.lab import checkpoints, kept, processes, program, queue
 from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
 from ppml_lab.lab.building import blaming, built, check_numbers
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.processes import Claims, open_claims
-from ppml_lab.lab.program import Group, group_of
+from ppml_lab.lab.program import Group
 from ppml_lab.lab.provenance import check_room, made_by
 from ppml_lab.lab.queue import (
     Found,
@@ -54,6 +55,7 @@ def run_sweep(
     checkpoint_seconds: float = 5.0,
     again: bool = False,
     go_on: bool = False,
+    keep: Literal["last", "best"] | None = None,
 ) -> list[Outcome]:
     """Runs every point that has no result in `folder` yet.
 
@@ -72,16 +74,20 @@ def run_sweep(
       memory_bytes: Bytes of a device that a slice may take; measured if None.
       checkpoint_seconds: A slice is saved after a chunk if so many seconds have passed;
         0 saves after every chunk.
-      again: Whether finished runs that other code made are made anew; they are kept and
-        reported otherwise.
+      again: Whether finished runs are made anew that other code made, or that lack the
+        parameters which `keep` asks for; they stay and are reported otherwise.
       go_on: Whether unfinished runs go on from checkpoints that other code made; they
         start again otherwise.
+      keep: Whose parameters stay beside a run's result, for `Outcome.params`: those of
+        its "last" round, or of its "best" evaluation by the metric of validation rows
+        that its schedule names. None keeps none. Changes no result.
 
     Returns:
       The outcome of each point, in their order; of joined processes, at the first.
 
     Raises:
-      ValueError: If a point cannot be built; nothing is run then.
+      ValueError: If a point cannot be built, or the best is to be kept of one that has
+        no validation rows or not that metric; nothing is run then.
       OSError: If the folder cannot be written, or its disk has no room or runs full.
       MadeElsewhereError: If everything is done but for what other processes are making.
     """
@@ -94,21 +100,26 @@ def run_sweep(
             checks.at_least(name, value, 1)
     checks.within("checkpoint_seconds", checkpoint_seconds, 0, float("inf"))
     folder = Path(folder)
+    if keep == "best":
+        for point in points:
+            point.setup.schedule.check_chosen()
     runs = [run_of(point, folder) for point in points]
     if jax.process_count() > 1:
         processes.check_alike(_what_hosts_share(runs))
-    over = _finished(runs, again, report) if processes.is_first() else None
+    over = _finished(runs, again, keep, report) if processes.is_first() else None
     over = processes.agreed(over)
     finished = [run for run in runs if run.name in over]
     unfinished = {run.name: run for run in runs if run.name not in over}
     if finished:
         rounds = sum(run.point.setup.schedule.num_rounds for run in finished)
         report(rounds, f"{len(finished)} runs were finished before")
+    width = _default_width() if width is None else width
+    sweep = Sweep(folder, report, on_metrics, width, checkpoint_seconds, {}, {}, keep)
     groups: dict[Group, list[Run]] = {}
     for run in unfinished.values():
         # With numbers the builder checks what it cannot check of traced values.
         check_numbers(run.point.setup, run.point.delta, run.point.swept)
-        groups.setdefault(group_of(run.point), []).append(run)
+        groups.setdefault(sweep.group_of(run), []).append(run)
     for group, its in groups.items():
         with blaming(its[0].point.setup):
             program.check_traced(group)
@@ -116,9 +127,7 @@ def run_sweep(
         built(its[0].point.setup).check(clients)
     if unfinished:
         check_swept(points)
-    width = _default_width() if width is None else width
-    sweep = Sweep(folder, report, on_metrics, width, checkpoint_seconds, {}, {})
-    found = usable(report, go_on=go_on)
+    found = usable(report, go_on=go_on, keeps_best=keep == "best")
     try:
         with open_claims(folder) if processes.is_first() else nullcontext() as claims:
             if claims:
@@ -129,7 +138,8 @@ def run_sweep(
                 with blaming(its[0].point.setup):
                     size = _fitting_size(group, len(its), largest, memory_bytes, sweep)
                     if claims:
-                        check_room(folder, _bytes_written(group, len(its), size))
+                        written = _bytes_written(group, len(its), size, sweep)
+                        check_room(folder, written)
                     _run_group(its, size, rows, sweep, claims, found)
             if claims:
                 _clean(folder, claims)
@@ -167,29 +177,32 @@ def _setup_digest(run: Run) -> str:
     return digest(run.point.setup, run.point.delta)
 
 
-def _finished(runs: Sequence[Run], again: bool, report: Report) -> list[str]:
+def _finished(
+    runs: Sequence[Run], again: bool, keep: str | None, report: Report
+) -> list[str]:
     """The names of the runs that need not be made; says of the others why not."""
-    code, over, others = made_by()["code"], [], []
+    code, over = made_by()["code"], []
+    others: dict[str, list[Run]] = {}
     for run in {run.name: run for run in runs}.values():
         if run.damage:
             report(0, f"{run.damage}, or leave it: the run is made again")
         elif (run.folder / "result.json").exists():
             over.append(run.name)
             if run.made_by.get("code") != code:
-                others.append(run)
-    if not others:
-        return over
-    if not again:
+                others.setdefault("were made by other code", []).append(run)
+            elif keep and (run.kept is None or run.kept.keep != keep):
+                why = f"have no parameters of their {keep} round or evaluation"
+                others.setdefault(why, []).append(run)
+    for why, its in others.items() if not again else ():
         report(
             0,
-            f"{len(others)} finished runs were made by other code and are kept: "
-            f"{others[0].title or others[0].name} and so on; again=True, or --again, "
-            "makes them anew",
+            f"{len(its)} finished runs {why} and stay as they are: "
+            f"{its[0].title or its[0].name} and so on; again=True, or --again, makes "
+            "them anew",
         )
-        return over
-    for run in others:
-        (run.folder / "result.json").unlink(missing_ok=True)
-    left = {run.name for run in others}
+    left = {run.name for its in others.values() for run in its} if again else set()
+    for name in left:
+        (runs[0].folder.parent / name / "result.json").unlink(missing_ok=True)
     return [name for name in over if name not in left]
 
 
@@ -221,13 +234,19 @@ def _fitting_size(
     return queue.fitting_size(count, largest, rows, needed, free)
 
 
-def _bytes_written(group: Group, count: int, size: int) -> int:
-    """About what running `count` runs writes: two checkpoints of a slice, and the lines
-    of all runs.
+def _bytes_written(group: Group, count: int, size: int, sweep: Sweep) -> int:
+    """About what running `count` runs writes: two checkpoints of a slice, the lines of
+    all runs, and their parameters if they are kept.
     """
-    leaves = jax.tree.leaves(program.states_of(group, size))
-    states = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    return 2 * states + 300 * group.setup.schedule.num_rounds * count
+
+    def num_bytes(tree: Any) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    states = program.states_of(group, size)
+    written = 2 * num_bytes(states) + 300 * group.setup.schedule.num_rounds * count
+    if sweep.keep is None:
+        return written
+    return written + num_bytes(kept.latest(states).params) * count // size
 
 
 def _run_group(

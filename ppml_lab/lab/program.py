@@ -19,6 +19,7 @@ from jaxtyping import Float, PyTree
 
 from ppml_lab import arguments, base, checks
 from ppml_lab.federated.simulate import run_chunk
+from ppml_lab.lab import kept
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.results import Point, key_words
 from ppml_lab.lab.setup import Facts, Schedule, lab_mesh, num_rows, over_points
@@ -31,6 +32,8 @@ class Group(NamedTuple):
     """`jax.tree.structure` of their setups."""
     delta: float | None
     """At which live epsilon is compiled."""
+    keeps_best: bool = False
+    """Whether states carry the parameters of the best evaluation so far."""
 
     @property
     def setup(self) -> Any:
@@ -43,9 +46,9 @@ class Group(NamedTuple):
         return facts_of(self.setup)._replace(delta=self.delta)
 
 
-def group_of(point: Point) -> Group:
+def group_of(point: Point, *, keeps_best: bool = False) -> Group:
     """The group of a point."""
-    return Group(jax.tree.structure(point.setup), point.delta)
+    return Group(jax.tree.structure(point.setup), point.delta, keeps_best)
 
 
 class Chunk(NamedTuple):
@@ -118,7 +121,8 @@ def mapped_init(group: Group) -> Callable[..., PyTree]:
 
     def one(point: tuple[Any, Array]) -> PyTree:
         own, words = point
-        return own.algorithm(facts).init(_keys(words)[0])
+        state = own.algorithm(facts).init(_keys(words)[0])
+        return kept.begin(state) if group.keeps_best else state
 
     def init(setups: PyTree, words: Array) -> PyTree:
         return jax.lax.map(one, (setups, words))
@@ -142,7 +146,7 @@ def mapped_chunk(
       rounds' scalars [points, rounds], metrics [points, evaluations])`; the first three
       are stacked over the slice's points.
     """
-    facts = group.facts
+    facts, schedule = group.facts, group.setup.schedule
 
     def judged(
         own: Any, state: Any, clients: base.Clients, test: PyTree, validation: PyTree
@@ -163,19 +167,29 @@ def mapped_chunk(
         first_round: Any,
     ) -> tuple[PyTree, PyTree, PyTree]:
         def one(point: tuple[Any, Array, PyTree]) -> tuple[PyTree, ...]:
-            own, own_words, state = point
+            own, own_words, begun = point
             _, key = _keys(own_words)
             algorithm = own.algorithm(facts)
 
-            def rounds(state: Any, begin: Any) -> tuple[Any, tuple[PyTree, PyTree]]:
+            def rounds(before: Any, begin: Any) -> tuple[Any, tuple[PyTree, PyTree]]:
                 state, infos = run_chunk(
-                    key, algorithm, state, clients, begin, chunk.num_rounds
+                    key,
+                    algorithm,
+                    kept.latest(before),
+                    clients,
+                    begin,
+                    chunk.num_rounds,
                 )
-                return state, (infos, judged(own, state, clients, test, validation))
+                found = judged(own, state, clients, test, validation)
+                if not group.keeps_best:
+                    return state, (infos, found)
+                rank = schedule.rank(found[schedule.judged])
+                done = begin + chunk.num_rounds
+                return kept.after(before, state, rank, done), (infos, found)
 
             begins = first_round + chunk.num_rounds * jnp.arange(chunk.num_evals)
-            state, (infos, metrics) = jax.lax.scan(rounds, state, begins)
-            return state, jax.tree.map(lambda leaf: leaf.reshape(-1), infos), metrics
+            after, (infos, metrics) = jax.lax.scan(rounds, begun, begins)
+            return after, jax.tree.map(lambda leaf: leaf.reshape(-1), infos), metrics
 
         # A map of width 1 needs no vmap, which would turn conds into selects.
         batch_size = None if width == 1 else width
@@ -202,7 +216,7 @@ def first_traced(group: Group) -> Any:
 
 def check_traced(group: Group) -> None:
     """Traces a group's programs as far as errors are not to come late: how runs begin,
-    and, where a metric ends or chooses them, what evaluations give.
+    and, where a metric ends them or chooses among them, what evaluations give.
 
     Raises:
       ValueError: If no evaluation has the metric; names those that there are.
@@ -210,8 +224,9 @@ def check_traced(group: Group) -> None:
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
     states_of(group, rows)
     schedule = group.setup.schedule
-    if schedule.stop_at is not None or schedule.keep == "best":
-        traced = first_traced(group)
+    if schedule.stop_at is not None or schedule.keep == "best" or group.keeps_best:
+        # Without what is kept: a metric that is not there cannot be carried.
+        traced = first_traced(group._replace(keeps_best=False))
         schedule.check_judged(traced.out_info[2])
 
 

@@ -13,7 +13,6 @@ from jaxtyping import PyTree
 
 from ppml_lab.lab import checkpoints, processes, records
 from ppml_lab.lab.processes import Claims
-from ppml_lab.lab.program import Group, group_of
 from ppml_lab.lab.provenance import made_by
 from ppml_lab.lab.results import Run
 
@@ -21,9 +20,12 @@ Found = Callable[[Path], Mapping[str, checkpoints.Saved]]
 """From a results folder, the checkpoints that runs may go on from, by run."""
 
 
-def usable(report: Callable[[int, str], None], *, go_on: bool) -> Found:
-    """Finds checkpoints whose runs have all their rounds on record, and which this code
-    made (or any, with `go_on`); says of the others, once, why their runs start again.
+def usable(
+    report: Callable[[int, str], None], *, go_on: bool, keeps_best: bool
+) -> Found:
+    """Finds checkpoints whose runs have all their rounds on record, which carry the
+    best parameters if these are kept, and which this code made (or any, with `go_on`);
+    says of the others, once, why their runs start again.
     """
     now, told = made_by(), set[str]()
 
@@ -41,6 +43,13 @@ def usable(report: Callable[[int, str], None], *, go_on: bool) -> Found:
                 say(
                     f"{lines} lacks some of the {saved.rounds} rounds that "
                     f"{saved.path} goes on from: run {run} starts again"
+                )
+                return False
+            if saved.keeps_best != keeps_best:
+                has = "carries" if saved.keeps_best else "does not carry"
+                say(
+                    f"{saved.path} {has} the parameters of the best evaluation: its "
+                    "runs start again"
                 )
                 return False
             there = saved.made_by
@@ -79,11 +88,6 @@ class Slice(NamedTuple):
     size: int
     rounds_done: int
     saved: list[checkpoints.Saved]
-
-    @property
-    def group(self) -> Group:
-        """What its runs have in common."""
-        return group_of(self.runs[0].point)
 
     @property
     def name(self) -> str:

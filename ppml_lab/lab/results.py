@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import PyTree, UInt32
 
 from ppml_lab import arguments
 from ppml_lab.lab import records
-from ppml_lab.lab.building import promises_privacy, reads_schedule
+from ppml_lab.lab.building import built, promises_privacy, reads_schedule
+from ppml_lab.lab.kept import Kept
+from ppml_lab.lab.kept import load as load_kept
 from ppml_lab.lab.loading import facts_of
 from ppml_lab.lab.setup import Facts
 from ppml_lab.lab.tree.identity import described, digest
@@ -108,13 +110,21 @@ class Run(NamedTuple):
         return ""
 
     @property
+    def kept(self) -> Kept | None:
+        """Which parameters the finished run has kept; None for none."""
+        return _kept(records.read_result(self.folder))
+
+    @property
     def made_by(self) -> dict[str, Any]:
         """What code made the result, see `provenance.made_by`."""
         return records.read_json(self.folder / "provenance.json").get("made_by", {})
 
     def outcome(self) -> Outcome:
         """What the finished run left."""
-        return Outcome(_with_nan(records.read_result(self.folder)), self.folder)
+        last = records.read_result(self.folder)
+        kept = _kept(last)
+        last.pop("kept", None)
+        return Outcome(_with_nan(last), self.folder, kept, self.point.setup)
 
 
 @arguments.checked
@@ -133,6 +143,26 @@ class Outcome(NamedTuple):
     divided among a slice's points) and `compile_seconds` (of the slice's programs)."""
     folder: Path
     """Its run folder."""
+    kept: Kept | None
+    """Which of its parameters are kept beside it; None if none are."""
+    setup: Any
+    """What ran."""
+
+    def params(self) -> PyTree:
+        """The parameters that the sweep kept (`run_sweep(..., keep=)`), as arrays on
+        this process's device in the structure of `setup.algorithm(facts).init`'s: what
+        `setup.predict` takes. `kept` says after which round, and by which metric.
+
+        **Guarantee:** of a private run they are one of the models that it releases,
+        which its epsilon covers for the rows that it trained; see `lab.kept` for what
+        choosing by validation rows costs these.
+
+        Raises:
+          FileNotFoundError: If none were kept; says how to get them.
+          DamagedError: If they changed since the run ended, or are gone; says where.
+        """
+        like = jax.eval_shape(built(self.setup).init, jax.random.key(0)).params
+        return load_kept(self.folder, self.kept, like)
 
     @property
     def diverged(self) -> bool:
@@ -157,6 +187,10 @@ class Result(NamedTuple):
     their randomness, and only they do (`key_identity`)."""
     outcome: Outcome
     """What it left."""
+
+
+def _kept(result: Mapping[str, Any]) -> Kept | None:
+    return Kept(**result["kept"]) if "kept" in result else None
 
 
 def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import tyro
@@ -77,7 +77,13 @@ def run_experiment(
                 sys.exit("\n".join([f"error: {error}", *notes]))
         elif not chosen.merge:
             part = take(points(chosen.config), _shard(chosen.shard))
-            run_sweep(part, chosen.out, again=chosen.again, go_on=chosen.go_on)
+            run_sweep(
+                part,
+                chosen.out,
+                again=chosen.again,
+                go_on=chosen.go_on,
+                keep=chosen.keep,
+            )
 
 
 def _lead(
@@ -155,7 +161,10 @@ _SWEEP_OPTIONS = (
         Annotated[
             bool,
             tyro.conf.FlagCreatePairsOff,
-            tyro.conf.arg(help="Make finished runs anew that other code made."),
+            tyro.conf.arg(
+                help="Make finished runs anew that other code made, or that lack the "
+                "parameters which --keep asks for."
+            ),
         ],
         False,
     ),
@@ -167,6 +176,17 @@ _SWEEP_OPTIONS = (
             tyro.conf.arg(help="Let unfinished runs of other code go on."),
         ],
         False,
+    ),
+    (
+        "keep",
+        Annotated[
+            Literal["last", "best"] | None,
+            tyro.conf.arg(
+                help="Keep each run's parameters: of its last round, or of its best "
+                "evaluation by the schedule's metric of validation rows."
+            ),
+        ],
+        None,
     ),
 )
 
@@ -189,6 +209,7 @@ def _train(points: list[Point], chosen: Any, on_metrics: OnMetrics) -> None:
                 on_metrics=on_metrics,
                 again=chosen.again,
                 go_on=chosen.go_on,
+                keep=chosen.keep,
             )
     except MadeElsewhereError as others:
         print(others)

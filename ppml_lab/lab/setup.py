@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
@@ -74,8 +75,8 @@ class Schedule:
     stop_at: float | None = None
     """Ends a run after a chunk in which the metric reached this."""
     keep: Literal["last", "best"] = "last"
-    """Whether a run's result is that of its last evaluation or of its best by the
-    metric."""
+    """Which evaluation a run's result is: its last, or its best by the metric. Whose
+    parameters are kept is `run_sweep`'s, in the same words."""
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -83,10 +84,16 @@ class Schedule:
         checks.at_least("eval_every", self.eval_every, 1)
         checks.at_least("evals_per_chunk", self.evals_per_chunk, 1)
         checks.share("validation", self.validation)
-        if (self.stop_at is not None or self.keep == "best") and not self.validation:
+        if self.stop_at is not None or self.keep == "best":
+            self.check_chosen()
+
+    def check_chosen(self) -> None:
+        """Raises ValueError unless there are rows to choose by."""
+        if not self.validation:
             raise ValueError(
                 "stop_at and keep='best' choose by validation rows, and there are "
-                "none; set validation, such as 0.1"
+                "none; set the schedule's validation, such as 0.1, and its metric, "
+                f"which is '{self.metric}'"
             )
 
     @property
@@ -108,6 +115,14 @@ class Schedule:
     def smaller_is_better(self) -> bool:
         """Of the metric, by its name."""
         return any(word in self.metric for word in ("loss", "error", "mse"))
+
+    def rank(self, value: Any) -> Array:
+        """A float32 that is least for the best value of the metric, and largest for one
+        that is not finite; of equal ones the first counts. May be traced.
+        """
+        wide = jnp.asarray(value, jnp.float32)
+        signed = wide if self.smaller_is_better else -wide
+        return jnp.where(jnp.isfinite(wide), signed, jnp.inf)
 
 
 @part

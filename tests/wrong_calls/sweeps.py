@@ -151,6 +151,18 @@ LAB = {
         checkpoint_seconds=5.0,
         again=False,
         go_on=False,
+        keep="last",
+    ),
+    "plots.plot": good(
+        lab.plots.plot,
+        {"by": ("()",), "where": ("{}",)},
+        table=[{"rate": 0.1, "loss": 1.0, "seed": 0}],
+        x="rate",
+        y="loss",
+        by=(),
+        where={},
+        x_scale="auto",
+        y_scale="linear",
     ),
     "seconds_in_turns": good(
         lab.seconds_in_turns,

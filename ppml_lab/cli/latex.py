@@ -1,0 +1,166 @@
+"""A results table as LaTeX: means over seeds, with their spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from ppml_lab import tables
+from ppml_lab.tables import Row, Value
+
+_ESCAPED = {letter: f"\\{letter}" for letter in "&%$#_{}"}
+_ESCAPED |= {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "\n": " ",
+}
+_INFINITE = {math.inf: r"$\infty$", -math.inf: r"$-\infty$"}
+_DIGITS = 2
+"""Of a spread; its mean ends with the same one."""
+
+
+def table(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
+    """A `tabular` with booktabs' rules: one line for each configuration, numbers that
+    differ between seeds as mean and standard deviation.
+
+    Args:
+      rows: At least one, of equal columns.
+      columns: These only, in this order; all but what is each run's own by default.
+
+    Raises:
+      ValueError: If two lines would look alike in all columns that tell configurations
+        apart, or a column differs between seeds and holds no numbers.
+    """
+    groups = tables.over_seeds(rows)
+    kept = [*(columns or _means(groups))]
+    lines: dict[tuple[str, ...], Mapping[str, Value]] = {}
+    told_by = [name for name in kept if name in tables.labels(rows)]
+    for group in groups:
+        name = tuple(str(group[0][column]) for column in told_by)
+        if name in lines:
+            pair = [
+                {n: r[n] for n in tables.labels(rows)} for r in (lines[name], group[0])
+            ]
+            raise ValueError(
+                f"several lines are of {', '.join(name) or 'the whole table'}: "
+                f"{tables.differing(pair)}; add a column"
+            )
+        lines[name] = group[0]
+    cells = [[_cell(name, group) for name in kept] for group in groups]
+    sides = ["r" if _is_numeric(rows, name) else "l" for name in kept]
+    text = [
+        *_remarks(rows, groups, kept),
+        f"\\begin{{tabular}}{{{''.join(sides)}}}",
+        "\\toprule",
+        _line(map(escaped, kept)),
+        "\\midrule",
+        *map(_line, cells),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    return "\n".join(text)
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_ESCAPED.get(letter, letter) for letter in text)
+
+
+def number(value: float, decimals: int | None = None) -> str:
+    """A number in mathematics, with so many decimals or six digits."""
+    if value in _INFINITE:
+        return _INFINITE[value]
+    shown = f"{value:.6g}" if decimals is None else f"{value:.{decimals}f}"
+    digits, exponent, power = shown.partition("e")
+    times = f" \\times 10^{{{int(power)}}}" if exponent else ""
+    return f"${digits}{times}$"
+
+
+def with_spread(mean: float, std: float) -> str:
+    """A mean and a standard deviation, to two digits of the latter."""
+    size = max(abs(mean), std)
+    power = math.floor(math.log10(size))
+    # Plain numbers where they are short, else with one power of ten.
+    power = 0 if -4 <= power < 6 else power
+    scaled, spread = mean / 10.0**power, std / 10.0**power
+    decimals = max(0, _DIGITS - 1 - math.floor(math.log10(spread)))
+    both = f"{scaled:.{decimals}f} \\pm {spread:.{decimals}f}"
+    return f"$({both}) \\times 10^{{{power}}}$" if power else f"${both}$"
+
+
+def _means(groups: Sequence[Sequence[Mapping[str, Value]]]) -> list[str]:
+    """Columns that have one value, or a mean, in each configuration."""
+
+    def is_kept(name: str) -> bool:
+        cells = [[row[name] for row in group] for group in groups]
+        return all(len(set(own)) == 1 or _has_mean(own) for own in cells)
+
+    return [n for n in groups[0][0] if n != tables.SEED and is_kept(n)]
+
+
+def _has_mean(cells: Sequence[Value]) -> bool:
+    return all(
+        cell is None or tables.is_number(cell) or cell == "nan" for cell in cells
+    )
+
+
+def _cell(name: str, group: Sequence[Mapping[str, Value]]) -> str:
+    cells = [row[name] for row in group]
+    if len(set(cells)) == 1:
+        return _plain(cells[0])
+    if not _has_mean(cells):
+        shown = ", ".join(map(str, cells[:3]))
+        raise ValueError(
+            f"columns: {name} has no mean, for it is {shown} at different seeds; leave "
+            "it out"
+        )
+    finite = [float(cell or 0) for cell in cells if tables.is_finite(cell)]
+    if not finite:
+        return "--"
+    found = tables.mean(finite)
+    return with_spread(found.mean, found.std) if found.std else _plain(found.mean)
+
+
+def _plain(cell: Value) -> str:
+    if cell is None:
+        return "--"
+    if tables.is_number(cell):
+        return f"${cell}$" if isinstance(cell, int) else number(float(cell))
+    return escaped(str(cell))
+
+
+def _is_numeric(rows: Sequence[Row], name: str) -> bool:
+    cells = [row[name] for row in rows if row[name] is not None]
+    return bool(cells) and all(map(tables.is_number, cells))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"{' & '.join(cells)} \\\\"
+
+
+def _remarks(
+    rows: Sequence[Row],
+    groups: Sequence[Sequence[Mapping[str, Value]]],
+    kept: Sequence[str],
+) -> list[str]:
+    """What the reader of the source has to know, as comments."""
+    found = ["needs \\usepackage{booktabs}"]
+    if tables.SEED in rows[0]:
+        counts = sorted({len(group) for group in groups})
+        span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        found.append(f"means and standard deviations over {span} seeds")
+    for name in kept:
+        lost = sum(
+            not tables.is_finite(row[name])
+            for group in groups
+            if len({row[name] for row in group}) > 1
+            for row in group
+        )
+        if lost:
+            found.append(f"{name}: {lost} values that are not finite are left out")
+    return [f"% {text}" for text in found]

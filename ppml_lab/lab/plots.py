@@ -1,0 +1,258 @@
+"""Figures of results tables: a metric against epsilon, or against anything that was
+swept, with means over seeds and their 95% intervals.
+
+    plot = lab.plots.plot("results/heterogeneity", "partition", "loss", by="algorithm")
+    plot.save("mine")
+
+A place of a line is one configuration: rows that differ in anything but their seed are
+never averaged, and epsilons that mean different things share an axis only where every
+line says which is which. What is left out is counted, on the figure too.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ppml_lab import arguments, checks, tables
+from ppml_lab.lab import drawing
+from ppml_lab.lab.drawing import Place, Scale
+from ppml_lab.tables import Row, Value
+
+_MEANS_OF_EPSILON = ("privacy_unit", "neighboring_relation", "adversary", "delta")
+"""Columns in which rows agree whose epsilons can be compared."""
+_MEANS_OF_METRICS = ("dataset", "metric")
+"""The same of what else is drawn."""
+_EPSILON = re.compile(r"(^|_)epsilon(_|$)")
+_OF_THE_RUN = re.compile(r"(target_)?epsilon(_|$)")
+"""Epsilons that the columns above are about; a projected one has its own delta."""
+
+
+class Plot(NamedTuple):
+    """A figure, and what it shows."""
+
+    figure: Any
+    """A `matplotlib.figure.Figure`."""
+    lines: dict[tuple[Value, ...], list[Place]]
+    """The places of each line, by its values of the `by` columns."""
+    notes: tuple[str, ...]
+    """What is said below the axes: what is left out, and how infinity is drawn."""
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Writes the figure as PDF and PNG, or, where `path` ends like a picture's
+        name, as that alone; makes its folder. Returns what was written.
+
+        Raises:
+          OSError: If the files cannot be written.
+        """
+        path = Path(path)
+        known = self.figure.canvas.get_supported_filetypes()
+        is_one = path.suffix.lower().removeprefix(".") in known
+        names = [path] if is_one else [Path(f"{path}{end}") for end in (".pdf", ".png")]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            # The same figure is the same file.
+            dated = {"CreationDate": None} if name.suffix.lower() == ".pdf" else None
+            self.figure.savefig(name, dpi=150, metadata=dated)
+        return names
+
+    def _repr_png_(self) -> bytes:
+        """What notebooks show."""
+        picture = io.BytesIO()
+        self.figure.savefig(picture, dpi=100, format="png")
+        return picture.getvalue()
+
+
+@arguments.checked
+def plot(
+    table: str | Path | Sequence[Mapping[str, Any]],
+    x: str,
+    y: str,
+    by: str | Sequence[str] = (),
+    *,
+    where: Mapping[str, Any] | None = None,
+    x_scale: Scale = "auto",
+    y_scale: Scale = "auto",
+) -> Plot:
+    """Draws a column against another: means over seeds with 95% intervals by Student's
+    t, one line for each value of the columns `by`.
+
+    An infinite x, such as the epsilon of a run without privacy, is a mark at the right
+    of the axis, "∞", with a dashed level across. What is a text or a truth value in
+    some row is a category in all. A scale that is "auto" is logarithmic where values
+    are spaced more like a geometric series than like an arithmetic one.
+
+    Args:
+      table: The path of a table.csv or of the folder that holds it, or rows.
+      x: What is on the horizontal axis: a column.
+      y: A column of numbers.
+      by: What lines are named by: a column, or several.
+      where: Rows alone that have these values in these columns.
+      x_scale: Of numbers.
+      y_scale: The same.
+
+    Raises:
+      ValueError: For a table that cannot be read or has no such column, no row that can
+        be drawn, rows of one place that differ in more than the seed, epsilons or data
+        sets that are not the same and do not say so, numbers that the scale does not
+        have, or more than 224 lines; says what to add to `by` or `where`.
+    """
+    rows = _rows(table)
+    by = (by,) if isinstance(by, str) else tuple(by)
+    where = {} if where is None else where
+    for argument, names in (("x", (x,)), ("y", (y,)), ("by", by), ("where", where)):
+        for name in names:
+            checks.known("column", name, [*rows[0]], argument=argument)
+    drawn, notes = _drawable(_chosen(rows, where), x, y)
+    _check_alike(drawn, x, y, by)
+    lines = _lines(drawn, x, y, by)
+    if len(lines) > drawing.MOST_LINES:
+        raise ValueError(
+            f"by {', '.join(by)} makes {len(lines)} lines, and {drawing.MOST_LINES} "
+            "can be told apart; choose rows with where, or name other columns"
+        )
+    places = [place for line in lines.values() for place in line]
+    notes += _about_intervals(drawn, places)
+    axis = drawing.across(x, [place.x for place in places], x_scale)
+    if axis.edge is not None:
+        notes.append(f"∞: {x} is infinite; dashed, its level across")
+    legend, said = ", ".join(by), "; ".join(notes)
+    titles = drawing.Titles(_titled(x, drawn), _titled(y, drawn), legend, said)
+    return Plot(drawing.figure(lines, axis, titles, y_scale), lines, tuple(notes))
+
+
+def _rows(table: Any) -> list[Row]:
+    """Rows that all have the same columns, of plain values."""
+    if isinstance(table, str | Path):
+        path = Path(table)
+        return tables.read(path / "table.csv" if path.is_dir() else path)
+    columns = dict.fromkeys(name for row in table for name in row)
+    if not columns:
+        raise ValueError("table has no rows with columns; give at least one")
+    return [{name: _plain(row.get(name)) for name in columns} for row in table]
+
+
+def _plain(cell: Any) -> Value:
+    """A cell as Python has it, whatever array it comes from."""
+    cell = cell.item() if getattr(cell, "shape", None) == () else cell
+    return cell if isinstance(cell, str | int | float | None) else str(cell)
+
+
+def _chosen(rows: list[Row], where: Mapping[str, Any]) -> list[Row]:
+    wanted = {name: _plain(value) for name, value in where.items()}
+    found = [row for row in rows if all(row[n] == v for n, v in wanted.items())]
+    if not found:
+        shown = " and ".join(f"{name} {value}" for name, value in wanted.items())
+        raise ValueError(f"where: no row of the table has {shown}")
+    return found
+
+
+def _drawable(rows: list[Row], x: str, y: str) -> tuple[list[Row], list[str]]:
+    """Rows with a place and a finite value, and how many have none."""
+    placed = [row for row in rows if not _is_missing(row[x])]
+    drawn = [row for row in placed if tables.is_finite(row[y])]
+    if not drawn:
+        raise ValueError(f"no row has a finite y: {y}, and an x: {x}; choose others")
+    lost = {f"no {x}": len(rows) - len(placed)}
+    lost[f"no finite {y}"] = len(placed) - len(drawn)
+    return drawn, [
+        f"{count} of {len(rows)} rows left out: {why}"
+        for why, count in lost.items()
+        if count
+    ]
+
+
+def _is_missing(cell: Value) -> bool:
+    """Whether a cell has no place on an axis; tables spell nan out."""
+    return cell in (None, "nan", -math.inf) or cell != cell
+
+
+def _check_alike(rows: list[Row], x: str, y: str, by: Sequence[str]) -> None:
+    """Raises ValueError where values on one axis do not mean the same, unless lines are
+    named by what they mean.
+    """
+    for axis in (x, y):
+        is_epsilon = _EPSILON.search(axis)
+        # An infinite epsilon means nothing, whatever the unit.
+        own = [row for row in rows if tables.is_finite(row[axis]) or not is_epsilon]
+        for name in _MEANS_OF_EPSILON if is_epsilon else _MEANS_OF_METRICS:
+            values = [row.get(name) for row in own]
+            found = [*dict.fromkeys(map(str, (v for v in values if v is not None)))]
+            if len(found) > 1 and name not in (x, *by):
+                raise ValueError(
+                    f"{axis} does not mean the same in all rows: {name} is "
+                    f"{' and '.join(found)}; add {name} to by, so that lines say "
+                    "which, or choose rows with where"
+                )
+
+
+def _lines(
+    rows: list[Row], x: str, y: str, by: Sequence[str]
+) -> dict[tuple[Value, ...], list[Place]]:
+    """Each line's places; numbers ascend, and categories come as in the table."""
+    found: dict[tuple[Value, ...], dict[Value, list[Mapping[str, Value]]]] = {}
+    for its in tables.over_seeds(rows, by):
+        line = found.setdefault(tuple(its[0][name] for name in by), {})
+        at = _at(its, x)
+        if at in line:
+            there, here = line[at][0], its[0]
+            names = [n for n in tables.labels(rows) if there[n] != here[n]]
+            raise ValueError(
+                f"several rows of one line have {x} {at}, and differ in "
+                f"{', '.join(names)}: add that to by, or choose rows with where"
+            )
+        line[at] = its
+    lines = {
+        name: [
+            Place(at, tables.mean(float(row[y] or 0) for row in its))
+            for at, its in line.items()
+        ]
+        for name, line in found.items()
+    }
+    if all(tables.is_number(place.x) for line in lines.values() for place in line):
+        for line in lines.values():
+            line.sort(key=lambda place: float(place.x or 0))
+    return lines
+
+
+def _at(rows: Sequence[Mapping[str, Value]], x: str) -> Value:
+    """Where a configuration is: what its rows share, or the mean of what each has."""
+    values = [row[x] for row in rows]
+    if len(set(values)) == 1:
+        return values[0]
+    if not all(map(tables.is_finite, values)):
+        shown = ", ".join(map(drawing.word, values))
+        raise ValueError(f"x: {x} is no number, and differs between seeds: {shown}")
+    return tables.mean(float(value or 0) for value in values).mean
+
+
+def _about_intervals(rows: list[Row], places: Sequence[Place]) -> list[str]:
+    if tables.SEED not in rows[0]:
+        return ["no column 'seed': a row is a place, without an interval"]
+    counts = [place.y.count for place in places]
+    least, most = min(counts), max(counts)
+    if most == 1:
+        return ["one seed: no intervals"]
+    span = f"{least}" if least == most else f"{least} to {most}"
+    return [
+        f"means over {span} seeds, 95% intervals"
+        f"{'; one seed alone has none' if least == 1 else ''}"
+    ]
+
+
+def _titled(name: str, rows: list[Row]) -> str:
+    """A column's name; of a run's epsilon, what it means in all rows."""
+    if not _OF_THE_RUN.match(name):
+        return name
+    private = [row for row in rows if tables.is_finite(row[name])]
+    found = []
+    for column in _MEANS_OF_EPSILON:
+        values = {row.get(column) for row in private} - {None}
+        if len(values) == 1:
+            text = drawing.word(values.pop())
+            found.append(f"delta {text}" if column == "delta" else text)
+    return f"{name} ({', '.join(found)})" if found else name

@@ -1,0 +1,149 @@
+"""Results tables: their cells as values, which rows differ in the seed alone, and means
+over these with their intervals.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+Value = str | int | float | bool | None
+Row = dict[str, Value]
+
+SEED = "seed"
+"""The column that tells the runs of one configuration apart; what was swept stands
+before it."""
+TOLD_APART_BY = (
+    *("dataset", "model", "pattern", "metric", "trust", "privacy_unit"),
+    *("neighboring_relation", "adversary", "delta", "accountant"),
+)
+"""Columns that say what a run is, wherever they stand: no mean is over several."""
+
+_WORDS: dict[str, Value] = {"": None, "True": True, "False": False}
+_WORDS |= {"inf": math.inf, "-inf": -math.inf}
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
+
+
+def read(path: Path) -> list[Row]:
+    """A table's rows; numbers and truth values as such, empty cells as None.
+
+    Raises:
+      ValueError: If it cannot be read, has no rows, or a row has other columns.
+    """
+    try:
+        # Spreadsheets put a mark before the first letter.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *lines = filter(None, csv.reader(file, strict=True))
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    except ValueError:
+        raise ValueError(f"{path} is empty") from None
+    if not lines:
+        raise ValueError(f"{path} has a header and no rows")
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path} has two columns of one name: {', '.join(header)}")
+    for number, line in enumerate(lines, 1):
+        if len(line) != len(header):
+            raise ValueError(
+                f"{path}: row {number} has {len(line)} cells, its header {len(header)}"
+            )
+    return [dict(zip(header, map(value, line), strict=True)) for line in lines]
+
+
+def value(cell: str) -> Value:
+    """A cell's number, truth value or text; None if it is empty."""
+    if cell in _WORDS:
+        return _WORDS[cell]
+    if not _NUMBER.fullmatch(cell):
+        return cell
+    return float(cell) if set(cell) & set(".e") else int(cell)
+
+
+def is_number(cell: Value) -> bool:
+    """Whether a cell holds a number, finite or not; a truth value is none."""
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
+
+
+def is_finite(cell: Value) -> bool:
+    """Whether a cell holds a finite number."""
+    return is_number(cell) and math.isfinite(float(cell or 0))
+
+
+class Mean(NamedTuple):
+    """A mean over seeds."""
+
+    mean: float
+    std: float | None
+    """The sample's standard deviation; None of a single value."""
+    low: float | None
+    """Where the 95% interval of the mean begins; None of a single value."""
+    high: float | None
+    """Where it ends."""
+    count: int
+    """Values."""
+
+
+def mean(values: Iterable[float]) -> Mean:
+    """The mean of independent values and its 95% interval by Student's t, which takes
+    them for normally distributed.
+
+    Raises:
+      ValueError: For no values, or one that is not finite.
+    """
+    import numpy as np
+    from scipy import special
+
+    found = np.array([*values], np.float64)
+    if not found.size or not np.isfinite(found).all():
+        raise ValueError(f"values must be finite and at least one, got {found}")
+    middle, count = float(found.mean()), len(found)
+    if count == 1:
+        return Mean(middle, None, None, None, 1)
+    std = float(found.std(ddof=1))
+    half = float(special.stdtrit(count - 1, 0.975)) * std / math.sqrt(count)
+    return Mean(middle, std, middle - half, middle + half, count)
+
+
+def labels(rows: Sequence[Mapping[str, Value]]) -> list[str]:
+    """The columns that tell configurations apart: those up to the seed, and
+    `TOLD_APART_BY`; all columns where there is no seed.
+    """
+    columns = [*rows[0]]
+    if SEED not in columns:
+        return columns
+    swept = columns[: columns.index(SEED)]
+    return [*swept, *(n for n in TOLD_APART_BY if n in columns and n not in swept)]
+
+
+def over_seeds(
+    rows: Sequence[Mapping[str, Value]], by: Sequence[str] = ()
+) -> list[list[Mapping[str, Value]]]:
+    """The rows of each configuration, which are told apart by `labels` and `by`.
+
+    Raises:
+      ValueError: If two of one configuration have one seed: names columns in which such
+        rows differ.
+    """
+    names = [*dict.fromkeys([*labels(rows), *by])]
+    found: dict[tuple[Value, ...], list[Mapping[str, Value]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), []).append(row)
+    for its in found.values():
+        seeds = [row.get(SEED) for row in its]
+        if len(set(seeds)) < len(its):
+            again = [row for row in its if seeds.count(row.get(SEED)) > 1]
+            raise ValueError(
+                f"several rows have {SEED} {again[0].get(SEED)} and the same "
+                f"{', '.join(names) or 'columns'}: {differing(again[:2])}"
+            )
+    return [*found.values()]
+
+
+def differing(rows: Sequence[Mapping[str, Value]]) -> str:
+    """In words, in which columns rows differ."""
+    columns = [n for n in rows[0] if len({row[n] for row in rows}) > 1]
+    return f"they differ in {', '.join(columns)}" if columns else "they are equal"
