@@ -112,9 +112,9 @@ def test_a_sweep_builds_each_setup_once_whatever_the_seeds() -> None:
     found = lab.points(
         lab.product(lab.axis("dropout_prob", probs), lab.seeds(3)), setup
     )
-    assert BUILT == probs
+    assert probs == BUILT
     # What is stated of them, and their keys, build none of them again.
     assert {point.key for point in found} == {"seed"}
     assert {lab.statement(point.setup)["privacy_unit"] for point in found} == {None}
     assert lab.cost_together(found) == []
-    assert BUILT == probs
+    assert probs == BUILT
