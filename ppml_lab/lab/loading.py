@@ -16,6 +16,11 @@ from ppml_lab.lab.setup import Facts, check_setup, lab_mesh
 from ppml_lab.lab.tree.fields import is_part
 from ppml_lab.lab.tree.identity import digest
 
+CURE_OF_CHANCE = (
+    "every call has to give the same ones; where they are drawn, make the seed a field "
+    "of the data part"
+)
+
 
 class LabData(NamedTuple):
     """Federated train data, the rows beside them, and the facts about them."""
@@ -136,7 +141,7 @@ def _in_common(source: _Source, other: _Source) -> Common:
 
 @functools.lru_cache(maxsize=8)
 def _members(source: _Source) -> Members:
-    train, owners, _, validation, _ = _dealt(source)
+    train, owners, _, validation, _ = _dealt_as_known(source)
     if isinstance(train, base.Clients):
         train, owners = _of_clients(train)
     held_out: overlap.Units = ()
@@ -144,6 +149,17 @@ def _members(source: _Source) -> Members:
         count = columns.num_examples("validation", validation)
         held_out = by_client(validation, np.zeros(count, int))
     return Members(by_client(train, owners), held_out)
+
+
+def _dealt_as_known(source: _Source) -> _Dealt:
+    """The data, which are those that the facts are about, however long ago."""
+    facts, dealt = _facts(source), _dealt(source)
+    if dealt.facts != facts:
+        name = type(source.data).__name__
+        raise ValueError(
+            f"{name}.load() gave other rows than the last time: {CURE_OF_CHANCE}"
+        )
+    return dealt
 
 
 @functools.lru_cache(maxsize=1)
@@ -311,7 +327,7 @@ def _owners(source: _Source, train: Any, users: Any) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _placed(source: _Source, num_devices: int | None, shard_data: bool) -> LabData:
-    dealt = _dealt(source)
+    dealt = _dealt_as_known(source)
     mesh = lab_mesh(num_devices)
     everywhere = federated.on_every_device(mesh)
     if isinstance(dealt.train, base.Clients):

@@ -78,7 +78,8 @@ class Schedule:
         checks.at_least("num_rounds", self.num_rounds, 1)
         checks.at_least("eval_every", self.eval_every, 1)
         checks.at_least("evals_per_chunk", self.evals_per_chunk, 1)
-        checks.share("validation", self.validation)
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be in [0, 1), got {self.validation}")
         if (self.stop_at is not None or self.keep == "best") and not self.validation:
             raise ValueError(
                 "stop_at and keep='best' choose by validation rows, and there are "
