@@ -44,25 +44,16 @@ def digests(examples: PyTree[ArrayLike], owners: Any) -> Digests:
     Raises:
       ValueError: Leaves or owners of different length, owners that are no integers.
     """
-    count = columns.num_examples("examples", examples)
-    owners = columns.one_axis("owners", owners)
-    if owners.dtype.kind not in "iu" or owners.min() < 0 or len(owners) != count:
-        raise ValueError(
-            f"owners must be one integer from 0 on for each of {count} examples, got "
-            f"{owners.dtype}{list(owners.shape)}"
-        )
+    count, owners = _checked(examples, owners)
     leaves = jax.tree_util.tree_leaves_with_path(examples)
-    arrays = [(path, np.ascontiguousarray(leaf)) for path, leaf in leaves]
     kinds = [
-        f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape[1:]}"
-        for path, array in arrays
+        f"{jax.tree_util.keystr(path)} {leaf.dtype.str} {leaf.shape[1:]}"
+        for path, leaf in ((path, np.asarray(leaf)) for path, leaf in leaves)
     ]
-    rows = _row_digests([array for _, array in arrays], len(owners))
-    order = np.argsort(owners, kind="stable")
-    ends = np.cumsum(np.bincount(owners))
-    by_client = np.split(rows[order], ends[:-1])
-    clients = [_digest([_sorted(own)]) for own in by_client]
-    header = "\n".join([*kinds, str(len(rows))]).encode()
+    rows = _row_digests(examples, count)
+    order, ends = _grouped(owners)
+    clients = [_digest([_sorted(own)]) for own in np.split(rows[order], ends[:-1])]
+    header = "\n".join([*kinds, str(count)]).encode()
     return Digests(
         stored=_text([header, rows[order].tobytes(), ends.astype("<i8").tobytes()]),
         examples=_text([header, _sorted(rows)]),
@@ -70,8 +61,40 @@ def digests(examples: PyTree[ArrayLike], owners: Any) -> Digests:
     )
 
 
-def _row_digests(arrays: list[np.ndarray], count: int) -> np.ndarray:
+@arguments.checked
+def by_client(examples: PyTree[ArrayLike], owners: Any) -> tuple[frozenset[bytes], ...]:
+    """The digests of each client's rows: of equal rows, wherever they are, equal ones.
+
+    Args and errors are those of `digests`.
+    """
+    count, owners = _checked(examples, owners)
+    rows, (order, ends) = _row_digests(examples, count), _grouped(owners)
+    return tuple(
+        frozenset(row.tobytes() for row in own)
+        for own in np.split(rows[order], ends[:-1])
+    )
+
+
+def _checked(examples: PyTree[ArrayLike], owners: Any) -> tuple[int, np.ndarray]:
+    """How many examples there are, and their owners."""
+    count = columns.num_examples("examples", examples)
+    owners = columns.one_axis("owners", owners)
+    if owners.dtype.kind not in "iu" or owners.min() < 0 or len(owners) != count:
+        raise ValueError(
+            f"owners must be one integer from 0 on for each of {count} examples, got "
+            f"{owners.dtype}{list(owners.shape)}"
+        )
+    return count, owners
+
+
+def _grouped(owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order in which rows of one client are together, and where each ends."""
+    return np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))
+
+
+def _row_digests(examples: PyTree[ArrayLike], count: int) -> np.ndarray:
     """One digest for each row of all arrays together, as opaque values `[n]`."""
+    arrays = map(np.ascontiguousarray, jax.tree.leaves(examples))
     views = [
         (array.reshape(-1).view(np.uint8).data, array.nbytes // count)
         for array in arrays

@@ -1,8 +1,9 @@
 """The laboratory: setups, sweeps, records and progress."""
 
 from ppml_lab.lab import parts, plots
-from ppml_lab.lab.budget import calibrated, cost_together, statement
+from ppml_lab.lab.budget import calibrated, statement
 from ppml_lab.lab.columns import columns
+from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.loading import LabData, facts_of, load_data
 from ppml_lab.lab.program import seconds_in_turns

@@ -32,7 +32,7 @@ from ppml_lab.lab.queue import (
     usable,
 )
 from ppml_lab.lab.records import DamagedError
-from ppml_lab.lab.results import Outcome, Point, Run, run_of
+from ppml_lab.lab.results import Outcome, Point, Run, check_same_data, run_of
 from ppml_lab.lab.setup import lab_mesh, num_rows
 from ppml_lab.lab.swept import check_swept
 from ppml_lab.lab.tree.identity import digest
@@ -74,8 +74,9 @@ def run_sweep(
       memory_bytes: Bytes of a device that a slice may take; measured if None.
       checkpoint_seconds: A slice is saved after a chunk if so many seconds have passed;
         0 saves after every chunk.
-      again: Whether finished runs are made anew that other code made, or that lack the
-        parameters which `keep` asks for; they stay and are reported otherwise.
+      again: Whether runs are made anew that finished under other code, that lack the
+        parameters which `keep` asks for, or that were on other data; the first two are
+        kept and reported otherwise.
       go_on: Whether unfinished runs go on from checkpoints that other code made; they
         start again otherwise.
       keep: Whose parameters stay beside a run's result, for `Outcome.params`: those of
@@ -86,8 +87,9 @@ def run_sweep(
       The outcome of each point, in their order; of joined processes, at the first.
 
     Raises:
-      ValueError: If a point cannot be built, or the best is to be kept of one that has
-        no validation rows or not that metric; nothing is run then.
+      ValueError: If a point cannot be built, the folder has it on other data, or the
+        best is to be kept of one that has no validation rows or not that metric;
+        nothing is run then.
       OSError: If the folder cannot be written, or its disk has no room or runs full.
       MadeElsewhereError: If everything is done but for what other processes are making.
     """
@@ -106,6 +108,8 @@ def run_sweep(
     runs = [run_of(point, folder) for point in points]
     if jax.process_count() > 1:
         processes.check_alike(_what_hosts_share(runs))
+    if processes.is_first() and not again:
+        check_same_data(runs, folder)
     over = _finished(runs, again, keep, report) if processes.is_first() else None
     over = processes.agreed(over)
     finished = [run for run in runs if run.name in over]

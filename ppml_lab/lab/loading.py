@@ -6,15 +6,20 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, data, federated, trees
-from ppml_lab.data import columns
+from ppml_lab.data import alike, columns, overlap
+from ppml_lab.data.digests import by_client
 from ppml_lab.lab.setup import Facts, check_setup, lab_mesh
 from ppml_lab.lab.tree.fields import is_part
 from ppml_lab.lab.tree.identity import digest
+
+CURE_OF_CHANCE = (
+    "every call has to give the same ones; where they are drawn, make the seed a field "
+    "of the data part"
+)
 
 
 class LabData(NamedTuple):
@@ -87,6 +92,83 @@ def _facts(source: _Source) -> Facts:
     return _dealt(source).facts
 
 
+class Members(NamedTuple):
+    """Whose rows a run looks at: digests of rows, see `data.digests`."""
+
+    clients: overlap.Units
+    """The train rows of each client."""
+    held_out: overlap.Units
+    """The validation rows."""
+
+    @property
+    def rows(self) -> overlap.Units:
+        """The train rows, each by itself."""
+        return [frozenset([row]) for row in frozenset().union(*self.clients)]
+
+
+def members(setup: Any) -> Members:
+    """Whose rows a setup's data are; kept for some data sets, for they are large."""
+    return _members(_Source(setup))
+
+
+class Common(NamedTuple):
+    """What is done with rows that a run trains on by another run."""
+
+    trained: bool
+    """It trains on some of them."""
+    held_out: bool
+    """It holds some of them out."""
+
+
+def in_common(setup: Any, other: Any) -> Common:
+    """What a setup does with the train rows of another."""
+    return _in_common(_Source(setup), _Source(other))
+
+
+@functools.lru_cache(maxsize=1024)
+def _in_common(source: _Source, other: _Source) -> Common:
+    here, there = _facts(source).digests, _facts(other).digests
+    if here is None or there is None:
+        # Of rows that are made as they are trained, nobody keeps a digest.
+        return Common(trained=source.data == other.data, held_out=False)
+    if here.examples == there.examples:
+        # The rows that are held out are others.
+        return Common(trained=True, held_out=False)
+    own, its = _members(source), _members(other)
+    return Common(
+        trained=overlap.meet(own.clients, its.clients),
+        held_out=overlap.meet(own.clients, its.held_out),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _members(source: _Source) -> Members:
+    train, owners, aside, _, validation, _ = _dealt_as_known(source)
+    if isinstance(train, base.Clients):
+        train, owners, aside = _of_clients(train)
+    assert owners is not None
+    held_out: overlap.Units = ()
+    if validation is not None:
+        count = columns.num_examples("validation", validation)
+        held_out = by_client(validation, np.zeros(count, int))
+    if aside is not None:
+        # What each client holds out for itself is judged and not trained.
+        held_out = (*held_out, *by_client(_rows(train, aside), owners[aside]))
+        train, owners = _rows(train, ~aside), owners[~aside]
+    return Members(by_client(train, owners), held_out)
+
+
+def _dealt_as_known(source: _Source) -> _Dealt:
+    """The data, which are those that the facts are about, however long ago."""
+    facts, dealt = _facts(source), _dealt(source)
+    if dealt.facts != facts:
+        name = type(source.data).__name__
+        raise ValueError(
+            f"{name}.load() gave other rows than the last time: {CURE_OF_CHANCE}"
+        )
+    return dealt
+
+
 @functools.lru_cache(maxsize=1)
 def _dealt(source: _Source) -> _Dealt:
     where = type(source.data).__name__
@@ -94,7 +176,7 @@ def _dealt(source: _Source) -> _Dealt:
     num_classes = getattr(source.data, "num_classes", None)
     if num_classes is not None:
         checks.at_least(f"{where}.num_classes", num_classes, 2)
-        _check_labels(f"{where}: test", test, num_classes)
+        alike.check_labels(f"{where}: test", test, num_classes)
     if isinstance(train, base.Clients):
         for name in ("validation", "held_out"):
             if share := getattr(source, name):
@@ -102,16 +184,16 @@ def _dealt(source: _Source) -> _Dealt:
                     f"{name} {share} of {where}, whose clients are dealt already; hold "
                     "rows out where they are dealt"
                 )
-        _check_alike(where, _stored_rows(train), test)
+        alike.check_alike(where, _stored_rows(train), test)
         if num_classes is not None:
-            _check_labels(f"{where}: train", train.examples, num_classes)
+            alike.check_labels(f"{where}: train", train.examples, num_classes)
         facts = _facts_of_clients(train, test, num_classes)
         return _Dealt(train, None, None, test, None, facts)
     count = columns.num_examples(f"{where}: train", train)
     columns.num_examples(f"{where}: test", test)
-    _check_alike(where, train, test)
+    alike.check_alike(where, train, test)
     if num_classes is not None:
-        _check_labels(f"{where}: train", train, num_classes)
+        alike.check_labels(f"{where}: train", train, num_classes)
     if users is not None:
         users = columns.one_axis(f"{where}: users", users)
         if len(users) != count:
@@ -162,7 +244,7 @@ def _example(examples: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             np.shape(leaf)[1:],
-            jax.dtypes.canonicalize_dtype(_type_of(leaf)),
+            jax.dtypes.canonicalize_dtype(alike.type_of(leaf)),
         ),
         examples,
     )
@@ -217,18 +299,12 @@ def _facts_of_clients(
     clients: base.Clients, test: Any, num_classes: int | None
 ) -> Facts:
     sizes = data.client_sizes(clients)
-    held = np.zeros_like(sizes)
-    if clients.held_out is not None:
-        held = np.asarray(clients.held_out)
-    owners = np.repeat(np.arange(len(sizes)), sizes)
     if not isinstance(clients.examples, data.storage.ByShard | data.storage.Generated):
-        host = jax.tree.map(np.asarray, clients.examples)
-        # The last of a client's rows are held out.
-        left = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(owners))
-        held_out = left <= held[owners] if held.any() else None
+        host, owners, held_out = _of_clients(clients)
         return _facts_of_rows(
             host, owners, len(sizes), held_out, (test, None), num_classes
         )
+    held = _sizes_held_out(clients)
     return Facts(
         num_clients=len(sizes),
         num_examples=int((sizes - held).sum()),
@@ -240,59 +316,22 @@ def _facts_of_clients(
     )
 
 
-def _check_alike(where: str, train: Any, test: Any) -> None:
-    """Raises ValueError unless test rows are like train rows."""
-    if jax.tree.structure(train) != jax.tree.structure(test):
-        raise ValueError(
-            f"{where}: test has other fields than train: {_fields(test)} and "
-            f"{_fields(train)}"
-        )
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(train), jax.tree.leaves(test), strict=True
-    )
-    for (path, there), here in pairs:
-        if np.shape(there)[1:] != np.shape(here)[1:]:
-            raise ValueError(
-                f"{where}: rows of test{jax.tree_util.keystr(path)} have shape "
-                f"{list(np.shape(here)[1:])}, those of train "
-                f"{list(np.shape(there)[1:])}"
-            )
-        types = [_type_of(leaf) for leaf in (here, there)]
-        if _kind(types[0]) != _kind(types[1]):
-            raise ValueError(
-                f"{where}: test{jax.tree_util.keystr(path)} holds {types[0]}, and "
-                f"train {types[1]}; convert one, or a model reads other numbers"
-            )
+def _of_clients(clients: base.Clients) -> tuple[Any, np.ndarray, np.ndarray | None]:
+    """Rows on the host, each one's owner, and which are held out (None for none), of
+    clients that are stored.
+    """
+    sizes, held = data.client_sizes(clients), _sizes_held_out(clients)
+    host = jax.tree.map(np.asarray, clients.examples)
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    # The last of a client's rows.
+    left = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(owners))
+    return host, owners, left <= held[owners] if held.any() else None
 
 
-def _type_of(leaf: Any) -> np.dtype:
-    return np.dtype(leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype)
-
-
-def _kind(dtype: np.dtype) -> str:
-    """Whole numbers are alike however long they are, and others are too."""
-    if jnp.issubdtype(dtype, np.integer):
-        return "whole"
-    return "float" if jnp.issubdtype(dtype, np.floating) else dtype.kind
-
-
-def _fields(tree: Any) -> str:
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    return ", ".join(jax.tree_util.keystr(path) for path in paths) or "none"
-
-
-def _check_labels(where: str, rows: Any, num_classes: int) -> None:
-    if not isinstance(rows, dict) or "y" not in rows:
-        return
-    labels = np.asarray(rows["y"])
-    if labels.dtype.kind not in "iu":
-        return
-    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if bad.size:
-        raise ValueError(
-            f"{where} labels must lie in [0, num_classes = {num_classes}), got "
-            f"{labels.ravel()[bad[0]]} in row {bad[0]}"
-        )
+def _sizes_held_out(clients: base.Clients) -> np.ndarray:
+    if clients.held_out is None:
+        return np.zeros(clients.offsets.shape[0] - 1, int)
+    return np.asarray(clients.held_out)
 
 
 def _hold_out(train: Any, users: Any, share: float) -> tuple[Any, Any, Any]:
@@ -352,7 +391,7 @@ def _owners(source: _Source, train: Any, users: Any) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _placed(source: _Source, num_devices: int | None, shard_data: bool) -> LabData:
-    dealt = _dealt(source)
+    dealt = _dealt_as_known(source)
     mesh = lab_mesh(num_devices)
     everywhere = federated.on_every_device(mesh)
     if isinstance(dealt.train, base.Clients):

@@ -8,7 +8,7 @@ noise, which whoever sees both could else cancel.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from ppml_lab.lab import records
 from ppml_lab.lab.building import built, promises_privacy, reads_schedule
 from ppml_lab.lab.kept import Kept
 from ppml_lab.lab.kept import load as load_kept
-from ppml_lab.lab.loading import facts_of
+from ppml_lab.lab.loading import CURE_OF_CHANCE, facts_of
 from ppml_lab.lab.setup import Facts
 from ppml_lab.lab.tree.identity import described, digest
 
@@ -64,13 +64,14 @@ class Point(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """What the run is, as plain values."""
-        digests = facts_of(self.setup).digests
+        facts = facts_of(self.setup)
         return {
             "setup": described(self.setup),
             "seed": self.seed,
             "labels": dict(self.labels),
             "delta": self.delta,
-            "data": digests and digests.stored,
+            "data": facts.digests and facts.digests.stored,
+            "judged_by": facts.judged_by,
             "key": self.key,
         }
 
@@ -131,6 +132,43 @@ class Run(NamedTuple):
 def run_of(point: Point, folder: str | Path) -> Run:
     """A point's run in a results folder."""
     return Run(point, Path(folder) / "runs" / point.id)
+
+
+def check_same_data(runs: Sequence[Run], folder: Path) -> None:
+    """Raises ValueError if a folder has a run like one that is yet to begin, but on
+    other data: `load()` gave others, or they were changed.
+    """
+    names = {run.name for run in runs}
+    others = [
+        path
+        for path in sorted((folder / "runs").glob("*/config.json"))
+        if path.parent.name not in names
+    ]
+    new = [run for run in runs if others and not run.folder.exists()]
+    known = {_but_for_data(records.described(run.point.record())): run for run in new}
+    for path in others:
+        try:
+            found = records.read_json(path)
+        except (records.DamagedError, OSError):
+            continue
+        run = known.get(_but_for_data(found))
+        if run is not None:
+            name = type(run.point.setup.data).__name__
+            raise ValueError(
+                f"{path.parent} is a run of the same setup and seed on other data than "
+                f"{name}.load() gives now: {CURE_OF_CHANCE}. If the data were changed "
+                "on purpose, give another folder, or again=True (--again)"
+            )
+
+
+def _but_for_data(record: Any) -> str | None:
+    """A name of what a run is, without its data; None for the record of no run."""
+    try:
+        fields = record["setup"]["fields"] | {"layout": None}
+        setup = record["setup"] | {"fields": fields}
+        return records.name_of([setup, record["seed"], record["delta"]])
+    except (KeyError, TypeError):
+        return None
 
 
 class Outcome(NamedTuple):

@@ -17,9 +17,10 @@ from ppml_lab.data import files
 from ppml_lab.dp import cut
 from ppml_lab.lab import processes, records
 from ppml_lab.lab.advance import OnMetrics
-from ppml_lab.lab.budget import cost_together, statement
+from ppml_lab.lab.budget import statement
 from ppml_lab.lab.columns import completed
 from ppml_lab.lab.command import again, parse
+from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.processes import Shard, from_environment, parse_shard, take
 from ppml_lab.lab.progress import progress
@@ -312,7 +313,8 @@ def _left_out(row: Mapping[str, Any]) -> str:
     """What a row of `cost_together` does not count, in words."""
     parts = {
         "same_release": "that are one of these once more or its beginning",
-        "unprotected": "on the same examples that promise nothing",
+        "elsewhere": "on some of the same examples that promise it to other units",
+        "unprotected": "on some of the same examples that promise nothing for them",
     }
     said = [f"{row[name]} {text}" for name, text in parts.items() if row[name]]
     return f"; not counted: runs {' and '.join(said)}" if said else ""

@@ -192,3 +192,27 @@ def test_a_table_names_all_that_its_runs_were_made_at(
     found = provenance.of_runs(one.folder for one in whole[1])
     assert len(found["commits"]) == len(found["codes"]) == len(found["devices"]) == 1
     assert set(found["commits"][0]) == {"git_commit", "git_dirty"}
+
+
+def test_a_run_on_other_data_is_no_beginning_of_this_one(
+    whole: tuple[Path, list[lab.Outcome]], tmp_path: Path
+) -> None:
+    """As another process leaves it, whose data part drew other rows."""
+    folder, outcomes = tmp_path / "copy", whole[1]
+    shutil.copytree(whole[0], folder)
+    run = folder / "runs" / outcomes[2].folder.name
+    stray = run.rename(run.with_name("0" * 16))
+    config = json.loads((stray / "config.json").read_text())
+    (stray / "config.json").write_text(json.dumps(config | {"data": "other"}))
+    with pytest.raises(ValueError, match=r"0000 .*Digits.load\(\) gives now: .*again"):
+        lab.run_sweep(points(7), folder)
+    assert not run.exists()
+    # Runs of other seeds stand in nobody's way.
+    assert last(lab.run_sweep(points(2), folder)) == last(outcomes[:2])
+    made = lab.run_sweep(points(7), folder, again=True)
+    assert last(made) == last(outcomes)
+    # What was made on purpose is there.
+    assert lab.run_sweep(points(7), folder) == made
+    (stray / "config.json").write_text("{")
+    shutil.rmtree(run)
+    assert last(lab.run_sweep(points(7), folder)) == last(outcomes)

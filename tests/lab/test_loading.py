@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -304,3 +305,33 @@ def test_training_on_shares_wants_labels_of_0_and_1() -> None:
         ValueError, match=r"labels .* of 0 or 1, got others from 1 to 2"
     ):
         shared.algorithm(loaded.facts).check(loaded.clients)
+
+
+CALLS = itertools.count()
+
+
+@lab.part
+class Drawn:
+    """Data of which some rows are others at every call."""
+
+    which: str = "train"
+
+    num_classes = 2
+
+    def load(self) -> Any:
+        """Draws, as it were, train or test rows."""
+        moved = {"x": X + np.float32(next(CALLS)), "y": Y}
+        train, test = (moved, TEST) if self.which == "train" else (ROWS, moved)
+        return train, USERS, test
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_data_that_differ_from_call_to_call_are_refused(which: str) -> None:
+    """The facts are of one call, and the rows would be of another."""
+    mine, other = setup(Drawn(which)), setup(loads(ROWS, USERS, TEST, 2))
+    facts = lab.facts_of(mine)
+    assert lab.load_data(mine).facts == facts
+    for one in (other, replace(other, partition=parts.Iid(4))):
+        lab.load_data(one)
+    with pytest.raises(ValueError, match=r"Drawn.load\(\) gave other rows .* the seed"):
+        lab.load_data(mine)

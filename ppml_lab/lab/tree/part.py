@@ -14,6 +14,7 @@ All else is structure: it is converted to its annotated type, hashed, and compil
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import typing
 from collections.abc import Sequence
@@ -89,16 +90,24 @@ class _Structure:
         """Names of fields; names and values of the others."""
         self.children, self.rest = children, rest
 
+    @functools.cached_property
+    def _told(self) -> tuple[Any, int]:
+        """What is compared beside the values, and a hash of these."""
+        both = (self.children, self.rest)
+        return _types(both), hash(both)
+
     def __eq__(self, other: object) -> bool:
         """Compares values and their types."""
+        if self is other:
+            return True
         if not isinstance(other, _Structure):
             return NotImplemented
         mine, theirs = (self.children, self.rest), (other.children, other.rest)
-        return mine == theirs and _types(mine) == _types(theirs)
+        return mine == theirs and self._told == other._told
 
     def __hash__(self) -> int:
         """Hashes what is compared, but for the types."""
-        return hash((self.children, self.rest))
+        return self._told[1]
 
     def __repr__(self) -> str:
         """Writes what jax prints in a tree's structure."""
@@ -123,9 +132,13 @@ def _hash(self: Any) -> int:
 
 
 def _flat(self: Any) -> tuple[list[Any], _Structure]:
-    names = self.__dict__["__children__"]
-    rest = tuple((k, getattr(self, k)) for k in type(self).__part__ if k not in names)
-    return [getattr(self, name) for name in names], _Structure(names, rest)
+    names, structure = self.__dict__["__children__"], self.__dict__.get("__structure__")
+    if structure is None:
+        rest = tuple(
+            (k, getattr(self, k)) for k in type(self).__part__ if k not in names
+        )
+        structure = self.__dict__["__structure__"] = _Structure(names, rest)
+    return [getattr(self, name) for name in names], structure
 
 
 def _flat_with_keys(self: Any) -> tuple[list[Any], _Structure]:
@@ -139,7 +152,10 @@ def _rebuilt(cls: type, structure: _Structure, children: Sequence[Any]) -> Any:
     self = object.__new__(cls)
     values = dict(zip(structure.children, children, strict=True))
     self.__dict__.update(
-        dict(structure.rest), **values, __children__=structure.children
+        dict(structure.rest),
+        **values,
+        __children__=structure.children,
+        __structure__=structure,
     )
     return self
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import dp_accounting
+import numpy as np
 import pytest
 
 from ppml_lab import base, lab
-from ppml_lab.dp import accounting
-from ppml_lab.lab import budget, parts
+from ppml_lab.dp import accounting, ledger
+from ppml_lab.lab import composition, parts
 from ppml_lab.lab.budget import whole_run
 
 PLAIN = parts.Federated(
@@ -77,6 +78,7 @@ def test_runs_with_the_same_promise_add_up() -> None:
         "epsilon_rdp": pytest.approx(accounting.epsilon(expected, DELTA), rel=1e-9),
         "epsilon_server": math.inf,
         "same_release": 0,
+        "elsewhere": 1,
         "unprotected": 2,
     }
     assert (local["runs"], local["neighboring_relation"]) == (1, "replace_one")
@@ -93,7 +95,7 @@ def test_each_level_that_a_run_protects_adds_up_by_itself(
     def both(setup: Any) -> base.PrivacyEvent:
         return whole_run(setup)._replace(beside=(whole_run(steps),))
 
-    monkeypatch.setattr(budget, "whole_run", both)
+    monkeypatch.setattr(composition, "whole_run", both)
     rows = lab.cost_together([point(CENTRAL, 1.0, seed) for seed in (0, 1)])
     assert [(row["privacy_unit"], row["runs"]) for row in rows] == [
         ("client", 2),
@@ -141,6 +143,88 @@ def test_other_data_under_one_name_do_not_add_up() -> None:
     ]
     rows = lab.cost_together([point(setup, 1.0, 0) for setup in made])
     assert [(row["dataset"], row["runs"]) for row in rows] == [("Synthetic", 1)] * 2
+    assert [row["elsewhere"] for row in rows] == [0, 0]
+
+
+def composed(*setups: Any) -> float:
+    """Epsilon of these runs, each of them whole."""
+    runs = ledger.Ledger()
+    for number, setup in enumerate(setups):
+        runs = ledger.add(runs, str(number), whole_run(setup))
+    return accounting.epsilon(ledger.total(runs)._replace(population=None), DELTA)
+
+
+def counts(rows: list[dict[str, Any]]) -> list[tuple[int, int, int]]:
+    """Of each row: what it counts, and what it does not."""
+    return [(row["runs"], row["elsewhere"], row["unprotected"]) for row in rows]
+
+
+def test_who_is_in_two_data_sets_pays_for_both() -> None:
+    """Other validation shares train on other rows, most of which are the same."""
+    (whole, part) = (scheduled(EXAMPLE, validation=share) for share in (0.0, 0.2))
+    (row,) = lab.cost_together([point(setup, 1.0, 0) for setup in (whole, part)])
+    assert row["epsilon_rdp"] == pytest.approx(
+        composed(*(setup.with_noise(1.0) for setup in (whole, part)))
+    )
+    # The second promises nothing to rows of the first that it holds out.
+    assert counts([row]) == [(2, 0, 1)]
+    assert row["dataset"] == "Digits"
+    # One share alone holds out nobody's rows that another run trains on.
+    assert counts(lab.cost_together([point(part, 1.0, n) for n in (0, 1)])) == [
+        (2, 0, 0)
+    ]
+    plain = replace(part, mechanism=parts.NoPrivacy())
+    rows = lab.cost_together([point(whole, 1.0, 0), point(plain, 1.0, 0)])
+    assert counts(rows) == [(1, 0, 1)]
+
+
+@lab.part
+class Fewer:
+    """Some rows of every user."""
+
+    step: int = 1
+
+    num_classes = 10
+
+    def load(self) -> Any:
+        """Leaves out every so-manieth."""
+        train, users, test = parts.Synthetic(6).load()
+        kept = np.arange(len(users)) % self.step != 1
+        return {name: leaf[kept] for name, leaf in train.items()}, users[kept], test
+
+
+def test_users_are_the_same_with_other_rows_and_beside_others() -> None:
+    own = replace(CENTRAL, partition=parts.Natural(), sampler=parts.Everyone())
+    setups = [
+        replace(own, data=Fewer()),
+        replace(own, data=Fewer(5)),
+        # Whole users are held out.
+        scheduled(replace(own, data=Fewer()), validation=0.4),
+    ]
+    (row,) = lab.cost_together([point(setup, 1.0, 0) for setup in setups])
+    assert counts([row]) == [(3, 0, 1)]
+    assert row["epsilon_rdp"] == pytest.approx(
+        composed(*(setup.with_noise(1.0) for setup in setups))
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(CENTRAL, partition=parts.Iid(50)),
+        replace(CENTRAL, sampler=parts.FixedSize(5)),
+        EXAMPLE,
+        scheduled(EXAMPLE, validation=0.2),
+        scheduled(CENTRAL, validation=0.2),
+    ],
+    ids=["clients", "relation", "examples", "fewer examples", "dealt anew"],
+)
+def test_runs_for_other_units_of_the_same_rows_are_said(other: Any) -> None:
+    points = [point(CENTRAL, 1.0, 0), point(other, 1.0, 0), point(other, 1.0, 1)]
+    rows = lab.cost_together(points)
+    assert [row[:2] for row in counts(rows)] == [(1, 2), (2, 1)]
+    share = other.schedule.validation
+    assert [row[2] for row in counts(rows)] == [2 * bool(share), 0]
 
 
 def test_the_smallest_delta_counts() -> None:

@@ -1,0 +1,66 @@
+"""Train and test rows: whether they are alike, and have labels of known classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_alike(where: str, train: Any, test: Any) -> None:
+    """Raises ValueError unless test rows are like train rows."""
+    if jax.tree.structure(train) != jax.tree.structure(test):
+        raise ValueError(
+            f"{where}: test has other fields than train: {_fields(test)} and "
+            f"{_fields(train)}"
+        )
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(train), jax.tree.leaves(test), strict=True
+    )
+    for (path, there), here in pairs:
+        if np.shape(there)[1:] != np.shape(here)[1:]:
+            raise ValueError(
+                f"{where}: rows of test{jax.tree_util.keystr(path)} have shape "
+                f"{list(np.shape(here)[1:])}, those of train "
+                f"{list(np.shape(there)[1:])}"
+            )
+        types = [type_of(leaf) for leaf in (here, there)]
+        if _kind(types[0]) != _kind(types[1]):
+            raise ValueError(
+                f"{where}: test{jax.tree_util.keystr(path)} holds {types[0]}, and "
+                f"train {types[1]}; convert one, or a model reads other numbers"
+            )
+
+
+def type_of(leaf: Any) -> np.dtype:
+    """The type of an array, or of what becomes one."""
+    return np.dtype(leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype)
+
+
+def _kind(dtype: np.dtype) -> str:
+    """Whole numbers are alike however long they are, and others are too."""
+    if jnp.issubdtype(dtype, np.integer):
+        return "whole"
+    return "float" if jnp.issubdtype(dtype, np.floating) else dtype.kind
+
+
+def _fields(tree: Any) -> str:
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return ", ".join(jax.tree_util.keystr(path) for path in paths) or "none"
+
+
+def check_labels(where: str, rows: Any, num_classes: int) -> None:
+    """Raises ValueError unless whole labels "y" lie within their classes."""
+    if not isinstance(rows, dict) or "y" not in rows:
+        return
+    labels = np.asarray(rows["y"])
+    if labels.dtype.kind not in "iu":
+        return
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if bad.size:
+        raise ValueError(
+            f"{where} labels must lie in [0, num_classes = {num_classes}), got "
+            f"{labels.ravel()[bad[0]]} in row {bad[0]}"
+        )
