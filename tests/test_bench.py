@@ -98,7 +98,7 @@ def test_turns(tmp_path, capsys):
         bench.Task("machine", ("silent",), {}),
     ]
     good, bad, silent = bench.in_turns(workers, tasks, 2)
-    assert [report["seconds"] for report in good] == [5, 6]
+    assert [report and report["seconds"] for report in good] == [5, 6]
     assert bad == silent == [None, None]
     printed = capsys.readouterr()
     assert "1/2 machine good --size 5: seconds 5" in printed.out

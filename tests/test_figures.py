@@ -49,9 +49,9 @@ def test_six_clip_norms_are_six_lines():
     ]
     figure = dp_fedavg.draw(rows)
     for axis in figure.axes:
-        lines = [bars.lines[0] for bars in axis.containers]
+        lines = [line for line in axis.lines if line.get_marker() in common.MARKERS]
         assert len({(line.get_color(), line.get_marker()) for line in lines}) == 6
-        labels = [bars.get_label() for bars in axis.containers]
+        _, labels = axis.get_legend_handles_labels()
         assert labels == [f"clip {norm}" for norm in norms]
     plt.close(figure)
 

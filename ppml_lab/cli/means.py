@@ -23,8 +23,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ppml_lab.cli.tables import Row
+from ppml_lab.cli.tables import Value
 
+Row = Mapping[str, Value]
 _KEYS = ("title", "by", "of", "where", "across", "percent")
 
 

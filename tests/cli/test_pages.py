@@ -284,6 +284,6 @@ def test_the_smallest_change_is_a_command(page, monkeypatch):
     found = importlib.import_module(module)
     monkeypatch.setattr(sys, "argv", [stem, *options])
     choices = run.choices()
-    chosen = command.parse(stem, found.__doc__, found.CONFIGS, choices=choices)
+    chosen = command.parse(stem, "", found.CONFIGS, choices=choices)
     assert chosen.config != found.CONFIGS["smoke"]
     assert chosen.out == Path("/tmp/mine")
