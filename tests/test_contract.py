@@ -28,6 +28,7 @@ SGD = optax.sgd(0.1)
 SAMPLERS = {
     "everyone": federated.everyone(5),
     "fixed_size": federated.fixed_size(5, 2),
+    "min_separation": federated.min_separation(5, 2),
     "poisson": federated.poisson(5, 0.6),
 }
 MECHANISMS = {
@@ -48,6 +49,7 @@ MECHANISMS = {
         0.5, optax.linear_schedule(1.0, 0.5, 10)
     ),
     "live": dp.live(dp.adaptive_gaussian(0.5, 1.0, 3.0), SAMPLERS["poisson"], 1e-2),
+    "correlated_gaussian": dp.correlated_gaussian(0.5, 1.0, (0.5, 0.125)),
     "local_gaussian": dp.local_gaussian(0.5, 1.0),
     "local_laplace": dp.local_laplace(0.5, 1.0),
     "randomised_response": dp.randomised_response(0.5, 1.0),
@@ -67,7 +69,10 @@ AGGREGATORS = {
 # One protocol with every mechanism; the others, which take longer to compile, with
 # two. Masks do not go with central noise under these samplers' neighbours.
 COMBINATIONS = [
-    *itertools.product(MECHANISMS, ("clear", "additive_sharing")),
+    *itertools.product(
+        [name for name in MECHANISMS if name != "correlated_gaussian"],
+        ("clear", "additive_sharing"),
+    ),
     *itertools.product(("no_privacy", "gaussian"), ("identity",)),
     *itertools.product(
         ("no_privacy", "local_gaussian"), ("pairwise_masking", "light_secagg")
@@ -230,8 +235,11 @@ def test_samplers(name):
     assert isinstance(amplified, dp_accounting.DpEvent)
     assert sampler.neighboring_relation in base.RELATIONS
     pattern = sampler.participation(7)
-    assert (pattern.unit, pattern.min_separation) == ("member", 1)
-    assert pattern.max_participations == 7
+    # Of 5 members in turn 2 at a time one comes again 2 rounds later, in 7 rounds 3
+    # times; who is drawn anew may come every time.
+    most = (2, 3) if name == "min_separation" else (1, 7)
+    assert (pattern.min_separation, pattern.max_participations) == most
+    assert pattern.unit == "member"
     if pattern.sampling_prob is not None:
         assert pattern.sampling_prob * 5 == sampler.expected_cohort
 
@@ -259,6 +267,8 @@ def test_mechanisms(name):
     if mechanism.noise_multiplier is not None:
         assert mechanism.noise_multiplier(state) > 0
     samplers = [SAMPLERS["poisson"]] if name == "live" else SAMPLERS.values()
+    if mechanism.check_sampler is not None:
+        samplers = [SAMPLERS["everyone"], SAMPLERS["min_separation"]]
     for sampler in samplers:
         event = mechanism.event(sampler, 3)
         assert isinstance(event.event, dp_accounting.DpEvent)
@@ -345,10 +355,11 @@ def all_pairs(cases):
     return chosen
 
 
-def one_round(algorithm, clients, counter, moves=np.all):
+def one_round(algorithm, clients, counter, moves=np.all, sizes_differ=True):
     """One compiled round, and another whose cohort is another; the event of three.
 
-    `moves` says of which of its coordinates the model must move.
+    `moves` says of which of its coordinates the model must move, `sizes_differ` whether
+    the two cohorts are of two sizes.
     """
     traces = []
 
@@ -372,7 +383,7 @@ def one_round(algorithm, clients, counter, moves=np.all):
     assert counter.compilations == 0
     assert len(traces) == 1
     size = "batch_size" if "batch_size" in info else "cohort_size"
-    assert other[size] != info[size]
+    assert (other[size] != info[size]) == sizes_differ
     event = algorithm.event(3)
     assert isinstance(event, base.PrivacyEvent)
     return event
@@ -405,6 +416,31 @@ def test_every_algorithm_with_every_mechanism_and_sum(
     assert (event.privacy_unit is not None) == (
         MECHANISMS[mechanism].privacy_unit is not None
     )
+
+
+@pytest.mark.usefixtures("no_key_twice")
+@pytest.mark.parametrize(
+    "aggregator",
+    [
+        "additive_sharing",
+        pytest.param("clear", marks=pytest.mark.exhaustive),
+        pytest.param("light_secagg", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_correlated_noise_with_cohorts_in_turn(
+    aggregator, regression, clients, compile_counter
+):
+    """A sum that aborts hides who stays in its place, with nothing, as well."""
+    coded = smpc.light_secagg(smpc.lightsecagg.Code(3, 2, 1), 8.0)
+    algorithm = federated.averaging(
+        regression,
+        TRAINERS["local_sgd"](regression),
+        federated.min_separation(5, 3),
+        mechanism=MECHANISMS["correlated_gaussian"],
+        aggregator=(AGGREGATORS | {"light_secagg": coded})[aggregator],
+    )
+    event = one_round(algorithm, clients, compile_counter, sizes_differ=False)
+    assert (event.neighboring_relation, event.privacy_unit) == ("zero_out", "client")
 
 
 @pytest.mark.usefixtures("no_key_twice")

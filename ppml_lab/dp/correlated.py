@@ -137,6 +137,7 @@ def correlated_gaussian(
     )
 
 
+@arguments.checked
 def check_sampler(sampler: base.ClientSampler) -> None:
     """Raises ValueError unless noise that rounds share is accounted for the sampler's
     cohorts: those of a pattern of each member's own, without amplification.

@@ -73,7 +73,14 @@ def sensitivity(
     Args:
       column: The first column of the strategy, of as many rounds as the run has.
       pattern: Separations count from round to round: 1 is adjacent rounds.
+
+    Raises:
+      ValueError: For a column that is empty or not finite.
     """
+    if not len(column) or not np.isfinite(column).all():
+        raise ValueError(
+            f"column must have a finite number for every round, got {column}"
+        )
     sizes = np.maximum.accumulate(np.abs(column)[::-1])[::-1]
     apart, turns = pattern.min_separation, -(-len(sizes) // pattern.min_separation)
     times = min(pattern.max_participations, turns)

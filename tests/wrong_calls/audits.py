@@ -219,6 +219,8 @@ AUDIT = {
         num_rounds=2,
         tree=audit.worlds.as_tree,
         dtype=jnp.float32,
+        noise=2.0,
+        mixing=(1.0, -0.5),
     ),
     "of_local_mechanism": good(
         audit.of_local_mechanism,
@@ -241,6 +243,8 @@ AUDIT = {
         steps_per_round=1,
         tree=audit.worlds.as_tree,
         frozen=False,
+        noise=2.0,
+        mixing=(1.0, -0.5),
     ),
     "of_trainer": good(
         audit.of_trainer,

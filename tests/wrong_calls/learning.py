@@ -163,6 +163,9 @@ FEDERATED = {
     "everyone": good(federated.everyone, population=3),
     "fedopt": good(federated.fedopt, optimizer=parts.SGD),
     "fixed_size": good(federated.fixed_size, population=5, cohort_size=2, max_cohort=3),
+    "min_separation": good(
+        federated.min_separation, population=6, cohort_size=2, separation=3
+    ),
     "poisson": good(
         federated.poisson, population=5, sampling_prob=0.5, mesh=None, overflow_prob=0.1
     ),

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from ppml_lab import dp
-from ppml_lab.dp import accounting, events, ledger, selection
+from ppml_lab.dp import accounting, events, ledger, selection, strategies
 
 from . import parts
 from .values import FLOATS, INF, ZERO, good
@@ -65,6 +65,28 @@ DP = {
         mechanism=parts.EXAMPLES,
         method="auto",
         microbatch_size=4,
+    ),
+    "correlated_gaussian": good(
+        dp.correlated_gaussian,
+        INF | ZERO | {"subtracted": ("0", "1e-50")},
+        clip_norm=0.5,
+        noise_multiplier=2.0,
+        subtracted=(0.5, 0.25),
+        privacy_unit="client",
+        rule="flat",
+    ),
+    "strategies.square_root": good(strategies.square_root, width=4),
+    "strategies.column": good(
+        strategies.column,
+        {"subtracted": ("()", "[1]")},
+        subtracted=(0.5,),
+        num_rounds=3,
+    ),
+    "strategies.sensitivity": good(
+        strategies.sensitivity,
+        {"column": ("[1]", "two floats")},
+        column=strategies.column((0.5,), 3),
+        pattern=parts.SAMPLER.participation(3),
     ),
     "example_keys": good(dp.example_keys, {"n": ("0",)}, key=parts.KEY, n=3),
     "live": good(dp.live, mechanism=parts.CENTRAL, sampler=parts.SAMPLER, delta=1e-3),

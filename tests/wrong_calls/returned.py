@@ -37,7 +37,7 @@ def functions(prefix: str, record: Any, may_be: Any = (), /, **values: Any) -> A
     return calls
 
 
-def of_mechanism(name: str, mechanism: Any) -> Any:
+def of_mechanism(name: str, mechanism: Any, sampler: Any = parts.SAMPLER) -> Any:
     state = mechanism.init(parts.KEY, UPDATE)
     trees = dict.fromkeys(("update", "total"), ARRAYS) | {"like": MODEL}
     return functions(
@@ -56,7 +56,7 @@ def of_mechanism(name: str, mechanism: Any) -> Any:
         gradients=dp.PerExample(jnp.ones(6), UPDATE, pairs.of),
         weights=WEIGHTS,
         sensitivity=0.5,
-        sampler=parts.SAMPLER,
+        sampler=sampler,
         num_releases=3,
         sums=None,
     )
@@ -94,6 +94,11 @@ DP = {
 }
 for name, mechanism in MECHANISMS.items():
     DP |= of_mechanism(name, mechanism)
+DP |= of_mechanism(
+    "correlated_gaussian",
+    dp.correlated_gaussian(0.5, 2.0, 0.5),
+    federated.min_separation(6, 2),
+)
 # Of its functions, one alone reads its state.
 ANSWERS = dp.randomised_response(0.5, 2.0)
 DP |= of_mechanism("randomised_response", ANSWERS._replace(init=lambda key, like: ()))
@@ -108,6 +113,7 @@ SAMPLERS = {
     "poisson": parts.SAMPLER,
     "fixed_size": federated.fixed_size(3, 2),
     "everyone": federated.everyone(3),
+    "min_separation": federated.min_separation(6, 2),
 }
 ALGORITHMS = {
     "averaging": parts.ALGORITHM,
@@ -153,9 +159,9 @@ for name, sampler in SAMPLERS.items():
     FEDERATED |= functions(
         name,
         sampler,
-        {"state": ANY},
+        {} if name == "min_separation" else {"state": ANY},
         key=parts.KEY,
-        state=(),
+        state=sampler.init(parts.KEY),
         event=parts.ONE,
         num_rounds=3,
     )

@@ -28,6 +28,13 @@ HELD = (
         secure_sum=lab.parts.AdditiveSharing(max_abs=1.0),
     ),
     lab.parts.Central(mechanism=lab.parts.Gaussian(1.0, 1.0)),
+    lab.parts.Federated(
+        sampler=lab.parts.MinSeparation(10, 10),
+        mechanism=lab.parts.CorrelatedGaussian(1.0, 1.0),
+    ),
+    lab.parts.Federated(
+        sampler=lab.parts.Everyone(), mechanism=lab.parts.BandedGaussian(1.0, 1.0)
+    ),
 )
 """Setups whose fields are set to hostile values."""
 
