@@ -100,16 +100,13 @@ class Task(NamedTuple):
 
 
 class ClientTrainer(NamedTuple):
-    """McMahan's ClientUpdate, cut into steps for `lanes`; an algorithm is a trainer and
-    the `Server` that understands its updates.
-    """
+    """McMahan's ClientUpdate, cut into steps so that lanes of clients never idle."""
 
     num_steps: Callable[[Int[Array, ""]], Int[Array, ""]]
     """`(size)`: how many steps a client with that many examples takes; 0 for one
     without examples, whose update is then that of a training that has not begun."""
     keep: Callable[[PyTree], PyTree]
-    """`(params)`: what a client keeps for itself before its first round; `()` for
-    nothing."""
+    """`(params)`: what a client keeps before its first round; `()` for nothing."""
     init: Callable[[Key, PyTree, PyTree, Int[Array, ""]], PyTree]
     """`(key, sent, kept, round_number)`: state of a client that was `sent` this; `kept`
     is from its last round. Rounds count from 0."""
@@ -136,8 +133,7 @@ class Server(NamedTuple):
     """What a server makes of the mean of its clients' updates."""
 
     init: Callable[[PyTree], PyTree]
-    """`(params)`: what the server remembers beside the model, before round 0; of the
-    trainable leaves."""
+    """`(params)`: its memory before round 0, beside the trainable leaves `params`."""
     send: Callable[[PyTree, PyTree], PyTree]
     """`(params, memory)`: what every participant receives, with the whole model."""
     step: Callable[[PyTree, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
@@ -155,8 +151,7 @@ class Participation(NamedTuple):
     unit: str
     """"member" where each member of the population has such a pattern of its own."""
     min_separation: int
-    """The least number of rounds from one participation to the next; 1 where adjacent
-    rounds are possible."""
+    """The least number of rounds from one participation to the next, at least 1."""
     max_participations: int
     """The most rounds that anyone takes part in."""
     sampling_prob: float | None
@@ -257,8 +252,8 @@ def _fits_any(num_places: int, max_abs: Any) -> None:
 
 
 class SecureAggregator(NamedTuple):
-    """A sum of updates: `finish(absorb(empty, [encode(x_i)])) ~= sum_i x_i`; totals of
-    disjoint clients merge, in any order.
+    """A sum of updates, `finish(absorb(empty, [encode(x_i)])) ~= sum_i x_i`, or an
+    estimate of their mean; totals of disjoint clients merge, in any order.
     """
 
     begin: Callable[[Key, Bool[Array, " cohort"], Bool[Array, " cohort"], Any], PyTree]
@@ -271,15 +266,14 @@ class SecureAggregator(NamedTuple):
     empty: Callable[[PyTree], PyTree]
     """`(like_message)`: the total of nobody's messages, which have these shapes."""
     absorb: Callable[[PyTree, PyTree, Int[Array, " n"], Bool[Array, " n"]], PyTree]
-    """`(total, messages, places, present)`: the total with messages, stacked along a
-    leading axis, of the clients at these places, of which only those `present` count.
-    """
+    """`(total, messages, places, present)`: the total with stacked messages of the
+    clients at these places, of which only those `present` count."""
     merge: Callable[[PyTree], PyTree]
     """`(totals)`: one total of several, stacked along a leading axis."""
     finish: Callable[[PyTree, PyTree], tuple[PyTree, Float[Array, ""], Bool[Array, ""]]]
-    """`(session, total)`: the sum of all reported updates, of arrays or of
-    `pairs.Pair`s of them, which is all that the servers learn together; how many there
-    are; and whether the protocol completed, without which both are zero."""
+    """`(session, total)`: the sum (or estimate) of all reported updates, of arrays or
+    `pairs.Pair`s of them, which is all that a secure sum tells; how many there are; and
+    whether the protocol completed, without which both are zero."""
     wrap: Callable[[PyTree, PyTree], PyTree]
     """`(session, value)`: a finished sum, perhaps with noise, modulo what sums may wrap
     around at; the sum itself if they may not."""
@@ -306,8 +300,7 @@ class SecureAggregator(NamedTuple):
     they are no integers."""
     abort_share: Callable[[Any, Any], float] | None = None
     """`(num_invited, num_reports)`: of rounds with so many, arrays `[rounds]`, the
-    share that has no sum; on the host. None where that is not known, or there are none.
-    """
+    share that has no sum; on the host. None where it is not known, or always 0."""
 
 
 class FederatedAlgorithm(NamedTuple):
@@ -316,13 +309,11 @@ class FederatedAlgorithm(NamedTuple):
     init: Callable[[Key], Any]
     """`(key)`: the server's state before round 0; `state.params` is the model."""
     round: Callable[[Key, Any, Clients], tuple[Any, dict[str, Array]]]
-    """`(key, state, clients)`: the next state, and scalars for the researcher, which
-    are not private."""
+    """`(key, state, clients)`: the next state, and scalars, which are not private."""
     event: Callable[[int], PrivacyEvent]
     """`(num_rounds)`: the cost of a whole run."""
     cost: Callable[[], Cost | None]
-    """`()`: bytes per participating client and round; None where clients take no part.
-    """
+    """`()`: bytes per participating client and round; None where there is none."""
     check: Callable[[Clients], None]
     """`(clients)`: raises ValueError unless it can train these, labels and all; on the
     host."""
