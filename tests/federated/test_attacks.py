@@ -1,5 +1,7 @@
 """Clients that lie: who they are, what they send, and what rules make of it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,11 +74,12 @@ def test_a_trainer_that_sends_few_goes_on_sending_few():
 
 
 def test_what_is_wrong_is_refused():
-    for attackers, message in (
+    cases: list[tuple[Any, str]] = [
         ([0, -1], "attackers must lie in .* got -1"),
         ([1, 1], r"attackers names a client twice: \[1, 1\]"),
         ([0.5], "attackers must be"),
-    ):
+    ]
+    for attackers, message in cases:
         with pytest.raises(ValueError, match=message):
             federated.sign_flipping(OWN, attackers)
     for scale in (0.0, -1.0, float("inf")):

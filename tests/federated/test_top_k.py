@@ -1,5 +1,7 @@
 """Top-k with error feedback: a golden problem, bytes, drop-outs, privacy, refusals."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,12 @@ from ppml_lab.federated import sparse
 
 KEY = jax.random.key(3)
 # Four clients, f_i(x) = sum_j a_ij (x_j - b_ij)^2 / 2; the optimum of their mean.
-CURVATURES = np.float32([[1, 2, 3, 4], [2, 1, 1, 2], [4, 3, 2, 1], [1, 1, 2, 5]])
-CENTRES = np.float32([[1, 0, -1, 2], [0, 1, 0, 1], [2, -1, 1, 0], [-1, 2, 0, 0]])
+CURVATURES = np.array([[1, 2, 3, 4], [2, 1, 1, 2], [4, 3, 2, 1], [1, 1, 2, 5.0]])
+CENTRES = np.array([[1, 0, -1, 2], [0, 1, 0, 1], [2, -1, 1, 0], [-1, 2, 0, 0.0]])
 OPTIMUM = [1, 0, -0.125, 0.8333333]
 STEP = 0.0354068483
 CLIENTS = base.Clients(
-    {"a": jnp.asarray(CURVATURES), "b": jnp.asarray(CENTRES)},
+    {"a": jnp.float32(CURVATURES), "b": jnp.float32(CENTRES)},
     jnp.arange(5, dtype=jnp.int32),
 )
 
@@ -107,7 +109,7 @@ def test_the_bytes_stated_are_those_of_a_message():
 
 def test_of_equal_magnitudes_the_first_are_sent_and_nothing_is_lost_silently():
     message_of = jax.jit(sparse.of, static_argnums=1)
-    tree = {"a": np.float32([2, -3]), "b": np.float32([[3, 0]])}
+    tree = {"a": jnp.array([2.0, -3.0]), "b": jnp.array([[3.0, 0.0]])}
     message = message_of(tree, 3)
     assert message.indices.tolist() == [1, 2, 0]
     assert jax.jit(sparse.dense)(message)["b"].tolist() == [[3, 0]]
@@ -118,7 +120,7 @@ def test_who_drops_out_or_is_not_drawn_keeps_its_error():
     algorithm = averaging(federated.fixed_size(4, 3), dropout_prob=0.4)
     start = algorithm.init(KEY)
     unsent = np.arange(16, dtype=np.float32).reshape(4, 4) / 100
-    start = start._replace(kept=start.kept._replace(unsent=jnp.asarray(unsent)))
+    start = start._replace(kept=start.kept._replace(unsent=jnp.float32(unsent)))
     updates, counts = STEP * CURVATURES * CENTRES, set()
     one_round = jax.jit(algorithm.round)
     for number in range(5):
@@ -148,15 +150,15 @@ def test_what_is_clipped_is_the_message_of_the_round(mechanism):
     """However much is kept; what else a mechanism wants summed is sent, too."""
     algorithm = averaging(mechanism=mechanism)
     start = algorithm.init(KEY)
-    unsent = np.diag(np.float32([5, -6, 7, 8]))
-    start = start._replace(kept=start.kept._replace(unsent=jnp.asarray(unsent)))
+    unsent = np.diag([5.0, -6.0, 7.0, 8.0])
+    start = start._replace(kept=start.kept._replace(unsent=jnp.float32(unsent)))
     state, info = jax.jit(algorithm.round)(KEY, start, CLIENTS)
     np.testing.assert_allclose(state.params, [0.0125, -0.0125, 0.0125, 0.0125], 1e-5)
     assert info["clipped_share"] == 1
     assert not np.diagonal(state.kept.unsent).any()
     # The count of norms below the clip norm is one coordinate more, of five.
     extra = mechanism.expected_contributions is not None
-    assert algorithm.cost().uplink_bytes == (9 if extra else 5)
+    assert algorithm.cost() == base.Cost(9 if extra else 5, 20 if extra else 16)
     if extra:
         assert info["clip_norm"] != 0.05
 
@@ -192,20 +194,21 @@ def test_the_update_of_scaffold_is_of_the_model_and_its_control():
     mean = np.where(ranks < 3, said, 0).mean(0)
     np.testing.assert_allclose([*state.params, *state.memory[1]], mean, rtol=1e-6)
     # Three values, and as many numbers below eight.
-    assert algorithm.cost().uplink_bytes == 3 * 4 + 2
+    assert algorithm.cost() == base.Cost(3 * 4 + 2, 8 * 4)
 
 
 def test_share_is_of_the_updates_coordinates():
     own = federated.local_sgd(TASK, optax.sgd(STEP), 1, num_steps=1)
     for share, num_sent in ((0.01, 1), (0.5, 2), (0.7, 3), (1.0, 4)):
         assert federated.top_k(TASK, own, share=share).num_sent == num_sent
-    for wrong, message in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({}, "give either num_sent or share"),
         ({"num_sent": 1, "share": 0.5}, "give either num_sent or share"),
         ({"num_sent": 5}, "num_sent is 5, but an update has 4 coordinates"),
         ({"num_sent": 0}, "num_sent must be an integer of at least 1, got 0"),
         ({"share": 1.5}, r"share must lie in \(0, 1\], got 1.5"),
-    ):
+    ]
+    for wrong, message in cases:
         with pytest.raises(ValueError, match=message):
             federated.top_k(TASK, own, **wrong)
 
