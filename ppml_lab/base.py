@@ -106,9 +106,7 @@ class Task(NamedTuple):
 
 
 class ClientTrainer(NamedTuple):
-    """McMahan's ClientUpdate, cut into steps for `lanes`; an algorithm is a trainer and
-    the `Server` that understands its updates.
-    """
+    """McMahan's ClientUpdate, cut into steps so that lanes of clients never idle."""
 
     num_steps: Callable[[Int[Array, ""]], Int[Array, ""]]
     """`(size)`: how many steps a client with that many examples takes; 0 for one
@@ -261,8 +259,8 @@ class PrivacyMechanism(NamedTuple):
 
 
 class SecureAggregator(NamedTuple):
-    """A sum of updates: `finish(absorb(empty, [encode(x_i)])) ~= sum_i x_i`; totals of
-    disjoint clients merge, in any order.
+    """A sum of updates, `finish(absorb(empty, [encode(x_i)])) ~= sum_i x_i`, or an
+    estimate of their mean; totals of disjoint clients merge, in any order.
     """
 
     begin: Callable[[Key, Bool[Array, " cohort"], Bool[Array, " cohort"], Any], PyTree]
@@ -280,9 +278,9 @@ class SecureAggregator(NamedTuple):
     merge: Callable[[PyTree], PyTree]
     """`(totals)`: one total of several, stacked along a leading axis."""
     finish: Callable[[PyTree, PyTree], tuple[PyTree, Float[Array, ""], Bool[Array, ""]]]
-    """`(session, total)`: the sum of all reported updates, of arrays or of
-    `pairs.Pair`s of them, which is all that the servers learn together; how many there
-    are; and whether the protocol completed, without which both are zero."""
+    """`(session, total)`: the sum (or estimate) of all reported updates, of arrays or
+    `pairs.Pair`s of them, which is all that a secure sum tells; how many there are; and
+    whether the protocol completed, without which both are zero."""
     wrap: Callable[[PyTree, PyTree], PyTree]
     """`(session, value)`: a finished sum, perhaps with noise, modulo what sums may wrap
     around at; the sum itself if they may not."""
@@ -321,8 +319,7 @@ class FederatedAlgorithm(NamedTuple):
     init: Callable[[Key], Any]
     """`(key)`: the server's state before round 0; `state.params` is the model."""
     round: Callable[[Key, Any, Clients], tuple[Any, dict[str, Array]]]
-    """`(key, state, clients)`: the next state, and scalars for the researcher, which
-    are not private."""
+    """`(key, state, clients)`: the next state, and scalars, which are not private."""
     event: Callable[[int], PrivacyEvent]
     """`(num_rounds)`: the cost of a whole run."""
     cost: Callable[[], Cost | None]

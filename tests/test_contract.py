@@ -65,6 +65,13 @@ AGGREGATORS = {
     "identity": smpc.additive_sharing(3, 5, 8.0, mode="identity"),
     "pairwise_masking": smpc.pairwise_masking(smpc.graphs.complete(5, 2), 8.0),
     "light_secagg": smpc.light_secagg(smpc.lightsecagg.Code(5, 2, 1), 8.0),
+    "coordinate_median": federated.coordinate_median(),
+    "trimmed_mean": federated.trimmed_mean(1),
+    "estimating": federated.estimating(
+        lambda messages, heard: jax.tree.map(
+            lambda leaf: leaf[jnp.argmax(heard)], messages
+        )
+    ),
 }
 # One protocol with every mechanism; the others, which take longer to compile, with
 # two. Masks do not go with central noise under these samplers' neighbours.
@@ -82,6 +89,10 @@ ROUNDS = [
     (name, *combination)
     for name in ("local_sgd", "proximal_sgd", "scaffold")
     for combination in COMBINATIONS
+] + [
+    # Rules that no central noise protects, and clients whose messages none fills.
+    ("local_sgd", "local_gaussian", "coordinate_median"),
+    ("top_k", "gaussian", "clear"),
 ]
 SERVERS = {"fedopt": federated.fedopt(SGD)}
 TRAINERS = {
@@ -97,6 +108,15 @@ TRAINERS = {
         2,
         7,
         method="vmap",
+    ),
+    "top_k": lambda task: federated.top_k(
+        task, TRAINERS["local_sgd"](task), num_sent=2
+    ),
+    "lying": lambda task: federated.lying(
+        TRAINERS["local_sgd"](task), [3], lambda update: jax.tree.map(jnp.sin, update)
+    ),
+    "sign_flipping": lambda task: federated.sign_flipping(
+        TRAINERS["local_sgd"](task), [3, 0]
     ),
 }
 PAIRS = {"scaffold": lambda task: federated.scaffold(task, SGD, 3, num_epochs=1)}
@@ -296,8 +316,10 @@ def test_aggregators(name):
     assert count == 4
     decoded = pairs.value(decoded)
     same_shapes(decoded, UPDATE)
+    # Of four who send the same, a sum is four times what an estimate of the mean is.
+    times = 4 if aggregator.ends_in == "sum" else 1
     for leaf, update in zip(*map(jax.tree.leaves, (decoded, UPDATE)), strict=True):
-        np.testing.assert_allclose(leaf, 4 * update, atol=4 / 2**16)
+        np.testing.assert_allclose(leaf, times * update, atol=4 / 2**16)
     # The same total from two halves.
     halves = [
         aggregator.absorb(empty, padded, places, present & (places < 1)),
@@ -309,6 +331,8 @@ def test_aggregators(name):
     assert aggregator.cost(30).uplink_bytes >= 120
     assert aggregator.ends_in in ("sum", "estimate")
     assert aggregator.needs in ("sum", "individual")
+    assert aggregator.shows in ("individual", aggregator.needs)
+    assert aggregator.name == {"identity": "additive_sharing"}.get(name, name)
 
 
 def conversations(task):

@@ -81,7 +81,9 @@ def averaging(
     server is FedAvg, `proximal_sgd` FedProx, `scaffold` SCAFFOLD; `fedopt(optimizer)`
     as server gives FedAvgM and the FedOpt family; a trainer of one full-batch step is
     FedSGD. With `example_gradients` clients bound their people's gradients, and the sum
-    is noised once, as in central DP-SGD.
+    is noised once, as in central DP-SGD. Trainers go around others: `top_k` sends few
+    coordinates, in `sign_flipping` some clients lie; and rules such as
+    `coordinate_median` take the place of the mean.
 
     A round's scalars are means over those who report of what their trainings say
     (clients without examples, whose update is zero, left out), with
@@ -106,12 +108,14 @@ def averaging(
       server: What becomes of the mean; FedAvg's, `fedopt(optax.sgd(1.0))`, by default.
       mechanism: `dp.no_privacy()` by default.
       aggregator: `smpc.clear()` by default. It gets its bound from the mechanism and
-        its size from the sampler.
+        its size from the sampler. One that ends in an estimate takes no central noise;
+        one that needs each message is none that hides them.
       weighting: "uniform" (each client counts the same, the mean divides by the
         expected number of reports, which is public), "realised" (the same, but divided
         by the number of those who report) or "examples" (McMahan's n_k / n among those
         who report; weights are relative to the largest of them). Only the first goes
-        with a private mechanism.
+        with a private mechanism. An estimate, such as `coordinate_median`, is of those
+        who report, and is not divided; it does not go with "examples".
       dropout_prob: Chance of a participant to drop out before its upload,
         independently. It then contributes nothing and keeps what it kept before.
       live_delta: If given, every round's scalars have the `epsilon` spent so far at

@@ -86,14 +86,15 @@ def estimating(
     number. So do places that nobody takes. The messages lie at their places in the
     cohort, so that the estimate has the same bits whatever the lanes and the devices.
 
-    A round holds `cohort * dimension * 4` bytes of messages on every device, several
-    times that while it ends, and as much again for each run that a sweep has side by
-    side, where a sum holds one message.
+    A round holds `cohort * dimension * 4` bytes of messages on every device, where a
+    sum holds one message: three times that while it ends, once more for each device
+    whose messages join, and all of it for each run that a sweep has side by side.
 
     **Guarantee:** none of secrecy: the server sees each message. That of robustness is
     the rule's. An estimate has not the sensitivity of a mean: `federated.averaging`
     refuses noise that a server adds to it. Noise of the clients' own protects what they
-    send, whatever is made of it; it also moves the estimate.
+    send, whatever is made of it; it also moves the estimate, and what is right on
+    average alone, such as `dp.randomised_response`, has a median of zero.
 
     Args:
       estimate: `(messages, heard) -> estimate`: the decoded messages, a tree of float

@@ -24,13 +24,13 @@ class Sparse:
     """A tree of float arrays that is zero but at these coordinates.
 
     Attributes:
-      values: Of the coordinates.
+      values: Of the coordinates, `[num_sent]`.
       indices: The coordinates, counted through the tree's leaves in order.
       like: The tree's structure, and the shapes of its leaves.
     """
 
-    values: Float[Array, "*n num_sent"]
-    indices: Int[Array, "*n num_sent"]
+    values: Any
+    indices: Any
     like: Any = dataclasses.field(metadata={"static": True})
 
 

@@ -39,6 +39,11 @@ def fedprox(task):
     return federated.proximal_sgd(task, SGD, 1, 0.5, num_steps=1)
 
 
+def few_coordinates(task):
+    """Clients keep what they do not send, without noise, for later rounds."""
+    return federated.top_k(task, one_step(task), num_sent=2)
+
+
 def fedavg(mechanism, sampler, trainer=one_step, num_rounds=2, seen=(), **parts):
     """An averaging round as the contract sees it."""
 
@@ -174,6 +179,7 @@ SUBJECTS = {
     ),
     "FedProx": lambda: fedavg(LARGE, EVERYONE, fedprox),
     "SCAFFOLD": lambda: scaffold(CLIENT, POISSON),
+    "top-k with a memory": lambda: fedavg(CLIENT, POISSON, few_coordinates),
     "DP-SGD": lambda: central(EXAMPLE, POISSON),
     "DP-SGD, two steps a round, with a constant leaf": lambda: two_steps(frozen=True),
     "DP-SGD with momentum": lambda: central(EXAMPLE, POISSON, MOMENTUM, 1),
@@ -215,6 +221,7 @@ TWICE = (
     *("FedAvg, adaptive", "FedAvg, fixed size", "FedAvg under coded masks"),
     *("banded, in turn", "gaussian, in turn", "FedAvg, correlated, in turn"),
     *("DP-SGD, correlated", "correlated"),
+    "top-k with a memory",
 )
 """Their parts are in other subjects, and tests of their own show what they add."""
 

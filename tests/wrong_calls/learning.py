@@ -209,6 +209,47 @@ FEDERATED = {
         max_client_size=3,
         method="auto",
     ),
+    "coordinate_median": good(
+        federated.coordinate_median, {"name": ("''", "'1'")}, carrier=None, name="rule"
+    ),
+    "trimmed_mean": good(
+        federated.trimmed_mean,
+        {"num_trimmed": ("0",), "name": ("''", "'1'")},
+        num_trimmed=1,
+        carrier=None,
+        name="rule",
+    ),
+    "estimating": good(
+        federated.estimating,
+        {"name": ("''", "'1'")},
+        estimate=lambda messages, heard: messages,
+        name="rule",
+        least_reports=1,
+        carrier=None,
+    ),
+    "top_k": good(
+        federated.top_k,
+        task=parts.TASK,
+        trainer=parts.TRAINER,
+        num_sent=1,
+        share=None,
+        server=None,
+        error_feedback=True,
+    ),
+    "lying": good(
+        federated.lying,
+        {"attackers": ("[1]", "()")},
+        trainer=parts.TRAINER,
+        attackers=[0],
+        lie=lambda update: update,
+    ),
+    "sign_flipping": good(
+        federated.sign_flipping,
+        {"attackers": ("[1]", "()")},
+        trainer=parts.TRAINER,
+        attackers=[0],
+        scale=1.0,
+    ),
     "on_every_device": good(federated.on_every_device, mesh=parts.MESH),
     "sharded_by_client": good(federated.sharded_by_client, mesh=parts.MESH),
     "simulate": good(

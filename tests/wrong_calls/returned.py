@@ -128,6 +128,8 @@ TRAINERS = {
         parts.TASK, parts.SGD, parts.EXAMPLES, 0.5, 1, 2
     ),
     "scaffold[0]": SCAFFOLD[0],
+    "top_k": federated.top_k(parts.TASK, parts.TRAINER, num_sent=1),
+    "sign_flipping": federated.sign_flipping(parts.TRAINER, [0]),
 }
 SERVERS = {"fedopt": federated.fedopt(parts.SGD), "scaffold[1]": SCAFFOLD[1]}
 FEDERATED = {
@@ -226,6 +228,7 @@ AGGREGATORS = {
     "additive_sharing": smpc.additive_sharing(3, 5, 8.0),
     "pairwise_masking": smpc.pairwise_masking(parts.GRAPH, 8.0),
     "light_secagg": smpc.light_secagg(parts.CODE, 8.0),
+    "coordinate_median": federated.coordinate_median(),
 }
 EVERYBODY = np.ones(5, bool)
 PLACES = np.arange(5)

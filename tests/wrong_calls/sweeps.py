@@ -27,6 +27,9 @@ HELD = (
         mechanism=lab.parts.LocalLaplace(),
         secure_sum=lab.parts.AdditiveSharing(max_abs=1.0),
     ),
+    lab.parts.Federated(
+        trainer=lab.parts.SignFlipping(lab.parts.TopK()), rule=lab.parts.TrimmedMean()
+    ),
     lab.parts.Central(mechanism=lab.parts.Gaussian(1.0, 1.0)),
     lab.parts.Federated(
         sampler=lab.parts.MinSeparation(10, 10),
