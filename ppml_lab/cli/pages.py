@@ -57,7 +57,7 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
             texts |= _pages(path, about)
         except ValueError as error:
             raise ValueError(f"PAGE of {path}: {error}") from error
-    texts |= _overview(declared, texts)
+    texts |= _overview(declared, texts) if texts else {}
     stale = [path for path, text in texts.items() if _read(path) != text]
     for path in [] if check else stale:
         path.write_text(texts[path])
@@ -85,11 +85,13 @@ def _pages(path: Path, about: Mapping[str, Any]) -> dict[Path, str]:
     _, _, text = _read(page).partition("\n")
     everything = [row for own in rows.values() for row in own]
     text = _between(page, f"{title}\n{text}", "table", _tables(about, everything))
-    minutes = about["minutes"] | dict.fromkeys(folders.keys() - about["minutes"].keys())
+    minutes = about["minutes"] | {n: None for n in folders if n not in about["minutes"]}
     text = _between(page, text, "made", _made(page, path, minutes))
     texts = {page: text}
-    for name in folders.keys() - {"paper"}:
-        own = folders[name] / "README.md"
+    for name, folder in folders.items():
+        if name == "paper":
+            continue
+        own = folder / "README.md"
         parts = (
             title,
             f"The configuration `{name}` of [{path.stem}](../README.md), by itself.",
@@ -206,7 +208,7 @@ def _overview(
 
 def _answer(page: Path, text: str) -> str:
     """A page's first paragraph, which is in bold letters, as one line."""
-    first = " ".join(text.split("\n\n")[1].split())
+    first = " ".join([*text.split("\n\n"), ""][1].split())
     if not (first.startswith("**") and first.endswith("**")):
         raise ValueError(
             f"{page} must answer first, in a paragraph of **bold** letters"

@@ -207,11 +207,19 @@ def test_a_declaration_that_does_not_fit(folder, capsys, old, new, said):
         ("<!-- made -->", "", "README.md must have the lines <!-- made -->"),
         ("<!-- end -->", "", "README.md must have the lines <!-- table -->"),
         ("the second.**", "the second.", "must answer first"),
+        ("\n\n", "\n", "must answer first"),
     ],
 )
 def test_a_page_without_its_parts(folder, capsys, old, new, said):
     (folder / "README.md").write_text(PAGE.replace(old, new))
     assert said in refused(capsys)
+
+
+def test_a_folder_without_pages(folder, capsys):
+    Path("experiments/mine.py").unlink()
+    Path("results/README.md").unlink()
+    assert main(["pages"]) == 0
+    assert capsys.readouterr().out == "all are up to date\n"
 
 
 def test_no_page_and_no_provenance(folder, capsys):
