@@ -11,15 +11,17 @@ import pytest
 from ppml_lab import base, federated
 
 KEY = jax.random.key(2)
-# Client i's only example is what it sends.
+# Client i's two examples are what it sends.
 VECTORS = np.random.default_rng(3).normal([2, -1, 4], 0.2, (9, 3)).astype(np.float32)
-CLIENTS = base.Clients(jnp.asarray(VECTORS), jnp.arange(10, dtype=jnp.int32))
+CLIENTS = base.Clients(
+    jnp.asarray(np.repeat(VECTORS, 2, axis=0)), 2 * jnp.arange(10, dtype=jnp.int32)
+)
 TASK = base.Task(
     init=lambda key: jnp.zeros(3),
     loss=lambda key, params, examples: -examples @ params,
     evaluate=lambda params, examples: {},
 )
-OWN = federated.local_sgd(TASK, optax.sgd(1.0), 1, num_steps=1)
+OWN = federated.local_sgd(TASK, optax.sgd(1.0), 2, num_steps=1)
 ATTACKERS = [7, 0, 3, 4]
 
 
@@ -65,7 +67,7 @@ def test_a_trainer_that_sends_few_goes_on_sending_few():
     trainer = federated.sign_flipping(few, [*range(9)])
     assert trainer.num_sent == 1
     state = trainer.init(KEY, jnp.zeros(3), few.keep(jnp.zeros(3)), jnp.int32(0))
-    view = base.ClientView(CLIENTS.examples, *map(jnp.int32, (6, 1, 6)))
+    view = base.ClientView(CLIENTS.examples, *map(jnp.int32, (12, 2, 6)))
     state = trainer.step(KEY, jnp.zeros(3), state, view, jnp.int32(0))
     update, kept, _ = trainer.finish(jnp.zeros(3), state)
     np.testing.assert_allclose(update, [0, 0, -VECTORS[6, 2]], rtol=1e-6)

@@ -84,7 +84,7 @@ def test_all_coordinates_are_the_whole_update():
 
 
 def test_the_bytes_stated_are_those_of_a_message():
-    for dimension, num_sent, per_index in ((4, 1, 2), (1000, 37, 10)):
+    for dimension, num_sent, per_index in ((5, 3, 3), (1024, 37, 10)):
         channel = sparse.sending_few(smpc.clear(), num_sent)
         update = np.zeros(dimension, np.float32)
         rng = np.random.default_rng(num_sent)
