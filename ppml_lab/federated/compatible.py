@@ -80,7 +80,8 @@ def _check_sum(
         raise ValueError(
             "this secure sum can abort for want of reports, so that adding one client "
             "may change all of it, which the mechanism's noise does not hide; use a "
-            "sampler with replace_one neighbours, such as federated.fixed_size"
+            "sampler under which nobody's place is lost, such as federated.fixed_size "
+            "(replace_one) or federated.min_separation (zero_out)"
         )
     sums = None if aggregator.sums is None else aggregator.sums(1)
     grid = mechanism.grid
