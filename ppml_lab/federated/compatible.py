@@ -61,7 +61,7 @@ def check(
         raise ValueError(f"dropout_prob must lie in [0, 1), got {dropout_prob}")
     _check_sum(sampler, mechanism, aggregator)
     _check_completes(sampler, aggregator, dropout_prob)
-    check_cohorts(sampler, mechanism, dropout_prob)
+    check_contributions(sampler, mechanism, dropout_prob)
 
 
 def _check_sum(
@@ -111,7 +111,7 @@ def _check_completes(
     rng, expected = np.random.default_rng(0), float(expected)
     chance = sampler.participation(1).sampling_prob
     drawn = np.full(_TRIED, round(expected))
-    if chance is not None:
+    if chance is not None and sampler.neighboring_relation == "add_or_remove_one":
         drawn = rng.binomial(sampler.population, float(chance), _TRIED)
     invited = np.minimum(drawn, sampler.max_cohort)
     reports = rng.binomial(invited, 1.0 - float(dropout_prob))
@@ -126,7 +126,7 @@ def _check_completes(
         )
 
 
-def check_cohorts(
+def check_contributions(
     sampler: base.ClientSampler, mechanism: base.PrivacyMechanism, dropout_prob: Any
 ) -> None:
     """Raises ValueError unless a mechanism accounts for who the sampler draws, and, if
