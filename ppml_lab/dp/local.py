@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, guards, pairs, random, trees
-from ppml_lab.dp import clipping, looks, mechanisms
+from ppml_lab.dp import clipping, looks, mechanisms, own_noise
 
 _MOST_EPSILON = 700.0
 
@@ -203,12 +203,8 @@ def _at_the_client(clip: Any, norm_bound: Any, event: Any) -> base.PrivacyMechan
     def releases(
         sampler: base.ClientSampler, num_releases: int, sums: base.Sums | None = None
     ) -> base.PrivacyEvent:
-        from ppml_lab.dp import events
-
         checks.at_least("num_releases", num_releases, 1)
-        share = events.to_float("expected_cohort", sampler.expected_cohort)
-        taken = events.participating(min(1.0, share / sampler.population), event())
-        composed = events.compose(taken, num_releases)
+        composed = own_noise.over_rounds(event(), sampler, num_releases)
         return base.PrivacyEvent(composed, "replace_one", "client", sampler.population)
 
     return base.PrivacyMechanism(

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from ppml_lab import arguments, base, checks, dp, guards, smpc, trees
+from ppml_lab.dp import own_noise
 from ppml_lab.federated import (
     compatible,
     contributions,
@@ -271,12 +272,10 @@ def averaging(
         from ppml_lab.dp import events
 
         checks.at_least("num_rounds", num_rounds, 1)
-        single, drawn = trainer.event(), 1.0
-        if single.privacy_unit is not None:
-            drawn = min(1.0, float(sampler.expected_cohort) / sampler.population)
-        # A client pays for the rounds that it takes part in.
-        taken = events.participating(drawn, single.event)
-        own = single._replace(event=events.compose(taken, num_rounds))
+        own = trainer.event()
+        if own.privacy_unit is not None:
+            spent = own_noise.over_rounds(own.event, sampler, num_rounds)
+            own = own._replace(event=spent)
         if not private:
             return own
         sums = None if aggregator.sums is None else aggregator.sums(shapes.dimension)

@@ -77,7 +77,7 @@ def central_sgd(
         checks.probability("live_delta", live_delta, allow_one=False)
         mechanism = dp.live(mechanism, sampler, live_delta)
     _gradient(task, None, mechanism, method, microbatch_size)
-    compatible.check_cohorts(sampler, mechanism, 0.0)
+    compatible.check_contributions(sampler, mechanism, 0.0)
 
     def part(
         device: Array,

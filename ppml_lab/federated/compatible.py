@@ -61,7 +61,7 @@ def check(
     checks.share("dropout_prob", dropout_prob)
     _check_sum(sampler, mechanism, aggregator)
     _check_completes(sampler, aggregator, dropout_prob)
-    check_cohorts(whose.sampler, mechanism, dropout_prob)
+    check_contributions(whose.sampler, mechanism, dropout_prob)
 
 
 def _check_sum(
@@ -93,7 +93,8 @@ def _check_sum(
         raise ValueError(
             f"{aggregator.name} can abort for want of reports, so that adding one "
             "client may change all of it, which the mechanism's noise does not hide; "
-            "use a sampler with replace_one neighbours, such as federated.fixed_size"
+            "use a sampler under which nobody's place is lost, such as "
+            "federated.fixed_size (replace_one) or federated.min_separation (zero_out)"
         )
     sums = None if aggregator.sums is None else aggregator.sums(1)
     grid = mechanism.grid
@@ -117,7 +118,7 @@ def _check_completes(
     rng, expected = np.random.default_rng(0), float(expected)
     chance = sampler.participation(1).sampling_prob
     drawn = np.full(_TRIED, round(expected))
-    if chance is not None:
+    if chance is not None and sampler.neighboring_relation == "add_or_remove_one":
         drawn = rng.binomial(sampler.population, float(chance), _TRIED)
     invited = np.minimum(drawn, sampler.max_cohort)
     reports = rng.binomial(invited, 1.0 - float(dropout_prob))
@@ -134,7 +135,7 @@ def _check_completes(
         )
 
 
-def check_cohorts(
+def check_contributions(
     sampler: base.ClientSampler, mechanism: base.PrivacyMechanism, dropout_prob: Any
 ) -> None:
     """Raises ValueError unless a mechanism accounts for who the sampler draws, and, if

@@ -119,7 +119,7 @@ def fixed_size(
         init=lambda key: (),
         sample=sample,
         amplify=amplify,
-        participation=_any_rounds(None),
+        participation=_any_rounds(expected / population),
         expected_cohort=expected,
         max_cohort=max_cohort,
         population=population,
@@ -209,7 +209,7 @@ def poisson(
     )
 
 
-def _any_rounds(sampling_prob: float | None) -> Callable[[int], base.Participation]:
+def _any_rounds(sampling_prob: Any) -> Callable[[int], base.Participation]:
     """The pattern of cohorts that are drawn anew in every round."""
 
     @arguments.checked

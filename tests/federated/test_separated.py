@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab import federated
+from ppml_lab import dp, federated
+from ppml_lab.dp import accounting
 
 ROUNDS = 200
 
@@ -89,6 +90,19 @@ def test_what_it_states():
     release = dp_accounting.GaussianDpEvent(1.3)
     assert sampler.amplify(release) == release
     assert federated.min_separation(9, 9).participation(3).sampling_prob == 1
+
+
+def test_noise_of_ones_own_costs_as_many_turns_as_anyone_has():
+    """Coins of the same chance may come up more often, and cost more."""
+    turns, mechanism = federated.min_separation(20, 2), dp.local_gaussian(0.5, 4.0)
+    whole = mechanism.event(turns, 10)
+    once = mechanism.event(federated.everyone(20), 1)
+    for accountant in ("rdp", "pld"):
+        epsilon = accounting.epsilon(whole, 0.01, accountant)
+        assert epsilon == pytest.approx(accounting.epsilon(once, 0.01, accountant))
+    by_coins = mechanism.event(federated.poisson(20, 0.1), 10)
+    assert accounting.epsilon(by_coins, 0.01, "pld") > 1.2 * epsilon
+    assert accounting.epsilon_server(whole, 0.01) == pytest.approx(epsilon)
 
 
 @exhaustive

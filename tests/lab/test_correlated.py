@@ -165,13 +165,14 @@ def test_targets_are_met_by_one_gaussian(mechanism: Any) -> None:
 
 
 def test_what_does_not_go_together_is_said_when_points_are_built() -> None:
-    for fields, message in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"sampler": parts.Poisson(3)}, r"no amplification by sampling"),
         ({"sampler": parts.FixedSize(3)}, r"no amplification by sampling"),
         ({"mechanism": parts.BandedGaussian(bands=1)}, "bands must be an integer of"),
         ({"mechanism": parts.CorrelatedGaussian(subtracted=1)}, "subtracted must be"),
         ({"sampler": parts.MinSeparation(4, 3)}, "separation 3 times cohort_size 4"),
-    ):
+    ]
+    for fields, message in cases:
         with pytest.raises(ValueError, match=message):
             built(replace(SETUP, **fields))
 

@@ -1,0 +1,26 @@
+"""What noise of a client's own costs in a run: it pays where it takes part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ppml_lab import base
+
+
+def over_rounds(event: Any, sampler: base.ClientSampler, num_rounds: int) -> Any:
+    """The `DpEvent` of a run for a client whose every participation costs `event`.
+
+    Everybody sees when it takes part. Where its chance is the same in each round,
+    whatever happens in others, that is an `events.participating` in every round. Where
+    its rounds depend on each other, as turns do, it is as many participations as anyone
+    may have, whatever the chance of them.
+    """
+    from ppml_lab.dp import events
+
+    pattern = sampler.participation(num_rounds)
+    if pattern.sampling_prob is None:
+        return events.participating(
+            1.0, events.compose(event, pattern.max_participations)
+        )
+    taken = events.participating(pattern.sampling_prob, event)
+    return events.compose(taken, num_rounds)
