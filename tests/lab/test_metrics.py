@@ -61,10 +61,10 @@ def test_metrics_are_those_of_other_code() -> None:
         np.testing.assert_allclose(found, right, rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [2, 3, 64, 65, 400])
+@pytest.mark.parametrize("count", [2, 3, 65, 300])
 def test_concordance_is_that_of_all_pairs_to_the_last_bit(count: int) -> None:
     """Times and scores that few values have, rows that are padding, rows censored."""
-    rng = np.random.default_rng(count)
+    rng, judge = np.random.default_rng(count), jax.jit(parts.Concordance().__call__)
     for values in (3, 1000):
         time = rng.integers(-values, values, count).astype(np.float32)
         scores = rng.integers(0, values, count).astype(np.float32) - 0.5
@@ -75,10 +75,8 @@ def test_concordance_is_that_of_all_pairs_to_the_last_bit(count: int) -> None:
         if time.max() == time.min():
             continue
         want = np.float32(concordance(scores, time, event, weights))
-        found = judged(
-            parts.Concordance(), scores, {"time": time, "event": event}, weights
-        )
-        assert np.float32(found) == want
+        labels = {"time": time, "event": event}
+        assert judge(scores, labels, weights)["concordance"] == want
 
 
 def test_concordance_of_many_rows_takes_memory_for_the_rows_alone() -> None:
@@ -87,7 +85,7 @@ def test_concordance_of_many_rows_takes_memory_for_the_rows_alone() -> None:
         return parts.Concordance()(scores, labels, jnp.ones(20_000))["concordance"]
 
     rows = jnp.linspace(0, 1, 20_000)
-    compiled = jax.jit(concordance).lower(rows, rows).compile()
+    compiled: Any = jax.jit(concordance).lower(rows, rows).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 200 * 20_000
     assert compiled(rows, -rows) == 1
     assert compiled(rows, rows) == 0
