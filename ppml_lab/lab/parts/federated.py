@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal, Protocol
 
 from jax import Array
 from jaxtyping import PyTree
 
 from ppml_lab import base, checks, federated
-from ppml_lab.federated import scoring
 from ppml_lab.lab.loading import facts_of
 from ppml_lab.lab.parts.data import Data, Digits
 from ppml_lab.lab.parts.mechanisms import Mechanism, NoPrivacy
 from ppml_lab.lab.parts.metrics import Accuracy, Metric
+from ppml_lab.lab.parts.modelled import Modelled
 from ppml_lab.lab.parts.models import Logistic, Model
 from ppml_lab.lab.parts.optimizers import Optimizer, Sgd
 from ppml_lab.lab.parts.partitions import Iid, Partition
@@ -52,7 +51,7 @@ class Mean:
 
 
 @part
-class Federated:
+class Federated(Modelled):
     """Rounds of clients that train, and of a server that learns a private sum."""
 
     data: Data = Digits()
@@ -111,31 +110,9 @@ class Federated:
         self, state: Any, clients: base.Clients, rows: PyTree
     ) -> dict[str, Array]:
         """The task's and the metrics' scalars; with `client_metrics` their spread."""
-        task, mesh = self.model.build(facts_of(self)), self.layout.mesh()
-        judge = scoring.scorer(task, self.predict, self.metrics, mesh=mesh)
-        found = judge(state.params, rows)
+        found = self.judged(state, rows)
         if self.client_metrics:
+            task, mesh = self.model.build(facts_of(self)), self.layout.mesh()
             each = federated.client_evaluator(task, mesh=mesh)(state.params, clients)
             found |= federated.client_spread(each, clients)
         return found
-
-    def with_noise(self, noise: float) -> Federated:
-        """With so much noise in its mechanism, or in a trainer that is private."""
-        for name in ("mechanism", "trainer"):
-            own = getattr(getattr(self, name), "with_noise", None)
-            if own is not None:
-                return dataclasses.replace(self, **{name: own(noise)})
-        raise ValueError(
-            f"mechanism {type(self.mechanism).__name__} and trainer "
-            f"{type(self.trainer).__name__} have no noise to set; give a mechanism "
-            "such as Gaussian, or a with_noise(z) of its own"
-        )
-
-    def accounted(self) -> Federated:
-        """What costs the same, and bears all the noise that a search tries."""
-        own = getattr(self.mechanism, "accounted", None)
-        return self if own is None else dataclasses.replace(self, mechanism=own())
-
-    def predict(self, params: PyTree, rows: PyTree) -> Array:
-        """The model's scores."""
-        return self.model.predict(facts_of(self), params, rows)
