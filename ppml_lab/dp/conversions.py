@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from typing import Any, SupportsFloat
 
-from scipy import optimize, special
-
 from ppml_lab import checks
 from ppml_lab.dp import events
 
@@ -39,6 +37,8 @@ def gdp_delta(mu: SupportsFloat, epsilon: SupportsFloat) -> float:
     Raises:
       ValueError: If an argument is negative, infinite or NaN.
     """
+    from scipy import special
+
     mu, epsilon = _number("mu", mu), _number("epsilon", epsilon)
     if mu == 0:
         return 0.0
@@ -63,6 +63,8 @@ def gdp_epsilon(mu: SupportsFloat, delta: SupportsFloat) -> float:
     Raises:
       ValueError: If an argument is out of range.
     """
+    from scipy import special
+
     mu, delta = _number("mu", mu), _delta(delta)
     if gdp_delta(mu, 0.0) <= delta:
         return 0.0
@@ -187,6 +189,8 @@ def _least(bound: Any) -> float:
     """The least of a bound over orders; any order's is valid, so where the search stops
     costs tightness only.
     """
+    from scipy import optimize
+
     found: Any = optimize.minimize_scalar(
         lambda log_gap: bound(math.exp(log_gap)),
         bounds=(math.log(_LEAST_GAP), math.log(_MOST_GAP)),

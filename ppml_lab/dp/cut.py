@@ -25,8 +25,6 @@ from __future__ import annotations
 import functools
 import math
 
-from scipy import special
-
 from ppml_lab import random
 
 NORMAL_CUT, LAPLACE_CUT = random.NORMAL_CUT, random.LAPLACE_CUT
@@ -47,6 +45,9 @@ def of_gaussian(noise_multiplier: float) -> float:
     Returns:
       In [0, 1].
     """
+    # Imported late, as all of SciPy is: it takes a quarter of a second.
+    from scipy import special
+
     return float(special.ndtr(1 / noise_multiplier - NORMAL_CUT))
 
 

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
 
 from ppml_lab.dp import rdp
 
@@ -139,6 +138,8 @@ def _gaussian(
 
 def _masses(edges: np.ndarray) -> np.ndarray:
     """Of a standard normal between edges, from whichever tail is nearer."""
+    from scipy import special
+
     left = np.diff(special.ndtr(edges))
     right = -np.diff(special.ndtr(-edges))
     return np.maximum(np.where(edges[:-1] > 0, right, left), 0.0)

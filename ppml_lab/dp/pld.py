@@ -10,7 +10,6 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import fft, optimize
 
 from ppml_lab.dp import events, losses
 from ppml_lab.dp.losses import Grid
@@ -127,6 +126,8 @@ def _compose(
     What lies outside the window, where 1e-15 may on either side, comes back into it at
     its other end; from above it is counted as infinite besides.
     """
+    from scipy import fft
+
     if len(parts) == 1 and parts[0][1] == 1:
         return parts[0][0]
     first, last = _window(parts)
@@ -201,6 +202,8 @@ def _delta(grid: Grid, step: float, epsilon: float) -> float:
 
 
 def _epsilon(grid: Grid, step: float, delta: float) -> float:
+    from scipy import optimize
+
     def excess(epsilon: float) -> float:
         found = _delta(grid, step, epsilon)
         return math.log(max(found, 1e-300) / delta)

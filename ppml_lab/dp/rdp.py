@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy.special import gammaln
 
 from ppml_lab import checks
 
@@ -204,6 +203,8 @@ def _rdp(xp: Any, q: Any, s: Any, orders: np.ndarray, points: int) -> Any:
 @functools.lru_cache(maxsize=32)
 def _binomials(orders: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For k from 2 to the highest order a: k, a - k, and log C(a, k), -inf above a."""
+    from scipy.special import gammaln
+
     a, k = np.array(orders)[:, None], np.arange(2.0, max(orders) + 1)
     rest = np.maximum(a - k, 0)
     log_ways = gammaln(a + 1) - gammaln(k + 1) - gammaln(rest + 1)

@@ -15,7 +15,6 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree, UInt32
-from scipy import special
 
 from ppml_lab import arguments, base, checks, guards, random
 from ppml_lab.data import storage
@@ -276,6 +275,8 @@ def largest_poisson_sample(
     """The size that a Poisson sample reaches with probability `overflow_prob` at most,
     or the population.
     """
+    from scipy import special
+
     # P(size >= k); SciPy's own quantile gives up below 1e-16.
     low, high = 0, population
     while high - low > 1:

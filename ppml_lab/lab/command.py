@@ -81,7 +81,7 @@ def parse(
     )
     registry = tyro.constructors.ConstructorRegistry()
     table = _table(configs, choices or {})
-    registry.struct_rule(functools.partial(_struct, table))
+    registry.struct_rule(functools.partial(_struct, table, invocation))
     return tyro.cli(
         invocation,
         prog=f"{prog} {name}",
@@ -187,12 +187,11 @@ def _held(config: Any) -> Iterator[tuple[type, str, Any]]:
             yield from _held(inner)
 
 
-def _struct(table: _Table, info: Any) -> Any:
+def _struct(table: _Table, invocation: type, info: Any) -> Any:
     """What tyro needs to know of a class: its fields, and what may stand there."""
     cls = info.type
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        return None
-    if cls.__name__ == "Invocation":
+    is_record = isinstance(cls, type) and dataclasses.is_dataclass(cls)
+    if not is_record or cls is invocation:
         return None
     specs = []
     is_part = is_part_class(cls)

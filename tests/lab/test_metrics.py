@@ -61,6 +61,36 @@ def test_metrics_are_those_of_other_code() -> None:
         np.testing.assert_allclose(found, right, rtol=1e-5)
 
 
+@pytest.mark.parametrize("count", [2, 3, 65, 300])
+def test_concordance_is_that_of_all_pairs_to_the_last_bit(count: int) -> None:
+    """Times and scores that few values have, rows that are padding, rows censored."""
+    rng, judge = np.random.default_rng(count), jax.jit(parts.Concordance().__call__)
+    for values in (3, 1000):
+        time = rng.integers(-values, values, count).astype(np.float32)
+        scores = rng.integers(0, values, count).astype(np.float32) - 0.5
+        event = rng.integers(0, 2, count)
+        event[np.argmin(time)] = 1
+        weights = (rng.random(count) < 0.8).astype(np.float32)
+        weights[[np.argmin(time), np.argmax(time)]] = 1
+        if time.max() == time.min():
+            continue
+        want = np.float32(concordance(scores, time, event, weights))
+        labels = {"time": time, "event": event}
+        assert judge(scores, labels, weights)["concordance"] == want
+
+
+def test_concordance_of_many_rows_takes_memory_for_the_rows_alone() -> None:
+    def concordance(scores: Any, time: Any) -> Any:
+        labels = {"time": time, "event": jnp.ones(20_000, jnp.int32)}
+        return parts.Concordance()(scores, labels, jnp.ones(20_000))["concordance"]
+
+    rows = jnp.linspace(0, 1, 20_000)
+    compiled: Any = jax.jit(concordance).lower(rows, rows).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 200 * 20_000
+    assert compiled(rows, -rows) == 1
+    assert compiled(rows, rows) == 0
+
+
 def test_what_is_not_finite_counts_where_its_row_does() -> None:
     nan_time = {"time": np.where(np.arange(N) == 5, np.nan, TIME), "event": LABELS}
     nan_score = np.where(np.arange(N) == 5, np.nan, SCORES).astype(np.float32)

@@ -167,7 +167,7 @@ EXHAUSTIVE = pytest.mark.exhaustive
         pytest.param("trainer.batch_size", [2, 4], SETUP, marks=EXHAUSTIVE),
         ("data.noise_in_test", [0, 1], SETUP),  # which no program's text shows
         ("data.seed", [0, 1], replace(SETUP, data=Made())),
-        ("schedule.validation", [0.1, 0.34], SETUP),
+        ("schedule.validation", [0.34, 0.5], SETUP),
         ("schedule.num_rounds", [1, 2], SETUP),
         ("secure_sum.num_parties", [3, 4], SHARED),  # costs others
         pytest.param("secure_sum.scale_bits", [10, 12], SHARED, marks=EXHAUSTIVE),

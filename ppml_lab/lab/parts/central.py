@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
 from jax import Array
 from jaxtyping import PyTree
 
 from ppml_lab import base, federated
-from ppml_lab.federated import scoring
-from ppml_lab.lab.loading import facts_of
 from ppml_lab.lab.parts.data import Data, Digits
 from ppml_lab.lab.parts.mechanisms import Mechanism, NoPrivacy
 from ppml_lab.lab.parts.metrics import Accuracy, Metric
+from ppml_lab.lab.parts.modelled import Modelled
 from ppml_lab.lab.parts.models import Logistic, Model
 from ppml_lab.lab.parts.optimizers import Optimizer, Sgd
 from ppml_lab.lab.parts.partitions import Iid, Partition
@@ -23,7 +21,7 @@ from ppml_lab.lab.tree.part import part
 
 
 @part
-class Central:
+class Central(Modelled):
     """SGD on pooled examples; with a mechanism DP-SGD, which protects examples."""
 
     pattern = "central"
@@ -80,25 +78,4 @@ class Central:
         self, state: Any, clients: base.Clients, rows: PyTree
     ) -> dict[str, Array]:
         """The task's and the metrics' scalars."""
-        task, mesh = self.model.build(facts_of(self)), self.layout.mesh()
-        judge = scoring.scorer(task, self.predict, self.metrics, mesh=mesh)
-        return judge(state.params, rows)
-
-    def with_noise(self, noise: float) -> Central:
-        """With so much noise in its mechanism."""
-        own = getattr(self.mechanism, "with_noise", None)
-        if own is None:
-            raise ValueError(
-                f"mechanism {type(self.mechanism).__name__} has no noise to set; give "
-                "one such as Gaussian, or a with_noise(z) of its own"
-            )
-        return dataclasses.replace(self, mechanism=own(noise))
-
-    def accounted(self) -> Central:
-        """What costs the same, and bears all the noise that a search tries."""
-        own = getattr(self.mechanism, "accounted", None)
-        return self if own is None else dataclasses.replace(self, mechanism=own())
-
-    def predict(self, params: PyTree, rows: PyTree) -> Array:
-        """The model's scores."""
-        return self.model.predict(facts_of(self), params, rows)
+        return self.judged(state, rows)

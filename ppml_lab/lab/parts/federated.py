@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from jax import Array
 from jaxtyping import PyTree
 
 from ppml_lab import base, checks, federated, models
-from ppml_lab.federated import contributions, roles, scoring
+from ppml_lab.federated import contributions, roles
 from ppml_lab.lab.loading import facts_of
 from ppml_lab.lab.parts.data import Data, Digits
 from ppml_lab.lab.parts.mechanisms import Mechanism, NoPrivacy
 from ppml_lab.lab.parts.metrics import Accuracy, Metric
+from ppml_lab.lab.parts.modelled import Modelled
 from ppml_lab.lab.parts.models import Logistic, Model
 from ppml_lab.lab.parts.optimizers import Optimizer, Sgd
 from ppml_lab.lab.parts.partitions import Iid, Partition
@@ -21,14 +21,13 @@ from ppml_lab.lab.parts.rules import Mean, Rule
 from ppml_lab.lab.parts.samplers import Poisson, Sampler
 from ppml_lab.lab.parts.sums import Clear, Sum
 from ppml_lab.lab.parts.trainers import FedAvg, Trainer
-from ppml_lab.lab.parts.wrappers import with_noise
 from ppml_lab.lab.setup import Facts, Layout, Schedule
 from ppml_lab.lab.tree.fields import Traced
 from ppml_lab.lab.tree.part import part
 
 
 @part
-class Federated:
+class Federated(Modelled):
     """Rounds of clients that train, and of a server that learns a private sum."""
 
     pattern = "federated"
@@ -110,8 +109,7 @@ class Federated:
             trainer, server = self.trainer.build(task, facts, self.server.build())
             own = federated.personal_evaluator(task, trainer, server, mesh=mesh)
             return federated.client_spread(own(state, clients), clients)
-        judge = scoring.scorer(task, self.predict, self.metrics, mesh=mesh)
-        found = judge(state.params, rows)
+        found = self.judged(state, rows)
         if self.client_metrics:
             each = federated.client_evaluator(task, mesh=mesh)(state.params, clients)
             found |= federated.client_spread(each, clients)
@@ -138,24 +136,3 @@ class Federated:
                 f"validation {self.schedule.validation:g} holds out rows of nobody's, "
                 f"and clients keep {kept[0]}: no model fits them; set validation to 0"
             )
-
-    def with_noise(self, noise: float) -> Federated:
-        """With so much noise in its mechanism, or in a trainer that is private."""
-        for name in ("mechanism", "trainer"):
-            noisy = with_noise(getattr(self, name), noise)
-            if noisy is not None:
-                return dataclasses.replace(self, **{name: noisy})
-        raise ValueError(
-            f"mechanism {type(self.mechanism).__name__} and trainer "
-            f"{type(self.trainer).__name__} have no noise to set; give a mechanism "
-            "such as Gaussian, or a with_noise(z) of its own"
-        )
-
-    def accounted(self) -> Federated:
-        """What costs the same, and bears all the noise that a search tries."""
-        own = getattr(self.mechanism, "accounted", None)
-        return self if own is None else dataclasses.replace(self, mechanism=own())
-
-    def predict(self, params: PyTree, rows: PyTree) -> Array:
-        """The model's scores."""
-        return self.model.predict(facts_of(self), params, rows)

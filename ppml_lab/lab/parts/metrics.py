@@ -8,8 +8,10 @@ finite, so is the metric: NaN.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -165,12 +167,60 @@ class Concordance:
             )
         time = _labels("Concordance", time, weights)
         seen = _labels("Concordance", event, weights) > 0
-        # Who was censored when another had the event had it later.
-        later = (time[:, None] < time) | ((time[:, None] == time) & ~seen)
-        pair = jnp.where(later & seen[:, None], weights[:, None] * weights, 0.0)
         judged = jnp.stack([score, time.astype(score.dtype)], axis=1)
         score = jnp.where(weights > 0, score, 0.0)
-        # Half a win where the scores are equal.
-        wins = 0.5 * (1 + jnp.sign(score[:, None] - score))
-        value = jnp.sum(pair * wins) / jnp.sum(pair)
+        # Who was censored when another had the event had it later.
+        won, pairs = _wins(score, _dense_ranks(time, ~seen), weights)
+        counted = jnp.where(seen, weights, 0.0)
+        value = jnp.sum(counted * won) / jnp.sum(counted * pairs)
         return {"concordance": _or_nan(value, judged, weights)}
+
+
+def _dense_ranks(first: Array, second: Array) -> Array:
+    """Ranks `[n]` by `first`, then by `second`, from 0 on; equal rows share one."""
+    order = jnp.lexsort((second, first))
+    ranks = jnp.cumsum(_differs(first[order], second[order]), dtype=jnp.int32) - 1
+    return jnp.zeros(len(order), jnp.int32).at[order].set(ranks)
+
+
+def _differs(*columns: Array) -> Array:
+    """`[n]`, whether a row differs from the one before; the first does."""
+    new = [jnp.concatenate([jnp.ones(1, bool), c[1:] != c[:-1]]) for c in columns]
+    return functools.reduce(jnp.logical_or, new)
+
+
+def _wins(score: Array, rank: Array, weights: Array) -> tuple[Array, Array]:
+    """Of each row, the weight of the rows of higher rank that score lower (half of it
+    where they score the same), and of all rows of higher rank; exact for whole weights,
+    in O(n log^2 n) steps and O(n) memory.
+
+    Ranks of which one is higher differ from some bit down: rows that are alike above
+    this bit, sorted by score, are counted in one pass.
+    """
+    count = len(score)
+    places = jnp.arange(count, dtype=jnp.int32)
+    by_score = jnp.argsort(score)
+
+    def level(bit: Any, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        above = rank[by_score] >> (bit + 1)
+        order = by_score[jnp.argsort(above, stable=True)]
+        segment, value, is_high = rank[order] >> (bit + 1), score[order], rank[order]
+        is_high = (is_high >> bit) & 1 == 1
+        high = jnp.cumsum(jnp.where(is_high, weights[order], 0.0))
+        before = jnp.concatenate([jnp.zeros(1, high.dtype), high])
+
+        def outside(new: Array) -> tuple[Array, Array]:
+            """The weight before each row's stretch of alike rows, and up to its end."""
+            starts = jax.lax.cummax(jnp.where(new, places, 0))
+            is_last = jnp.concatenate([new[1:], jnp.ones(1, bool)])
+            ends = jnp.where(is_last, places + 1, count)
+            return before[starts], before[jax.lax.cummin(ends, reverse=True)]
+
+        begin, end = outside(_differs(segment))
+        lower, equal = outside(_differs(segment, value))
+        won = jnp.where(is_high, 0.0, (lower + equal) / 2 - begin)
+        pairs = jnp.where(is_high, 0.0, end - begin)
+        return found[0].at[order].add(won), found[1].at[order].add(pairs)
+
+    nothing = (jnp.zeros_like(weights), jnp.zeros_like(weights))
+    return jax.lax.fori_loop(0, max(1, (count - 1).bit_length()), level, nothing)

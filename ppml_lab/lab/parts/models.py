@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -50,12 +51,12 @@ def num_classes(facts: Facts) -> int:
     return facts.num_classes
 
 
-class FlaxClassifier:
+class FlaxClassifier(abc.ABC):
     """What flax modules with one logit per class have in common: `module(classes)`."""
 
+    @abc.abstractmethod
     def module(self, num_classes: int) -> nn.Module:
         """The network."""
-        raise NotImplementedError
 
     def build(self, facts: Facts) -> base.Task:
         """Softmax classification; see `models.flax_classification`."""

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
-from scipy import special
 
 from ppml_lab import arguments, checks
 
@@ -308,6 +307,8 @@ def _rare(population: int, marked: int, drawn: int, log_prob: float) -> int:
 
 
 def _log_choose(total: Any, chosen: Any) -> Any:
+    from scipy import special
+
     return (
         special.gammaln(total + 1)
         - special.gammaln(chosen + 1)

@@ -1,0 +1,51 @@
+"""What setups have in common that train a model part, under a mechanism part."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+from jax import Array
+from jaxtyping import PyTree
+
+from ppml_lab.federated import scoring
+from ppml_lab.lab.loading import facts_of
+from ppml_lab.lab.parts.wrappers import with_noise
+
+
+class Modelled:
+    """Fields `model`, `mechanism`, `metrics` and `layout` make these methods. A private
+    `trainer`, where there is one, has noise of its own.
+    """
+
+    def predict(self: Any, params: PyTree, rows: PyTree) -> Array:
+        """The model's scores."""
+        return self.model.predict(facts_of(self), params, rows)
+
+    def judged(self: Any, state: Any, rows: PyTree) -> dict[str, Array]:
+        """The task's and the metrics' scalars."""
+        task, mesh = self.model.build(facts_of(self)), self.layout.mesh()
+        judge = scoring.scorer(task, self.predict, self.metrics, mesh=mesh)
+        return judge(state.params, rows)
+
+    def with_noise(self, noise: float) -> Any:
+        """With so much noise in its mechanism, or in a trainer that is private."""
+        bearers = {
+            name: getattr(self, name)
+            for name in ("mechanism", "trainer")
+            if hasattr(self, name)
+        }
+        for name, bearer in bearers.items():
+            noisy = with_noise(bearer, noise)
+            if noisy is not None:
+                return dataclasses.replace(cast(Any, self), **{name: noisy})
+        named = [f"{name} {type(bearer).__name__}" for name, bearer in bearers.items()]
+        raise ValueError(
+            f"{' and '.join(named)} {'has' if len(named) == 1 else 'have'} no noise to "
+            "set; give a mechanism such as Gaussian, or a with_noise(z) of its own"
+        )
+
+    def accounted(self: Any) -> Any:
+        """What costs the same, and bears all the noise that a search tries."""
+        own = getattr(self.mechanism, "accounted", None)
+        return self if own is None else dataclasses.replace(self, mechanism=own())
