@@ -122,6 +122,9 @@ TRAINERS = {
         parts.TASK, parts.SGD, parts.EXAMPLES, 0.5, 1, 2
     ),
     "scaffold[0]": SCAFFOLD[0],
+    "example_gradients": federated.example_gradients(
+        parts.TASK, data.people(parts.CLIENTS), 0.5
+    ),
 }
 SERVERS = {"fedopt": federated.fedopt(parts.SGD), "scaffold[1]": SCAFFOLD[1]}
 FEDERATED = {

@@ -27,6 +27,14 @@ HELD = (
         mechanism=lab.parts.LocalLaplace(),
         secure_sum=lab.parts.AdditiveSharing(max_abs=1.0),
     ),
+    lab.parts.Federated(
+        model=lab.parts.BatchNormMlp((8,)), kept=("bias",), held_out=0.2
+    ),
+    lab.parts.Federated(
+        trainer=lab.parts.ExampleGradients(),
+        sampler=lab.parts.Everyone(),
+        mechanism=lab.parts.Gaussian(1.0, 1.0),
+    ),
     lab.parts.Central(mechanism=lab.parts.Gaussian(1.0, 1.0)),
 )
 """Setups whose fields are set to hostile values."""
