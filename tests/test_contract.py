@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from ppml_lab import base, dp, federated, models, pairs, smpc
+from ppml_lab import base, data, dp, federated, models, pairs, smpc
 from ppml_lab.dp import clipping, events, mechanisms
 
 
@@ -118,6 +118,9 @@ TRAINERS = {
     "sign_flipping": lambda task: federated.sign_flipping(
         TRAINERS["local_sgd"](task), [3, 0]
     ),
+    "example_gradients": lambda task: federated.example_gradients(
+        task, data.People(18, 5, 7, 7, 1), 0.5, method="vmap"
+    ),
 }
 PAIRS = {"scaffold": lambda task: federated.scaffold(task, SGD, 3, num_epochs=1)}
 """A trainer and the server that understands it."""
@@ -126,10 +129,16 @@ TASKS = {
         lambda key: jnp.zeros((2, 3)), lambda params, x: x @ params
     ),
     "flax_classification": lambda: models.flax_classification(models.logistic(3), (2,)),
+    "personal": lambda: models.personal(
+        models.flax_classification(models.BatchNormMLP((4, 3)), (2,)), ["BatchNorm_0"]
+    ),
 }
 ALGORITHMS = {
     "averaging": lambda task, trainer, **parts: federated.averaging(
-        task, trainer, SAMPLERS["poisson"], **parts
+        task,
+        trainer,
+        SAMPLERS["everyone" if trainer.contributions else "poisson"],
+        **parts,
     ),
     "central_sgd": lambda task, trainer, **parts: federated.central_sgd(
         task, SGD, federated.poisson(18, 0.5), method="vmap", **parts
@@ -328,6 +337,8 @@ def test_aggregators(name):
     both = aggregator.merge(jax.tree.map(lambda *leaves: jnp.stack(leaves), *halves))
     jax.tree.map(np.testing.assert_array_equal, both, total)
     assert aggregator.sensitivity(session, 1.0, 3) >= 1.0
+    if name != "summing":
+        assert aggregator.change(session, 1.0, 3) >= 1.0
     assert aggregator.cost(30).uplink_bytes >= 120
     assert aggregator.ends_in in ("sum", "estimate")
     assert aggregator.needs in ("sum", "individual")
@@ -492,9 +503,22 @@ def test_lanes_devices_and_dropouts_use_no_key_twice(
 
 
 @pytest.mark.usefixtures("no_key_twice")
-def test_averaging_with_private_trainers(regression, clients, compile_counter):
-    trainer = TRAINERS["local_dp_sgd"](regression)
-    algorithm = ALGORITHMS["averaging"](regression, trainer)
+@pytest.mark.parametrize(
+    ("name", "mechanism"),
+    [
+        ("local_dp_sgd", None),
+        (
+            "example_gradients",
+            dp.adaptive_gaussian(0.5, 1.0, 9.0, privacy_unit="example"),
+        ),
+    ],
+    ids=["local_dp_sgd", "example_gradients"],
+)
+def test_averaging_with_private_trainers(
+    name, mechanism, regression, clients, compile_counter
+):
+    trainer = TRAINERS[name](regression)
+    algorithm = ALGORITHMS["averaging"](regression, trainer, mechanism=mechanism)
     assert one_round(algorithm, clients, compile_counter).privacy_unit == "example"
 
 

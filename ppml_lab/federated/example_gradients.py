@@ -188,6 +188,7 @@ def example_gradients(
             model=lambda sent, kept: sent,
             event=minibatch.nothing_promised,
             max_client_size=people.most_rows,
+            still_leaves=lambda: (),
         )
 
     plain = guards.returned(state=_STATE)(bounded)(dp.no_privacy(), ())

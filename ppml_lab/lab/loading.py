@@ -65,6 +65,8 @@ class _Source:
         self.partition = getattr(setup, "partition", None)
         self.validation = setup.schedule.validation
         self.held_out = getattr(setup, "held_out", 0.0)
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out must be in [0, 1), got {self.held_out}")
         self.name = digest(self.data, self.partition, self.validation, self.held_out)
 
     def __eq__(self, other: object) -> bool:

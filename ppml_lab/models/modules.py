@@ -55,6 +55,8 @@ class BatchNormMLP(nn.Module):
 
     def __post_init__(self) -> None:
         MLP(self.features)  # which checks them
+        if not isinstance(self.training, bool):
+            raise ValueError(f"training must be a truth value, got {self.training!r}")
         checks.probability("momentum", self.momentum, allow_one=False)
         super().__post_init__()
 

@@ -24,6 +24,7 @@ def hospitals(task, clients, prob=PROB, *, sampler=EVERYONE, method="vmap", **pa
     trainer = federated.example_gradients(
         task, data.people(clients), prob, method=method
     )
+    parts = {"num_lanes": 1} | parts
     return federated.averaging(task, trainer, sampler, **parts)
 
 
@@ -55,7 +56,10 @@ def drawn_by(algorithm, clients, keys):
     return np.asarray(moved) > 0
 
 
-@pytest.mark.parametrize("clip_norm", [float("inf"), 0.3])
+MUCH = pytest.param(float("inf"), marks=pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize("clip_norm", [MUCH, 0.3])
 def test_without_noise_a_round_is_a_central_step_on_the_same_draw(
     clip_norm, telling, regression, clients
 ):
@@ -115,6 +119,11 @@ def test_the_event_is_that_of_central_training(regression, clients):
     )  # fmt: skip
     # Who adds the noise sees the sum.
     assert accounting.epsilon_server(one, 1e-2) == float("inf")
+
+
+@pytest.mark.exhaustive
+def test_a_round_says_what_was_spent(regression, clients):
+    mechanism = example(0.5, 1.3)
     live = hospitals(regression, clients, mechanism=mechanism, live_delta=1e-2)
     _, info = jax.jit(live.round)(KEY, live.init(KEY), clients)
     stated = accounting.epsilon(live.event(1), 1e-2)
@@ -142,8 +151,16 @@ def test_everybody_has_a_coin_of_their_own(telling):
     ).pvalue > 1e-4  # fmt: skip
 
 
-@pytest.mark.parametrize("num_lanes", [1, 3])
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize(
+    ("num_devices", "num_lanes"),
+    [
+        (4, 3),
+        *(
+            pytest.param(*layout, marks=pytest.mark.exhaustive)
+            for layout in [(1, 1), (1, 3), (4, 1)]
+        ),
+    ],
+)
 def test_no_layout_changes_who_is_drawn(telling, num_lanes, num_devices):
     keys = jax.random.split(KEY, 4)
     wanted = drawn_by(hospitals(telling, ONE_HOT), ONE_HOT, keys)
@@ -191,7 +208,7 @@ def test_people_are_counted(clients, with_people):
     assert data.people(held) == data.People(7, 5, 2, 4, 3)
 
 
-@pytest.mark.parametrize("clip_norm", [float("inf"), 0.4])
+@pytest.mark.parametrize("clip_norm", [MUCH, 0.4])
 def test_a_persons_rows_are_one_contribution(regression, with_people, clip_norm):
     algorithm = hospitals(
         regression, with_people, prob=1.0, mechanism=example(clip_norm)
@@ -225,6 +242,7 @@ def test_a_row_that_is_broken_takes_its_person_along_and_nobody_else(
     )
 
 
+@pytest.mark.exhaustive
 def test_ghost_norms_know_people_too():
     rng = np.random.default_rng(3)
     rows = {
@@ -244,29 +262,43 @@ def test_ghost_norms_know_people_too():
     )
 
 
-def test_nobody_is_left_out_in_silence(regression, with_people):
+@pytest.mark.parametrize(
+    "field",
+    [
+        "most_each",
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in ("most_people", "most_rows")
+        ),
+    ],
+)
+def test_nobody_is_left_out_in_silence(field, regression, with_people):
     """A client with more people, or more rows of one, than there is room for."""
     people = data.people(with_people)
-    for field in ("most_people", "most_each"):
-        tight = people._replace(**{field: getattr(people, field) - 1})
-        trainer = federated.example_gradients(regression, tight, 1.0, method="vmap")
-        algorithm = federated.averaging(regression, trainer, EVERYONE)
-        state, _ = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), with_people)
-        assert np.isnan(flat(state.params)).all()
-        with pytest.raises(ValueError, match=r"build it with data\.people\(clients\)"):
-            algorithm.check(with_people)
+    tight = people._replace(**{field: getattr(people, field) - 1})
+    trainer = federated.example_gradients(regression, tight, 1.0, method="vmap")
+    algorithm = federated.averaging(regression, trainer, EVERYONE, num_lanes=1)
+    state, _ = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), with_people)
+    assert np.isnan(flat(state.params)).all()
+    with pytest.raises(ValueError, match=r"build (it|the trainer) with"):
+        algorithm.check(with_people)
 
 
 # Sums.
 
 SUMS = {
     "additive_sharing": smpc.additive_sharing(3),
-    # A sum that can abort: who reports does not depend on anyone's people.
     "pairwise_masking": smpc.pairwise_masking(smpc.graphs.complete(5, 4)),
 }
 
 
-@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "additive_sharing",
+        pytest.param("pairwise_masking", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_secure_sum_holds_what_many_people_add_up_to(name, telling):
     """All push the same way, so that a client sends seven times what one may."""
     together = ONE_HOT._replace(examples=jnp.eye(18)[jnp.zeros(18, int)])
@@ -298,6 +330,7 @@ def test_those_who_drop_out_take_their_people_along(telling):
     assert len(seen) > 1
 
 
+@pytest.mark.exhaustive
 def test_noise_covers_the_rounding_of_a_sum(telling):
     """A person moves a client's message, which is rounded with them and without."""
     coarse = smpc.additive_sharing(3, scale=4.0, rounding="nearest")
@@ -350,6 +383,8 @@ def test_bad_combinations_are_told(regression, clients, with_people):
             built(**parts)
     built(sampler=federated.fixed_size(5, 5))
     built(sampler=federated.poisson(5, 1.0))
+    # Who reports does not depend on anyone's people.
+    built(aggregator=SUMS["pairwise_masking"])
     built(mechanism=dp.adaptive_gaussian(0.5, 0.2, 7.2, privacy_unit="example"))
     built(aggregator=OWN_SUM._replace(change=lambda session, norm, dimension: norm))
     with pytest.raises(ValueError, match=r"or take federated\.example_gradients"):

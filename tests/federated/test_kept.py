@@ -65,12 +65,12 @@ def by_hand(name, clients, cohorts):
 @pytest.mark.parametrize(
     ("name", "num_devices"),
     [
-        ("local_sgd", 1),
         ("proximal_sgd", 1),
         ("scaffold", 4),
         *(
             pytest.param(name, number, marks=pytest.mark.exhaustive)
             for name, number in [
+                ("local_sgd", 1),
                 ("local_sgd", 4),
                 ("proximal_sgd", 4),
                 ("scaffold", 1),
@@ -121,19 +121,21 @@ def test_neither_clip_nor_noise_nor_bytes_know_of_what_is_kept():
     task, clients = linear(rows, "kept"), data.federate(rows, [0, 1])
     trainer = federated.local_sgd(task, optax.sgd(1.0), 1, num_steps=1)
 
+    @jax.jit
     def after(noise):
-        mechanism = dp.gaussian(0.5, noise)
         algorithm = federated.averaging(
-            task, trainer, federated.everyone(2), mechanism=mechanism
+            task,
+            trainer,
+            federated.everyone(2),
+            mechanism=dp.gaussian(0.5, noise),
+            num_lanes=1,
         )
-        start = algorithm.init(KEY)
-        state, info = jax.jit(algorithm.round)(KEY, start, clients)
         assert algorithm.cost() == base.Cost(4, 4)
-        # The norm that is told is of what is sent.
-        np.testing.assert_allclose(info["update_norm"], (3 + 0.25) / 2, rtol=1e-6)
-        return state
+        return algorithm.round(KEY, algorithm.init(KEY), clients)
 
-    quiet, noisy = after(0.0), after(5.0)
+    (quiet, info), (noisy, _) = (after(jnp.float32(noise)) for noise in (0, 5))
+    # The norm that is told is of what is sent.
+    np.testing.assert_allclose(info["update_norm"], (3 + 0.25) / 2, rtol=1e-6)
     # Clipped to 0.5 without b, whose gradient is a million.
     np.testing.assert_allclose(quiet.params["a"], -(0.5 + 0.25) / 2, rtol=1e-6)
     assert noisy.params["a"] != quiet.params["a"]
@@ -201,10 +203,14 @@ def every_trainer(task, plain, clients):
     "name",
     [
         "scaffold",
-        "example_gradients",
         *(
             pytest.param(name, marks=pytest.mark.exhaustive)
-            for name in ("local_sgd", "proximal_sgd", "local_dp_sgd")
+            for name in (
+                "local_sgd",
+                "proximal_sgd",
+                "local_dp_sgd",
+                "example_gradients",
+            )
         ),
     ],
 )
@@ -233,8 +239,16 @@ def test_rows_that_are_held_out_are_never_trained(
     jax.tree.map(np.testing.assert_array_equal, trained(without), found)
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
-@pytest.mark.parametrize("batch_size", [3, 250])
+@pytest.mark.parametrize(
+    ("num_devices", "batch_size"),
+    [
+        (4, 2),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in [(1, 3), (1, 250), (4, 250)]
+        ),
+    ],
+)
 def test_a_personal_model_is_judged_by_its_clients_held_out_rows(
     own_bias, with_held_out, num_devices, batch_size
 ):

@@ -11,6 +11,14 @@ from . import parts
 from .values import ANY, FLOATS, SEED, ZERO, good
 
 
+def people_trained(task: Any, people: Any) -> Any:
+    """An algorithm whose clients sum their people's gradients."""
+    trainer = federated.example_gradients(task, people, 0.5, method="vmap")
+    return federated.averaging(
+        task, trainer, federated.everyone(3), mechanism=parts.EXAMPLES
+    )
+
+
 def never(*args: Any) -> Any:
     """A run of a subject that is called with nothing but wrong arguments."""
     raise AssertionError("a wrong call has come to a run")
@@ -254,6 +262,17 @@ AUDIT = {
         mechanism=parts.EXAMPLES,
         sampling_prob=0.5,
         num_rounds=2,
+    ),
+    "of_people": good(
+        audit.of_people,
+        {"rows_each": ("True",)},
+        False,
+        make=people_trained,
+        mechanism=parts.EXAMPLES,
+        sampling_prob=0.5,
+        num_rounds=2,
+        rows_each=1,
+        aggregator=None,
     ),
     "of_shared_training": good(
         audit.of_shared_training,

@@ -11,13 +11,16 @@ from .values import FLOATS, SEED, ZERO, good
 DATA = {
     "federate": good(
         data.federate,
+        {"held_out": ("None",)},
         examples=parts.ROWS,
         user_ids=parts.OWNERS,
         num_clients=3,
+        held_out=None,
         sharding=None,
     ),
     "client_sizes": good(data.client_sizes, clients=parts.CLIENTS),
     "num_clients": good(data.num_clients, clients=parts.CLIENTS),
+    "people": good(data.people, clients=parts.CLIENTS),
     "view": good(data.view, {"i": ("0",)}, clients=parts.CLIENTS, i=1),
     "digests": good(data.digests, examples=parts.ROWS, owners=parts.OWNERS),
     "generated": good(
@@ -89,6 +92,13 @@ DATA = {
         num_clients=3,
         sigma=1.0,
     ),
+    "partition.hold_out": good(
+        data.partition.hold_out,
+        {"share": ("1e-50",), "owners": ("[1]",)},
+        rng=np.random.default_rng(0),
+        owners=parts.OWNERS,
+        share=0.5,
+    ),
     "partition.natural": good(
         data.partition.natural, {"user_ids": FLOATS}, user_ids=parts.OWNERS
     ),
@@ -99,6 +109,7 @@ MODELS = {
         init=lambda key: {"w": jnp.zeros((2, 3))},
         apply=lambda params, x: x @ params["w"],
         roles=None,
+        train=None,
     ),
     "flax_classification": good(
         models.flax_classification,
@@ -106,12 +117,21 @@ MODELS = {
         module=models.logistic(3),
         input_shape=(2,),
         roles=None,
+        training=None,
     ),
+    "personal": good(models.personal, task=parts.TWO_LEAVES, kept=["b"]),
     "logistic": good(models.logistic, num_classes=3),
     "two_nn": good(models.two_nn, num_classes=3),
     "CNN": good(models.CNN, num_classes=3),
     "LeNet": good(models.LeNet, num_classes=3),
     "TutorialCNN": good(models.TutorialCNN, num_classes=3),
+    "BatchNormMLP": good(
+        models.BatchNormMLP,
+        {"features": ("[1]",)},
+        features=[3],
+        training=True,
+        momentum=0.5,
+    ),
     "MLP": good(models.MLP, {"features": ("[1]",)}, features=[3]),
 }
 FEDERATED = {
@@ -145,6 +165,14 @@ FEDERATED = {
     ),
     "client_evaluator": good(
         federated.client_evaluator, task=parts.TASK, batch_size=2, mesh=None
+    ),
+    "personal_evaluator": good(
+        federated.personal_evaluator,
+        task=parts.TASK,
+        trainer=parts.TRAINER,
+        server=None,
+        batch_size=2,
+        mesh=None,
     ),
     "evaluator": good(federated.evaluator, task=parts.TASK, batch_size=2, mesh=None),
     "client_mesh": good(federated.client_mesh, num_devices=1),
@@ -249,6 +277,14 @@ FEDERATED = {
         trainer=parts.TRAINER,
         attackers=[0],
         scale=1.0,
+    ),
+    "example_gradients": good(
+        federated.example_gradients,
+        task=parts.TASK,
+        people=data.people(parts.CLIENTS),
+        sampling_prob=0.5,
+        method="auto",
+        microbatch_size=2,
     ),
     "on_every_device": good(federated.on_every_device, mesh=parts.MESH),
     "sharded_by_client": good(federated.sharded_by_client, mesh=parts.MESH),

@@ -18,6 +18,10 @@ PARAMS = {"w": jnp.zeros((2, 3))}
 TASK = models.classification(
     lambda key: {"w": jnp.zeros((2, 3))}, lambda params, x: x @ params["w"]
 )
+TWO_LEAVES = models.classification(
+    lambda key: {"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)},
+    lambda params, x: x @ params["w"] + params["b"],
+)
 SGD = optax.sgd(0.1)
 KEY = jax.random.key(0)
 SAMPLER = federated.poisson(3, 0.5)

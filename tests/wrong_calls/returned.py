@@ -130,6 +130,9 @@ TRAINERS = {
     "scaffold[0]": SCAFFOLD[0],
     "top_k": federated.top_k(parts.TASK, parts.TRAINER, num_sent=1),
     "sign_flipping": federated.sign_flipping(parts.TRAINER, [0]),
+    "example_gradients": federated.example_gradients(
+        parts.TASK, data.people(parts.CLIENTS), 0.5
+    ),
 }
 SERVERS = {"fedopt": federated.fedopt(parts.SGD), "scaffold[1]": SCAFFOLD[1]}
 FEDERATED = {

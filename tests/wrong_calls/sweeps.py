@@ -30,6 +30,14 @@ HELD = (
     lab.parts.Federated(
         trainer=lab.parts.SignFlipping(lab.parts.TopK()), rule=lab.parts.TrimmedMean()
     ),
+    lab.parts.Federated(
+        model=lab.parts.BatchNormMlp((8,)), kept=("bias",), held_out=0.2
+    ),
+    lab.parts.Federated(
+        trainer=lab.parts.ExampleGradients(),
+        sampler=lab.parts.Everyone(),
+        mechanism=lab.parts.Gaussian(1.0, 1.0),
+    ),
     lab.parts.Central(mechanism=lab.parts.Gaussian(1.0, 1.0)),
     lab.parts.Federated(
         sampler=lab.parts.MinSeparation(10, 10),

@@ -103,6 +103,11 @@ class Federated(Modelled):
         """The task's and the metrics' scalars, with `client_metrics` and their spread
         over clients; this spread alone of models that clients keep a part of.
         """
+        if self.client_metrics and self.schedule.metric.startswith("client_"):
+            raise ValueError(
+                f"schedule.metric '{self.schedule.metric}' is of clients' own rows, "
+                "which are reported; choose by a metric of validation rows"
+            )
         facts, mesh = facts_of(self), self.layout.mesh()
         task = self.task(facts)
         if roles.keeps(task):
