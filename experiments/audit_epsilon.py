@@ -38,17 +38,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.audited.trainings import (
-    CLIP_NORM,
-    Training,
-    dealt,
-    membership,
-    pooled,
-    task_of,
-    untouched,
-)
-from ppml_lab import audit, data, dp, federated, lab, models
+from experiments.audited.trainings import CLIP_NORM, alone, dealt, pooled, task_of
+from ppml_lab import audit, base, data, dp, federated, lab, models, tables
 from ppml_lab.audit import bounds, canaries, evidence, one_run, probes, worlds
+from ppml_lab.audit.planted import Planted, untouched
 from ppml_lab.dp import accounting
 
 Row = dict[str, Any]
@@ -141,14 +134,14 @@ def bounds_of(
 
 def row_of(found: list[Any]) -> Row:
     """One or several bounds, or estimates, of one kind: their mean and spread."""
-    values = [one.epsilon for one in found]
+    values = tables.mean(one.epsilon for one in found)
     is_bound = isinstance(found[0], bounds.LowerBound)
     row = {
         "kind": "lower bound" if is_bound else "estimate",
         "by": found[0].method,
-        "value": float(np.mean(values)),
-        "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "repeats": len(values),
+        "value": values.mean,
+        "spread": values.std,
+        "repeats": values.count,
     }
     for name in ("alpha", "assumes", "num_in", "num_out", "rule"):
         row[name] = getattr(found[0], name) if is_bound else None
@@ -195,47 +188,38 @@ def mechanism(experiment: Experiment, noise: float) -> Iterator[Row]:
         )
 
 
-def run_of(training: Training, directions: canaries.Directions, rounds: int) -> Any:
+def run_of(planted: Planted, task: base.Task, rounds: int) -> Any:
     """A training seen in the directions of its canaries, and by its test accuracy."""
     test = jax.tree.map(jnp.asarray, data.load("digits").test)
-    evaluate = federated.evaluator(training.task)
-    return audit.membership_run(
-        training.make, training.sampler, training.clients, rounds,
-        per_round=lambda change: training.gain * directions.project(change),
-        at_the_end=lambda first, last: evaluate(last, test)["accuracy"],
-    )  # fmt: skip
+    evaluate = federated.evaluator(task)
+    return planted.run(rounds, lambda first, last: evaluate(last, test)["accuracy"])
 
 
 def white_box(
-    experiment: Experiment,
-    noise: float,
-    training: Training,
-    directions: canaries.Directions,
-    *,
-    runs: int,
+    experiment: Experiment, noise: float, planted: Planted, task: base.Task, runs: int
 ) -> Iterator[Row]:
     """Many trainings with and without one gradient-space canary."""
-    run = run_of(training, directions, experiment.num_rounds)
+    run = run_of(planted, task, experiment.num_rounds)
     many = audit.many_runs(run, experiment.width)
-    seen, accuracy = many(3, membership(training, runs))
+    seen, accuracy = many(3, planted.included(runs))
     scores = audit.likelihood_ratio(seen[:, :, 0], noise, experiment.sampling_prob)
     inside, outside = scores[:runs], scores[runs:]
     choose = partial(
         evidence.preregistered, inside, outside, *simulated(experiment, noise)
     )
     extra = scored(inside, outside) | {"accuracy": float(accuracy.mean())}
-    extra |= speeds(run, many, training)
+    extra |= speeds(run, many, planted)
     for row in bounds_of(experiment, choose):
         yield {"attack": "white box", "canary": "gradient"} | row | extra
 
 
-def speeds(run: Any, many: Any, training: Training) -> Row:
+def speeds(run: Any, many: Any, planted: Planted) -> Row:
     """Models per CPU second, vmapped and one at a time, in turns."""
-    alone = audit.many_runs(run, 1)
-    included = membership(training, 32)
+    single = audit.many_runs(run, 1)
+    included = planted.included(32)
     found: dict[str, list[float]] = {"vmapped": [], "one_at_a_time": []}
     for turn in range(4):
-        for name, program in (("vmapped", many), ("one_at_a_time", alone)):
+        for name, program in (("vmapped", many), ("one_at_a_time", single)):
             begin = time.process_time()
             program(turn, included)
             if turn:  # the first compiles
@@ -243,54 +227,44 @@ def speeds(run: Any, many: Any, training: Training) -> Row:
     return {f"models_per_cpu_second_{n}": float(np.median(v)) for n, v in found.items()}
 
 
-def black_box(experiment: Experiment, noise: float) -> Iterator[Row]:
+def black_box(experiment: Experiment, noise: float, task: base.Task) -> Iterator[Row]:
     """Many trainings with and without one image, which only the last loss betrays."""
-    task, train = task_of(models.logistic(10)), data.load("digits").train
+    train = data.load("digits").train
     images = {
         "mislabelled": canaries.mislabelled(train, 0, 10),
         "blank": canaries.blank(train, 9),
         "rare": canaries.rarest_direction(train, 4.0, 9),
     }
-    runs = experiment.black_box_runs
     for name, image in images.items():
-        training = pooled(experiment.sampling_prob, noise, task, image, None)
-        shown = jax.tree.map(jnp.asarray, image)
-        run = audit.membership_run(
-            training.make, training.sampler, training.clients, experiment.num_rounds,
-            per_round=lambda change: (),
-            at_the_end=lambda first, last, shown=shown: -task.evaluate(last, shown)[
-                "loss"
-            ][0],
+        found = audit.training(
+            alone(experiment.sampling_prob, noise, experiment.num_rounds, task),
+            train, image,
+            score=lambda params, rows: -task.evaluate(params, rows)["loss"],
+            num_runs=experiment.black_box_runs, width=experiment.width, seed=4,
+            delta=experiment.delta, alpha=experiment.alpha,
         )  # fmt: skip
-        _, scores = audit.many_runs(run, experiment.width)(
-            4, membership(training, runs)
-        )
-        inside, outside = scores[:runs], scores[runs:]
+        inside, outside = found.scores_in, found.scores_out
         choose = partial(evidence.halves, inside, outside, seed=0)
+        extra = scored(inside, outside)
         for row in bounds_of(experiment, choose):
-            yield (
-                {"attack": "black box", "canary": name} | row | scored(inside, outside)
-            )
+            yield {"attack": "black box", "canary": name} | row | extra
 
 
-def coins(experiment: Experiment, training: Training) -> np.ndarray:
+def coins(experiment: Experiment, planted: Planted) -> np.ndarray:
     """Who is in, in runs of their own: every canary by a fair coin."""
     count, repeats = experiment.one_run_canaries, experiment.one_run_repeats
-    included = np.ones((repeats, training.sampler.population), bool)
+    included = np.ones((repeats, planted.sampler.population), bool)
     fair = np.random.default_rng(5).random((repeats, count)) < 0.5
     included[:, -count:] = fair
     return included
 
 
 def in_one_run(
-    experiment: Experiment,
-    noise: float,
-    training: Training,
-    directions: canaries.Directions,
+    experiment: Experiment, noise: float, planted: Planted, task: base.Task
 ) -> Iterator[Row]:
     """Single trainings with many canaries, each of them an audit of its own."""
-    run = run_of(training, directions, experiment.num_rounds)
-    included = coins(experiment, training)
+    run = run_of(planted, task, experiment.num_rounds)
+    included = coins(experiment, planted)
     seen, accuracy = audit.many_runs(run, 1)(6, included)
     values = np.moveaxis(seen, 1, 2)
     scores = audit.likelihood_ratio(values, noise, experiment.sampling_prob)
@@ -315,8 +289,8 @@ def one_shot(experiment: Experiment, noise: float) -> Iterator[Row]:
     params = task.init(jax.random.key(0))
     # The first half are clients; the others nobody has seen.
     directions = canaries.isotropic(jax.random.key(7), params, 2 * count)
-    training = dealt(
-        experiment.sampling_prob, experiment.num_clients, noise, task, count, directions
+    planted = dealt(
+        experiment.sampling_prob, experiment.num_clients, noise, task, directions, count
     )
 
     def cosines(tree: Any) -> Any:
@@ -324,14 +298,14 @@ def one_shot(experiment: Experiment, noise: float) -> Iterator[Row]:
         return directions.project(tree) / norm
 
     run = audit.membership_run(
-        training.make, training.sampler, training.clients, experiment.num_rounds,
+        planted.make, planted.sampler, planted.clients, experiment.num_rounds,
         per_round=cosines,
         at_the_end=lambda first, last: cosines(
             jax.tree.map(jnp.subtract, last, first)
         ),
     )  # fmt: skip
     repeats = max(2, experiment.one_run_repeats // 4)
-    everyone = np.ones((repeats, training.sampler.population), bool)
+    everyone = np.ones((repeats, planted.sampler.population), bool)
     by_round, final = audit.many_runs(run, 1)(8, everyone)
     for name, scores in (("final", final), ("all iterates", by_round.max(axis=1))):
         found = [
@@ -341,44 +315,29 @@ def one_shot(experiment: Experiment, noise: float) -> Iterator[Row]:
         yield {"attack": f"one-shot, {name}", "canary": "random"} | row_of(found)
 
 
-def attacks(experiment: Experiment, noise: float) -> Iterator[tuple[Training, Row]]:
+def attacks(experiment: Experiment, noise: float) -> Iterator[tuple[Planted, Row]]:
     """Every attack's rows, with the training that they belong to."""
     logistic, two_nn = task_of(models.logistic(10)), task_of(models.two_nn(10))
-    count = experiment.one_run_canaries
-    single, many = untouched(logistic, 1), untouched(two_nn, count)
-    one_row = canaries.blank(data.load("digits").train, 0)
-    rows = {name: np.repeat(leaf, count, 0) for name, leaf in one_row.items()}
-    runs = experiment.white_box_runs
+    count, runs = experiment.one_run_canaries, experiment.white_box_runs
     prob, clients = experiment.sampling_prob, experiment.num_clients
-    central = pooled(prob, noise, logistic, one_row, single)
-    at_clients = dealt(prob, clients, noise, logistic, 1, single)
-    plan: list[tuple[Training, Callable[[], Iterator[Row]]]] = [
-        (central, partial(mechanism, experiment, noise)),
-        (central, partial(white_box, experiment, noise, central, single, runs=runs)),
-        (central, partial(black_box, experiment, noise)),
-        (
-            central,
-            partial(
-                in_one_run, experiment, noise,
-                pooled(prob, noise, two_nn, rows, many), many,
-            ),
-        ),
-        (
-            at_clients,
-            partial(white_box, experiment, noise, at_clients, single, runs=runs // 2),
-        ),
-        (
-            at_clients,
-            partial(
-                in_one_run, experiment, noise,
-                dealt(prob, clients, noise, two_nn, count, many), many,
-            ),
-        ),
-        (at_clients, partial(one_shot, experiment, noise)),
-    ]  # fmt: skip
-    for training, rows_of in plan:
-        for row in rows_of():
-            yield training, row
+    train = data.load("digits").train
+    single, many = untouched(logistic, train, 1), untouched(two_nn, train, count)
+    central = pooled(prob, noise, logistic, single)
+    crowded = pooled(prob, noise, two_nn, many)
+    at_clients = dealt(prob, clients, noise, logistic, single, 1)
+    many_clients = dealt(prob, clients, noise, two_nn, many, count)
+    plan: list[tuple[Planted, Iterator[Row]]] = [
+        (central, mechanism(experiment, noise)),
+        (central, white_box(experiment, noise, central, logistic, runs)),
+        (central, black_box(experiment, noise, logistic)),
+        (central, in_one_run(experiment, noise, crowded, two_nn)),
+        (at_clients, white_box(experiment, noise, at_clients, logistic, runs // 2)),
+        (at_clients, in_one_run(experiment, noise, many_clients, two_nn)),
+        (at_clients, one_shot(experiment, noise)),
+    ]
+    for planted, rows in plan:
+        for row in rows:
+            yield planted, row
 
 
 def measure(experiment: Experiment) -> list[Row]:
@@ -391,8 +350,8 @@ def measure(experiment: Experiment) -> list[Row]:
             ),
             target, experiment.delta, "pld",
         )  # fmt: skip
-        for training, row in attacks(experiment, noise):
-            event = training.make(training.sampler).event(experiment.num_rounds)
+        for planted, row in attacks(experiment, noise):
+            event = planted.make(planted.sampler).event(experiment.num_rounds)
             upper = {
                 f"epsilon_{name}": accounting.epsilon(event, experiment.delta, name)
                 for name in ("rdp", "pld")

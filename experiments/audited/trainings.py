@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,105 +10,75 @@ import numpy as np
 import optax
 
 from ppml_lab import base, data, dp, federated, models
-from ppml_lab.audit import canaries
+from ppml_lab.audit import canaries, planted
+from ppml_lab.federated.simulate import run_chunk
 
 CLIP_NORM = 0.5
-
-
-class Training(NamedTuple):
-    """A private training whose last members may be canaries.
-
-    Attributes:
-      make: From a sampler to the algorithm.
-      sampler: Of all members.
-      clients: Their data.
-      gain: From the model's change in a round to the noisy sum over the sensitivity.
-      task: What is learnt.
-    """
-
-    make: Callable[[base.ClientSampler], base.FederatedAlgorithm]
-    sampler: base.ClientSampler
-    clients: base.Clients
-    gain: float
-    task: base.Task
+RATE = 2.0
 
 
 def task_of(module: Any) -> base.Task:
     return models.flax_classification(module, (8, 8, 1))
 
 
-def pooled(
-    sampling_prob: float,
-    noise: float,
-    task: base.Task,
-    rows: dict[str, np.ndarray],
-    directions: canaries.Directions | None,
-) -> Training:
-    """DP-SGD on the digits and, after them, rows that are canaries."""
-    count = len(rows["y"])
-    numbers = np.full(count, -1) if directions is None else np.arange(count)
-    examples = canaries.append(data.load("digits").train, rows, numbers)
-    sampler = federated.poisson(len(examples["y"]), sampling_prob)
+def dp_sgd(
+    noise: float, task: base.Task, sampler: base.ClientSampler, method: Any = "auto"
+) -> base.FederatedAlgorithm:
+    """DP-SGD: examples are private."""
     mechanism = dp.gaussian(CLIP_NORM, noise, privacy_unit="example")
-    method: Any = "auto"
-    if directions is not None:
-        method = canaries.gradient_canaries(task.loss, directions)
-    rate = 2.0
-    clients = base.Clients(
-        jax.tree.map(jnp.asarray, examples), jnp.array([0, len(examples["y"])])
+    return federated.central_sgd(
+        task, optax.sgd(RATE), sampler, mechanism=mechanism, method=method
     )
-    return Training(
-        lambda sampler: federated.central_sgd(
-            task, optax.sgd(rate), sampler, mechanism=mechanism, method=method
-        ),
-        sampler,
-        clients,
-        -sampler.expected_cohort / (rate * CLIP_NORM),
-        task,
+
+
+def pooled(
+    prob: float, noise: float, task: base.Task, directions: canaries.Directions
+) -> planted.Planted:
+    """DP-SGD on the digits, with canaries among them."""
+    return planted.in_examples(
+        lambda sampler, method: dp_sgd(noise, task, sampler, method),
+        task.loss,
+        data.load("digits").train,
+        directions,
+        lambda count: federated.poisson(count, prob),
+        moves=-RATE * CLIP_NORM,
     )
+
+
+def alone(prob: float, noise: float, num_rounds: int, task: base.Task) -> Any:
+    """DP-SGD as a function of a key and of examples."""
+
+    def train(key: base.Key, examples: Any) -> Any:
+        count = len(examples["y"])
+        algorithm = dp_sgd(noise, task, federated.poisson(count, prob))
+        clients = base.Clients(examples, jnp.array([0, count]))
+        state = algorithm.init(jax.random.fold_in(key, num_rounds))
+        return run_chunk(key, algorithm, state, clients, 0, num_rounds)[0].params
+
+    return train
 
 
 def dealt(
-    sampling_prob: float,
+    prob: float,
     num_clients: int,
     noise: float,
     task: base.Task,
-    count: int,
     directions: canaries.Directions,
-) -> Training:
-    """DP-FedAvg on clients who share the digits and, after them, canary clients."""
+    count: int,
+) -> planted.Planted:
+    """DP-FedAvg on clients who share the digits, with canary clients among them."""
     train = data.load("digits").train
     users = data.partition.iid(np.random.default_rng(0), len(train["y"]), num_clients)
-    rows = {name: np.repeat(leaf[:1], count, 0) for name, leaf in train.items()}
-    examples = canaries.append(train, rows, np.arange(count))
-    owners = np.concatenate([users, num_clients + np.arange(count)])
-    clients = data.federate(examples, owners)
-    sampler = federated.poisson(num_clients + count, sampling_prob)
-    trainer = canaries.canary_clients(
-        federated.local_sgd(task, optax.sgd(0.5), 8, num_epochs=1), directions
-    )
-    return Training(
-        lambda sampler: federated.averaging(
-            task, trainer, sampler, mechanism=dp.gaussian(CLIP_NORM, noise)
+    mechanism = dp.gaussian(CLIP_NORM, noise)
+    return planted.in_clients(
+        lambda sampler, trainer: federated.averaging(
+            task, trainer, sampler, mechanism=mechanism
         ),
-        sampler,
-        clients,
-        sampler.expected_cohort / CLIP_NORM,
-        task,
+        federated.local_sgd(task, optax.sgd(0.5), 8, num_epochs=1),
+        train,
+        users,
+        directions,
+        lambda population: federated.poisson(population, prob),
+        moves=CLIP_NORM,
+        num_canaries=count,
     )
-
-
-def untouched(task: base.Task, count: int) -> canaries.Directions:
-    """Coordinates that no digit's gradient moves, in a random order."""
-    params = task.init(jax.random.key(0))
-    places = canaries.untouched_weights(params, data.load("digits").train)
-    if len(places) < count:
-        raise ValueError(f"{count} canaries, but only {len(places)} coordinates")
-    return canaries.dirac(params, np.random.default_rng(0).permutation(places)[:count])
-
-
-def membership(training: Training, runs: int, canary: int = -1) -> np.ndarray:
-    """Who is in: everybody, and the canary in the first half of the runs."""
-    included = np.ones((2 * runs, training.sampler.population), bool)
-    included[runs:, canary] = False
-    return included

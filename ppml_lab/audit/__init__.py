@@ -3,26 +3,43 @@
 `check_mechanism` checks that a mechanism, or a whole training algorithm, is what it
 states (`contract`, `probes`, `worlds`); `check_independence` whether runs of one seed
 share what is random; `check_clipping` whether DP-SGD bounds difficult gradients.
-`membership_run` and `many_runs` make trainings with and without `canaries`; `evidence`
-turns their scores into errors at a threshold that the errors did not choose, and
-`bounds`, `one_run` and `tradeoff` these into statements with a confidence.
+`training` and `training_in_one_run` audit a training function of one's own, as it is;
+`planted` puts `canaries` into the lab's and sees every iterate. `membership_run` and
+`many_runs` are what these are made of; `evidence` turns scores into errors at a
+threshold that the errors did not choose, and `bounds`, `one_run` and `tradeoff` these
+into statements with a confidence.
 
 **Guarantee:** a bound is above the truth with probability alpha at most. An audit that
 finds nothing shows nothing: the attack may be weak.
 """
 
-from ppml_lab.audit import bounds, canaries, evidence, one_run, roc, tradeoff, worlds
+from ppml_lab.audit import (
+    bounds,
+    canaries,
+    evidence,
+    one_run,
+    planted,
+    roc,
+    tradeoff,
+    worlds,
+)
 from ppml_lab.audit.contract import Report, check_mechanism
 from ppml_lab.audit.gradients import check_clipping
+from ppml_lab.audit.own_training import (
+    Leak,
+    LeakInOneRun,
+    training,
+    training_in_one_run,
+)
 from ppml_lab.audit.people_subjects import of_people
 from ppml_lab.audit.repetitions import check_independence
-from ppml_lab.audit.subjects import Subject, of_local_mechanism, of_mechanism
-from ppml_lab.audit.training import (
+from ppml_lab.audit.runs import (
     claimed_scores,
     likelihood_ratio,
     many_runs,
     membership_run,
 )
+from ppml_lab.audit.subjects import Subject, of_local_mechanism, of_mechanism
 from ppml_lab.audit.training_subjects import (
     of_algorithm,
     of_shared_training,
@@ -30,6 +47,8 @@ from ppml_lab.audit.training_subjects import (
 )
 
 __all__ = [
+    "Leak",
+    "LeakInOneRun",
     "Report",
     "Subject",
     "bounds",
@@ -49,7 +68,10 @@ __all__ = [
     "of_shared_training",
     "of_trainer",
     "one_run",
+    "planted",
     "roc",
     "tradeoff",
+    "training",
+    "training_in_one_run",
     "worlds",
 ]

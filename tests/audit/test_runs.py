@@ -3,14 +3,13 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import scipy.stats
 
-from ppml_lab import audit, base, dp, federated, models
-from ppml_lab.audit import bounds, canaries, evidence, probes, worlds
+from ppml_lab import audit, dp, federated, models
+from ppml_lab.audit import bounds, canaries, evidence, planted, probes, worlds
 from ppml_lab.dp import accounting
 
 TASK = models.flax_classification(models.logistic(3), (4,))
@@ -20,56 +19,63 @@ CLIP, NOISE, PROB, ROUNDS = 0.5, 0.8, 0.5, 4
 PLACE = 3 + 2 * 3
 
 
-def training(sampler=None, noise=NOISE, trains="central"):
+def planted_in(trains="central", noise=NOISE, sampler=None):
+    """Twenty rows, or as many clients of one each, and a canary."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 4)).astype(np.float32)
     x[:, 2] = 0
     rows = {"x": x, "y": np.arange(20, dtype=np.int32) % 3}
-    last = {name: leaf[:1] for name, leaf in rows.items()}
-    examples = jax.tree.map(jnp.asarray, canaries.append(rows, last, [0]))
-    clients = base.Clients(examples, jnp.arange(22))
     directions = canaries.dirac(PARAMS, np.array([PLACE]))
-    sampler = federated.poisson(21, PROB) if sampler is None else sampler
-    gain = sampler.expected_cohort / CLIP
 
-    def make(sampler):
-        if trains == "central":
-            return federated.central_sgd(
+    def drawn(population):
+        return federated.poisson(population, PROB) if sampler is None else sampler
+
+    if trains == "central":
+        return planted.in_examples(
+            lambda sampler, method: federated.central_sgd(
                 TASK,
                 optax.sgd(0.5),
                 sampler,
                 mechanism=dp.gaussian(CLIP, noise, privacy_unit="example"),
-                method=canaries.gradient_canaries(TASK.loss, directions),
-            )
-        trainer = federated.local_sgd(TASK, optax.sgd(0.5), 1, num_steps=1)
-        return federated.averaging(
-            TASK,
-            canaries.canary_clients(trainer, directions),
-            sampler,
-            mechanism=dp.gaussian(CLIP, noise),
+                method=method,
+            ),
+            TASK.loss,
+            rows,
+            directions,
+            drawn,
+            moves=-0.5 * CLIP,
         )
-
-    sign = -gain / 0.5 if trains == "central" else gain
-    return audit.membership_run(
-        make,
-        sampler,
-        clients,
-        ROUNDS,
-        per_round=lambda change: sign * directions.project(change)[0],
-        at_the_end=lambda first, last: TASK.evaluate(last, examples)["loss"][-1],
+    return planted.in_clients(
+        lambda sampler, trainer: federated.averaging(
+            TASK, trainer, sampler, mechanism=dp.gaussian(CLIP, noise)
+        ),
+        federated.local_sgd(TASK, optax.sgd(0.5), 1, num_steps=1),
+        rows,
+        np.arange(20),
+        directions,
+        drawn,
+        moves=CLIP,
     )
 
 
+def training(sampler=None, noise=NOISE, trains="central"):
+    made = planted_in(trains, noise, sampler)
+    run = made.run(ROUNDS)
+    return lambda key, included: jax.tree.map(lambda x: x[:, 0], run(key, included)[0])
+
+
 def membership(runs):
-    included = np.ones((2 * runs, 21), bool)
-    included[runs:, -1] = False
+    included = planted_in().included(runs)
+    assert included.shape == (2 * runs, 21)
+    assert included.sum() == 42 * runs - runs
+    assert not included[runs:, -1].any()
     return included
 
 
 @pytest.mark.parametrize("trains", ["central", "federated"])
 def test_a_white_box_sees_exactly_when_its_canary_took_part(trains):
     many = audit.many_runs(training(noise=0.0, trains=trains), 8)
-    seen, _ = many(0, membership(200))
+    seen = many(0, membership(200))
     np.testing.assert_allclose(seen[200:], 0, atol=1e-4)
     took_part = seen[:200] > 0.5
     np.testing.assert_allclose(seen[:200], took_part, atol=1e-4)
@@ -77,7 +83,7 @@ def test_a_white_box_sees_exactly_when_its_canary_took_part(trains):
 
 
 def test_projections_have_the_stated_noise():
-    seen, _ = audit.many_runs(training(), 16)(0, membership(500))
+    seen = audit.many_runs(training(), 16)(0, membership(500))
     outside = seen[500:].ravel() / NOISE
     assert scipy.stats.kstest(outside, "norm").pvalue > 1e-4
     for wrong in (2 / 3, 3 / 2):
@@ -87,9 +93,8 @@ def test_projections_have_the_stated_noise():
 def test_width_changes_nothing_and_every_run_has_its_key():
     run = training()
     one, eight = (audit.many_runs(run, width)(5, membership(6)) for width in (1, 8))
-    for a, b in zip(one, eight, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
-    assert len(np.unique(one[0])) == one[0].size
+    np.testing.assert_allclose(one, eight, rtol=2e-4, atol=2e-5)
+    assert len(np.unique(one)) == one.size
 
 
 def test_canaries_that_are_no_neighbours_are_refused():
@@ -113,7 +118,7 @@ def test_likelihood_ratio_is_the_log_ratio_of_densities():
 def test_claimed_scores_are_the_mechanism_s():
     """Simulated scores, and those of real trainings, have one distribution."""
     claimed = audit.claimed_scores(NOISE, PROB, ROUNDS, num_runs=5000, seed=0)
-    seen, _ = audit.many_runs(training(), 16)(1, membership(1000))
+    seen = audit.many_runs(training(), 16)(1, membership(1000))
     scores = audit.likelihood_ratio(seen, NOISE, PROB)
     for simulated, real in zip(claimed, (scores[:1000], scores[1000:]), strict=True):
         assert scipy.stats.ks_2samp(simulated, real).pvalue > 1e-4
@@ -182,3 +187,43 @@ def test_audits_find_half_the_noise():
         for one in repeated_audits(LOUD[0] / 2, LOUD[0], repeats=20)
     ]
     assert np.mean(refuted) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("noise", "refuted"),
+    [(0.0, True), pytest.param(LOUD[0], False, marks=pytest.mark.exhaustive)],
+)
+def test_a_white_box_finds_noise_that_was_forgotten(noise, refuted):
+    event = audit.tradeoff.sampled_gaussian(LOUD[0], PROB, ROUNDS)
+    upper = accounting.epsilon(event, 1e-5, "pld")
+    found = planted.white_box(
+        planted_in(noise=noise), LOUD[0], ROUNDS, num_runs=60, delta=1e-5
+    )
+    assert (found.bound.epsilon > upper) == refuted
+    assert found.bound.epsilon <= found.ceiling
+    if refuted:
+        # In no round of a sixteenth of the runs: these look like the others.
+        assert 0.9 < found.auc.value < 1
+
+
+def test_canaries_that_cannot_be_planted_are_refused():
+    made = planted_in()
+    with pytest.raises(ValueError, match="num_canaries, of so many directions"):
+        planted.in_examples(
+            lambda sampler, method: made.make(sampler),
+            TASK.loss,
+            {"x": np.zeros((4, 4), np.float32), "y": np.zeros(4, np.int32)},
+            made.directions,
+            lambda population: federated.poisson(population, PROB),
+            moves=1.0,
+            num_canaries=2,
+        )
+    with pytest.raises(ValueError, match="count is 13, and only 12 coordinates"):
+        planted.untouched(
+            TASK, {"x": np.zeros((4, 4), np.float32), "y": np.zeros(4)}, 13
+        )
+    dependent = made._replace(sampler=federated.fixed_size(21, 5))
+    with pytest.raises(
+        ValueError, match=r"depend on each other, .* federated\.poisson"
+    ):
+        planted.white_box(dependent, 1.0, ROUNDS, delta=1e-5)

@@ -1,0 +1,288 @@
+"""Audits of a training function of one's own, as it is: many trainings with and without
+one record, or a single one with many records that may or may not be in.
+
+Nothing is asked of the function but `train(key, examples) -> model`, and of the attack
+but `score(model, rows)`, higher where the rows look as if they were in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, PyTree
+
+from ppml_lab import arguments, base, checks, trees
+from ppml_lab.audit import bounds, evidence, one_run, roc
+
+Train = Callable[[base.Key, PyTree], Any]
+"""`(key, examples)`: a model, anything that `Score` reads."""
+Score = Callable[[Any, PyTree], Any]
+"""`(model, rows)`: numbers, higher where these rows look as if they were trained."""
+
+
+class Leak(NamedTuple):
+    """What an attack on many trainings found."""
+
+    bound: bounds.LowerBound
+    """Below epsilon, whatever the training is."""
+    ceiling: float
+    """The most that so many runs can show: what comes near it speaks of the audit."""
+    auc: roc.Interval
+    """How well scores rank runs with the record above those without."""
+    errors: evidence.Errors
+    """For other bounds, and for `tradeoff.judge`."""
+    scores_in: Float[np.ndarray, " runs"]
+    """Of trainings with the record."""
+    scores_out: Float[np.ndarray, " runs"]
+    """Of trainings without it."""
+
+
+class LeakInOneRun(NamedTuple):
+    """What an attack on a single training found."""
+
+    bound: bounds.LowerBound
+    """Below epsilon, whatever the training is."""
+    ceiling: float
+    """The most that so many guesses can show."""
+    guesses: one_run.Guesses
+    """For other bounds, such as `one_run.gaussian`."""
+    scores: Float[np.ndarray, " canaries"]
+    """Of each canary."""
+    included: Bool[np.ndarray, " canaries"]
+    """Which were in."""
+
+
+@arguments.checked
+def training(
+    train: Train,
+    examples: PyTree,
+    canary: PyTree,
+    *,
+    score: Score,
+    instead: PyTree = None,
+    num_runs: int = 200,
+    width: int | None = 8,
+    seed: int = 0,
+    delta: float,
+    alpha: float = 0.05,
+) -> Leak:
+    """A lower bound on the epsilon of a training function, from runs with a record and
+    runs without it: Jagielski, Ullman, Oprea, "Auditing Differentially Private Machine
+    Learning", NeurIPS 2020.
+
+    The threshold on the scores is chosen on one half of the runs, errors are counted on
+    the other, and bounded after Clopper and Pearson.
+
+    **Guarantee:** the bound is above the epsilon of `train`, about the unit that
+    `canary` is and the relation that `instead` says, with probability `alpha` at most,
+    for any function. An attack that finds nothing shows nothing.
+
+    Args:
+      train: What is audited. It makes all its randomness of the key, and looks at
+        nothing of its own but the examples: their number is theirs to tell.
+      examples: Whom it is trained on: arrays, rows along the leading axis.
+      canary: The record: rows of the same fields, one for a row of data, or all of one
+        person. `audit.canaries` has some that are easily found.
+      score: One number for the canary's rows, such as minus their loss.
+      instead: Rows in its place in the runs without it, which makes the two data sets
+        neighbours under "replace_one"; None leaves it out ("add_or_remove_one").
+      num_runs: Trainings on each side.
+      width: Trainings at once in one compiled program, for functions that jax can
+        trace; None calls them one by one, as they are.
+      seed: Of the runs' keys and of the halves.
+      delta: At which epsilon is bounded.
+      alpha: The chance that the bound is wrong.
+
+    Raises:
+      ValueError: For rows that do not fit the examples, a score that is not one number
+        or NaN, functions that jax cannot trace with a width, or too few runs.
+    """
+    checks.at_least("seed", seed, 0)
+    check_runs(num_runs, alpha, delta)
+    if width is not None:
+        checks.at_least("width", width, 1)
+    _check_rows("canary", canary, examples)
+    inside, outside = _joined(examples, canary), examples
+    if instead is not None:
+        _check_rows("instead", instead, examples)
+        if _count(instead) != _count(canary):
+            raise ValueError(
+                f"instead has {_count(instead)} rows and the canary {_count(canary)}; "
+                "give as many"
+            )
+        outside = _joined(examples, instead)
+    keys = jax.random.split(jax.random.key(seed), 2 * num_runs)
+    attack = _one_by_one if width is None else _compiled(width)
+    scores_in, scores_out = (
+        attack(train, score, own, rows, canary)
+        for own, rows in ((keys[:num_runs], inside), (keys[num_runs:], outside))
+    )
+    return leak_of(scores_in, scores_out, seed, delta, alpha)
+
+
+def check_runs(num_runs: int, alpha: float, delta: float) -> None:
+    """Raises ValueError where half of so many runs on a side bound nothing."""
+    checks.at_least("num_runs", num_runs, 1)
+    checks.probability("delta", delta, allow_one=False)
+    evidence.check_enough(num_runs // 2, alpha, factor=2, name="num_runs")
+
+
+def leak_of(
+    scores_in: np.ndarray, scores_out: np.ndarray, seed: int, delta: float, alpha: float
+) -> Leak:
+    """What scores show, with a threshold from one half of them."""
+    errors = evidence.halves(
+        scores_in, scores_out, seed=seed, alpha=alpha, objective=evidence.ratio
+    )
+    return Leak(
+        bounds.clopper_pearson(errors, delta=delta, alpha=alpha),
+        bounds.ceiling(errors.num_in, delta=delta, alpha=alpha),
+        roc.auc(scores_in, scores_out, alpha=alpha),
+        errors,
+        scores_in,
+        scores_out,
+    )
+
+
+@arguments.checked
+def training_in_one_run(
+    train: Train,
+    examples: PyTree,
+    canaries: PyTree,
+    *,
+    score: Score,
+    guessed: float = 0.4,
+    seed: int = 0,
+    delta: float,
+    alpha: float = 0.05,
+) -> LeakInOneRun:
+    """A lower bound on the epsilon of a training function from one call of it, with
+    many records of which each is in by its own fair coin: Steinke, Nasr, Jagielski,
+    "Privacy Auditing with One (1) Training Run", NeurIPS 2023.
+
+    **Guarantee:** the bound is above the epsilon of `train`, about one row and
+    "add_or_remove_one", with probability `alpha` at most, for any function. It is
+    loose: with m canaries hardly more than log(m) can be shown.
+
+    Args:
+      train: What is audited, called once, as it is; see `training`.
+      examples: Whom it is trained on, beside the canaries.
+      canaries: Rows of the same fields, each a record of its own.
+      score: One number for each row.
+      guessed: The share of canaries that are guessed to be in or out, half of it each:
+        those with the highest and the lowest scores.
+      seed: Of the training's key, and of the coins.
+      delta: At which epsilon is bounded.
+      alpha: The chance that the bound is wrong.
+
+    Raises:
+      ValueError: For rows that do not fit the examples, scores that are not one number
+        a row or NaN, or too few canaries.
+    """
+    checks.probability("guessed", guessed, allow_one=True)
+    checks.at_least("seed", seed, 0)
+    _check_rows("canaries", canaries, examples)
+    count = _count(canaries)
+    each = int(guessed * count / 2)
+    most = one_run.Guesses(count, 2 * each, 2 * each)
+    # Before what takes long: too few bound nothing.
+    ceiling = one_run.steinke(most, delta=delta, alpha=alpha).epsilon
+    included = np.random.default_rng(seed).random(count) < 0.5
+    chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[included], canaries)
+    model = train(jax.random.key(seed), _joined(examples, chosen))
+    scores = np.asarray(score(model, canaries), np.float64)
+    if scores.shape != (count,):
+        raise ValueError(
+            f"score must give one number for each of {count} canaries, got shape "
+            f"{list(scores.shape)}"
+        )
+    guesses = one_run.guess(scores, included, num_in=each, num_out=each)
+    bound = one_run.steinke(guesses, delta=delta, alpha=alpha)
+    return LeakInOneRun(bound, ceiling, guesses, scores, included)
+
+
+def _compiled(width: int) -> Callable[..., np.ndarray]:
+    """All runs in one program, `width` at once."""
+
+    def attack(
+        train: Train, score: Score, keys: base.Key, rows: PyTree, canary: PyTree
+    ) -> np.ndarray:
+        @jax.jit
+        def program(keys: base.Key, rows: PyTree, canary: PyTree) -> Array:
+            return jax.lax.map(
+                lambda key: _one_number(score(train(key, rows), canary)),
+                keys,
+                batch_size=None if width == 1 else width,
+            )
+
+        try:
+            return np.asarray(program(keys, rows, canary), np.float64)
+        except jax.errors.JAXTypeError as error:
+            raise ValueError(
+                "train or score cannot be traced by jax; width=None calls them one by "
+                f"one, as they are ({str(error).splitlines()[0]})"
+            ) from error
+
+    return attack
+
+
+def _one_by_one(
+    train: Train, score: Score, keys: base.Key, rows: PyTree, canary: PyTree
+) -> np.ndarray:
+    found = [_one_number(score(train(key, rows), canary)) for key in keys]
+    return np.asarray(found, np.float64)
+
+
+def _one_number(found: Any) -> Any:
+    """A score without axes."""
+    if np.size(found) != 1:
+        raise ValueError(
+            f"score must give one number for the canary, got shape "
+            f"{list(np.shape(found))}"
+        )
+    return jnp.reshape(found, ())
+
+
+def _check_rows(name: str, rows: PyTree, examples: PyTree) -> None:
+    """Raises ValueError unless rows are like the examples, and at least one."""
+    trees.check_arrays("examples", examples)
+    trees.check_arrays(name, rows)
+    if jax.tree.structure(rows) != jax.tree.structure(examples):
+        raise ValueError(
+            f"{name} must have the fields of the examples, {_fields(examples)}, got "
+            f"{_fields(rows)}"
+        )
+    leaves = zip(jax.tree.leaves(rows), jax.tree.leaves(examples), strict=True)
+    for own, like in leaves:
+        is_alike = own.shape[1:] == like.shape[1:] and own.dtype == like.dtype
+        if not own.ndim or not like.ndim or not is_alike:
+            raise ValueError(
+                f"{name} must be rows like those of the examples, {like.dtype}"
+                f"{list(like.shape[1:])} each, got {own.dtype}{list(own.shape)}"
+            )
+    counts = {len(leaf) for leaf in jax.tree.leaves(rows)}
+    if len(counts) > 1 or 0 in counts:
+        raise ValueError(f"{name} must have as many rows in all fields, got {counts}")
+
+
+def _fields(tree: PyTree) -> str:
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return ", ".join(jax.tree_util.keystr(path) for path in paths)
+
+
+def _count(rows: PyTree) -> int:
+    return len(jax.tree.leaves(rows)[0])
+
+
+def _joined(examples: PyTree, rows: PyTree) -> PyTree:
+    """The examples, and these rows after them."""
+    return jax.tree.map(
+        lambda *both: np.concatenate([np.asarray(leaf) for leaf in both]),
+        examples,
+        rows,
+    )

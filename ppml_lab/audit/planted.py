@@ -1,0 +1,247 @@
+"""The lab's own trainings with canaries planted in them, seen in every iterate: the
+white box of Nasr et al., "Tight Auditing of Differentially Private Machine Learning",
+USENIX Security 2023.
+
+Canaries are the last members of the population. They go through the real clipping,
+sampling, sums and noise, and the change of the model in a round, projected on their
+directions, is what an adversary sees of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, PyTree
+
+from ppml_lab import arguments, base, checks, data
+from ppml_lab.audit import canaries, runs
+from ppml_lab.audit.own_training import Leak, check_runs, leak_of
+from ppml_lab.data import columns
+
+
+class Planted(NamedTuple):
+    """A training whose last members are canaries; make it with `in_examples` or
+    `in_clients`.
+    """
+
+    make: Callable[[base.ClientSampler], base.FederatedAlgorithm]
+    """From a sampler to the algorithm."""
+    sampler: base.ClientSampler
+    """Of all members."""
+    clients: base.Clients
+    """Their data."""
+    directions: canaries.Directions
+    """Those of the canaries, in their order, and others that nobody has seen."""
+    num_canaries: int
+    """How many members are canaries."""
+    gain: float
+    """From the change of the model along a canary to the noisy sum of its rounds, in
+    units of the sensitivity."""
+
+    def run(
+        self,
+        num_rounds: int,
+        at_the_end: Callable[[PyTree, PyTree], PyTree] = lambda first, last: (),
+    ) -> runs.Run:
+        """A training seen in the directions of its canaries; see `membership_run`."""
+        return runs.membership_run(
+            self.make,
+            self.sampler,
+            self.clients,
+            num_rounds,
+            per_round=lambda change: self.gain * self.directions.project(change),
+            at_the_end=at_the_end,
+        )
+
+    def included(
+        self, num_runs: int, canary: int = -1
+    ) -> Bool[np.ndarray, "runs population"]:
+        """Who is in `2 * num_runs` trainings: everybody, and in the first half also the
+        canary at this place of the population.
+        """
+        found = np.ones((2 * num_runs, self.sampler.population), bool)
+        found[num_runs:, canary] = False
+        return found
+
+
+@arguments.checked
+def in_examples(
+    make: Callable[[base.ClientSampler, Any], base.FederatedAlgorithm],
+    loss: base.TaskLoss,
+    examples: Mapping[str, Any],
+    directions: canaries.Directions,
+    sampler: Callable[[int], base.ClientSampler],
+    *,
+    moves: float,
+    num_canaries: int | None = None,
+) -> Planted:
+    """Pooled training with a canary for each direction among the examples.
+
+    Args:
+      make: `(sampler, method)`: the algorithm, such as `federated.central_sgd` with
+        this `method`, which gives canaries their gradients.
+      loss: The task's.
+      examples: Rows of `x` and `y`.
+      directions: Best such that no example moves the model along them.
+      sampler: From the population, canaries too, to the sampler.
+      moves: By how much the model moves along a canary's direction in a step whose
+        clipped mean it is alone: minus the rate times the clip norm, of plain SGD.
+      num_canaries: How many directions, the first ones, have a canary; None for all.
+
+    Raises:
+      ValueError: For examples without `x` and `y`, a move of 0, or more canaries than
+        directions.
+    """
+    joined = _with_canaries(examples, directions, num_canaries)
+    count = len(joined["y"])
+    pooled = base.Clients(jax.tree.map(jnp.asarray, joined), jnp.array([0, count]))
+    method = canaries.gradient_canaries(loss, directions)
+    drawn = sampler(count)
+    return Planted(
+        lambda sampler: make(sampler, method),
+        drawn,
+        pooled,
+        directions,
+        count - len(examples["y"]),
+        _gain(drawn, moves),
+    )
+
+
+@arguments.checked
+def in_clients(
+    make: Callable[[base.ClientSampler, base.ClientTrainer], base.FederatedAlgorithm],
+    trainer: base.ClientTrainer,
+    examples: Mapping[str, Any],
+    owners: Any,
+    directions: canaries.Directions,
+    sampler: Callable[[int], base.ClientSampler],
+    *,
+    moves: float,
+    num_canaries: int | None = None,
+) -> Planted:
+    """Federated training with a client for each direction among the clients.
+
+    Args:
+      make: `(sampler, trainer)`: the algorithm, such as `federated.averaging` with this
+        trainer, by which canary clients send their direction.
+      trainer: Of all clients.
+      examples: Rows of `x` and `y`.
+      owners: Each row's client, from 0 on.
+      directions: Best such that no client's update moves the model along them.
+      sampler: From the population, canaries too, to the sampler.
+      moves: By how much the model moves along a canary's direction in a round whose
+        clipped mean it is alone: the server's rate times the clip norm, of plain
+        averaging.
+      num_canaries: How many directions, the first ones, have a canary; None for all.
+
+    Raises:
+      ValueError: For examples without `x` and `y`, owners that do not fit them, a move
+        of 0, or more canaries than directions.
+    """
+    joined = _with_canaries(examples, directions, num_canaries)
+    given = columns.one_axis("owners", owners)
+    checks.entries("owners", given, len(examples["y"]), "rows of examples")
+    users = data.partition.natural(given)
+    first, added = int(users.max()) + 1, len(joined["y"]) - len(users)
+    owned = np.concatenate([users, first + np.arange(added)])
+    planted = canaries.canary_clients(trainer, directions)
+    drawn = sampler(first + added)
+    return Planted(
+        lambda sampler: make(sampler, planted),
+        drawn,
+        data.federate(joined, owned),
+        directions,
+        added,
+        _gain(drawn, moves),
+    )
+
+
+@arguments.checked
+def white_box(
+    planted: Planted,
+    noise_multiplier: float,
+    num_rounds: int,
+    *,
+    num_runs: int = 200,
+    width: int = 8,
+    seed: int = 0,
+    delta: float,
+    alpha: float = 0.05,
+) -> Leak:
+    """A lower bound on the epsilon of a whole training from all its iterates, with and
+    without its last canary, by likelihood ratios of the claimed Gaussians.
+
+    The threshold is chosen on one half of the runs. Where the claim is right, one that
+    is chosen on its simulation (`claimed_scores`, `evidence.preregistered`) leaves all
+    runs to be counted, and comes nearer.
+
+    **Guarantee:** the bound is above the truth with probability `alpha` at most, for
+    any training; what is claimed decides how near it comes.
+
+    Args:
+      planted: The training.
+      noise_multiplier: Claimed.
+      num_rounds: Of a training.
+      num_runs: Trainings on each side.
+      width: Trainings at once in the compiled program.
+      seed: Of the trainings, and of the halves.
+      delta: At which epsilon is bounded.
+      alpha: The chance that the bound is wrong.
+
+    Raises:
+      ValueError: For a sampler that draws members not by coins of their own, whose
+        releases are no sampled Gaussians, or too few runs.
+    """
+    prob = planted.sampler.participation(num_rounds).sampling_prob
+    if prob is None:
+        raise ValueError(
+            "planted.sampler draws members that depend on each other, whose releases "
+            "are no sampled Gaussians: take federated.poisson"
+        )
+    check_runs(num_runs, alpha, delta)
+    many = runs.many_runs(planted.run(num_rounds), width)
+    seen, _ = many(seed, planted.included(num_runs))
+    own = seen[:, :, planted.num_canaries - 1]
+    scores = runs.likelihood_ratio(own, noise_multiplier, float(prob))
+    return leak_of(scores[:num_runs], scores[num_runs:], seed, delta, alpha)
+
+
+@arguments.checked
+def untouched(
+    task: base.Task, examples: Mapping[str, Any], count: int
+) -> canaries.Directions:
+    """So many coordinates of the model that no example's gradient moves, in a random
+    order; see `canaries.untouched_weights`.
+
+    Raises:
+      ValueError: If there are fewer.
+    """
+    checks.at_least("count", count, 1)
+    params = task.init(jax.random.key(0))
+    places = canaries.untouched_weights(params, examples)
+    if len(places) < count:
+        raise ValueError(
+            f"count is {count}, and only {len(places)} coordinates are untouched; take "
+            "canaries.isotropic directions, or fewer"
+        )
+    return canaries.dirac(params, np.random.default_rng(0).permutation(places)[:count])
+
+
+def _with_canaries(
+    examples: Mapping[str, Any], directions: canaries.Directions, count: int | None
+) -> dict[str, np.ndarray]:
+    """The examples, and a row for each canary, whose own gradient nobody takes."""
+    count = directions.count if count is None else count
+    checks.at_least("num_canaries", count, 1)
+    checks.within("num_canaries, of so many directions,", count, 1, directions.count)
+    rows = {k: np.repeat(np.asarray(v)[:1], count, 0) for k, v in examples.items()}
+    return canaries.append(examples, rows, np.arange(count))
+
+
+def _gain(sampler: base.ClientSampler, moves: float) -> float:
+    checks.positive("the size of moves", abs(moves))
+    return float(sampler.expected_cohort) / moves
