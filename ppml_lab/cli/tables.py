@@ -12,7 +12,8 @@ Row = dict[str, Value]
 RESULTS = Path("results")
 _WORDS: dict[str, Value] = {"": None, "True": True, "False": False}
 _WORDS |= {"inf": float("inf"), "-inf": float("-inf")}
-_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
+# A digest such as 12e3456 is none.
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d{1,3})?")
 
 
 def find(name: str) -> Path:
