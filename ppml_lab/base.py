@@ -61,7 +61,7 @@ class Cost(NamedTuple):
     uplink_bytes: int
     downlink_bytes: int
     rounds: int = 1
-    """Messages of it that wait for each other; 1 where all are one and its answer."""
+    """Rounds of messages that wait for each other; 1 for a message and its answer."""
     exchanges: int = 0
     """Those among them between servers, or parties, who wait for no answer."""
 

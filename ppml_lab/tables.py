@@ -25,7 +25,8 @@ TOLD_APART_BY = (
 
 _WORDS: dict[str, Value] = {"": None, "True": True, "False": False}
 _WORDS |= {"inf": math.inf, "-inf": -math.inf}
-_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
+# A digest such as 12e3456 is none.
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d{1,3})?")
 
 
 def read(path: Path) -> list[Row]:

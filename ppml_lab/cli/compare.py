@@ -248,7 +248,7 @@ def _compare(
     )
     shared = [group for group in first if group in second]
     if not shared:
-        whole = ({n: row for n, row in enumerate(table)} for table in rows)
+        whole: list[dict[Value, Row]] = [dict(enumerate(table)) for table in rows]
         alike.check(alike.differing(*whole, paired=False), paths, across)
         raise ValueError(
             f"no row of one table has a partner in the other by {', '.join(names[:-1])}"

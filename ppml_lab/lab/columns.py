@@ -24,9 +24,6 @@ from ppml_lab.lab.tree.fields import is_part
 from ppml_lab.lab.tree.identity import digest
 from ppml_lab.smpc import network
 
-MEAN = ("compute_seconds",)
-"""Measurements, of which a row of several runs has the mean."""
-
 
 @arguments.checked
 def columns(result: Result) -> dict[str, Any]:
@@ -53,7 +50,7 @@ def columns(result: Result) -> dict[str, Any]:
       cohort, dropout_prob: Clients that a round is expected to begin with, and each
         one's chance not to report.
       num_rounds: That its epsilon is of; a run may end before.
-      protocol_rounds: Messages in a round of training that wait for each other.
+      protocol_rounds: Rounds of messages, in one of training, that wait for each other.
       uplink_bytes, downlink_bytes: What a client, or the busiest of computing parties,
         sends and receives in a round of training.
       lan_seconds, wan_seconds: How long these take on `smpc.network`'s links, the
@@ -132,9 +129,9 @@ def _completed(
 
 
 def _agreed(name: str, said: list[dict[str, Any]]) -> Any:
-    """What all runs say; None where they differ."""
+    """What all runs say, None where they differ; of what is measured the mean."""
     values = [columns[name] for columns in said]
-    if name in MEAN and None not in values:
+    if name == "compute_seconds" and None not in values:
         return sum(values) / len(values)
     return values[0] if all(value == values[0] for value in values) else None
 
@@ -150,7 +147,7 @@ def _of_setup(setup: Any) -> dict[str, Any]:
         trust = "local"
     data = facts.digests and digest(facts.digests.examples, facts.judged_by)[:16]
     return {
-        "dataset": _words(setup.data),
+        "dataset": _words(setup.data) or type(setup.data).__name__,
         "data_digest": data,
         "model": _words(getattr(setup, "model", None)),
         "pattern": _words(getattr(setup, "pattern", None)) or type(setup).__name__,

@@ -42,7 +42,6 @@ def test_a_sum_moves_as_far_as_when_one_is_removed(name: str) -> None:
     made = MECHANISMS[name].event(zeroed(POISSON), 5)
     removed = MECHANISMS[name].event(POISSON, 5)
     assert made == removed._replace(neighboring_relation="zero_out")
-    assert accounting.epsilon(made, DELTA) == accounting.epsilon(removed, DELTA)
 
 
 def test_of_everybody_replacing_moves_a_sum_twice_as_far() -> None:
@@ -130,7 +129,7 @@ def points(setup: parts.Federated) -> list[lab.Point]:
 
 
 def table(config: Any, results: list[lab.Result]) -> list[dict[str, Any]]:
-    return [run.point.labels | {"loss": run.outcome.last["loss"]} for run in results]
+    return [{**run.point.labels, "loss": run.outcome.last["loss"]} for run in results]
 
 
 def test_the_lab_says_it_everywhere_and_mixes_it_with_nothing(
