@@ -226,6 +226,7 @@ def points(sweep: Sweep, setup: Any = None, delta: float | None = None) -> list[
         name, or a target_epsilon that has no delta or cannot be reached, also because
         the point has no noise.
       TypeError: For a value that a field cannot hold.
+      FileNotFoundError: If files of the data are missing; says where to put them.
     """
     if not sweep:
         raise ValueError("sweep has no settings, so that nothing would run: add some")
