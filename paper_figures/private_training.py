@@ -41,7 +41,7 @@ def by_epsilon(axis: plt.Axes, rows: list[Row], case: str) -> None:
     levels(axis, rows)
     noisy = [row for row in rows if row["method"] == "shares + DP"]
     epsilon, accuracy, spread = (
-        [float(row[name]) for row in noisy]
+        [float(row[name] or 0) for row in noisy]
         for name in ("target_epsilon", "accuracy", "accuracy_std")
     )
     axis.errorbar(epsilon, accuracy, spread, fmt="o-", color=ORANGE, ms=4,
