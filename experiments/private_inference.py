@@ -41,8 +41,8 @@ import numpy as np
 import optax
 
 from experiments.benchmarks import bench
-from ppml_lab import data, federated, models, random
-from ppml_lab.smpc import approximations, network, private, transcript
+from ppml_lab import data, federated, models, random, tables
+from ppml_lab.smpc import approximations, network, private, private_costs
 from ppml_lab.smpc import ring as rings
 
 
@@ -228,10 +228,11 @@ def accuracies(name: str, config: Experiment, dataset: data.Dataset) -> list[Row
     rows = []
     for ring_bits, f in runs[0]:
         each = [run[ring_bits, f] for run in runs]
-        means = {key: np.mean([one[key] for one in each]) for key in each[0]}
+        found = {key: tables.mean(one[key] for one in each) for key in each[0]}
+        means = {key: value.mean for key, value in found.items()}
         rows.append(
             {"model": name, "ring_bits": ring_bits, "fraction_bits": f, **means}
-            | {"accuracy_std": np.std([one["accuracy"] for one in each])}
+            | {"accuracy_std": found["accuracy"].std}
             | {"seeds": num_seeds, "protocol": "replicated"}
             | {"images": config.cnn_images if name == "cnn" else config.test_images}
         )
@@ -243,34 +244,8 @@ def costs(name: str, function: Callable[..., Any], params: Any, images: Any) -> 
     """Bytes, rounds and seconds by layer, for additive and replicated shares."""
     for kind in ("additive", "replicated"):
         how = private.protocol(kind, ideal=True)
-
-        def evaluated(
-            seed: Any, params: Any, images: Any, how: private.Protocol = how
-        ) -> Any:
-            with transcript.scope("inputs"):
-                shared = (
-                    private.share(how, random.child(seed, 0), params, owner="model"),
-                    private.share(how, random.child(seed, 1), images),
-                )
-            with transcript.scope("model"):
-                return private.evaluate(how, random.child(seed, 2), function, *shared)
-
-        seed = jax.ShapeDtypeStruct((2,), jnp.uint32)
-        sent = transcript.priced(evaluated, seed, params, images)
-        messages = {message.path for message in sent.messages}
-        layers = [path for path in sent.by_path() if path not in messages]
-        for path in [path for path in layers if path.count("/") <= 2]:
-            sizes = [sent.sent_bits(party, path) // 8 for party in sent.parties()]
-            yield {
-                "model": name,
-                "protocol": kind,
-                "layer": path,
-                "online_bytes": max(sizes),
-                "offline_bytes": sent.sent_bits(scope=path, offline=True) // 8,
-                "rounds": sent.num_rounds(path),
-                "lan_seconds": sent.seconds(network.LAN, path),
-                "wan_seconds": sent.seconds(network.WAN, path),
-            }
+        for layer in private_costs.by_layer(how, function, params, images):
+            yield {"model": name, "protocol": kind} | layer._asdict()
 
 
 def perceptron(params: Any, images: jax.Array) -> jax.Array:

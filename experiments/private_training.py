@@ -45,7 +45,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppml_lab import data, federated, lab, models, trees
+from ppml_lab import data, federated, lab, models, tables, trees
 from ppml_lab.dp import accounting
 from ppml_lab.smpc import approximations, network, private, transcript
 
@@ -250,20 +250,12 @@ def perceptron(softmax: Callable[[Any], Any]) -> Any:
 def in_the_clear(case: Case, gradient: Any, start: Any, parts: Any, steps: int,
                  batch: int | None) -> Any:  # fmt: skip
     """The same training, of floats."""
-    examples = case.join(parts)
-    count = len(examples["y"])
-    batch = batch or count
-    rate = case.learning_rate / batch
-
-    def step(number: Any, params: Any) -> Any:
-        begin = (number % (count // batch)) * batch
-        rows = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, begin, batch), examples
-        )
-        total = gradient(params, rows)
-        return jax.tree.map(lambda p, g: p - rate * g, params, total)
-
-    return jax.jit(lambda start: jax.lax.fori_loop(0, steps, step, start))(start)
+    count = len(case.join(parts)["y"])
+    training = federated.training_on_shares(
+        case.protocol(16), gradient, case.join, num_steps=steps,
+        learning_rate=case.learning_rate, num_examples=count, batch_size=batch,
+    )  # fmt: skip
+    return jax.jit(training.in_the_clear)(start, parts)
 
 
 def accuracy(params: Any, test: dict[str, np.ndarray]) -> float:
@@ -303,9 +295,10 @@ def on_shares(case: Case, gradient: Any, start: Any, parts: Any, config: Experim
     sent = transcript.priced(training.train, keys[0], start, parts)
     sizes = [sent.sent_bits(party) // 8 for party in range(case.num_parties)]
     scores = [accuracy(params, case.test) for params in found]
+    over_seeds = tables.mean(scores)
     row: Row = {
-        "accuracy": np.mean(scores), "accuracy_std": np.std(scores),
-        "worst": min(scores), "seeds": len(scores),
+        "accuracy": over_seeds.mean, "accuracy_std": over_seeds.std,
+        "worst": min(scores), "seeds": over_seeds.count,
         "fraction_bits": config.fraction_bits, "online_bytes": max(sizes),
         "offline_bytes": sent.sent_bits(offline=True) // 8,
         "rounds": sent.num_rounds(), "lan_seconds": sent.seconds(network.LAN),

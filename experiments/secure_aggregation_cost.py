@@ -31,6 +31,7 @@ cores, `smoke` 15 seconds.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from functools import partial
@@ -284,14 +285,17 @@ def turns(
     folder: Path, graph: graphs.Graph, percents: tuple[int, ...], config: Experiment
 ) -> dict[int, list[Row]]:
     """Times by percentage of dropouts and by turn, measured or found in the folder."""
-    ready, found = None, {percent: [] for percent in percents}
+    ready = functools.cache(lambda: programs(graph, config.entries))
+    found: dict[int, list[Row]] = {percent: [] for percent in percents}
     for turn, percent in itertools.product(range(config.repetitions), percents):
         about = {"graph": [*graph], "dropouts": percent, "entries": config.entries}
-        path = folder / "runs" / f"{records.name_of(about | {'turn': turn})}.json"
-        if not path.exists():
-            ready = ready or programs(graph, config.entries)
-            records.write_json(path, about | {"turn": turn, "times": ready(percent)})
-        found[percent].append(records.read_json(path)["times"])
+        found[percent].append(
+            records.once(
+                folder / "runs",
+                about | {"turn": turn},
+                lambda percent=percent: ready()(percent),
+            )
+        )
         server = found[percent][-1]["server"][0] / 1e3
         print(
             f"{turn + 1} {graph}, {percent}% drop out: server {server:.3g} s",

@@ -292,15 +292,17 @@ def _report(workers: Workers, task: Task, seed: int) -> Report | None:
     from ppml_lab.lab import records
 
     about = {**task._asdict(), "seed": seed}
-    kept = workers.results / "runs" / f"{records.name_of(about)}.json"
-    if kept.exists():
-        return records.read_json(kept)["report"]
+    folder = workers.results / "runs"
+    log = folder / f"{records.name_of(about)}.log"
+    return records.once(folder, about, lambda: _run(workers, task, seed, log))
+
+
+def _run(workers: Workers, task: Task, seed: int, log: Path) -> Report | None:
     options = task.options | {"seed": seed}
     flags = [f"--{name.replace('_', '-')}={n}" for name, n in options.items()]
     worker = workers.scripts / f"{task.system}_worker.py"
     python = interpreter(task.system)
     assert python is not None
-    log = kept.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [python, str(worker), *task.words, *flags]
     code = _wait(command, _environment(workers.platform), log, workers.timeout)
@@ -312,8 +314,7 @@ def _report(workers: Workers, task: Task, seed: int) -> Report | None:
         print(f"error: {task} {why}, saying '{said}'; see {log}", file=sys.stderr)
         return None
     log.unlink()
-    records.write_json(kept, {**about, "report": json.loads(found[-1])})
-    return records.read_json(kept)["report"]
+    return json.loads(found[-1])
 
 
 def _variable(system: str) -> str:

@@ -44,6 +44,8 @@ class SharedTraining(NamedTuple):
       step: `(key, state, number)`, what they hold after the step of this number, which
         counts from 0; `key` is that of the whole training.
       reveal: `(state)`, the parameters in the clear, which is for the end alone.
+      in_the_clear: `(params, parts)`, what the same steps train of floats, pooled and
+        without noise: what shares, and fixed point, are compared with.
       privacy_event: What an accountant needs.
       noise_stddev: Of all parties' noise together, per coordinate of the summed
         gradient.
@@ -53,6 +55,7 @@ class SharedTraining(NamedTuple):
     begin: Callable[[base.Key, PyTree, Mapping[Any, PyTree]], OnShares]
     step: Callable[[base.Key, OnShares, Array], OnShares]
     reveal: Callable[[OnShares], PyTree]
+    in_the_clear: Callable[[PyTree, Mapping[Any, PyTree]], PyTree]
     privacy_event: base.PrivacyEvent
     noise_stddev: float
 
@@ -117,8 +120,9 @@ def training_on_shares(
 
     Raises:
       ValueError: For bad arguments, or fewer honest parties than keep a coalition from
-        reconstructing everything; `train`, for owners with another number of examples,
-        parameters of another dimension, or a gradient of other shapes than theirs.
+        reconstructing everything; `train` and `in_the_clear`, for owners with another
+        number of examples, parameters of another dimension, or a gradient of other
+        shapes than theirs.
     """
     checks.at_least("num_steps", num_steps, 1)
     checks.positive("learning_rate", learning_rate)
@@ -161,11 +165,21 @@ def training_on_shares(
     def seed_of(key: base.Key) -> Array:
         return random.seed(jax.random.fold_in(key, 0))
 
-    @arguments.checked
-    def begin(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> OnShares:
+    def first_row(number: Array) -> Array:
+        # The last batch of a pass reaches back where batches do not divide.
+        return jnp.minimum((number % num_batches) * batch, num_examples - batch)
+
+    def descend(params: PyTree, total: PyTree) -> PyTree:
+        return jax.tree.map(lambda p, g: p - rate * g, params, total)
+
+    def check(params: PyTree, parts: Mapping[Any, PyTree]) -> None:
         trees.check_arrays("params", params)
         trees.check_arrays("parts", dict(parts))
         _check_sizes(gradient, join, num_examples, dimension, params, parts)
+
+    @arguments.checked
+    def begin(key: base.Key, params: PyTree, parts: Mapping[Any, PyTree]) -> OnShares:
+        check(params, parts)
         seed = seed_of(key)
         shared = {
             owner: private.share(protocol, random.child(seed, n), part, owner=owner)
@@ -197,22 +211,16 @@ def training_on_shares(
     @arguments.checked
     def step(key: base.Key, state: OnShares, number: Array) -> OnShares:
         own = random.child(seed_of(key), number, 2)
-        # The last batch of a pass reaches back where batches do not divide.
-        first = jnp.minimum((number % num_batches) * batch, num_examples - batch)
         rows = state.examples
         if num_batches > 1:
-            rows = private.rows(rows, first, batch)
+            rows = private.rows(rows, first_row(number), batch)
         total = private.evaluate(
             protocol, random.child(own, 0), gradient, state.params, rows
         )
         if stddev:
             total = noised(own, total)
         new = private.evaluate(
-            protocol,
-            random.child(own, 2),
-            lambda p, g: jax.tree.map(lambda a, b: a - rate * b, p, g),
-            state.params,
-            total,
+            protocol, random.child(own, 2), descend, state.params, total
         )
         return state._replace(params=new)
 
@@ -230,8 +238,19 @@ def training_on_shares(
             final, _ = lax.scan(one, start.params, jnp.arange(num_steps))
         return reveal(start._replace(params=final))
 
+    @arguments.checked
+    def in_the_clear(params: PyTree, parts: Mapping[Any, PyTree]) -> PyTree:
+        check(params, parts)
+        examples = jax.tree.map(jnp.asarray, join(parts))
+
+        def one(params: PyTree, number: Array) -> tuple[PyTree, None]:
+            rows = trees.take(examples, first_row(number) + jnp.arange(batch))
+            return descend(params, gradient(params, rows)), None
+
+        return lax.scan(one, params, jnp.arange(num_steps))[0]
+
     noise_stddev = float(stddev * np.sqrt(num_parties / num_honest))
-    return SharedTraining(train, begin, step, reveal, event, noise_stddev)
+    return SharedTraining(train, begin, step, reveal, in_the_clear, event, noise_stddev)
 
 
 def _honest(protocol: private.Protocol, num_honest: int | None) -> int:

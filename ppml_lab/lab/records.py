@@ -21,7 +21,7 @@ import math
 import os
 import secrets
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,30 @@ def read_json(path: Path) -> Any:
     if not isinstance(found, dict | list):
         raise DamagedError(f"{path} is damaged: it holds {found!r}; delete it")
     return found
+
+
+def once(folder: Path, about: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+    """What `compute()` gives, as JSON has it, computed once for each `about` and read
+    from `folder` after that; None is no result, and is computed again.
+
+    Args:
+      folder: Where files of such results go.
+      about: All that the result depends on, as values that JSON can say.
+      compute: Anything that JSON can say.
+
+    Raises:
+      DamagedError: If the file of the result is not what was written; says which.
+    """
+    path = folder / f"{name_of(about)}.json"
+    if not path.exists():
+        found = compute()
+        if found is None:
+            return None
+        write_json(path, {"about": described(about), "found": found})
+    there = read_json(path)
+    if not isinstance(there, dict) or "found" not in there:
+        raise DamagedError(f"{path} is damaged: it holds no result; delete it")
+    return there["found"]
 
 
 def write_result(folder: Path, last: Mapping[str, Any]) -> None:

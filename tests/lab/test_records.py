@@ -56,3 +56,33 @@ def test_no_half_file_is_left(tmp_path: Path) -> None:
         records.write_json(tmp_path / "deep" / "x.json", {"a": object()})
     assert records.read_json(tmp_path / "deep" / "x.json") == {"a": 1}
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.json"]
+
+
+def test_what_is_computed_once_is_read_after_that(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def compute() -> dict[str, object]:
+        calls.append(1)
+        return {"times": np.array([1.5, np.nan]), "name": ("a",)}
+
+    about = {"graph": [3, 2], "epsilon": float("inf")}
+    found = records.once(tmp_path / "runs", about, compute)
+    assert found == {"times": [1.5, None], "name": ["a"]}
+    assert records.once(tmp_path / "runs", dict(reversed(about.items())), compute) == (
+        found
+    )
+    assert len(calls) == 1
+    records.once(tmp_path / "runs", about | {"graph": [3, 1]}, compute)
+    assert len(calls) == 2
+    (path,) = (tmp_path / "runs").glob(f"{records.name_of(about)}.json")
+    assert records.read_json(path)["about"] == {"graph": [3, 2], "epsilon": "inf"}
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(records.DamagedError, match=f"{path.name} is damaged"):
+        records.once(tmp_path / "runs", about, compute)
+    path.write_text("[1]")
+    with pytest.raises(records.DamagedError, match="holds no result; delete it"):
+        records.once(tmp_path / "runs", about, compute)
+    # No result is tried again.
+    assert records.once(tmp_path, about, lambda: None) is None
+    assert records.once(tmp_path, about, lambda: 0) == 0
+    assert records.once(tmp_path, about, lambda: 1) == 0

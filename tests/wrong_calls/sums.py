@@ -12,6 +12,7 @@ from ppml_lab.smpc import (
     lightsecagg,
     masking,
     private,
+    private_costs,
     shamir,
     sharing,
 )
@@ -25,6 +26,7 @@ MAY_BE = {"max_abs": ("None",)}
 """Then the mechanism's own bound is taken."""
 SUMS = {"max_abs": 1.0, "scale": 16.0, "rounding": "nearest", "wraps": False}
 SEED = np.zeros(2, np.uint32)
+ARRAYS = ("2-d", "two floats", "float32 nan")
 ELEMENTS = {
     ring: jax.eval_shape(lambda ring=ring: rings.zeros(ring, (5, 3)))
     for ring in (rings.Z32, smpc.field.F31, rings.Z64)
@@ -82,6 +84,16 @@ ON_SHARES = {
         protocol=parts.PROTOCOL,
         seed=SEED,
         function=lambda rows: rows,
+    ),
+    "private_costs.by_layer": good(
+        private_costs.by_layer,
+        {"depth": ("0",), "params": ARRAYS, "inputs": ARRAYS},
+        False,
+        protocol=parts.PROTOCOL,
+        function=lambda params, rows: rows @ params,
+        params=jnp.zeros((2, 3)),
+        inputs=jnp.zeros((4, 2)),
+        depth=1,
     ),
     "private.check_ranges": good(
         lambda protocol, function, public: private.check_ranges(
