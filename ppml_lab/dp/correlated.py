@@ -22,7 +22,8 @@ from ppml_lab import arguments, base, checks, guards, pairs, random
 from ppml_lab.dp import mechanisms, strategies
 
 _COORDINATES = 2**36
-"""More than a release has: so many count where its noise is cut (`dp.cut`)."""
+"""Of a release, more than any has: what the cut of its noise costs (`dp.cut`) is that
+of as many, times the rounds of a run."""
 
 
 class CorrelatedState(NamedTuple):
@@ -48,14 +49,14 @@ def correlated_gaussian(
     rule: str = "flat",
 ) -> base.PrivacyMechanism:
     """Clips each contribution and adds Gaussian noise to their sum, of which later
-    rounds take back parts: the noise of round t is `z_t - s_1 z_(t-1) - s_2 z_(t-2)
-    - ...` of fresh noises z, each of `noise_multiplier * sensitivity`.
+    rounds take back parts (central DP).
 
-    One part, lambda, is lambda-CGD; `dp.strategies.square_root` gives those of a banded
-    inverse. No noise is kept: the run has a seed of its own, of which rounds make
-    earlier noise again, at the cost of so many draws. Nothing is gained where everybody
-    takes part in every round: the last model then has no less noise than independent
-    noise would leave in it.
+    The noise of round t is `z_t - s_1 z_(t-1) - s_2 z_(t-2) - ...` of fresh noises z,
+    each of standard deviation `noise_multiplier * sensitivity`. One part, lambda, is
+    lambda-CGD; `dp.strategies.square_root` gives those of a banded inverse. No noise is
+    kept: the run has a seed of its own, of which rounds make earlier noise again, at
+    the cost of so many draws. Nothing is gained where everybody takes part in every
+    round: the last model then has no less noise than independent noise would leave.
 
     **Guarantee:** the run is one Gaussian release, of noise multiplier
     `noise_multiplier / s`, where s is how far one contributor, in the rounds that the
@@ -118,9 +119,9 @@ def correlated_gaussian(
             strategies.column(taken, num_releases), sampler.participation(num_releases)
         )
         change = 2.0 if sampler.neighboring_relation == "replace_one" else 1.0
-        release = events.gaussian(float(noise_multiplier) / (change * moved))
+        noise = events.to_float("noise_multiplier", noise_multiplier)
+        release = events.gaussian(noise / (change * moved))
         return base.PrivacyEvent(
-            # The one release has the coordinates of all rounds.
             events.on_coordinates(release, num_releases * _COORDINATES),
             sampler.neighboring_relation,
             privacy_unit,

@@ -397,6 +397,7 @@ def test_every_point_gets_the_noise_of_its_own_event(
     [
         parts.Gaussian(1, 1), parts.LocalGaussian(1, 1), parts.ScheduledGaussian(1, 1),
         parts.AdaptiveGaussian(1, 1), parts.LocalLaplace(), parts.RandomisedResponse(),
+        parts.CorrelatedGaussian(1, 1), parts.BandedGaussian(1, 1),
     ],
     ids=lambda mechanism: type(mechanism).__name__,
 )  # fmt: skip
