@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ppml_lab import lab, smpc
+from ppml_lab import lab, smpc, tables
 from ppml_lab.lab import parts
 
 
@@ -135,9 +135,7 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
         labels = runs[0].point.labels
         clip_norm = runs[0].point.setup.mechanism.clip_norm
         scale, bits = 2.0 ** labels["scale_bits"], labels["modulus_bits"]
-        accuracies = [run.outcome.last["accuracy"] for run in runs]
-        mean = sum(accuracies) / len(runs)
-        squares = sum((accuracy - mean) ** 2 for accuracy in accuracies)
+        accuracy = tables.mean(run.outcome.last["accuracy"] for run in runs)
         reports = [r for run in runs for r in run.outcome.history("num_reports")]
         rows.append(
             {name: value for name, value in labels.items() if name != "seed"}
@@ -145,8 +143,8 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
                 "headroom_bits": smpc.headroom(
                     labels["cohort"], clip_norm, scale, bits
                 ),
-                "accuracy": mean,
-                "accuracy_std": (squares / max(1, len(runs) - 1)) ** 0.5,
+                "accuracy": accuracy.mean,
+                "accuracy_std": accuracy.std or 0.0,
                 "aborted_share": sum(r == 0 for r in reports) / len(reports),
                 "seeds": len(runs),
             }
