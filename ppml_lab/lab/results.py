@@ -181,9 +181,9 @@ class Outcome(NamedTuple):
     divided among a slice's points) and `compile_seconds` (of the slice's programs)."""
     folder: Path
     """Its run folder."""
-    kept: Kept | None
+    kept: Kept | None = None
     """Which of its parameters are kept beside it; None if none are."""
-    setup: Any
+    setup: Any = None
     """What ran."""
 
     def params(self) -> PyTree:
