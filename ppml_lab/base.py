@@ -17,8 +17,7 @@ Key = Array
 """A typed jax key (`jax.random.key`)."""
 
 RELATIONS = ("add_or_remove_one", "replace_one", "zero_out")
-"""What neighbouring data sets differ in: one more or one less, another in its place, or
-nothing in its place, whose place stays."""
+"""How neighbours differ: by one more or less, another or nothing in its place."""
 
 
 class Clients(NamedTuple):
@@ -29,8 +28,7 @@ class Clients(NamedTuple):
     offsets: Int[Array, " clients_plus_1"]
     """Client `i` owns `examples[offsets[i]:offsets[i + 1]]`."""
     held_out: Int[Array, " clients"] | None = None
-    """The last `held_out[i]` rows of client `i` are never trained: personal models are
-    judged on them. None for none."""
+    """The last `held_out[i]` rows of client `i` judge its model, untrained."""
 
 
 class ClientView(NamedTuple):
@@ -70,9 +68,8 @@ class PrivacyEvent(NamedTuple):
     """What an accountant needs to state epsilon."""
 
     event: Any
-    """A `dp_accounting.DpEvent`. Its noise multipliers are relative to the L2
-    sensitivity under `neighboring_relation`, so that 1.0 always means "stddev equal to
-    what one neighbour can change"."""
+    """A `dp_accounting.DpEvent`, whose noise multipliers are standard deviations over
+    what one neighbour under `neighboring_relation` can change, in L2 norm."""
     neighboring_relation: str
     """One of `RELATIONS`."""
     privacy_unit: str | None
@@ -109,13 +106,13 @@ class ClientTrainer(NamedTuple):
     """McMahan's ClientUpdate, cut into steps so that lanes of clients never idle."""
 
     num_steps: Callable[[Int[Array, ""]], Int[Array, ""]]
-    """`(size)`: how many steps a client with that many examples takes; 0 for one
-    without examples, whose update is then that of a training that has not begun."""
+    """`(size)`: steps of a client with so many examples; of one without 0, whose update
+    is then that of a training that has not begun."""
     keep: Callable[[PyTree], PyTree]
     """`(params)`: what a client keeps for itself before its first round, or `()`."""
     init: Callable[[Key, PyTree, PyTree, Int[Array, ""]], PyTree]
-    """`(key, sent, kept, round_number)`: state of a client that was `sent` this; `kept`
-    is from its last round. Rounds count from 0."""
+    """`(key, sent, kept, round_number)`: state of a client that was `sent` this, and
+    `kept` that; rounds count from 0."""
     step: Callable[[Key, PyTree, PyTree, ClientView, Int[Array, ""]], PyTree]
     """`(key, sent, state, client, step_number)`: a local step. `key` is the client's
     for the round: fold in `step_number`."""
@@ -129,8 +126,7 @@ class ClientTrainer(NamedTuple):
     max_client_size: int | None = None
     """The most examples of a client that it has room for; None for any number."""
     contributions: Any = None
-    """A `federated.Contributions` where updates are sums of what a mechanism bounds one
-    by one; None where it is the updates that it bounds."""
+    """A `federated.Contributions` of which updates are sums; None if of themselves."""
     still_leaves: Callable[[], tuple[str, ...]] = tuple
     """`()`: the trainable leaves that its optimizer never changes while it changes
     others: no client contributes to their sum, which noise would move all the same."""
@@ -146,10 +142,8 @@ class Server(NamedTuple):
     send: Callable[[PyTree, PyTree], PyTree]
     """`(params, memory)`: what every participant receives, with the whole model."""
     step: Callable[[PyTree, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
-    """`(params, memory, mean, share)`: the next values of the trainable leaves `params`
-    and the next memory, from the mean of the clients' updates. `share` is the part of
-    the population that the mean counts: mean times share is the sum of the updates over
-    the number of all clients."""
+    """`(params, memory, mean, share)`: the next trainable leaves and memory, from the
+    mean of updates of that share of the population: mean times share is over all."""
     weighting: str | None
     """The only weighting under which `step` is right; None if any is."""
 
@@ -211,9 +205,8 @@ class Grid(NamedTuple):
 
 
 class PrivacyMechanism(NamedTuple):
-    """A mechanism and its accounting, from one builder so that they cannot drift apart.
-
-    Totals are trees like a message, of arrays or of `pairs.Pair`s of them.
+    """A mechanism and its accounting, from one builder so that they cannot drift apart;
+    totals are trees like a message, of arrays or of `pairs.Pair`s of them.
     """
 
     init: Callable[[Key, PyTree], PyTree]
@@ -226,18 +219,15 @@ class PrivacyMechanism(NamedTuple):
     """`(state, gradients, weights)`: the sum of a batch's clipped gradients, from a
     `dp.PerExample`, without those of weight 0."""
     message_bound: Callable[[PyTree], Any]
-    """`(state)`: the largest absolute coordinate that leaves a client, its own noise
-    included; inf where there is none."""
+    """`(state)`: the largest |coordinate| that leaves a client, its noise included."""
     norm_bound: Callable[[PyTree], Any]
     """`(state)`: the L2 norm that what is clipped has at most, before any noise."""
     privatize: Callable[[Key, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
-    """`(key, state, total, sensitivity)`: adds noise to a **sum** of what was clipped,
-    with the given L2 sensitivity; returns the noisy sum of updates, in plain arrays,
-    and the next state."""
+    """`(key, state, total, sensitivity)`: a **sum** of what was clipped, of which this
+    is the L2 sensitivity, with noise and in plain arrays, and the next state."""
     noise_multiplier: Callable[[PyTree], Any] | None
-    """`(state)`: the next release's standard deviation of Gaussian noise over the
-    sensitivity when one contribution is added or removed; None where a release is not
-    one Gaussian on the sum that is independent of all others'."""
+    """`(state)`: the next release's standard deviation over the sensitivity to one
+    contribution more or less; None unless it is an independent Gaussian on the sum."""
     report: Callable[[PyTree], dict[str, Array]]
     """`(state)`: scalars for a round's info, made of what was released."""
     event: Callable[..., PrivacyEvent]
@@ -247,20 +237,19 @@ class PrivacyMechanism(NamedTuple):
     privacy_unit: str | None
     """Whose contribution is bounded, "client" or "example"; None for no promise."""
     trust: str | None
-    """Who has to be honest: "central" (who sums and adds the noise), "local" (nobody
-    else), "shuffler", "distributed" (enough of the clients); None without promise."""
+    """Who has to be honest: "central" (who adds the noise), "local" (nobody else),
+    "shuffler", "distributed" (enough of the clients); None without promise."""
     expected_contributions: Any = None
     """Contributions per round that the mechanism counts on; None if it does not."""
     grid: Grid | None = None
     """Of messages that are integers already; None for real ones."""
     check_sampler: Callable[[ClientSampler], None] | None = None
-    """`(sampler)`: raises ValueError unless `event` holds for the cohorts that it
-    draws; on the host. None if it does for any."""
+    """`(sampler)`: on the host, raises ValueError unless `event` holds for it."""
 
 
 class SecureAggregator(NamedTuple):
-    """A sum of updates, `finish(absorb(empty, [encode(x_i)])) ~= sum_i x_i`, or an
-    estimate of their mean; totals of disjoint clients merge, in any order.
+    """A sum of updates, `finish(absorb(empty, [encode(x_i)])) ~= sum_i x_i`, or their
+    mean's estimate; totals of disjoint clients merge, in any order.
     """
 
     begin: Callable[[Key, Bool[Array, " cohort"], Bool[Array, " cohort"], Any], PyTree]
@@ -268,8 +257,7 @@ class SecureAggregator(NamedTuple):
     the cohort, agree on beforehand. Of the `invited`, the simulation knows who will be
     `reporting`. `max_abs` is the mechanism's `message_bound`, which may be traced."""
     encode: Callable[[Key, PyTree, Int[Array, ""], PyTree], PyTree]
-    """`(key, session, place, update)`: the message of the client at `place` in the
-    cohort; `key` is its own."""
+    """`(key, session, place, update)`: a client's message, by its place and own key."""
     empty: Callable[[PyTree], PyTree]
     """`(like_message)`: the total of nobody's messages, which have these shapes."""
     absorb: Callable[[PyTree, PyTree, Int[Array, " n"], Bool[Array, " n"]], PyTree]
@@ -282,8 +270,7 @@ class SecureAggregator(NamedTuple):
     `pairs.Pair`s of them, which is all that a secure sum tells; how many there are; and
     whether the protocol completed, without which both are zero."""
     wrap: Callable[[PyTree, PyTree], PyTree]
-    """`(session, value)`: a finished sum, perhaps with noise, modulo what sums may wrap
-    around at; the sum itself if they may not."""
+    """`(session, value)`: a sum, perhaps noisy, modulo what sums wrap at, if any."""
     sensitivity: Callable[[PyTree, Any, int], Any]
     """`(session, norm, dimension)`: the L2 norm of a client's part in the exact sum
     when its update has norm `norm` at most."""
@@ -303,14 +290,12 @@ class SecureAggregator(NamedTuple):
     name: str = "this aggregator"
     """What errors call it."""
     check: Callable[[int, Any], None] = lambda num_places, max_abs: None
-    """`(num_places, max_abs)`: raises ValueError unless `begin` can be called for a
-    cohort of so many places with this bound; on the host."""
+    """`(num_places, max_abs)`: on the host, raises ValueError unless `begin` can."""
     sums: Callable[[int], Sums] | None = None
-    """`(dimension)`: how messages with so many coordinates are added up; None where
-    they are no integers."""
+    """`(dimension)`: how messages of that size add up; None if not as integers."""
     abort_share: Callable[[Any, Any], float] | None = None
-    """`(num_invited, num_reports)`: of rounds with so many, arrays `[rounds]`, the
-    share without a sum; on the host. None where that is not known or there are none."""
+    """`(num_invited, num_reports)`: on the host, of rounds with so many (arrays
+    `[rounds]`) the share without a sum. None where that is not known."""
 
 
 class FederatedAlgorithm(NamedTuple):
