@@ -28,7 +28,7 @@ class Clients(NamedTuple):
     offsets: Int[Array, " clients_plus_1"]
     """Client `i` owns `examples[offsets[i]:offsets[i + 1]]`."""
     held_out: Int[Array, " clients"] | None = None
-    """The last `held_out[i]` rows of client `i` judge its model, untrained."""
+    """The last `held_out[i]` rows of client `i` are never trained: they judge it."""
 
 
 class ClientView(NamedTuple):
@@ -142,8 +142,8 @@ class Server(NamedTuple):
     send: Callable[[PyTree, PyTree], PyTree]
     """`(params, memory)`: what every participant receives, with the whole model."""
     step: Callable[[PyTree, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
-    """`(params, memory, mean, share)`: the next trainable leaves and memory, from the
-    mean of updates of that share of the population: mean times share is over all."""
+    """`(params, memory, mean, share)`: the next trainable leaves and memory. The mean of
+    updates times share is their sum over the number of all clients."""
     weighting: str | None
     """The only weighting under which `step` is right; None if any is."""
 
