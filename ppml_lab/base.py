@@ -142,8 +142,8 @@ class Server(NamedTuple):
     send: Callable[[PyTree, PyTree], PyTree]
     """`(params, memory)`: what every participant receives, with the whole model."""
     step: Callable[[PyTree, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
-    """`(params, memory, mean, share)`: the next trainable leaves and memory. The mean of
-    updates times share is their sum over the number of all clients."""
+    """`(params, memory, mean, share)`: the next trainable leaves and memory;
+    the mean of updates times share is their sum over the number of all clients."""
     weighting: str | None
     """The only weighting under which `step` is right; None if any is."""
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from ppml_lab import audit, dp, federated, pairs, random, smpc, trees
+from ppml_lab import audit, base, dp, federated, pairs, random, smpc, trees
 from ppml_lab.audit import subjects, training_subjects, worlds
 from ppml_lab.dp import clipping
-from ppml_lab.federated import on_shares
+from ppml_lab.federated import on_shares, sampling
 from ppml_lab.federated.scaffold import Model
 
 N = worlds.NUM_ROWS
@@ -257,6 +257,51 @@ def on_short_floats(leaf):
     return leaf
 
 
+def hospitals(rows_each=1, aggregator=None):
+    def make(task, people):
+        return federated.averaging(
+            task,
+            federated.example_gradients(task, people, 0.25, method="vmap"),
+            federated.everyone(people.num_clients),
+            mechanism=EXAMPLE,
+            aggregator=aggregator,
+        )
+
+    return audit.of_people(
+        make, EXAMPLE, 0.25, 2, rows_each=rows_each, aggregator=aggregator
+    )
+
+
+def clipped_as_one(loss, mechanism, **how):
+    """The gradient of all whom a client drew, clipped in place of each person's."""
+    plain = dp.summed_gradient(loss)
+
+    def total(keys, state, params, examples, weights):
+        summed, loss_sum = plain(keys[0], params, examples, weights)
+        bounded = mechanism.clip(keys[0], state, summed)
+        none = jnp.float32(0)
+        return pairs.of(bounded), {"loss": loss_sum, "norm": none, "clipped": none}
+
+    return total
+
+
+def one_coin_for_all(poisson):
+    """A hospital's people come and go together."""
+
+    def built(population, prob, **how):
+        made = poisson(population, prob, **how)
+
+        def sample(key, state):
+            heads = jax.random.bernoulli(key, prob)
+            everybody = jnp.arange(made.max_cohort, dtype=jnp.int32)
+            weight = jnp.where(heads, jnp.float32(1), jnp.float32(0))
+            return base.Cohort(everybody, jnp.full(everybody.shape, weight)), state
+
+        return made._replace(sample=sample)
+
+    return built
+
+
 class Mutant(NamedTuple):
     """A broken training, who must see it, and what is broken beneath it."""
 
@@ -365,6 +410,14 @@ MUTANTS = {
         "crowd",
         patch(pairs, "two_sum", lambda one, other: (one + other, 0 * one)),
     ),
+    "a hospital's batch clipped as one": Mutant(
+        hospitals, "replay", patch(dp, "clipped_total", clipped_as_one)
+    ),
+    "people of a hospital drawn together": Mutant(
+        hospitals,
+        "participation",
+        patch(sampling, "poisson", one_coin_for_all(sampling.poisson)),
+    ),
     "norms of short floats in short floats": Mutant(
         lambda: audit.of_mechanism(CLIENT, EVERYONE, 2, dtype=jnp.bfloat16),
         "replay",
@@ -376,6 +429,7 @@ MUTANTS = {
 AGAIN = (
     *("server momentum from the sum before noise", "sums in float32"),
     *("noise cut at 4.5 standard deviations", "constant leaves are trained"),
+    "people of a hospital drawn together",
 )
 """Their kind has another one that runs in less time."""
 

@@ -113,7 +113,7 @@ def _dealt(rows: Rows, present: Bool[Array, " rows"], rows_each: int) -> base.Cl
     order = jnp.lexsort((person == 0, ~present, owner))
     # Who is absent stands beyond the offsets, wherever that is.
     order = order[jnp.argsort(~present[order])]
-    counts = jnp.zeros(NUM_CLIENTS, jnp.int32).at[owner].add(present)
+    counts = jnp.zeros(NUM_CLIENTS, jnp.int32).at[owner].add(present.astype(jnp.int32))
     offsets = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts)])
     apart = jnp.where(jnp.arange(rows_each) % 2 == 0, 1.0, -1.0) * (rows_each - 1)
     spread = _APART * apart[:, None] * jnp.ones(worlds.DIMENSION)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from ppml_lab import audit, dp, federated, smpc
+from ppml_lab import audit, dp, federated, models, smpc
 from ppml_lab.audit import contract, probes, worlds
 from ppml_lab.dp import strategies
 
@@ -109,12 +109,49 @@ def at_the_client(mechanism):
     )
 
 
+def of_people(mechanism=EXAMPLE, aggregator=None, rows_each=2):
+    def make(task, people):
+        return federated.averaging(
+            task,
+            federated.example_gradients(task, people, 0.25, method="vmap"),
+            federated.everyone(people.num_clients),
+            mechanism=mechanism,
+            aggregator=aggregator,
+        )
+
+    return audit.of_people(
+        make, mechanism, 0.25, 2, rows_each=rows_each, aggregator=aggregator
+    )
+
+
+def with_own_leaf(task):
+    """The task, and a leaf with huge gradients that each client keeps."""
+
+    def init(key):
+        return task.init(key) | {"own": jnp.ones(3)}
+
+    def loss(key, params, examples):
+        own = 1e6 * jnp.sum(params["own"])
+        return task.loss(key, params, examples) + own
+
+    return models.personal(task._replace(init=init, loss=loss), ["own"])
+
+
+def personal(mechanism, sampler):
+    def make(task, sampler):
+        task = with_own_leaf(task)
+        trainer = federated.local_sgd(task, SGD, 1, num_steps=1)
+        return federated.averaging(task, trainer, sampler, mechanism=mechanism)
+
+    return audit.of_algorithm(make, mechanism, sampler, 2)
+
+
 def shares(mode, bits=32):
     return smpc.additive_sharing(3, N, 0.5, mode=mode, bits=bits)
 
 
-def masks(mode):
-    return smpc.pairwise_masking(smpc.graphs.complete(3, 2), 0.5, mode=mode)
+def masks(mode, max_abs=0.5):
+    return smpc.pairwise_masking(smpc.graphs.complete(3, 2), max_abs, mode=mode)
 
 
 def coded(mode):
@@ -193,6 +230,13 @@ SUBJECTS = {
     "DP-SGD at the client": lambda: at_the_client(EXAMPLE),
     "FedAvg on shares": lambda: fedavg(CLIENT, POISSON, aggregator=shares("identity")),
     "FedAvg under masks": lambda: fedavg(CLIENT, FIXED, aggregator=masks("identity")),
+    "people of hospitals": lambda: of_people(rows_each=1),
+    "people of several rows": of_people,
+    "people under masks": lambda: of_people(aggregator=masks("identity", None)),
+    "people, adaptive": lambda: of_people(
+        dp.adaptive_gaussian(0.5, 0.8, 0.25 * N, privacy_unit="example")
+    ),
+    "FedAvg with a leaf of one's own": lambda: personal(CLIENT, POISSON),
     "training on shares": lambda: audit.of_shared_training(
         smpc.private.protocol("additive", fraction_bits=16, ideal=True), 0.5, 0.8, 2
     ),
@@ -222,6 +266,8 @@ TWICE = (
     *("banded, in turn", "gaussian, in turn", "FedAvg, correlated, in turn"),
     *("DP-SGD, correlated", "correlated"),
     "top-k with a memory",
+    *("people of hospitals", "people of several rows", "people, adaptive"),
+    *("people under masks", "FedAvg with a leaf of one's own"),
 )
 """Their parts are in other subjects, and tests of their own show what they add."""
 

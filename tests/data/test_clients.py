@@ -160,3 +160,15 @@ def test_numbers_of_any_dtype_are_taken():
 def test_generated_clients_of_bad_sizes(sizes, message):
     with pytest.raises(ValueError, match=message):
         data.generated(lambda client: {"x": jnp.zeros((3, 1))}, sizes)
+
+
+def test_rows_that_are_held_out_come_last():
+    held = np.array([True, False, True, False, False, False])
+    clients = data.federate(np.arange(6), ["b", "a", "b", "b", "a", "c"], held_out=held)
+    np.testing.assert_array_equal(clients.examples, [1, 4, 3, 0, 2, 5])
+    np.testing.assert_array_equal(clients.held_out, [0, 2, 0])
+    # A view is of what is trained.
+    np.testing.assert_array_equal(rows_of(clients, 1), [3])
+    for wrong in (held[:5], held.astype(int), [held]):
+        with pytest.raises(ValueError, match=r"held_out must be one truth value .* 6 "):
+            data.federate(np.arange(6), np.arange(6), held_out=wrong)

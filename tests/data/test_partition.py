@@ -280,3 +280,42 @@ def test_labels_of_any_type_give_the_same_partition():
     for split in BY_LABELS["labels"][:2]:
         for labels in (texts, texts.astype(object), texts.tolist(), numbers / 2):
             np.testing.assert_array_equal(split(labels), split(numbers))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    owners=st.lists(st.integers(0, 6), min_size=1, max_size=80),
+    share=st.floats(0.01, 0.99),
+)
+def test_each_client_holds_out_its_share_and_never_all(seed, owners, share):
+    owners = np.array(owners)
+    held = partition.hold_out(np.random.default_rng(seed), owners, share)
+    assert held.dtype == bool
+    sizes = np.bincount(owners, minlength=7)
+    counts = np.bincount(owners, weights=held, minlength=7)
+    np.testing.assert_array_equal(counts[sizes < 2], 0)
+    some = sizes >= 2
+    wanted = np.clip(np.rint(share * sizes), 1, np.maximum(sizes - 1, 1))
+    np.testing.assert_array_equal(counts[some], wanted[some])
+
+
+def test_any_row_may_be_held_out():
+    owners = np.repeat([0, 1], [4, 6])
+    often = [
+        partition.hold_out(np.random.default_rng(seed), owners, 0.5)
+        for seed in range(600)
+    ]
+    assert (abs(np.mean(often, axis=0) - 0.5) < 0.1).all()
+
+
+def test_bad_shares_and_owners_are_told():
+    rng = np.random.default_rng(0)
+    for owners, share, message in [
+        ([0, 1], 0.0, r"share must lie in \(0, 1\), got 0"),
+        ([0, 1], 1.0, "share must lie in"),
+        ([0.0, 1.0], 0.5, "owners must be integers from 0 on"),
+        ([-1, 1], 0.5, "owners must be integers from 0 on"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            partition.hold_out(rng, owners, share)

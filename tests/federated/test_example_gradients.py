@@ -20,12 +20,20 @@ SIZES = np.array([5, 1, 3, 7, 2])
 EVERYONE = federated.everyone(5)
 
 
-def hospitals(task, clients, prob=PROB, *, sampler=EVERYONE, method="vmap", **parts):
+def hospitals(
+    task,
+    clients,
+    prob=PROB,
+    *,
+    sampler=EVERYONE,
+    method="vmap",
+    num_lanes=1,
+    **parts: Any,
+):
     trainer = federated.example_gradients(
         task, data.people(clients), prob, method=method
     )
-    parts = {"num_lanes": 1} | parts
-    return federated.averaging(task, trainer, sampler, **parts)
+    return federated.averaging(task, trainer, sampler, num_lanes=num_lanes, **parts)
 
 
 def example(clip_norm, noise=0.0):

@@ -181,7 +181,7 @@ def with_held_out(clients):
     return found, mask
 
 
-def every_trainer(task, plain, clients):
+def every_trainer(task, plain, clients) -> dict[str, tuple[Any, ...]]:
     """Trainers of a task that keeps leaves, and of the same without."""
     example = dp.gaussian(0.5, 0.0, privacy_unit="example")
     some = trainers(task)
@@ -349,7 +349,7 @@ def fedbn_by_hand(start, num_rounds):
     own = [first, first]
 
     def loss(both, x, y):
-        logits, moved = batch_norm(*both, x)
+        logits, moved = batch_norm(both[0], both[1], x)
         return jnp.mean(
             optax.softmax_cross_entropy_with_integer_labels(logits, y)
         ), moved
@@ -425,6 +425,10 @@ def test_a_client_predicts_with_its_own_statistics(fedbn):
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
+def roles_of(task: Any) -> Any:
+    return task.roles(task.init(KEY))
+
+
 class Frozen(nn.Module):
     @nn.compact
     def __call__(self, x: Any) -> Any:
@@ -432,14 +436,12 @@ class Frozen(nn.Module):
 
 
 def test_statistics_are_kept_and_nothing_else():
-    plain = models.flax_classification(MODULE, (5,))
-    roles = plain.roles(plain.init(KEY))
+    roles = roles_of(models.flax_classification(MODULE, (5,)))
     assert set(jax.tree.leaves(roles["params"])) == {"trainable"}
     assert set(jax.tree.leaves(roles["batch_stats"])) == {"kept"}
     # One that is trained as it predicts never sets its statistics.
     frozen = models.flax_classification(Frozen(), (5,))
-    roles = frozen.roles(frozen.init(KEY))
-    assert set(jax.tree.leaves(roles["batch_stats"])) == {"constant"}
+    assert set(jax.tree.leaves(roles_of(frozen)["batch_stats"])) == {"constant"}
     assert frozen.observe is None
 
     def averaged(params):
@@ -478,10 +480,9 @@ NAMED = models.flax_classification(Named(), (3,))
 )  # fmt: skip
 def test_names_choose_leaves(names, kept):
     task = models.personal(NAMED, names)
-    roles = task.roles(task.init(KEY))
     found = {
         jax.tree_util.keystr(path, simple=True, separator="/"): role
-        for path, role in jax.tree_util.tree_leaves_with_path(roles)
+        for path, role in jax.tree_util.tree_leaves_with_path(roles_of(task))
     }
     assert {path for path, role in found.items() if role == "kept"} == kept
     assert found["tables/shift"] == "constant"

@@ -38,6 +38,12 @@ def built(setup: Any) -> base.FederatedAlgorithm:
     return setup.algorithm(lab.facts_of(setup))
 
 
+def bytes_sent(setup: Any) -> int:
+    cost = built(setup).cost()
+    assert cost is not None
+    return cost.uplink_bytes
+
+
 def untimed(outcomes: list[lab.Outcome]) -> list[dict[str, Any]]:
     return [
         {k: v for k, v in one.last.items() if not k.endswith("seconds")}
@@ -63,8 +69,8 @@ def test_a_personal_head_is_judged_by_rows_of_its_own_client(swept: Any) -> None
     assert private["client_loss"] != head["client_loss"]
     assert 0 < private["client_accuracy"] < 1
     # Bytes without it.
-    assert built(points[0].setup).cost().uplink_bytes == 4 * SHARED
-    assert built(SETUP).cost().uplink_bytes == 4 * (SHARED + HEAD)
+    assert bytes_sent(points[0].setup) == 4 * SHARED
+    assert bytes_sent(SETUP) == 4 * (SHARED + HEAD)
 
 
 @pytest.mark.exhaustive
@@ -117,7 +123,7 @@ def test_a_batch_norm_of_ones_own_goes_through_a_sweep(tmp_path: Path) -> None:
     kept = lab.axis("kept", {"SiloBN": (), "FedBN": ("BatchNorm_*",)})
     points = lab.points(kept, setup)
     found = lab.run_sweep(points, tmp_path)
-    sent = [built(point.setup).cost().uplink_bytes for point in points]
+    sent = [bytes_sent(point.setup) for point in points]
     assert sent == [4 * (SHARED + HEAD + 16), 4 * (SHARED + HEAD)]
     for outcome in found:
         assert 0 < outcome.last["client_loss"] < 5

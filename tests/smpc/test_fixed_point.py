@@ -228,3 +228,25 @@ def test_bad_arguments(arguments, message):
 def test_numbers_of_no_sum_are_refused(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function(*arguments)
+
+
+@each_rounding
+def test_a_value_that_moves_is_rounded_before_and_after(rounding):
+    """The same random number for both: a sum moves by what one summand moved, and a
+    step in each coordinate.
+    """
+    rng, encoding = np.random.default_rng(1), smpc.fixed_point(3, 8.0, 4.0, rounding)
+    before = rng.uniform(-3, 3, (2000, 5))
+    before[:50] = (np.floor(before[:50] * 4) + 0.499) / 4
+    after = before + rng.normal(size=before.shape) * rng.uniform(0, 1, (2000, 1))
+    after[:50] = before[:50] + 0.001
+    moved = [
+        steps_of(encoding, both.ravel()).reshape(both.shape) / 4.0
+        for both in (before, after)
+    ]
+    size = np.linalg.norm(moved[1] - moved[0], axis=1)
+    norm = np.linalg.norm(np.float32(after) - np.float32(before), axis=1)
+    assert (size <= norm + encoding.rounding_change(5) + 1e-9).all()
+    if rounding == "nearest":
+        # Half a step is enough for a vector that comes or goes alone.
+        assert (size > norm + encoding.rounding_norm(5)).any()
