@@ -454,15 +454,9 @@ def test_every_algorithm_with_every_mechanism_and_sum(
     )
 
 
+@pytest.mark.exhaustive  # a sweep of both is in lab/test_correlated.py
 @pytest.mark.usefixtures("no_key_twice")
-@pytest.mark.parametrize(
-    "aggregator",
-    [
-        "additive_sharing",
-        pytest.param("clear", marks=pytest.mark.exhaustive),
-        pytest.param("light_secagg", marks=pytest.mark.exhaustive),
-    ],
-)
+@pytest.mark.parametrize("aggregator", ["clear", "additive_sharing", "light_secagg"])
 def test_correlated_noise_with_cohorts_in_turn(
     aggregator, regression, clients, compile_counter
 ):

@@ -95,6 +95,7 @@ def test_three_points_of_one_seed_are_vmapped():
         check_product(state, (subtracted,), own, np.ones(ROUNDS))
 
 
+@pytest.mark.exhaustive  # as dp.gaussian's, by the same lines
 def test_without_noise_any_sensitivity_is_none():
     mechanism = dp.correlated_gaussian(math.inf, 0.0, 0.5)
     state = mechanism.init(KEY, LIKE)
