@@ -104,6 +104,7 @@ def client_evaluator(
 
 
 @arguments.checked
+@guards.returned()
 def personal_evaluator(
     task: base.Task,
     trainer: base.ClientTrainer,

@@ -153,6 +153,9 @@ def test_clients_may_bring_rows_that_they_hold_out() -> None:
     assert lab.facts_of(none).num_held_out == 0
     with pytest.raises(ValueError, match=r"by own rows .*: set held_out, such as 0\.2"):
         built(none)
+    on_shares = parts.OnShares(data=Dealt())
+    with pytest.raises(ValueError, match="OnShares trains on all rows, and some"):
+        built(on_shares).check(lab.load_data(on_shares).clients)
     with pytest.raises(ValueError, match=r"held_out 0\.2 of Dealt, whose clients are"):
         lab.facts_of(replace(setup, held_out=0.2))
 
@@ -168,6 +171,7 @@ def test_clients_may_bring_rows_that_they_hold_out() -> None:
             r"validation 0\.1 holds out rows of nobody's",
         ),
         ({"trainer": parts.LocalDpSgd()}, "local_dp_sgd noises all"),
+        ({"metrics": (parts.Auroc(),)}, "metrics are of all test rows"),
         ({"trainer": parts.ExampleGradients()}, "example_gradients takes one step"),
     ],
 )
@@ -195,6 +199,8 @@ class Visits:
     num_classes = 2
     shares: bool = False
     """Whether a patient is in two hospitals."""
+    kind: str = "int32"
+    """Of the patients' numbers."""
 
     def load(self) -> tuple[Any, Any, Any]:
         rng = np.random.default_rng(0)
@@ -204,8 +210,8 @@ class Visits:
             "y": (x[:, 0] + 0.3 * rng.normal(size=120) > 0).astype(np.int32),
             "person": rng.permutation(np.concatenate([np.arange(60), np.arange(60)])),
         }
-        rows["person"] = rows["person"].astype(np.int32)
         hospitals = rows["person"] % 3
+        rows["person"] = rows["person"].astype(self.kind)
         if self.shares:
             hospitals = np.where(np.arange(120) == 0, (hospitals + 1) % 3, hospitals)
         test = {name: leaf[:40] for name, leaf in rows.items()}
@@ -256,6 +262,7 @@ def test_hospitals_buy_what_one_place_would() -> None:
     ("fields", "message"),
     [
         ({"data": Visits(True)}, r"person \d+ has rows in clients \d and \d"),
+        ({"data": Visits(kind="float32")}, '"person", if there is one, of one integer'),
         ({"sampler": parts.Poisson(2)}, "every client has to take part"),
         ({"trainer": parts.ExampleGradients(61.0)}, "at most the 60 people there are"),
         ({"trainer": parts.ExampleGradients(0.0)}, "expected_people 0 must be above 0"),

@@ -56,7 +56,8 @@ class Federated(Modelled):
     live_epsilon: bool = False
     """Whether every round says what it has spent so far, inside the program."""
     metrics: tuple[Metric, ...] = (Accuracy(),)
-    """Of all test rows together, beside the means of the task's own."""
+    """Of all test rows together, beside the means of the task's own; of neither where
+    clients keep a part of the model."""
     client_metrics: bool = False
     """Whether evaluations also go through every client's own rows: those held out, or
     the train rows where none are."""
@@ -135,6 +136,11 @@ class Federated(Modelled):
                 f"clients keep {kept[0]}, so that each has a model of its own, judged "
                 "by own rows that it never trains: set held_out, such as 0.2, or load "
                 "clients with held_out"
+            )
+        if kept and self.metrics not in ((), (Accuracy(),)):
+            raise ValueError(
+                f"metrics are of all test rows, and clients keep {kept[0]}: no model "
+                "fits them all; leave metrics out, the task's are told of every client"
             )
         if kept and self.schedule.validation:
             raise ValueError(

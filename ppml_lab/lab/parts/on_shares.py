@@ -194,8 +194,13 @@ class OnShares:
 
 def _check_labels(clients: base.Clients) -> None:
     """Raises ValueError for labels other than 0 and 1, which no data part has to say
-    are two classes'.
+    are two classes', and for rows that are held out.
     """
+    if clients.held_out is not None:
+        raise ValueError(
+            "OnShares trains on all rows, and some of these are held out; give it "
+            "clients without held_out"
+        )
     labels = clients.examples["y"]
     if not bool(jnp.all((labels == 0) | (labels == 1))):
         raise ValueError(
