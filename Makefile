@@ -16,7 +16,7 @@ QUICK := -m "not exhaustive and not benchmark"
 OPTIMISED := tests/test_pairs.py tests/test_random.py tests/dp/test_gradients.py \
   tests/dp/test_rdp.py tests/federated/test_short_floats.py \
   tests/models/test_conv.py tests/audit/test_runs.py
-NO_PASSES := while-loop-invariant-code-motion,simplify-while-loops,$\\
+NO_PASSES := while-loop-invariant-code-motion,simplify-while-loops,$\
   while-loop-constant-sinking,while-loop-trip-count-annotator,hlo-verifier
 UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 \
