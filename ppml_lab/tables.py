@@ -18,8 +18,9 @@ SEED = "seed"
 """The column that tells the runs of one configuration apart; what was swept stands
 before it."""
 TOLD_APART_BY = (
-    *("dataset", "model", "pattern", "metric", "trust", "privacy_unit"),
-    *("neighboring_relation", "adversary", "delta", "accountant"),
+    *("experiment", "dataset", "data_digest", "model", "pattern", "metric", "trust"),
+    *("privacy_unit", "neighboring_relation", "adversary", "delta", "accountant"),
+    "measured_or_projected",
 )
 """Columns that say what a run is, wherever they stand: no mean is over several."""
 

@@ -30,14 +30,19 @@ def table(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
 
     Args:
       rows: At least one, of equal columns.
-      columns: These only, in this order; all but what is each run's own by default.
+      columns: These only, in this order. By default those in which configurations
+        differ, without what is each run's own; what all share is a comment.
 
     Raises:
       ValueError: If two lines would look alike in all columns that tell configurations
         apart, or a column differs between seeds and holds no numbers.
     """
     groups = tables.over_seeds(rows)
-    kept = [*(columns or _means(groups))]
+    kept, shared = [*columns], []
+    if not columns:
+        shown = _means(groups)
+        shared = [name for name in shown if len({row[name] for row in rows}) == 1]
+        kept = [name for name in shown if name not in shared] or shown
     lines: dict[tuple[str, ...], Mapping[str, Value]] = {}
     told_by = [name for name in kept if name in tables.labels(rows)]
     for group in groups:
@@ -55,6 +60,7 @@ def table(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
     sides = ["r" if _is_numeric(rows, name) else "l" for name in kept]
     text = [
         *_remarks(rows, groups, kept),
+        *(f"% {name}: {' '.join(str(rows[0][name]).split())}" for name in shared),
         f"\\begin{{tabular}}{{{''.join(sides)}}}",
         "\\toprule",
         _line(map(escaped, kept)),

@@ -25,7 +25,7 @@ from ppml_lab.tables import Row, Value
 
 _MEANS_OF_EPSILON = ("privacy_unit", "neighboring_relation", "adversary", "delta")
 """Columns in which rows agree whose epsilons can be compared."""
-_MEANS_OF_METRICS = ("dataset", "metric")
+_MEANS_OF_METRICS = ("experiment", "dataset", "metric", "measured_or_projected")
 """The same of what else is drawn."""
 _EPSILON = re.compile(r"(^|_)epsilon(_|$)")
 _OF_THE_RUN = re.compile(r"(target_)?epsilon(_|$)")

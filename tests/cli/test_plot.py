@@ -135,10 +135,13 @@ def test_a_mean_ends_with_its_spread(mean: float, std: float, text: str) -> None
 def test_latex_leaves_out_what_is_a_run_s_own_and_what_is_not_finite() -> None:
     table = rows(loss=1.0, key="k", count=4)
     table[1] |= {"loss": float("nan"), "key": "l"}
-    text = latex.table(table)
-    assert "method & loss & count" in text
+    more = [row | {"method": "b", "loss": 2.0} for row in table]
+    text = latex.table(table + more)
+    # What all share is said once.
+    assert "method & loss \\\\" in text
+    assert "% count: 4\n" in text
     assert "% loss: 1 values that are not finite are left out" in text
-    assert r"a & $1$ & $4$ \\" in text
+    assert "a & $1$ \\\\\nb & $2$ \\\\" in text
     with pytest.raises(ValueError, match="key has no mean, for it is k, l at"):
         latex.table(table, ("method", "key"))
     other = [row | {"method": "b"} for row in table]

@@ -125,6 +125,15 @@ def test_other_data_share_no_axis_unless_it_is_said() -> None:
     assert [place.x for place in by_data.lines[()]] == ["digits", "adult"]
 
 
+def test_what_is_projected_is_not_drawn_as_measured() -> None:
+    mixed = rows(measured_or_projected="measured")
+    for row in mixed[9:]:
+        row["measured_or_projected"] = "projected"
+    with pytest.raises(ValueError, match=r"measured and projected; add measured_or"):
+        plot(mixed, "epsilon_public", "accuracy", "method")
+    plot(mixed, "epsilon_public", "accuracy", ("method", "measured_or_projected"))
+
+
 def test_configurations_are_never_averaged() -> None:
     with pytest.raises(ValueError, match=r"target_epsilon 1\.0, and differ in method"):
         plot(rows(), "target_epsilon", "accuracy")
