@@ -161,11 +161,9 @@ def example_gradients(
                 those = jax.tree.map(lambda leaf: leaf[:, 0], those)
             total, seen = gradient(keys[2], sent, those, weights)
             seen |= {"loss": -seen["loss"], "people": jnp.sum(weights)}
+            told = {name: seen[name].astype(jnp.float32) for name in state.seen}
             # Nobody is left out in silence.
-            total = trees.where(rows.fits, total, jnp.nan)
-            return PeopleState(
-                total, {name: seen[name].astype(jnp.float32) for name in state.seen}
-            )
+            return PeopleState(*trees.where(rows.fits, (total, told), jnp.nan))
 
         def finish(
             sent: PyTree, state: PeopleState

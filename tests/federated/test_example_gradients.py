@@ -286,8 +286,10 @@ def test_nobody_is_left_out_in_silence(field, regression, with_people):
     tight = people._replace(**{field: getattr(people, field) - 1})
     trainer = federated.example_gradients(regression, tight, 1.0, method="vmap")
     algorithm = federated.averaging(regression, trainer, EVERYONE, num_lanes=1)
-    state, _ = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), with_people)
+    state, info = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), with_people)
     assert np.isnan(flat(state.params)).all()
+    # Also where a secure sum takes NaN for nothing.
+    assert np.isnan(info["train_loss"])
     with pytest.raises(ValueError, match=r"build (it|the trainer) with"):
         algorithm.check(with_people)
 
