@@ -132,7 +132,7 @@ def test_without_privacy_a_round_without_reports_did_not_happen(
 @pytest.mark.parametrize("masked", [False, True])
 def test_with_privacy_a_round_without_reports_gets_its_noise(masked):
     silent = base.Task(
-        init=lambda key: jnp.zeros(5000),
+        init=lambda key: jnp.zeros(1500),
         loss=lambda key, params, examples: -examples @ params[:8],
         evaluate=lambda params, examples: {},
     )
@@ -154,7 +154,7 @@ def test_with_privacy_a_round_without_reports_gets_its_noise(masked):
     # Divided by the expected number of reports, as it would be if somebody did.
     everyone = jnp.ones(8, bool)
     session = aggregator.begin(KEY, everyone, everyone, 0.5)
-    stddev = 1.6 * aggregator.sensitivity(session, 0.5, 5000)
+    stddev = 1.6 * aggregator.sensitivity(session, 0.5, 1500)
     stddev /= 8 * (1 - dropout_prob)
     values = np.asarray(state.params)
     assert scipy.stats.kstest(values / stddev, "norm").pvalue > 1e-4

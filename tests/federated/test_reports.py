@@ -29,11 +29,23 @@ def one_round(trainer, clients=CLIENTS, **parts):
     return jax.jit(algorithm.round)(jax.random.key(1), state, clients)
 
 
-@pytest.mark.parametrize(
+each_empty = pytest.mark.parametrize(
     ("clients", "length"),
     [(CLIENTS, {"num_epochs": 1}), (HELD_OUT, {"num_steps": 1})],
     ids=["empty", "held out"],
 )
+
+
+@each_empty
+def test_who_has_no_examples_to_train_reports_too(clients, length):
+    state, info = one_round(federated.local_sgd(TASK, RATE, 2, **length), clients)
+    np.testing.assert_allclose(state.params, -0.08, atol=1e-6)
+    assert info["num_reports"] == 5
+    assert info["train_loss"] == 0
+
+
+@pytest.mark.exhaustive  # everybody reports above, and sums over reports are exact
+@each_empty
 def test_a_masked_sum_gets_everybodys_report(clients, length):
     """A report that never comes would leave its masks in the sum."""
     masks = smpc.pairwise_masking(smpc.graphs.complete(5, 3), 4.0)
