@@ -164,10 +164,21 @@ class _Table(dict):
         self.choices = choices
 
     def at(self, cls: type, name: str, kind: Any) -> list[type]:
-        """All classes, those of the annotation's protocols first."""
-        inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
-        stock = [c for m in members(inner) for c in _stock(m, self.choices)]
+        """All classes, those of the annotation's protocols first. A part around another
+        of its kind has plain ones in it, unless a configuration puts others there.
+        """
+        stock = self._stock(kind)
+        if cls in stock:
+            stock = [choice for choice in stock if not self._is_around(choice)]
         return list(dict.fromkeys([*stock, *self.get((cls, name), [])]))
+
+    def _is_around(self, cls: type) -> bool:
+        """Whether a part has a field for parts of which it is one itself."""
+        return any(cls in self._stock(kind) for kind in fields_of(cls).values())
+
+    def _stock(self, kind: Any) -> list[type]:
+        inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
+        return [c for m in members(inner) for c in _stock(m, self.choices)]
 
 
 def _stock(kind: Any, choices: Choices) -> Sequence[type]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, data, federated, trees
 from ppml_lab.data import alike, columns, overlap
 from ppml_lab.data.digests import by_client
+from ppml_lab.lab import about
 from ppml_lab.lab.setup import Facts, check_setup, lab_mesh
 from ppml_lab.lab.tree.fields import is_part
 from ppml_lab.lab.tree.identity import digest
@@ -147,7 +147,7 @@ def _in_common(source: _Source, other: _Source) -> Common:
 def _members(source: _Source) -> Members:
     train, owners, aside, _, validation, _ = _dealt_as_known(source)
     if isinstance(train, base.Clients):
-        train, owners, aside = _of_clients(train)
+        train, owners, aside = about.on_host(train)
     assert owners is not None
     held_out: overlap.Units = ()
     if validation is not None:
@@ -155,8 +155,8 @@ def _members(source: _Source) -> Members:
         held_out = by_client(validation, np.zeros(count, int))
     if aside is not None:
         # What each client holds out for itself is judged and not trained.
-        held_out = (*held_out, *by_client(_rows(train, aside), owners[aside]))
-        train, owners = _rows(train, ~aside), owners[~aside]
+        held_out = (*held_out, *by_client(about.chosen(train, aside), owners[aside]))
+        train, owners = about.chosen(train, ~aside), owners[~aside]
     return Members(by_client(train, owners), held_out)
 
 
@@ -186,10 +186,10 @@ def _dealt(source: _Source) -> _Dealt:
                     f"{name} {share} of {where}, whose clients are dealt already; hold "
                     "rows out where they are dealt"
                 )
-        alike.check_alike(where, _stored_rows(train), test)
+        alike.check_alike(where, about.stored_rows(train), test)
         if num_classes is not None:
             alike.check_labels(f"{where}: train", train.examples, num_classes)
-        facts = _facts_of_clients(train, test, num_classes)
+        facts = about.of_clients(train, test, num_classes)
         return _Dealt(train, None, None, test, None, facts)
     count = columns.num_examples(f"{where}: train", train)
     columns.num_examples(f"{where}: test", test)
@@ -210,7 +210,7 @@ def _dealt(source: _Source) -> _Dealt:
         rng = np.random.default_rng(0)
         held_out = data.partition.hold_out(rng, owners, source.held_out)
     # Of the data as they are loaded, wherever they lie.
-    facts = _facts_of_rows(
+    facts = about.of_rows(
         train, owners, int(owners.max()) + 1, held_out, (test, validation), num_classes
     )
     return _Dealt(train, owners, held_out, test, validation, facts)
@@ -231,116 +231,6 @@ def _loaded(part: Any) -> tuple[Any, Any, Any]:
             "None"
         )
     return found
-
-
-def _stored_rows(clients: base.Clients) -> Any:
-    """What rows are like, leaves `[any, ...]`, however they are stored."""
-    if isinstance(clients.examples, data.storage.Generated):
-        return jax.eval_shape(clients.examples.make, jax.ShapeDtypeStruct((), np.int32))
-    if isinstance(clients.examples, data.storage.ByShard):
-        return clients.examples.rows
-    return clients.examples
-
-
-def _example(examples: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            np.shape(leaf)[1:],
-            jax.dtypes.canonicalize_dtype(alike.type_of(leaf)),
-        ),
-        examples,
-    )
-
-
-def _facts_of_rows(
-    train: Any,
-    owners: np.ndarray,
-    num_clients: int,
-    held_out: np.ndarray | None,
-    judged_by: Any,
-    num_classes: int | None,
-) -> Facts:
-    """Facts about rows on the host, of which some are held out."""
-    facts = Facts(
-        num_clients=num_clients,
-        num_examples=len(owners),
-        max_client_size=int(np.bincount(owners).max()),
-        example=_example(train),
-        num_classes=num_classes,
-        judged_by=trees.digest(judged_by),
-    )
-    if held_out is not None:
-        aside, train = (_rows(train, which) for which in (held_out, ~held_out))
-        sizes = np.bincount(owners[~held_out], minlength=num_clients)
-        facts = facts._replace(
-            num_examples=int(sizes.sum()),
-            max_client_size=int(sizes.max()),
-            judged_by=trees.digest((*judged_by, aside)),
-            num_held_out=int(held_out.sum()),
-        )
-        owners = owners[~held_out]
-    return facts._replace(
-        digests=data.digests(train, owners),
-        people=_people(_grouped(train, owners, num_clients)),
-    )
-
-
-def _people(clients: base.Clients) -> data.People | None:
-    try:
-        return data.people(clients)
-    except ValueError:  # which only matters to who asks for people
-        return None
-
-
-def _rows(tree: Any, which: np.ndarray) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[which], tree)
-
-
-def _grouped(train: Any, owners: np.ndarray, num_clients: int) -> base.Clients:
-    """Clients of rows that stay on the host."""
-    sizes = np.bincount(owners, minlength=num_clients)
-    order = np.argsort(owners, kind="stable")
-    offsets: Any = np.concatenate([[0], np.cumsum(sizes)])
-    return base.Clients(_rows(train, order), offsets)
-
-
-def _facts_of_clients(
-    clients: base.Clients, test: Any, num_classes: int | None
-) -> Facts:
-    sizes = data.client_sizes(clients)
-    if not isinstance(clients.examples, data.storage.ByShard | data.storage.Generated):
-        host, owners, held_out = _of_clients(clients)
-        return _facts_of_rows(
-            host, owners, len(sizes), held_out, (test, None), num_classes
-        )
-    held = _sizes_held_out(clients)
-    return Facts(
-        num_clients=len(sizes),
-        num_examples=int((sizes - held).sum()),
-        max_client_size=int((sizes - held).max()),
-        example=_example(_stored_rows(clients)),
-        num_classes=num_classes,
-        judged_by=trees.digest((test, None)),
-        num_held_out=int(held.sum()),
-    )
-
-
-def _of_clients(clients: base.Clients) -> tuple[Any, np.ndarray, np.ndarray | None]:
-    """Rows on the host, each one's owner, and which are held out (None for none), of
-    clients that are stored.
-    """
-    sizes, held = data.client_sizes(clients), _sizes_held_out(clients)
-    host = jax.tree.map(np.asarray, clients.examples)
-    owners = np.repeat(np.arange(len(sizes)), sizes)
-    # The last of a client's rows.
-    left = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(owners))
-    return host, owners, left <= held[owners] if held.any() else None
-
-
-def _sizes_held_out(clients: base.Clients) -> np.ndarray:
-    if clients.held_out is None:
-        return np.zeros(clients.offsets.shape[0] - 1, int)
-    return np.asarray(clients.held_out)
 
 
 def _hold_out(train: Any, users: Any, share: float) -> tuple[Any, Any, Any]:
@@ -368,7 +258,7 @@ def _hold_out(train: Any, users: Any, share: float) -> tuple[Any, Any, Any]:
         )
 
     users = None if users is None else users[~held]
-    return _rows(train, ~held), users, _rows(train, held)
+    return about.chosen(train, ~held), users, about.chosen(train, held)
 
 
 def _owners(source: _Source, train: Any, users: Any) -> np.ndarray:

@@ -223,7 +223,5 @@ def test_canaries_that_cannot_be_planted_are_refused():
             TASK, {"x": np.zeros((4, 4), np.float32), "y": np.zeros(4)}, 13
         )
     dependent = made._replace(sampler=federated.fixed_size(21, 5))
-    with pytest.raises(
-        ValueError, match=r"depend on each other, .* federated\.poisson"
-    ):
+    with pytest.raises(ValueError, match=r"neighbours under .* federated\.poisson"):
         planted.white_box(dependent, 1.0, ROUNDS, delta=1e-5)

@@ -347,7 +347,7 @@ def test_stopping_and_choosing_need_validation_rows() -> None:
         with pytest.raises(ValueError, match="choose by validation rows, and there"):
             lab.Schedule(**fields)
     for share in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=r"validation must be in \[0, 1\)"):
+        with pytest.raises(ValueError, match=r"validation must lie in \[0, 1\)"):
             lab.Schedule(validation=share)
     for name in ("num_rounds", "eval_every", "evals_per_chunk"):
         with pytest.raises(ValueError, match=f"{name} must be .* at least 1, got 0"):

@@ -198,7 +198,10 @@ def test_layouts_modes_and_lengths_keep_the_key() -> None:
 
 
 EVERY = replace(
-    SETUP, secure_sum=parts.PairwiseMasking(parts.KRegular()), model=parts.Mlp((8,))
+    SETUP,
+    secure_sum=parts.PairwiseMasking(parts.KRegular()),
+    model=parts.Mlp((8,)),
+    kept=("bias",),
 )
 KEPT = ("schedule", "layout", "secure_sum.mode", "data")
 

@@ -163,8 +163,9 @@ def test_bad_updates_cannot_wrap_the_sum():
 def test_cost_is_one_vector_and_seeds(num_parties):
     aggregator = smpc.additive_sharing(num_parties, 5, 1.0)
     seeds = 32 * (num_parties - 1)
-    assert aggregator.cost(DIMENSION) == (4 * DIMENSION + seeds, 4 * DIMENSION)
-    assert smpc.clear().cost(DIMENSION) == (4 * DIMENSION, 4 * DIMENSION)
+    sent = 4 * DIMENSION + seeds
+    assert aggregator.cost(DIMENSION) == base.Cost(sent, 4 * DIMENSION, 2, 1)
+    assert smpc.clear().cost(DIMENSION) == base.Cost(4 * DIMENSION, 4 * DIMENSION)
 
 
 def norms_of(stacked) -> np.ndarray:

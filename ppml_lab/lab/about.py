@@ -1,0 +1,118 @@
+"""Facts about rows and clients on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from ppml_lab import base, data, trees
+from ppml_lab.data import alike
+from ppml_lab.lab.setup import Facts
+
+
+def stored_rows(clients: base.Clients) -> Any:
+    """What rows are like, leaves `[any, ...]`, however they are stored."""
+    if isinstance(clients.examples, data.storage.Generated):
+        return jax.eval_shape(clients.examples.make, jax.ShapeDtypeStruct((), np.int32))
+    if isinstance(clients.examples, data.storage.ByShard):
+        return clients.examples.rows
+    return clients.examples
+
+
+def _example(examples: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            np.shape(leaf)[1:],
+            jax.dtypes.canonicalize_dtype(alike.type_of(leaf)),
+        ),
+        examples,
+    )
+
+
+def of_rows(
+    train: Any,
+    owners: np.ndarray,
+    num_clients: int,
+    held_out: np.ndarray | None,
+    judged_by: Any,
+    num_classes: int | None,
+) -> Facts:
+    """Facts about rows on the host, of which some are held out."""
+    facts = Facts(
+        num_clients=num_clients,
+        num_examples=len(owners),
+        max_client_size=int(np.bincount(owners).max()),
+        example=_example(train),
+        num_classes=num_classes,
+        judged_by=trees.digest(judged_by),
+    )
+    if held_out is not None:
+        aside, train = (chosen(train, which) for which in (held_out, ~held_out))
+        sizes = np.bincount(owners[~held_out], minlength=num_clients)
+        facts = facts._replace(
+            num_examples=int(sizes.sum()),
+            max_client_size=int(sizes.max()),
+            judged_by=trees.digest((*judged_by, aside)),
+            num_held_out=int(held_out.sum()),
+        )
+        owners = owners[~held_out]
+    return facts._replace(
+        digests=data.digests(train, owners),
+        people=_people(_grouped(train, owners, num_clients)),
+    )
+
+
+def _people(clients: base.Clients) -> data.People | None:
+    try:
+        return data.people(clients)
+    except ValueError:  # which only matters to who asks for people
+        return None
+
+
+def chosen(tree: Any, which: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[which], tree)
+
+
+def _grouped(train: Any, owners: np.ndarray, num_clients: int) -> base.Clients:
+    """Clients of rows that stay on the host."""
+    sizes = np.bincount(owners, minlength=num_clients)
+    order = np.argsort(owners, kind="stable")
+    offsets: Any = np.concatenate([[0], np.cumsum(sizes)])
+    return base.Clients(chosen(train, order), offsets)
+
+
+def of_clients(clients: base.Clients, test: Any, num_classes: int | None) -> Facts:
+    sizes = data.client_sizes(clients)
+    if not isinstance(clients.examples, data.storage.ByShard | data.storage.Generated):
+        host, owners, held_out = on_host(clients)
+        return of_rows(host, owners, len(sizes), held_out, (test, None), num_classes)
+    held = _sizes_held_out(clients)
+    return Facts(
+        num_clients=len(sizes),
+        num_examples=int((sizes - held).sum()),
+        max_client_size=int((sizes - held).max()),
+        example=_example(stored_rows(clients)),
+        num_classes=num_classes,
+        judged_by=trees.digest((test, None)),
+        num_held_out=int(held.sum()),
+    )
+
+
+def on_host(clients: base.Clients) -> tuple[Any, np.ndarray, np.ndarray | None]:
+    """Rows on the host, each one's owner, and which are held out (None for none), of
+    clients that are stored.
+    """
+    sizes, held = data.client_sizes(clients), _sizes_held_out(clients)
+    host = jax.tree.map(np.asarray, clients.examples)
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    # The last of a client's rows.
+    left = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(owners))
+    return host, owners, left <= held[owners] if held.any() else None
+
+
+def _sizes_held_out(clients: base.Clients) -> np.ndarray:
+    if clients.held_out is None:
+        return np.zeros(clients.offsets.shape[0] - 1, int)
+    return np.asarray(clients.held_out)
