@@ -116,7 +116,8 @@ class ClientTrainer(NamedTuple):
     keep: Callable[[PyTree], PyTree]
     """`(params)`: what a client keeps for itself before its first round, or `()`."""
     init: Callable[[Key, PyTree, PyTree, Int[Array, ""]], PyTree]
-    """`(key, sent, kept, round_number)`: its state, with what it kept last round."""
+    """`(key, sent, kept, round_number)`: the state of a client that was `sent` this,
+    and `kept` that in its last round."""
     step: Callable[[Key, PyTree, PyTree, ClientView, Int[Array, ""]], PyTree]
     """`(key, sent, state, client, step_number)`: the state after a local step. Of a
     round's steps all have one `key`: fold in `step_number`."""
@@ -129,10 +130,10 @@ class ClientTrainer(NamedTuple):
     max_client_size: int | None = None
     """The most examples of a client that it has room for; None for any number."""
     contributions: Any = None
-    """A `federated.Contributions` where updates are sums of what a mechanism bounds one
-    by one; None where it is the updates that it bounds."""
+    """A `federated.Contributions` of which updates are sums; None if of themselves."""
     still_leaves: Callable[[], tuple[str, ...]] = tuple
-    """`()`: key paths of trainable leaves that its optimizer keeps; noise would not."""
+    """`()`: the trainable leaves that its optimizer never changes while it changes
+    others: no client contributes to their sum, which noise would move all the same."""
     num_sent: int | None = None
     """The most coordinates of an update that are not zero; None for any number."""
 
@@ -229,7 +230,7 @@ class PrivacyMechanism(NamedTuple):
     and the next state, from a **sum** of what was clipped, of this L2 sensitivity."""
     noise_multiplier: Callable[[PyTree], Any] | None
     """`(state)`: the next release's standard deviation over the sensitivity to one
-    contribution more; None where it is no Gaussian independent of all others'."""
+    contribution more or less; None unless it is an independent Gaussian on the sum."""
     report: Callable[[PyTree], dict[str, Array]]
     """`(state)`: scalars for a round's info, made of what was released."""
     event: Callable[..., PrivacyEvent]
