@@ -191,6 +191,7 @@ TWICE = (
     *("FedAvg of a deeper model with a constant leaf", "live"),
     *("adaptive, examples", "DP-SGD in microbatches", "FedProx"),
     *("FedAvg, adaptive", "FedAvg, fixed size", "FedAvg under coded masks"),
+    *("gaussian, fixed size", "FedAvg on shares"),
 )
 """Their parts are in other subjects, and tests of their own show what they add."""
 
