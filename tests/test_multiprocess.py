@@ -140,8 +140,12 @@ def found(
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What a sweep of one process with two devices finds."""
-    return found(tmp_path_factory, 1, 2, "shards")[0]
+    """What a sweep of this process, with four devices, finds."""
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["-c", str(folder), "shards"])
+        exec(compile(PROGRAM, "alone", "exec"), {"__name__": "__main__"})
+    return results(folder / "shards")
 
 
 def assert_the_same(

@@ -433,7 +433,7 @@ STATED = {
 """What their authors would say of them."""
 
 
-BY_THE_AUDIT = ("NaN passes the clip", "Laplace noise")
+BY_THE_AUDIT = ("Laplace noise",)
 """Their claims are refuted without a probe that knows where to look, too; all others'
 are in the exhaustive tests.
 """
@@ -491,15 +491,10 @@ few_and_many_runs = pytest.mark.parametrize(
 )
 
 
-@few_and_many_runs
-@pytest.mark.parametrize(
-    "setting",
-    [
-        SMALL,
-        SAMPLED,
-        *(pytest.param(one, marks=pytest.mark.exhaustive) for one in (LARGE, RARE)),
-    ],
-)
+# "gaussian" passes for everyone and for Poisson sampling in audit/test_contract.py.
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("num_runs", [2000, 20_000])
+@pytest.mark.parametrize("setting", [SMALL, SAMPLED, LARGE, RARE])
 def test_the_correct_ones_pass(setting, num_runs):
     report = audit.check_mechanism(correct(setting), num_runs=num_runs)
     assert report.passed, report

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ppml_lab import lab
-from ppml_lab.__main__ import COMMANDS
+from ppml_lab.__main__ import COMMANDS, main
 from ppml_lab.cli import experiments
 from ppml_lab.lab import parts
 
@@ -68,17 +66,12 @@ def test_metrics_reach_tensorboard(tmp_path: Path) -> None:
             assert found[-1].tensor_proto.float_val == [outcome.last[name]]
 
 
-def test_the_commands_at_the_prompt_run() -> None:
-    commands = re.findall(r"^\.venv/bin/python (-m ppml_lab .*)$", README, re.MULTILINE)
+def test_the_commands_at_the_prompt_run(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = re.findall(r"^\.venv/bin/python -m ppml_lab (.*)$", README, re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
-        done = subprocess.run(
-            [sys.executable, *command.split()],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert "rdp" in done.stdout
+        assert main(command.split()) == 0
+        assert "rdp" in capsys.readouterr().out
 
 
 def test_every_command_is_listed() -> None:

@@ -268,6 +268,7 @@ TWICE = (
     "top-k with a memory",
     *("people of hospitals", "people of several rows", "people, adaptive"),
     *("people under masks", "FedAvg with a leaf of one's own"),
+    *("gaussian, fixed size", "FedAvg on shares"),
 )
 """Their parts are in other subjects, and tests of their own show what they add."""
 

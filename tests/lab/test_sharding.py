@@ -44,7 +44,7 @@ EVERY_LAYOUT = [(2, False), (2, True), (4, False), (4, True)]
     ("secure_sum", "layouts"),
     [
         # Points over rows, and clients by shard along them.
-        (parts.AdditiveSharing(), [(2, True)]),
+        (parts.AdditiveSharing(mode="identity"), [(2, True)]),
         *(
             pytest.param(secure_sum, EVERY_LAYOUT, marks=pytest.mark.exhaustive)
             for secure_sum in (parts.Clear(), parts.AdditiveSharing())

@@ -68,7 +68,7 @@ def test_weights_of_any_number_of_points(where, count):
 
 
 @each_field
-@few
+@settings(few, max_examples=3)
 @given(data=st.data())
 def test_weights_at_other_targets(where, data):
     p = where.modulus
