@@ -40,7 +40,9 @@ def readme() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("noise", ["6.0", "0.0"])
+@pytest.mark.parametrize(
+    "noise", ["6.0", pytest.param("0.0", marks=pytest.mark.exhaustive)]
+)
 def test_five_lines_audit_the_reader_s_own_training(
     readme: list[str], noise: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,16 +59,23 @@ def test_without_noise_it_is_training_on_pooled_data(parts, batch):
     clear = in_the_clear(parts, batch)
     assert np.abs(found - clear).max() < STEPS * 4 * 2.0**-BITS
     assert np.abs(clear).max() > 0.1
-    twin = training(batch_size=batch).in_the_clear(jnp.zeros(3), parts)
-    np.testing.assert_allclose(twin, clear, rtol=1e-5)
 
 
-def test_the_twin_of_a_noisy_training_has_no_noise(parts):
-    noisy = training(noise_multiplier=3.0, clip_norm=CLIP, dimension=3)
-    np.testing.assert_array_equal(
-        noisy.in_the_clear(jnp.zeros(3), parts),
-        training().in_the_clear(jnp.zeros(3), parts),
-    )
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 9},
+        pytest.param({"batch_size": 8}, marks=pytest.mark.exhaustive),
+        {"noise_multiplier": 3.0, "clip_norm": CLIP, "dimension": 3},
+    ],
+)
+def test_the_twin_trains_floats_without_noise(parts, options):
+    found = training(**options).in_the_clear(jnp.zeros(3), parts)
+    clear = in_the_clear(parts, options.get("batch_size", 24))
+    np.testing.assert_allclose(found, clear, rtol=1e-5)
+
+
+def test_the_twin_compares_sizes_as_the_training_does(parts):
     with pytest.raises(ValueError, match=r"num_examples is 9, .* shape \[24, 3\]"):
         training(num_examples=9).in_the_clear(jnp.zeros(3), parts)
 
