@@ -29,8 +29,6 @@ run: .venv/ready
 	$(BIN)/python -m experiments.privacy_utility smoke
 	$(BIN)/python -m paper_figures.privacy_utility results/privacy_utility/smoke
 
-# A sixth of compiling is malloc's unless it keeps what is freed.
-test: export GLIBC_TUNABLES := glibc.malloc.tcache_count=65535
 test: .venv/ready
 	$(UNOPTIMISED) $(TESTS) $(QUICK) $(addprefix --ignore=,$(OPTIMISED))
 	$(TESTS) $(QUICK) $(OPTIMISED)
