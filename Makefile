@@ -29,17 +29,16 @@ run: .venv/ready
 	$(BIN)/python -m experiments.privacy_utility smoke
 	$(BIN)/python -m paper_figures.privacy_utility results/privacy_utility/smoke
 
+# The lowest releases that pyproject.toml allows: tests/README.md.
+test-lowest: BIN := .venv-lowest/bin
 test: .venv/ready
+test-lowest: .venv-lowest/ready
+test test-lowest:
 	$(UNOPTIMISED) $(TESTS) $(QUICK) $(addprefix --ignore=,$(OPTIMISED))
 	$(TESTS) $(QUICK) $(OPTIMISED)
 
 test-all: .venv/ready
 	$(TESTS) --hypothesis-profile thorough
-
-# The lowest releases that pyproject.toml allows: tests/README.md.
-test-lowest: BIN := .venv-lowest/bin
-test-lowest: .venv-lowest/ready
-	$(TESTS) $(QUICK)
 
 figures: .venv/ready
 	for stem in $(STEMS); do $(BIN)/python -m paper_figures.$$stem || exit 1; done
