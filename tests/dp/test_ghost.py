@@ -190,17 +190,20 @@ class Unrolled(nn.Module):
     [
         (Mixed(), (8, 6, 2)),
         (Unrolled(), (6, 3)),
-        (models.two_nn(10), (28, 28, 1)),
         (models.CNN(10), (12, 12, 1)),
-        (models.LeNet(10), (28, 28, 1)),
-        (models.TutorialCNN(10), (28, 28, 1)),
+        *(
+            pytest.param(module, (28, 28, 1), marks=pytest.mark.exhaustive)
+            for module in (models.two_nn(10), models.LeNet(10), models.TutorialCNN(10))
+        ),
     ],
 )
 def test_whole_models(module, shape):
     compare(module, normal(N, *shape))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "bad", [np.nan, pytest.param(np.inf, marks=pytest.mark.exhaustive)]
+)
 def test_a_bad_example_is_heard_in_no_layer(bad):
     """Its factor is 0; its inputs and gradients are not finite."""
     module = Mixed()

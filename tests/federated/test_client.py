@@ -93,7 +93,9 @@ def gradient(params, x, y):
     return {"w": residual @ x, "b": residual.sum()}, 0.5 * (residual**2).sum()
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(
+    "momentum", [pytest.param(0.0, marks=pytest.mark.exhaustive), 0.9]
+)
 def test_local_sgd_is_the_loop_one_would_write(regression, clients, batches, momentum):
     rate = 0.1
     x, y = (np.asarray(clients.examples[name]) for name in "xy")
@@ -150,7 +152,9 @@ def test_num_steps_stops_within_an_epoch(revealing, clients):
     assert trainer.event().privacy_unit is None
 
 
-@pytest.mark.parametrize("clip_norm", [INF, 0.5])
+@pytest.mark.parametrize(
+    "clip_norm", [pytest.param(INF, marks=pytest.mark.exhaustive), 0.5]
+)
 def test_local_dp_sgd_without_noise_is_clipped_gradient_descent(
     regression, clients, clip_norm
 ):

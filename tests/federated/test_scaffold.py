@@ -39,7 +39,9 @@ def test_the_first_round_is_fedavg_bit_by_bit(regression, clients):
     assert found[0][1]["train_loss"] == found[1][1]["train_loss"]
 
 
-@pytest.mark.parametrize("global_rate", [1.0, 0.5])
+@pytest.mark.parametrize(
+    "global_rate", [pytest.param(1.0, marks=pytest.mark.exhaustive), 0.5]
+)
 def test_rounds_of_two_clients_by_hand(regression, clients, global_rate):
     # Algorithm 1 with option II, full batches, S = N = 2, in double precision.
     rate, num_steps, cuts = 0.1, 3, [0, 5, 9]

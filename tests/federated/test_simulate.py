@@ -136,7 +136,7 @@ def test_other_seeds_compile_nothing(algorithm, regression, clients, compile_cou
     jax.tree.map(np.testing.assert_array_equal, same, state)
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(50, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("count", [5, pytest.param(50, marks=pytest.mark.exhaustive)])
 def test_programs_of_few_algorithms_are_kept(regression, clients, count):
     resource = pytest.importorskip("resource")
     held = []
