@@ -8,7 +8,7 @@ STEMS := $(filter-out common,$(basename $(notdir $(wildcard paper_figures/*.py))
 WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 TESTS = PYTEST_XDIST_AUTO_NUM_WORKERS=$(WORKERS) $(BIN)/python -m pytest -n auto --dist worksteal
 QUICK := -m "not exhaustive and not benchmark"
-# Half of the time goes to LLVM. What depends on how floats are compiled, such as
+# Most of the time goes to compilers. What depends on how floats are compiled, such as
 # compensated sums and the bits of the generator, is tested as users run it, and what
 # trains hundreds of times; all else is as right unoptimised, by XLA's older emitter
 # and one compiler thread, without the passes that rewrite loops or verify the others,
