@@ -73,7 +73,7 @@ def _shared(numbers: np.ndarray, mixing: tuple[float, ...]) -> np.ndarray:
 def _in_common(
     drawn: np.ndarray, numbers: np.ndarray, claimed: np.ndarray, alpha: float
 ) -> str | None:
-    """Of `[rounds, runs, values]`: two rounds that correlate otherwise than claimed."""
+    """Two rounds of `[rounds, runs, values]` that correlate otherwise than claimed."""
     centred = drawn - drawn.mean(axis=1, keepdims=True)
     spread = centred.std(axis=1, keepdims=True)
     standard = np.where(spread > 0, centred / np.maximum(spread, 1e-30), 0)

@@ -80,7 +80,7 @@ def has_names(examples: Any) -> bool:
 
 
 def _named(examples: Any) -> np.ndarray | None:
-    """Whose each stored row is, `[n]`; None where that is not said."""
+    """The person of each stored row, `[n]`; None where that is not said."""
     if isinstance(examples, storage.ByShard | storage.Generated):
         like = examples
         if isinstance(like, storage.Generated):

@@ -193,8 +193,8 @@ def sizes(clients: base.Clients, which: Any) -> Int[Array, "*n"]:
 
 
 def num_judged(clients: base.Clients) -> Int[Array, " clients"]:
-    """By how many rows each client is judged: those held out, where some are, else all
-    of its own.
+    """The number of rows by which each client is judged: those held out, where some
+    are, else all of its own.
     """
     if clients.held_out is None:
         return clients.offsets[1:] - clients.offsets[:-1]

@@ -139,7 +139,7 @@ def gaussian_event(
 def _worst(
     sampler: base.ClientSampler, releases: Mapping[float, int]
 ) -> Mapping[float, int]:
-    """Of releases those that cost the most, as many as anyone takes part in."""
+    """The releases that cost the most, as many as anyone takes part in."""
     left = sampler.participation(sum(releases.values())).max_participations
     found: dict[float, int] = {}
     for noise in sorted(releases):

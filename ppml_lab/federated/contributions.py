@@ -84,7 +84,7 @@ def sensitivity(
     session: PyTree,
     dimension: int,
 ) -> Any:
-    """By how much one contribution moves the sum, in L2 norm.
+    """How far one contribution moves the sum, in L2 norm.
 
     A client's whole update appears and is rounded; a contribution to an update moves
     one that is rounded with it and without it.

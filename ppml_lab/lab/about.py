@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ppml_lab import base, data, trees
-from ppml_lab.data import alike
+from ppml_lab.data import alike, persons
 from ppml_lab.lab.setup import Facts
 
 
@@ -60,30 +60,34 @@ def of_rows(
         owners = owners[~held_out]
     return facts._replace(
         digests=data.digests(train, owners),
-        people=_people(_grouped(train, owners, num_clients)),
+        people=_people(train, owners, num_clients),
     )
 
 
-def _people(clients: base.Clients) -> data.People | None:
+def _people(train: Any, owners: np.ndarray, num_clients: int) -> data.People | None:
+    """Whose rows clients have; None where rows do not say so as they should, which only
+    matters to who asks for people.
+    """
+    sizes = np.bincount(owners, minlength=num_clients)
+    offsets: Any = np.concatenate([[0], np.cumsum(sizes)])
+    names: Any = {}
+    if persons.has_names(train):
+        # Of all leaves this one alone is read.
+        order = np.argsort(owners, kind="stable")
+        names = {persons.LEAF: np.asarray(train[persons.LEAF])[order]}
     try:
-        return data.people(clients)
-    except ValueError:  # which only matters to who asks for people
+        return data.people(base.Clients(names, offsets))
+    except ValueError:
         return None
 
 
 def chosen(tree: Any, which: np.ndarray) -> Any:
+    """The rows of these places, or of a mask, on the host."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[which], tree)
 
 
-def _grouped(train: Any, owners: np.ndarray, num_clients: int) -> base.Clients:
-    """Clients of rows that stay on the host."""
-    sizes = np.bincount(owners, minlength=num_clients)
-    order = np.argsort(owners, kind="stable")
-    offsets: Any = np.concatenate([[0], np.cumsum(sizes)])
-    return base.Clients(chosen(train, order), offsets)
-
-
 def of_clients(clients: base.Clients, test: Any, num_classes: int | None) -> Facts:
+    """Facts about clients that were dealt before."""
     sizes = data.client_sizes(clients)
     if not isinstance(clients.examples, data.storage.ByShard | data.storage.Generated):
         host, owners, held_out = on_host(clients)

@@ -109,7 +109,7 @@ class Members(NamedTuple):
 
 
 def members(setup: Any) -> Members:
-    """Whose rows a setup's data are; kept for some data sets, for they are large."""
+    """The members of a setup's data; kept for some data sets, for they are large."""
     return _members(_Source(setup))
 
 

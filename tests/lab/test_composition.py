@@ -55,6 +55,20 @@ def epsilon(setup: Any, noise: float, rounds: int, delta: float) -> float:
     return accounting.epsilon(event(setup, noise, rounds), delta)
 
 
+def test_rows_that_clients_hold_out_for_themselves_are_looked_at() -> None:
+    """They are in no client's promise, and another run may train on them."""
+    judging = replace(CENTRAL, held_out=0.25)
+    points = [point(CENTRAL, 1.0, 0), point(judging, 1.0, 0)]
+    (row,) = lab.cost_together(points)
+    # The same clients, each with some of its rows: whoever it is pays for both.
+    assert (row["runs"], row["elsewhere"], row["unprotected"]) == (2, 0, 1)
+    (alone,) = lab.cost_together(points[1:])
+    assert (alone["runs"], alone["unprotected"]) == (1, 0)
+    plain = point(replace(PLAIN, held_out=0.25), 0.0, 0)
+    (beside,) = lab.cost_together([points[0], plain])
+    assert (beside["runs"], beside["unprotected"]) == (1, 1)
+
+
 def test_runs_with_the_same_promise_add_up() -> None:
     points = [
         *(point(CENTRAL, noise, seed) for noise in (1.0, 2.0) for seed in (0, 1)),

@@ -176,7 +176,7 @@ class CorrelatedGaussian(_Multiplied):
 
 @part
 class BandedGaussian(_Multiplied):
-    """As CorrelatedGaussian, with the parts that the inverse square root takes back."""
+    """Gaussian noise of which rounds take back what the inverse square root says."""
 
     clip_norm: Traced = 1.0
     """L2 bound of a contribution, of the whole run."""

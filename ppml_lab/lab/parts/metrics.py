@@ -190,9 +190,9 @@ def _differs(*columns: Array) -> Array:
 
 
 def _wins(score: Array, rank: Array, weights: Array) -> tuple[Array, Array]:
-    """Of each row, the weight of the rows of higher rank that score lower (half of it
-    where they score the same), and of all rows of higher rank; exact for whole weights,
-    in O(n log^2 n) steps and O(n) memory.
+    """Counts for each row the weight of the rows of higher rank that score lower (half
+    of it where they score the same), and of all rows of higher rank; exact for whole
+    weights, in O(n log^2 n) steps and O(n) memory.
 
     Ranks of which one is higher differ from some bit down: rows that are alike above
     this bit, sorted by score, are counted in one pass.
