@@ -4,9 +4,7 @@ BIN := .venv/bin
 STEMS := $(filter-out common,$(basename $(notdir $(wildcard paper_figures/*.py))))
 
 # Neighbours stay together, for modules compile once; an idle worker takes from the others.
-# There is one more than cores, for some tests wait for processes of their own.
-WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
-TESTS = PYTEST_XDIST_AUTO_NUM_WORKERS=$(WORKERS) $(BIN)/python -m pytest -n auto --dist worksteal
+TESTS = $(BIN)/python -m pytest -n logical --dist worksteal
 QUICK := -m "not exhaustive and not benchmark"
 # Most of the time goes to compilers. What depends on how floats are compiled, such as
 # compensated sums and the bits of the generator, is tested as users run it, and what

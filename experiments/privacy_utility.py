@@ -53,7 +53,7 @@ class Experiment:
     """Of examples' gradients in central training."""
     target_epsilons: tuple[float, ...] = (INF, 8.0, 4.0, 2.0, 1.0, 0.5)
     """Epsilon of a whole run; inf is without privacy."""
-    delta: float = 1e-3
+    delta: float = 1e-4
     """Delta of a whole run: below 1 / number of clients."""
     num_seeds: int = 5
     """Repetitions of every setting; the same seeds in every pattern."""

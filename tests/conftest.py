@@ -36,19 +36,30 @@ settings.register_profile("thorough", max_examples=400)
 # Annotations are meant to be true: in the tests beartype checks them on every call. An
 # inner function is made anew at each call of the outer one: the first few are checked.
 made: collections.Counter = collections.Counter()
+every_function = jaxtyping.jaxtyped
 
 
 def check_annotations(function: typing.Callable) -> typing.Callable:
     """Beartype, to which an int is a float, as PEP 484 has it."""
-    code = getattr(function, "__code__", None)
-    made[code] += 1
-    if code is not None and made[code] > 3:
-        return function
     return beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))(function)
+
+
+def the_first_few(*, typechecker: typing.Any) -> typing.Callable:
+    """What jaxtyping's import hook decorates every function and class with."""
+
+    def decorate(function: typing.Any) -> typing.Any:
+        code = getattr(function, "__code__", None)
+        made[code] += 1
+        if code is not None and made[code] > 3:
+            return function
+        return every_function(function, typechecker=typechecker)
+
+    return decorate
 
 
 sys.modules["checked"] = types.ModuleType("checked")
 vars(sys.modules["checked"])["check_annotations"] = check_annotations
+vars(jaxtyping)["jaxtyped"] = the_first_few
 jaxtyping.install_import_hook("ppml_lab", "checked.check_annotations")
 
 from ppml_lab import base, data

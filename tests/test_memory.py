@@ -34,10 +34,9 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # nobody holds more than a lane: federated/test_lanes
 @pytest.mark.skipif(not STATUS.exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize(
-    "num_clients", [3_000, pytest.param(10_000, marks=pytest.mark.exhaustive)]
-)
+@pytest.mark.parametrize("num_clients", [3_000, 10_000])
 def test_thousands_of_clients_in_one_round_take_less_than_two_gib(num_clients):
     # Their updates alone, kept until the end, would be 800 kB each; the data of 10,000
     # are 188 MB.

@@ -427,6 +427,7 @@ MUTANTS = {
 
 
 AGAIN = (
+    "SCAFFOLD's control without noise",
     *("server momentum from the sum before noise", "sums in float32"),
     *("noise cut at 4.5 standard deviations", "constant leaves are trained"),
     "people of a hospital drawn together",

@@ -269,12 +269,20 @@ def _quiet() -> Iterator[None]:
 
 
 def warn_of_large_delta(privacy_event: PrivacyEvent, delta: float) -> None:
-    """Warns whoever asked for an epsilon at a delta that allows what is no privacy."""
+    """Warns whoever asked for an epsilon at a delta that allows what is no privacy:
+    once, for a sweep asks many times, and what silences other warnings meanwhile makes
+    Python forget which it has shown.
+    """
     population, unit = privacy_event.population, privacy_event.privacy_unit
     if unit is not None and population is not None and delta > 1 / population:
-        warnings.warn(
-            f"delta {delta:g} is larger than one over the {population} {unit}s: it"
-            f" allows publishing one {unit}'s data whole; choose one well below"
-            f" {1 / population:.3g}",
-            stacklevel=4,
-        )
+        _warn_of_large_delta(delta, population, unit)
+
+
+@functools.cache
+def _warn_of_large_delta(delta: float, population: int, unit: str) -> None:
+    warnings.warn(
+        f"delta {delta:g} is larger than one over the {population} {unit}s: it"
+        f" allows publishing one {unit}'s data whole; choose one well below"
+        f" {1 / population:.3g}",
+        stacklevel=5,
+    )

@@ -223,6 +223,14 @@ def check_writable(folder: str | Path) -> None:
 
 
 @arguments.checked
+def check_own(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Raises ValueError as `open_folder` does, and writes nothing."""
+    path = Path(folder, "provenance.json")
+    if path.exists():
+        _check(Path(folder), records.read_json(path), config)
+
+
+@arguments.checked
 def open_folder(folder: str | Path, config: Mapping[str, Any]) -> None:
     """Makes a results folder for `config`, or checks that an existing one is its own,
     as far as the options go that there were when it was made and are still there.
@@ -233,12 +241,10 @@ def open_folder(folder: str | Path, config: Mapping[str, Any]) -> None:
       OSError: If the folder cannot be written.
     """
     folder = Path(folder)
-    path = folder / "provenance.json"
     try:
-        if path.exists():
-            _check(folder, records.read_json(path), config)
+        check_own(folder, config)
         folder.mkdir(parents=True, exist_ok=True)
-        records.write_json(path, provenance(config))
+        records.write_json(folder / "provenance.json", provenance(config))
     except OSError as error:
         raise type(error)(
             error.errno, f"{error.strerror}: no results can be written to", str(folder)

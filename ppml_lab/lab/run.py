@@ -25,6 +25,7 @@ from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.processes import Shard, from_environment, parse_shard, take
 from ppml_lab.lab.progress import progress
 from ppml_lab.lab.provenance import (
+    check_own,
     check_writable,
     cost,
     of_runs,
@@ -102,9 +103,11 @@ def _lead(
         check_writable(out)
         if chosen.merge and not (out / "provenance.json").exists():
             raise ValueError(f"{out} holds no results to merge")
+        said = described(config, "config")
+        check_own(out, said)
         runs = points(config)
         guarantees = [_guarantee(point) for point in runs]
-        open_folder(out, described(config, "config"))
+        open_folder(out, said)
     except ValueError as error:
         sys.exit(f"error: {error}")
     _print_guarantees(runs, guarantees)

@@ -316,6 +316,7 @@ def test_clopper_pearson_is_seldom_wrong(mechanism, rule):
     assert np.median(found) >= 0.3 * TRUE_EPSILON[mechanism]
 
 
+@pytest.mark.exhaustive  # its epsilon: below
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_gaussian_mu_is_seldom_wrong(mechanism, rule):

@@ -268,7 +268,9 @@ TWICE = (
     "top-k with a memory",
     *("people of hospitals", "people of several rows", "people, adaptive"),
     *("people under masks", "FedAvg with a leaf of one's own"),
-    *("gaussian, fixed size", "FedAvg on shares"),
+    *("gaussian, fixed size", "FedAvg on shares", "scheduled", "per layer"),
+    *("normalised", "DP-SGD, two steps a round, with a constant leaf"),
+    "gaussian, everyone",
 )
 """Their parts are in other subjects, and tests of their own show what they add."""
 

@@ -72,7 +72,9 @@ def membership(runs):
     return included
 
 
-@pytest.mark.parametrize("trains", ["central", "federated"])
+@pytest.mark.parametrize(
+    "trains", [pytest.param("central", marks=pytest.mark.exhaustive), "federated"]
+)
 def test_a_white_box_sees_exactly_when_its_canary_took_part(trains):
     many = audit.many_runs(training(noise=0.0, trains=trains), 8)
     seen = many(0, membership(200))
@@ -168,6 +170,7 @@ def upper_bound():
     return accounting.epsilon(event, 1e-5, "pld")
 
 
+@pytest.mark.exhaustive  # bounds: test_bounds; runs: below
 def test_a_hundred_audits_seldom_exceed_the_accountant():
     """Violations of the upper bound within the binomial limit, and bounds not empty."""
     errors = list(repeated_audits(LOUD[0], LOUD[0]))
@@ -178,6 +181,7 @@ def test_a_hundred_audits_seldom_exceed_the_accountant():
         assert np.median(found) > 0.1 * upper_bound(), name
 
 
+@pytest.mark.exhaustive  # test_tradeoff finds six tenths
 def test_audits_find_half_the_noise():
     claim = audit.tradeoff.claimed(
         audit.tradeoff.sampled_gaussian(LOUD[0], PROB, LOUD[1])

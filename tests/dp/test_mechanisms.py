@@ -95,6 +95,7 @@ def test_noise_is_not_half_a_percent_low_nor_clipped(name):
             assert abs(count - mean) < 5 * np.sqrt(mean)
 
 
+@pytest.mark.exhaustive  # the contract's tails: test_training_mutants
 def test_noise_falls_where_that_of_23_bits_never_does():
     """Beyond 5.3 deviations, where a threshold told neighbours apart for certain."""
     mechanism = dp.gaussian(1.0, 0.5)

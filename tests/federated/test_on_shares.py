@@ -80,6 +80,7 @@ def test_the_twin_compares_sizes_as_the_training_does(parts):
         training(num_examples=9).in_the_clear(jnp.zeros(3), parts)
 
 
+@pytest.mark.exhaustive  # each operation: smpc/test_private
 def test_shares_of_all_parties_train_to_the_same_bits(parts):
     full = private.protocol(fraction_bits=BITS)
     found = [

@@ -101,12 +101,12 @@ def split(params):
 @pytest.mark.parametrize(
     ("name", "num_devices"),
     [
-        ("fedavg", 4),
         ("scaffold", None),
         ("central", None),
         *(
             pytest.param(name, number, marks=pytest.mark.exhaustive)
             for name, number in [
+                ("fedavg", 4),
                 ("fedavg", None),
                 ("fedprox", None),
                 ("fedprox", 4),

@@ -83,7 +83,14 @@ def parts_of(num_devices, noise_multiplier):
     }
 
 
-@pytest.mark.parametrize("parts", [{}, parts_of(1, 0.0), parts_of(4, 0.0)])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        parts_of(1, 0.0),
+        pytest.param(parts_of(4, 0.0), marks=pytest.mark.exhaustive),
+    ],
+)
 def test_an_algorithm_of_ones_own_runs_with_privacy_and_a_secure_sum(
     personal, clients, parts
 ):

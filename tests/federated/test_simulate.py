@@ -187,7 +187,9 @@ def test_progress_is_reported_where_someone_watches(
     assert capsys.readouterr().err == "\rround 1 of 2\rround 2 of 2\n"
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize(
+    "num_devices", [1, pytest.param(4, marks=pytest.mark.exhaustive)]
+)
 def test_a_chunk_moves_nothing_between_host_and_devices(
     regression, clients, num_devices
 ):
@@ -214,19 +216,8 @@ def test_a_chunk_moves_nothing_between_host_and_devices(
 
 
 # What is sharded over many, and the ways there, on which test_lanes trains a cohort.
-@pytest.mark.parametrize(
-    "ways",
-    [
-        [(4, True)],
-        pytest.param(
-            [(1, True), (2, True), (4, False), (4, True)], marks=pytest.mark.exhaustive
-        ),
-    ],
-    ids=len,
-)
-def test_a_run_on_many_devices_is_the_run_on_one(
-    regression, clients, compile_counter, ways
-):
+@pytest.mark.exhaustive  # one round: test_averaging
+def test_a_run_on_many_devices_is_the_run_on_one(regression, clients, compile_counter):
     trainer, server = federated.scaffold(regression, optax.sgd(0.1), 3, num_epochs=1)
 
     def run(num_devices, by_shard):
@@ -258,7 +249,7 @@ def test_a_run_on_many_devices_is_the_run_on_one(
 
     one, one_history = run(1, False)
     assert one_history["num_reports"].max() > 1
-    for num_devices, by_shard in ways:
+    for num_devices, by_shard in [(1, True), (2, True), (4, False), (4, True)]:
         many, history = run(num_devices, by_shard)
         # Sums of whole numbers: no bit of the run depends on who trained where.
         jax.tree.map(np.testing.assert_array_equal, many, one)

@@ -101,6 +101,7 @@ def noise_of(point: lab.Point) -> np.ndarray:
     return (np.eye(ROUNDS) - part * np.eye(ROUNDS, k=-1)) @ fresh
 
 
+@pytest.mark.exhaustive  # after a stop: dp/test_correlated
 def test_a_stopped_sweep_makes_the_noise_of_the_matrix_product(tmp_path: Path) -> None:
     """Three points with one seed, vmapped, stopped after their third round."""
     points = lab.points(lab.axis("mechanism.subtracted", LAMBDAS), SETUP, delta=1e-2)

@@ -250,6 +250,7 @@ def test_chunks_cover_a_run_exactly() -> None:
         assert all(chunk.num_rounds == every for chunk in chunks[:-1])
 
 
+@pytest.mark.exhaustive  # chunks: federated/test_simulate
 def test_evaluations_inside_a_chunk_are_those_of_short_chunks(
     tiny: Any, tmp_path: Path
 ) -> None:

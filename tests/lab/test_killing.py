@@ -95,10 +95,10 @@ def test_a_sweep_that_is_killed_ends_with_the_same_records(
         assert killed(tmp_path / "killed", num_rounds, *moment), story
     resumed += bool([*tmp_path.glob("killed/checkpoints/*/*")])
     assert resumed > 0, f"no sweep had a checkpoint to go on from: {story}"
-    # Two at once share the rest.
-    last = [start(tmp_path / "killed", num_rounds) for _ in range(2)]
+    # Several at once share the rest.
+    last = [start(tmp_path / "killed", num_rounds) for _ in range(min(kills, 2))]
     said = [process.communicate()[0] for process in last]
-    assert [process.returncode for process in last] == [0, 0], (story, said)
+    assert not any(process.returncode for process in last), (story, said)
 
     outcomes = lab.run_sweep(points(num_rounds), tmp_path / "whole", slice_size=2)
     assert left(tmp_path / "killed") == left(tmp_path / "whole"), story

@@ -231,6 +231,7 @@ ACROSS = parts.Federated(
 )
 
 
+@pytest.mark.exhaustive  # of rounds: federated/test_example_gradients
 def test_hospitals_learn_in_a_sweep(tmp_path: Path) -> None:
     assert lab.facts_of(ACROSS).people == data.People(60, 3, 20, 40, 2)
     noises = lab.axis("mechanism.noise_multiplier", [0.0, 1.5])

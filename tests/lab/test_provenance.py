@@ -16,6 +16,7 @@ print(cost(None, 1.0)["peak_memory_bytes"])
 """
 
 
+@pytest.mark.exhaustive  # of benchmarks alone
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="needs Linux's /proc"
 )

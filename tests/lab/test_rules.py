@@ -31,6 +31,7 @@ def built(**fields: Any) -> base.FederatedAlgorithm:
     return setup.algorithm(lab.facts_of(setup))
 
 
+@pytest.mark.exhaustive  # of rounds: federated/test_attacks
 def test_a_mean_breaks_and_a_median_survives_attackers(tmp_path: Path) -> None:
     rules = lab.axis("rule", {"mean": parts.Mean(), "median": parts.Median()})
     attacked = lab.axis("trainer", {"attacked": ATTACKED})

@@ -88,6 +88,7 @@ def test_shards_are_equal_parts_with_few_programs() -> None:
         assert sum(len({p.setup for p in part}) == 2 for part in parts) <= 1
 
 
+@pytest.mark.exhaustive  # another's: test_examples
 def test_an_experiment_in_shards_ends_with_the_whole_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

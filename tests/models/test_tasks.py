@@ -37,8 +37,10 @@ def test_parameter_counts_of_the_papers(module, expected):
         (models.logistic(10), MNIST),
         (models.two_nn(7), (3, 5)),
         (models.CNN(4), (4, 8, 3)),
-        (models.LeNet(3), (17, 16, 1)),
-        (models.TutorialCNN(3), (17, 16, 1)),
+        *(
+            pytest.param(module, (17, 16, 1), marks=pytest.mark.exhaustive)
+            for module in (models.LeNet(3), models.TutorialCNN(3))
+        ),
     ],
 )
 def test_models_give_one_row_of_logits_per_example(module, shape):

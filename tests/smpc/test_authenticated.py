@@ -113,6 +113,7 @@ def test_what_is_opened_is_what_was_computed(num_parties, prime, data):
         assert mac == expected
 
 
+@pytest.mark.exhaustive  # of what it is made of: test_arithmetic
 @small_ids
 def test_the_same_with_64_bit_types(num_parties, prime):
     numbers = ([[1, -1, 2**30], [5, 0, -1]], [-1, 2**29, 3])
@@ -126,6 +127,7 @@ def test_the_same_with_64_bit_types(num_parties, prime):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.exhaustive  # of sums and products: test_sharing, test_arithmetic
 def test_vmap_computes_each_as_alone():
     run = computed(2, field.F31)
     numbers = np.arange(27).reshape(3, 3, 3) * 2**25

@@ -45,7 +45,7 @@ names = scheme.describe
 each_scheme = pytest.mark.parametrize(
     "how",
     [
-        pytest.param(how, marks=[] if i in (1, 2, 5) else [pytest.mark.exhaustive])
+        pytest.param(how, marks=[] if i in (1, 5) else [pytest.mark.exhaustive])
         for i, how in enumerate(SCHEMES)
     ],
     ids=names,
@@ -561,6 +561,7 @@ def test_a_bit_that_is_opened_without_a_mask_shows_the_sign():
     assert same_law_p_value(zero, other) < 1e-9
 
 
+@pytest.mark.exhaustive  # of products: test_arithmetic
 @pytest.mark.parametrize("fresh", [True, False])
 @each_hiding
 def test_randomness_serves_once(how, fresh):

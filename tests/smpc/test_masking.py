@@ -23,6 +23,14 @@ GRAPHS = {
 RINGS = {"Z32": rings.Z32, "Z64": rings.Z64, "F31": field.F31}
 LENGTH = 2500
 each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+few_graphs = pytest.mark.parametrize(
+    "graph",
+    [
+        pytest.param(graph, marks=pytest.mark.exhaustive if name == "even" else [])
+        for name, graph in GRAPHS.items()
+    ],
+    ids=GRAPHS,
+)
 each_ring = pytest.mark.parametrize("ring", RINGS.values(), ids=RINGS)
 
 
@@ -90,7 +98,7 @@ def outcome(seed, graph, inputs, alive) -> tuple[list[int], bool]:
     return np.asarray(total).tolist(), bool(unmasking.completed)
 
 
-@each_graph
+@few_graphs
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data(), number=st.integers(0, 2**32 - 1))
 def test_the_sum_over_uploads_or_nothing(graph, data, number):
@@ -157,6 +165,7 @@ def test_in_any_ring(ring):
     assert exact_sum(ring, uploads, alive.uploaded) != expected
 
 
+@pytest.mark.exhaustive  # test_chunks_of_uploads_are_those_of_the_whole
 def test_a_run_is_its_parts_under_any_chunking():
     graph, inputs = GRAPHS["odd"], draw(rings.Z32, 5)
 
@@ -217,6 +226,7 @@ def test_devices_change_no_bit():
     np.testing.assert_array_equal(removed, one)
 
 
+@pytest.mark.exhaustive  # its parts: test_devices_change_no_bit
 @pytest.mark.parametrize(
     "num_chunks",
     # More than devices, and fewer; a multiple of them is the easier case.

@@ -79,7 +79,10 @@ RINGS = [(ring.Z64, BITS), (ring.Z32, 10)]
 
 @pytest.mark.parametrize(
     ("kind", "where", "bits"),
-    [(kind, *how) for kind, how in zip(KINDS, RINGS, strict=True)],
+    [
+        (KINDS[0], *RINGS[0]),
+        pytest.param(KINDS[1], *RINGS[1], marks=pytest.mark.exhaustive),
+    ],
     ids=["replicated", "additive"],
 )
 def test_shares_of_all_parties_give_the_bits_of_the_ideal_mode(
@@ -109,7 +112,9 @@ def test_a_whole_cnn_of_all_parties_gives_the_bits_of_the_ideal_mode(
     np.testing.assert_array_equal(full, ideal_logits)
 
 
-@pytest.mark.parametrize("kind", ["replicated", "additive"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("replicated", marks=pytest.mark.exhaustive), "additive"]
+)
 def test_the_ideal_mode_sends_what_the_parties_send(model, kind):
     recorders = [
         transcript.priced(
@@ -185,6 +190,7 @@ def softmax_step(weights, x, y):
     return jax.tree.map(lambda w, g: w - 0.5 * g, weights, gradient)
 
 
+@pytest.mark.exhaustive  # federated/test_on_shares trains
 def test_a_training_step_through_relu_and_softmax_is_the_clear_one():
     rng = np.random.default_rng(2)
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
