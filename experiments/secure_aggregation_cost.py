@@ -44,7 +44,7 @@ import numpy as np
 
 from experiments.benchmarks import bench
 from ppml_lab import random
-from ppml_lab.lab import records
+from ppml_lab.lab.disk import records
 from ppml_lab.smpc import cost, dropouts, graphs, mask_keys, masking, operations, shamir
 from ppml_lab.smpc.field import F61
 from ppml_lab.smpc.network import LAN, WAN

@@ -84,7 +84,7 @@ def test_the_reader_of_imports_misses_none():
 from ppml_lab import base, dp
 import ppml_lab.smpc.ring as r
 def f():
-    from ppml_lab.lab.records import run_id
+    from ppml_lab.lab.disk.records import run_id
     import dp_accounting.pld
 """
     assert layers(source) == {"base", "dp", "smpc", "lab"}
@@ -135,6 +135,9 @@ def test_no_two_files_of_the_lab_import_each_other_in_a_circle():
 def test_a_tree_of_parts_knows_no_lab_and_the_engine_knows_no_stock_part():
     for path in sources(LAB / "tree"):
         assert all(".tree." in name for name in used_of_lab(path)), path
+    for path in sources(LAB / "disk"):
+        used = {name for name in used_of_lab(path) if ".disk" not in name}
+        assert used <= {"ppml_lab.lab.processes"}, path
     for path in LAB.glob("*.py"):
         knows = any(name.startswith("ppml_lab.lab.parts") for name in used_of_lab(path))
         # The command line offers stock parts by name.

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import pytest
 
-from ppml_lab.lab import processes, records
+from ppml_lab.lab import processes
+from ppml_lab.lab.disk import records
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ import pytest
 
 from ppml_lab import lab
 from ppml_lab.cli import experiments
-from ppml_lab.lab.provenance import open_folder
+from ppml_lab.lab.disk.provenance import open_folder
 from ppml_lab.lab.tree.identity import described
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -289,7 +289,7 @@ def over_turns(
 
 
 def _report(workers: Workers, task: Task, seed: int) -> Report | None:
-    from ppml_lab.lab import records
+    from ppml_lab.lab.disk import records
 
     about = {**task._asdict(), "seed": seed}
     folder = workers.results / "runs"

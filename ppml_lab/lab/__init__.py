@@ -4,10 +4,10 @@ from ppml_lab.lab import parts, plots
 from ppml_lab.lab.budget import calibrated, statement
 from ppml_lab.lab.columns import columns
 from ppml_lab.lab.composition import cost_together
+from ppml_lab.lab.disk.records import DamagedError
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.loading import LabData, facts_of, load_data
 from ppml_lab.lab.program import seconds_in_turns
-from ppml_lab.lab.records import DamagedError
 from ppml_lab.lab.results import Outcome, Point, Result
 from ppml_lab.lab.run import run_benchmark, run_experiment
 from ppml_lab.lab.setup import Facts, Layout, Schedule, Setup

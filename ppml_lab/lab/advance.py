@@ -17,13 +17,10 @@ from jaxtyping import Array, Bool, PyTree
 from ppml_lab import federated, trees
 from ppml_lab.lab import (
     budget,
-    checkpoints,
-    kept,
     processes,
     program,
-    provenance,
-    records,
 )
+from ppml_lab.lab.disk import checkpoints, kept, provenance, records
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.program import Chunk, Group, chunks_of
 from ppml_lab.lab.queue import Slice

@@ -14,10 +14,10 @@ from typing import Any
 
 from ppml_lab import arguments
 from ppml_lab.dp import events
-from ppml_lab.lab import records
 from ppml_lab.lab.budget import whole_run
 from ppml_lab.lab.building import built
 from ppml_lab.lab.command import again
+from ppml_lab.lab.disk import records
 from ppml_lab.lab.loading import facts_of
 from ppml_lab.lab.results import Result
 from ppml_lab.lab.tree.fields import is_part

@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from ppml_lab.lab.provenance import named
+from ppml_lab.lab.disk.provenance import named
 from ppml_lab.lab.tree.fields import fields_of, is_part_class, members, parts_in
 
 C = TypeVar("C", bound=Any)

@@ -16,13 +16,15 @@ from typing import Any, Literal
 import jax
 
 from ppml_lab import arguments, checks
-from ppml_lab.lab import checkpoints, kept, processes, program, queue
+from ppml_lab.lab import processes, program, queue
 from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
 from ppml_lab.lab.building import blaming, built, check_numbers
+from ppml_lab.lab.disk import checkpoints, kept
+from ppml_lab.lab.disk.provenance import check_room, made_by
+from ppml_lab.lab.disk.records import DamagedError
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.processes import Claims, open_claims
 from ppml_lab.lab.program import Group
-from ppml_lab.lab.provenance import check_room, made_by
 from ppml_lab.lab.queue import (
     Found,
     Slice,
@@ -31,7 +33,6 @@ from ppml_lab.lab.queue import (
     next_slice,
     usable,
 )
-from ppml_lab.lab.records import DamagedError
 from ppml_lab.lab.results import Outcome, Point, Run, check_same_data, run_of
 from ppml_lab.lab.setup import lab_mesh, num_rows
 from ppml_lab.lab.swept import check_swept

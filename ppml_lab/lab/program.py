@@ -19,7 +19,7 @@ from jaxtyping import Float, PyTree
 
 from ppml_lab import arguments, base, checks
 from ppml_lab.federated.simulate import run_chunk
-from ppml_lab.lab import kept
+from ppml_lab.lab.disk import kept
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.results import Point, key_words
 from ppml_lab.lab.setup import Facts, Schedule, lab_mesh, num_rows, over_points

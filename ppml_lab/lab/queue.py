@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jaxtyping import PyTree
 
-from ppml_lab.lab import checkpoints, processes, records
+from ppml_lab.lab import processes
+from ppml_lab.lab.disk import checkpoints, records
+from ppml_lab.lab.disk.provenance import made_by
 from ppml_lab.lab.processes import Claims
-from ppml_lab.lab.provenance import made_by
 from ppml_lab.lab.results import Run
 
 Found = Callable[[Path], Mapping[str, checkpoints.Saved]]

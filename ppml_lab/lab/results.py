@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import PyTree, UInt32
 
 from ppml_lab import arguments
-from ppml_lab.lab import records
 from ppml_lab.lab.building import built, promises_privacy, reads_schedule
-from ppml_lab.lab.kept import Kept
-from ppml_lab.lab.kept import load as load_kept
+from ppml_lab.lab.disk import records
+from ppml_lab.lab.disk.kept import Kept
+from ppml_lab.lab.disk.kept import load as load_kept
 from ppml_lab.lab.loading import CURE_OF_CHANCE, facts_of
 from ppml_lab.lab.setup import Facts
 from ppml_lab.lab.tree.identity import described, digest
@@ -192,8 +192,8 @@ class Outcome(NamedTuple):
         `setup.predict` takes. `kept` says after which round, and by which metric.
 
         **Guarantee:** of a private run they are one of the models that it releases,
-        which its epsilon covers for the rows that it trained; see `lab.kept` for what
-        choosing by validation rows costs these.
+        which its epsilon covers for the rows that it trained; see `lab.disk.kept` for
+        what choosing by validation rows costs these.
 
         Raises:
           FileNotFoundError: If none were kept; says how to get them.

@@ -15,16 +15,14 @@ import tyro
 from ppml_lab import arguments, federated
 from ppml_lab.data import files
 from ppml_lab.dp import cut
-from ppml_lab.lab import processes, records
+from ppml_lab.lab import processes
 from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.columns import completed
 from ppml_lab.lab.command import again, parse
 from ppml_lab.lab.composition import cost_together
-from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
-from ppml_lab.lab.processes import Shard, from_environment, parse_shard, take
-from ppml_lab.lab.progress import progress
-from ppml_lab.lab.provenance import (
+from ppml_lab.lab.disk import records
+from ppml_lab.lab.disk.provenance import (
     check_own,
     check_writable,
     cost,
@@ -33,6 +31,9 @@ from ppml_lab.lab.provenance import (
     provenance,
     total_cost,
 )
+from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
+from ppml_lab.lab.processes import Shard, from_environment, parse_shard, take
+from ppml_lab.lab.progress import progress
 from ppml_lab.lab.results import Point, Result, run_of
 from ppml_lab.lab.tree.identity import described
 

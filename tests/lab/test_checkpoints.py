@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab.lab import checkpoints
+from ppml_lab.lab.disk import checkpoints
 from ppml_lab.lab.processes import open_claims
 
 STATES = {

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from ppml_lab import base, dp, federated, lab, models
-from ppml_lab.lab import command, parts, records
+from ppml_lab.lab import command, parts
 from ppml_lab.lab.columns import completed
+from ppml_lab.lab.disk import records
 from ppml_lab.smpc import cost, graphs, network, transcript
 
 DIMENSION = 65 * 10

@@ -19,8 +19,9 @@ from scipy import stats
 
 from ppml_lab import base, dp, federated, lab, random
 from ppml_lab.dp import accounting, strategies
-from ppml_lab.lab import advance, parts, program, records
+from ppml_lab.lab import advance, parts, program
 from ppml_lab.lab.building import built
+from ppml_lab.lab.disk import records
 from ppml_lab.lab.results import run_of
 
 MEMBERS, COHORT, ROUNDS = 9, 3, 9

@@ -187,7 +187,7 @@ def test_checkpoints_of_other_code_are_left_unless_wanted(
 def test_a_table_names_all_that_its_runs_were_made_at(
     whole: tuple[Path, list[lab.Outcome]],
 ) -> None:
-    from ppml_lab.lab import provenance
+    from ppml_lab.lab.disk import provenance
 
     found = provenance.of_runs(one.folder for one in whole[1])
     assert len(found["commits"]) == len(found["codes"]) == len(found["devices"]) == 1

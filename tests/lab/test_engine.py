@@ -15,7 +15,8 @@ import pytest
 
 from ppml_lab import base, data, lab
 from ppml_lab.dp import accounting
-from ppml_lab.lab import advance, parts, program, records
+from ppml_lab.lab import advance, parts, program
+from ppml_lab.lab.disk import records
 from ppml_lab.lab.results import run_of
 
 TINY = parts.Federated(

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import records
-from ppml_lab.lab.provenance import check_room, check_writable, open_folder
+from ppml_lab.lab.disk import records
+from ppml_lab.lab.disk.provenance import check_room, check_writable, open_folder
 from ppml_lab.lab.run import parse
 
 

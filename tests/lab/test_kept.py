@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from ppml_lab import base, lab, trees
-from ppml_lab.lab import parts, records
+from ppml_lab.lab import parts
+from ppml_lab.lab.disk import records
 
 LAYOUT = lab.Layout(num_devices=1)
 CHOSEN = lab.Schedule(

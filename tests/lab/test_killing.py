@@ -16,7 +16,8 @@ import jax
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import parts, records
+from ppml_lab.lab import parts
+from ppml_lab.lab.disk import records
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """

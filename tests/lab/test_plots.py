@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ppml_lab import lab, tables
-from ppml_lab.lab import drawing, records
+from ppml_lab.lab import drawing
+from ppml_lab.lab.disk import records
 from ppml_lab.lab.plots import plot
 
 INF = math.inf

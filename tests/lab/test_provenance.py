@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COST = """
-from ppml_lab.lab.provenance import cost
+from ppml_lab.lab.disk.provenance import cost
 print(cost(None, 1.0)["peak_memory_bytes"])
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppml_lab.lab import records
+from ppml_lab.lab.disk import records
 
 
 def test_lines_after_the_last_checkpoint_are_cut(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ppml_lab import lab
-from ppml_lab.lab import parts, processes, records
+from ppml_lab.lab import parts, processes
+from ppml_lab.lab.disk import records
 
 TINY = parts.Federated(
     partition=parts.Iid(20),

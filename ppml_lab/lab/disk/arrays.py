@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ppml_lab.lab.records import DamagedError
+from ppml_lab.lab.disk.records import DamagedError
 
 
 def named(tree: PyTree) -> dict[str, np.ndarray]:

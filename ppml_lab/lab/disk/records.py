@@ -1,10 +1,10 @@
 """What a sweep leaves on disk: run folders, tables, and where they came from.
 
-    <folder>/provenance.json      where they come from (`lab.provenance`)
+    <folder>/provenance.json      where they come from (`lab.disk.provenance`)
     <folder>/table.csv            one row per finished run
     <folder>/runs/<id>/config.json, provenance.json, rounds.jsonl, result.json (its
                        presence means that the run is finished)
-    <folder>/checkpoints/    where unfinished runs stand (`lab.checkpoints`)
+    <folder>/checkpoints/    where unfinished runs stand (`lab.disk.checkpoints`)
 
 Every file is replaced in one step, so that a killed process leaves no half of one. What
 a result or a checkpoint builds on lies on the disk before it does, and a result holds

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from ppml_lab import arguments
-from ppml_lab.lab import records
+from ppml_lab.lab.disk import records
 
 FORMAT = 3
 """Of results folders; 1 and 2 are from before setups."""
@@ -80,7 +80,7 @@ def _made_by(num_modules: int) -> Mapping[str, str]:
 
 def _own_files() -> set[str]:
     """The package's files and those of the user's modules."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     found = {str(path) for path in package.rglob("*.py")}
     installed = tuple(
         {os.path.realpath(place) + os.sep for place in sysconfig.get_paths().values()}

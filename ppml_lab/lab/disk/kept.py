@@ -26,8 +26,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ppml_lab import trees
-from ppml_lab.lab import arrays
-from ppml_lab.lab.records import DamagedError
+from ppml_lab.lab.disk import arrays
+from ppml_lab.lab.disk.records import DamagedError
 
 HOW = "run_sweep(..., keep='last', again=True), or --keep last --again"
 """How a finished run gets parameters."""

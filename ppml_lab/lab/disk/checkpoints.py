@@ -25,9 +25,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import trees
-from ppml_lab.lab import arrays, kept
+from ppml_lab.lab.disk import arrays, kept
+from ppml_lab.lab.disk.records import DamagedError
 from ppml_lab.lab.processes import Claims
-from ppml_lab.lab.records import DamagedError
 
 
 class Saved(NamedTuple):

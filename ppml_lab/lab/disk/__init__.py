@@ -1,0 +1,1 @@
+"""What a sweep writes and reads back: records, checkpoints, parameters, provenance."""
