@@ -75,21 +75,6 @@ SETUP = Shown(
 )
 
 
-class StoppedError(Exception):
-    """In the middle of a sweep."""
-
-
-def stop_after(rounds: int) -> Callable[[int, str], None]:
-    left = [rounds]
-
-    def report(done: int, text: str) -> None:
-        left[0] -= done
-        if left[0] < 0:
-            raise StoppedError
-
-    return report
-
-
 def noise_of(point: lab.Point) -> np.ndarray:
     """`C^-1 z` in float64, from the seed words that the point's own key gives."""
     (words,) = program.inputs_of([point]).words
@@ -103,16 +88,16 @@ def noise_of(point: lab.Point) -> np.ndarray:
 
 
 @pytest.mark.exhaustive  # after a stop: dp/test_correlated
-def test_a_stopped_sweep_makes_the_noise_of_the_matrix_product(tmp_path: Path) -> None:
+def test_a_stopped_sweep_makes_the_noise_of_the_matrix_product(
+    tmp_path: Path, stop_sweep: Callable[..., None]
+) -> None:
     """Three points with one seed, vmapped, stopped after their third round."""
     points = lab.points(lab.axis("mechanism.subtracted", LAMBDAS), SETUP, delta=1e-2)
     assert len({advance.program.group_of(point) for point in points}) == 1
-    arguments: dict[str, Any] = {"slice_size": 4, "checkpoint_seconds": 0}
-    with pytest.raises(StoppedError):
-        lab.run_sweep(points, tmp_path, report=stop_after(9), **arguments)
+    stop_sweep(points, tmp_path, rounds=9, slice_size=4)
     (saved,) = tmp_path.glob("checkpoints/*/*")
     assert saved.name == "3"
-    lab.run_sweep(points, tmp_path, **arguments)
+    lab.run_sweep(points, tmp_path, slice_size=4)
     all_noise = []
     for point in points:
         lines = records.read_lines(run_of(point, tmp_path).folder / "rounds.jsonl")
