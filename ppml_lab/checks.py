@@ -22,9 +22,13 @@ def is_traced(value: Any) -> bool:
     return jax is not None and isinstance(value, jax.core.Tracer)
 
 
-def number(name: str, value: Any) -> None:
+def number(name: str, value: Any) -> Any:
     """Raises ValueError unless `value` is one real number: not a truth value, not text,
     and no array with axes.
+
+    Returns:
+      It, but no array of jax's: what that is compared with would be traced wherever it
+      is a constant of a loop.
     """
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     is_scalar = getattr(value, "ndim", None) == 0 and kind not in "bcOSTUMm"
@@ -34,6 +38,9 @@ def number(name: str, value: Any) -> None:
     if isinstance(value, int) and abs(value) > sys.float_info.max:
         digits = len(f"{abs(value):x}")
         raise ValueError(f"{name} must be a number, got one of {digits} hex digits")
+    jax = sys.modules.get("jax")
+    is_array = jax is not None and isinstance(value, jax.Array)
+    return value.__array__()[()] if is_array else value
 
 
 def key(name: str, value: Any) -> None:
@@ -56,7 +63,7 @@ def positive(name: str, value: Any, *, allow_inf: bool = False) -> None:
     """Raises ValueError unless `value` is above 0 (and finite, unless `allow_inf`)."""
     if is_traced(value):
         return
-    number(name, value)
+    value = number(name, value)
     if not value > 0 or (math.isinf(value) and not allow_inf):
         raise ValueError(
             f"{name} must be positive{'' if allow_inf else ' and finite'}, got {value}"
@@ -67,7 +74,7 @@ def non_negative(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is finite and at least 0."""
     if is_traced(value):
         return
-    number(name, value)
+    value = number(name, value)
     if not (value >= 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be finite and not negative, got {value}")
 
@@ -76,7 +83,7 @@ def probability(name: str, value: Any, *, allow_one: bool) -> None:
     """Raises ValueError unless `value` lies in (0, 1), or (0, 1] with `allow_one`."""
     if is_traced(value):
         return
-    number(name, value)
+    value = number(name, value)
     if not (0 < value < 1 or (allow_one and value == 1)):
         raise ValueError(
             f"{name} must lie in (0, 1{']' if allow_one else ')'}, got {value}"
@@ -87,7 +94,7 @@ def share(name: str, value: Any) -> None:
     """Raises ValueError unless `value` lies in [0, 1)."""
     if is_traced(value):
         return
-    number(name, value)
+    value = number(name, value)
     if not 0 <= value < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {value}")
 
@@ -96,7 +103,7 @@ def within(name: str, value: Any, least: Any, most: Any) -> None:
     """Raises ValueError unless `value` is a number in [least, most]."""
     if any(map(is_traced, (value, least, most))):
         return
-    number(name, value)
+    value = number(name, value)
     low, high = float(least), float(most)
     if not low <= float(value) <= high:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
@@ -106,7 +113,7 @@ def at_least(name: str, value: Any, least: int) -> None:
     """Raises ValueError unless `value` is an integer of 64 bits, at least `least`."""
     if is_traced(value):
         return
-    number(name, value)
+    value = number(name, value)
     # int() of nan or infinity would raise an error of its own.
     is_whole = isinstance(value, int) or (math.isfinite(value) and value == int(value))
     if not is_whole or value < least:

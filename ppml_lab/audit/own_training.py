@@ -7,7 +7,8 @@ but `score(model, rows)`, higher where the rows look as if they were in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,9 @@ Train = Callable[[base.Key, PyTree], Any]
 """`(key, examples)`: a model, anything that `Score` reads."""
 Score = Callable[[Any, PyTree], Any]
 """`(model, rows)`: numbers, higher where these rows look as if they were trained."""
+
+_OWN = 0x61756474
+"""Folded into keys, so that data made of `jax.random.key(seed)` share none of them."""
 
 
 class Leak(NamedTuple):
@@ -84,7 +88,8 @@ def training(
 
     Args:
       train: What is audited. It makes all its randomness of the key, and looks at
-        nothing of its own but the examples: their number is theirs to tell.
+        nothing of its own but the examples: their number is theirs to tell. With a
+        width it is traced once more to see whether that gives the same program.
       examples: Whom it is trained on: arrays, rows along the leading axis.
       canary: The record: rows of the same fields, one for a row of data, or all of one
         person. `audit.canaries` has some that are easily found.
@@ -93,14 +98,15 @@ def training(
         neighbours under "replace_one"; None leaves it out ("add_or_remove_one").
       num_runs: Trainings on each side.
       width: Trainings at once in one compiled program, for functions that jax can
-        trace; None calls them one by one, as they are.
+        trace; None calls them one by one, as they are, both sides in random order.
       seed: Of the runs' keys and of the halves.
       delta: At which epsilon is bounded.
       alpha: The chance that the bound is wrong.
 
     Raises:
       ValueError: For rows that do not fit the examples, a score that is not one number
-        or NaN, functions that jax cannot trace with a width, or too few runs.
+        or NaN, functions that jax cannot trace with a width or that make randomness of
+        their own where it does, or too few runs.
     """
     checks.at_least("seed", seed, 0)
     check_runs(num_runs, alpha, delta)
@@ -116,12 +122,15 @@ def training(
                 "give as many"
             )
         outside = _joined(examples, instead)
-    keys = jax.random.split(jax.random.key(seed), 2 * num_runs)
-    attack = _one_by_one if width is None else _compiled(width)
-    scores_in, scores_out = (
-        attack(train, score, own, rows, canary)
-        for own, rows in ((keys[:num_runs], inside), (keys[num_runs:], outside))
-    )
+    own = jax.random.fold_in(jax.random.key(seed), _OWN)
+    keys = jax.random.split(own, 2 * num_runs)
+    sides = (keys[:num_runs], inside), (keys[num_runs:], outside)
+    if width is None:
+        scores_in, scores_out = _one_by_one(train, score, sides, canary, seed)
+    else:
+        scores_in, scores_out = (
+            _compiled(train, score, own, rows, canary, width) for own, rows in sides
+        )
     return leak_of(scores_in, scores_out, seed, delta, alpha)
 
 
@@ -192,9 +201,12 @@ def training_in_one_run(
     most = one_run.Guesses(count, 2 * each, 2 * each)
     # Before what takes long: too few bound nothing.
     ceiling = one_run.steinke(most, delta=delta, alpha=alpha).epsilon
-    included = np.random.default_rng(seed).random(count) < 0.5
+    # A stream of their own: canaries may be made of `default_rng(seed)`.
+    included = np.random.default_rng([seed, *b"coins"]).random(count) < 0.5
     chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[included], canaries)
-    model = train(jax.random.key(seed), _joined(examples, chosen))
+    model = train(
+        jax.random.fold_in(jax.random.key(seed), _OWN), _joined(examples, chosen)
+    )
     scores = np.asarray(score(model, canaries), np.float64)
     if scores.shape != (count,):
         raise ValueError(
@@ -206,36 +218,73 @@ def training_in_one_run(
     return LeakInOneRun(bound, ceiling, guesses, scores, included)
 
 
-def _compiled(width: int) -> Callable[..., np.ndarray]:
-    """All runs in one program, `width` at once."""
+def _compiled(
+    train: Train, score: Score, keys: base.Key, rows: PyTree, canary: PyTree, width: int
+) -> np.ndarray:
+    """All runs of a side in one program, `width` at once."""
 
-    def attack(
-        train: Train, score: Score, keys: base.Key, rows: PyTree, canary: PyTree
-    ) -> np.ndarray:
-        @jax.jit
-        def program(keys: base.Key, rows: PyTree, canary: PyTree) -> Array:
-            return jax.lax.map(
-                lambda key: _one_number(score(train(key, rows), canary)),
-                keys,
-                batch_size=None if width == 1 else width,
-            )
+    def one(key: base.Key, rows: PyTree, canary: PyTree) -> Array:
+        return _one_number(score(train(key, rows), canary))
 
-        try:
-            return np.asarray(program(keys, rows, canary), np.float64)
-        except jax.errors.JAXTypeError as error:
+    @jax.jit
+    def program(keys: base.Key, rows: PyTree, canary: PyTree) -> Array:
+        return jax.lax.map(
+            lambda key: one(key, rows, canary),
+            keys,
+            batch_size=None if width == 1 else width,
+        )
+
+    try:
+        first, second = (_traced(one, keys[0], rows, canary) for _ in range(2))
+        if first != second:
             raise ValueError(
-                "train or score cannot be traced by jax; width=None calls them one by "
-                f"one, as they are ({str(error).splitlines()[0]})"
-            ) from error
+                "train or score makes randomness of its own, of which tracing makes a "
+                "constant of all runs of a side: make it of the key, or give width=None"
+            )
+        return np.asarray(program(keys, rows, canary), np.float64)
+    except jax.errors.JAXTypeError as error:
+        raise ValueError(
+            "train or score cannot be traced by jax; width=None calls them one by "
+            f"one, as they are ({str(error).splitlines()[0]})"
+        ) from error
 
-    return attack
+
+def _traced(one: Callable[..., Array], *arguments: Any) -> tuple[str, list[bytes]]:
+    """What a function becomes when it is traced: its operations and constants."""
+
+    # A function of its own, for jax remembers what it has traced.
+    def again(*arguments: Any) -> Array:
+        return one(*arguments)
+
+    found = jax.make_jaxpr(again)(*arguments)
+    constants = [
+        np.asarray(jax.random.key_data(c) if _is_key(c) else c) for c in found.consts
+    ]
+    words = re.sub(r"0x[0-9a-f]+", "", str(found.jaxpr))
+    return words, [constant.tobytes() for constant in constants]
+
+
+def _is_key(value: Any) -> bool:
+    return jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _one_by_one(
-    train: Train, score: Score, keys: base.Key, rows: PyTree, canary: PyTree
+    train: Train,
+    score: Score,
+    sides: Sequence[tuple[base.Key, PyTree]],
+    canary: PyTree,
+    seed: int,
 ) -> np.ndarray:
-    found = [_one_number(score(train(key, rows), canary)) for key in keys]
-    return np.asarray(found, np.float64)
+    """The runs of both sides in random order, so that what changes from call to call
+    tells nothing about a side; `[2, num_runs]`.
+    """
+    num_runs = len(sides[0][0])
+    found = np.zeros(2 * num_runs)
+    for run in np.random.default_rng([seed, *b"order"]).permutation(2 * num_runs):
+        side, number = divmod(int(run), num_runs)
+        keys, rows = sides[side]
+        found[run] = _one_number(score(train(keys[number], rows), canary))
+    return found.reshape(2, num_runs)
 
 
 def _one_number(found: Any) -> Any:

@@ -280,14 +280,25 @@ def _mean(values: Float[Array, " n"], weights: Any) -> Float[Array, ""]:
 
 
 _HIGHER = {"accuracy", "auc", "auroc", "auprc", "f1", "precision", "recall", "r2"}
-_HIGHER |= {"sensitivity", "specificity", "dice", "iou", "bleu", "rouge"}
+_HIGHER |= {"sensitivity", "specificity", "dice", "iou", "bleu", "rouge", "concordance"}
 _LOWER = {"loss", "error", "mse", "rmse", "mae", "squared", "perplexity", "nll"}
+_LOWER |= {"entropy", "brier", "deviance"}
+
+
+def says_higher_is_better(name: str) -> bool | None:
+    """Whether a word of a metric's name says that high values are good; None if no word
+    does, or two say otherwise.
+    """
+    words = set(name.lower().replace("-", "_").split("_"))
+    is_top_k = any(re.fullmatch(r"top\d+", word) for word in words)
+    says_higher, says_lower = bool(words & _HIGHER) or is_top_k, bool(words & _LOWER)
+    return None if says_higher == says_lower else says_higher
 
 
 def _is_higher_better(
     name: str, higher: Collection[str], lower: Collection[str]
 ) -> bool:
-    """What the caller says, else what a word of the metric's name says."""
+    """What the caller says, else what the metric's name says."""
     if name in higher or name in lower:
         if name in higher and name in lower:
             raise ValueError(
@@ -295,15 +306,13 @@ def _is_higher_better(
                 "it in one"
             )
         return name in higher
-    words = set(name.lower().replace("-", "_").split("_"))
-    is_top_k = any(re.fullmatch(r"top\d+", word) for word in words)
-    says_higher, says_lower = bool(words & _HIGHER) or is_top_k, bool(words & _LOWER)
-    if says_higher == says_lower:
+    said = says_higher_is_better(name)
+    if said is None:
         raise ValueError(
             f"whether high values of metric '{name}' are good is not known; name it in "
             "higher_is_better or in lower_is_better"
         )
-    return says_higher
+    return said
 
 
 def per_example(task: base.Task, params: PyTree, examples: PyTree) -> dict[str, Array]:

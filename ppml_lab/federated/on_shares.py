@@ -241,6 +241,7 @@ def training_on_shares(
     @arguments.checked
     def in_the_clear(params: PyTree, parts: Mapping[Any, PyTree]) -> PyTree:
         check(params, parts)
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
         examples = jax.tree.map(jnp.asarray, join(parts))
 
         def one(params: PyTree, number: Array) -> tuple[PyTree, None]:

@@ -57,8 +57,13 @@ def report(
         bounded = contributions.clip(
             whose, mechanism, clip_key, mechanism_state, weighed
         )
-        # Who has no examples sends an update of zero, but has nothing to tell.
-        weight = jnp.where(size > 0, weight, 0.0)
+        if mechanism.trust == "central":
+            # An empty place is none, in what is counted beside updates too: two data
+            # sets that are neighbours under zero_out differ by it.
+            bounded = trees.where(size > 0, bounded, 0.0)
+        # Who has no examples has nothing to tell; of people, that there are none.
+        if whose.unit == "client":
+            weight = jnp.where(size > 0, weight, 0.0)
         return {
             "message": aggregator.encode(encode_key, session, place, bounded),
             "weight": weight,

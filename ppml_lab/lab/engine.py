@@ -162,7 +162,7 @@ def run_sweep(
             f"{missing} of {len(points)} runs are being made by another process in "
             f"{folder}; run this again when that has ended"
         )
-    return [run.outcome() for run in runs]
+    return [run.outcome(keep) for run in runs]
 
 
 def _what_hosts_share(runs: Sequence[Run]) -> dict[str, str]:

@@ -120,12 +120,12 @@ class Run(NamedTuple):
         """What code made the result, see `provenance.made_by`."""
         return records.read_json(self.folder / "provenance.json").get("made_by", {})
 
-    def outcome(self) -> Outcome:
-        """What the finished run left."""
+    def outcome(self, keep: str | None = None) -> Outcome:
+        """What the finished run left, to a sweep that asked it to `keep` parameters."""
         last = records.read_result(self.folder)
         kept = _kept(last)
         last.pop("kept", None)
-        return Outcome(_with_nan(last), self.folder, kept, self.point.setup)
+        return Outcome(_with_nan(last), self.folder, kept, self.point.setup, keep)
 
 
 @arguments.checked
@@ -185,6 +185,9 @@ class Outcome(NamedTuple):
     """Which of its parameters are kept beside it; None if none are."""
     setup: Any = None
     """What ran."""
+    asked: str | None = None
+    """Which parameters the sweep asked for; a run that was finished before keeps what
+    it was asked for then."""
 
     def params(self) -> PyTree:
         """The parameters that the sweep kept (`run_sweep(..., keep=)`), as arrays on
@@ -196,9 +199,16 @@ class Outcome(NamedTuple):
         what choosing by validation rows costs these.
 
         Raises:
-          FileNotFoundError: If none were kept; says how to get them.
+          FileNotFoundError: If none were kept, or others than the sweep asked for; says
+            how to get them.
           DamagedError: If they changed since the run ended, or are gone; says where.
         """
+        if self.kept and self.asked not in (None, self.kept.keep):
+            raise FileNotFoundError(
+                f"{self.folder} keeps the parameters of its {self.kept.keep} round or "
+                f"evaluation, and this sweep asked for the {self.asked}: again=True "
+                "(--again) makes the run anew"
+            )
         like = jax.eval_shape(built(self.setup).init, jax.random.key(0)).params
         return load_kept(self.folder, self.kept, like)
 

@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from ppml_lab import base, checks, data, federated
+from ppml_lab.federated import evaluation
 from ppml_lab.lab.tree import paths
 from ppml_lab.lab.tree.fields import fields_of, is_part
 from ppml_lab.lab.tree.part import part
@@ -72,6 +73,9 @@ class Schedule:
     the only rows that stopping and choosing look at. Nothing is promised for them."""
     metric: str = "accuracy"
     """What stopping and choosing look at: "loss" for `validation_loss`."""
+    higher_is_better: bool | None = None
+    """Of the metric; None for one whose name says it, as those of "accuracy" and
+    "loss" do."""
     stop_at: float | None = None
     """Ends a run after a chunk in which the metric reached this."""
     keep: Literal["last", "best"] = "last"
@@ -102,7 +106,9 @@ class Schedule:
         return f"validation_{self.metric}"
 
     def check_judged(self, metrics: Collection[str]) -> None:
-        """Raises ValueError unless the metric is one of an evaluation's."""
+        """Raises ValueError unless the metric is one of an evaluation's, of which it is
+        known which values are good.
+        """
         if self.judged not in metrics:
             start = len("validation_")
             known = [k[start:] for k in metrics if k.startswith("validation_")]
@@ -110,11 +116,20 @@ class Schedule:
                 f"schedule.metric '{self.metric}' is none of the evaluation's: "
                 f"{', '.join(known)}"
             )
+        _ = self.smaller_is_better
 
     @property
     def smaller_is_better(self) -> bool:
-        """Of the metric, by its name."""
-        return any(word in self.metric for word in ("loss", "error", "mse"))
+        """Of the metric. Raises ValueError if neither field nor name says so."""
+        higher = self.higher_is_better
+        if higher is None:
+            higher = evaluation.says_higher_is_better(self.metric)
+        if higher is None:
+            raise ValueError(
+                f"whether high values of metric '{self.metric}' are good is not known: "
+                "set the schedule's higher_is_better to True or False"
+            )
+        return not higher
 
     def rank(self, value: Any) -> Array:
         """A float32 that is least for the best value of the metric, and largest for one

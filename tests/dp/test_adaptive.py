@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from ppml_lab import dp, federated, pairs
+from ppml_lab import base, dp, federated, pairs
 from ppml_lab.dp import accounting, per_example
 
 KEY = jax.random.key(3)
@@ -240,6 +241,42 @@ def test_it_costs_what_a_gaussian_of_the_same_multiplier_costs():
     z_update = 1.5 * np.sqrt(1.01)
     z_count = 1.5 * np.sqrt(1.01) / (2 * 0.1)
     np.testing.assert_allclose(z_update**-2 + (2 * z_count) ** -2, 1.5**-2)
+
+
+@pytest.mark.parametrize("count_weight", [0.1, 1.0])
+def test_an_empty_place_has_no_vote(count_weight):
+    """Under zero_out a neighbour has a client's place empty: the sum moves by what the
+    noise is for, though the client's vote was against.
+    """
+    task = base.Task(
+        init=lambda key: jnp.zeros(3),
+        loss=lambda key, params, rows: jnp.sum((params - rows) ** 2, -1) / 2,
+        evaluate=lambda params, rows: {},
+    )
+    mechanism = dp.adaptive_gaussian(1.0, 0.0, 3.0, count_weight=count_weight)
+    seen = []
+
+    def watched(key, state, total, sensitivity):
+        jax.debug.callback(lambda *told: seen.append(told), total, sensitivity)
+        return mechanism.privatize(key, state, total, sensitivity)
+
+    algorithm = federated.averaging(
+        task,
+        federated.local_sgd(task, optax.sgd(1.0), 1, num_epochs=1),
+        federated.min_separation(3, 3),
+        mechanism=mechanism._replace(privatize=watched),
+    )
+    rows = np.array([[5.0, 0, 0], [0.01, 0, 0], [0, 0.01, 0]], np.float32)
+    for first in (0, 1):
+        offsets = jnp.array([0, 1, 2, 3] if first == 0 else [0, 0, 1, 2])
+        clients = base.Clients(jnp.asarray(rows[first:]), offsets)
+        jax.block_until_ready(
+            jax.jit(algorithm.round)(KEY, algorithm.init(KEY), clients)
+        )
+    jax.effects_barrier()
+    (whole, sensitivity), (without, _) = seen
+    moved = optax.tree.norm(jax.tree.map(np.subtract, whole, without))
+    assert float(moved) == pytest.approx(float(sensitivity), rel=1e-5)
 
 
 def test_examples_vote_like_clients():

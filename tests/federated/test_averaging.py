@@ -90,6 +90,19 @@ def in_cohort(sampler, key):
     return np.asarray(cohort.indices)[np.asarray(cohort.weights) > 0]
 
 
+def test_a_round_runs_without_jit_as_with_it(regression, clients):
+    trainer = federated.local_sgd(regression, optax.sgd(0.1), 3, num_epochs=1)
+    algorithm = federated.averaging(regression, trainer, federated.everyone(5))
+    state = algorithm.init(KEY)
+    eager, _ = algorithm.round(KEY, state, clients)
+    compiled, _ = jax.jit(algorithm.round)(KEY, state, clients)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6),
+        eager.params,
+        compiled.params,
+    )
+
+
 def test_the_mean_of_one_step_each_is_fedsgd(run, clients):
     params, info = run(START)
     updates = client_updates(clients, START)

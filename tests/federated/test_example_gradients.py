@@ -216,6 +216,25 @@ def test_people_are_counted(clients, with_people):
     assert data.people(held) == data.People(7, 5, 2, 4, 3)
 
 
+def test_hospitals_without_people_change_no_number_that_is_told(regression, clients):
+    """Nobody of theirs can be drawn, and means are over the people there are."""
+    told = []
+    for empty in (0, 2):
+        offsets = np.append(np.zeros(empty, np.int32), clients.offsets)
+        some = clients._replace(offsets=jnp.asarray(offsets))
+        algorithm = federated.averaging(
+            regression,
+            federated.example_gradients(regression, data.people(some), 1.0),
+            federated.everyone(len(offsets) - 1),
+        )
+        state, info = jax.jit(algorithm.round)(KEY, algorithm.init(KEY), some)
+        told.append((state.params, info["batch_size"], info["train_loss"]))
+    assert told[0][1] == 18
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), *told
+    )
+
+
 @pytest.mark.parametrize("clip_norm", [MUCH, 0.4])
 def test_a_persons_rows_are_one_contribution(regression, with_people, clip_norm):
     algorithm = hospitals(

@@ -70,7 +70,7 @@ def test_without_noise_it_is_training_on_pooled_data(parts, batch):
     ],
 )
 def test_the_twin_trains_floats_without_noise(parts, options):
-    found = training(**options).in_the_clear(jnp.zeros(3), parts)
+    found = training(**options).in_the_clear(jnp.zeros(3, jnp.bfloat16), parts)
     clear = in_the_clear(parts, options.get("batch_size", 24))
     np.testing.assert_allclose(found, clear, rtol=1e-5)
 

@@ -220,8 +220,12 @@ def test_finished_runs_without_parameters_say_how_to_get_them(
     said.clear()
     for keep in ("last", None):
         found = lab.run_sweep(points(), tmp_path, keep=keep, again=True, report=tell)
-        assert found == again
+        assert [one._replace(asked="last") for one in found] == again
     assert said == ["2 runs were finished before"] * 2
+    # Nor is it taken for something else.
+    others = lab.run_sweep(points(), tmp_path, keep="best")
+    with pytest.raises(FileNotFoundError, match=r"of its last .* asked for the best"):
+        others[0].params()
 
 
 def test_damage_is_named(best: list[lab.Outcome], tmp_path: Path) -> None:
@@ -288,6 +292,31 @@ def test_ranks_order_evaluations(values: list[float], chosen: int) -> None:
     upwards = dataclasses.replace(CHOSEN, metric="accuracy")
     ranks = [upwards.rank(-value) for value in values]
     assert 1 + int(np.argmin(ranks)) == chosen
+
+
+@pytest.mark.parametrize(
+    ("metric", "smaller"),
+    [
+        *((name, True) for name in ("loss", "perplexity", "nll", "mae", "brier_score")),
+        *((name, False) for name in ("accuracy", "semseg_iou", "terror_recall")),
+        ("concordance", False),
+    ],
+)
+def test_names_of_metrics_say_which_values_are_good(metric: str, smaller: bool) -> None:
+    schedule = dataclasses.replace(CHOSEN, metric=metric)
+    assert schedule.smaller_is_better == smaller
+    turned = dataclasses.replace(schedule, higher_is_better=smaller)
+    assert turned.smaller_is_better != smaller
+
+
+@pytest.mark.parametrize("metric", ["gain", "accuracy_loss"])
+def test_a_metric_whose_name_says_nothing_is_asked_about(metric: str) -> None:
+    schedule = lab.Schedule(validation=0.1, metric=metric, keep="best")
+    with pytest.raises(ValueError, match=f"metric '{metric}' are good is not known: "):
+        schedule.check_judged([f"validation_{metric}"])
+    asked = dataclasses.replace(schedule, higher_is_better=True)
+    asked.check_judged([f"validation_{metric}"])
+    assert not asked.smaller_is_better
 
 
 @dataclasses.dataclass(frozen=True)

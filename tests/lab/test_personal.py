@@ -68,6 +68,9 @@ def test_a_personal_head_is_judged_by_rows_of_its_own_client(swept: Any) -> None
     assert head["client_accuracy"] > 0.6
     assert private["client_loss"] != head["client_loss"]
     assert 0 < private["client_accuracy"] < 1
+    # Nor does anybody's predict.
+    with pytest.raises(ValueError, match=r"clients keep .* has a model of its own"):
+        points[0].setup.predict({}, {})
     # Bytes without it.
     assert bytes_sent(points[0].setup) == 4 * SHARED
     assert bytes_sent(SETUP) == 4 * (SHARED + HEAD)

@@ -19,7 +19,18 @@ class Modelled:
     """
 
     def predict(self: Any, params: PyTree, rows: PyTree) -> Array:
-        """The model's scores."""
+        """The model's scores.
+
+        Raises:
+          ValueError: If each client has a model of its own: what it keeps is not among
+            the parameters.
+        """
+        if kept := getattr(self, "kept", ()):
+            raise ValueError(
+                f"clients keep {kept[0]}, so that each has a model of its own, and "
+                "these parameters have it as it was before training; `client_` metrics "
+                "judge the clients' models, and a setup without kept has one for all"
+            )
         return self.model.predict(facts_of(self), params, rows)
 
     def judged(self: Any, state: Any, rows: PyTree) -> dict[str, Array]:
