@@ -229,7 +229,8 @@ def _check_metric(metric: str, names: Sequence[str], rows: Sequence[list[Row]]) 
     checks.known("metric", metric, shared)
     for table in rows:
         for row in table:
-            if isinstance(row[metric], str):
+            # Tables spell out what a run that diverged has.
+            if isinstance(row[metric], str) and row[metric] != "nan":
                 raise ValueError(
                     f"metric {metric} must be a number, got '{row[metric]}'"
                 )
