@@ -24,6 +24,7 @@ TOLD_APART_BY = (
 )
 """Columns that say what a run is, wherever they stand: no mean is over several."""
 
+_EPSILON = re.compile(r"(^|_)epsilon(_|$)")
 _WORDS: dict[str, Value] = {"": None, "True": True, "False": False}
 _WORDS |= {"inf": math.inf, "-inf": -math.inf}
 # A digest such as 12e3456 is none.
@@ -63,6 +64,11 @@ def value(cell: str) -> Value:
     if not _NUMBER.fullmatch(cell):
         return cell
     return float(cell) if set(cell) & set(".e") else int(cell)
+
+
+def is_epsilon(column: str) -> bool:
+    """Whether a column holds epsilons, by its name."""
+    return bool(_EPSILON.search(column))
 
 
 def is_number(cell: Value) -> bool:

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ppml_lab.cli.tables import Row, Value
+from ppml_lab.tables import is_epsilon
 
 NEEDED = ("dataset", "model", "metric")
 NEEDED += ("privacy_unit", "neighboring_relation", "adversary")
 """Columns that a table has to have, and two rows have to agree on."""
-BESIDE = ("experiment", "data_digest")
+BESIDE = ("experiment", "data_digest", "delta", "measured_or_projected")
 """Columns that they have to agree on where both tables have them."""
+OF_EPSILONS = ("delta", "trust")
+"""Columns without which an epsilon means nothing: where one is compared, a table has to
+have the first, and rows have to agree on all that both tables have."""
 ANY = "all"
 """Every column, even of tables that do not have it."""
 
@@ -24,20 +28,24 @@ def check_asked(across: Sequence[str]) -> None:
     from ppml_lab import checks
 
     for name in across:
-        checks.known("across", name, (*NEEDED, *BESIDE, ANY))
+        known = dict.fromkeys((*NEEDED, *BESIDE, *OF_EPSILONS, ANY))
+        checks.known("across", name, [*known])
 
 
-def unsaid(rows: Sequence[Row]) -> list[str]:
-    """The columns that are needed and that a table does not have."""
-    return [name for name in NEEDED if name not in rows[0]]
+def unsaid(rows: Sequence[Row], metric: str) -> list[str]:
+    """The columns that a metric needs and that a table does not have."""
+    needed = (*NEEDED, *(OF_EPSILONS[:1] if is_epsilon(metric) else ()))
+    return [name for name in needed if name not in rows[0]]
 
 
-def check_said(path: Path, rows: Sequence[Row], across: Sequence[str]) -> None:
+def check_said(
+    path: Path, rows: Sequence[Row], metric: str, across: Sequence[str]
+) -> None:
     """Raises ValueError for a table without columns that are needed, unless asked."""
-    missing = unsaid(rows)
+    missing = unsaid(rows, metric)
     if ANY in across or set(missing) <= set(across):
         return
-    is_old = len(missing) == len(NEEDED)
+    is_old = set(NEEDED) <= set(missing)
     raise ValueError(
         f"{path} does not say its {', '.join(missing)}"
         f"{', as tables from before these were columns' if is_old else ''}: make it "
@@ -47,14 +55,19 @@ def check_said(path: Path, rows: Sequence[Row], across: Sequence[str]) -> None:
 
 
 def differing(
-    first: Mapping[Value, Row], second: Mapping[Value, Row], *, paired: bool
+    first: Mapping[Value, Row],
+    second: Mapping[Value, Row],
+    *,
+    metric: str,
+    paired: bool,
 ) -> Differing:
     """Where two groups of rows, by seed, are not of the same data, experiment or
-    promise: seed by seed for pairs, else taken together.
+    promise, as far as a metric goes: seed by seed for pairs, else taken together.
     """
     found: Differing = {}
     every = [*first.values(), *second.values()]
-    for name in (*NEEDED, *BESIDE):
+    more = OF_EPSILONS if is_epsilon(metric) else ()
+    for name in dict.fromkeys((*NEEDED, *BESIDE, *more)):
         if any(name not in row for row in every):
             continue
         one, other = (_values(side, name) for side in (first, second))

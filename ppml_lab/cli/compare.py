@@ -67,8 +67,10 @@ def compare(
     says which it was.
 
     Rows of a group have to be of the same dataset (and data, by their digest),
-    experiment, model, metric, privacy unit, neighbouring relation and adversary, unless
-    `across` names what may differ.
+    experiment, model, metric, privacy unit, neighbouring relation, adversary and delta,
+    and all be measured or all projected; epsilons have to have the same trust too.
+    Otherwise `across` names what may differ. Rows without a finite metric, such as
+    those of runs that diverged, are left out and counted.
 
     Example: python -m ppml_lab compare privacy_utility /tmp/mine --metric accuracy
 
@@ -92,7 +94,7 @@ def compare(
     names = _label_names(paths, rows, labels, across)
     _check_metric(metric, names, rows)
     for path, table in zip(paths, rows, strict=True):
-        alike.check_said(path, table, across)
+        alike.check_said(path, table, metric, across)
     compared = _compare(paths, rows, names, metric, across)
     found = compared.groups
     if as_json:
@@ -101,7 +103,7 @@ def compare(
         return
     print(f"{metric} of {paths[1]} minus {paths[0]}, 95% interval")
     for path, table in zip(paths, rows, strict=True):
-        if missing := alike.unsaid(table):
+        if missing := alike.unsaid(table, metric):
             print(f"{path} does not say its {', '.join(missing)}")
     if compared.differing:
         print(f"not alike: {alike.in_words(compared.differing, paths)}")
@@ -229,7 +231,8 @@ def _check_metric(metric: str, names: Sequence[str], rows: Sequence[list[Row]]) 
     checks.known("metric", metric, shared)
     for table in rows:
         for row in table:
-            if isinstance(row[metric], str):
+            # Tables spell out what a run that diverged has.
+            if isinstance(row[metric], str) and row[metric] != "nan":
                 raise ValueError(
                     f"metric {metric} must be a number, got '{row[metric]}'"
                 )
@@ -249,7 +252,7 @@ def _compare(
     shared = [group for group in first if group in second]
     if not shared:
         whole: list[dict[Value, Row]] = [dict(enumerate(table)) for table in rows]
-        alike.check(alike.differing(*whole, paired=False), paths, across)
+        alike.check(alike.differing(*whole, metric=metric, paired=False), paths, across)
         raise ValueError(
             f"no row of one table has a partner in the other by {', '.join(names[:-1])}"
             "; choose columns to match by with --labels"
@@ -265,7 +268,8 @@ def _compare(
             {seed: side[seed].row for seed in (seeds if paired else side)}
             for side in sides
         ]
-        differing = alike.differing(*compared, paired=paired) | differing
+        beside = alike.differing(*compared, metric=metric, paired=paired)
+        differing = beside | differing
         if paired:
             every = [(sides[0][seed].value, sides[1][seed].value) for seed in seeds]
             pairs = [pair for pair in every if all(map(math.isfinite, pair))]

@@ -46,15 +46,10 @@ def table(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
     lines: dict[tuple[str, ...], Mapping[str, Value]] = {}
     told_by = [name for name in kept if name in tables.labels(rows)]
     for group in groups:
-        name = tuple(str(group[0][column]) for column in told_by)
+        # As it is printed: spaces in a row are one, and none at the ends.
+        name = tuple(" ".join(_cell(n, group).split()) for n in told_by)
         if name in lines:
-            pair = [
-                {n: r[n] for n in tables.labels(rows)} for r in (lines[name], group[0])
-            ]
-            raise ValueError(
-                f"several lines are of {', '.join(name) or 'the whole table'}: "
-                f"{tables.differing(pair)}; add a column"
-            )
+            raise ValueError(_alike(lines[name], group[0], told_by, rows))
         lines[name] = group[0]
     cells = [[_cell(name, group) for name in kept] for group in groups]
     sides = ["r" if _is_numeric(rows, name) else "l" for name in kept]
@@ -97,6 +92,27 @@ def with_spread(mean: float, std: float) -> str:
     decimals = max(0, _DIGITS - 1 - math.floor(math.log10(spread)))
     both = f"{scaled:.{decimals}f} \\pm {spread:.{decimals}f}"
     return f"$({both}) \\times 10^{{{power}}}$" if power else f"${both}$"
+
+
+def _alike(
+    one: Mapping[str, Value],
+    other: Mapping[str, Value],
+    told_by: Sequence[str],
+    rows: Sequence[Row],
+) -> str:
+    """What is wrong with two lines that nobody could tell apart."""
+    name = ", ".join(str(one[column]) for column in told_by)
+    pair = [{n: row[n] for n in tables.labels(rows)} for row in (one, other)]
+    same = [
+        f"{column} {one[column]!r} and {other[column]!r} print alike"
+        for column in told_by
+        if one[column] != other[column]
+    ]
+    cure = "write them otherwise in the table, or " if same else ""
+    return (
+        f"several lines are of {name or 'the whole table'}: "
+        f"{'; '.join([*same, tables.differing(pair)])}; {cure}add a column"
+    )
 
 
 def _means(groups: Sequence[Sequence[Mapping[str, Value]]]) -> list[str]:
@@ -146,7 +162,9 @@ def _is_numeric(rows: Sequence[Row], name: str) -> bool:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return f"{' & '.join(cells)} \\\\"
+    line = f"{' & '.join(cells)} \\\\"
+    # What is before takes a star, or something in brackets, for its own.
+    return f"{{}}{line}" if line.lstrip().startswith(("[", "*")) else line
 
 
 def _remarks(

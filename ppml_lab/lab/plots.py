@@ -24,10 +24,10 @@ from ppml_lab.lab.drawing import Place, Scale
 from ppml_lab.tables import Row, Value
 
 _MEANS_OF_EPSILON = ("privacy_unit", "neighboring_relation", "adversary", "delta")
-"""Columns in which rows agree whose epsilons can be compared."""
+"""Columns in which rows agree whose epsilons can be compared; to say nothing is not to
+agree with those that do."""
 _MEANS_OF_METRICS = ("experiment", "dataset", "metric", "measured_or_projected")
 """The same of what else is drawn."""
-_EPSILON = re.compile(r"(^|_)epsilon(_|$)")
 _OF_THE_RUN = re.compile(r"(target_)?epsilon(_|$)")
 """Epsilons that the columns above are about; a projected one has its own delta."""
 
@@ -176,11 +176,14 @@ def _check_alike(rows: list[Row], x: str, y: str, by: Sequence[str]) -> None:
     named by what they mean.
     """
     for axis in (x, y):
-        is_epsilon = _EPSILON.search(axis)
+        is_epsilon = tables.is_epsilon(axis)
         # An infinite epsilon means nothing, whatever the unit.
         own = [row for row in rows if tables.is_finite(row[axis]) or not is_epsilon]
         for name in _MEANS_OF_EPSILON if is_epsilon else _MEANS_OF_METRICS:
             values = [row.get(name) for row in own]
+            if is_epsilon:
+                # What nobody tells of an epsilon is not what others tell of theirs.
+                values = ["not said" if v is None else v for v in values]
             found = [*dict.fromkeys(map(str, (v for v in values if v is not None)))]
             if len(found) > 1 and name not in (x, *by):
                 raise ValueError(
@@ -251,8 +254,8 @@ def _titled(name: str, rows: list[Row]) -> str:
     private = [row for row in rows if tables.is_finite(row[name])]
     found = []
     for column in _MEANS_OF_EPSILON:
-        values = {row.get(column) for row in private} - {None}
-        if len(values) == 1:
+        values = {row.get(column) for row in private}
+        if len(values) == 1 and None not in values:
             text = drawing.word(values.pop())
             found.append(f"delta {text}" if column == "delta" else text)
     return f"{name} ({', '.join(found)})" if found else name

@@ -97,7 +97,8 @@ class Schedule:
             raise ValueError(
                 "stop_at and keep='best' choose by validation rows, and there are "
                 "none; set the schedule's validation, such as 0.1, and its metric, "
-                f"which is '{self.metric}'"
+                f"which is '{self.metric}'. A personal model, of which clients keep a "
+                "part, has no best by validation rows: use keep='last', without stop_at"
             )
 
     @property

@@ -95,16 +95,16 @@ class Moment(NamedTuple):
 class Recorder:
     """What was sent and shown since `recording` began, in order.
 
-    Sums are for whatever lies in `scope`, a path such as "layer/multiply" or a
-    message's; the empty path is everything. They are of what is sent online, or else
-    of what is sent `offline`, before there are inputs.
+    Sums are for whatever lies in one of `scopes` (all, sending or not, outer before
+    inner), such as "layer/multiply", or in a message's path; "" is everything. They are
+    of what is sent online, or else of what is sent `offline`, before there are inputs.
     """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.reveals: list[Reveal] = []
         self.views: list[View] = []
-        self._paths: set[str] = set()
+        self.scopes: dict[str, None] = {}
         self._times: list[rounds.Time] = []
         self._frames = [rounds.Frame("", 0, 1, False, 1)]
         self._traces = [core.get_opaque_trace_state()]
@@ -144,7 +144,7 @@ class Recorder:
         """
         if not scope:
             return self._frames[0].end
-        paths = self._paths | {message.path for message in self.messages}
+        paths = {*self.scopes, *(message.path for message in self.messages)}
         checks.known("scope", scope, paths - {""})
         return rounds.num_distinct(
             {
@@ -191,7 +191,7 @@ class Recorder:
         start = outer.child_start(inputs=inputs)
         frame = rounds.Frame(outer.child_path(name), start, *how)
         self._frames.append(frame)
-        self._paths.add(frame.path)
+        self.scopes[frame.path] = None
 
     def _exit(self, inputs: bool) -> None:
         inner, outer = self._frames.pop(), self._frames[-1]

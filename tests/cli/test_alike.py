@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ppml_lab.__main__ import main
-from ppml_lab.cli.alike import BESIDE, NEEDED
+from ppml_lab.cli.alike import BESIDE, NEEDED, OF_EPSILONS
 
 SAID = {
     "dataset": "Digits",
@@ -18,6 +18,9 @@ SAID = {
     "adversary": "public",
     "experiment": "mine",
     "data_digest": "0a",
+    "delta": "1e-05",
+    "measured_or_projected": "measured",
+    "trust": "central",
 }
 
 
@@ -45,7 +48,7 @@ def refused(capsys, *args):
     return said.err
 
 
-@pytest.mark.parametrize("name", [*NEEDED, *BESIDE])
+@pytest.mark.parametrize("name", [name for name in SAID if name != "trust"])
 def test_what_differs_is_named_with_both_values(capsys, tmp_path, name):
     a, b = write(tmp_path / "a.csv"), write(tmp_path / "b.csv", **{name: "Other"})
     said = refused(capsys, a, b)
@@ -56,6 +59,37 @@ def test_what_differs_is_named_with_both_values(capsys, tmp_path, name):
     assert refused(capsys, a, b, "--across", other).endswith(
         f"--across {other} {name}\n"
     )
+
+
+@pytest.mark.parametrize("name", OF_EPSILONS)
+def test_epsilons_are_of_one_delta_and_one_trust(capsys, tmp_path, name):
+    a = write(tmp_path / "a.csv", epsilon_public=["1", "2", "3", "4"])
+    b = tmp_path / "b.csv"
+    write(b, epsilon_public=["2", "3", "4", "6"], **{name: "Other"})
+    asked = [str(a), str(b), "--metric", "epsilon_public"]
+    assert main(["compare", *asked]) == 2
+    said = capsys.readouterr().err
+    assert f"{name} is {SAID[name]} in {a} and Other in {b};" in said
+    assert said.endswith(f"--across {name}\n")
+    assert main(["compare", *asked, "--across", name]) == 0
+    assert f"not alike: {name} is" in capsys.readouterr().out
+    # How accurate a model is does not depend on who is trusted.
+    if name not in BESIDE:
+        assert "not alike" not in compared(capsys, a, b)
+
+
+def test_an_epsilon_whose_table_has_no_delta_is_compared_with_none(capsys, tmp_path):
+    a = write(tmp_path / "a.csv", epsilon_rdp=["1", "2", "3", "4"])
+    b = tmp_path / "b.csv"
+    write(b, without=("delta",), epsilon_rdp=["2", "3", "4", "6"])
+    asked = ["compare", str(a), str(b), "--metric", "epsilon_rdp"]
+    assert main(asked) == 2
+    said = capsys.readouterr().err
+    assert f"{b} does not say its delta: make it again" in said
+    assert said.endswith("--across delta\n")
+    assert main([*asked, "--across", "delta"]) == 0
+    assert "does not say its delta" in capsys.readouterr().out
+    assert "does not say" not in compared(capsys, a, b)
 
 
 def test_all_that_differs_is_told_at_once(capsys, tmp_path):

@@ -149,6 +149,44 @@ def test_latex_leaves_out_what_is_a_run_s_own_and_what_is_not_finite() -> None:
         latex.table(table + other, ("count",))
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "printed"),
+    [
+        (0.1, 0.10000001, r"rate 0\.1 and 0\.10000001 print alike"),
+        ("--", None, "rate '--' and None print alike"),
+        ("a  b", "a\nb ", "print alike"),
+    ],
+)
+def test_latex_lines_that_print_alike_are_refused(
+    one: Any, other: Any, printed: str
+) -> None:
+    table: list[tables.Row] = [
+        {"rate": rate, "seed": seed, "loss": 1.0 + seed}
+        for rate in (one, other)
+        for seed in (0, 1)
+    ]
+    with pytest.raises(ValueError, match=printed + ".* add a column"):
+        latex.table(table)
+    with pytest.raises(ValueError, match=r"differ in rate; .*add a column"):
+        latex.table(table, ("rate", "loss"))
+    named = [row | {"name": str(n // 2)} for n, row in enumerate(table)]
+    told = [{"name": row["name"], **row} for row in named]
+    assert latex.table(told, ("name", "rate", "loss")).count("\\pm") == 2
+
+
+@pytest.mark.parametrize("first", ["[1] b", "*", "[", " *a"])
+def test_latex_takes_no_first_cell_for_an_argument(first: str) -> None:
+    table: list[tables.Row] = [{first: first, "n": 1}, {first: f"{first}c", "n": 2}]
+    lines = latex.table(table).splitlines()
+    begin = lines.index(r"\toprule") + 1
+    assert lines[begin] == f"{{}}{first} & n \\\\"
+    assert lines[begin + 2] == f"{{}}{first} & $1$ \\\\"
+    assert lines[begin + 3] == f"{{}}{first}c & $2$ \\\\"
+    # Elsewhere in a line they are what they are.
+    turned = latex.table(table, ("n", first)).splitlines()
+    assert turned[begin + 2] == f"$1$ & {first} \\\\"
+
+
 def test_two_ways_to_print_are_one_too_many(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

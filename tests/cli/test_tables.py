@@ -254,6 +254,21 @@ def test_welch_by_hand_and_without_spread():
     assert compare.welch_test([0.5], [0.75, 1.0])["low"] is None
 
 
+@pytest.mark.parametrize("lost", ["nan", "inf", ""])
+def test_compare_leaves_out_and_counts_runs_that_diverged(capsys, tmp_path, lost):
+    a = write(tmp_path, "a.csv", "x,0,1", "x,1,4", "x,2,0")
+    b = write(tmp_path, "b.csv", "x,0,2", f"x,1,{lost}", "x,2,3")
+    for first, second in ((a, b), (b, a)):
+        args = ["compare", first, second, "--metric", "score"]
+        found = json.loads(printed(capsys, *args, "--json"))
+        assert (found["groups"][0]["pairs"], found["without_value"]) == (2, 1)
+        assert abs(found["groups"][0]["difference"]) == 2.0
+        assert "1 rows or pairs lack a finite score" in printed(capsys, *args)
+    none = write(tmp_path, "none.csv", *(f"x,{seed},{lost}" for seed in range(3)))
+    args = ["compare", a, none, "--metric", "score"]
+    assert "no pair of rows has a finite score" in refused(capsys, *args)
+
+
 def test_compare_refuses(capsys, tmp_path):
     a = write(tmp_path, "a.csv", "x,0,1", "x,1,2")
     for rows, message in {

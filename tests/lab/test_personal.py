@@ -185,6 +185,25 @@ def test_personal_setups_that_make_no_sense(
         built(replace(PERSONAL, **fields))
 
 
+def test_a_personal_model_has_no_best_and_every_error_says_so(tmp_path: Path) -> None:
+    """Whoever reads the first is not sent to the next."""
+    says = r"has no best by validation rows: use keep='last'.* without stop_at"
+    points = lab.points(lab.seeds(1), PERSONAL, delta=1e-2)
+    with pytest.raises(ValueError, match=says):
+        lab.run_sweep(points, tmp_path, keep="best")
+    choosing: tuple[dict[str, Any], ...] = ({"keep": "best"}, {"stop_at": 0.5}, {})
+    for fields in choosing:
+        if fields:
+            with pytest.raises(ValueError, match=says):
+                replace(SCHEDULE, **fields)
+        chosen = replace(SCHEDULE, validation=0.1, **fields)
+        with pytest.raises(ValueError, match=says):
+            lab.points(lab.seeds(1), replace(PERSONAL, schedule=chosen), delta=1e-2)
+    # What they advise goes.
+    (last,) = lab.run_sweep(points, tmp_path, keep="last")
+    assert last.kept is not None
+
+
 def test_nothing_is_chosen_by_rows_that_are_reported(tmp_path: Path) -> None:
     chosen = replace(SCHEDULE, validation=0.1, keep="best", metric="client_accuracy")
     points = lab.points(lab.seeds(1), replace(SETUP, schedule=chosen))

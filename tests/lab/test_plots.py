@@ -115,6 +115,34 @@ def test_epsilons_of_two_meanings_share_no_axis_unless_it_is_said(
         assert "example, add_or_remove_one" in chosen.figure.axes[0].get_xlabel()
 
 
+@pytest.mark.parametrize(
+    "column", ["privacy_unit", "neighboring_relation", "adversary", "delta"]
+)
+def test_what_some_epsilons_do_not_say_is_not_what_others_say(column: str) -> None:
+    said = [row | {"adversary": "public"} for row in rows()]
+    for lost in (
+        [row | ({column: None} if row["method"] == "plain" else {}) for row in said],
+        [
+            {k: v for k, v in row.items() if k != column or row["method"] == "plain"}
+            for row in said
+        ],
+    ):
+        for axes in (("epsilon_public", "accuracy"), ("method", "target_epsilon")):
+            with pytest.raises(ValueError, match=rf"{column} is .*not said.*; add"):
+                plot(lost, *axes, () if axes[0] == "method" else "method")
+        found = plot(lost, "epsilon_public", "accuracy", ["method", column])
+        # The title is of all rows, and not of those alone that say something.
+        title = found.figure.axes[0].get_xlabel().removeprefix("epsilon_public")
+        assert str((DP | {"adversary": "public"})[column]) not in title
+        assert title.count(",") == 2
+    # A table of epsilons alone, beside one that says everything.
+    bare = [{k: v for k, v in row.items() if k not in DP} for row in said[:9]]
+    with pytest.raises(ValueError, match=r"privacy_unit is not said and client; add"):
+        plot(bare + said[9:], "epsilon_public", "accuracy", "method")
+    # Where no row says it, there is nothing to mix.
+    plot([row | {column: None} for row in said], "epsilon_public", "accuracy", "method")
+
+
 def test_other_data_share_no_axis_unless_it_is_said() -> None:
     mixed = rows(dataset="digits")
     for row in mixed[9:]:

@@ -55,3 +55,28 @@ def test_layers_are_as_deep_as_one_asks() -> None:
         private_costs.by_layer(how, nested, *like, depth=-1)
     with pytest.raises(ValueError, match="params has no arrays"):
         private_costs.by_layer(how, nested, {}, like[1])
+
+
+@pytest.mark.parametrize("kind", ["additive", "replicated"])
+def test_what_sends_nothing_costs_nothing_and_is_there(kind: str) -> None:
+    def linear(params: Any, x: jax.Array) -> jax.Array:
+        with jax.named_scope("sum"):
+            return x.sum(axis=0) + params
+
+    def partly(params: Any, x: jax.Array) -> jax.Array:
+        with jax.named_scope("flat"):
+            x = x.reshape(4)[:2] * 2.0
+        with jax.named_scope("dense"):
+            return params @ x
+
+    how = private.protocol(kind, ideal=True)
+    like = [jax.ShapeDtypeStruct((2, 2), jnp.float32)] * 2
+    inputs, *layers = private_costs.by_layer(how, linear, *like)
+    assert inputs.online_bytes > 0
+    free = (0, 0, 0, 0.0, 0.0)
+    assert [tuple(one) for one in layers] == [("model", *free), ("model/sum", *free)]
+
+    found = {one.layer: one for one in private_costs.by_layer(how, partly, *like)}
+    assert [*found][:4] == ["inputs", "model", "model/flat", "model/dense"]
+    assert found["model/flat"][1:] == free
+    assert found["model/dense"].online_bytes == found["model"].online_bytes > 0

@@ -145,5 +145,7 @@ class Federated(Modelled):
         if kept and self.schedule.validation:
             raise ValueError(
                 f"validation {self.schedule.validation:g} holds out rows of nobody's, "
-                f"and clients keep {kept[0]}: no model fits them; set validation to 0"
+                f"and clients keep {kept[0]}: no model fits them. A personal model has "
+                "no best by validation rows: use keep='last' (of the schedule and of "
+                "run_sweep), without stop_at, and validation=0"
             )

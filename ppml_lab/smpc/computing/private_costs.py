@@ -52,7 +52,7 @@ def by_layer(
       depth: Levels of layers below the model.
 
     Returns:
-      One for each, outer before inner.
+      One for each, outer before inner; of a layer that sends nothing, zeros.
 
     Raises:
       ValueError: For trees without arrays, or a function that has no private form.
@@ -72,18 +72,16 @@ def by_layer(
 
     seed = jax.ShapeDtypeStruct((2,), jnp.uint32)
     sent = transcript.priced(evaluated, seed, params, inputs)
-    messages = {message.path for message in sent.messages}
-    layers = [path for path in sent.by_path() if path not in messages]
     return [
         LayerCost(
             path,
-            max(sent.sent_bits(party, path) // 8 for party in sent.parties()),
+            max((sent.sent_bits(p, path) // 8 for p in sent.parties()), default=0),
             sent.sent_bits(scope=path, offline=True) // 8,
             sent.num_rounds(path),
             sent.seconds(network.LAN, path),
             sent.seconds(network.WAN, path),
         )
-        for path in layers
+        for path in sent.scopes
         # How inputs are shared is no layer.
         if path.count("/") <= depth and not path.startswith("inputs/")
     ]
