@@ -50,6 +50,7 @@ TINY = {
         *("--white-box-runs", "16", "--black-box-runs", "16"),
         *("--one-run-canaries", "40", "--one-run-repeats", "2"),
     ],
+    "device_day": ["--cohort", "16"],
     "convolutions": ["--turns", "1", "--num-steps", "2", "--batch-sizes", "2"],
 }
 TIMED = {stem for stem, path in FOUND.items() if path.parent.name == "benchmarks"}

@@ -1,0 +1,172 @@
+"""What does the device that is here compute, how exactly, and how fast?
+
+Claim: on any accelerator words, coins, modular sums, shares, masks and products of
+limbs are the CPU's to the bit; normal numbers lie within 4 units in the last place of
+the CPU's and ghost norms within 1e-5 of float64's; a killed sweep ends as if nobody had
+killed it; and one sweep gives the same whole numbers at every width.
+
+One command for a machine that is lent for minutes: what is worth most comes first, each
+cell's rows are kept as soon as they are there (started again, it goes on after them),
+and what the time no longer allows is said to be left out. Data are made here. Rows with
+a limit say whether it holds; speeds are of this device alone and are compared with
+nothing. `paper` takes at most five minutes on a GPU, `smoke` one on two cores.
+
+    python -m experiments.benchmarks.device_day smoke
+    python -m experiments.benchmarks.device_day paper
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# A process of a cell's own needs memory beside this one's.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+
+from experiments.benchmarks import bench
+from experiments.benchmarks.device_day_cells import close, exact, speed, sweeps
+from experiments.benchmarks.device_day_cells.row import row
+from ppml_lab.lab.disk import records
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """How much is computed."""
+
+    seconds: float = 300.0
+    """After which no further cell begins."""
+    normals: int = 1 << 16
+    """Normal numbers that are compared."""
+    norm_examples: int = 4
+    """Examples whose ghost norms are compared."""
+    models: tuple[str, ...] = ("2nn",)
+    """Of rounds, steps and norms: 2nn, cnn."""
+    cohort: int = 32
+    """Clients of a timed round."""
+    lanes: tuple[int, ...] = (1, 16)
+    """How many of them train side by side."""
+    batches: tuple[int, ...] = (64,)
+    """Examples of a timed step."""
+    words: int = 1 << 16
+    """Words, shares and masks that are timed."""
+    masks: int = 4
+    """Of a client."""
+    size: int = 128
+    """Rows and columns of a product."""
+    inference: tuple[int, ...] = (8,)
+    """Images of private inference."""
+    width: int = 4
+    """Of the sweep that is compared with itself at width 1."""
+    widths: tuple[int, ...] = (1, 4)
+    """Of timed sweeps, which have as many runs."""
+    repeats: int = 1
+    """Timed calls, of which the median counts; the least for sweeps."""
+
+
+CONFIGS = {
+    "smoke": Experiment(),
+    "paper": Experiment(
+        normals=1 << 22,
+        norm_examples=64,
+        models=("2nn", "cnn"),
+        cohort=4096,
+        lanes=(1, 16, 64, 512, 4096),
+        batches=(256, 4096),
+        words=1 << 24,
+        masks=64,
+        size=2048,
+        inference=(128, 1024),
+        width=32,
+        widths=(1, 32, 1024),
+        repeats=3,
+    ),
+}
+PAGE = {
+    "minutes": {"paper": 5},
+    "tables": [
+        {
+            "title": "what is compared",
+            "where": {"compared": True},
+            "by": ["device", "cell", "case", "size", "quantity", "unit"],
+            "of": ["value", "limit", "holds"],
+        },
+        {
+            "title": "what is measured",
+            "where": {"compared": False},
+            "by": ["device", "cell", "case", "quantity", "unit"],
+            "across": "size",
+            "of": ["value"],
+        },
+    ],
+}
+
+
+def cells(config: Experiment) -> dict[str, Callable[[], Rows]]:
+    """What is computed, what is worth most first."""
+    found: dict[str, Callable[[], Rows]] = {
+        "integers": exact.measure,
+        "floats": lambda: close.measure(
+            config.normals, config.norm_examples, config.models
+        ),
+        "killed sweep": sweeps.killed_and_resumed,
+        "two widths": lambda: sweeps.widths(config.width),
+    }
+    repeats, words = config.repeats, (config.words, config.masks, config.size)
+    for name in config.models:
+        found[f"rounds of the {name}"] = functools.partial(
+            speed.rounds, name, config.cohort, config.lanes, repeats
+        )
+        found[f"steps of the {name}"] = functools.partial(
+            speed.private_steps, name, config.batches, repeats
+        )
+    return found | {
+        "shares": lambda: speed.shares(*words, repeats),
+        "inference": lambda: speed.private_inference(config.inference, repeats),
+        "sweep widths": lambda: sweeps.speed(config.widths, repeats),
+    }
+
+
+def measure(folder: Path, config: Experiment) -> Rows:
+    device, begin = jax.devices()[0], time.monotonic()
+    about = {"device": device.device_kind, "jax": jax.__version__}
+    rows: Rows = []
+    for name, compute in cells(config).items():
+        used = time.monotonic() - begin
+        if used > config.seconds:
+            found = [row("left out", used, "s", limit=config.seconds)]
+        else:
+            found = _rows(folder, {"cell": name, **about, **asdict(config)}, compute)
+        rows += [{"cell": name, **one, **about} for one in found]
+        _show(name, found, time.monotonic() - begin - used)
+    return [one | {"compared": one["limit"] is not None} for one in rows]
+
+
+def _rows(folder: Path, about: dict[str, Any], compute: Callable[[], Rows]) -> Rows:
+    """A cell's rows, kept once they are there; of one that fails, that it does."""
+    try:
+        return records.once(folder / "cells", about, compute)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: {about['cell']}: {error}", file=sys.stderr)
+        return [row("failed", type(error).__name__, "", limit="nothing", holds=False)]
+
+
+def _show(name: str, found: Rows, seconds: float) -> None:
+    wrong = [one["quantity"] for one in found if one["holds"] is False]
+    said = f"not as it should be: {', '.join(wrong)}" if wrong else f"{len(found)} rows"
+    print(f"{name}: {said} ({seconds:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    bench.run("device_day", __doc__ or "", CONFIGS, measure)
