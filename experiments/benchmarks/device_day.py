@@ -9,10 +9,11 @@ One command for a machine that is lent for minutes: what is worth most comes fir
 cell's rows are kept as soon as they are there (started again, it goes on after them),
 and what the time no longer allows is said to be left out. Data are made here. Rows with
 a limit say whether it holds; speeds are of this device alone and are compared with
-nothing. `paper` takes at most five minutes on a GPU, `smoke` one on two cores.
+nothing. Without a name it is `paper`, at most five minutes on an accelerator, or `cpu`
+where there is none, as long on two cores; `smoke` takes one minute there.
 
+    python -m experiments.benchmarks.device_day
     python -m experiments.benchmarks.device_day smoke
-    python -m experiments.benchmarks.device_day paper
 """
 
 from __future__ import annotations
@@ -76,6 +77,21 @@ class Experiment:
 
 CONFIGS = {
     "smoke": Experiment(),
+    "cpu": Experiment(
+        normals=1 << 20,
+        norm_examples=16,
+        models=("2nn", "cnn"),
+        cohort=64,
+        lanes=(1, 4, 16),
+        batches=(64, 256),
+        words=1 << 20,
+        masks=16,
+        size=512,
+        inference=(8, 64),
+        width=32,
+        widths=(1, 8, 32),
+        repeats=3,
+    ),
     "paper": Experiment(
         normals=1 << 22,
         norm_examples=64,
@@ -93,7 +109,7 @@ CONFIGS = {
     ),
 }
 PAGE = {
-    "minutes": {"paper": 5},
+    "minutes": {"cpu": 5},
     "tables": [
         {
             "title": "what is compared",
@@ -169,4 +185,6 @@ def _show(name: str, found: Rows, seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.argv.append("cpu" if jax.default_backend() == "cpu" else "paper")
     bench.run("device_day", __doc__ or "", CONFIGS, measure)
