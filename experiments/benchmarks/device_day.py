@@ -36,6 +36,7 @@ import jax
 from experiments.benchmarks import bench
 from experiments.benchmarks.device_day_cells import close, exact, speed, sweeps
 from experiments.benchmarks.device_day_cells.row import row
+from ppml_lab import federated
 from ppml_lab.lab.disk import records
 
 Rows = list[dict[str, Any]]
@@ -186,5 +187,6 @@ def _show(name: str, found: Rows, seconds: float) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
+        federated.use_all_cores()
         sys.argv.append("cpu" if jax.default_backend() == "cpu" else "paper")
     bench.run("device_day", __doc__ or "", CONFIGS, measure)

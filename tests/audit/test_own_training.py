@@ -74,7 +74,8 @@ def test_a_bound_is_that_of_the_scores_that_the_training_has() -> None:
     assert found.errors.num_in == found.errors.num_out == 20
     assert found.bound.epsilon <= found.ceiling
     for scores, mean in ((found.scores_in, 0.8), (found.scores_out, 0.0)):
-        assert scipy.stats.kstest(scores, "norm", (mean, 0.5)).pvalue > 1e-4
+        law = scipy.stats.norm(mean, 0.5)
+        assert scipy.stats.kstest(scores, law.cdf).pvalue > 1e-4
     everything = np.concatenate([found.scores_in - 0.8, found.scores_out])
     # No two runs have one key.
     assert len(np.unique(everything.round(5))) == 80

@@ -34,7 +34,7 @@ HOSTILE: dict[str, Any] = {
     "object": object(),
     "b'1'": b"1",
     "a function": lambda *args: None,
-    "a date": np.datetime64("NaT"),
+    "a date": np.datetime64("NaT", "s"),
 }
 """By name. What an argument may be all the same is said in its `Good` call."""
 
