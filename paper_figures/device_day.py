@@ -24,7 +24,8 @@ PANELS = {
 def draw(rows: common.Rows) -> Figure:
     looks = common.looks([row["device"] + row["case"] for row in rows])
     figure, axes = plt.subplots(2, 3, figsize=(11, 6.4), layout="constrained")
-    for axis, (quantity, words) in zip(axes.flat, PANELS.items(), strict=False):
+    panels = axes.flat[: len(PANELS)]
+    for axis, (quantity, words) in zip(panels, PANELS.items(), strict=True):
         here = [row for row in rows if row["quantity"] == quantity and row["size"]]
         here = [row for row in here if row["unit"] in ("1/s", "runs/s")]
         for name in dict.fromkeys((row["device"], row["case"]) for row in here):
@@ -32,9 +33,11 @@ def draw(rows: common.Rows) -> Figure:
             sizes, speeds = ([float(row[k]) for row in line] for k in ("size", "value"))
             label = ", ".join(filter(None, name))
             axis.plot(sizes, speeds, **looks["".join(name)]._asdict(), label=label)
-        axis.set(
-            xscale="log", yscale="log", xlabel=words, ylabel=f"{quantity} a second"
-        )
+        axis.set(xscale="log", yscale="log", xlabel=words[0], ylabel=words[1])
+        ticks = sorted({int(row["size"]) for row in here})
+        axis.set_xticks(ticks, ticks, fontsize=8)
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.2)
         axis.legend(fontsize=7)
     left = axes.flat[len(PANELS)]

@@ -110,7 +110,7 @@ CONFIGS = {
     ),
 }
 PAGE = {
-    "minutes": {"cpu": 5},
+    "minutes": {"paper": 5, "cpu": 5},
     "tables": [
         {
             "title": "what is compared",
@@ -121,8 +121,7 @@ PAGE = {
         {
             "title": "what is measured",
             "where": {"compared": False},
-            "by": ["device", "cell", "case", "quantity", "unit"],
-            "across": "size",
+            "by": ["device", "cell", "case", "size", "quantity", "unit"],
             "of": ["value"],
         },
     ],
