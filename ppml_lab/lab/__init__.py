@@ -11,6 +11,7 @@ from ppml_lab.lab.program import seconds_in_turns
 from ppml_lab.lab.results import Outcome, Point, Result
 from ppml_lab.lab.run import run_benchmark, run_experiment
 from ppml_lab.lab.setup import Facts, Layout, Schedule, Setup
+from ppml_lab.lab.stopping import StoppedError
 from ppml_lab.lab.sweep import (
     Setting,
     Sweep,
@@ -41,6 +42,7 @@ __all__ = [
     "Schedule",
     "Setting",
     "Setup",
+    "StoppedError",
     "Sweep",
     "Traced",
     "axis",

@@ -26,6 +26,7 @@ from ppml_lab.lab.program import Chunk, Group, chunks_of
 from ppml_lab.lab.queue import Slice
 from ppml_lab.lab.results import Run
 from ppml_lab.lab.setup import Schedule, by_point, lab_mesh
+from ppml_lab.lab.stopping import StoppedError
 
 Report = Callable[[int, str], None]
 """`(rounds done since the last call, what is running)`."""
@@ -48,6 +49,7 @@ class Sweep(NamedTuple):
       programs: (group, chunk, slice size) -> its program.
       reported: Run id -> its rounds that `report` knows of.
       keep: Whose parameters are kept, see `run_sweep`.
+      stop: Asked after every chunk why the sweep should stop there; "" for no reason.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Sweep(NamedTuple):
     programs: dict[tuple[Group, Chunk, int], program.Program]
     reported: dict[str, int]
     keep: str | None
+    stop: Callable[[], str]
 
     def group_of(self, run: Run) -> Group:
         """What a run has in common with those that share its programs."""
@@ -89,7 +92,10 @@ def advance(part: Slice, sweep: Sweep) -> None:
 
     Raises:
       ValueError: If a checkpoint does not fit the runs that are to go on from it.
+      StoppedError: If the sweep is asked to stop; its state is saved.
     """
+    if sweep.reported and (reason := processes.first_said(sweep.stop())):
+        raise StoppedError(reason)
     first, group = part.runs[0].point.setup, sweep.group_of(part.runs[0])
     schedule, data = first.schedule, load_data(first)
     copies = part.runs[-1:] * (part.size - len(part.runs))
@@ -129,9 +135,13 @@ def advance(part: Slice, sweep: Sweep) -> None:
         _tell([run for _, run in going], rounds_done, sweep)
         if not going:
             break
-        if processes.agreed(time.monotonic() - saved >= sweep.checkpoint_seconds):
+        reason = processes.first_said(sweep.stop())
+        is_late = time.monotonic() - saved >= sweep.checkpoint_seconds
+        if reason or processes.agreed(is_late):
             _save(part, going, rounds_done, states, sweep.folder)
             saved = time.monotonic()
+        if reason:
+            raise StoppedError(reason)
     if processes.is_first():
         checkpoints.drop(sweep.folder, part.name)
 

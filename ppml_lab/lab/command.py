@@ -18,10 +18,19 @@ import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 
+from ppml_lab.lab import stopping
 from ppml_lab.lab.disk.provenance import named
 from ppml_lab.lab.tree.fields import fields_of, is_part_class, members, parts_in
 
@@ -30,6 +39,72 @@ C = TypeVar("C", bound=Any)
 Choices = Mapping[Any, Sequence[type]]
 """Protocol -> the stock parts that serve it."""
 
+SWEEP_OPTIONS = (
+    (
+        "shard",
+        Annotated[
+            str | None,
+            tyro.conf.arg(
+                help="Run part i of n alone, written i/n; the task of a SLURM array if "
+                "left out."
+            ),
+        ],
+        None,
+    ),
+    (
+        "merge",
+        Annotated[
+            bool,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.arg(help="Train nothing; write the table of all shards' runs."),
+        ],
+        False,
+    ),
+    (
+        "again",
+        Annotated[
+            bool,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.arg(
+                help="Make finished runs anew that other code made, or that lack the "
+                "parameters which --keep asks for."
+            ),
+        ],
+        False,
+    ),
+    (
+        "go_on",
+        Annotated[
+            bool,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.arg(help="Let unfinished runs of other code go on."),
+        ],
+        False,
+    ),
+    (
+        "stop_after",
+        Annotated[
+            str | None,
+            tyro.conf.arg(
+                help="Stop after the first chunk that ends so late, such as 3h or "
+                f"1h30m, as after SIGTERM; exit code {stopping.EXIT_CODE}."
+            ),
+        ],
+        None,
+    ),
+    (
+        "keep",
+        Annotated[
+            Literal["last", "best"] | None,
+            tyro.conf.arg(
+                help="Keep each run's parameters: of its last round, or of its best "
+                "evaluation by the schedule's metric of validation rows."
+            ),
+        ],
+        None,
+    ),
+)
+"""How a sweep is run, beside what it runs: name, type and default."""
 
 _FOLDER = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,

@@ -8,7 +8,7 @@ that a killed sweep goes on where it was, to the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +57,7 @@ def run_sweep(
     again: bool = False,
     go_on: bool = False,
     keep: Literal["last", "best"] | None = None,
+    stop: Callable[[], str] = lambda: "",
 ) -> list[Outcome]:
     """Runs every point that has no result in `folder` yet.
 
@@ -83,6 +84,8 @@ def run_sweep(
       keep: Whose parameters stay beside a run's result, for `Outcome.params`: those of
         its "last" round, or of its "best" evaluation by the metric of validation rows
         that its schedule names. None keeps none. Changes no result.
+      stop: Asked after every chunk why the sweep should end there, "" while it should
+        not; `lab.stopping.asked` makes one of SIGTERM or of a time.
 
     Returns:
       The outcome of each point, in their order; of joined processes, at the first.
@@ -93,6 +96,8 @@ def run_sweep(
         nothing is run then.
       OSError: If the folder cannot be written, or its disk has no room or runs full.
       MadeElsewhereError: If everything is done but for what other processes are making.
+      StoppedError: If `stop` said so; all that was done is saved, and the same call
+        goes on from there.
     """
     for name, value in (
         ("width", width),
@@ -119,7 +124,8 @@ def run_sweep(
         rounds = sum(run.point.setup.schedule.num_rounds for run in finished)
         report(rounds, f"{len(finished)} runs were finished before")
     width = _default_width() if width is None else width
-    sweep = Sweep(folder, report, on_metrics, width, checkpoint_seconds, {}, {}, keep)
+    how = (report, on_metrics, width, checkpoint_seconds)
+    sweep = Sweep(folder, *how, {}, {}, keep, stop)
     groups: dict[Group, list[Run]] = {}
     for run in unfinished.values():
         # With numbers the builder checks what it cannot check of traced values.

@@ -32,6 +32,7 @@ from jaxtyping import PyTree
 
 from ppml_lab.lab.program import Group, group_of
 from ppml_lab.lab.results import Point
+from ppml_lab.lab.stopping import StoppedError
 
 HEARTBEAT_SECONDS = 30
 """A process that is not heard of for so long is lost, and all others end."""
@@ -86,6 +87,19 @@ def agreed(value: Any) -> Any:
     return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
 
 
+def first_said(text: str) -> str:
+    """What the first process that says anything says, at all that are joined."""
+    if jax.process_count() == 1:
+        return text
+    mine = np.zeros(64, np.uint8)
+    said = text.encode()[:64]
+    mine[: len(said)] = np.frombuffer(said, np.uint8)
+    for row in multihost_utils.process_allgather(mine):
+        if row.any():
+            return bytes(row[row > 0]).decode(errors="replace")
+    return ""
+
+
 def check_alike(told: Mapping[str, str]) -> None:
     """Raises ValueError, at all of the joined processes, unless all tell the same; says
     what differs and where.
@@ -133,7 +147,8 @@ def together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if jax.process_count() == 1:
+        # Who stop, stop together.
+        if jax.process_count() == 1 or isinstance(error, StoppedError):
             raise
         if not isinstance(error, SystemExit):
             traceback.print_exc()

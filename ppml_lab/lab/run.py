@@ -7,19 +7,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import jax
-import tyro
 
 from ppml_lab import arguments, federated
 from ppml_lab.data import files
 from ppml_lab.dp import cut
-from ppml_lab.lab import processes
+from ppml_lab.lab import processes, stopping
 from ppml_lab.lab.advance import OnMetrics
 from ppml_lab.lab.budget import statement
 from ppml_lab.lab.columns import completed
-from ppml_lab.lab.command import again, parse
+from ppml_lab.lab.command import SWEEP_OPTIONS, again, parse
 from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.disk import records
 from ppml_lab.lab.disk.provenance import (
@@ -67,14 +66,36 @@ def run_experiment(
         `lab.columns`.
       on_metrics: Told of every evaluation, see `run_sweep`.
     """
-    chosen = parse(stem, description, configs, _SWEEP_OPTIONS, choices())
+    chosen = parse(stem, description, configs, SWEEP_OPTIONS, choices())
+    try:
+        after = chosen.stop_after and stopping.seconds_of(chosen.stop_after)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     federated.use_all_cores()
     processes.connect()
     jax.config.update("jax_compilation_cache_dir", str(compiled_programs()))
+    with stopping.asked(after) as stop:
+        try:
+            _together(stem, chosen, points, table, on_metrics, stop)
+        except stopping.StoppedError as reason:
+            text = f"stopped after a chunk ({reason}): the same command goes on"
+            print(text, file=sys.stderr)
+            sys.exit(stopping.EXIT_CODE)
+
+
+def _together(
+    stem: str,
+    chosen: Any,
+    points: Callable[[C], list[Point]],
+    table: Callable[[C, list[Result]], list[dict[str, Any]]],
+    on_metrics: OnMetrics,
+    stop: Callable[[], str],
+) -> None:
+    """What joined processes do: the first leads, the others compute with it."""
     with processes.together():
         if processes.is_first():
             try:
-                _lead(stem, chosen, points, table, on_metrics)
+                _lead(stem, chosen, points, table, on_metrics, stop)
             except OSError as error:
                 notes = getattr(error, "__notes__", [])
                 sys.exit("\n".join([f"error: {error}", *notes]))
@@ -86,6 +107,7 @@ def run_experiment(
                 again=chosen.again,
                 go_on=chosen.go_on,
                 keep=chosen.keep,
+                stop=stop,
             )
 
 
@@ -95,6 +117,7 @@ def _lead(
     points: Callable[[C], list[Point]],
     table: Callable[[C, list[Result]], list[dict[str, Any]]],
     on_metrics: OnMetrics,
+    stop: Callable[[], str],
 ) -> None:
     """All of an experiment but what other hosts help to compute."""
     config, out = chosen.config, chosen.out
@@ -116,7 +139,7 @@ def _lead(
     _print_together(together)
     records.write_json(out / "privacy.json", together)
     if not chosen.merge:
-        _train(take(runs, shard), chosen, on_metrics)
+        _train(take(runs, shard), chosen, on_metrics, stop)
     made = [run_of(point, out) for point in runs]
     missing = [run.point for run in made if not run.is_finished]
     if missing:
@@ -128,7 +151,7 @@ def _lead(
         return
     outcomes = [run.outcome() for run in made]
     results = [*map(Result, runs, guarantees, outcomes)]
-    options = {name: default is not False for name, _, default in _SWEEP_OPTIONS}
+    options = {name: default is not False for name, _, default in SWEEP_OPTIONS}
     command = again(options | {"out": True})
     rows = table(config, results)
     rows = completed(rows, results, experiment=stem, command=command)
@@ -140,62 +163,6 @@ def _lead(
     print(f"wrote {out / 'table.csv'}")
 
 
-_SWEEP_OPTIONS = (
-    (
-        "shard",
-        Annotated[
-            str | None,
-            tyro.conf.arg(
-                help="Run part i of n alone, written i/n; the task of a SLURM array if "
-                "left out."
-            ),
-        ],
-        None,
-    ),
-    (
-        "merge",
-        Annotated[
-            bool,
-            tyro.conf.FlagCreatePairsOff,
-            tyro.conf.arg(help="Train nothing; write the table of all shards' runs."),
-        ],
-        False,
-    ),
-    (
-        "again",
-        Annotated[
-            bool,
-            tyro.conf.FlagCreatePairsOff,
-            tyro.conf.arg(
-                help="Make finished runs anew that other code made, or that lack the "
-                "parameters which --keep asks for."
-            ),
-        ],
-        False,
-    ),
-    (
-        "go_on",
-        Annotated[
-            bool,
-            tyro.conf.FlagCreatePairsOff,
-            tyro.conf.arg(help="Let unfinished runs of other code go on."),
-        ],
-        False,
-    ),
-    (
-        "keep",
-        Annotated[
-            Literal["last", "best"] | None,
-            tyro.conf.arg(
-                help="Keep each run's parameters: of its last round, or of its best "
-                "evaluation by the schedule's metric of validation rows."
-            ),
-        ],
-        None,
-    ),
-)
-
-
 def _shard(text: str | None) -> Shard:
     shard = from_environment() if text is None else parse_shard(text)
     if text is None and shard is not None:
@@ -203,7 +170,9 @@ def _shard(text: str | None) -> Shard:
     return shard or Shard(1, 1)
 
 
-def _train(points: list[Point], chosen: Any, on_metrics: OnMetrics) -> None:
+def _train(
+    points: list[Point], chosen: Any, on_metrics: OnMetrics, stop: Callable[[], str]
+) -> None:
     total = sum(point.setup.schedule.num_rounds for point in points)
     try:
         with progress(total, "rounds") as report:
@@ -215,6 +184,7 @@ def _train(points: list[Point], chosen: Any, on_metrics: OnMetrics) -> None:
                 again=chosen.again,
                 go_on=chosen.go_on,
                 keep=chosen.keep,
+                stop=stop,
             )
     except MadeElsewhereError as others:
         print(others)

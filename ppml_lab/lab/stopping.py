@@ -1,0 +1,70 @@
+"""Ends a sweep after a chunk, with all that was done saved: when SIGTERM comes, as from
+a scheduler whose time is over, or after a time of one's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ppml_lab import arguments
+
+EXIT_CODE = 75
+"""Of a command that was stopped: EX_TEMPFAIL of sysexits, as it may be tried again."""
+
+
+class StoppedError(Exception):
+    """A sweep ended after a chunk because it was asked to; the same sweep goes on."""
+
+
+@arguments.checked
+def seconds_of(text: str) -> float:
+    """The seconds of a time such as "3h", "90m", "1h30m" or "45s".
+
+    Raises:
+      ValueError: For another text.
+    """
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if not text or found is None:
+        raise ValueError(
+            f"a time to stop after is written like 3h, 90m, 1h30m or 45s, got '{text}'"
+        )
+    hours, minutes, seconds = (int(number or 0) for number in found.groups())
+    return 3600.0 * hours + 60.0 * minutes + seconds
+
+
+@contextlib.contextmanager
+def asked(after: float | None = None) -> Iterator[Callable[[], str]]:
+    """What says why to stop, an empty text until there is a reason.
+
+    Args:
+      after: Seconds from now on; None for as long as it takes.
+
+    Yields:
+      A function for `run_sweep(..., stop=)`. Until the block ends SIGTERM is a reason
+      and does not end the process, if this is its main thread.
+    """
+    begin, signals = time.monotonic(), list[int]()
+
+    def note(number: int, frame: Any) -> None:
+        signals.append(number)
+
+    def why() -> str:
+        if signals:
+            return "SIGTERM"
+        late = after is not None and time.monotonic() - begin >= after
+        return "its time is over" if late else ""
+
+    if threading.current_thread() is not threading.main_thread():
+        yield why
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield why
+    finally:
+        signal.signal(signal.SIGTERM, before)
