@@ -5,7 +5,7 @@ STEMS := $(filter-out common,$(basename $(notdir $(wildcard paper_figures/*.py))
 
 # Neighbours stay together, for modules compile once; an idle worker takes from the others.
 TESTS = $(BIN)/python -m pytest -n logical --dist worksteal
-QUICK := -m "not exhaustive and not benchmark"
+QUICK := -m "not exhaustive and not benchmark and not slurm"
 # Most of the time goes to compilers. What depends on how floats are compiled, such as
 # compensated sums and the bits of the generator, is tested as users run it, and what
 # trains hundreds of times; all else is as right unoptimised, by XLA's older emitter
@@ -20,7 +20,7 @@ UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 \
   --xla_disable_hlo_passes=$(NO_PASSES)"
 
-.PHONY: run test test-all test-lowest figures pages lint clean
+.PHONY: run test test-all test-lowest test-slurm figures pages lint clean
 .DELETE_ON_ERROR:
 
 run: .venv/ready
@@ -37,6 +37,10 @@ test test-lowest:
 
 test-all: .venv/ready
 	$(TESTS) --hypothesis-profile thorough
+
+# On a cluster, or on the one-node one that tests/slurm/start.sh starts.
+test-slurm: .venv/ready
+	$(BIN)/python -m pytest tests/test_slurm.py
 
 figures: .venv/ready
 	for stem in $(STEMS); do $(BIN)/python -m paper_figures.$$stem || exit 1; done
