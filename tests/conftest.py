@@ -64,7 +64,7 @@ jaxtyping.install_import_hook("ppml_lab", "checked.check_annotations")
 
 from ppml_lab import base, data
 
-ROOM = 1300 << 20
+ROOM = 900 << 20
 """Bytes that a worker may hold before it forgets what it has compiled."""
 
 

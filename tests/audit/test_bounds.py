@@ -339,6 +339,7 @@ def test_gaussian_is_seldom_wrong(mechanism, rule):
     assert np.median(found) >= 0.7 * TRUE_EPSILON[mechanism]
 
 
+@pytest.mark.exhaustive  # a curve as others: test_tradeoff
 def test_sampled_gaussian_is_seldom_wrong():
     # So many runs that few noises, whose curves take half a second each, come near.
     noise, prob, rounds, runs = 3.0, 0.7, 2, 20_000

@@ -161,6 +161,7 @@ class Speaker(nn.Module):
         return nn.Dense(5)(again(again(h)))
 
 
+@pytest.mark.exhaustive  # its layers: above
 def test_a_language_model():
     compare(Speaker(), words_below(5, N, 6))
 

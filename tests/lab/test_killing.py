@@ -82,7 +82,8 @@ def left(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive  # once: test_device_day; joined: test_multiprocess
+@pytest.mark.parametrize("kills", [1, 20])
 def test_a_sweep_that_is_killed_ends_with_the_same_records(
     tmp_path: Path, kills: int
 ) -> None:

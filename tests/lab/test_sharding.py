@@ -40,6 +40,7 @@ def run(setup: Any) -> Any:
 EVERY_LAYOUT = [(2, False), (2, True), (4, False), (4, True)]
 
 
+@pytest.mark.exhaustive  # of rounds: federated/test_averaging
 @pytest.mark.parametrize(
     ("secure_sum", "layouts"),
     [

@@ -162,6 +162,7 @@ LAB = {
         points=[parts.POINT],
         folder=Path("nowhere"),
         report=lambda done, text: None,
+        stop=lambda: "",
         on_metrics=lambda run, round, scalars: None,
         width=1,
         slice_size=1,
