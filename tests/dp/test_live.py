@@ -111,7 +111,6 @@ def test_every_point_of_a_sweep_has_its_own():
     assert last(0.0) == np.inf
 
 
-@pytest.mark.exhaustive  # of a sweep: lab/test_engine
 def test_rounds_report_it(regression, clients):
     sampler = federated.poisson(5, 0.5)
     trainer = federated.local_sgd(regression, optax.sgd(0.1), 3, num_epochs=1)

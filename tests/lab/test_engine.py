@@ -202,6 +202,7 @@ def test_a_run_leaves_its_records(tiny: Any) -> None:
     assert outcome.history("epsilon") == [None, None, None]
 
 
+@pytest.mark.exhaustive  # of rounds: dp/test_live
 def test_every_evaluation_knows_the_epsilon_so_far(tmp_path: Path) -> None:
     private = replace(TINY, mechanism=parts.Gaussian(1.0, 1.5))
     noise = lab.axis("mechanism.noise_multiplier", [1.5, 0.0])

@@ -313,6 +313,7 @@ def test_a_sum_that_wraps_around_is_private_all_the_same(num_bits):
     assert max(np.abs(leaf).max() for leaf in sticks_out) > span / 2
 
 
+@pytest.mark.exhaustive  # of rounds: federated/test_averaging
 def test_clear_sums_are_float_sums():
     aggregator = smpc.clear()
     stacked = updates(200)
