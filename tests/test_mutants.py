@@ -426,6 +426,7 @@ SAFE = {
 }
 """Not as the claim says, and no less private."""
 SAME_PROBE = ("double noise",)
+"""Allowed by the same probe as another that runs in less time."""
 STATED = {
     "clip after noise": lambda found, s: found._replace(noise=None),
     "double noise": lambda found, s: found._replace(noise=(2 * s.noise,) * s.rounds),

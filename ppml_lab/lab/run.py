@@ -101,14 +101,7 @@ def _together(
                 sys.exit("\n".join([f"error: {error}", *notes]))
         elif not chosen.merge:
             part = take(points(chosen.config), _shard(chosen.shard))
-            run_sweep(
-                part,
-                chosen.out,
-                again=chosen.again,
-                go_on=chosen.go_on,
-                keep=chosen.keep,
-                stop=stop,
-            )
+            run_sweep(part, chosen.out, **_how(chosen, stop))
 
 
 def _lead(
@@ -170,6 +163,13 @@ def _shard(text: str | None) -> Shard:
     return shard or Shard(1, 1)
 
 
+def _how(chosen: Any, stop: Callable[[], str]) -> dict[str, Any]:
+    """What the command line says to `run_sweep`, the same at all joined processes."""
+    return {name: getattr(chosen, name) for name in ("again", "go_on", "keep")} | {
+        "stop": stop
+    }
+
+
 def _train(
     points: list[Point], chosen: Any, on_metrics: OnMetrics, stop: Callable[[], str]
 ) -> None:
@@ -181,10 +181,7 @@ def _train(
                 chosen.out,
                 report=report,
                 on_metrics=on_metrics,
-                again=chosen.again,
-                go_on=chosen.go_on,
-                keep=chosen.keep,
-                stop=stop,
+                **_how(chosen, stop),
             )
     except MadeElsewhereError as others:
         print(others)

@@ -121,7 +121,7 @@ class Schedule:
 
     @property
     def smaller_is_better(self) -> bool:
-        """Of the metric. Raises ValueError if neither field nor name says so."""
+        """Whether the least metric is the best; ValueError where nothing says so."""
         higher = self.higher_is_better
         if higher is None:
             higher = evaluation.says_higher_is_better(self.metric)

@@ -185,9 +185,7 @@ def refuted(mechanism, event):
 @pytest.mark.parametrize(
     "mechanism",
     [
-        pytest.param(
-            name, marks=pytest.mark.exhaustive if name in ("null", "sampled") else []
-        )
+        pytest.param(name, marks=pytest.mark.exhaustive if name == "null" else [])
         for name in CLAIMS
     ],
 )
