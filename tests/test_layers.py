@@ -12,7 +12,10 @@ import ppml_lab
 
 PACKAGE = Path(ppml_lab.__file__).parent
 ROOT = PACKAGE.parent
-BOTTOM = {"arguments", "base", "checks", "guards", "pairs", "random", "tables", "trees"}
+BOTTOM = {
+    *("arguments", "base", "checks", "guards", "pairs", "random", "tables", "target"),
+    "trees",
+}
 PATTERNS = {"data", "models", "dp", "smpc"}
 MIDDLE = BOTTOM | PATTERNS | {"federated"}
 MAY_IMPORT = {
@@ -23,6 +26,7 @@ MAY_IMPORT = {
     "pairs": BOTTOM,
     "random": BOTTOM,
     "tables": BOTTOM,
+    "target": set(),
     "trees": BOTTOM,
     **{pattern: BOTTOM | {pattern} for pattern in PATTERNS},
     "federated": MIDDLE,

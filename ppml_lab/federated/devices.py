@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ppml_lab import arguments, checks
+from ppml_lab import arguments, checks, target
 from ppml_lab.data import storage
 
 AXIS = "clients"
@@ -44,7 +44,7 @@ def client_mesh(num_devices: int | None = None) -> Mesh:
     Raises:
       ValueError: For fewer than one device, or more than there are.
     """
-    devices = jax.devices()
+    devices = target.devices()
     num_devices = len(devices) if num_devices is None else num_devices
     checks.at_least("num_devices", num_devices, 1)
     if num_devices > len(devices):

@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree
 
-from ppml_lab import base, trees
+from ppml_lab import base, target, trees
 from ppml_lab.data import storage
 from ppml_lab.federated.devices import add_up, gather, over_devices
 
@@ -81,7 +81,7 @@ def default_num_lanes(dimension: int) -> int:
     On a CPU 1, so that one client's weights stay in cache, or 2 where the model is so
     small that the cost of starting operations counts for more; 64 on accelerators.
     """
-    if jax.default_backend() != "cpu":
+    if target.platform() != "cpu":
         return 64
     return 2 if dimension <= _SMALL_MODEL else 1
 

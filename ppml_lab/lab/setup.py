@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from ppml_lab import base, checks, data, federated
+from ppml_lab import base, checks, data, federated, target
 from ppml_lab.federated import evaluation
 from ppml_lab.lab.tree import paths
 from ppml_lab.lab.tree.fields import fields_of, is_part
@@ -257,8 +257,9 @@ def lab_mesh(num_devices: int | None) -> Mesh:
       ValueError: For fewer than one device in a row, or more than there are.
     """
     row = federated.client_mesh(num_devices)
-    num_rows = len(jax.devices()) // row.size
-    devices = np.array(jax.devices()[: num_rows * row.size])
+    there = target.devices()
+    num_rows = len(there) // row.size
+    devices = np.array(there[: num_rows * row.size])
     return Mesh(
         devices.reshape(num_rows, row.size),
         (POINTS, *row.axis_names),

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Inexact
 
+from ppml_lab import target
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -137,7 +139,7 @@ def _batchable(window: Window) -> Any:
             wide = jnp.moveaxis(rhs, 0, 3)
             out = convolve(lhs, wide.reshape(*wide.shape[:3], -1), window)
             return jnp.moveaxis(out.reshape(*out.shape[:3], size, -1), 3, 0), True
-        if jax.default_backend() == "cpu":
+        if target.platform() == "cpu":
             return lax.map(lambda pair: convolve(*pair, window), (lhs, rhs)), True
         return jax.vmap(partial(by_patches, window=window))(lhs, rhs), True
 

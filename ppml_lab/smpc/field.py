@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import UInt64
+from jaxtyping import Int32, UInt64
 
-from ppml_lab import random
-from ppml_lab.smpc import ring
+from ppml_lab import random, target
+from ppml_lab.smpc import limbs, ring
 from ppml_lab.smpc.ring import Element, Ring, Seed, Wide, narrowed, widened, x64
 
 P31, P61 = 2**31 - 1, 2**61 - 1
-# What a product of two limbs, summed so often, may have at most: float64 is exact.
-_LEFT_BITS, _RIGHT_BITS, _MOST_TERMS = 16, 31, 2 ** (53 - 16 - 31)
+# Of which float64 products, summed 64 times, are exact.
+_LEFT_BITS, _RIGHT_BITS = 16, 31
 
 
 def inverse(field: Ring, element: Element) -> Element:
@@ -52,34 +52,38 @@ def power(field: Ring, base: Element, exponent: Element) -> Element:
     return lax.fori_loop(0, field.bits, square_and_multiply, one)
 
 
-def matmul(field: Ring, left: Element, right: Element) -> Element:
+def matmul(
+    field: Ring, left: Element, right: Element, *, unit: str | None = None
+) -> Element:
     """The exact product of elements `[n, t]` and `[t, d]`.
 
-    By float64 products of limbs: 16 bits of `left` times 31 of `right`, at most 64
-    terms at a time, so that no partial sum exceeds 2^53.
+    Args:
+      field: Of both and of the result.
+      left: Elements.
+      right: Elements.
+      unit: What multiplies limbs. "float64": 16 bits of `left` times 31 of `right`, at
+        most 64 terms at a time, so that no partial sum exceeds 2^53. "int8": signed
+        bytes of both, at most 2^13 terms at a time, so that none exceeds 2^30. The
+        platform's by default.
 
     Raises:
-      NotImplementedError: On a TPU, which has no float64 and would not be exact.
+      ValueError: For shapes that do not fit.
     """
-    if jax.default_backend() == "tpu":
-        raise NotImplementedError(
-            f"matrices of {field.name} need float64, which a TPU has not: compute them "
-            "on a CPU, under jax.default_device"
-        )
     left_shape, right_shape = ring.shape_of(left), ring.shape_of(right)
     terms = left_shape[1]
     if terms != right_shape[0]:
         raise ValueError(f"cannot multiply {left_shape} by {right_shape}")
+    product, most = _UNITS[unit or limbs.unit_of(target.platform())]
     total = ring.zeros(field, (left_shape[0], right_shape[1]))
-    for begin in range(0, terms, _MOST_TERMS):
-        some = slice(begin, begin + _MOST_TERMS)
+    for begin in range(0, terms, most):
+        some = slice(begin, begin + most)
         columns = jax.tree.map(operator.itemgetter((slice(None), some)), left)
         rows = jax.tree.map(operator.itemgetter(some), right)
-        total = field.add(total, _limb_product(field, columns, rows))
+        total = field.add(total, product(field, columns, rows))
     return total
 
 
-def _limb_product(field: Ring, left: Element, right: Element) -> Element:
+def _by_doubles(field: Ring, left: Element, right: Element) -> Element:
     total = ring.zeros(field, (ring.shape_of(left)[0], ring.shape_of(right)[1]))
     with x64():
         a, b = widened(field.to_unsigned(left)), widened(field.to_unsigned(right))
@@ -98,6 +102,50 @@ def _limb_product(field: Ring, left: Element, right: Element) -> Element:
                 scaled = field.multiply(field.from_unsigned(narrowed(part)), shift)
                 total = field.add(total, scaled)
     return total
+
+
+def _by_bytes(field: Ring, left: Element, right: Element) -> Element:
+    a, b = (limbs.signed_bytes(*_centred(field, one)) for one in (left, right))
+    dot = limbs.dot_of_bytes((((1,), (0,)), ((), ())))
+    total = ring.zeros(field, (ring.shape_of(left)[0], ring.shape_of(right)[1]))
+    for place, part in enumerate(
+        limbs.products_by_place(a, b, dot, len(a) + len(b) - 1)
+    ):
+        shift = ring.from_integers(field, 2 ** (8 * place))
+        total = field.add(total, field.multiply(_signed(field, part), shift))
+    return total
+
+
+def _centred(field: Ring, element: Element) -> list[Array]:
+    """Words of the representative between -p/2 and p/2, as a signed number."""
+    words = ring.Z32 if field.bits < 32 else ring.Z64
+    prime = ring.from_integers(words, field.modulus)
+    top = jax.tree.leaves(element)[-1] >> jnp.uint32((field.bits - 1) % 32)
+    below = words.subtract(element, prime)
+    return [
+        jnp.where(top == 1, under, word)
+        for under, word in zip(
+            jax.tree.leaves(below), jax.tree.leaves(element), strict=True
+        )
+    ]
+
+
+def _signed(field: Ring, value: Int32[Array, "*s"]) -> Element:
+    """Of integers below the prime in size."""
+    size = jnp.abs(value).astype(jnp.uint32)
+    element = field.from_unsigned(Wide(size, jnp.zeros_like(size)))
+    return jax.tree.map(
+        lambda minus, plus: jnp.where(value < 0, minus, plus),
+        ring.negative(field, element),
+        element,
+    )
+
+
+_UNITS = {
+    "float64": (_by_doubles, 2 ** (53 - _LEFT_BITS - _RIGHT_BITS)),
+    "int8": (_by_bytes, 2**13),
+}
+"""What multiplies, and how many terms at a time: of eight products of bytes each."""
 
 
 def _limb(value: UInt64[Array, "*s"], begin: int, bits: int) -> Array:

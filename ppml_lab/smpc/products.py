@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, UInt32, UInt64
 
-from ppml_lab import checks
-from ppml_lab.smpc import field
+from ppml_lab import checks, target
+from ppml_lab.smpc import field, limbs
 from ppml_lab.smpc import ring as rings
 from ppml_lab.smpc.ring import Element, Ring, Wide, narrowed, widened, x64
 
@@ -38,13 +38,6 @@ products must stay within 53 bits, or 31; longer ones are added up in pieces.
 _MATRICES: DotDims = (((1,), (0,)), ((), ()))
 
 
-def unit_of_backend(backend: str | None = None) -> str:
-    """The unit that multiplies limbs: "float64" on CPU and GPU, "int8" on TPU, which
-    has no float64. Measured on CPU only.
-    """
-    return "int8" if (backend or jax.default_backend()) == "tpu" else "float64"
-
-
 def matmul(ring: Ring, left: Element, right: Element) -> Element:
     """The product of elements `[n, t]` and `[t, d]`."""
     return dot_general(ring, left, right, _MATRICES)
@@ -60,12 +53,12 @@ def dot_general(
       left: An element.
       right: An element.
       dims: Which axes are contracted and which batched.
-      unit: What multiplies limbs, "float64" or "int8"; the backend's by default.
+      unit: What multiplies limbs, "float64" or "int8"; the platform's by default.
 
     Raises:
       ValueError: For another ring, or axes that do not fit.
     """
-    unit = unit or unit_of_backend()
+    unit = limbs.unit_of(target.platform()) if unit is None else unit
     checks.known("unit", unit, ("float64", "int8"))
     ((left_axes, right_axes), _) = dims
     left_shape, right_shape = rings.shape_of(left), rings.shape_of(right)
@@ -75,7 +68,7 @@ def dot_general(
     if ring not in (rings.Z32, rings.Z64):
         if dims != _MATRICES:
             raise ValueError(f"{ring.name} multiplies matrices only, got {dims}")
-        return field.matmul(ring, left, right)
+        return field.matmul(ring, left, right, unit=unit)
     if not sizes:
         return _limb_product(ring, left, right, dims, unit)
     # One long axis is cut; the others are short and count towards each piece.
@@ -178,28 +171,14 @@ def _integers(real: Float[Array, "*s"]) -> UInt64[Array, "*s"]:
 
 def _by_bytes(ring: Ring, left: Element, right: Element, dims: DotDims) -> Element:
     """Of signed bytes, for units that add their products in 32 bits."""
-    a, b = (_signed_bytes(ring, operand) for operand in (left, right))
+    a, b = (limbs.signed_bytes(*jax.tree.leaves(one)) for one in (left, right))
+    dot = limbs.dot_of_bytes(dims)
     total: Any = None
     for place in range(len(a)):
         for i in range(place + 1):
-            product = lax.dot_general(
-                a[i], b[place - i], dims, preferred_element_type=jnp.int32
-            )
-            part = _shifted(ring, product, 8 * place)
+            part = _shifted(ring, dot(a[i], b[place - i]), 8 * place)
             total = part if total is None else ring.add(total, part)
     return total
-
-
-def _signed_bytes(ring: Ring, value: Element) -> list[Array]:
-    words = list(value) if isinstance(value, Wide) else [value]
-    limbs, carry = [], jnp.uint32(0)
-    for word in words:
-        for shift in range(0, 32, 8):
-            byte = ((word >> jnp.uint32(shift)) & jnp.uint32(0xFF)) + carry
-            # 128 and more count as negative and carry into the next.
-            carry = (byte >= 128).astype(jnp.uint32)
-            limbs.append(byte.astype(jnp.uint8).astype(jnp.int8))
-    return limbs[: ring.bits // 8]
 
 
 def _shifted(ring: Ring, product: Array, shift: int) -> Element:

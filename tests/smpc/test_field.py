@@ -17,6 +17,10 @@ FIELDS = [field.F31, field.F61]
 each_field = pytest.mark.parametrize("where", FIELDS, ids=lambda f: f.name)
 each_x64 = pytest.mark.parametrize("x64", [False, True])
 few = settings(max_examples=8, deadline=None, derandomize=True)
+each_unit = pytest.mark.parametrize("unit", ["float64", "int8"])
+matmul_by = {
+    unit: functools.partial(field.matmul, unit=unit) for unit in ("float64", "int8")
+}
 SEED = jnp.array([5, 6], jnp.uint32)
 
 
@@ -75,14 +79,15 @@ def exact_product(where, left, right):
 
 @each_field
 @each_x64
+@each_unit
 @few
 @given(data=st.data())
-def test_matrix_products(where, x64, data):
+def test_matrix_products(where, x64, unit, data):
     left = np.array(data.draw(residues(where, 15)), object).reshape(3, 5)
     right = np.array(data.draw(residues(where, 10)), object).reshape(5, 2)
     a, b = ring.from_integers(where, left), ring.from_integers(where, right)
     with jax.enable_x64(x64):
-        product = compiled(field.matmul, where)(a, b)
+        product = compiled(matmul_by[unit], where)(a, b)
     assert {leaf.dtype for leaf in jax.tree.leaves(product)} == {np.dtype(np.uint32)}
     expected = exact_product(where, left, right)
     assert ring.to_integers(where, product).tolist() == expected.tolist()
@@ -90,15 +95,20 @@ def test_matrix_products(where, x64, data):
 
 @each_field
 @each_x64
-@pytest.mark.parametrize("terms", [64, 200])
-def test_long_products_of_the_largest_elements_are_exact(where, x64, terms):
+@pytest.mark.parametrize(
+    ("unit", "terms"), [("float64", 64), ("float64", 200), ("int8", 2**13 + 7)]
+)
+def test_long_products_of_the_largest_elements_are_exact(where, x64, unit, terms):
     largest = where.modulus - 1
     left = np.full((2, terms), largest, object)
-    right = np.full((terms, 3), largest, object)
+    # Bytes of -128 have the largest products.
+    left[1] = lowest = -sum(128 << shift for shift in range(0, where.bits - 8, 8))
+    right = np.full((terms, 4), largest, object)
     right[:, 1] = 2 ** (where.bits - 1)
+    right[:, 3] = lowest
     right[:, 2] = [pow(3, k, where.modulus) for k in range(terms)]
     with jax.enable_x64(x64):
-        product = compiled(field.matmul, where)(
+        product = compiled(matmul_by[unit], where)(
             ring.from_integers(where, left), ring.from_integers(where, right)
         )
     expected = exact_product(where, left, right)
@@ -153,11 +163,3 @@ def test_a_pair_is_refused_only_as_a_pair():
     counts = np.bincount(np.asarray(low) + 2 * np.asarray(high), minlength=4)
     assert counts[3] == 0
     assert scipy.stats.chisquare(counts[:3]).pvalue > 1e-3
-
-
-def test_a_backend_without_float64_is_refused(monkeypatch):
-    """Its emulation is not exact to 53 bits."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    one = ring.from_integers(field.F61, [[1]])
-    with pytest.raises(NotImplementedError, match="a TPU has not"):
-        field.matmul(field.F61, one, one)

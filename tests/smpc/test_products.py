@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ppml_lab.smpc import field, products, ring
+from ppml_lab.smpc import field, limbs, products, ring
 
 CASES = [
     (where, unit) for where in (ring.Z32, ring.Z64) for unit in ("float64", "int8")
@@ -232,8 +232,8 @@ def matmul_in(where):
 
 @each_ring
 def test_matmul_is_by_the_unit_of_the_backend(where):
-    assert products.unit_of_backend() == products.unit_of_backend("cuda") == "float64"
-    assert products.unit_of_backend("tpu") == "int8"
+    assert limbs.unit_of("cpu") == limbs.unit_of("gpu") == "float64"
+    assert limbs.unit_of("tpu") == "int8"
     rows = hard_rows(where, "float64", 20)
     check(where, matmul_in(where), rows, rows.T)
 
