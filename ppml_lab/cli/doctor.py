@@ -6,26 +6,41 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ppml_lab.cli import machine, places
+from ppml_lab.cli import fitting, machine, places
 from ppml_lab.cli.output import AsJson, print_json, print_table
+from ppml_lab.lab.memory import shown
 
 
-def doctor(*, as_json: AsJson = False) -> None:
-    """Says whether the lab can run here, on what, and with which data.
+def doctor(
+    *,
+    experiment: str = "",
+    config: str = "paper",
+    chips: bool = False,
+    as_json: AsJson = False,
+) -> None:
+    """Says whether the lab can run here, on what, with which data, and what fits.
 
     It writes nothing and downloads nothing. The exit code is 1 if there are problems.
 
-    Example: python -m ppml_lab doctor
+    What fits is read off compiled programs: how many clients train side by side
+    (lanes), how many runs are computed side by side (width), how many of a sweep's runs
+    the memory holds, and how many would be chosen.
+
+    Example: python -m ppml_lab doctor --experiment dp_fedavg --config smoke --chips
 
     Args:
-      as_json: Print one JSON object: packages, devices, data, folders, problems,
+      experiment: Whose runs are to fit; a run of the default setup if left out.
+      config: The experiment's configuration.
+      chips: Say it of accelerators that are not here too, as an estimate.
+      as_json: Print one JSON object: packages, devices, data, folders, fits, problems,
         warnings.
 
     Raises:
       SystemExit: If the lab cannot run.
+      ValueError: If there is no such experiment or configuration.
     """
     packages = machine.packages()
-    findings = [packages]
+    findings, fits = [packages], []
     devices: Mapping[str, Any] = {}
     # With packages that are missing or too old, nothing else can be asked.
     if not packages.problems:
@@ -34,14 +49,19 @@ def doctor(*, as_json: AsJson = False) -> None:
         findings.append(found)
         if not found.problems:
             findings += [places.data_sets(), places.folders()]
+            fits = fitting.rows(experiment, config, chips)
     problems = [line for finding in findings for line in finding.problems]
     warnings = [line for finding in findings for line in finding.warnings]
     rows = {name: rows for part in findings[2:] for name, rows in part.facts.items()}
     if as_json:
         facts = {"packages": packages.facts, "devices": devices, **rows}
+        facts["fits"] = fits
         print_json({**facts, "problems": problems, "warnings": warnings})
     else:
         _print(packages.facts, devices, rows)
+        if fits:
+            print()
+            print_table([fitting.printed(row) for row in fits])
         print()
         for line in warnings:
             print(f"warning: {line}")
@@ -63,11 +83,11 @@ def _print(
         print(f"{name}={value}")
     if "kind" in devices:
         memory = devices["memory_bytes"]
-        each = f" with {_size(memory)} each" if memory else ""
+        each = f" with {shown(memory)} each" if memory else ""
         print(
             f"\nexperiments compute on {devices['count']} x {devices['kind']}{each} "
             f"(backend {devices['backend']}); the host has {devices['cpu_cores']} "
-            f"cores and {_size(devices['host_memory_bytes'])}"
+            f"cores and {shown(devices['host_memory_bytes'])}"
         )
     if tables:
         _print_tables(tables["data"], tables["folders"])
@@ -83,17 +103,10 @@ def _print_tables(data: list[dict[str, Any]], folders: list[dict[str, Any]]) -> 
             {
                 "for": row["for"],
                 "folder": row["folder"],
-                "size": _size(row["bytes"]),
-                "free": _size(row["free_bytes"]),
+                "size": shown(row["bytes"]),
+                "free": shown(row["free_bytes"]),
                 "writable": "yes" if row["writable"] else "no",
             }
             for row in folders
         ]
     )
-
-
-def _size(count: int) -> str:
-    for unit, bytes_each in {"GiB": 2**30, "MiB": 2**20}.items():
-        if count >= bytes_each:
-            return f"{count / bytes_each:.1f} {unit}"
-    return f"{count / 2**10:.1f} KiB"

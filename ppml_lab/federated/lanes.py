@@ -73,6 +73,8 @@ class Fold(NamedTuple):
 
 
 _SMALL_MODEL = 16_384
+ON_ACCELERATORS = 64
+"""Lanes of any model where there are units enough for them."""
 
 
 def default_num_lanes(dimension: int) -> int:
@@ -82,7 +84,7 @@ def default_num_lanes(dimension: int) -> int:
     small that the cost of starting operations counts for more; 64 on accelerators.
     """
     if target.platform() != "cpu":
-        return 64
+        return ON_ACCELERATORS
     return 2 if dimension <= _SMALL_MODEL else 1
 
 

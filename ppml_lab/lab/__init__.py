@@ -7,6 +7,7 @@ from ppml_lab.lab.composition import cost_together
 from ppml_lab.lab.disk.records import DamagedError
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.loading import LabData, facts_of, load_data
+from ppml_lab.lab.memory import TooLargeError
 from ppml_lab.lab.program import seconds_in_turns
 from ppml_lab.lab.results import Outcome, Point, Result
 from ppml_lab.lab.run import run_benchmark, run_experiment
@@ -44,6 +45,7 @@ __all__ = [
     "Setup",
     "StoppedError",
     "Sweep",
+    "TooLargeError",
     "Traced",
     "axis",
     "calibrated",

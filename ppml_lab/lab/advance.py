@@ -15,11 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from ppml_lab import federated, trees
-from ppml_lab.lab import (
-    budget,
-    processes,
-    program,
-)
+from ppml_lab.lab import budget, memory, processes, program
 from ppml_lab.lab.disk import checkpoints, kept, provenance, records
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.program import Chunk, Group, chunks_of
@@ -215,6 +211,31 @@ def _chunks_after(schedule: Schedule, rounds_done: int) -> list[Chunk]:
 def first_program(group: Group, size: int, sweep: Sweep) -> program.Program:
     """The compiled first chunk of slices of `size` points, kept for when it runs."""
     return _program(group, chunks_of(group.setup.schedule)[0], size, sweep)
+
+
+def slice_bytes(group: Group, size: int, sweep: Sweep) -> float:
+    """What a slice of `size` points takes of a device beside the data; infinity where
+    the compiler itself finds no room.
+    """
+    try:
+        return _needed(group, size, sweep)[1].total
+    except jax.errors.JaxRuntimeError as error:
+        if memory.has_run_out(error):
+            return math.inf
+        raise
+
+
+def slice_in_words(group: Group, size: int, sweep: Sweep) -> str:
+    """What takes the memory of a slice; where the compiler found no room, its words."""
+    try:
+        return memory.in_words(*_needed(group, size, sweep))
+    except jax.errors.JaxRuntimeError as error:
+        return str(error)
+
+
+def _needed(group: Group, size: int, sweep: Sweep) -> tuple[Any, memory.Needed]:
+    compiled = first_program(group, size, sweep).run
+    return compiled, memory.needed_by(compiled, load_data(group.setup)[:3])
 
 
 def _program(group: Group, chunk: Chunk, size: int, sweep: Sweep) -> program.Program:

@@ -16,8 +16,15 @@ from typing import Any, Literal
 import jax
 
 from ppml_lab import arguments, checks
-from ppml_lab.lab import processes, program, queue
-from ppml_lab.lab.advance import OnMetrics, Report, Sweep, advance, first_program
+from ppml_lab.lab import memory, processes, program, queue
+from ppml_lab.lab.advance import (
+    OnMetrics,
+    Report,
+    Sweep,
+    advance,
+    slice_bytes,
+    slice_in_words,
+)
 from ppml_lab.lab.building import blaming, built, check_numbers
 from ppml_lab.lab.disk import checkpoints, kept
 from ppml_lab.lab.disk.provenance import check_room, made_by
@@ -29,7 +36,6 @@ from ppml_lab.lab.queue import (
     Found,
     Slice,
     agreed_slice,
-    equal_size,
     next_slice,
     usable,
 )
@@ -95,6 +101,8 @@ def run_sweep(
         best is to be kept of one that has no validation rows or not that metric;
         nothing is run then.
       OSError: If the folder cannot be written, or its disk has no room or runs full.
+      TooLargeError: If a single run takes more memory than a device has; says what
+        takes it.
       MadeElsewhereError: If everything is done but for what other processes are making.
       StoppedError: If `stop` said so; all that was done is saved, and the same call
         goes on from there.
@@ -123,7 +131,7 @@ def run_sweep(
     if finished:
         rounds = sum(run.point.setup.schedule.num_rounds for run in finished)
         report(rounds, f"{len(finished)} runs were finished before")
-    width = _default_width() if width is None else width
+    width = default_width() if width is None else width
     how = (report, on_metrics, width, checkpoint_seconds)
     sweep = Sweep(folder, *how, {}, {}, keep, stop)
     groups: dict[Group, list[Run]] = {}
@@ -145,7 +153,7 @@ def run_sweep(
                 _clean(folder, claims)
             for group, its in groups.items():
                 rows = num_rows(lab_mesh(group.setup.layout.num_devices))
-                largest = slice_size or _largest_slice(width * rows)
+                largest = slice_size or largest_slice(width * rows)
                 with blaming(its[0].point.setup):
                     size = _fitting_size(group, len(its), largest, memory_bytes, sweep)
                     if claims:
@@ -217,32 +225,55 @@ def _finished(
     return [name for name in over if name not in left]
 
 
-def _default_width() -> int:
-    """Points vmapped at once: 1 on a CPU, where width gains little, else 32."""
-    return 1 if jax.default_backend() == "cpu" else 32
+WIDTH_ON_ACCELERATORS = 32
+SLICE_ON_ACCELERATORS = 1024
 
 
-def _largest_slice(at_once: int) -> int:
+def default_width() -> int:
+    """Points vmapped at once: 1 on a CPU, where width gains little."""
+    return 1 if jax.default_backend() == "cpu" else WIDTH_ON_ACCELERATORS
+
+
+def largest_slice(at_once: int) -> int:
     """On a CPU what runs at once, else what keeps a device busy for long."""
-    return at_once if jax.default_backend() == "cpu" else 1024
+    return at_once if jax.default_backend() == "cpu" else SLICE_ON_ACCELERATORS
 
 
 def _fitting_size(
     group: Group, count: int, largest: int, memory_bytes: int | None, sweep: Sweep
 ) -> int:
-    data = load_data(group.setup)
+    """The size of a group's slices; says where memory makes it less than `largest`.
+
+    Raises:
+      TooLargeError: If the smallest takes more than there is.
+    """
+    rows = num_rows(lab_mesh(group.setup.layout.num_devices))
     free = memory_bytes
     if free is None:
-        free = processes.agreed(queue.bytes_free())
-
-    def needed(size: int) -> int:
-        compiled = first_program(group, size, sweep).run
-        return queue.bytes_needed(compiled, data[:3])
-
-    rows = num_rows(lab_mesh(group.setup.layout.num_devices))
+        free = processes.agreed(memory.bytes_free())
     if free is None:
-        return equal_size(count, largest, rows)
-    return queue.fitting_size(count, largest, rows, needed, free)
+        return memory.equal_size(count, largest, rows)
+    used = memory.to_be_used(free) if memory_bytes is None else free
+
+    def needed(size: int) -> float:
+        return slice_bytes(group, size, sweep)
+
+    wanted = memory.equal_size(count, largest, rows)
+    size = memory.fitting_size(count, largest, rows, needed, used)
+    if (takes := needed(size)) > free:
+        text = slice_in_words(group, size, sweep)
+        raise memory.TooLargeError(
+            f"{size} runs at once, the fewest that there are, take "
+            f"{memory.shown(takes)} of a device, and {memory.shown(free)} are free: "
+            f"{text}. {memory.CURE}"
+        )
+    if size < wanted:
+        sweep.report(
+            0,
+            f"{wanted} runs at once would take {memory.shown(needed(wanted))} of a "
+            f"device's {memory.shown(used)}: {size} are the most that fit",
+        )
+    return size
 
 
 def _bytes_written(group: Group, count: int, size: int, sweep: Sweep) -> int:
@@ -300,6 +331,7 @@ def _run_group(
         size,
         multiple,
         lambda text: sweep.report(0, text),
+        lambda: slice_in_words(sweep.group_of(group[0]), multiple, sweep),
     )
 
 

@@ -31,6 +31,7 @@ from ppml_lab.lab.disk.provenance import (
     total_cost,
 )
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
+from ppml_lab.lab.memory import TooLargeError
 from ppml_lab.lab.processes import Shard, from_environment, parse_shard, take
 from ppml_lab.lab.progress import progress
 from ppml_lab.lab.results import Point, Result, run_of
@@ -96,7 +97,7 @@ def _together(
         if processes.is_first():
             try:
                 _lead(stem, chosen, points, table, on_metrics, stop)
-            except OSError as error:
+            except (OSError, TooLargeError) as error:
                 notes = getattr(error, "__notes__", [])
                 sys.exit("\n".join([f"error: {error}", *notes]))
         elif not chosen.merge:

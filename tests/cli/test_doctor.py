@@ -157,3 +157,13 @@ def test_a_platform_that_is_not_there(here):
     (problem,) = json.loads(done.stdout)["problems"]
     assert problem.startswith("jax finds no device")
     assert problem.endswith("unset JAX_PLATFORMS")
+
+
+def test_what_fits_of_an_experiment(here, capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert main(["doctor", "--experiment", "heterogeneity", "--config", "none"]) == 2
+    assert "config 'none' of heterogeneity is none of: smoke" in capsys.readouterr().err
+    assert main(["doctor", "--experiment", "scaling"]) == 2
+    assert "has no function points(config)" in capsys.readouterr().err
+    assert main(["doctor", "--experiment", "none"]) == 2
+    assert "experiment 'none' is none of: audit_epsilon" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import re
 import resource
 from collections.abc import Callable
 from dataclasses import replace
@@ -136,12 +137,23 @@ def test_a_run_that_diverges_ends_and_the_others_go_on(
 
 def test_a_slice_is_no_larger_than_the_memory(tmp_path: Path) -> None:
     rounds: list[int] = []
-    lab.run_sweep(
-        points_of(TINY, range(2)), tmp_path, slice_size=2, memory_bytes=1,
-        report=lambda done, text: rounds.append(done),
-    )  # fmt: skip
+    texts: list[str] = []
+
+    def report(done: int, text: str) -> None:
+        rounds.append(done)
+        texts.append(text)
+
+    points = points_of(TINY, range(2))
+    with pytest.raises(lab.TooLargeError, match="1 runs at once, the fewest") as caught:
+        lab.run_sweep(points, tmp_path, slice_size=2, memory_bytes=1)
+    said = re.search(r"take ([\d.]+) KiB of a device, and 0.0 KiB", str(caught.value))
+    assert said
+    assert "the largest arrays that it makes: f32[" in str(caught.value)
+    one = int(1024 * float(said[1]) + 1024)
+    lab.run_sweep(points, tmp_path, slice_size=2, memory_bytes=one, report=report)
     # Those of one run's chunk.
     assert max(rounds) == 2
+    assert any("2 runs at once would take" in text for text in texts)
 
 
 @pytest.mark.parametrize("what", ["a checkpoint", "lines"])
