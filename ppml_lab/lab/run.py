@@ -39,6 +39,8 @@ from ppml_lab.lab.tree.identity import described
 
 C = TypeVar("C", bound=Any)
 
+_MADE_BY = {"codes": "codes", "jaxs": "releases of jax", "devices": "kinds of device"}
+
 
 @arguments.checked
 def run_experiment(
@@ -133,7 +135,10 @@ def _lead(
     _print_together(together)
     records.write_json(out / "privacy.json", together)
     if not chosen.merge:
-        _train(take(runs, shard), chosen, on_metrics, stop)
+        part = take(runs, shard)
+        if not part:
+            print(f"shard {shard} has nothing to do: there are {len(runs)} runs")
+        _train(part, chosen, on_metrics, stop)
     made = [run_of(point, out) for point in runs]
     missing = [run.point for run in made if not run.is_finished]
     if missing:
@@ -153,8 +158,19 @@ def _lead(
     stamp = records.read_json(out / "provenance.json")
     stamp["cost"] = total_cost(run.folder for run in made)
     stamp["runs"] = of_runs(run.folder for run in made)
+    _print_mixed(stamp["runs"])
     records.write_json(out / "provenance.json", stamp)
     print(f"wrote {out / 'table.csv'}")
+
+
+def _print_mixed(made: Mapping[str, Sequence[Any]]) -> None:
+    """Where a table's runs come from, if that is not one place."""
+    for name in ("codes", "jaxs", "devices"):
+        if len(made[name]) > 1:
+            print(
+                f"note: these runs were made by {len(made[name])} {_MADE_BY[name]}: "
+                f"{', '.join(made[name])}; provenance.json of each run says by which"
+            )
 
 
 def _shard(text: str | None) -> Shard:

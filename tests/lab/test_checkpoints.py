@@ -64,6 +64,25 @@ def test_a_slice_keeps_its_newest_checkpoint_alone(tmp_path: Path) -> None:
     assert not path.parent.exists()
 
 
+@pytest.mark.parametrize("what", ["ledger/ledger.json", "states"])
+def test_killed_between_a_new_checkpoint_and_the_old_ones_end(
+    tmp_path: Path, what: str
+) -> None:
+    save(tmp_path, "5ce0", 9, ["a"])
+    (old,) = (tmp_path / "checkpoints" / "5ce0").iterdir()
+    kept = shutil.copytree(old, tmp_path / "kept")
+    save(tmp_path, "5ce0", 10, ["a"])
+    # The old one was being removed: some of its files are gone.
+    shutil.copytree(kept, old)
+    gone = old / what
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    found = checkpoints.find(tmp_path)["a"]
+    assert found.rounds == 10
+    checkpoints.load([found], STATES)
+    save(tmp_path, "5ce0", 11, ["a"])
+    assert [path.name for path in old.parent.iterdir()] == ["11"]
+
+
 def test_another_programs_states_are_refused(tmp_path: Path) -> None:
     save(tmp_path, "5ce0", 10, ["a"])
     saved = [find(tmp_path)["a"]]

@@ -84,7 +84,7 @@ def test_the_largest_arrays_are_named_with_what_makes_them() -> None:
         return jax.lax.scan(one, wide[:200], None, length=3)[0].sum()
 
     compiled = jax.jit(step).lower(jnp.zeros((200, 200))).compile()
-    ((kind, size, made), *_) = memory.largest_arrays(compiled.as_text(), 3)
+    ((kind, size, made), *_) = memory.largest_arrays(compiled.as_text() or "", 3)
     assert (kind, size) == ("f32[4000,200]", 4 * 200 * 4000)
     assert made
     text = memory.in_words(compiled, memory.needed_by(compiled, ()))

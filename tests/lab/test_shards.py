@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,33 @@ def test_an_experiment_in_shards_ends_with_the_whole_table(
     assert records.read_json(parts / "privacy.json") == together
     keys = {row[rows(parts)[0].index("key")] for row in rows(parts)[1:]}
     assert keys == {points(Experiment())[0].key[:16]}
+
+
+@pytest.mark.exhaustive  # another's: test_examples, and copies are files
+def test_two_clusters_results_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of which every run says where it was made, and the merged table that it was in
+    two places.
+    """
+    here, there = tmp_path / "here", tmp_path / "there"
+    start(monkeypatch, here, "--shard", "1/2")
+    start(monkeypatch, there, "--shard", "2/2")
+    assert "nothing to do" not in capsys.readouterr().out
+    start(monkeypatch, there, "--shard", "1/4")
+    assert "shard 1/4 has nothing to do: there are 3 runs" in capsys.readouterr().out
+    for stamp in there.glob("runs/*/provenance.json"):
+        made = records.read_json(stamp)
+        made["made_by"]["device"] = "NVIDIA H200"
+        records.write_json(stamp, made)
+    shutil.copytree(there / "runs", here / "runs", dirs_exist_ok=True)
+    start(monkeypatch, here, "--merge")
+    said = capsys.readouterr().out
+    assert "these runs were made by 2 kinds of device: NVIDIA H200, cpu" in said
+    assert records.read_json(here / "provenance.json")["runs"]["devices"] == [
+        "NVIDIA H200", "cpu",
+    ]  # fmt: skip
+    assert len((here / "table.csv").read_text().splitlines()) == 4
+    # Another configuration's folder is refused before anything is copied over.
+    with pytest.raises(SystemExit, match="holds results of another configuration"):
+        start(monkeypatch, here, "--num-seeds", "2")

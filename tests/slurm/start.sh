@@ -28,9 +28,17 @@ grep -qw "$node" /etc/hosts || echo "127.0.0.1 $node" >> /etc/hosts
   echo OverTimeLimit=0
   echo StateSaveLocation=/var/spool/slurmctld
   echo SlurmdSpoolDir=/var/spool/slurmd
-  echo "NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN"
-  echo "PartitionName=main Nodes=$node Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:8"
+  # Two GPUs that are numbers alone: scripts ask for them.
+  echo GresTypes=gpu
+  echo "NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) Gres=gpu:2 State=UNKNOWN"
+  # Who comes by the second partition sends away whom it meets, after SIGTERM.
+  echo PreemptType=preempt/partition_prio
+  echo PreemptMode=REQUEUE
+  echo "PartitionName=main Nodes=$node Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:8 PriorityTier=1 GraceTime=60"
+  echo "PartitionName=urgent Nodes=$node MaxTime=INFINITE State=UP PriorityTier=2"
 } > /etc/slurm/slurm.conf
+touch /var/spool/slurmd/gpu{0,1}
+echo "Name=gpu File=/var/spool/slurmd/gpu[0-1]" > /etc/slurm/gres.conf
 pgrep -x munged >/dev/null || su munge -s /bin/sh -c "$(command -v munged)"
 slurmctld
 slurmd
