@@ -7,6 +7,7 @@ is the table of a single run.
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import re
 import shutil
@@ -48,6 +49,10 @@ def table(config, results):
 if __name__ == "__main__":
     lab.run_experiment("own", "", {"smoke": Experiment()}, points, table)
 """
+TWO_CHUNKS = (
+    *("--setup.schedule.num-rounds", "200"),
+    *("--setup.schedule.evals-per-chunk", "100"),
+)
 LONG = ("--setup.schedule.num-rounds", "3000")
 
 
@@ -126,6 +131,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         ]
 
 
+@functools.cache
 def alone(*options: str) -> list[dict[str, str]]:
     """The table of a single run without SLURM."""
     said(*own("alone", *options).split())
@@ -207,3 +213,114 @@ def test_a_task_whose_time_is_over_stops_after_a_chunk_and_goes_on(here: Path) -
     assert (state["JobState"], state["ExitCode"]) == ("FAILED", "75:0"), state
     (later,) = {path.name for path in (here / "limit").glob("checkpoints/*/*")}
     assert int(later) > int(reached)
+
+
+CLUSTER = ROOT / "ppml_lab" / "lab" / "CLUSTER.md"
+TESTED = {
+    "python -m experiments.privacy_utility paper": f"{sys.executable} -m own smoke",
+    "python -m experiments.dp_fedavg paper": f"{sys.executable} -m own smoke",
+    "-m experiments.privacy_utility paper": "-m own smoke",
+    # One node, whose jobs are short.
+    "--array=1-8": "--array=1-4",
+    "--cpus-per-task=4": "--cpus-per-task=1",
+    "--nodes=2": "--nodes=1",
+    "--ntasks-per-node=4": "--ntasks-per-node=2",
+    "--gpus-per-node=4": "--gpus-per-node=2",
+}
+"""What tests put for what CLUSTER.md says."""
+
+
+def block(name: str) -> str:
+    """A script of CLUSTER.md, as tests run it."""
+    (text,) = re.findall(rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)```",
+                         CLUSTER.read_text(), re.S)  # fmt: skip
+    return adapted(text)
+
+
+def adapted(text: str) -> str:
+    for said_there, tested in TESTED.items():
+        text = text.replace(said_there, tested)
+    return text
+
+
+@pytest.fixture
+def scratch(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that all nodes share."""
+    monkeypatch.setenv("SCRATCH", str(here))
+    return here
+
+
+def soon(job: str) -> None:
+    """A job that was queued again begins after a while, unless it is told to."""
+    for line in said("squeue", "--noheader", "--format=%i %T", "--jobs", job).split(
+        "\n"
+    ):
+        if line.endswith(" PENDING"):
+            subprocess.run(["scontrol", "update", f"jobid={line.split()[0]}",
+                            "StartTime=now"], check=False,
+                           capture_output=True)  # fmt: skip
+
+
+def until_over(job: str, seconds: float = 300) -> None:
+    def ended() -> bool:
+        soon(job)
+        return over(job)
+
+    wait(ended, seconds)
+
+
+def test_the_array_of_the_page_stops_goes_on_and_is_merged(scratch: Path) -> None:
+    long = " ".join(TWO_CHUNKS)
+    text = block("sweep.sh").replace("--stop-after 3h", f"{long} --stop-after 1s")
+    (scratch / "sweep.sh").write_text(text)
+    array = said("sbatch", "--parsable", "sweep.sh").strip()
+    page = CLUSTER.read_text()
+    (script,) = re.findall(r"```bash\narray=.*?\n(sbatch.*?)```", page, re.S)
+    merge = adapted(script).replace("--merge", f"{long} --merge")
+    merge = merge.replace("sbatch", f"array={array}; sbatch --parsable")
+    job = said("bash", "-c", merge).strip()
+    until_over(array)
+    until_over(job)
+    logs = [(scratch / f"sweep-{task}.log").read_text() for task in (1, 2, 3, 4)]
+    assert "shard 1/4 has nothing to do: there are 3 runs" in logs[0]
+    # The others stopped on the way, and went on.
+    for log in logs[1:]:
+        assert "stopped after a chunk (its time is over)" in log, log
+    assert "wrote" in (scratch / "merge.log").read_text()
+    assert rows(scratch / "results") == alone(*TWO_CHUNKS)
+    # Compiled once, for all tasks.
+    assert [*(scratch / "xla").iterdir()]
+
+
+def test_the_script_of_the_page_survives_preemption(scratch: Path) -> None:
+    text = block("sweep.sh").replace("--array=1-4", "--array=1-1")
+    text = text.replace("--stop-after 3h", " ".join(LONG))
+    (scratch / "sweep.sh").write_text(text)
+    low = said("sbatch", "--parsable", "sweep.sh").strip()
+    wait(lambda: in_mid_run(scratch / "results"))
+    urgent = said(
+        *("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--wrap=sleep 3")
+    ).strip()
+    wait(lambda: over(urgent))
+    until_over(low)
+    log = (scratch / "sweep-1.log").read_text()
+    assert "stopped after a chunk (SIGTERM): the same command goes on" in log, log
+    assert rows(scratch / "results") == alone(*LONG)
+
+
+def test_tasks_of_the_page_compute_together(scratch: Path) -> None:
+    text = block("together.sh").replace("--stop-after 3h", "--stop-after 1h")
+    (scratch / "together.sh").write_text(text)
+    job = said("sbatch", "--parsable", "together.sh").strip()
+    wait(lambda: over(job), 200)
+    log = (scratch / "together.log").read_text()
+    assert log.count("table.csv") == 1, log
+    assert [row["seed"] for row in rows(scratch / "together")] == ["0", "1", "2"]
+
+
+def test_submitit_as_the_page_has_it(scratch: Path) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    (scratch / "launch.py").write_text(block("launch.py"))
+    done = said(sys.executable, "launch.py")
+    assert done.splitlines()[-1] == str([0] * 8)
+    assert rows(scratch / "results") == alone()
