@@ -1,0 +1,127 @@
+"""Chips that are not here, for which XLA compiles all the same.
+
+A target is "h200", the path of another GPU's description (a GpuTargetConfigProto as
+text), or a TPU topology by libtpu's name, such as "v5e:2x2".
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+H200 = Path(__file__).with_name("h200.txtpb")
+CURE = "pip install 'ppml_lab[aot]'"
+_LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+# Without these XLA divides by zero, or compiles another program and says nothing.
+NEEDED = (
+    "threads_per_block_limit",
+    "threads_per_warp",
+    "shared_memory_per_block",
+    "shared_memory_per_core",
+    "threads_per_core_limit",
+    "core_count",
+    "fpus_per_core",
+    "block_dim_limit_x",
+    "block_dim_limit_y",
+    "block_dim_limit_z",
+    "memory_bandwidth",
+    "l2_cache_size",
+    "clock_rate_ghz",
+    "device_memory_size",
+    "shared_memory_per_block_optin",
+    "cuda_compute_capability",
+    "registers_per_core_limit",
+    "registers_per_block_limit",
+    "platform_name",
+    "device_description_str",
+)
+
+
+class Target(NamedTuple):
+    """Devices that programs are made for, and how."""
+
+    devices: list[jax.Device]
+    options: Mapping[str, str]
+    """Of the compiler."""
+
+
+def target_of(name: str) -> Target:
+    """The devices of a target.
+
+    Raises:
+      ValueError: If its wheels are not installed or do not know it, or its description
+        lacks something; says what.
+    """
+    if re.fullmatch(r"v\d+\w*:[\dx]+\w*", name):
+        return _tpu(name)
+    path = H200 if name == "h200" else Path(name)
+    if not path.is_file():
+        raise ValueError(
+            f"target '{name}' is no TPU topology, such as 'v5e:2x2', and no file that "
+            "describes a GPU; use one of these, or 'h200'"
+        )
+    return _gpu(path)
+
+
+def _tpu(name: str) -> Target:
+    _need("libtpu", name)
+    # It asks a machine of Google's for what the topology says, and has one process.
+    for variable, value in _LIBTPU.items():
+        os.environ.setdefault(variable, value)
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"target '{name}': libtpu says {error}") from error
+    return Target([*found.devices], {})
+
+
+def _gpu(path: Path) -> Target:
+    text = path.read_text()
+    if lacking := missing(text):
+        raise ValueError(
+            f"{path.name} describes a GPU without {', '.join(lacking)}: XLA would "
+            "compile for another chip; add what the device's own description says"
+        )
+    _need("jax_plugins.xla_cuda13", path.name)
+    try:
+        found = topologies.get_topology_desc(
+            platform="cuda",
+            topology_name=path.stem,
+            topology="1x1x1",
+            target_config=text,
+        )
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"{path.name} describes no GPU: {error}") from error
+    # Tuning would run kernels.
+    return Target([*found.devices], {"xla_gpu_autotune_level": "0"})
+
+
+def missing(text: str) -> list[str]:
+    """What a GPU's description lacks."""
+    said = {*re.findall(r"^\s*(\w+)\s*[:{]", text, re.M)}
+    return [one for one in NEEDED if one not in said]
+
+
+def _need(module: str, name: str) -> None:
+    try:
+        there = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        there = None
+    if there is None:
+        raise ValueError(
+            f"target '{name}' needs {module}, which is not installed: {CURE}, in an "
+            "environment of its own, for jax looks for the devices of its wheels"
+        )
