@@ -60,6 +60,20 @@ def as_vector(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
     return jnp.concatenate([leaf.reshape(-1) for leaf in leaves]), cut
 
 
+def arrays_apart(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
+    """A tree's arrays, and the way back from as many, which keeps all else as it is."""
+    leaves, structure = jax.tree.flatten(tree)
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+    def together(arrays: list[Array]) -> PyTree:
+        whole = [*leaves]
+        for place, array in zip(places, arrays, strict=True):
+            whole[place] = array
+        return jax.tree.unflatten(structure, whole)
+
+    return [leaves[place] for place in places], together
+
+
 def take(tree: PyTree, rows: Array) -> PyTree:
     """Rows of every leaf."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)

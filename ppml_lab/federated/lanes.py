@@ -114,7 +114,8 @@ def train_cohort(
       clients: Their data.
       cohort: Who takes part.
       round_number: Rounds done before this one.
-      report: What a client that has trained contributes.
+      report: What a client that has trained contributes, a pytree of what it takes,
+        such as `jax.tree_util.Partial`.
       fold: Makes a total of reports.
       num_lanes: Clients trained at once on a device.
       mesh: If given, the devices along its axis "clients" share the cohort, and their
@@ -135,6 +136,7 @@ def train_cohort(
         clients: base.Clients,
         cohort: base.Cohort,
         round_number: Array,
+        report: Report,
     ) -> tuple[PyTree, PyTree]:
         steps = _num_steps(trainer, clients, cohort)
         queue = _queue(clients, cohort, steps, device, num_devices)
@@ -159,7 +161,7 @@ def train_cohort(
         return fold.merge(gather(total)), add_up(fresh)
 
     total, fresh = over_devices(
-        train, join, mesh, key, sent, kept, clients, cohort, round_number
+        train, join, mesh, key, sent, kept, clients, cohort, round_number, report
     )
     # Out of range, and so dropped, for padding.
     population = clients.offsets.shape[0] - 1

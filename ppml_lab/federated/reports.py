@@ -37,11 +37,20 @@ def report(
     session: PyTree,
     weights: Float[Array, " cohort"] | None,
 ) -> lanes.Report:
-    """What a client that has trained contributes to the round's sums."""
+    """What a client that has trained contributes to the round's sums; its arrays are
+    leaves, which every device is handed.
+    """
+    arrays, together = trees.arrays_apart((mechanism_state, session, weights))
 
     def of_client(
-        key: base.Key, place: Array, size: Array, update: PyTree, info: dict[str, Array]
+        arrays: list[Array],
+        key: base.Key,
+        place: Array,
+        size: Array,
+        update: PyTree,
+        info: dict[str, Array],
     ) -> dict[str, Any]:
+        mechanism_state, session, weights = together(arrays)
         clip_key, encode_key = jax.random.split(key)
         weight, weighed = jnp.float32(1), update
         if weights is not None:
@@ -75,7 +84,7 @@ def report(
             ),
         }
 
-    return of_client
+    return jax.tree_util.Partial(of_client, arrays)
 
 
 def fold(aggregator: base.SecureAggregator) -> lanes.Fold:

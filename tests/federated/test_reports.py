@@ -81,3 +81,26 @@ def test_private_steps_tell_norms_before_clipping_and_the_share_clipped():
     assert info["gradient_norm"] == 2.5
     assert info["gradient_clipped_share"] == 0.5
     assert info["clipped_share"] == 1
+
+
+def test_a_masked_round_is_traced_from_shapes_on_a_mesh():
+    """As programs for chips that are not here are: what a report takes of the round has
+    to be handed to every device, for its type says how it lies outside of them.
+    """
+    mesh = federated.client_mesh(2)
+    algorithm = federated.averaging(
+        TASK,
+        federated.local_sgd(TASK, RATE, 2, num_epochs=1),
+        federated.everyone(5),
+        aggregator=smpc.pairwise_masking(smpc.graphs.complete(5, 3), 4.0),
+        mesh=mesh,
+    )
+    key = jax.random.key(0)
+    like = (key, jax.eval_shape(algorithm.init, key), CLIENTS)
+    everywhere = federated.on_every_device(mesh)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        like,
+    )
+    traced = jax.jit(algorithm.round).trace(*shapes)
+    assert jax.tree.map(jnp.shape, traced.out_info[0].params) == (3,)

@@ -97,8 +97,10 @@ def read(text: str) -> dict[str, Any]:
 def main() -> None:
     where, name = sys.argv[1:]
     jax.config.update("jax_platforms", "cpu")
-    make = programs.prepared(name)
-    print(json.dumps(compiled(targets.target_of(where), make)))
+    there = targets.target_of(where)
+    # Data are dealt to as many devices here.
+    jax.config.update("jax_num_cpu_devices", len(there.devices))
+    print(json.dumps(compiled(there, programs.prepared(name))))
 
 
 if __name__ == "__main__":

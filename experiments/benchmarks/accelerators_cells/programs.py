@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from experiments.audited import trainings
 from experiments.benchmarks.device_day_cells.close import MODELS
 from experiments.benchmarks.device_day_cells.exact import RINGS
 from experiments.benchmarks.device_day_cells.speed import images
-from ppml_lab import audit, base, data, dp, federated, lab, models, random
+from ppml_lab import audit, base, data, dp, federated, lab, models, random, smpc
 from ppml_lab.lab import parts, program
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.setup import by_point, lab_mesh, num_rows
@@ -166,7 +166,7 @@ def slice_of(setup: Any, width: int = 1) -> Make:
         stacked = (*program.shapes_of(group, size), program.states_of(group, size))
         return Program(
             program.mapped_chunk(group, chunk, width),
-            (*shaped(stacked, by_point(mesh)), *shaped(loaded[:3]), _number()),
+            (*shaped(stacked, by_point(mesh)), *moved(loaded[:3], mesh), _number()),
             donated=(2,),
         )
 
@@ -177,6 +177,18 @@ def shaped(tree: Any, sharding: NamedSharding | None = None) -> Any:
     """Shapes and types of arrays, on the devices that are said."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+    )
+
+
+def moved(tree: Any, mesh: Mesh) -> Any:
+    """Shapes and types of arrays that lie on as many devices here, as they would there
+    on a mesh.
+    """
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, leaf.sharding.spec)
+        ),
         tree,
     )
 
@@ -228,6 +240,34 @@ def rounds(model: Any, lanes: int, **fields: Any) -> Callable[[], Make]:
             **fields,
         )
     )
+
+
+def round_on_a_mesh() -> Make:
+    """A round as a researcher's own program has it, without the lab's sweep around it,
+    under full pairwise masks.
+    """
+    task = trainings.task_of(models.two_nn(10))
+    train = data.load("digits").train
+    owners = data.partition.iid(np.random.default_rng(0), len(train["y"]), COHORT)
+    clients = data.federate(train, owners)
+    trainer = federated.local_sgd(task, optax.sgd(0.1), 10, num_epochs=1)
+    graph = smpc.graphs.complete(COHORT, COHORT - 4)
+
+    def make() -> Program:
+        mesh = federated.client_mesh()
+        algorithm = federated.averaging(
+            task,
+            trainer,
+            federated.everyone(COHORT),
+            aggregator=smpc.pairwise_masking(graph, 8.0),
+            mesh=mesh,
+        )
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        whole = (key, jax.eval_shape(algorithm.init, key), clients)
+        everywhere = federated.on_every_device(mesh)
+        return Program(algorithm.round, shaped(whole, everywhere), donated=(1,))
+
+    return make
 
 
 def dp_sgd(model: Any, batch: int, method: Any) -> Callable[[], Make]:
@@ -383,6 +423,7 @@ OTHERS: dict[str, tuple[str, Callable[[], Make]]] = {
         federated_run(mechanism=parts.Gaussian(1.0, 1.0), live_epsilon=True),
     ),
     "data by shard": ("rounds", federated_run(layout=lab.Layout(shard_data=True))),
+    "a round on a mesh, masked in pairs": ("rounds", round_on_a_mesh),
     "a slice of 32 points": (
         "sweep",
         federated_run(32, mechanism=parts.Gaussian(1.0, 1.0)),
