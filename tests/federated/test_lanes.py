@@ -133,7 +133,8 @@ def trained():
         return lanes.train_cohort(
             jax.random.key(5), tracing(weigh_key), jnp.float32(3),
             jax.tree.map(jnp.asarray, KEPT), clients, cohort, jnp.int32(7),
-            jax.tree_util.Partial(report), FOLD, num_lanes, federated.client_mesh(num_devices),
+            jax.tree_util.Partial(report), FOLD, num_lanes,
+            federated.client_mesh(num_devices),
         )  # fmt: skip
 
     def train(num_lanes, num_devices, cohort, weigh_key, storage="whole"):
