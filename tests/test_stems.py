@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -51,6 +52,7 @@ TINY = {
         *("--one-run-canaries", "40", "--one-run-repeats", "2"),
     ],
     "device_day": ["--cohort", "16"],
+    "accelerators": ["--programs", "normal numbers"],
     "convolutions": ["--turns", "1", "--num-steps", "2", "--batch-sizes", "2"],
 }
 TIMED = {stem for stem, path in FOUND.items() if path.parent.name == "benchmarks"}
@@ -71,8 +73,11 @@ LONG = (
 
 
 def marks(stem: str) -> list[pytest.MarkDecorator]:
-    timed = [pytest.mark.benchmark] if stem in TIMED else []
-    return timed + ([pytest.mark.exhaustive] if stem in LONG else [])
+    found = [pytest.mark.benchmark] if stem in TIMED else []
+    found += [pytest.mark.exhaustive] if stem in LONG else []
+    if stem == "accelerators" and importlib.util.find_spec("libtpu") is None:
+        found += [pytest.mark.skip(reason="the extra aot is not installed")]
+    return found
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
