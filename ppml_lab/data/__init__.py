@@ -15,6 +15,7 @@ from ppml_lab.data.dataset import Dataset, make_dataset
 from ppml_lab.data.datasets import load, names
 from ppml_lab.data.digests import Digests, digests
 from ppml_lab.data.persons import People, people
+from ppml_lab.data.plays import shakespeare
 from ppml_lab.data.storage import generated, shard
 from ppml_lab.data.synthetic import synthetic
 
@@ -32,6 +33,7 @@ __all__ = [
     "num_clients",
     "partition",
     "people",
+    "shakespeare",
     "shard",
     "storage",
     "synthetic",
