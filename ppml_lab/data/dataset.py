@@ -26,6 +26,7 @@ class Dataset(NamedTuple):
         where it is one-hot; None where x is not a table.
       licence: Under which the data are published, in words; "" where nobody says.
       citation: Whom to cite; "" for data of one's own.
+      notes: What was done to the rows, in words, where that depends on them.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dataset(NamedTuple):
     feature_names: tuple[str, ...] | None = None
     licence: str = ""
     citation: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @arguments.checked

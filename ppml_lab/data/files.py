@@ -10,6 +10,7 @@ import io
 import math
 import os
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -26,6 +27,7 @@ TIMEOUT_SECONDS = 30
 MOST_BYTES = 1 << 30
 """Of a download, and of what a file decompresses to: ten times the largest here."""
 _CHUNK_BYTES = 1 << 16
+_RECENT_NS = 2 * 10**9
 _MOST_AXES = 32
 _MOST_NAMED = 8
 _IDX_DTYPES = {
@@ -117,26 +119,29 @@ def check_published(path: Path, source: Source) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex; read once as long as its size and time
-    stay.
+    """The SHA-256 of a file's bytes, in hex; read once as long as the file is not
+    written.
     """
-    return _digest(path, _stamp(path), unzipped=False)
+    return _digest(path, unzipped=False)
 
 
 def _content(path: Path) -> str:
     """The SHA-256 of what a gzipped file holds; "" where that cannot be read."""
-    return _digest(path, _stamp(path), unzipped=True)
+    return _digest(path, unzipped=True)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """What changes where a file does: its size and time."""
+def _digest(path: Path, *, unzipped: bool) -> str:
+    """The SHA-256 of a file, or of what it holds; "" where that cannot be read."""
     about = path.stat()
-    return about.st_size, about.st_mtime_ns
+    # Times of change are not as fine as files may change.
+    recent = time.time_ns() - about.st_ctime_ns < _RECENT_NS
+    stamp = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    read = _read_digest.__wrapped__ if recent else _read_digest
+    return read(path, stamp, unzipped=unzipped)
 
 
 @functools.lru_cache(maxsize=256)
-def _digest(path: Path, stamp: tuple[int, int], *, unzipped: bool) -> str:
-    """The SHA-256 of a file, or of what it holds; "" where that cannot be read."""
+def _read_digest(path: Path, stamp: tuple[int, ...], *, unzipped: bool) -> str:
     del stamp
     found, total = hashlib.sha256(), 0
     try:

@@ -87,6 +87,7 @@ from ppml_lab.lab.parts.sums import (
     PairwiseMasking,
     Sum,
 )
+from ppml_lab.lab.parts.table_file import TableFile
 from ppml_lab.lab.parts.trainers import (
     ExampleGradients,
     FedAvg,
@@ -174,6 +175,7 @@ __all__ = [
     "SignFlipping",
     "Sum",
     "Synthetic",
+    "TableFile",
     "TopK",
     "Trainer",
     "TrimmedMean",

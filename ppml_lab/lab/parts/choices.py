@@ -15,6 +15,7 @@ from ppml_lab.lab.parts import (
     rules,
     samplers,
     sums,
+    table_file,
     trainers,
     wrappers,
 )
@@ -33,6 +34,7 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         data.Diabetes,
         data.Rossi,
         data.Synthetic,
+        table_file.TableFile,
     ),
     partitions.Partition: (
         partitions.Iid,
