@@ -189,6 +189,7 @@ def errors(name: str, config: Experiment, dataset: data.Dataset, seed: int) -> A
     """By ring and bits, everything that is measured with one trained model."""
     count = config.cnn_images if name == "cnn" else config.test_images
     batch = min(config.batch_size, count)
+    assert dataset.num_classes is not None
     module = MODULES[name](dataset.num_classes)
     params = trained(module, dataset, config.num_steps, seed)
     images, labels = dataset.test["x"][:count], dataset.test["y"][:count]
@@ -286,6 +287,7 @@ def measure(folder: Path, config: Experiment) -> list[Row]:
     dataset = data.load(config.dataset)
     images = jax.ShapeDtypeStruct((128, *dataset.train["x"].shape[1:]), jnp.float32)
     rows = []
+    assert dataset.num_classes is not None
     for name in config.models:
         module = MODULES[name](dataset.num_classes)
         params = jax.eval_shape(module.init, jax.random.key(0), images)

@@ -197,9 +197,12 @@ def by_columns(dataset: data.Dataset) -> Case:
 
 
 def images(dataset: data.Dataset) -> Case:
+    num_classes = dataset.num_classes
+    assert num_classes is not None
+
     def table(examples: dict[str, np.ndarray], order: np.ndarray) -> Any:
         x = examples["x"].reshape(len(examples["y"]), -1)
-        labels = np.eye(dataset.num_classes, dtype=np.float32)[examples["y"]]
+        labels = np.eye(num_classes, dtype=np.float32)[examples["y"]]
         return {"x": x[order], "y": labels[order]}
 
     order = np.random.default_rng(0).permutation(len(dataset.train["y"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -11,6 +12,8 @@ from typing import Any
 from ppml_lab.cli.machine import Finding
 from ppml_lab.cli.tables import RESULTS
 
+_OF_PACKAGES = {"rossi": "lifelines"}
+"""Data sets that come with packages which need not be there."""
 _LITTLE_SPACE = 500 * 2**20
 
 
@@ -28,7 +31,7 @@ def data_sets() -> Finding:
     elif given and not any(
         (Path(given).expanduser() / row["name"]).is_dir() for row in rows
     ):
-        named = ", ".join(row["name"] for row in rows if row["state"] != "built in")
+        named = ", ".join(row["name"] for row in rows if row["folder"] is not None)
         warnings.append(
             f"PPML_LAB_DATA is {given}, which holds no data set: make folders there "
             f"of these names: {named}"
@@ -75,14 +78,23 @@ def folders() -> Finding:
 def _data_set(name: str) -> dict[str, Any]:
     from ppml_lab.data import datasets, files
 
-    needed, optional = datasets.sources(name)
+    needed, optional, instead = datasets.sources(name)
     absent, unknown = files.missing(name, needed), files.missing(name, optional)
+    if absent and instead and not files.missing(name, instead):
+        needed, absent = instead, []
     state, folder, advice = "built in", None, None
     if absent:
         state, folder = "missing", files.folders(name)[0]
         advice = f"downloaded at first use; offline, put its {len(absent)} files there"
+        if not all(needed[file].sha256 for file in absent):
+            advice = f"never downloaded: put its {len(absent)} files there"
+            advice += f", or {' and '.join(instead)}" if instead else ""
+    elif name in _OF_PACKAGES and not importlib.util.find_spec(_OF_PACKAGES[name]):
+        state, advice = "missing", f"install {_OF_PACKAGES[name]}, which brings it"
     elif needed:
-        state, folder = "found", files.find(name, [*needed], sources={})[0].parent
+        found = files.find(name, [*needed], sources={})[0]
+        folder = next(one for one in files.folders(name) if one in found.parents)
+        state = "found"
         advice = (
             "its users are unknown: optional files are missing" if unknown else None
         )

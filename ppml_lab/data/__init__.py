@@ -14,7 +14,9 @@ from ppml_lab.data.clients import client_sizes, federate, num_clients, view
 from ppml_lab.data.dataset import Dataset, make_dataset
 from ppml_lab.data.datasets import load, names
 from ppml_lab.data.digests import Digests, digests
+from ppml_lab.data.own_table import read_table
 from ppml_lab.data.persons import People, people
+from ppml_lab.data.plays import shakespeare
 from ppml_lab.data.storage import generated, shard
 from ppml_lab.data.synthetic import synthetic
 
@@ -32,6 +34,8 @@ __all__ = [
     "num_clients",
     "partition",
     "people",
+    "read_table",
+    "shakespeare",
     "shard",
     "storage",
     "synthetic",

@@ -14,6 +14,7 @@ from ppml_lab.data import columns, partition
 from ppml_lab.data.storage import client_view, made
 
 _ALIGNMENT = 64
+_MOST_NAMED = 10
 
 
 @arguments.checked
@@ -22,6 +23,7 @@ def federate(
     user_ids: Any,
     *,
     num_clients: int | None = None,
+    users: Any = None,
     held_out: Any = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> base.Clients:
@@ -35,6 +37,10 @@ def federate(
       examples: Any pytree of arrays `[n, ...]` of numbers. A NaN stays what it is.
       user_ids: `[n]`, who owns each row: integers, strings, anything that sorts.
       num_clients: If given, ids must be integers and client `i` is user `i`.
+      users: `[clients]`, all different. If given, client `i` is `users[i]`, also one
+        who owns nothing, so that rows of a test set line up with the clients of train:
+        `federate(test, test_users, users=np.unique(train_users))`. Clients without
+        rows are there to be judged, not to be trained.
       held_out: `[n]` truth values, which rows are never trained, such as
         `partition.hold_out` gives them; none if None.
       sharding: Where the arrays lie; the default device if None. CPU devices that hold
@@ -43,11 +49,19 @@ def federate(
     Raises:
       ValueError: Leaves or ids of different length, no examples, leaves of texts, dates
         or objects, missing ids, a client in `range(num_clients)` that owns nothing,
-        numbers too large for the device's dtype, `held_out` that is not
-        one truth value per example.
+        ids that are not among `users` (it names them: who is in the test set only has
+        no client), users that are there twice, numbers too large for the device's
+        dtype, `held_out` that is not one truth value per example.
     """
-    num_examples = columns.num_examples("examples", examples)
-    if num_clients is None:
+    num_examples, count = columns.num_examples("examples", examples), 0
+    if users is not None:
+        if num_clients is not None:
+            raise ValueError(
+                f"num_clients {num_clients} and users are both given; users says how "
+                "many clients there are, so drop num_clients"
+            )
+        owners, count = _places(user_ids, users)
+    elif num_clients is None:
         owners = partition.natural(user_ids)
     else:
         owners = columns.one_axis("user_ids", user_ids)
@@ -59,7 +73,8 @@ def federate(
         )
     held = _held(held_out, num_examples)
     order = np.lexsort((held, owners))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(owners))])
+    sizes = np.bincount(owners, minlength=count)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
     grouped = jax.tree_util.tree_map_with_path(
         lambda path, leaf: _to_device(
             _name(path), _rows(np.asarray(leaf), order), sharding
@@ -69,8 +84,41 @@ def federate(
     offsets = trees.place(np.int32(offsets), sharding)
     if held_out is None:
         return base.Clients(grouped, offsets)
-    counts = np.bincount(owners, weights=held)
+    counts = np.bincount(owners, weights=held, minlength=count)
     return base.Clients(grouped, offsets, trees.place(np.int32(counts), sharding))
+
+
+def _places(user_ids: Any, users: Any) -> tuple[np.ndarray, int]:
+    """Each row's place among the users, and how many these are."""
+    ids = columns.one_axis("user_ids", user_ids)
+    wanted = columns.one_axis("users", users)
+    # numpy would compare 1 and "1" as texts.
+    kinds = {ids.dtype.kind, wanted.dtype.kind}
+    if kinds & set("SU") and kinds & set("biuf"):
+        raise ValueError(
+            f"users are {wanted.dtype} and user_ids {ids.dtype}; give both as numbers, "
+            "or both as texts"
+        )
+    known, place = columns.numbered("users", wanted)
+    first = np.argsort(place)
+    if len(known) < len(wanted):
+        twice = known[np.argmax(np.bincount(place))]
+        raise ValueError(
+            f"users must differ, got {twice} twice; numpy.unique(train_users) has each "
+            "once, in the order of federate's clients"
+        )
+    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    is_stranger = known[places] != ids
+    if is_stranger.any():
+        strangers = np.unique(ids[is_stranger]).tolist()
+        shown = ", ".join(map(repr, strangers[:_MOST_NAMED]))
+        shown += ", ..." if len(strangers) > _MOST_NAMED else ""
+        raise ValueError(
+            f"user_ids: {len(strangers)} users with {is_stranger.sum()} of {len(ids)} "
+            f"rows are not among users: {shown}; keep the rows where "
+            "numpy.isin(user_ids, users), or add them to users"
+        )
+    return first[places], len(wanted)
 
 
 def _held(held_out: Any, num_examples: int) -> np.ndarray:

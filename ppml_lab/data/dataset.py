@@ -17,21 +17,28 @@ class Dataset(NamedTuple):
     Attributes:
       name: What tables call it.
       train: "x" float32 `[n, ...]` and "y" int32 `[n]`, labels in `[0, num_classes)`.
+        Where that is no classification of rows, what the data set says of itself.
       test: The same for the examples held out.
-      num_classes: How many labels there are.
+      num_classes: How many labels there are; None where labels are no classes.
       train_users: `[n]`, who produced each train example; None without natural users.
       test_users: The same for `test`.
       feature_names: What each column of x is, such as "age", or "education=Bachelors"
         where it is one-hot; None where x is not a table.
+      licence: Under which the data are published, in words; "" where nobody says.
+      citation: Whom to cite; "" for data of one's own.
+      notes: What was done to the rows, in words, where that depends on them.
     """
 
     name: str
     train: dict[str, np.ndarray]
     test: dict[str, np.ndarray]
-    num_classes: int
+    num_classes: int | None
     train_users: np.ndarray | None
     test_users: np.ndarray | None
     feature_names: tuple[str, ...] | None = None
+    licence: str = ""
+    citation: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @arguments.checked
@@ -44,6 +51,8 @@ def make_dataset(
     train_users: Any = None,
     test_users: Any = None,
     feature_names: Sequence[str] | None = None,
+    licence: str = "",
+    citation: str = "",
 ) -> Dataset:
     """Builds a `Dataset` from arrays, checked.
 
@@ -55,6 +64,8 @@ def make_dataset(
       train_users: `[n]`, who produced each train example.
       test_users: The same for `test`.
       feature_names: What each column of x is, where x is `[n, columns]`; no name twice.
+      licence: Under which the data are published, in words.
+      citation: Whom to cite.
 
     Raises:
       ValueError: Lengths that disagree, a label outside `[0, num_classes)`, a value
@@ -64,30 +75,81 @@ def make_dataset(
     for part, pair in (("train", train), ("test", test)):
         if len(pair) != 2:
             raise ValueError(f"{part} must be the pair (x, y), got {len(pair)} items")
-    dataset = Dataset(
+    return of_rows(
+        name,
+        _examples("train", *train, num_classes),
+        _examples("test", *test, num_classes),
+        num_classes,
+        train_users=train_users,
+        test_users=test_users,
+        feature_names=feature_names,
+        licence=licence,
+        citation=citation,
+    )
+
+
+def of_rows(
+    name: str,
+    train: dict[str, np.ndarray],
+    test: dict[str, np.ndarray],
+    num_classes: int | None,
+    *,
+    train_users: Any = None,
+    test_users: Any = None,
+    feature_names: Sequence[str] | None = None,
+    licence: str = "",
+    citation: str = "",
+) -> Dataset:
+    """Builds a `Dataset` of any rows, such as sequences, or labels that are numbers.
+
+    Args:
+      name: What tables call it.
+      train: Leaves `[n, ...]` by name, of numbers that are finite.
+      test: The same for the examples held out; rows of the same leaves and shapes.
+      num_classes: How many labels there are; None where labels are no classes.
+      train_users: As in `make_dataset`, like all that follow.
+      test_users: See there.
+      feature_names: See there.
+      licence: See there.
+      citation: See there.
+
+    Raises:
+      ValueError: Leaves or users of other lengths, rows of other shapes, a value that
+        is not finite, no examples.
+    """
+    lengths = []
+    for part, rows in (("train", train), ("test", test)):
+        lengths.append(columns.num_examples(part, rows))
+        for leaf, values in rows.items():
+            _check_finite(f"{part} {leaf}", np.asarray(values))
+    shapes = [
+        {leaf: np.shape(values)[1:] for leaf, values in rows.items()}
+        for rows in (train, test)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"train and test x must have rows of one shape, got {shapes[0]} and "
+            f"{shapes[1]}"
+        )
+    _check_names(feature_names)
+    if feature_names is not None and shapes[0].get("x") != (len(feature_names),):
+        raise ValueError(
+            f"feature_names must name each column of x, whose rows have shape "
+            f"{shapes[0].get('x')}, got {len(feature_names)} names"
+        )
+    _check_users("train_users", train_users, lengths[0])
+    _check_users("test_users", test_users, lengths[1])
+    return Dataset(
         name=name,
-        train=_examples("train", *train, num_classes),
-        test=_examples("test", *test, num_classes),
+        train=train,
+        test=test,
         num_classes=num_classes,
         train_users=None if train_users is None else np.asarray(train_users),
         test_users=None if test_users is None else np.asarray(test_users),
         feature_names=None if feature_names is None else tuple(feature_names),
+        licence=licence,
+        citation=citation,
     )
-    train_shape, test_shape = dataset.train["x"].shape[1:], dataset.test["x"].shape[1:]
-    if train_shape != test_shape:
-        raise ValueError(
-            f"train and test x must have rows of one shape, got {train_shape} and "
-            f"{test_shape}"
-        )
-    _check_names(feature_names)
-    if feature_names is not None and train_shape != (len(feature_names),):
-        raise ValueError(
-            f"feature_names must name each column of x, whose rows have shape "
-            f"{train_shape}, got {len(feature_names)} names"
-        )
-    _check_users("train_users", train_users, len(dataset.train["y"]))
-    _check_users("test_users", test_users, len(dataset.test["y"]))
-    return dataset
 
 
 def _examples(part: str, x: Any, y: Any, num_classes: int) -> dict[str, np.ndarray]:
@@ -113,13 +175,16 @@ def _examples(part: str, x: Any, y: Any, num_classes: int) -> dict[str, np.ndarr
             f"{part} labels must lie in [0, num_classes = {num_classes}), got "
             f"{y[bad[0]]} in row {bad[0]}"
         )
-    if not np.isfinite(x).all():
-        where = tuple(np.argwhere(~np.isfinite(x))[0].tolist())
+    return {"x": x, "y": y.astype(np.int32)}
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        where = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
         raise ValueError(
-            f"{part} x must be finite, got {x[where]} at {list(where)} (row first); "
+            f"{name} must be finite, got {values[where]} at {list(where)} (row first); "
             "drop or impute such rows"
         )
-    return {"x": x, "y": y.astype(np.int32)}
 
 
 def _check_names(feature_names: Sequence[str] | None) -> None:

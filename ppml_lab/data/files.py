@@ -10,21 +10,26 @@ import io
 import math
 import os
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from rich import console, progress
+
+from ppml_lab.data import published
+from ppml_lab.data.published import Source
 
 TIMEOUT_SECONDS = 30
 MOST_BYTES = 1 << 30
 """Of a download, and of what a file decompresses to: ten times the largest here."""
 _CHUNK_BYTES = 1 << 16
+_RECENT_NS = 2 * 10**9
 _MOST_AXES = 32
+_MOST_NAMED = 8
 _IDX_DTYPES = {
     0x08: "u1",
     0x09: "i1",
@@ -33,20 +38,6 @@ _IDX_DTYPES = {
     0x0D: ">f4",
     0x0E: ">f8",
 }
-
-
-class Source(NamedTuple):
-    """Where a file is published, and what is in it.
-
-    Attributes:
-      url: Of the file.
-      sha256: Of its bytes, in hex.
-      content: SHA-256 of what a zipped file holds, or "" where nobody has said.
-    """
-
-    url: str
-    sha256: str
-    content: str = ""
 
 
 def find(
@@ -98,32 +89,59 @@ def locate(dataset: str, filename: str) -> Path | None:
 
 
 def check_published(path: Path, source: Source) -> None:
-    """Raises ValueError, naming the file, unless it is the published one, zipped or not
-    (of a plain file whose content nobody has published, nothing is known).
+    """Raises ValueError, naming the file, unless it is the published one, zipped or
+    not.
+
+    Of a file whose SHA-256 nobody has published (of a plain one, that of the content)
+    only this is checked: that it is none of the files that are known.
     """
     is_plain = source.url.endswith(".gz") and path.suffix != ".gz"
     wanted = source.content if is_plain else source.sha256
-    if not wanted or _digest(path, _stamp(path), unzipped=False) == wanted:
+    found = sha256(path)
+    if found == wanted:
         return
-    is_zipped = bool(source.content) and not is_plain
-    if is_zipped and _digest(path, _stamp(path), unzipped=True) == source.content:
+    inside = "" if is_plain or (wanted and not source.content) else _content(path)
+    if source.content and inside == source.content:
         return
-    raise ValueError(
-        f"{path} is not the file that {source.url} publishes: its SHA-256 is not "
-        f"{wanted}; delete it, so that it is fetched again, or load data of your own "
-        "by data.federate"
-    )
+    other = published.whose(found) or published.whose(inside)
+    if other is not None:
+        raise ValueError(
+            f"{path} is {other} (SHA-256 {found})"
+            + (f", and not {source.url} (SHA-256 {wanted})" if wanted else "")
+            + "; move it into that data set's folder, and put the right file here"
+        )
+    if wanted:
+        raise ValueError(
+            f"{path} is not the file that {source.url} publishes: its SHA-256 is "
+            f"{found}, not {wanted}; delete it, so that it is fetched again, or load "
+            "data of your own by data.federate"
+        )
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """What changes where a file does: its size and time."""
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex; read once as long as the file is not
+    written.
+    """
+    return _digest(path, unzipped=False)
+
+
+def _content(path: Path) -> str:
+    """The SHA-256 of what a gzipped file holds; "" where that cannot be read."""
+    return _digest(path, unzipped=True)
+
+
+def _digest(path: Path, *, unzipped: bool) -> str:
+    """The SHA-256 of a file, or of what it holds; "" where that cannot be read."""
     about = path.stat()
-    return about.st_size, about.st_mtime_ns
+    # Times of change are not as fine as files may change.
+    recent = time.time_ns() - about.st_ctime_ns < _RECENT_NS
+    stamp = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    read = _read_digest.__wrapped__ if recent else _read_digest
+    return read(path, stamp, unzipped=unzipped)
 
 
 @functools.lru_cache(maxsize=256)
-def _digest(path: Path, stamp: tuple[int, int], *, unzipped: bool) -> str:
-    """The SHA-256 of a file, or of what it holds; "" where that cannot be read."""
+def _read_digest(path: Path, stamp: tuple[int, ...], *, unzipped: bool) -> str:
     del stamp
     found, total = hashlib.sha256(), 0
     try:
@@ -175,7 +193,7 @@ def read_idx(path: Path) -> np.ndarray:
             with gzip.GzipFile(fileobj=file) as unzipped:
                 return _parsed(path, unzipped)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise _damaged(path, f"broken gzip data ({error})") from error
+            raise damaged(path, f"broken gzip data ({error})") from error
 
 
 def _parsed(path: Path, file: io.BufferedIOBase) -> np.ndarray:
@@ -183,18 +201,18 @@ def _parsed(path: Path, file: io.BufferedIOBase) -> np.ndarray:
     if magic[:2] != b"\0\0":
         file.read(_CHUNK_BYTES)  # Zipped data that are broken say so first.
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES:
-        raise _damaged(path, f"not an idx file, it begins with {magic.hex(' ')}")
+        raise damaged(path, f"not an idx file, it begins with {magic.hex(' ')}")
     dtype, num_axes = np.dtype(_IDX_DTYPES[magic[2]]), magic[3]
     if num_axes > _MOST_AXES:
-        raise _damaged(path, f"{num_axes} axes are more than {_MOST_AXES}")
+        raise damaged(path, f"{num_axes} axes are more than {_MOST_AXES}")
     start = 4 + 4 * num_axes
     axes = file.read(4 * num_axes)
     if len(axes) < 4 * num_axes:
-        raise _damaged(path, f"the header needs {start} bytes, have {4 + len(axes)}")
+        raise damaged(path, f"the header needs {start} bytes, have {4 + len(axes)}")
     shape = np.frombuffer(axes, ">u4").tolist()
     size = math.prod(shape) * dtype.itemsize
     if size > MOST_BYTES:
-        raise _damaged(
+        raise damaged(
             path, f"shape {shape} needs {start + size} bytes, more than {MOST_BYTES}"
         )
     content = file.read(size)
@@ -202,19 +220,20 @@ def _parsed(path: Path, file: io.BufferedIOBase) -> np.ndarray:
     more = len(file.read(1))
     if len(content) != size or more:
         have = f"{start + len(content) + more}{' or more' * more}"
-        raise _damaged(path, f"shape {shape} needs {start + size} bytes, have {have}")
+        raise damaged(path, f"shape {shape} needs {start + size} bytes, have {have}")
     values = np.frombuffer(content, dtype).reshape(shape)
     return values.astype(dtype.newbyteorder("="))
 
 
-def _damaged(path: Path, problem: str) -> ValueError:
+def damaged(path: Path, problem: str) -> ValueError:
+    """The error of a file that holds something else than it should."""
     return ValueError(f"{path}: {problem}; delete the file and fetch it again")
 
 
 def _download(dataset: str, filename: str, sources: Mapping[str, Source]) -> Path:
-    if filename not in sources:
+    source = sources.get(filename)
+    if source is None or not source.sha256:
         raise FileNotFoundError(f"no download is known for {filename}")
-    source = sources[filename]
     folder = cache() / dataset
     folder.mkdir(parents=True, exist_ok=True)
     # A file of this name is always whole: it is renamed into place once checked.
@@ -285,7 +304,12 @@ def _how_to_get(
             "Missing, with their official source:",
             *(
                 f"  {name}  {sources[name].url if name in sources else '(none known)'}"
-                for name in absent
+                for name in absent[:_MOST_NAMED]
+            ),
+            *(
+                [f"  and {len(absent) - _MOST_NAMED} more beside them"]
+                if len(absent) > _MOST_NAMED
+                else []
             ),
         ]
     )

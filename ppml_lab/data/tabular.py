@@ -7,21 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ppml_lab.data import files
+from ppml_lab.data import files, published
 from ppml_lab.data.dataset import Dataset, make_dataset
 
-_UCI_URL = "https://archive.ics.uci.edu/ml/machine-learning-databases/"
-
-ADULT_FILES = {
-    "adult.data": files.Source(
-        _UCI_URL + "adult/adult.data",
-        "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
-    ),
-    "adult.test": files.Source(
-        _UCI_URL + "adult/adult.test",
-        "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
-    ),
-}
+ADULT_FILES = published.FILES["adult"].needed
 _ADULT_ROWS = (32_561, 16_281)
 _ADULT_COLUMNS = (
     "age",
@@ -59,25 +48,7 @@ _ADULT_CATEGORICAL = (
     "native-country",
 )
 
-_HEART_URL = _UCI_URL + "heart-disease/"
-HEART_FILES = {
-    "processed.cleveland.data": files.Source(
-        _HEART_URL + "processed.cleveland.data",
-        "a74b7efa387bc9d108d7d0115d831fe9b414b29ae7124f331b622b4efa0427c8",
-    ),
-    "processed.hungarian.data": files.Source(
-        _HEART_URL + "processed.hungarian.data",
-        "d1ad108f785768cd3d7e82dc522e6f5a61eea93cccfb3a46ee8076f73fc3d796",
-    ),
-    "processed.switzerland.data": files.Source(
-        _HEART_URL + "processed.switzerland.data",
-        "834a405ccf5b66ab4056bb77794adc8df0b7125186454c0a1d002d33c6c3b314",
-    ),
-    "processed.va.data": files.Source(
-        _HEART_URL + "processed.va.data",
-        "e7c93d8d0d2acdadfa4c5e8de768e2191e7f618b952e29623f1f0d5949ff6b8f",
-    ),
-}
+HEART_FILES = published.FILES["heart_disease"].needed
 _HEART_ROWS = (303, 294, 123, 200)
 _HEART_COLUMNS = (
     "age",
@@ -151,6 +122,8 @@ def adult() -> Dataset:
         ((test_x - mean) / std, test_y),
         2,
         feature_names=names,
+        licence="CC BY 4.0",
+        citation="Becker, Kohavi. Adult. UCI, 1996. doi:10.24432/C5XW20",
     )
 
 
@@ -200,6 +173,9 @@ def heart_disease() -> Dataset:
         train_users=train_users,
         test_users=test_users,
         feature_names=names,
+        licence="CC BY 4.0",
+        citation="Janosi, Steinbrunn, Pfisterer, Detrano. Heart Disease. UCI, 1989. "
+        "doi:10.24432/C52P4X",
     )
 
 

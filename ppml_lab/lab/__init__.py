@@ -27,12 +27,13 @@ from ppml_lab.lab.sweep import (
     variants,
     zipped,
 )
-from ppml_lab.lab.tree.fields import SameBits, Traced
+from ppml_lab.lab.tree.fields import File, SameBits, Traced
 from ppml_lab.lab.tree.part import part
 
 __all__ = [
     "DamagedError",
     "Facts",
+    "File",
     "LabData",
     "Layout",
     "MadeElsewhereError",

@@ -32,7 +32,8 @@ def columns(result: Result) -> dict[str, Any]:
     `lab.run_experiment` puts these into every row, with `experiment` before them.
 
     Returns:
-      dataset, model: The parts' classes, with their fields that are no defaults.
+      dataset, model: The parts' classes, with their fields that are no defaults, or
+        what the data call themselves by an attribute `title`.
       data_digest: Of the examples that are trained, in any order and whoever owns them,
         and of the rows that they are judged by.
       pattern: "federated", "central", "on shares", or what a setup of one's own calls
@@ -147,7 +148,7 @@ def _of_setup(setup: Any) -> dict[str, Any]:
         trust = "local"
     data = facts.digests and digest(facts.digests.examples, facts.judged_by)[:16]
     return {
-        "dataset": _words(setup.data) or type(setup.data).__name__,
+        "dataset": _title(setup.data),
         "data_digest": data,
         "model": _words(getattr(setup, "model", None)),
         "pattern": _words(getattr(setup, "pattern", None)) or type(setup).__name__,
@@ -185,6 +186,12 @@ def _messages(cost: Any) -> dict[str, Any]:
 
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+def _title(held: Any) -> str:
+    """What a data part calls itself, where it does."""
+    title = getattr(held, "title", None)
+    return title if isinstance(title, str) else _words(held) or type(held).__name__
 
 
 def _words(held: Any) -> str | None:

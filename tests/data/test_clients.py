@@ -172,3 +172,46 @@ def test_rows_that_are_held_out_come_last():
     for wrong in (held[:5], held.astype(int), [held]):
         with pytest.raises(ValueError, match=r"held_out must be one truth value .* 6 "):
             data.federate(np.arange(6), np.arange(6), held_out=wrong)
+
+
+def test_test_rows_line_up_with_the_clients_of_train():
+    train_users = np.array(["zoe", "amy", "bob", "amy"])
+    train = data.federate(np.arange(4), train_users)
+    test = data.federate(
+        {"x": np.arange(5)},
+        ["zoe", "amy", "zoe", "amy", "amy"],
+        users=np.unique(train_users),
+        held_out=np.array([True, False, False, False, False]),
+    )
+    assert data.num_clients(test) == data.num_clients(train) == 3
+    for i, rows in enumerate([[1, 3, 4], [], [2]]):
+        np.testing.assert_array_equal(rows_of(test, i)["x"], rows)
+    np.testing.assert_array_equal(test.examples["x"], [1, 3, 4, 2, 0])
+    assert test.held_out is not None
+    np.testing.assert_array_equal(test.held_out, [0, 0, 1])
+    # In whatever order they are asked for, also behind the last who owns a row.
+    other = data.federate(np.arange(2), [7, 3], users=[9, 3, 7, 1])
+    np.testing.assert_array_equal(other.offsets, [0, 0, 1, 2, 2])
+    np.testing.assert_array_equal(other.examples, [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("user_ids", "options", "message"),
+    [
+        (
+            ["dan", "amy", "eve", "dan"],
+            {"users": ["amy", "bob"]},
+            "2 users with 3 of 4 rows are not among users: 'dan', 'eve'; keep",
+        ),
+        (list(range(20)), {"users": [3]}, "19 users .*: 0, 1, 2, 4, .*, 10, ...; keep"),
+        ([1], {"users": [1, 2, 1]}, "users must differ, got 1 twice"),
+        ([1], {"users": ["1"]}, "users are <U1 and user_ids int64; give both"),
+        ([1], {"users": [[1]]}, "users must have one axis"),
+        ([1], {"users": []}, "users is empty"),
+        ([1], {"users": [1.0, np.nan]}, "users has 1 missing"),
+        ([1], {"users": [1], "num_clients": 1}, "drop num_clients"),
+    ],
+)
+def test_users_that_do_not_line_up(user_ids, options, message):
+    with pytest.raises(ValueError, match=message):
+        data.federate(np.arange(len(user_ids)), user_ids, **options)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ppml_lab import data
-from ppml_lab.data import datasets, files
+from ppml_lab.data import datasets, files, published
 
 
 def load_real(name):
@@ -21,6 +21,16 @@ def load_real(name):
     if files.missing(name, [*known.needed, *known.optional]):
         pytest.skip(f"PPML_LAB_DATA has no complete {name}")
     return data.load(name)
+
+
+def locate_real(name, file):
+    """A file of PPML_LAB_DATA, or a skip."""
+    if not os.environ.get("PPML_LAB_DATA"):
+        pytest.skip(f"PPML_LAB_DATA is not set, so {name} cannot be read")
+    path = files.locate(name, file)
+    if path is None:
+        pytest.skip(f"PPML_LAB_DATA has no {file} of {name}")
+    return path
 
 
 def check(dataset):
@@ -164,6 +174,32 @@ def test_files_that_are_not_mnist_are_refused(tiny_mnist, monkeypatch):
         data.load("mnist")
 
 
+@pytest.mark.parametrize("zipped", ["as published", "otherwise", "not at all"])
+def test_fashion_mnist_in_the_folder_of_mnist_is_no_mnist(
+    monkeypatch, tmp_path, zipped
+):
+    name = "t10k-labels-idx1-ubyte.gz"
+    real = locate_real("fashion_mnist", name)
+    content = gzip.decompress(real.read_bytes())
+    files_of_mnist = published.FILES["mnist"].needed
+    monkeypatch.setenv("PPML_LAB_DATA", str(tmp_path))
+    here = tmp_path / "mnist" / name
+    here.parent.mkdir()
+    if zipped == "as published":
+        here.write_bytes(real.read_bytes())
+    elif zipped == "otherwise":
+        here.write_bytes(gzip.compress(content, 1))
+    else:
+        here = here.with_suffix("")
+        here.write_bytes(content)
+    with pytest.raises(ValueError, match="move it into that data set's folder") as said:
+        files.find("mnist", [name], sources=files_of_mnist)
+    of_mnist, found = files_of_mnist[name], files.sha256(here)
+    wanted = of_mnist.content if zipped == "not at all" else of_mnist.sha256
+    for word in (here, f"is fashion_mnist's {name}", found, of_mnist.url, wanted):
+        assert str(word) in str(said.value)
+
+
 def test_writers_of_other_digits_are_refused(tiny_mnist):
     write_writers(tiny_mnist, train_classes=(7, 0, 8))
     with pytest.raises(ValueError, match=r"qmnist-train.*not those of MNIST"):
@@ -175,21 +211,21 @@ def test_mnist_downloaded_without_writers(tiny_mnist, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("PPML_LAB_DATA", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tiny_mnist / "cache"))
-    needed, optional = datasets.sources("mnist")
-    here = datasets.Files(
+    needed, optional, _ = published.FILES["mnist"]
+    here = published.Files(
         {
-            name: files.Source(
+            name: published.Source(
                 (tiny_mnist / name).as_uri(),
                 hashlib.sha256((tiny_mnist / name).read_bytes()).hexdigest(),
             )
             for name in needed
         },
         {
-            name: files.Source((tiny_mnist / name).as_uri(), "0" * 64)
+            name: published.Source((tiny_mnist / name).as_uri(), "0" * 64)
             for name in optional
         },
     )
-    monkeypatch.setitem(datasets._FILES, "mnist", here)
+    monkeypatch.setattr(published, "FILES", {"mnist": here})
     mnist = data.load("mnist")
     assert len(mnist.train["y"]) == 3
     assert mnist.train_users is None
@@ -199,11 +235,12 @@ def test_unknown_name_suggests_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'mnist'"):
         data.load("mnits")
     assert data.names() == [
-        *("adult", "digits", "fashion_mnist", "heart_disease", "mnist", "synthetic")
+        *("adult", "breast_cancer", "cifar10", "diabetes", "digits", "fashion_mnist"),
+        *("heart_disease", "location30", "mnist", "rossi", "shakespeare", "synthetic"),
     ]
     with pytest.raises(ValueError, match="did you mean 'mnist'"):
         datasets.sources("mnits")
-    assert datasets.sources("digits") == ({}, {})
+    assert datasets.sources("digits") == ({}, {}, {})
 
 
 def test_default_synthetic():

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ppml_lab import base, dp, federated, lab, models
+from ppml_lab.data import cifar
 from ppml_lab.lab import command, parts
 from ppml_lab.lab.columns import completed
 from ppml_lab.lab.disk import records
@@ -236,6 +237,18 @@ def test_parts_go_by_what_is_particular_to_them(tmp_path: Path) -> None:
     made = replace(PLAIN, data=parts.Synthetic(9, beta=0.5), partition=parts.Natural())
     found = said(tmp_path, made)
     assert found["dataset"] == "Synthetic(num_clients=9, beta=0.5)"
+
+
+def test_data_that_are_not_the_original_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {"x": np.zeros((8, 2), np.float32), "y": np.arange(8) % 2}
+    monkeypatch.setattr(parts.Cifar10, "load", lambda self: (images, None, images))
+    for jpeg, name in ((True, "CIFAR-10 (JPEG q75)"), (False, "CIFAR-10")):
+        monkeypatch.setattr(cifar, "reads_jpeg", lambda jpeg=jpeg: jpeg)
+        # Another setup, for what is said of one is kept.
+        setup = replace(PLAIN, data=parts.Cifar10(), partition=parts.Iid(1 + jpeg))
+        assert said(tmp_path, setup)["dataset"] == name
 
 
 def test_rows_of_one_run_of_several_and_of_all(tmp_path: Path) -> None:

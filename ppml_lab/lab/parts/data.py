@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ppml_lab import data
+from ppml_lab.data import cifar, plays
 from ppml_lab.lab.tree.part import part
 
 
 class Data(Protocol):
     """A part that loads examples. A field or attribute `num_classes`, where there is
-    one, says how many labels there are.
+    one, says how many labels there are; an attribute `title`, what tables call the
+    data, where that is more than the part's class and fields.
     """
 
     def load(self) -> tuple[Any, Any, Any]:
@@ -56,6 +58,81 @@ class FashionMnist:
     def load(self) -> tuple[Any, Any, Any]:
         """Reads the disk, else the network; there are no users."""
         return _loaded(data.load("fashion_mnist"))
+
+
+@part
+class Cifar10:
+    """50,000 images of 32x32 pixels in colour, of ten things; 10,000 test."""
+
+    num_classes = 10
+
+    @property
+    def title(self) -> str:
+        """With "JPEG q75" where that is what is read: see `data.cifar`."""
+        return cifar.JPEG_NAME if cifar.reads_jpeg() else "CIFAR-10"
+
+    def load(self) -> tuple[Any, Any, Any]:
+        """Reads the disk, else the network; there are no users."""
+        return _loaded(data.load("cifar10"))
+
+
+@part
+class Shakespeare:
+    """Speeches of 1,377 roles in 37 plays: which character comes next?"""
+
+    sequence_length: int = 80
+    """Characters of a row."""
+    least_speeches: int = 1
+    """Roles with fewer are left out; LEAF's rule is 2."""
+
+    num_classes = plays.NUM_TOKENS
+
+    def load(self) -> tuple[Any, Any, Any]:
+        """Reads the disk; users are the roles. See `data.shakespeare`."""
+        dataset = data.shakespeare(
+            sequence_length=self.sequence_length, least_speeches=self.least_speeches
+        )
+        return _loaded(dataset)
+
+
+@part
+class Location30:
+    """Where 5,010 people of Bangkok were, a row each: of 30 clusters, which is it?"""
+
+    num_classes = 30
+
+    def load(self) -> tuple[Any, Any, Any]:
+        """Reads the disk; there are no users."""
+        return _loaded(data.load("location30"))
+
+
+@part
+class BreastCancer:
+    """Tumours of 569 patients, malignant or benign."""
+
+    num_classes = 2
+
+    def load(self) -> tuple[Any, Any, Any]:
+        """Reads scikit-learn's copy; there are no users."""
+        return _loaded(data.load("breast_cancer"))
+
+
+@part
+class Diabetes:
+    """How far diabetes went in 442 patients, a number."""
+
+    def load(self) -> tuple[Any, Any, Any]:
+        """Reads scikit-learn's copy; there are no users, and no classes."""
+        return _loaded(data.load("diabetes"))
+
+
+@part
+class Rossi:
+    """Weeks until 432 released prisoners were arrested again, or were not."""
+
+    def load(self) -> tuple[Any, Any, Any]:
+        """Reads lifelines' copy; rows have a time and an event, and no classes."""
+        return _loaded(data.load("rossi"))
 
 
 @part

@@ -17,10 +17,15 @@ import numpy as np
 T = TypeVar("T")
 
 _TRACED, _SAME_BITS = "a number that programs trace", "changes no bit of a result"
+_FILE = "a file whose content counts"
 Traced = Annotated[float, _TRACED]
 """Annotates a part's field that holds a number which compiled programs take."""
 SameBits = Annotated[T, _SAME_BITS]
 """Annotates a part's field that changes no bit of any result: `SameBits[int]`."""
+
+File = Annotated[str, _FILE]
+"""Annotates a part's field that holds the path of a file: what the file holds counts
+for what the part is, not where it lies."""
 
 _PLAIN: Mapping[type, Any] = {
     bool: (bool, np.bool_),
@@ -64,6 +69,11 @@ def may_be_number(kind: Any) -> bool:
 def gives_same_bits(kind: Any) -> bool:
     """Whether an annotation says that a field changes no bit."""
     return _is_marked(kind, _SAME_BITS)
+
+
+def names_file(kind: Any) -> bool:
+    """Whether an annotation says that a field is the path of a file."""
+    return _is_marked(kind, _FILE)
 
 
 def members(kind: Any) -> tuple[Any, ...]:

@@ -21,8 +21,14 @@ import jax
 import numpy as np
 
 from ppml_lab import trees
+from ppml_lab.data import files
 from ppml_lab.lab.tree import paths
-from ppml_lab.lab.tree.fields import gives_same_bits, is_part, may_be_number
+from ppml_lab.lab.tree.fields import (
+    gives_same_bits,
+    is_part,
+    may_be_number,
+    names_file,
+)
 
 
 def digest(*values: Any, same_bits: bool = False, without: Collection[str] = ()) -> str:
@@ -123,8 +129,21 @@ def _fields(
         held = getattr(value, field.name)
         if is_part(value) and may_be_number(kind) and isinstance(held, float):
             held = float(np.float32(held)) + 0.0  # -0.0 is 0.0
+        if is_part(value) and names_file(kind):
+            held = _content(held, f"{where}.{field.name}")
         found[field.name] = told(held, f"{where}.{field.name}")
     return found
+
+
+def _content(path: str, where: str) -> dict[str, str]:
+    """What a file holds, as its SHA-256."""
+    try:
+        return {"file": files.sha256(Path(path).expanduser())}
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{where}: {path!r} cannot be read ({error}); give the path of a file, "
+            f"from {Path.cwd()} on if it is relative"
+        ) from error
 
 
 def _captured(cls: type, where: str, within: tuple[type, ...]) -> dict[str, Any]:

@@ -1,0 +1,191 @@
+"""The cells of a CSV or Parquet file, by column; nothing of it is executed."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+CSV_ENDINGS = (".csv", ".tsv", ".txt")
+PARQUET_ENDINGS = (".parquet", ".pq")
+# An older one runs code that some files hold.
+_LEAST_PYARROW = (14, 0, 1)
+
+
+class Cells(NamedTuple):
+    """A table as it was read."""
+
+    path: Path
+    """Of the file."""
+    columns: dict[str, list[Any]]
+    """One cell for each row; None where it is missing, texts in a CSV file."""
+    lines: list[int] | None
+    """Where each row begins in a file of lines, from 1 on."""
+    numbers: list[int]
+    """Which row of the file each is, from 1 on."""
+
+    def row(self, i: int) -> str:
+        """What errors call the row at place `i`."""
+        line = "" if self.lines is None else f" (line {self.lines[i]})"
+        return f"row {self.numbers[i]}{line}"
+
+    def chosen(self, places: Sequence[int]) -> Cells:
+        """The rows at some places alone."""
+        return Cells(
+            self.path,
+            {name: [cells[i] for i in places] for name, cells in self.columns.items()},
+            None if self.lines is None else [self.lines[i] for i in places],
+            [self.numbers[i] for i in places],
+        )
+
+
+def read(path: Path, *, delimiter: str, missing: Sequence[str]) -> Cells:
+    """All cells of a file, by the ending of its name.
+
+    Args:
+      path: Of the file.
+      delimiter: Between the cells of a CSV file.
+      missing: Texts that stand for a missing cell in a CSV file, blanks around aside.
+
+    Raises:
+      FileNotFoundError: No such file.
+      ImportError: A Parquet file without pyarrow.
+      ValueError: An ending that is not known, an empty file, no rows, columns that are
+        called the same, rows of other lengths than the header, what is no text or no
+        Parquet.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"path {str(path)!r}: there is no such file")
+    ending = path.suffix.lower()
+    if ending in CSV_ENDINGS:
+        cells = _read_csv(path, delimiter, frozenset(missing))
+    elif ending in PARQUET_ENDINGS:
+        cells = _read_parquet(path)
+    else:
+        known = ", ".join((*CSV_ENDINGS, *PARQUET_ENDINGS))
+        raise ValueError(f"path {str(path)!r} must end in one of {known}")
+    if not next(iter(cells.columns.values())):
+        raise ValueError(f"{path} has a header and no rows; give at least two")
+    return cells
+
+
+def _read_csv(path: Path, delimiter: str, missing: frozenset[str]) -> Cells:
+    rows, lines, begin = [], [], 1
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(
+                file, delimiter=delimiter, skipinitialspace=True, strict=True
+            )
+            for row in reader:
+                if row:  # no blank line
+                    rows.append([cell.strip() for cell in row])
+                    lines.append(begin)
+                begin = reader.line_num + 1
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {begin}: {error}") from error
+    if not rows:
+        raise ValueError(f"{path} is empty; its first line must name its columns")
+    header, rows = _checked(path, rows[0]), rows[1:]
+    for row, line in zip(rows, lines[1:], strict=True):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path}, line {line}: {len(row)} cells, and the header names "
+                f"{len(header)} columns; quote cells that hold {delimiter!r}"
+            )
+    columns = {
+        name: [None if row[i] in missing else row[i] for row in rows]
+        for i, name in enumerate(header)
+    }
+    return Cells(path, columns, lines[1:], list(range(1, len(rows) + 1)))
+
+
+def _read_parquet(path: Path) -> Cells:
+    try:
+        pyarrow: Any = importlib.import_module("pyarrow")
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: Parquet files need pyarrow, which cannot be imported ({error}): "
+            "pip install 'ppml_lab[parquet]', or save the table as CSV"
+        ) from error
+    release = tuple(int(part) for part in pyarrow.__version__.split(".")[:3])
+    if release < _LEAST_PYARROW:
+        raise ImportError(
+            f"pyarrow {pyarrow.__version__} may run code that a file holds; install "
+            f"{'.'.join(map(str, _LEAST_PYARROW))} or later"
+        )
+    try:
+        with parquet.ParquetFile(path) as file:
+            table = file.read()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is no Parquet file ({error})") from error
+    names = _checked(path, list(table.column_names)) if table.num_columns else []
+    if not names:
+        raise ValueError(f"{path} is empty: it has no columns")
+    columns = {}
+    for i, name in enumerate(names):
+        held = table.column(i).to_pylist()
+        columns[name] = [None if _is_nan(cell) else cell for cell in held]
+    return Cells(path, columns, None, list(range(1, table.num_rows + 1)))
+
+
+def _checked(path: Path, header: list[str]) -> list[str]:
+    if "" in header:
+        raise ValueError(
+            f"{path}: column {header.index('') + 1} has no name; name it in the header"
+        )
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: two columns are called {twice[0]!r}; rename one")
+    return header
+
+
+def _is_nan(cell: Any) -> bool:
+    return isinstance(cell, float) and math.isnan(cell)
+
+
+def numbers(cells: Cells, name: str, advice: str) -> np.ndarray:
+    """A column as float64 `[n]`, NaN where a cell is missing.
+
+    Args:
+      cells: The table.
+      name: Of the column.
+      advice: What errors say to do about a cell that is no number.
+
+    Raises:
+      ValueError: A cell that is no number, or not a finite one; says which.
+    """
+    found = np.empty(len(cells.columns[name]))
+    for i, cell in enumerate(cells.columns[name]):
+        value = math.nan if cell is None else number(cell)
+        if value is None or math.isinf(value):
+            raise ValueError(
+                f"{cells.path}: {cells.row(i)}, column {name!r}: {cell!r} is no "
+                f"{'number' if value is None else 'finite number'}; {advice}"
+            )
+        found[i] = value
+    return found
+
+
+def number(cell: Any) -> float | None:
+    """The number in a cell; None if it is none."""
+    if isinstance(cell, int | float):
+        return float(cell)
+    # To Python 1_000 is a number.
+    if not isinstance(cell, str) or "_" in cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return None if math.isnan(value) else value

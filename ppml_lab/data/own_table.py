@@ -1,0 +1,305 @@
+"""A CSV or Parquet file of one's own, as a data set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ppml_lab import arguments, checks
+from ppml_lab.data import cells as reading
+from ppml_lab.data.cells import Cells
+from ppml_lab.data.dataset import Dataset, of_rows
+
+MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL")
+"""Texts that stand for a missing cell, where nothing else is said."""
+_NO_CATEGORY = "missing"
+_SIDES = {
+    **dict.fromkeys(("train", "false", "0"), False),
+    **dict.fromkeys(("test", "true", "1"), True),
+}
+_MOST_NAMED = 10
+
+
+@arguments.checked
+def read_table(
+    path: str | Path,
+    target: str,
+    *,
+    user: str | None = None,
+    columns: Sequence[str] = (),
+    one_hot: Sequence[str] = (),
+    labels: Literal["classes", "numbers"] = "classes",
+    test_share: float = 0.2,
+    test_column: str | None = None,
+    seed: int = 0,
+    missing: Literal["drop", "fill"] = "drop",
+    missing_words: Sequence[str] = MISSING,
+    standardise: bool = True,
+    delimiter: str = ",",
+) -> Dataset:
+    """A table of a CSV or Parquet file: a row is an example, a column what is known.
+
+    A CSV file is UTF-8 text whose first line names the columns; blanks around cells are
+    dropped. A Parquet file needs pyarrow. What is not asked for is not read as more
+    than texts and numbers, and nothing of a file is executed.
+
+    `Dataset.notes` says what was done: how many cells of which columns were missing and
+    what became of their rows, what was standardised, which classes there are.
+
+    **What privacy does not cover:** the mean and std of columns, the means that missing
+    cells are filled with, the categories and classes are of all train rows (classes of
+    all rows). An epsilon that is stated for training on these features takes them as
+    public.
+
+    Args:
+      path: Of the file; its ending says what it is: .csv, .tsv or .txt, .parquet or
+        .pq.
+      target: The column to predict.
+      user: The column that says who produced each row; None where rows have no users.
+        Whole numbers are numbers, all else is text.
+      columns: Those that are features, in this order; all but target, user and
+        test_column where none is named.
+      one_hot: Columns, of `columns` too, of categories: each category of the train rows
+        becomes a column "name=category" of 0 and 1, behind the others. One that only
+        test rows have is 0 in all of them.
+      labels: "classes": the distinct values of the target become 0, 1, ... in sorted
+        order; "numbers": it is a float32 number, as it is.
+      test_share: The share of the rows that is test, whoever produced them, drawn with
+        `seed`; of no effect with `test_column`.
+      test_column: A column that says "test" or "train" of each row (or 1 or 0, true or
+        false).
+      seed: Of the draw of test rows.
+      missing: What becomes of a row that lacks a feature. "drop": it is left out.
+        "fill": the cell becomes the mean of its column's train rows, or the category
+        "missing". A row that lacks its target, user or test_column is left out always.
+      missing_words: Texts that stand for a missing cell in a CSV file.
+      standardise: Whether columns that are not one-hot become (x - mean) / std, by the
+        train rows; one that is constant there is only centred.
+      delimiter: Between cells of a CSV file; a tabulator for .tsv.
+
+    Raises:
+      FileNotFoundError: No such file.
+      ImportError: A Parquet file without pyarrow.
+      ValueError: A column that is not there (names the nearest), is named twice or has
+        two uses; a text in a column of numbers (names row, column and cell); an empty
+        file; no rows left for train or test; fewer than 2 classes; numbers among
+        classes that are not whole.
+    """
+    if test_column is None:
+        checks.share("test_share", test_share)
+    checks.at_least("seed", seed, 0)
+    path = Path(path).expanduser()
+    delimiter = (
+        "\t" if path.suffix.lower() == ".tsv" and delimiter == "," else delimiter
+    )
+    cells = reading.read(path, delimiter=delimiter, missing=missing_words)
+    features = _features(cells, target, user, test_column, columns, one_hot)
+    cells, notes = _whole_rows(
+        cells, [target, user, test_column], features if missing == "drop" else []
+    )
+    is_test = _test_rows(cells, test_column, test_share, seed)
+    y, num_classes, words = _labels(cells, target, labels)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # What overflows is not finite, and refused below.
+        x, names, done = _inputs(cells, features, one_hot, ~is_test, standardise)
+        x = x.astype(np.float32)
+    users = None if user is None else _users(cells.columns[user])
+    train, test = ({"x": x[rows], "y": y[rows]} for rows in (~is_test, is_test))
+    dataset = of_rows(
+        path.name,
+        train,
+        test,
+        num_classes,
+        train_users=None if users is None else users[~is_test],
+        test_users=None if users is None else users[is_test],
+        feature_names=names,
+    )
+    return dataset._replace(notes=(*notes, *done, *words))
+
+
+def _features(
+    cells: Cells,
+    target: str,
+    user: str | None,
+    test_column: str | None,
+    columns: Sequence[str],
+    one_hot: Sequence[str],
+) -> list[str]:
+    """The columns of x, checked."""
+    others = {"target": target, "user": user, "test_column": test_column}
+    used: dict[str, str] = {}
+    for argument, name in others.items():
+        if name is None:
+            continue
+        _check_column(cells, argument, name)
+        if name in used:
+            raise ValueError(
+                f"{argument} {name!r} is the {used[name]} too; name another"
+            )
+        used[name] = argument
+    for name in columns:
+        _check_column(cells, "columns", name)
+        if name in used:
+            raise ValueError(f"columns: {name!r} is the {used[name]}; leave it out")
+        used[name] = "column named before"
+    features = list(columns) or [name for name in cells.columns if name not in used]
+    for name in one_hot:
+        _check_column(cells, "one_hot", name)
+        if name not in features:
+            raise ValueError(f"one_hot: {name!r} is not among the columns of x")
+    if not features:
+        raise ValueError(f"{cells.path} has no column beside {sorted(used)}")
+    return features
+
+
+def _check_column(cells: Cells, argument: str, name: str) -> None:
+    checks.known(f"column of {cells.path.name}", name, cells.columns, argument=argument)
+
+
+def _whole_rows(
+    cells: Cells, always: Sequence[str | None], features: Sequence[str]
+) -> tuple[Cells, list[str]]:
+    """The rows that lack none of these, and what is said of missing cells."""
+    counts = {
+        name: sum(cell is None for cell in column)
+        for name, column in cells.columns.items()
+    }
+    needed = [*(name for name in always if name is not None), *features]
+    kept = [
+        i
+        for i, row in enumerate(zip(*(cells.columns[n] for n in needed), strict=True))
+        if not any(cell is None for cell in row)
+    ]
+    total = len(cells.columns[needed[0]])
+    lacking = ", ".join(f"{name} ({counts[name]})" for name in needed if counts[name])
+    notes = []
+    if lacking:
+        notes = [f"{total - len(kept)} of {total} rows left out: missing {lacking}"]
+    if not kept:
+        raise ValueError(
+            f"{cells.path}: all {total} rows lack a cell of {lacking}; name the "
+            "columns to use, or fill missing cells"
+        )
+    return cells.chosen(kept), notes
+
+
+def _test_rows(
+    cells: Cells, test_column: str | None, test_share: float, seed: int
+) -> np.ndarray:
+    """Which rows are test, `[n]` bool."""
+    if test_column is None:
+        count = len(next(iter(cells.columns.values())))
+        is_test = np.zeros(count, bool)
+        order = np.random.default_rng(seed).permutation(count)
+        is_test[order[: round(test_share * count)]] = True
+        how = f"test_share {test_share:g} of {count} rows"
+    else:
+        sides = []
+        for i, cell in enumerate(cells.columns[test_column]):
+            side = _SIDES.get(str(cell).lower())
+            if side is None:
+                raise ValueError(
+                    f"{cells.path}: {cells.row(i)}, column {test_column!r}: must say "
+                    f"train or test, got {cell!r}"
+                )
+            sides.append(side)
+        is_test, how = np.array(sides), f"test_column {test_column!r}"
+    if is_test.all() or not is_test.any():
+        rest = "train" if is_test.all() else "test"
+        raise ValueError(f"{cells.path}: {how} leaves no row for {rest}")
+    return is_test
+
+
+def _labels(
+    cells: Cells, target: str, labels: str
+) -> tuple[np.ndarray, int | None, list[str]]:
+    """(y `[n]`, how many classes, what is said of them)."""
+    if labels == "numbers":
+        advice = "labels='classes' takes texts"
+        return reading.numbers(cells, target, advice).astype(np.float32), None, []
+    column = cells.columns[target]
+    classes = sorted({str(cell) for cell in column})
+    found = [reading.number(name) for name in classes]
+    if None not in found:
+        for i, cell in enumerate(column):
+            if not float(cell).is_integer():
+                raise ValueError(
+                    f"{cells.path}: {cells.row(i)}, target {target!r}: {cell!r} is a "
+                    "number and no class; give labels='numbers'"
+                )
+        # 1 and 1.0 are one class, and 10 comes behind 9.
+        column = [str(int(float(cell))) for cell in column]
+        classes = sorted(set(column), key=int)
+    if len(classes) < 2:
+        raise ValueError(
+            f"{cells.path}: target {target!r} is {classes[0]!r} in every row; at least "
+            "2 classes are needed"
+        )
+    places = {name: i for i, name in enumerate(classes)}
+    y = np.array([places[str(cell)] for cell in column], np.int32)
+    shown = ", ".join(classes[:_MOST_NAMED]) + ", ..." * (len(classes) > _MOST_NAMED)
+    return y, len(classes), [f"classes of {target} from 0 on: {shown}"]
+
+
+def _inputs(
+    cells: Cells,
+    features: Sequence[str],
+    one_hot: Sequence[str],
+    is_train: np.ndarray,
+    standardise: bool,
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """(x `[n, columns]`, their names, what was done to them)."""
+    advice = "name the column in one_hot, name columns without it, or mend the cell"
+    found, names, filled = [], [], []
+    numeric = [name for name in features if name not in one_hot]
+    for name in numeric:
+        column = reading.numbers(cells, name, advice)
+        absent = np.isnan(column)
+        if absent.any():
+            if absent[is_train].all():
+                raise ValueError(
+                    f"{cells.path}: column {name!r} is missing in every train row; "
+                    "name columns without it"
+                )
+            column[absent] = column[is_train & ~absent].mean()
+            filled.append(f"{name} ({absent.sum()})")
+        if standardise:
+            own = column[is_train]
+            column = (column - own.mean()) / (own.std() if np.ptp(own) > 0 else 1)
+        found.append(column)
+        names.append(name)
+    for name in one_hot:
+        texts = np.array(
+            [
+                _NO_CATEGORY if cell is None else str(cell)
+                for cell in cells.columns[name]
+            ]
+        )
+        absent = sum(cell is None for cell in cells.columns[name])
+        if absent:
+            filled.append(f"{name} ({absent})")
+        for category in np.unique(texts[is_train]).tolist():
+            found.append(texts == category)
+            names.append(f"{name}={category}")
+    notes = []
+    if filled:
+        notes.append(
+            "missing cells filled with the mean of the train rows, or a category "
+            f'"{_NO_CATEGORY}": {", ".join(filled)}'
+        )
+    if standardise and numeric:
+        notes.append(
+            f"standardised by the {is_train.sum()} train rows: {len(numeric)} columns"
+        )
+    return np.stack(found, axis=1).astype(np.float64), names, notes
+
+
+def _users(column: Sequence[Any]) -> np.ndarray:
+    """Who produced each row: numbers where all are whole ones, written as such."""
+    texts = [str(cell) for cell in column]
+    whole = all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts)
+    return np.array([int(text) for text in texts] if whole else texts)

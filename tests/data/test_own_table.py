@@ -1,0 +1,291 @@
+"""Tables of one's own: what is read of a file, and what is refused."""
+
+import importlib
+import importlib.util
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppml_lab import data
+
+TABLE = """\
+age,town,work,height,income,side
+20,Ulm,nurse,1.5,low,train
+30,Bonn,smith,1.6,high,train
+
+40,Ulm,nurse,1.7,low,train
+50,Bonn,"smith, master",1.8,high,TEST
+60,Ulm,smith,1.9,mid,test
+"""
+NUMBERS = ("age", "height")
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a file and reads it; columns are the numbers if nothing else is said."""
+
+    def read(text=TABLE, name="people.csv", target="income", **options):
+        path = tmp_path / name
+        path.write_text(text) if isinstance(text, str) else path.write_bytes(text)
+        split = {} if "test_share" in options else {"test_column": "side"}
+        given: Any = {"columns": NUMBERS} | split | options
+        return data.read_table(path, target, **given)
+
+    return read
+
+
+def test_columns_target_users_and_split(table):
+    found = table(user="town", standardise=False)
+    assert found.name == "people.csv"
+    assert found.feature_names == NUMBERS
+    np.testing.assert_allclose(found.train["x"], [[20, 1.5], [30, 1.6], [40, 1.7]])
+    np.testing.assert_allclose(found.test["x"], [[50, 1.8], [60, 1.9]])
+    assert found.train["x"].dtype == np.float32
+    # Classes in sorted order: high, low, mid.
+    assert found.num_classes == 3
+    assert found.train["y"].tolist() == [1, 0, 1]
+    assert found.test["y"].tolist() == [0, 2]
+    assert found.train["y"].dtype == np.int32
+    assert found.train_users is not None
+    assert found.test_users is not None
+    assert found.train_users.tolist() == ["Ulm", "Bonn", "Ulm"]
+    assert found.test_users.tolist() == ["Bonn", "Ulm"]
+    assert found.notes == ("classes of income from 0 on: high, low, mid",)
+    assert table().train_users is None
+
+
+def test_the_mean_and_std_are_those_of_the_train_rows(table):
+    found = table()
+    x = found.train["x"]
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(x.std(axis=0), 1, atol=1e-6)
+    np.testing.assert_allclose(found.test["x"][0, 0], 20 / np.sqrt(200 / 3), rtol=1e-6)
+    assert found.notes[0] == "standardised by the 3 train rows: 2 columns"
+    # A column that is constant there is only centred.
+    flat = table(TABLE.replace("1.6", "1.5").replace("1.7", "1.5"))
+    np.testing.assert_allclose(flat.train["x"][:, 1], 0)
+    np.testing.assert_allclose(flat.test["x"][:, 1], [0.3, 0.4], rtol=1e-6)
+
+
+def test_categories_are_columns_where_they_are_asked_for(table):
+    found = table(columns=("work", "age"), one_hot=("work",), standardise=False)
+    # The test rows' smith with a comma is no category that train rows have.
+    assert found.feature_names == ("age", "work=nurse", "work=smith")
+    np.testing.assert_array_equal(
+        found.train["x"], [[20, 1, 0], [30, 0, 1], [40, 1, 0]]
+    )
+    np.testing.assert_array_equal(found.test["x"], [[50, 0, 0], [60, 0, 1]])
+    with pytest.raises(
+        ValueError,
+        match=r"row 1 \(line 2\), column 'work': 'nurse' is no number; name .* one_hot",
+    ):
+        table(columns=("age", "work"))
+
+
+def test_all_columns_that_are_left_are_features(table):
+    found = table(columns=(), one_hot=("town", "work"), standardise=False)
+    assert found.feature_names is not None
+    assert found.feature_names[:2] == NUMBERS
+    assert set(found.feature_names[2:]) == {
+        *("town=Bonn", "town=Ulm", "work=nurse", "work=smith")
+    }
+
+
+def test_a_share_of_the_rows_is_drawn_by_the_seed(table):
+    text = "a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(40))
+    options: Any = {"columns": ("a",), "target": "y", "standardise": False}
+    found = table(text, test_share=0.25, **options)
+    both = [part["x"][:, 0].tolist() for part in (found.train, found.test)]
+    assert [len(rows) for rows in both] == [30, 10]
+    assert sorted(both[0] + both[1]) == list(range(40))
+    again = table(text, test_share=0.25, **options)
+    np.testing.assert_array_equal(found.test["x"], again.test["x"])
+    other = table(text, test_share=0.25, seed=1, **options)
+    assert not np.array_equal(found.test["x"], other.test["x"])
+
+
+def test_rows_that_lack_something_are_left_out_and_counted(table):
+    text = (
+        TABLE.replace("40,Ulm", " ? ,Ulm")
+        .replace("1.9,mid", "1.9,")
+        .replace("1.8,high", "1.8,low")
+        .replace("20,Ulm", "20,NA")
+    )
+    found = table(text, user="town", standardise=False)
+    np.testing.assert_allclose(found.train["x"], [[30, 1.6]])
+    np.testing.assert_allclose(found.test["x"], [[50, 1.8]])
+    assert found.notes[0] == (
+        "3 of 5 rows left out: missing income (1), town (1), age (1)"
+    )
+
+
+def test_cells_that_are_missing_are_filled_by_train_rows(table):
+    text = TABLE.replace("40,Ulm,nurse", ",Ulm,NaN").replace("60,", "null,")
+    found = table(
+        text, missing="fill", standardise=False, columns=("age", "work"),
+        one_hot=("work",),
+    )  # fmt: skip
+    assert found.feature_names == ("age", "work=missing", "work=nurse", "work=smith")
+    np.testing.assert_allclose(found.train["x"][:, 0], [20, 30, 25])
+    np.testing.assert_allclose(found.test["x"][:, 0], [50, 25])
+    np.testing.assert_array_equal(found.train["x"][2, 1:], [1, 0, 0])
+    assert found.notes[0] == (
+        "missing cells filled with the mean of the train rows, or a category "
+        '"missing": age (2), work (1)'
+    )
+    # Another word for what is missing, and then "?" is a text.
+    text = TABLE.replace("40,", "-,")
+    assert len(table(text, missing_words=("-",)).train["x"]) == 2
+    with pytest.raises(ValueError, match=r"row 3 \(line 5\), column 'age': '-' is no"):
+        table(text)
+    empty = TABLE.replace("20,", ",").replace("30,", ",").replace("40,", ",")
+    with pytest.raises(ValueError, match="'age' is missing in every train row"):
+        table(empty, missing="fill")
+    with pytest.raises(ValueError, match=r"all 5 rows lack a cell of age \(5\)"):
+        table(empty.replace("50,", ",").replace("60,", ","))
+
+
+def test_labels_are_numbers_where_that_is_said(table):
+    found = table(target="height", columns=("age",), labels="numbers")
+    np.testing.assert_allclose(found.train["y"], [1.5, 1.6, 1.7])
+    assert found.train["y"].dtype == np.float32
+    assert found.num_classes is None
+    with pytest.raises(ValueError, match=r"target 'height': '1.5' is a number and no"):
+        table(target="height", columns=("age",))
+    with pytest.raises(ValueError, match=r"column 'income': 'low' is no number"):
+        table(labels="numbers")
+
+
+def test_classes_of_whole_numbers_are_in_their_order(table):
+    found = table(target="age", columns=("height",))
+    assert found.notes[-1] == "classes of age from 0 on: 20, 30, 40, 50, 60"
+    text = "y,a,side\n10,1,train\n9.0,2,train\n9,3,test\n"
+    found = table(text, target="y", columns=("a",))
+    assert (found.train["y"].tolist(), found.test["y"].tolist()) == ([1, 0], [0])
+
+
+@pytest.mark.parametrize(
+    ("users", "read"),
+    [
+        (("3", "10", "3"), [3, 10, 3]),
+        (("03", "10", "3"), ["03", "10", "3"]),
+        (("3", "10", "x"), ["3", "10", "x"]),
+    ],
+)
+def test_users_are_numbers_where_all_are_written_so(table, users, read):
+    rows = [f"{u},{i},{i % 2},train\n" for i, u in enumerate(users)]
+    text = "u,a,y,side\n" + "".join(rows) + "3,1,0,test\n"
+    found = table(text, target="y", user="u", columns=("a",))
+    assert found.train_users is not None
+    assert found.train_users.tolist() == read
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "incme"}, "target: unknown .* 'incme'; did you mean 'income'"),
+        ({"user": "twn"}, "user: unknown column of people.csv 'twn'; .* 'town'"),
+        ({"columns": ("aeg",)}, "columns: .* did you mean 'age'"),
+        ({"one_hot": ("towns",)}, "one_hot: .* did you mean 'town'"),
+        ({"test_column": "sid"}, "test_column: .* did you mean 'side'"),
+        ({"one_hot": ("town",)}, "'town' is not among the columns of x"),
+        ({"columns": ("age", "income")}, "'income' is the target; leave it out"),
+        ({"columns": ("age", "age")}, "'age' is the column named before"),
+        ({"user": "income"}, "user 'income' is the target too"),
+        ({"test_column": "town"}, r"row 1 \(line 2\), column 'town': must say train"),
+        ({"test_share": 1.0}, "test_share"),
+        ({"test_share": 0.05}, "test_share 0.05 of 5 rows leaves no row for test"),
+        ({"seed": -1}, "seed"),
+        ({"labels": "class"}, "labels must be"),
+        ({"name": "people.xls"}, "must end in one of .csv"),
+    ],
+)
+def test_arguments_that_do_not_fit(table, options, message):
+    with pytest.raises(ValueError, match=message):
+        table(**options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "people.csv is empty; its first line"),
+        ("\n\n", "is empty"),
+        ("age,height,income,side\n", "has a header and no rows"),
+        ("age,age,income\n1,2,3\n", "two columns are called 'age'"),
+        ("age,,income\n1,2,3\n", "column 2 has no name"),
+        (TABLE + "1,2\n", "line 8: 2 cells, and the header names 6"),
+        (TABLE.replace("30,", "3_0,"), r"row 2 \(line 3\), column 'age': '3_0' is no"),
+        (TABLE.replace("60,", "inf,"), r"row 5 \(line 7\), .*'inf' is no finite"),
+        (TABLE.replace("60,", "1e300,"), "x must be finite, got inf"),
+        (TABLE.replace('"smith', 'x"smith').replace("master", '"a"b'), "line 6: "),
+        (TABLE.encode("utf-16"), "is no UTF-8 text"),
+        (TABLE.replace("high", "low").replace("mid", "low"), "'low' in every row"),
+        (TABLE.replace("TEST", "train").replace("test", "train"), "no row for test"),
+    ],
+)
+def test_files_that_are_no_such_table(table, text, message):
+    with pytest.raises(ValueError, match=message):
+        table(text)
+
+
+def test_other_ways_to_write_a_table(table, tmp_path):
+    plain = table(standardise=False)
+    tabbed = table(
+        TABLE.replace(",", "\t").replace("smith\t ", "smith, "),
+        name="people.tsv",
+        standardise=False,
+    )
+    semicolons = table(TABLE.replace(",", "; "), standardise=False, delimiter=";")
+    marked = table(
+        b"\xef\xbb\xbf" + TABLE.replace("\n", "\r\n").encode(), standardise=False
+    )
+    for other in (tabbed, semicolons, marked):
+        np.testing.assert_array_equal(other.train["x"], plain.train["x"])
+        np.testing.assert_array_equal(other.test["y"], plain.test["y"])
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        data.read_table(tmp_path / "nothing.csv", "y")
+
+
+def test_parquet_without_its_package_says_what_to_install(table, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pip install 'ppml_lab\[parquet\]'"):
+        table(name="people.parquet")
+    old: Any = types.ModuleType("pyarrow")
+    old.__version__ = "13.0.0"
+    monkeypatch.setitem(sys.modules, "pyarrow", old)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", types.ModuleType("parquet"))
+    with pytest.raises(ImportError, match=r"13.0.0 may run code .* 14.0.1 or later"):
+        table(name="people.parquet")
+
+
+def test_parquet_is_read_like_csv(table, tmp_path):
+    if not importlib.util.find_spec("pyarrow"):
+        pytest.skip("pyarrow is not installed: pip install 'ppml_lab[parquet]'")
+    pyarrow: Any = importlib.import_module("pyarrow")
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    columns = {
+        "age": pyarrow.array([20, 30, 40, 50, None], pyarrow.int64()),
+        "height": [1.5, 1.6, 1.7, 1.8, float("nan")],
+        "town": pyarrow.array([1, 2, 1, 2, 1], pyarrow.int32()),
+        "income": ["low", "high", "low", "high", "mid"],
+        "side": [False, False, False, True, True],
+    }
+    path = tmp_path / "people.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+    options: Any = {"user": "town", "test_column": "side", "standardise": False}
+    found = data.read_table(path, "income", **options)
+    np.testing.assert_allclose(found.train["x"], [[20, 1.5], [30, 1.6], [40, 1.7]])
+    np.testing.assert_allclose(found.test["x"], [[50, 1.8]])
+    assert found.train_users is not None
+    assert found.train_users.tolist() == [1, 2, 1]
+    assert found.notes[0].startswith(
+        "1 of 5 rows left out: missing age (1), height (1)"
+    )
+    with pytest.raises(ValueError, match=r"row 1, column 'income': 'low' is no number"):
+        data.read_table(path, "age", test_column="side")
+    path.write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match="is no Parquet file"):
+        data.read_table(path, "income")
