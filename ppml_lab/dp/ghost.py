@@ -30,7 +30,7 @@ from ppml_lab import base, pairs
 from ppml_lab.dp import tokens
 from ppml_lab.dp.hearing import hearing
 from ppml_lab.dp.layers import Rule, parameters, rule_of
-from ppml_lab.dp.per_example import Method, PerExample, single_loss
+from ppml_lab.dp.per_example import Method, PerExample, check_loss, single_loss
 
 
 class Call(NamedTuple):
@@ -74,6 +74,7 @@ def by_layers(loss: base.TaskLoss) -> Method:
     single = single_loss(loss)
 
     def gradients(keys: base.Key, params: PyTree, examples: PyTree) -> PerExample:
+        check_loss(loss, keys, params, examples, 2)
         leaves, structure = jax.tree.flatten(params)
         first = jax.eval_shape(
             lambda *batch: jax.tree.map(lambda leaf: leaf[0], batch), keys, examples
