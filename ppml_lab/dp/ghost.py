@@ -3,7 +3,9 @@
 A layer's gradient for one example is made of the layer's input and of the gradient at
 its output. One forward and one backward pass give both for all layers and examples;
 they give every example's norm, and, once the clipping factors are known, the weighted
-sum of gradients without a second backward pass.
+sum of gradients without a second backward pass. Small parameters that act outside of
+known layers, such as a table of positions that is added to all examples or a scale, get
+gradients of their own, one per example, and they alone.
 
 Goodfellow, "Efficient per-example gradient computations", 2015; Li, Tramer, Liang,
 Hashimoto, "Large Language Models Can Be Strong Differentially Private Learners", ICLR
@@ -28,7 +30,7 @@ from ppml_lab import base, pairs
 from ppml_lab.dp import tokens
 from ppml_lab.dp.hearing import hearing
 from ppml_lab.dp.layers import Rule, parameters, rule_of
-from ppml_lab.dp.per_example import Method, PerExample, single_loss
+from ppml_lab.dp.per_example import Method, PerExample, check_loss, single_loss
 
 
 class Call(NamedTuple):
@@ -38,13 +40,13 @@ class Call(NamedTuple):
       layer: Unbound.
       rule: How to tell its gradients.
       leaves: Which leaf of the model's parameters each of its own is, by path.
-      output: What it returns.
+      outputs: What it returns, an array or a tree of them.
     """
 
     layer: nn.Module
     rule: Rule
     leaves: dict[tuple[str, ...], int]
-    output: jax.ShapeDtypeStruct
+    outputs: PyTree[jax.ShapeDtypeStruct]
 
 
 class UnknownLayerError(ValueError):
@@ -54,40 +56,60 @@ class UnknownLayerError(ValueError):
 def by_layers(loss: base.TaskLoss) -> Method:
     """Gradients of a model of known layers, by their inputs and output gradients.
 
-    The model may be any code that calls flax's Dense, Conv, Embed, LayerNorm, RMSNorm,
-    GroupNorm and RNN (of cells made of dense layers), each any number of times. An
-    example goes through it alone, as a batch of one, so that nothing can mix examples.
+    The model may be any code that calls flax's Dense, DenseGeneral, Conv, Embed,
+    LayerNorm, RMSNorm, GroupNorm, what is made of these, such as
+    MultiHeadDotProductAttention with any mask, and RNN (of cells made of dense layers),
+    each any number of times. An example goes through it alone, as a batch of one, so
+    that nothing can mix examples.
+
+    A parameter that reaches the loss in another way too, such as a table of positions
+    or of words that are read and told again, has its gradients made for every example,
+    of all its uses at once, where such parameters have no more entries together than
+    the known layers have outputs: as much is made of these anyway.
 
     Raises:
-      UnknownLayerError: When called, if parameters reach the loss other than through
-        such layers, outside of scans and other transformations; names them.
+      UnknownLayerError: When called, if larger parameters reach the loss other than
+        through such layers, outside of scans and other transformations; names them.
     """
     single = single_loss(loss)
 
     def gradients(keys: base.Key, params: PyTree, examples: PyTree) -> PerExample:
+        check_loss(loss, keys, params, examples, 2)
         leaves, structure = jax.tree.flatten(params)
         first = jax.eval_shape(
             lambda *batch: jax.tree.map(lambda leaf: leaf[0], batch), keys, examples
         )
-        calls = _calls(single, params, *first)
+        calls, made = _calls(single, params, *first)
         known = [call for call in calls if call is not None]
-        taps = [jnp.zeros((len(keys), *c.output.shape), c.output.dtype) for c in known]
+        taps = [
+            jax.tree.map(lambda out: jnp.zeros((len(keys), *out.shape), out.dtype), all)
+            for all in (call.outputs for call in known)
+        ]
 
-        def tapped(taps: Any, key: base.Key, example: PyTree) -> tuple[Array, Any]:
+        def tapped(
+            taps: Any, whole: list[Array], key: base.Key, example: PyTree
+        ) -> tuple[Array, Any]:
             inputs: list[Array] = []
             coming = iter(calls)
+            given = list(leaves)
+            for place, leaf in zip(made, whole, strict=True):
+                given[place] = leaf
 
-            def hear(layer: nn.Module, value: Array, output: Array) -> Array:
+            def hear(layer: nn.Module, value: Array, output: Any) -> Any:
                 if next(coming) is None:
                     return output
                 inputs.append(value)
-                return output + taps[len(inputs) - 1]
+                return jax.tree.map(jnp.add, output, taps[len(inputs) - 1])
 
             with hearing(_is_known, hear):
-                return single(params, key, example), inputs
+                return single(
+                    jax.tree.unflatten(structure, given), key, example
+                ), inputs
 
-        single_grads = jax.value_and_grad(tapped, has_aux=True)
-        (losses, inputs), grads = jax.vmap(single_grads)(taps, keys, examples)
+        single_grads = jax.value_and_grad(tapped, argnums=(0, 1), has_aux=True)
+        (losses, inputs), (grads, wholes) = jax.vmap(
+            single_grads, in_axes=(0, None, 0, 0)
+        )(taps, [leaves[place] for place in made], keys, examples)
         uses: list[list[tokens.Tokens]] = [[] for _ in leaves]
         for call, value, grad in zip(known, inputs, grads, strict=True):
             weights = {path: leaves[place] for path, place in call.leaves.items()}
@@ -95,7 +117,8 @@ def by_layers(loss: base.TaskLoss) -> Method:
                 call.rule.tokens(call.layer, unflatten_dict(weights), value, grad)
             )
             for path, place in call.leaves.items():
-                uses[place].append(found[path])
+                if place not in made:
+                    uses[place].append(found[path])
         for own, (path, _) in zip(uses, jax.tree.leaves_with_path(params), strict=True):
             if len({getattr(use.left, "ndim", 0) for use in own}) > 1:
                 raise UnknownLayerError(
@@ -106,6 +129,8 @@ def by_layers(loss: base.TaskLoss) -> Method:
             tokens.gradients(own, leaf.shape) if own else _none(leaf, len(keys))
             for own, leaf in zip(uses, leaves, strict=True)
         ]
+        for place, whole in zip(made, wholes, strict=True):
+            parts[place] = tokens.kept(whole, leaves[place].shape)
         whole = jax.tree.unflatten(structure, parts)
 
         def weighted_sum(factors: PyTree) -> pairs.Pair:
@@ -125,23 +150,23 @@ def _is_known(layer: nn.Module) -> bool:
     return rule_of(layer) is not None
 
 
-def _none(leaf: Array, n: int) -> tokens.Gradients:
+def _none(leaf: Any, n: int) -> tokens.Gradients:
     """The gradients of a parameter that the loss does not use."""
     return tokens.Gradients(jnp.zeros(n), lambda factors: pairs.zero(leaf))
 
 
 def _calls(
     single: Callable[..., Array], params: PyTree, key: Any, example: PyTree
-) -> list[Call | None]:
-    """The calls of layers in the model's order; None where a layer uses none of
-    `params`.
+) -> tuple[list[Call | None], list[int]]:
+    """The calls of layers in the model's order, None where a layer uses none of
+    `params`; and which leaves of `params` reach the loss in another way.
     """
     calls: list[Call | None] = []
 
     def without_known_layers(params: PyTree, key: Any, example: PyTree) -> Array:
         places = {id(leaf): at for at, leaf in enumerate(jax.tree.leaves(params))}
 
-        def hear(layer: nn.Module, value: Array, output: Array) -> Array:
+        def hear(layer: nn.Module, value: Array, outputs: Any) -> Any:
             rule = rule_of(layer)
             assert rule is not None
             own = parameters(layer, rule)
@@ -154,32 +179,39 @@ def _calls(
             # A rule that needs all weights cannot do with some.
             if not leaves or (others and rule.names(layer) is None):
                 calls.append(None)
-                return output
-            shape = jax.ShapeDtypeStruct(output.shape, output.dtype)
-            calls.append(Call(layer.clone(parent=None), rule, leaves, shape))
+                return outputs
+            shapes = jax.eval_shape(lambda: outputs)
+            calls.append(Call(layer.clone(parent=None), rule, leaves, shapes))
+
             # Something of this shape that knows all but the parameters that the rule
             # tells: the others are constant, or made of parameters, which shows.
-            rest = [jnp.sum(known).astype(output.dtype) for known in (value, *others)]
-            return jnp.zeros_like(output) + sum(rest)
+            def like(output: Array) -> Array:
+                rest = [jnp.sum(leaf).astype(output.dtype) for leaf in (value, *others)]
+                return jnp.zeros_like(output) + sum(rest)
+
+            return jax.tree.map(like, outputs)
 
         with hearing(_is_known, hear):
             return single(params, key, example)
 
     jaxpr = jax.make_jaxpr(without_known_layers)(params, key, example).jaxpr
     used = _used(jaxpr)
-    paths = [path for path, _ in jax.tree.leaves_with_path(params)]
-    unknown = [
-        jax.tree_util.keystr(path)
-        for path, variable in zip(paths, jaxpr.invars, strict=False)
-        if variable in used
-    ]
-    if unknown:
+    leaves = jax.tree.leaves_with_path(params)
+    made = [at for at, found in enumerate(jaxpr.invars[: len(leaves)]) if found in used]
+    told = [call.outputs for call in calls if call is not None]
+    if _size([leaves[at][1] for at in made]) > _size(told):
+        unknown = [jax.tree_util.keystr(leaves[at][0]) for at in made]
         raise UnknownLayerError(
-            f"ghost norms know Dense, Conv, Embed, LayerNorm, RMSNorm, GroupNorm and "
-            f"RNN, but {', '.join(unknown[:3])} reach the loss in another way; use "
-            'method="vmap"'
+            "ghost norms know Dense, DenseGeneral, Conv, Embed, LayerNorm, RMSNorm, "
+            "GroupNorm, attention made of these and RNN, but "
+            f"{', '.join(unknown[:3])} reach the loss in another way, and have more "
+            'entries than what these layers return; use method="vmap"'
         )
-    return calls
+    return calls, made
+
+
+def _size(arrays: PyTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(arrays))
 
 
 def _used(jaxpr: Jaxpr) -> set[Any]:

@@ -49,9 +49,12 @@ def summed_gradient(loss: base.TaskLoss) -> SummedGradient:
     def gradient(
         key: base.Key, params: PyTree, examples: PyTree, weights: Float[Array, " n"]
     ) -> tuple[PyTree, Float[Array, ""]]:
+        n = weights.shape[0]
+        per_example.check_loss(loss, key, params, examples, n + 1)
+
         def total(params: PyTree) -> Float[Array, ""]:
             losses = loss(key, params, examples)
-            per_example.check_losses(losses, weights.shape[0])
+            per_example.check_one_each("task.loss", losses, n)
             return jnp.sum(jnp.where(weights > 0, sums.wide(losses), 0.0))
 
         value, grads = jax.value_and_grad(total)(params)

@@ -13,9 +13,10 @@ from jax.extend.core import get_opaque_trace_state
 
 def hearing(
     is_known: Callable[[nn.Module], bool],
-    hear: Callable[[nn.Module, Array, Array], Array],
+    hear: Callable[[nn.Module, Array, Any], Any],
 ) -> AbstractContextManager[None]:
-    """While entered, `hear(layer, input, output)` says what known layers return.
+    """While entered, `hear(layer, input, output)` says what known layers return, which
+    may be several arrays.
 
     It hears calls with one input and nothing else, and none from inside a
     transformation that began later (the body of a scan, say), whose values could not be

@@ -25,14 +25,15 @@ class Rule(NamedTuple):
 
     Attributes:
       tokens: `(layer, weights, inputs [n, ...], output gradients [n, ...]) -> tokens`,
-        nested as the weights are.
+        nested as the weights are. Where a layer returns several arrays, the gradients
+        are such a tree.
       holds: Whether that is right for a layer with its options.
       names: What the layer's own parameters are called, for it may share its scope
         with others; None for all in its scope.
       owner: The module whose parameters the layer uses.
     """
 
-    tokens: Callable[[Any, PyTree, Array, Array], dict[str, Any]]
+    tokens: Callable[[Any, PyTree, Array, Any], dict[str, Any]]
     holds: Callable[[Any], bool]
     names: Callable[[Any], Collection[str] | None]
     owner: Callable[[Any], nn.Module] = lambda layer: layer
@@ -62,6 +63,20 @@ def _dense(
     right = places(grads)
     # What the layer multiplies may be shorter than what it is given.
     seen = places(inputs.astype(grads.dtype))
+    return {"kernel": Tokens(seen, right), "bias": Tokens(None, right)}
+
+
+def _dense_general(
+    layer: nn.DenseGeneral, weights: PyTree, inputs: Array, grads: Array
+) -> dict[str, Tokens]:
+    del weights
+    # Of an example; flax sorts them, whatever their order in the option.
+    summed = sorted(axis % (inputs.ndim - 1) + 1 for axis in _sequence(layer.axis))
+    others = [axis for axis in range(1, inputs.ndim) if axis not in summed]
+    size = math.prod(inputs.shape[axis] for axis in summed)
+    turned = jnp.transpose(inputs.astype(grads.dtype), (0, *others, *summed))
+    seen = turned.reshape(len(inputs), -1, size)
+    right = grads.reshape(*seen.shape[:2], -1)
     return {"kernel": Tokens(seen, right), "bias": Tokens(None, right)}
 
 
@@ -116,9 +131,13 @@ def _norm(
     }
 
 
-def _is_plain_dense(layer: nn.Dense) -> bool:
+def _is_plain_dense(layer: nn.Dense | nn.DenseGeneral) -> bool:
     plain = layer.dot_general is None and layer.dot_general_cls is None
     return plain and _promotes_as_flax(layer)
+
+
+def _has_one_kernel(layer: nn.DenseGeneral) -> bool:
+    return _is_plain_dense(layer) and not _sequence(layer.batch_dims)
 
 
 def _is_plain_conv(layer: nn.Conv) -> bool:
@@ -126,7 +145,9 @@ def _is_plain_conv(layer: nn.Conv) -> bool:
     return plain and _promotes_as_flax(layer) and _is_convolution(layer)
 
 
-def _promotes_as_flax(layer: nn.Dense | nn.Conv | nn.Embed) -> bool:
+def _promotes_as_flax(
+    layer: nn.Dense | nn.DenseGeneral | nn.Conv | nn.Embed,
+) -> bool:
     return layer.promote_dtype is promote_dtype
 
 
@@ -153,7 +174,9 @@ def _is_whole_group(layer: nn.GroupNorm) -> bool:
     return layer.reduction_axes is None and layer.axis_name is None
 
 
-def _kernel_and_bias(layer: nn.Dense | nn.Conv) -> Collection[str]:
+def _kernel_and_bias(
+    layer: nn.Dense | nn.DenseGeneral | nn.Conv,
+) -> Collection[str]:
     return ("kernel", "bias") if layer.use_bias else ("kernel",)
 
 
@@ -164,6 +187,7 @@ def _scale_and_bias(layer: Any) -> Collection[str]:
 
 _RULES: dict[type[nn.Module], Rule] = {
     nn.Dense: Rule(_dense, _is_plain_dense, _kernel_and_bias),
+    nn.DenseGeneral: Rule(_dense_general, _has_one_kernel, _kernel_and_bias),
     nn.Conv: Rule(_conv, _is_plain_conv, _kernel_and_bias),
     nn.Embed: Rule(_embed, _promotes_as_flax, lambda layer: ("embedding",)),
     nn.LayerNorm: Rule(_norm, _is_per_position, _scale_and_bias),

@@ -7,10 +7,9 @@ Two ways give the same numbers: this module's `by_vmap`, the general one, and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
@@ -45,6 +44,7 @@ def by_vmap(loss: base.TaskLoss) -> Method:
     """Every gradient of the batch at once: any model, n times its memory."""
 
     def gradients(keys: base.Key, params: PyTree, examples: PyTree) -> PerExample:
+        check_loss(loss, keys, params, examples, 2)
         single = jax.value_and_grad(single_loss(loss))
         losses, grads = jax.vmap(single, in_axes=(None, 0, 0))(params, keys, examples)
         return whole(losses, grads)
@@ -67,23 +67,44 @@ def single_loss(loss: base.TaskLoss) -> Callable[..., Float[Array, ""]]:
     def single(params: PyTree, key: base.Key, example: PyTree) -> Float[Array, ""]:
         batch = jax.tree.map(lambda leaf: leaf[None], example)
         losses = loss(key, params, batch)
-        check_losses(losses, 1)
+        check_one_each("task.loss", losses, 1)
         return losses[0]
 
     return single
 
 
-def check_losses(losses: Array, num_examples: int) -> None:
-    """Raises ValueError unless these are the losses of so many examples, one each."""
-    shape = jnp.shape(losses)
+def check_loss(
+    loss: base.TaskLoss, key: base.Key, params: PyTree, examples: PyTree, *counts: int
+) -> None:
+    """Raises ValueError unless a loss gives one number for each of so many examples.
+
+    It is tried on shapes alone, those of `examples` but for their number: in a batch of
+    one, or of as many as an example has places, a mean over the wrong axis has the
+    right shape. Of several keys it gets one.
+    """
+    one = jax.ShapeDtypeStruct((), key.dtype)
+    for count in counts:
+        found = jax.eval_shape(loss, one, params, resized(examples, count))
+        check_one_each("task.loss", found, count)
+
+
+def resized(examples: PyTree, count: int) -> PyTree:
+    """The shapes of so many examples like these."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype),
+        examples,
+    )
+
+
+def check_one_each(name: str, values: Any, num_examples: int) -> None:
+    """Raises ValueError unless `name` gave one number for each of so many examples."""
+    shape = getattr(values, "shape", None)
     if shape != (num_examples,):
+        got = type(values).__name__
+        if shape is not None:
+            got = f"{values.dtype} of shape {shape}"
         raise ValueError(
-            f"the task's loss must give one number for each of {num_examples} examples,"
-            f" shape [{num_examples}], but its shape is {list(shape)}; "
-            + (
-                "do not average or sum over the examples"
-                if shape == ()
-                else "reduce over every axis but the examples' (are labels one number "
-                "each?)"
-            )
+            f"{name} gave a {got} for {num_examples} examples; it must give one number "
+            f"per example, shape [{num_examples}]: take the mean over an example's own "
+            "axes alone"
         )

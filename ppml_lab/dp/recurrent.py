@@ -6,6 +6,7 @@ gradient comes back to it in every step; a step is one more place where the laye
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -18,22 +19,20 @@ from jaxtyping import PyTree
 from ppml_lab.dp.hearing import hearing
 from ppml_lab.dp.tokens import Tokens, places
 
-_CELLS = (nn.LSTMCell, nn.GRUCell, nn.MGUCell, nn.SimpleCell)
+_CELLS = (nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.MGUCell, nn.SimpleCell)
 
 
 def is_plain_rnn(layer: nn.RNN) -> bool:
-    """Whether it goes forward over the last axis but one with a cell of dense layers,
-    and returns its outputs.
-    """
-    turned = layer.time_major or layer.return_carry or layer.reverse
+    """Whether all steps share the parameters of a cell of dense layers."""
     lifted = (layer.variable_broadcast, layer.variable_carry, dict(layer.variable_axes))
-    plain = lifted == ("params", False, {}) and not turned
-    return type(layer.cell) in _CELLS and plain
+    return type(layer.cell) in _CELLS and lifted == ("params", False, {})
 
 
-def rnn(layer: nn.RNN, weights: PyTree, inputs: Array, grads: Array) -> dict[str, Any]:
-    """The tokens of the cell's parameters; `grads` is that of all steps' outputs."""
-    cell = layer.cell.clone(parent=None)
+def rnn(layer: nn.RNN, weights: PyTree, inputs: Array, grads: Any) -> dict[str, Any]:
+    """The tokens of the cell's parameters; `grads` is that of all steps' outputs, or of
+    the last carry and these.
+    """
+    cell, time = _of_dense_layers(layer.cell), 0 if layer.time_major else -2
     names: dict[int, tuple[str, ...]] = {}
 
     def step(carry: PyTree, x: Array, taps: list[Array]) -> tuple[Any, Any, Any]:
@@ -49,21 +48,24 @@ def rnn(layer: nn.RNN, weights: PyTree, inputs: Array, grads: Array) -> dict[str
             carry, output = cell.apply({"params": weights}, carry, x)
         return carry, output, (inputs, outputs)
 
-    def one_example(inputs: Array, grads: Array) -> tuple[list[Array], list[Array]]:
-        steps, by_step = jnp.moveaxis(inputs, -2, 0), jnp.moveaxis(grads, -2, 0)
+    def one_example(inputs: Array, grads: Any) -> tuple[list[Array], list[Array]]:
+        steps = _in_order(layer.reverse, jnp.moveaxis(inputs, time, 0))
         start = cell.initialize_carry(jax.random.key(0), steps[0].shape)
         _, _, (_, outputs) = jax.eval_shape(step, start, steps[0], [])
         taps = [jnp.zeros((len(steps), *out.shape), out.dtype) for out in outputs]
 
-        def run(taps: list[Array]) -> tuple[Array, list[Array]]:
+        def run(taps: list[Array]) -> tuple[Any, list[Array]]:
             def one_step(carry: PyTree, at: Any) -> tuple[PyTree, Any]:
                 carry, output, (inputs, _) = step(carry, *at)
                 return carry, (output, inputs)
 
-            return jax.lax.scan(one_step, start, (steps, taps))[1]
+            carry, (outputs, values) = jax.lax.scan(one_step, start, (steps, taps))
+            outputs = _in_order(layer.reverse and layer.keep_order, outputs)
+            outputs = jnp.moveaxis(outputs, 0, time)
+            return (carry, outputs) if layer.return_carry else outputs, values
 
         _, pull, values = jax.vjp(run, taps, has_aux=True)
-        return values, pull(by_step)[0]
+        return values, pull(grads)[0]
 
     values, deltas = jax.vmap(one_example)(inputs, grads)
     tokens = {}
@@ -71,3 +73,19 @@ def rnn(layer: nn.RNN, weights: PyTree, inputs: Array, grads: Array) -> dict[str
         tokens[*name, "kernel"] = Tokens(places(left), places(right))
         tokens[*name, "bias"] = Tokens(None, places(right))
     return unflatten_dict(tokens)
+
+
+def _of_dense_layers(cell: nn.RNNCellBase) -> nn.RNNCellBase:
+    """The cell itself, or the plain one that has the same parameters and outputs."""
+    if not isinstance(cell, nn.OptimizedLSTMCell):
+        return cell.clone(parent=None)
+    own = {
+        field.name: getattr(cell, field.name)
+        for field in dataclasses.fields(cell)
+        if field.name not in ("parent", "name")
+    }
+    return nn.LSTMCell(**own, parent=None)
+
+
+def _in_order(backwards: bool, steps: Array) -> Array:
+    return jnp.flip(steps, axis=0) if backwards else steps

@@ -61,7 +61,7 @@ def gradients(uses: Sequence[Tokens], shape: tuple[int, ...]) -> Gradients:
     right = jnp.concatenate([sums.wide(use.right) for use in uses], axis=1)
     lefts = [use.left for use in uses if use.left is not None]
     if not lefts:
-        return _kept(jnp.sum(right, axis=1), shape)
+        return kept(jnp.sum(right, axis=1), shape)
     if lefts[0].ndim == 2:
         return _table(jnp.concatenate(lefts, axis=1), right, shape)
     left = jnp.concatenate([sums.wide(left) for left in lefts], axis=1)
@@ -72,8 +72,8 @@ def gradients(uses: Sequence[Tokens], shape: tuple[int, ...]) -> Gradients:
     return (_products if cheaper and small else _outer)(left, right, shape)
 
 
-def _kept(rows: Float[Array, "n *s"], shape: tuple[int, ...]) -> Gradients:
-    """Gradients that are there whole."""
+def kept(rows: Float[Array, "n *s"], shape: tuple[int, ...]) -> Gradients:
+    """Gradients that are there whole, of a parameter of this shape."""
     return Gradients(
         sums.squared_norms(rows),
         lambda factors: _shaped(sums.weighted_rows(factors, rows), shape),
@@ -84,9 +84,9 @@ def _products(left: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
     """Gradients kept whole because that is cheaper than telling their norms."""
     d, o = left.shape[-1], right.shape[-1]
     if d < o:
-        return _kept(_contracted("ntd,nto->ndo", left, right), shape)
+        return kept(_contracted("ntd,nto->ndo", left, right), shape)
     # Long rows make these small products faster.
-    rows = _kept(_contracted("ntd,nto->nod", left, right), (o, d))
+    rows = kept(_contracted("ntd,nto->nod", left, right), (o, d))
 
     def weighted_sum(factors: Float[Array, " n"]) -> pairs.Pair:
         turned = jax.tree.map(jnp.transpose, rows.weighted_sum(factors))

@@ -197,8 +197,7 @@ def _of_each(
                 lambda sofar, values: sofar.at[owners].add(values), sums, present
             )
 
-        # Not as many as in a batch: a shape that only happens to be right shows.
-        few = jnp.zeros(3 if size == 2 else 2, jnp.int32)
+        few = jnp.zeros(2, jnp.int32)
         names = jax.eval_shape(
             lambda model, examples: judge(model, trees.take(examples, few), few),
             model,
@@ -321,24 +320,10 @@ def per_example(task: base.Task, params: PyTree, examples: PyTree) -> dict[str, 
     Raises:
       ValueError: Not a dict of one number per example.
     """
-    metrics = task.evaluate(params, examples)
-    if not isinstance(metrics, dict):
-        raise ValueError(
-            'task.evaluate must return a dict of metrics, such as {"accuracy": [n]}, '
-            f"got {type(metrics).__name__}"
-        )
     rows = jax.tree.leaves(examples)[0].shape[0]
-    for name, values in metrics.items():
-        shape = getattr(values, "shape", None)
-        if shape != (rows,):
-            got = type(values).__name__ if shape is None else f"shape {list(shape)}"
-            raise ValueError(
-                f"task.evaluate must give '{name}' for each example, shape [{rows}] "
-                f"for {rows} examples, got {got}; leave out the mean over examples, "
-                "take that over other axes"
-            )
-        if jnp.issubdtype(values.dtype, jnp.complexfloating):
-            raise ValueError(f"task.evaluate must give real '{name}', got complex")
+    # Also not as many as in a batch: a shape that only happens to be right shows.
+    known.check_metrics(task, params, examples, rows, rows + 1)
+    metrics = task.evaluate(params, examples)
     return {name: values.astype(jnp.float32) for name, values in metrics.items()}
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from ppml_lab import arguments, base, checks, data, dp, guards, pairs, trees
 from ppml_lab.data import persons
+from ppml_lab.dp import per_example
 from ppml_lab.dp.gradients import METHODS
 from ppml_lab.federated import minibatch, roles, sampling
 from ppml_lab.federated.contributions import Contributions
@@ -208,7 +209,9 @@ def _of_people(loss: base.TaskLoss) -> base.TaskLoss:
     def mean(key: base.Key, params: PyTree, examples: Any) -> Float[Array, " n"]:
         rows, there = examples
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
-        losses = loss(key, params, flat).reshape(there.shape)
+        losses = loss(key, params, flat)
+        per_example.check_one_each("task.loss", losses, there.size)
+        losses = losses.reshape(there.shape)
         heard = jnp.where(there, losses, jnp.zeros_like(losses))
         count = jnp.maximum(jnp.sum(there, axis=1), 1).astype(losses.dtype)
         return jnp.sum(heard, axis=1) / count

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from ppml_lab import base, checks
 from ppml_lab.data import columns, storage
+from ppml_lab.dp import per_example
 from ppml_lab.federated import roles
 
 
@@ -20,7 +21,8 @@ def check_clients(task: base.Task, clients: base.Clients) -> None:
     """Raises ValueError unless a task's clients can be trained on; on the host.
 
     Every leaf has a row for each example that some client owns, and the task takes
-    them: `models.classification` says which labels are no classes.
+    them: it has one loss and one of each metric for each example, and
+    `models.classification` says which labels are no classes.
     """
     if isinstance(clients.examples, storage.Generated):
         return
@@ -28,6 +30,28 @@ def check_clients(task: base.Task, clients: base.Clients) -> None:
     _check_offsets(clients, rows)
     key, model = jax.random.key(0), roles.model(task)
     check_labels(lambda params, part: task.loss(key, params, part), model, clients)
+    per_example.check_loss(task.loss, key, model, _stored(clients), 3, 2)
+    check_metrics(task, model, _stored(clients), 3, 2)
+
+
+def check_metrics(
+    task: base.Task, params: PyTree, examples: PyTree, *counts: int
+) -> None:
+    """Raises ValueError unless `task.evaluate` gives a dict of one real number for each
+    of so many examples; as `dp.per_example.check_loss` finds it.
+    """
+    for count in counts:
+        some = per_example.resized(examples, count)
+        metrics = jax.eval_shape(task.evaluate, params, some)
+        if not isinstance(metrics, dict):
+            raise ValueError(
+                'task.evaluate must return a dict of metrics, such as {"accuracy": [n]}'
+                f", got {type(metrics).__name__}"
+            )
+        for name, values in metrics.items():
+            per_example.check_one_each(f"task.evaluate, '{name}',", values, count)
+            if jnp.issubdtype(values.dtype, jnp.complexfloating):
+                raise ValueError(f"task.evaluate must give real '{name}', got complex")
 
 
 def check_labels(

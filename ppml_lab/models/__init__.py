@@ -10,13 +10,16 @@ from ppml_lab.models.modules import (
     two_nn,
 )
 from ppml_lab.models.personal import personal
+from ppml_lab.models.sequences import CharLSTM, Transformer
 from ppml_lab.models.tasks import classification, flax_classification
 
 __all__ = [
     "CNN",
     "MLP",
     "BatchNormMLP",
+    "CharLSTM",
     "LeNet",
+    "Transformer",
     "TutorialCNN",
     "classification",
     "flax_classification",

@@ -249,31 +249,34 @@ def test_over_clients_and_their_models():
 
 
 def with_own_parameter() -> Any:
-    class Scaled(nn.Module):
+    class Projected(nn.Module):
         @nn.compact
         def __call__(self, x: Any) -> Any:
-            scale = self.param("scale", nn.initializers.ones, (3,))
-            return nn.Dense(3)(x) * scale
+            weights = self.param("weights", nn.initializers.normal(), (3, 30))
+            return nn.Dense(3)(x) @ weights
 
-    return Scaled(), "scale"
+    return Projected(), "weights"
 
 
 def with_an_unknown_layer() -> Any:
-    return nn.Sequential([nn.Dense(4), nn.DenseGeneral(3)]), "layers_1"
+    return nn.Sequential([nn.Dense(4), nn.Einsum((4, 9), "...a,ab->...b")]), "layers_1"
 
 
 def with_a_tied_table() -> Any:
     class Tied(nn.Module):
         @nn.compact
         def __call__(self, x: Any) -> Any:
-            words = nn.Embed(4, 3)
-            return words.attend(words(jnp.abs(x).astype(int) % 4))
+            words = nn.Embed(40, 3)
+            return words.attend(words(jnp.abs(x).astype(int) % 40))
 
     return Tied(), "embedding"
 
 
 def with_an_unknown_scan() -> Any:
-    return nn.RNN(nn.OptimizedLSTMCell(3)), "kernel"
+    class Cell(nn.GRUCell):
+        pass
+
+    return nn.RNN(Cell(3)), "kernel"
 
 
 def with_groups() -> Any:
@@ -312,6 +315,23 @@ def test_what_it_does_not_know_is_refused_or_goes_through_vmap(build: Callable):
     with pytest.warns(UserWarning, match=named):
         found = gradient("auto")
     jax.tree.map(np.testing.assert_array_equal, found, gradient("vmap"))
+
+
+def test_small_parameters_of_its_own_have_gradients_of_their_own():
+    """A shift of all places, a scale, a table of words that is read and told again, and
+    a weight that a layer uses and that is penalised.
+    """
+
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            init, words, last = nn.initializers.normal(), nn.Embed(4, 3), nn.Dense(2)
+            h = words(jnp.abs(x).astype(int) % 4) + self.param("shift", init, (4, 3))
+            h = words.attend(h) * self.param("scale", init, (4,))
+            weights = last(h), last.variables["params"]["kernel"]
+            return weights[0] + jnp.sum(weights[1] ** 2)
+
+    compare(Own(), normal(N, 5, 4))
 
 
 def test_parameters_that_do_not_reach_the_loss_or_are_not_trained():

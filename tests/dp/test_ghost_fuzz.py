@@ -45,6 +45,18 @@ def dense(rng: np.random.Generator) -> Any:
     return layer, (*rng.integers(1, 5, rng.integers(0, 3)), int(rng.integers(1, 5)))
 
 
+def dense_general(rng: np.random.Generator) -> Any:
+    layer = nn.DenseGeneral(
+        of(rng, [3, (2, 3)]),
+        axis=of(rng, [-1, 1, (-2, -1), (2, 1)]),
+        batch_dims=of(rng, [(), (), (), (0,)]),
+        use_bias=of(rng, [True, False]),
+        dtype=of(rng, FLOATS),
+        dot_general=of(rng, [None, None, None, doubled_dot]),
+    )
+    return layer, (*rng.integers(1, 4, rng.integers(1, 3)), int(rng.integers(1, 5)))
+
+
 def conv(rng: np.random.Generator) -> Any:
     rank = int(rng.integers(1, 3))
     kernel = [int(k) for k in rng.integers(1, 4, rank)]
@@ -117,7 +129,8 @@ def embed(rng: np.random.Generator) -> Any:
 
 
 def recurrent(rng: np.random.Generator) -> Any:
-    cell = of(rng, [nn.LSTMCell, nn.GRUCell, nn.MGUCell, nn.SimpleCell])
+    cells = [nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.MGUCell, nn.SimpleCell]
+    cell = of(rng, cells)
     start = of(rng, [nn.initializers.zeros, nn.initializers.normal(1.0)])
     options = {"residual": True} if cell is nn.SimpleCell and rng.random() < 0.5 else {}
     layer = nn.RNN(
@@ -126,11 +139,12 @@ def recurrent(rng: np.random.Generator) -> Any:
         time_major=of(rng, [False, False, True]),
         unroll=of(rng, [1, 2]),
         keep_order=of(rng, [False, True]),
+        return_carry=of(rng, [False, False, True]),
     )
     return layer, (5, 3)
 
 
-KINDS = [dense, conv, norm, embed, recurrent]
+KINDS = [dense, dense_general, conv, norm, embed, recurrent]
 
 
 class Used(nn.Module):
@@ -196,8 +210,12 @@ def check(seed: int) -> str | None:
         del key
         outputs: Any = module.apply(params, examples)
         # Rows beyond a table are NaN, which models mask.
-        outputs = jnp.where(jnp.isnan(outputs), 0, outputs).astype(jnp.float32)
-        flat = outputs.reshape(len(examples), -1)
+        flat = jnp.concatenate(
+            [
+                jnp.where(jnp.isnan(out), 0, out).astype(jnp.float32).ravel()
+                for out in jax.tree.leaves(outputs)
+            ]
+        )[None]
         return jnp.sum(jnp.tanh(flat) * jnp.cos(jnp.arange(flat.shape[1])), axis=1)
 
     keys = jax.random.split(jax.random.key(seed), N)

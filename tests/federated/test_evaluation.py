@@ -181,15 +181,18 @@ def test_bad_test_sets_are_named(regression, examples, message):
 @pytest.mark.parametrize(
     ("evaluate", "message"),
     [
-        (lambda p, e: {"m": jnp.mean(e["y"])}, r"'m' for each .*got shape \[\]"),
-        (lambda p, e: {"m": jnp.mean(e["y"])[None]}, r"got shape \[1\]"),
-        (lambda p, e: {"m": e["x"]}, r"got shape \[[23], 2\]"),
+        (
+            lambda p, e: {"m": jnp.mean(e["y"])},
+            r"'m', gave a float32 of shape \(\) for .* the mean over an example's own",
+        ),
+        (lambda p, e: {"m": jnp.mean(e["y"])[None]}, r"gave a .* of shape \(1,\)"),
+        (lambda p, e: {"m": e["x"]}, r"of shape \(([23]), 2\) for \1 examples"),
         # As many as there are in a batch.
         (
             lambda p, e: {"m": jnp.zeros(6)},
-            r"\[([23])\] for \1 examples, got shape \[6\]",
+            r"of shape \(6,\) for ([23]) .*per example, shape \[\1\]",
         ),
-        (lambda p, e: {"m": 0.5}, "got float"),
+        (lambda p, e: {"m": 0.5}, r"of shape \(\)"),
         (lambda p, e: {"m": e["y"].astype(jnp.complex64)}, "must give real 'm'"),
         (lambda p, e: e["y"], "must return a dict of metrics"),
     ],

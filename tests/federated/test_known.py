@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from ppml_lab import base, data, dp, federated, models
+from ppml_lab.federated import scoring
 
 TASK = models.flax_classification(models.logistic(3), (2,))
 X, Y = np.ones((8, 2), np.float32), np.arange(8) % 3
@@ -58,3 +59,85 @@ def test_rows_that_do_not_fit_their_owners(rows, offsets, held_out, message):
     held_out = None if held_out is None else jnp.array(held_out)
     with pytest.raises(ValueError, match=message):
         simulate(FEDERATED, base.Clients(examples, jnp.array(offsets), held_out))
+
+
+# Each is right for some number of examples: of one, of all, or of as many as classes.
+REDUCED = [
+    (lambda each: jnp.mean(each), r"\(\)"),
+    (lambda each: jnp.mean(each, axis=1, keepdims=True), r"\(3, 1\)"),
+    (lambda each: jnp.mean(each, axis=0), r"\(2,\)"),
+    (lambda each: jnp.mean(each)[None], r"\(1,\)"),
+]
+
+
+def reduced(loss=lambda each: jnp.mean(each, axis=1), metric=None):
+    """Mean squares over two features."""
+
+    def init(key):
+        return {"w": jnp.ones(2)}
+
+    def each(params, examples):
+        return jnp.square(examples["x"] - params["w"])
+
+    return base.Task(
+        init,
+        lambda key, params, examples: loss(each(params, examples)),
+        lambda params, examples: {"m": (metric or loss)(each(params, examples))},
+    )
+
+
+def all_algorithms(task):
+    clients = data.federate(TRAIN, OWNERS)
+    people = data.federate(TRAIN | {"person": OWNERS}, OWNERS)
+    private = dp.gaussian(1.0, 1.0, privacy_unit="example")
+    local = federated.local_sgd(task, optax.sgd(0.1), 1, num_epochs=1)
+    theirs = federated.local_dp_sgd(task, optax.sgd(0.1), private, 0.5, 1, 2)
+    of_people = federated.example_gradients(task, data.people(people), 0.5)
+    everyone = federated.everyone(4)
+    pooled = federated.poisson(8, 0.5)
+    central = federated.central_sgd
+    return {
+        "local": (federated.averaging(task, local, everyone), clients),
+        "private": (federated.averaging(task, theirs, everyone), clients),
+        "people": (federated.averaging(task, of_people, everyone), people),
+        "pooled": (central(task, optax.sgd(0.1), pooled), clients),
+        "vmap": (
+            central(task, optax.sgd(0.1), pooled, mechanism=private, method="vmap"),
+            clients,
+        ),
+    }
+
+
+@pytest.mark.parametrize(("reduce", "shape"), REDUCED)
+def test_a_loss_that_is_not_one_for_each_example(reduce, shape):
+    """Told when an algorithm meets its data, and also where nobody asks it to."""
+    message = f"task.loss gave a float32 of shape {shape} for 3 examples; .*shape .3.:"
+    for algorithm, clients in all_algorithms(reduced(reduce)).values():
+        with pytest.raises(ValueError, match=message):
+            algorithm.check(clients)
+        state = jax.eval_shape(algorithm.init, jax.random.key(0))
+        with pytest.raises(
+            ValueError, match=r"task.loss gave .* an example's own axes"
+        ):
+            jax.eval_shape(algorithm.round, jax.random.key(0), state, clients)
+
+
+@pytest.mark.parametrize(("reduce", "shape"), REDUCED)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_metric_that_is_not_one_for_each_example(reduce, shape, rows):
+    task = reduced(metric=reduce)
+    for algorithm, clients in all_algorithms(task).values():
+        with pytest.raises(ValueError, match=f"task.evaluate, 'm', .*{shape} for 3"):
+            algorithm.check(clients)
+    test = {"x": X[:rows], "y": Y[:rows]}
+    scorer = scoring.scorer(task, lambda params, rows: rows["x"][:, 0], [])
+    for evaluate in (federated.evaluator(task), scorer):
+        with pytest.raises(
+            ValueError, match=r"evaluate, 'm', .* an example's own axes"
+        ):
+            jax.eval_shape(evaluate, {"w": jnp.ones(2)}, test)
+
+
+def test_right_ones_are_taken():
+    for algorithm, clients in all_algorithms(reduced()).values():
+        algorithm.check(clients)

@@ -132,6 +132,16 @@ MODELS = {
         training=True,
         momentum=0.5,
     ),
+    "CharLSTM": good(models.CharLSTM, vocab_size=3, embedding=2, width=2, num_layers=1),
+    "Transformer": good(
+        models.Transformer,
+        vocab_size=3,
+        max_length=4,
+        width=4,
+        num_blocks=1,
+        num_heads=2,
+        hidden=4,
+    ),
     "MLP": good(models.MLP, {"features": ("[1]",)}, features=[3]),
 }
 FEDERATED = {
