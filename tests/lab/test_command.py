@@ -133,5 +133,8 @@ def test_every_stock_part_is_a_choice() -> None:
     every = {getattr(parts, name) for name in parts.__all__}
     stock = {cls for cls in every if "__part__" in vars(cls)}
     setups = {parts.Federated, parts.Central, parts.OnShares}
-    assert stock - offered - setups == {parts.Optax, parts.Flax}
+    assert stock - offered - setups == {
+        *(parts.Optax, parts.Flax, parts.FlaxRegression, parts.FlaxSequence),
+        parts.FlaxSurvival,
+    }
     assert offered <= stock

@@ -25,6 +25,7 @@ from ppml_lab.lab.parts.mechanisms import (
 )
 from ppml_lab.lab.parts.metrics import (
     F1,
+    R2,
     Accuracy,
     Auroc,
     Concordance,
@@ -81,6 +82,14 @@ from ppml_lab.lab.parts.sums import (
     PairwiseMasking,
     Sum,
 )
+from ppml_lab.lab.parts.tasks import (
+    Factorisation,
+    FlaxRegression,
+    FlaxSequence,
+    FlaxSurvival,
+    LogisticHazard,
+    Regression,
+)
 from ppml_lab.lab.parts.trainers import (
     ExampleGradients,
     FedAvg,
@@ -93,6 +102,7 @@ from ppml_lab.lab.parts.wrappers import SignFlipping, TopK
 
 __all__ = [
     "F1",
+    "R2",
     "Accuracy",
     "Adagrad",
     "Adam",
@@ -116,12 +126,16 @@ __all__ = [
     "ExampleGradients",
     "ExponentialDecay",
     "Factor",
+    "Factorisation",
     "FashionMnist",
     "FedAvg",
     "FedProx",
     "Federated",
     "FixedSize",
     "Flax",
+    "FlaxRegression",
+    "FlaxSequence",
+    "FlaxSurvival",
     "Gaussian",
     "Graph",
     "HeartDisease",
@@ -134,6 +148,7 @@ __all__ = [
     "LocalGaussian",
     "LocalLaplace",
     "Logistic",
+    "LogisticHazard",
     "Mean",
     "MeanSquaredError",
     "Mechanism",
@@ -153,6 +168,7 @@ __all__ = [
     "Poisson",
     "QuantitySkew",
     "RandomisedResponse",
+    "Regression",
     "Rule",
     "Sampler",
     "Scaffold",

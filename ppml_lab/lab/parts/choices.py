@@ -15,6 +15,7 @@ from ppml_lab.lab.parts import (
     rules,
     samplers,
     sums,
+    tasks,
     trainers,
     wrappers,
 )
@@ -44,6 +45,9 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         models.Cnn,
         models.LeNet,
         models.TutorialCnn,
+        tasks.Regression,
+        tasks.LogisticHazard,
+        tasks.Factorisation,
     ),
     optimizers.Optimizer: (
         optimizers.Sgd,
@@ -91,6 +95,7 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         metrics.Auroc,
         metrics.F1,
         metrics.MeanSquaredError,
+        metrics.R2,
         metrics.Concordance,
     ),
 }
