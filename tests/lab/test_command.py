@@ -61,6 +61,15 @@ def test_flags_are_key_paths_in_any_order(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
+def test_what_a_part_cannot_do_without_is_a_flag_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    edges = ("model:logistic-hazard", "--model.edges", "1", "2.5")
+    assert parsed(monkeypatch, "smoke", *edges) == dataclasses.replace(
+        PLAIN, model=parts.LogisticHazard((1.0, 2.5))
+    )
+
+
 def test_a_part_of_any_configuration_is_a_choice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,5 +1,7 @@
 """Regression: losses and metrics by numpy, targets that fit, gradients per example."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ LOSSES = {
 }
 
 
-def linear(loss="squared", outputs=lambda params, x: x @ params):
+def linear(loss: Any = "squared", outputs=lambda params, x: x @ params):
     return models.regression(lambda key: W, outputs, loss=loss, huber_delta=0.5)
 
 

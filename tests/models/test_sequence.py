@@ -1,5 +1,7 @@
 """Sequences: tokens that count, padding that does not, means over tokens."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,9 @@ class Bigrams(nn.Module):
         return nn.Dense(5)(nn.Embed(5, 3)(x))
 
 
-TASK = models.flax_sequence(Bigrams(), 4)
+TASK: Any = models.flax_sequence(Bigrams(), 4)
+NO_SCORES: Any = None
+"""Where there are no metrics of all rows, nobody predicts."""
 EVALUATE = jax.jit(TASK.evaluate)
 
 
@@ -81,8 +85,8 @@ def test_padding_has_neither_loss_nor_gradient_whatever_stands_there(params):
 def test_means_over_a_test_set_and_over_clients_are_means_over_tokens(params):
     costs, hits = by_hand(params, ROWS)
     owners = np.array([0, 0, 1, 2, 3, 3])
-    judges = (federated.client_evaluator(TASK, 4), federated.evaluator(TASK, 4),
-              scoring.scorer(TASK, lambda params, rows: None, (), 4))  # fmt: skip
+    judges: Any = (federated.client_evaluator(TASK, 4), federated.evaluator(TASK, 4),
+              scoring.scorer(TASK, NO_SCORES, (), 4))  # fmt: skip
     clients = data.federate(ROWS, owners)
     of_clients, everybody, no_scores = jax.jit(
         lambda params: [

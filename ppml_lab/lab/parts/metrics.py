@@ -152,7 +152,10 @@ class R2:
         centred = heard - jnp.sum(share * heard, axis=0)
         errors = jnp.where(share > 0, jnp.square(scores - labels), 0.0)
         spread = jnp.sum(share * jnp.square(centred), axis=0)
-        left = jnp.sum(share * errors, axis=0) / jnp.where(spread > 0, spread, jnp.nan)
+        # Rounding may leave labels that are all the same some spread.
+        first = labels[jnp.argmax(share[:, 0] > 0)]
+        differ = jnp.any((share > 0) & (labels != first), axis=0)
+        left = jnp.sum(share * errors, axis=0) / jnp.where(differ, spread, jnp.nan)
         judged = jnp.concatenate([scores, labels], axis=1)
         return {"r2": _or_nan(jnp.mean(1 - left), judged, weights)}
 

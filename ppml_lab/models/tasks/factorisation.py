@@ -31,7 +31,7 @@ ROLES = {
 
 @arguments.checked
 def factorisation(
-    num_items: int, rank: int, *, mean: float = 0.0, scale: float = 0.1
+    num_items: int, rank: int, *, mean: Any = 0.0, scale: Any = 0.1
 ) -> base.Task:
     """Ratings `mean + item bias + user bias + <item vector, user vector>`.
 

@@ -73,11 +73,10 @@ def task(model: Model, labelled: Labelled) -> base.Task:
     ) -> tuple[Any, Any]:
         x, labels = labelled.read(examples)
         try:
-            outputs = function(params, x)
+            return labelled.fit(function(params, x), labels)
         except Exception as error:
             _check_params(init, params, error)
             raise
-        return labelled.fit(outputs, labels)
 
     def loss(key: base.Key, params: PyTree, examples: PyTree) -> Float[Array, " n"]:
         del key
