@@ -106,6 +106,9 @@ class Task(NamedTuple):
     observe: Callable[[PyTree, PyTree], PyTree] | None = None
     """`(params, examples)`: kept leaves that a batch sets, such as running means, and
     None for all others. None if there are none."""
+    weigh: Callable[[PyTree], Float[Array, " n"]] | None = None
+    """`(examples)`: how much the metrics of each count in a mean, not negative, such as
+    the tokens of a text; None if all count alike. One of 0 does not count at all."""
 
 
 class ClientTrainer(NamedTuple):

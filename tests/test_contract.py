@@ -7,6 +7,7 @@ import itertools
 import re
 
 import dp_accounting
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,7 +135,38 @@ TASKS = {
     "personal": lambda: models.personal(
         models.flax_classification(models.BatchNormMLP((4, 3)), (2,)), ["BatchNorm_0"]
     ),
+    "regression": lambda: models.regression(
+        lambda key: jnp.ones(2), lambda params, x: x @ params, loss="huber"
+    ),
+    "flax_regression": lambda: models.flax_regression(models.MLP((3, 1)), (2,)),
+    "sequence": lambda: models.sequence(
+        lambda key: jnp.eye(3), lambda params, x: params[x]
+    ),
+    "flax_sequence": lambda: models.flax_sequence(nn.Embed(3, 3), 4),
+    "survival": lambda: models.survival(
+        lambda key: jnp.ones((2, 2)), lambda params, x: x @ params, (1.0, 2.0)
+    ),
+    "flax_survival": lambda: models.flax_survival(models.MLP((3, 1)), (2,), (1.5,)),
+    "factorisation": lambda: models.factorisation(3, 2),
 }
+FEATURES = np.array([[0.5, -1], [2, 0], [1, 1]], np.float32)
+TOKENS = np.array([[0, 1, 2, 2], [1, 1, 0, 2], [2, 0, 0, 1]])
+LABELS = {
+    "regression": {"x": FEATURES, "y": np.array([0.5, -0.5, 3], np.float32)},
+    "sequence": {"x": TOKENS, "y": 2 - TOKENS, "weights": TOKENS > 0},
+    "survival": {
+        "x": FEATURES,
+        "y": {
+            "time": np.array([0.5, 1.6, 3], np.float32),
+            "event": np.array([1, 0, 1]),
+        },
+    },
+    "factorisation": {
+        "item": np.arange(3),
+        "rating": np.array([1, 5, 3], np.float32),
+    },
+}
+"""Rows of tasks by the last word of their names; of others classes."""
 ALGORITHMS = {
     "averaging": lambda task, trainer, **parts: federated.averaging(
         task,
@@ -209,6 +241,44 @@ def test_arguments_of_what_is_built_from_a_task(regression):
     for make in PAIRS.values():
         for built in make(regression):
             check_signatures(built)
+
+
+@pytest.mark.usefixtures("no_key_twice")
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks(name):
+    """An example is judged alone as it is among others."""
+    task = TASKS[name]()
+    classes = {"x": FEATURES, "y": np.array([0, 2, 1])}
+    rows = jax.tree.map(jnp.asarray, LABELS.get(name.split("_")[-1], classes))
+
+    def judged(key, params, rows):
+        weights = () if task.weigh is None else task.weigh(rows)
+        return task.loss(key, params, rows), task.evaluate(params, rows), weights
+
+    def alone(key, params, row):
+        one = judged(key, params, jax.tree.map(lambda leaf: leaf[None], row))
+        return jax.tree.map(lambda leaf: leaf[0], one)
+
+    @jax.jit
+    def both(init_key, key):
+        params = task.init(init_key)
+        each = jax.vmap(alone, in_axes=(None, None, 0))(key, params, rows)
+        part = federated.roles.trained(task, params)
+        loss = federated.roles.loss_of_part(task, params)
+        grads = jax.grad(lambda part: jnp.sum(loss(key, part, rows)))(part)
+        return judged(key, params, rows), each, grads
+
+    together, each, grads = both(fresh(), jax.random.key(12))
+    losses, metrics, _ = together
+    for leaf in jax.tree.leaves(together):
+        assert (leaf.shape, leaf.dtype) == ((3,), jnp.float32)
+        assert np.isfinite(leaf).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    if task.observe is None:  # which trains by what a batch has in common
+        np.testing.assert_array_equal(losses, metrics["loss"])
+        np.testing.assert_allclose(each[0], losses, rtol=1e-5, atol=1e-6)
+    for one, other in zip(*map(jax.tree.leaves, (each[1:], together[1:])), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_every_builder_is_in_these_tables():

@@ -60,7 +60,8 @@ def check_labels(where: str, rows: Any, num_classes: int) -> None:
         return
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if bad.size:
+        row = bad[0] // (labels.size // len(labels))
         raise ValueError(
             f"{where} labels must lie in [0, num_classes = {num_classes}), got "
-            f"{labels.ravel()[bad[0]]} in row {bad[0]}"
+            f"{labels.ravel()[bad[0]]} in row {row}"
         )

@@ -32,7 +32,8 @@ EvaluateClients = Callable[[PyTree, base.Clients], dict[str, Float[Array, " clie
 def evaluator(
     task: base.Task, batch_size: int = 250, mesh: Mesh | None = None
 ) -> Evaluate:
-    """A function that averages `task.evaluate` over a test set of any size.
+    """A function that averages `task.evaluate` over a test set of any size, by the
+    task's weights where it has some (`weigh`).
 
     The set's leaves `[n, ...]` lie on a device or on the host. Calling it raises
     ValueError for a set without examples or with leaves of different length, for
@@ -74,7 +75,7 @@ def client_evaluator(
 
     The examples are streamed through the model once, in batches that ignore where
     clients begin; memory grows by one number per client and metric. A client without
-    examples has NaN for each metric.
+    examples, or with none that the task's `weigh` lets count, has NaN for each metric.
 
     Args:
       task: Gives per-example metrics.
@@ -98,7 +99,7 @@ def client_evaluator(
         params: PyTree, clients: base.Clients
     ) -> dict[str, Float[Array, " clients"]]:
         known.check_labels(task.evaluate, params, clients)
-        return _of_each(judge, batch_size, mesh, params, clients)
+        return _of_each(judge, task.weigh, batch_size, mesh, params, clients)
 
     return evaluate
 
@@ -150,7 +151,8 @@ def personal_evaluator(
         sent = server.send(state.params, state.memory)
         first = trainer.model(sent, trees.take(state.kept, jnp.int32(0)))
         known.check_labels(task.evaluate, first, clients)
-        return _of_each(judge, batch_size, mesh, (sent, state.kept), clients)
+        model = (sent, state.kept)
+        return _of_each(judge, task.weigh, batch_size, mesh, model, clients)
 
     return evaluate
 
@@ -164,18 +166,20 @@ NONE_HELD_OUT = (
 
 def _of_each(
     judge: Callable[[PyTree, PyTree, Array], dict[str, Array]],
+    weigh: Callable[[PyTree], Array] | None,
     batch_size: int,
     mesh: Mesh | None,
     model: PyTree,
     clients: base.Clients,
 ) -> dict[str, Float[Array, " clients"]]:
     """Each client's mean of `judge(model, examples, owners)`, over what it is judged
-    by.
+    by, weighed by `weigh(examples)` where that is given.
     """
 
     def device_sums(
         device: Array, num_devices: int, model: PyTree, clients: base.Clients
-    ) -> dict[str, Float[Array, " clients"]]:
+    ) -> tuple[dict[str, Float[Array, " clients"]], Float[Array, " clients"] | None]:
+        """Sums of metrics, and of weights where there are some."""
         begin, end, most = storage.share_of_rows(clients, device, num_devices)
         clients = storage.owned(clients, device, num_devices)
         columns.num_examples("clients.examples", clients.examples)
@@ -187,14 +191,15 @@ def _of_each(
         order = begin + jnp.argsort(~judged)
         count = jnp.sum(judged, dtype=jnp.int32)
 
-        def add(batch: Array, sums: dict[str, Array]) -> dict[str, Array]:
+        def add(batch: Array, so_far: PyTree) -> PyTree:
             turns = batch * size + jnp.arange(size)
             there = jnp.minimum(order[jnp.minimum(turns, most - 1)], end - 1)
             owners = _owners(clients, there)
-            metrics = judge(model, trees.take(clients.examples, there), owners)
-            present = trees.where(turns < count, metrics, 0.0)
+            rows = trees.take(clients.examples, there)
+            heard = weighed(judge(model, rows, owners), weigh, rows)
+            present = trees.where(turns < count, heard, 0.0)
             return jax.tree.map(
-                lambda sofar, values: sofar.at[owners].add(values), sums, present
+                lambda sofar, values: sofar.at[owners].add(values), so_far, present
             )
 
         few = jnp.zeros(2, jnp.int32)
@@ -203,13 +208,40 @@ def _of_each(
             model,
             clients.examples,
         )
-        zeros = {name: jnp.zeros(num_clients, jnp.float32) for name in names}
+        nothing = jnp.zeros(num_clients, jnp.float32)
+        zeros = dict.fromkeys(names, nothing), None if weigh is None else nothing
         return jax.lax.fori_loop(0, -(-count // size), add, zeros)
 
     clients = jax.tree.map(_on_device, clients)
-    sums = sum_over_devices(device_sums, mesh, model, clients)
-    sizes = storage.num_judged(clients).astype(jnp.float32)
-    return jax.tree.map(lambda leaf: leaf / sizes, sums)
+    sums, weights = sum_over_devices(device_sums, mesh, model, clients)
+    if weights is None:
+        weights = storage.num_judged(clients).astype(jnp.float32)
+    return jax.tree.map(lambda leaf: leaf / weights, sums)
+
+
+def weighed(
+    metrics: dict[str, Array],
+    weigh: Callable[[PyTree], Array] | None,
+    examples: PyTree,
+) -> tuple[dict[str, Float[Array, " n"]], Float[Array, " n"] | None]:
+    """Metrics times weights, and the weights; the metrics and None if nothing weighs.
+
+    Raises:
+      ValueError: Not one weight per example.
+    """
+    if weigh is None:
+        return metrics, None
+    rows = jax.tree.leaves(examples)[0].shape[0]
+    weights = weigh(examples)
+    if jnp.shape(weights) != (rows,):
+        raise ValueError(
+            f"task.weigh must give one weight for each of {rows} examples, got shape "
+            f"{list(jnp.shape(weights))}"
+        )
+    weights = weights.astype(jnp.float32)
+    # What does not count may be NaN.
+    heard = trees.where(weights != 0, metrics, 0.0)
+    return jax.tree.map(lambda values: values * weights, heard), weights
 
 
 def _owners(clients: base.Clients, rows: Array) -> Array:

@@ -58,7 +58,7 @@ def check_labels(
     function: Callable[[PyTree, PyTree], Any], params: PyTree, clients: base.Clients
 ) -> None:
     """Calls `function(params, examples)` on shapes alone, but for labels whose values
-    the host knows (integers `[n]`), so that it may say what is wrong with them.
+    the host knows (numbers `[n]`), so that it may say what is wrong with them.
     """
     leaves, structure = jax.tree.flatten(_stored(clients))
     labels = {place: leaf for place, leaf in enumerate(leaves) if _are_known(leaf)}
@@ -92,7 +92,7 @@ def _are_known(leaf: Any) -> bool:
     if checks.is_traced(leaf) or not hasattr(leaf, "dtype"):
         return False
     is_here = not isinstance(leaf, Array) or leaf.is_fully_addressable
-    return np.ndim(leaf) == 1 and leaf.dtype.kind in "iu" and is_here
+    return np.ndim(leaf) == 1 and leaf.dtype.kind in "iuf" and is_here
 
 
 def _check_offsets(clients: base.Clients, rows: int) -> None:

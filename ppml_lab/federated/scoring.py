@@ -18,7 +18,7 @@ from jaxtyping import Float, PyTree
 from ppml_lab import arguments, base, checks, trees
 from ppml_lab.data import columns
 from ppml_lab.federated import devices
-from ppml_lab.federated.evaluation import per_example
+from ppml_lab.federated.evaluation import per_example, weighed
 
 Predict = Callable[[PyTree, PyTree], Array]
 """`(params, rows) -> scores [n, ...]`."""
@@ -36,8 +36,9 @@ def scorer(
     batch_size: int = 250,
     mesh: Mesh | None = None,
 ) -> Callable[[PyTree, PyTree], dict[str, Float[Array, ""]]]:
-    """A function `(params, rows) -> scalars`: the means of `task.evaluate`, and what
-    the metrics make of the scores of all rows, which replaces a mean of the same name.
+    """A function `(params, rows) -> scalars`: the means of `task.evaluate`, by its
+    `weigh` if it has one, and what the metrics make of the scores of all rows, which
+    replaces a mean of the same name. Without metrics there are no scores.
 
     Args:
       task: Gives per-example metrics.
@@ -55,22 +56,25 @@ def scorer(
 
     def on_device(
         device: Array, num_devices: int, params: PyTree, rows: PyTree
-    ) -> tuple[PyTree, Array]:
-        """Metrics and scores of a device's rows, `[batches * size, ...]`."""
+    ) -> PyTree:
+        """Metrics, weights and scores of a device's rows, `[batches * size, ...]`."""
         count = columns.num_examples("the test set", rows)
         share = -(-count // num_devices)
         size = min(batch_size, share)
 
-        def judged(batch: Array) -> tuple[PyTree, Array]:
+        def judged(batch: Array) -> PyTree:
             places = device * share + batch * size + jnp.arange(size)
             some = trees.take(rows, jnp.minimum(places, count - 1))
+            found = weighed(per_example(task, params, some), task.weigh, some)
+            if not metrics:
+                return *found, None
             scores = predict(params, some)
             if scores.shape[:1] != (size,):
                 raise ValueError(
                     f"predict must give one score (or row of scores) for each of {size}"
                     f" rows, got shape {list(scores.shape)}"
                 )
-            return per_example(task, params, some), scores.astype(jnp.float32)
+            return *found, scores.astype(jnp.float32)
 
         found = jax.lax.map(judged, jnp.arange(-(-share // size)))
         return jax.tree.map(
@@ -81,8 +85,9 @@ def scorer(
         rows = jax.tree.map(jnp.asarray, rows)
         count = columns.num_examples("the test set", rows)
         found = devices.over_devices(on_device, _joined, mesh, params, rows)
-        each, scores = jax.tree.map(lambda leaf: leaf[:count], found)
-        means = {name: jnp.mean(values) for name, values in each.items()}
+        each, counted, scores = jax.tree.map(lambda leaf: leaf[:count], found)
+        total = count if counted is None else jnp.sum(counted)
+        means = {name: jnp.sum(values) / total for name, values in each.items()}
         labels = rows["y"] if isinstance(rows, Mapping) and "y" in rows else rows
         weights = jnp.ones(count, jnp.float32)
         judged: dict[str, Array] = {}

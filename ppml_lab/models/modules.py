@@ -79,6 +79,13 @@ def logistic(num_classes: int) -> MLP:
 
 
 @arguments.checked
+def linear(num_outputs: int) -> MLP:
+    """Linear regression, starting from zero; also the linear hazards of `survival`."""
+    checks.at_least("num_outputs", num_outputs, 1)
+    return MLP((num_outputs,), nn.initializers.zeros_init())
+
+
+@arguments.checked
 def two_nn(num_classes: int) -> MLP:
     """McMahan's 2NN: two hidden layers of 200 (199,210 parameters on MNIST)."""
     checks.at_least("num_classes", num_classes, 2)

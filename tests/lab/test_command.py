@@ -61,6 +61,15 @@ def test_flags_are_key_paths_in_any_order(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
+def test_what_a_part_cannot_do_without_is_a_flag_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    edges = ("model:logistic-hazard", "--model.edges", "1", "2.5")
+    assert parsed(monkeypatch, "smoke", *edges) == dataclasses.replace(
+        PLAIN, model=parts.LogisticHazard((1.0, 2.5))
+    )
+
+
 def test_a_part_of_any_configuration_is_a_choice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -133,5 +142,8 @@ def test_every_stock_part_is_a_choice() -> None:
     every = {getattr(parts, name) for name in parts.__all__}
     stock = {cls for cls in every if "__part__" in vars(cls)}
     setups = {parts.Federated, parts.Central, parts.OnShares}
-    assert stock - offered - setups == {parts.Optax, parts.Flax}
+    assert stock - offered - setups == {
+        *(parts.Optax, parts.Flax, parts.FlaxRegression, parts.FlaxSequence),
+        parts.FlaxSurvival,
+    }
     assert offered <= stock

@@ -54,6 +54,18 @@ def test_metrics_are_those_of_other_code() -> None:
     for labels in (SURVIVAL, both):
         found = judged(parts.Concordance(), SCORES, labels, WEIGHTS)
         np.testing.assert_allclose(found, want, rtol=1e-5)
+    for shape in ((N,), (N, 1), (N // 2, 2)):
+        targets, weights = TIME.reshape(shape), WEIGHTS[: shape[0]]
+        for scores in {SCORES.size: (SCORES, SCORES[:, None])}.get(
+            shape[0], (SCORES.reshape(shape),)
+        ):
+            for metric, other in (
+                (parts.MeanSquaredError(), metrics.mean_squared_error),
+                (parts.R2(), metrics.r2_score),
+            ):
+                found = judged(metric, scores, targets, weights)
+                want = other(targets, scores.reshape(shape), sample_weight=weights)
+                np.testing.assert_allclose(found, want, rtol=1e-5)
     two = np.stack([-SCORES, SCORES], 1)
     right = metrics.accuracy_score(LABELS, two.argmax(1), **given)
     for labels in (LABELS, LABELS[:, None]):
@@ -103,6 +115,19 @@ def test_what_is_not_finite_counts_where_its_row_does() -> None:
         np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
+def test_r2_of_a_mean_is_zero_and_of_labels_that_are_alike_not_there() -> None:
+    judge, ones = jax.jit(parts.R2().__call__), np.ones(N, np.float32)
+    mean = np.full(N, TIME.mean(), np.float32)
+    np.testing.assert_allclose(judge(mean, TIME, ones)["r2"], 0, atol=1e-6)
+    assert np.isnan(judge(SCORES, ones, ones)["r2"])
+    # A row that does not count does no harm.
+    broken = np.where(np.arange(N) == 5, np.nan, TIME).astype(np.float32)
+    assert np.isnan(judge(SCORES, broken, ones)["r2"])
+    few = np.where(np.arange(N) == 5, 0, 1).astype(np.float32)
+    np.testing.assert_array_equal(judge(SCORES, broken, few)["r2"],
+                                  judge(SCORES, TIME, few)["r2"])  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("metric", "scores", "labels", "message"),
     [
@@ -111,6 +136,8 @@ def test_what_is_not_finite_counts_where_its_row_does() -> None:
         (parts.Auroc(), SCORES, np.stack([LABELS] * 2, 1), "Auroc needs one label per"),
         (parts.F1(), SCORES, SURVIVAL, 'F1 needs labels "y"'),
         (parts.Concordance(), SCORES, TIME, "Concordance needs labels"),
+        (parts.R2(), SCORES, np.stack([TIME] * 2, 1), "R2 needs scores like labels"),
+        (parts.R2(), SCORES, SURVIVAL, r"R2 needs labels \"y\", got \['event', 'time'"),
         (
             parts.MeanSquaredError(),
             np.ones((N, 2, 3), np.float32),

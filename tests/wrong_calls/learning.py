@@ -1,5 +1,6 @@
 """Good calls of data, models and federated."""
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -119,6 +120,72 @@ MODELS = {
         roles=None,
         training=None,
     ),
+    "regression": good(
+        models.regression,
+        init=lambda key: {"w": jnp.zeros(2)},
+        apply=lambda params, x: x @ params["w"],
+        loss="huber",
+        huber_delta=1.0,
+        roles=None,
+        train=None,
+    ),
+    "flax_regression": good(
+        models.flax_regression,
+        {"input_shape": ("[1]",)},
+        module=models.linear(1),
+        input_shape=(2,),
+        loss="squared",
+        huber_delta=1.0,
+        roles=None,
+        training=None,
+    ),
+    "sequence": good(
+        models.sequence,
+        init=lambda key: {"w": jnp.zeros((3, 3))},
+        apply=lambda params, x: params["w"][x],
+        roles=None,
+        train=None,
+    ),
+    "flax_sequence": good(
+        models.flax_sequence,
+        module=nn.Embed(3, 3),
+        length=2,
+        roles=None,
+        training=None,
+    ),
+    "survival": good(
+        models.survival,
+        {"edges": ("[1]",)},
+        init=lambda key: {"w": jnp.zeros((2, 2))},
+        apply=lambda params, x: x @ params["w"],
+        edges=(1.0, 2.0),
+        roles=None,
+        train=None,
+    ),
+    "flax_survival": good(
+        models.flax_survival,
+        {"edges": ("[1]",), "input_shape": ("[1]",)},
+        module=models.linear(2),
+        input_shape=(2,),
+        edges=(1.0, 2.0),
+        roles=None,
+        training=None,
+    ),
+    "mean_survival_time": good(
+        models.mean_survival_time,
+        {"logits": ("2-d",)},
+        logits=np.zeros((3, 2), np.float32),
+        edges=(1.0, 2.0),
+    ),
+    "factorisation": good(
+        models.factorisation,
+        {"mean": ("-1", "0", "-2**63")},
+        num_items=5,
+        rank=2,
+        mean=3.0,
+        scale=0.1,
+    ),
+    "linear": good(models.linear, num_outputs=1),
     "personal": good(models.personal, task=parts.TWO_LEAVES, kept=["b"]),
     "logistic": good(models.logistic, num_classes=3),
     "two_nn": good(models.two_nn, num_classes=3),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppml_lab import data, dp, federated, pairs, smpc
+from ppml_lab import data, dp, federated, models, pairs, smpc
 
 from . import parts
 from .values import ANY, good
@@ -225,6 +225,35 @@ MODELS = functions(
     params=parts.PARAMS,
     examples=parts.ROWS,
 )
+X, TIME = parts.ROWS["x"], np.array([1.0, 0.5, 2.0, 0.1, 3.0, 1.0], np.float32)
+TOKENS = np.arange(12, dtype=np.int32).reshape(6, 2) % 3
+TASKS = {
+    "regression": (
+        models.regression(lambda key: {"w": jnp.zeros(2)}, lambda p, x: x @ p["w"]),
+        {"x": X, "y": TIME},
+    ),
+    "sequence": (
+        models.sequence(lambda key: {"w": jnp.zeros((3, 3))}, lambda p, x: p["w"][x]),
+        {"x": TOKENS, "y": TOKENS},
+    ),
+    "survival": (
+        models.flax_survival(models.linear(2), (2,), (1.0, 2.0)),
+        {"x": X, "y": {"time": TIME, "event": parts.ROWS["y"]}},
+    ),
+    "factorisation": (
+        models.factorisation(3, 2),
+        {"item": TOKENS[:, 0], "rating": TIME},
+    ),
+}
+for name, (task, rows) in TASKS.items():
+    MODELS |= functions(
+        name,
+        task,
+        {"roles.params": ()},
+        key=parts.KEY,
+        params=jax.eval_shape(task.init, parts.KEY),
+        examples=rows,
+    )
 
 AGGREGATORS = {
     "clear": smpc.clear(),

@@ -31,6 +31,7 @@ from ppml_lab.lab.parts.mechanisms import (
 )
 from ppml_lab.lab.parts.metrics import (
     F1,
+    R2,
     Accuracy,
     Auroc,
     Concordance,
@@ -88,6 +89,14 @@ from ppml_lab.lab.parts.sums import (
     Sum,
 )
 from ppml_lab.lab.parts.table_file import TableFile
+from ppml_lab.lab.parts.tasks import (
+    Factorisation,
+    FlaxRegression,
+    FlaxSequence,
+    FlaxSurvival,
+    LogisticHazard,
+    Regression,
+)
 from ppml_lab.lab.parts.trainers import (
     ExampleGradients,
     FedAvg,
@@ -100,6 +109,7 @@ from ppml_lab.lab.parts.wrappers import SignFlipping, TopK
 
 __all__ = [
     "F1",
+    "R2",
     "Accuracy",
     "Adagrad",
     "Adam",
@@ -126,12 +136,16 @@ __all__ = [
     "ExampleGradients",
     "ExponentialDecay",
     "Factor",
+    "Factorisation",
     "FashionMnist",
     "FedAvg",
     "FedProx",
     "Federated",
     "FixedSize",
     "Flax",
+    "FlaxRegression",
+    "FlaxSequence",
+    "FlaxSurvival",
     "Gaussian",
     "Graph",
     "HeartDisease",
@@ -145,6 +159,7 @@ __all__ = [
     "LocalLaplace",
     "Location30",
     "Logistic",
+    "LogisticHazard",
     "Mean",
     "MeanSquaredError",
     "Mechanism",
@@ -164,6 +179,7 @@ __all__ = [
     "Poisson",
     "QuantitySkew",
     "RandomisedResponse",
+    "Regression",
     "Rossi",
     "Rule",
     "Sampler",

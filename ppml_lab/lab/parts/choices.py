@@ -16,6 +16,7 @@ from ppml_lab.lab.parts import (
     samplers,
     sums,
     table_file,
+    tasks,
     trainers,
     wrappers,
 )
@@ -52,6 +53,9 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         models.Cnn,
         models.LeNet,
         models.TutorialCnn,
+        tasks.Regression,
+        tasks.LogisticHazard,
+        tasks.Factorisation,
     ),
     optimizers.Optimizer: (
         optimizers.Sgd,
@@ -99,6 +103,7 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         metrics.Auroc,
         metrics.F1,
         metrics.MeanSquaredError,
+        metrics.R2,
         metrics.Concordance,
     ),
 }

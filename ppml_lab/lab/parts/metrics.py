@@ -76,7 +76,9 @@ class Accuracy:
         if scores.ndim != 2 or scores.shape[1] < 2:
             raise ValueError(
                 "metric Accuracy needs a score for each of two or more classes, got "
-                f"scores of shape {list(scores.shape)}"
+                f"scores of shape {list(scores.shape)}; set the setup's metrics, such "
+                "as to (MeanSquaredError(),), (Concordance(),) or, where those of the "
+                "task itself will do, ()"
             )
         right = jnp.argmax(scores, axis=-1).astype(labels.dtype) == labels
         largest = jnp.max(scores, axis=-1)  # classes masked by -inf do no harm
@@ -129,18 +131,50 @@ class MeanSquaredError:
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
         """`mse`."""
-        labels = jnp.asarray(labels)
-        # Scores and labels may differ in an axis of one alone.
-        shapes = [[n for n in one.shape[1:] if n != 1] for one in (scores, labels)]
-        if len(scores) != len(labels) or shapes[0] != shapes[1]:
-            raise ValueError(
-                "metric MeanSquaredError needs scores like labels, got shapes "
-                f"{list(scores.shape)} and {list(labels.shape)}"
-            )
-        errors = scores.reshape(labels.shape) - labels
-        squares = jnp.square(errors).reshape(len(weights), -1).mean(axis=1)
+        scores, labels = _alike("MeanSquaredError", scores, labels, weights)
+        squares = jnp.square(scores - labels).mean(axis=1)
         value = _weighted(squares, weights)
         return {"mse": _or_nan(value, squares, weights)}
+
+
+@part
+class R2:
+    """The share of the labels' variance that scores explain, 1 - squared errors over
+    squared distances from the labels' mean; below 0 for scores worse than this mean,
+    and NaN for labels that are all the same. Of several targets the mean over these.
+    """
+
+    def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
+        """`r2`."""
+        scores, labels = _alike("R2", scores, labels, weights)
+        share = (weights / jnp.sum(weights))[:, None]
+        heard = jnp.where(share > 0, labels, 0.0)
+        centred = heard - jnp.sum(share * heard, axis=0)
+        errors = jnp.where(share > 0, jnp.square(scores - labels), 0.0)
+        spread = jnp.sum(share * jnp.square(centred), axis=0)
+        # Rounding may leave labels that are all the same some spread.
+        first = labels[jnp.argmax(share[:, 0] > 0)]
+        differ = jnp.any((share > 0) & (labels != first), axis=0)
+        left = jnp.sum(share * errors, axis=0) / jnp.where(differ, spread, jnp.nan)
+        judged = jnp.concatenate([scores, labels], axis=1)
+        return {"r2": _or_nan(jnp.mean(1 - left), judged, weights)}
+
+
+def _alike(
+    name: str, scores: Array, labels: Any, weights: Array
+) -> tuple[Array, Array]:
+    """Both as `[n, targets]`; they may differ in an axis of one alone."""
+    if isinstance(labels, dict):
+        raise ValueError(f'metric {name} needs labels "y", got {sorted(labels)}')
+    labels = jnp.asarray(labels)
+    shapes = [[n for n in one.shape[1:] if n != 1] for one in (scores, labels)]
+    if len(scores) != len(labels) or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"metric {name} needs scores like labels, got shapes "
+            f"{list(scores.shape)} and {list(labels.shape)}"
+        )
+    rows = len(weights)
+    return scores.reshape(rows, -1), labels.reshape(rows, -1).astype(scores.dtype)
 
 
 @part

@@ -27,8 +27,12 @@ class Model(Protocol):
         ...
 
 
-def _inputs(facts: Facts) -> tuple[int, ...]:
-    """The shape of one example's x."""
+def inputs(facts: Facts) -> tuple[int, ...]:
+    """The shape of one example's x.
+
+    Raises:
+      ValueError: If the data have none.
+    """
     if not isinstance(facts.example, Mapping) or "x" not in facts.example:
         raise ValueError(
             'model reads examples {"x", "y"}, and the data have '
@@ -61,7 +65,7 @@ class FlaxClassifier(abc.ABC):
     def build(self, facts: Facts) -> base.Task:
         """Softmax classification; see `models.flax_classification`."""
         make = _task.__wrapped__ if jax.tree.leaves(self) else _task
-        return make(self, num_classes(facts), _inputs(facts))
+        return make(self, num_classes(facts), inputs(facts))
 
     def predict(self, facts: Facts, params: Any, rows: Any) -> Any:
         """Logits `[n, classes]`."""

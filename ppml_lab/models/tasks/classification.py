@@ -1,0 +1,156 @@
+"""Classification by any pure `(init, apply)` pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Bool, Float, Integer, PyTree
+
+from ppml_lab import arguments, base, checks
+from ppml_lab.models.tasks import supervised
+
+
+@arguments.checked
+def classification(
+    init: base.TaskInit,
+    apply: Callable[[PyTree, Array], Float[Array, "n classes"]],
+    *,
+    roles: Callable[[PyTree], PyTree] | None = None,
+    train: Callable[[PyTree, Array], tuple[Float[Array, "n classes"], PyTree]]
+    | None = None,
+) -> base.Task:
+    """Softmax classification of `{"x": [n, ...], "y": int [n]}` by any model.
+
+    What cannot be judged has no metrics: where an example's label lies outside `[0,
+    classes)`, or its largest logit is not finite, as that of a model that has diverged,
+    `loss` or `accuracy` or both are NaN, and so are means over it. Where labels are
+    known on the host, such a label is an error.
+
+    Args:
+      init: Makes parameters from a key; the trainable ones are floats.
+      apply: Maps parameters and inputs `[n, ...]` to logits `[n, classes]`.
+      roles: From parameters to the role of each leaf, "trainable", "constant" or
+        "kept"; all are trainable if None. Only trainable ones does any algorithm clip,
+        noise, send or sum: constant ones, such as the weights of a frozen layer, stay,
+        and kept ones each client trains for itself (`personal`).
+      train: Where training differs from predicting, as with BatchNorm: from parameters
+        and a batch to logits and the leaves that the batch sets, None in the place of
+        all others; these leaves are kept.
+
+    Returns:
+      A task whose loss is the cross-entropy in nats, and whose metrics are `loss` and
+      `accuracy` (in [0, 1]). Its functions raise ValueError for examples, labels,
+      logits and parameters of other shapes and types than these.
+
+    Raises:
+      ValueError: init or apply is not a function.
+    """
+    model = supervised.Model(init, apply, roles, train)
+    return supervised.task(model, _CLASSES)
+
+
+@arguments.checked
+def flax_classification(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    roles: Callable[[PyTree], PyTree] | None = None,
+    training: nn.Module | None = None,
+) -> base.Task:
+    """`classification` by a flax module whose inputs have shape `[n, *input_shape]`.
+
+    Args:
+      module: Called with inputs alone.
+      input_shape: Of one example.
+      roles: From the module's variables to the role of each leaf, as in
+        `classification`. If None, the collection "params" is trainable, and every
+        other, such as the "batch_stats" of a BatchNorm, stays as the module makes it;
+        with `training` each client keeps its floats for itself.
+      training: The module as it is trained, where that differs, such as one whose
+        BatchNorms take a batch's statistics; it sets the floats of other collections in
+        every local step. Batches have all their rows then, also an epoch's last one,
+        which the client's earlier rows fill up. By default the same module with its
+        field `training` set, where it has one.
+
+    Raises:
+      ValueError: input_shape has no axis, or an axis without entries.
+    """
+    example = supervised.floats(input_shape)
+    model = supervised.of_flax(module, example, roles, training)
+    return supervised.task(model, _CLASSES)
+
+
+def _accuracy(
+    logits: Float[Array, "n classes"], labels: Integer[Array, " n"]
+) -> dict[str, Float[Array, " n"]]:
+    is_right = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
+    # The argmax of NaNs is class 0. Classes that are masked by -inf do no harm.
+    can_judge = _is_class(labels, logits) & jnp.isfinite(jnp.max(logits, axis=-1))
+    return {"accuracy": jnp.where(can_judge, is_right.astype(jnp.float32), jnp.nan)}
+
+
+def _cross_entropy(
+    logits: Float[Array, "n classes"], labels: Integer[Array, " n"]
+) -> Float[Array, " n"]:
+    """In nats; NaN for a label that is no class, where an index would wrap around."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.where(_is_class(labels, logits), losses, jnp.nan)
+
+
+def _is_class(
+    labels: Integer[Array, " n"], logits: Float[Array, "n classes"]
+) -> Bool[Array, " n"]:
+    return (labels >= 0) & (labels < logits.shape[1])
+
+
+def _fitted(
+    logits: Any, y: Any
+) -> tuple[Float[Array, "n classes"], Integer[Array, " n"]]:
+    """Logits and labels, once they fit each other."""
+    _check_logits(logits, y)
+    return logits, _as_labels(y, logits.shape[1])
+
+
+def _check_logits(logits: Any, y: Any) -> None:
+    """Raises ValueError unless these are `[n, classes]` and `[n]`."""
+    shape = tuple(logits.shape)
+    num_classes = shape[-1] if shape else 0
+    checks.integer_labels('"y"', y, num_classes)
+    if len(shape) != 2 or shape[0] != len(y):
+        raise ValueError(
+            f"apply must give one row of logits per example, [n, classes], got "
+            f'{list(shape)} for {len(y)} labels in "y"; it maps a whole batch at once '
+            "(jax.vmap makes such a function of one for a single example)"
+        )
+    if num_classes < 2:
+        raise ValueError(
+            f"apply gives logits {list(shape)}, of {num_classes} classes; give at "
+            "least 2, one per class, also where the answer is yes or no"
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"apply must give real logits, got {logits.dtype}")
+
+
+def _as_labels(y: Any, num_classes: int) -> Integer[Array, " n"]:
+    """The labels, in a type that holds every class; in range, where that is known."""
+    if not checks.is_traced(y):
+        values = np.asarray(y)
+        bad = np.flatnonzero((values < 0) | (values >= num_classes))
+        if bad.size:
+            raise ValueError(
+                f'"y" must lie in [0, {num_classes}), as the model has {num_classes} '
+                f"logits, got {values[bad[0]]} in row {bad[0]}; number the classes "
+                "from 0, or give the model more logits"
+            )
+    return jnp.asarray(y) if y.dtype.itemsize >= 4 else jnp.asarray(y, jnp.int32)
+
+
+_CLASSES = supervised.Labelled(
+    supervised.inputs_and_labels, _fitted, _cross_entropy, _accuracy
+)

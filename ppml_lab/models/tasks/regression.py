@@ -1,0 +1,132 @@
+"""Regression by any pure `(init, apply)` pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float, PyTree
+
+from ppml_lab import arguments, base, checks, trees
+from ppml_lab.models.tasks import supervised
+
+Loss = Literal["squared", "absolute", "huber"]
+
+
+@arguments.checked
+def regression(
+    init: base.TaskInit,
+    apply: Callable[[PyTree, Array], Float[Array, "n *targets"]],
+    *,
+    loss: Loss = "squared",
+    huber_delta: float = 1.0,
+    roles: Callable[[PyTree], PyTree] | None = None,
+    train: Callable[[PyTree, Array], tuple[Float[Array, "n *targets"], PyTree]]
+    | None = None,
+) -> base.Task:
+    """Regression of `{"x": [n, ...], "y": float [n] or [n, d]}` by any model.
+
+    An example with several targets has one loss, the mean over them. Targets are taken
+    as they are: scale them beforehand, by numbers that are public, for a mean over the
+    examples is none.
+
+    Args:
+      init: Makes parameters from a key; the trainable ones are floats.
+      apply: Maps parameters and inputs `[n, ...]` to outputs of the targets' shape;
+        an axis of one may be there or not.
+      loss: "squared" `e^2`, "absolute" `|e|`, or "huber" of the error `e`: `e^2 / 2` up
+        to `huber_delta`, and straight beyond (Huber, "Robust Estimation of a Location
+        Parameter", 1964). The last two bound an example's gradient at the outputs.
+      huber_delta: In units of the targets; read by "huber" alone.
+      roles: See `classification`.
+      train: See `classification`.
+
+    Returns:
+      A task whose metrics are `loss`, `mse` (the mean of squared errors over an
+      example's targets) and `mae` (that of absolute ones). Its functions raise
+      ValueError for examples, targets, outputs and parameters of other shapes and types
+      than these, and for targets `[n]` that the host knows and that are not finite.
+
+    Raises:
+      ValueError: init or apply is not a function, the loss is unknown, or huber_delta
+        is not positive.
+    """
+    model = supervised.Model(init, apply, roles, train)
+    return supervised.task(model, _targets_of(loss, huber_delta))
+
+
+@arguments.checked
+def flax_regression(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    loss: Loss = "squared",
+    huber_delta: float = 1.0,
+    roles: Callable[[PyTree], PyTree] | None = None,
+    training: nn.Module | None = None,
+) -> base.Task:
+    """`regression` by a flax module whose inputs have shape `[n, *input_shape]`.
+
+    Args:
+      module: Called with inputs alone; `models.MLP((8, 1))` fits targets `[n]`.
+      input_shape: Of one example.
+      loss: See `regression`.
+      huber_delta: See `regression`.
+      roles: See `flax_classification`.
+      training: See `flax_classification`.
+
+    Raises:
+      ValueError: As `regression`, or input_shape has no axis, or one without entries.
+    """
+    example = supervised.floats(input_shape)
+    model = supervised.of_flax(module, example, roles, training)
+    return supervised.task(model, _targets_of(loss, huber_delta))
+
+
+def errors(outputs: Array, targets: Array) -> dict[str, Float[Array, " n"]]:
+    """`mse` and `mae` of each example."""
+    wrong = (outputs - targets).reshape(len(targets), -1)
+    return {"mse": jnp.mean(wrong**2, axis=1), "mae": jnp.mean(jnp.abs(wrong), axis=1)}
+
+
+def _targets_of(loss: Loss, huber_delta: float) -> supervised.Labelled:
+    checks.positive("huber_delta", huber_delta)
+
+    def huber(outputs: Array, targets: Array) -> Float[Array, " n"]:
+        losses = optax.huber_loss(outputs, targets, delta=huber_delta)
+        return jnp.mean(losses.reshape(len(losses), -1), axis=1)
+
+    losses = {
+        "squared": lambda outputs, targets: errors(outputs, targets)["mse"],
+        "absolute": lambda outputs, targets: errors(outputs, targets)["mae"],
+        "huber": huber,
+    }
+    return supervised.Labelled(
+        supervised.inputs_and_labels, _fitted, losses[loss], errors
+    )
+
+
+def _fitted(outputs: Any, y: Any) -> tuple[Array, Array]:
+    """Outputs and targets, once they fit each other."""
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+        raise ValueError(
+            f'"y" must hold real targets, floats [n] or [n, d], got '
+            f"{supervised.shown(y)}; convert it with .astype('float32'), or learn "
+            "classes by models.classification"
+        )
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise ValueError(f"apply must give real outputs, got {outputs.dtype}")
+    shapes = [[size for size in one.shape[1:] if size != 1] for one in (outputs, y)]
+    if shapes[0] != shapes[1] or outputs.shape[:1] != y.shape[:1] or not y.shape:
+        raise ValueError(
+            f'apply must give outputs like the targets "y", {list(y.shape)}, got '
+            f"{list(outputs.shape)}; give the model as many outputs as an example has "
+            "targets, for a whole batch at once"
+        )
+    supervised.check_finite("y", y)
+    wide = trees.widened(outputs).reshape(y.shape)
+    return wide, jnp.asarray(y).astype(wide.dtype)
