@@ -92,6 +92,8 @@ def read_table(
     if test_column is None:
         checks.share("test_share", test_share)
     checks.at_least("seed", seed, 0)
+    if len(delimiter) != 1:
+        raise ValueError(f"delimiter must be one character, got {delimiter!r}")
     path = Path(path).expanduser()
     delimiter = (
         "\t" if path.suffix.lower() == ".tsv" and delimiter == "," else delimiter

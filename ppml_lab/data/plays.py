@@ -25,6 +25,8 @@ CHARACTERS = (
 NUM_TOKENS = 4 + len(CHARACTERS)
 
 _TRAIN_SHARE = 0.8
+# More than the longest speech has; what Hamlet has, who speaks most often.
+_LONGEST, _MOST_SPEECHES = 1 << 14, 359
 _COUNTS = (30_913, 1_377, 4_289_213)
 _TABLE = np.full(256, UNKNOWN, np.int32)
 _TABLE[np.frombuffer(CHARACTERS.encode(), np.uint8)] = np.arange(4, NUM_TOKENS)
@@ -79,8 +81,8 @@ def shakespeare(*, sequence_length: int = 80, least_speeches: int = 1) -> Datase
       FileNotFoundError: Pages are missing; says where to put them.
       ValueError: They are others.
     """
-    checks.at_least("sequence_length", sequence_length, 1)
-    checks.at_least("least_speeches", least_speeches, 1)
+    checks.within("sequence_length", sequence_length, 1, _LONGEST)
+    checks.within("least_speeches", least_speeches, 1, _MOST_SPEECHES)
     of_role: dict[str, list[str]] = {}
     for play, role, text in speeches():
         of_role.setdefault(f"{play}: {role}", []).append(text)

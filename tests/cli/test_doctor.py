@@ -108,6 +108,11 @@ def test_data_sets_are_found_where_loaders_find_them(here, monkeypatch):
     assert rows["mnist"]["folder"] == str(here / "mine" / "mnist")
     assert rows["mnist"]["missing_files"] == [*datasets.sources("mnist").optional]
     assert "users are unknown" in rows["mnist"]["advice"]
+    # What nobody has published a SHA-256 for is not downloaded.
+    assert rows["location30"]["advice"] == "never downloaded: put its 1 files there"
+    assert "or mit_shakespeare_html.tar.xz" in rows["shakespeare"]["advice"]
+    put(here / "mine" / "shakespeare", datasets.sources("shakespeare").instead)
+    assert data_sets()[0]["shakespeare"]["folder"] == str(here / "mine/shakespeare")
     assert rows["heart_disease"]["state"] == "missing"
     assert rows["heart_disease"]["folder"] == str(here / "mine" / "heart_disease")
     assert "put its 4 files there" in rows["heart_disease"]["advice"]

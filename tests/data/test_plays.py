@@ -68,6 +68,22 @@ def test_each_token_of_the_plays_is_predicted_once(real):
     assert [len(part["y"]) for part in both] == [55_499, 15_235]
 
 
+def test_roles_are_clients_and_their_test_rows_line_up(real):
+    _, dataset = real
+    train = data.federate(dataset.train["y"], dataset.train_users)
+    test = data.federate(
+        dataset.test["y"], dataset.test_users, users=np.unique(dataset.train_users)
+    )
+    assert data.num_clients(train) == data.num_clients(test) == 1_377
+    assert (data.client_sizes(test) == 0).sum() == 1_377 - 1_123
+    with pytest.raises(ValueError, match=r"254 users with .* are not among users"):
+        data.federate(
+            dataset.train["y"],
+            dataset.train_users,
+            users=np.unique(dataset.test_users),
+        )
+
+
 def test_users_are_roles_and_test_is_what_they_say_later(real):
     said, dataset = real
     assert len(np.unique(dataset.train_users)) == 1_377

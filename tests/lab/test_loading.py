@@ -79,6 +79,11 @@ def test_every_partition_deals_all_rows(partition: Any) -> None:
 def test_stock_data_say_what_they_are() -> None:
     synthetic = parts.Synthetic(num_clients=7, beta=0.5)
     assert lab.facts_of(setup(synthetic)).num_clients == 7
+    tumours = lab.facts_of(setup(parts.BreastCancer(), parts.Iid(5)))
+    assert (tumours.num_examples, tumours.num_classes) == (455, 2)
+    diabetes = lab.facts_of(setup(parts.Diabetes(), parts.Iid(5)))
+    assert (diabetes.num_examples, diabetes.num_classes) == (353, None)
+    assert diabetes.example["y"] == jax.ShapeDtypeStruct((), np.float32)
     digits = lab.facts_of(setup(parts.Digits(), parts.Iid(30)))
     assert (digits.num_clients, digits.num_examples, digits.num_classes) == (
         30, 1437, 10,

@@ -1,5 +1,7 @@
 """Good calls of data, models and federated."""
 
+from pathlib import Path
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +14,11 @@ from .values import FLOATS, SEED, ZERO, good
 DATA = {
     "federate": good(
         data.federate,
-        {"held_out": ("None",)},
+        {"held_out": ("None",), "users": ("None",)},
         examples=parts.ROWS,
         user_ids=parts.OWNERS,
         num_clients=3,
+        users=None,
         held_out=None,
         sharding=None,
     ),
@@ -38,7 +41,8 @@ DATA = {
     "load": good(data.load, name="digits"),
     "make_dataset": good(
         data.make_dataset,
-        {"name": ("''", "'1'"), "train_users": ("None",), "test_users": ("None",)},
+        {"train_users": ("None",), "test_users": ("None",)}
+        | dict.fromkeys(("name", "licence", "citation"), ("''", "'1'")),
         name="own",
         train=(parts.ROWS["x"], parts.ROWS["y"]),
         test=(parts.ROWS["x"], parts.ROWS["y"]),
@@ -46,6 +50,37 @@ DATA = {
         train_users=parts.OWNERS,
         test_users=None,
         feature_names=["a", "b"],
+        licence="CC BY 4.0",
+        citation="Nobody. 2026",
+    ),
+    "read_table": good(
+        data.read_table,
+        SEED
+        | {
+            "path": ("''", "'1'"),
+            "columns": ("()",),
+            "one_hot": ("()",),
+            "missing_words": ("()",),
+            "delimiter": ("'1'",),
+            "test_share": ("0", "1e-50"),
+        },
+        False,
+        path=Path(__file__).with_name("table.csv"),
+        target="y",
+        user="who",
+        columns=("a", "b"),
+        one_hot=("b",),
+        labels="classes",
+        test_share=0.5,
+        test_column=None,
+        seed=0,
+        missing="drop",
+        missing_words=("?",),
+        standardise=True,
+        delimiter=",",
+    ),
+    "shakespeare": good(
+        data.shakespeare, {}, False, sequence_length=80, least_speeches=2
     ),
     "synthetic": good(
         data.synthetic,
