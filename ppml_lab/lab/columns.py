@@ -148,7 +148,7 @@ def _of_setup(setup: Any) -> dict[str, Any]:
         trust = "local"
     data = facts.digests and digest(facts.digests.examples, facts.judged_by)[:16]
     return {
-        "dataset": _title(setup.data),
+        "dataset": title_of(setup.data),
         "data_digest": data,
         "model": _words(getattr(setup, "model", None)),
         "pattern": _words(getattr(setup, "pattern", None)) or type(setup).__name__,
@@ -188,7 +188,7 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _title(held: Any) -> str:
+def title_of(held: Any) -> str:
     """What a data part calls itself, where it does."""
     title = getattr(held, "title", None)
     return title if isinstance(title, str) else _words(held) or type(held).__name__
