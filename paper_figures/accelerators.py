@@ -52,7 +52,7 @@ def draw_programs(
     ]
     axis.set_yticks(range(len(names)), labels, fontsize=6.5)
     axis.set(xscale="log", ylim=(len(names) - 0.5, -0.5))
-    axis.set_xlabel("MiB of temporaries", fontsize=9)
+    axis.set_xlabel("MiB of temporaries; lines: the chip's memory", fontsize=9)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(alpha=0.2)
 
@@ -65,7 +65,8 @@ def draw(rows: common.Rows) -> Figure:
         for kind in kinds
         for name in common.distinct(common.where(rows, kind=kind), "program")
     ]
-    left = [name for name in names if name.count(", ") == 2] if len(names) > 9 else []
+    pairs = common.distinct(common.where(rows, kind="pairs"), "program")
+    left = pairs if len(names) > 9 else []
     columns = [part for part in (left, [n for n in names if n not in left]) if part]
     height = 0.6 + 0.155 * max(map(len, columns))
     figure, axes = plt.subplots(
