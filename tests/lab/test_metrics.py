@@ -54,18 +54,20 @@ def test_metrics_are_those_of_other_code() -> None:
     for labels in (SURVIVAL, both):
         found = judged(parts.Concordance(), SCORES, labels, WEIGHTS)
         np.testing.assert_allclose(found, want, rtol=1e-5)
-    for shape in ((N,), (N, 1), (N // 2, 2)):
-        targets, weights = TIME.reshape(shape), WEIGHTS[: shape[0]]
-        for scores in {SCORES.size: (SCORES, SCORES[:, None])}.get(
-            shape[0], (SCORES.reshape(shape),)
+    for metric, other in (
+        (parts.MeanSquaredError(), metrics.mean_squared_error),
+        (parts.R2(), metrics.r2_score),
+    ):
+        judge = jax.jit(metric.__call__)
+        # Of one target, with an axis for it or without, and of two.
+        for scores, targets in (
+            (SCORES, TIME[:, None]),
+            (SCORES.reshape(-1, 2), TIME.reshape(-1, 2)),
         ):
-            for metric, other in (
-                (parts.MeanSquaredError(), metrics.mean_squared_error),
-                (parts.R2(), metrics.r2_score),
-            ):
-                found = judged(metric, scores, targets, weights)
-                want = other(targets, scores.reshape(shape), sample_weight=weights)
-                np.testing.assert_allclose(found, want, rtol=1e-5)
+            weights = WEIGHTS[: len(targets)]
+            (found,) = judge(scores, targets, weights).values()
+            want = other(targets, scores, sample_weight=weights)
+            np.testing.assert_allclose(found, want, rtol=1e-5)
     two = np.stack([-SCORES, SCORES], 1)
     right = metrics.accuracy_score(LABELS, two.argmax(1), **given)
     for labels in (LABELS, LABELS[:, None]):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab import models
+from ppml_lab import dp, models
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -76,3 +76,21 @@ def test_short_floats_are_compared_in_float32():
     task = linear(outputs=lambda params, x: jnp.full(len(x), 256, jnp.bfloat16))
     found = task.evaluate(W, {"x": X, "y": np.full(6, 257.0)})
     np.testing.assert_array_equal(found["mse"], np.ones(6))
+
+
+@pytest.mark.exhaustive  # of such layers: test_sequence.py and dp/test_ghost.py
+@pytest.mark.parametrize("loss", LOSSES)
+def test_clipped_gradients_by_layers_are_those_of_vmap(loss):
+    task = models.flax_regression(models.MLP((4, 2)), (3,), loss=loss, huber_delta=0.5)
+    params = jax.jit(task.init)(KEY)
+    mechanism = dp.gaussian(0.1, 1.0, privacy_unit="example")
+    keys, counts = dp.example_keys(KEY, 6), np.ones(6, np.float32)
+    rows = {"x": X, "y": X[:, :2] + 1}
+    ghost, plain = (
+        jax.jit(dp.clipped_gradient(task.loss, mechanism, method=method))(
+            keys, mechanism.init(KEY, params), params, rows, counts
+        )
+        for method in ("auto", "vmap")
+    )
+    for one, other in zip(*map(jax.tree.leaves, (ghost, plain)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)

@@ -61,6 +61,7 @@ def test_who_has_the_event_first_has_the_higher_score():
     assert judge(-score, first, jnp.ones(8))["concordance"] == 0
 
 
+@pytest.mark.exhaustive  # of such layers: test_sequence.py and dp/test_ghost.py
 def test_clipped_gradients_by_layers_are_those_of_vmap():
     task = models.flax_survival(models.MLP((4, 3)), (2,), EDGES)
     params = jax.jit(task.init)(KEY)
