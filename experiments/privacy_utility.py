@@ -101,7 +101,15 @@ CONFIGS = {
     "paper_adult": Comparison(ADULT, f"{RESULTS}/search_adult", EPSILONS, 3),
 }
 PAGE = {
-    "minutes": {"search_fashion": 8, "paper_fashion": 15},
+    "minutes": {
+        "search_smoke": 1,
+        "search_fashion": 8,
+        "search_writers": 45,
+        "search_adult": 20,
+        "paper_fashion": 18,
+        "paper_writers": 60,
+        "paper_adult": 30,
+    },
     "tables": [
         {
             "title": "Fashion-MNIST",
