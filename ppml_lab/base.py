@@ -104,11 +104,9 @@ class Task(NamedTuple):
     """`(params)`: a leaf for each, "trainable", "constant" (never clipped, noised, sent
     or summed) or "kept" (by each client for itself); None if all are trainable."""
     observe: Callable[[PyTree, PyTree], PyTree] | None = None
-    """`(params, examples)`: kept leaves that a batch sets, such as running means, and
-    None for all others. None if there are none."""
+    """`(params, examples)`: kept leaves that a batch sets, None for others, if any."""
     weigh: Callable[[PyTree], Float[Array, " n"]] | None = None
-    """`(examples)`: how much the metrics of each count in a mean, not negative, such as
-    the tokens of a text; None if all count alike. One of 0 does not count at all."""
+    """`(examples)`: how much each counts in means of metrics, from 0; None if alike."""
 
 
 class ClientTrainer(NamedTuple):
@@ -119,8 +117,7 @@ class ClientTrainer(NamedTuple):
     keep: Callable[[PyTree], PyTree]
     """`(params)`: what a client keeps for itself before its first round, or `()`."""
     init: Callable[[Key, PyTree, PyTree, Int[Array, ""]], PyTree]
-    """`(key, sent, kept, round_number)`: the state of a client that was `sent` this,
-    and `kept` that in its last round."""
+    """`(key, sent, kept, round_number)`: its state, of what it was sent and has kept."""
     step: Callable[[Key, PyTree, PyTree, ClientView, Int[Array, ""]], PyTree]
     """`(key, sent, state, client, step_number)`: the state after a local step. Of a
     round's steps all have one `key`: fold in `step_number`."""

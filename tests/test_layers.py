@@ -14,7 +14,7 @@ PACKAGE = Path(ppml_lab.__file__).parent
 ROOT = PACKAGE.parent
 BOTTOM = {
     *("arguments", "base", "checks", "guards", "pairs", "random", "tables", "target"),
-    "trees",
+    *("trees", "units"),
 }
 PATTERNS = {"data", "models", "dp", "smpc"}
 MIDDLE = BOTTOM | PATTERNS | {"federated"}
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "random": BOTTOM,
     "tables": BOTTOM,
     "target": set(),
+    "units": set(),
     "trees": BOTTOM,
     **{pattern: BOTTOM | {pattern} for pattern in PATTERNS},
     "federated": MIDDLE,

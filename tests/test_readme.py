@@ -84,4 +84,4 @@ def test_every_command_is_listed() -> None:
 def test_every_experiment_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
     stems = set(experiments.find())
-    assert stems == set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert stems == set(re.findall(r"^\| `(\w+)` .*\(results/", README, re.MULTILINE))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ppml_lab.cli import fitting, machine, places
 from ppml_lab.cli.output import AsJson, print_json, print_table
-from ppml_lab.lab.memory import shown
+from ppml_lab.units import shown
 
 
 def doctor(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ppml_lab.cli import experiments
-from ppml_lab.lab.memory import shown
+from ppml_lab.units import shown
 
 
 def rows(experiment: str, config: str, chips: bool) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import jax
 
-from ppml_lab import arguments, checks
+from ppml_lab import arguments, checks, units
 from ppml_lab.lab import memory, processes, program, queue
 from ppml_lab.lab.advance import (
     OnMetrics,
@@ -264,14 +264,14 @@ def _fitting_size(
         text = slice_in_words(group, size, sweep)
         raise memory.TooLargeError(
             f"{size} runs at once, the fewest that there are, take "
-            f"{memory.shown(takes)} of a device, and {memory.shown(free)} are free: "
+            f"{units.shown(takes)} of a device, and {units.shown(free)} are free: "
             f"{text}. {memory.CURE}"
         )
     if size < wanted:
         sweep.report(
             0,
-            f"{wanted} runs at once would take {memory.shown(needed(wanted))} of a "
-            f"device's {memory.shown(used)}: {size} are the most that fit",
+            f"{wanted} runs at once would take {units.shown(needed(wanted))} of a "
+            f"device's {units.shown(used)}: {size} are the most that fit",
         )
     return size
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
+from ppml_lab import units
+
 CURE = (
     "Train fewer clients side by side (layout.num_lanes), clip fewer examples at once "
     "(microbatch_size), or take a device with more memory"
@@ -119,11 +121,13 @@ def fitting_size(
 def in_words(compiled: Any, needed: Needed) -> str:
     """What takes a program's memory, with its largest arrays."""
     parts = ", ".join(
-        f"{shown(value)} of {name}" for name, value in needed._asdict().items() if value
+        f"{units.shown(value)} of {name}"
+        for name, value in needed._asdict().items()
+        if value
     )
     found = largest_arrays(compiled.as_text() or "", 3)
     arrays = "; ".join(
-        f"{kind} of {shown(size)} by {made}" for kind, size, made in found
+        f"{kind} of {units.shown(size)} by {made}" for kind, size, made in found
     )
     return f"{parts}; the largest arrays that it makes: {arrays or 'none'}"
 
@@ -147,16 +151,6 @@ def largest_arrays(text: str, count: int) -> list[tuple[str, int, str]]:
         made[f"{kind}[{shape}]", where] = math.prod(sizes) * max(1, item)
     ranked = sorted(made.items(), key=lambda pair: -pair[1])
     return [(kind, size, where) for (kind, where), size in ranked[:count]]
-
-
-def shown(count: float) -> str:
-    """Bytes as people read them."""
-    if math.isinf(count):
-        return "more than the compiler finds"
-    for unit, bytes_each in {"GiB": 2**30, "MiB": 2**20}.items():
-        if count >= bytes_each:
-            return f"{count / bytes_each:.1f} {unit}"
-    return f"{count / 2**10:.1f} KiB"
 
 
 def _bytes_on_a_device(leaf: jax.Array) -> int:

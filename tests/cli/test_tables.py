@@ -288,7 +288,7 @@ def test_compare_refuses(capsys, tmp_path):
     unknown = refused(capsys, "compare", a, a, "--metric", "scoer")
     assert "did you mean 'score'" in unknown
     unseeded = refused(capsys, "compare", a, "bits_accuracy", "--metric", "accuracy")
-    assert "no column 'seed'" in unseeded
+    assert "has rows without a seed" in unseeded
 
 
 def costs(capsys, **options):

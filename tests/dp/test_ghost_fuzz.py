@@ -210,12 +210,13 @@ def check(seed: int) -> str | None:
         del key
         outputs: Any = module.apply(params, examples)
         # Rows beyond a table are NaN, which models mask.
+        parts = [
+            jnp.where(jnp.isnan(out), 0, out).astype(jnp.float32)
+            for out in jax.tree.leaves(outputs)
+        ]
         flat = jnp.concatenate(
-            [
-                jnp.where(jnp.isnan(out), 0, out).astype(jnp.float32).ravel()
-                for out in jax.tree.leaves(outputs)
-            ]
-        )[None]
+            [part.reshape(len(examples), -1) for part in parts], axis=1
+        )
         return jnp.sum(jnp.tanh(flat) * jnp.cos(jnp.arange(flat.shape[1])), axis=1)
 
     keys = jax.random.split(jax.random.key(seed), N)
