@@ -117,7 +117,7 @@ class ClientTrainer(NamedTuple):
     keep: Callable[[PyTree], PyTree]
     """`(params)`: what a client keeps for itself before its first round, or `()`."""
     init: Callable[[Key, PyTree, PyTree, Int[Array, ""]], PyTree]
-    """`(key, sent, kept, round_number)`: its state, of what it was sent and has kept."""
+    """`(key, sent, kept, round_number)`: its state, of what it was sent and kept."""
     step: Callable[[Key, PyTree, PyTree, ClientView, Int[Array, ""]], PyTree]
     """`(key, sent, state, client, step_number)`: the state after a local step. Of a
     round's steps all have one `key`: fold in `step_number`."""
