@@ -6,11 +6,16 @@ that shrinks as epsilon grows, and local differential privacy costs most of it.
 
 Rows: central training (with DP-SGD that protects single examples), federated averaging,
 with a secure sum, with central DP, with both, with local DP (these protect whole
-clients), for each target epsilon and seed. Time on 2 cores: `smoke` (digits, 350
-clients) about two minutes, `paper` (MNIST, 2,000 clients) about twenty minutes.
+clients), for each target epsilon and seed. Every pattern is tuned alike, by its own
+`search_SET` (`experiments.tuned.search`): 16 random settings of its rates and clip norm
+on validation rows and other seeds, private ones at epsilon 1; `paper_SET` takes what it
+finds, at every epsilon. Time on 2 cores: `smoke` (digits, 350 clients, not tuned) under
+two minutes, `search_fashion` about 8 minutes and `paper_fashion` about 15
+(Fashion-MNIST, 2,000 clients, 7,850 parameters).
 
     python -m experiments.privacy_utility smoke
-    python -m experiments.privacy_utility paper
+    python -m experiments.privacy_utility search_fashion
+    python -m experiments.privacy_utility paper_fashion
 """
 
 from __future__ import annotations
@@ -20,67 +25,87 @@ from typing import Any
 
 import numpy as np
 
+from experiments.tuned import patterns, search
 from ppml_lab import lab
 from ppml_lab.lab import parts
-from ppml_lab.lab.tree import paths
 
-INF = float("inf")
+RESULTS = "results/privacy_utility"
 
 
 @lab.part
-class Experiment:
+class Comparison:
     """Every pattern shares the data, the model and the number of rounds."""
 
-    base: parts.Federated = parts.Federated(
-        partition=parts.Iid(350),
-        trainer=parts.FedAvg(parts.Sgd(2.0), batch_size=4, local_epochs=5),
-        server=parts.Sgd(2.0),
-        sampler=parts.Everyone(),
-        schedule=lab.Schedule(num_rounds=30, eval_every=15),
-    )
-    """Federated averaging without DP; the patterns change its parts."""
-    private_rate: lab.Traced = 1.0
-    """The clients' rate under DP."""
-    clip_norm: lab.Traced = 1.0
-    """Of clients' updates."""
-    central_optimizer: parts.Optimizer = parts.Sgd(2.0)
-    """Of central training, whose data, model and schedule are those of `base`."""
-    central_batch: parts.Sampler = parts.Poisson(256)
-    """Which examples a step of central training takes."""
-    central_steps: int = 10
-    """Of central training per round."""
-    example_clip_norm: lab.Traced = 0.5
-    """Of examples' gradients in central training."""
-    target_epsilons: tuple[float, ...] = (INF, 8.0, 4.0, 2.0, 1.0, 0.5)
+    study: patterns.Study = patterns.Study()
+    """The data set, the model and the patterns."""
+    settings: str = ""
+    """Folder of the search whose best settings are used; none for those in the middle
+    of the patterns' boxes."""
+    target_epsilons: tuple[float, ...] = (patterns.INF, 16.0, 4.0, 1.0, 0.25)
     """Epsilon of a whole run; inf is without privacy."""
-    delta: float = 1e-4
-    """Delta of a whole run: below 1 / number of clients."""
-    num_seeds: int = 5
+    num_seeds: int = 3
     """Repetitions of every setting; the same seeds in every pattern."""
 
 
-CONFIGS = {
-    "smoke": Experiment(),
-    "paper": Experiment(
-        base=parts.Federated(
-            data=parts.Mnist(),
-            partition=parts.Iid(2000),
-            trainer=parts.FedAvg(parts.Sgd(1.0), batch_size=10),
-            server=parts.Sgd(2.0),
-            sampler=parts.Poisson(1000),
-            schedule=lab.Schedule(num_rounds=50, eval_every=25),
-        ),
-        private_rate=0.5,
-        central_optimizer=parts.Sgd(1.0),
-        central_batch=parts.Poisson(600),
-        example_clip_norm=1.0,
-        delta=1e-4,
+FASHION = patterns.Study(
+    base=parts.Federated(
+        data=parts.FashionMnist(),
+        partition=parts.Iid(2000),
+        trainer=parts.FedAvg(parts.Sgd(1.0), batch_size=10),
+        server=parts.Sgd(1.0),
+        sampler=parts.Poisson(500),
+        schedule=lab.Schedule(num_rounds=51, eval_every=51),
     ),
+    central_batch=parts.Poisson(600),
+    central=patterns.Box((0.03, 3.0)),
+    private_central=patterns.Box((0.03, 3.0), clip_norm=(0.1, 10.0)),
+    plain=patterns.Box((0.02, 2.0), (0.1, 10.0)),
+    private=patterns.Box((0.02, 2.0), (0.1, 10.0), (0.05, 5.0)),
+    local=patterns.Box((0.02, 2.0), (0.005, 0.5), (0.05, 5.0)),
+)
+WRITERS = replace(
+    FASHION,
+    base=parts.Federated(
+        data=parts.Mnist(),
+        partition=parts.Natural(),
+        model=parts.TwoNN(),
+        trainer=parts.FedAvg(parts.Sgd(0.1), batch_size=10),
+        server=parts.Sgd(1.0),
+        sampler=parts.Poisson(200),
+        schedule=lab.Schedule(num_rounds=99, eval_every=99),
+    ),
+    delta=1e-3,
+)
+ADULT = replace(
+    FASHION,
+    base=parts.Federated(
+        data=parts.Adult(),
+        partition=parts.Iid(1000),
+        model=parts.Mlp((64,)),
+        trainer=parts.FedAvg(parts.Sgd(0.1), batch_size=10),
+        server=parts.Sgd(1.0),
+        sampler=parts.Poisson(300),
+        schedule=lab.Schedule(num_rounds=51, eval_every=51),
+    ),
+    delta=1e-4,
+)
+EPSILONS = (patterns.INF, 16.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
+CONFIGS = {
+    "smoke": Comparison(),
+    "search_smoke": search.Search(num_settings=4, num_seeds=1),
+    "search_fashion": search.Search(FASHION),
+    "search_writers": search.Search(WRITERS),
+    "search_adult": search.Search(ADULT),
+    "paper_fashion": Comparison(FASHION, f"{RESULTS}/search_fashion", EPSILONS, 5),
+    "paper_writers": Comparison(WRITERS, f"{RESULTS}/search_writers", EPSILONS, 3),
+    "paper_adult": Comparison(ADULT, f"{RESULTS}/search_adult", EPSILONS, 3),
 }
 PAGE = {
-    "minutes": {"paper": 20},
+    "minutes": {"search_fashion": 8, "paper_fashion": 15},
     "tables": [
         {
+            "title": "Fashion-MNIST",
+            "where": {"configuration": "paper_fashion"},
             "by": ["pattern"],
             "across": "target_epsilon",
             "of": ["accuracy"],
@@ -88,7 +113,11 @@ PAGE = {
         },
         {
             "title": "bytes of a client in a round, and time over plain federated",
-            "where": {"seed": 0, "target_epsilon": ["inf", 8]},
+            "where": {
+                "configuration": "paper_fashion",
+                "seed": 0,
+                "target_epsilon": ["inf", 1],
+            },
             "by": ["pattern"],
             "of": {
                 "uplink_bytes": [],
@@ -96,60 +125,48 @@ PAGE = {
                 "compute_overhead": ["compute_overhead_low", "compute_overhead_high"],
             },
         },
+        {
+            "title": "validation accuracy of the settings that were tried, at a third "
+            "of the rounds, and the numbers of the best",
+            "where": {
+                "configuration": "paper_fashion",
+                "seed": 0,
+                "target_epsilon": ["inf", 1],
+            },
+            "by": ["pattern"],
+            "of": [
+                "search_best", "search_median", "search_worst", "client_rate",
+                "server_rate", "clip_norm", "epsilon_of_choosing",
+            ],
+            "percent": ["search_best", "search_median", "search_worst"],
+        },
     ],
-}
+}  # fmt: skip
 
 
-def patterns(experiment: Experiment) -> dict[str, parts.Federated | parts.Central]:
-    """Every pattern's setup, in the table's order."""
-    plain = experiment.base
-    central = parts.Central(
-        data=plain.data,
-        model=plain.model,
-        optimizer=experiment.central_optimizer,
-        batch=experiment.central_batch,
-        steps_per_round=experiment.central_steps,
-        metrics=plain.metrics,
-        schedule=plain.schedule,
-        layout=plain.layout,
-    )
-    shared, norm = parts.AdditiveSharing(), experiment.clip_norm
-    rate = "trainer.optimizer.learning_rate"
-    slower = paths.replaced(plain, rate, experiment.private_rate)
-    noisy = replace(slower, mechanism=parts.Gaussian(norm))
-    return {
-        "central training": central,
-        "federated": plain,
-        "federated + secure sum": replace(
-            plain, secure_sum=parts.AdditiveSharing(max_abs=8.0)
-        ),
-        "central training + DP": replace(
-            central, mechanism=parts.Gaussian(experiment.example_clip_norm)
-        ),
-        "federated + central DP": noisy,
-        "federated + central DP + secure sum": replace(noisy, secure_sum=shared),
-        "federated + local DP": replace(noisy, mechanism=parts.LocalGaussian(norm)),
-    }
-
-
-def points(experiment: Experiment) -> list[lab.Point]:
+def points(config: Comparison | search.Search) -> list[lab.Point]:
     """Every run, seeds outermost so that patterns share the machine's moods."""
+    if isinstance(config, search.Search):
+        return search.points(config)
+    setups = config.study.setups()
+    if config.settings:
+        found = search.found_in(config.settings, config.study)
+        setups = {
+            name: patterns.with_numbers(setup, found[name].numbers)
+            for name, setup in setups.items()
+        }
     every = lab.product(
-        lab.seeds(experiment.num_seeds),
-        lab.variants("pattern", patterns(experiment)),
-        lab.axis("target_epsilon", experiment.target_epsilons),
+        lab.seeds(config.num_seeds),
+        lab.variants("pattern", setups),
+        lab.axis("target_epsilon", config.target_epsilons),
     )
     sweep = tuple(
         setting
         for setting in every
-        if is_private(setting.fields[""]) == (setting.fields["target_epsilon"] < INF)
+        if patterns.is_private(setting.fields[""])
+        == (setting.fields["target_epsilon"] < patterns.INF)
     )
-    return lab.points(sweep, delta=experiment.delta)
-
-
-def is_private(setup: parts.Federated | parts.Central) -> bool:
-    """Whether a pattern's epsilon is finite."""
-    return not isinstance(setup.mechanism, parts.NoPrivacy)
+    return lab.points(sweep, delta=config.study.delta)
 
 
 def overheads(results: list[lab.Result]) -> dict[str, list[float]]:
@@ -162,13 +179,19 @@ def overheads(results: list[lab.Result]) -> dict[str, list[float]]:
     return dict(zip(firsts, quartiles.T.tolist(), strict=True))
 
 
-def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
+def table(
+    config: Comparison | search.Search, results: list[lab.Result]
+) -> list[dict[str, Any]]:
     """One row per run; a pattern's overhead is measured apart, in turns."""
+    if isinstance(config, search.Search):
+        return search.table(config, results)
     overhead = overheads(results)
+    tuned = config.settings and search.found_in(config.settings, config.study)
 
     def row(run: lab.Result) -> dict[str, Any]:
         point, last = run.point, run.outcome.last
-        low, middle, high = overhead[point.labels["pattern"]]
+        name = point.labels["pattern"]
+        low, middle, high = overhead[name]
         return {
             **point.labels,
             "accuracy": last["accuracy"],
@@ -176,9 +199,11 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
             "compute_overhead": middle,
             "compute_overhead_low": low,
             "compute_overhead_high": high,
+            **patterns.numbers(point.setup),
+            **search.columns(tuned[name] if tuned else None),
         }
 
-    order = list(patterns(experiment))
+    order = list(config.study.setups())
     return sorted(map(row, results), key=lambda row: order.index(row["pattern"]))
 
 

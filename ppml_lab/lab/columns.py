@@ -147,10 +147,10 @@ def _of_setup(setup: Any) -> dict[str, Any]:
         trust = "local"
     data = facts.digests and digest(facts.digests.examples, facts.judged_by)[:16]
     return {
-        "dataset": _words(setup.data) or type(setup.data).__name__,
+        "dataset": in_words(setup.data) or type(setup.data).__name__,
         "data_digest": data,
-        "model": _words(getattr(setup, "model", None)),
-        "pattern": _words(getattr(setup, "pattern", None)) or type(setup).__name__,
+        "model": in_words(getattr(setup, "model", None)),
+        "pattern": in_words(getattr(setup, "pattern", None)) or type(setup).__name__,
         "trust": trust,
         "num_clients": facts.num_clients,
         "cohort": _number(algorithm.expected_cohort),
@@ -187,7 +187,7 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _words(held: Any) -> str | None:
+def in_words(held: Any) -> str | None:
     """A part by its class and those of its fields that are no defaults, a function by
     where it is from, a text as it is; None for anything else.
     """
@@ -212,7 +212,7 @@ def _default(field: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    words = None if isinstance(value, str) else _words(value)
+    words = None if isinstance(value, str) else in_words(value)
     return repr(value) if words is None else words
 
 

@@ -1,0 +1,212 @@
+"""An equal random search of every pattern's rates and clip norm, and its winners.
+
+Each pattern has as many settings, drawn log-uniformly from its box, on seeds of its own
+and a third of the rounds, at epsilon 1 (infinity without privacy), and is judged by
+validation rows, which nothing that is reported looks at.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.tuned import patterns
+from ppml_lab import lab
+from ppml_lab.dp import selection
+from ppml_lab.lab import building
+from ppml_lab.lab.columns import in_words
+
+FIRST_SEED = 1000
+"""Seeds below it are those of what is reported."""
+EDGE = 0.1
+"""The share of a range, in logarithms, that is its edge."""
+
+
+@lab.part
+class Search:
+    """What is searched."""
+
+    study: patterns.Study = patterns.Study()
+    """The data set, the model and the patterns."""
+    num_settings: int = 16
+    """Of every pattern."""
+    num_seeds: int = 2
+    """Runs of each."""
+    epsilon: float = 1.0
+    """At which private patterns are tuned."""
+    validation: float = 0.1
+    """Share of the train rows, of the users where there are users, that judges."""
+    seed: int = 0
+    """Of the draws."""
+
+
+def points(search: Search) -> list[lab.Point]:
+    """Every run of the search."""
+    study, found = search.study, ()
+    rounds = max(1, study.base.schedule.num_rounds // 3)
+    short = lab.Schedule(
+        num_rounds=rounds, eval_every=rounds, validation=search.validation
+    )
+    numbers = lab.variants("setting", {i: {} for i in range(search.num_settings)})
+    seeds = range(FIRST_SEED, FIRST_SEED + search.num_seeds)
+    for name, setup in study.setups().items():
+        box = study.boxes()[name]
+        draws = [
+            lab.log_uniform(
+                path, *getattr(box, column), search.num_settings, search.seed,
+                column=column,
+            )
+            for column, path in patterns.tuned(setup).items()
+        ]  # fmt: skip
+        target = search.epsilon if patterns.is_private(setup) else patterns.INF
+        found += lab.product(
+            lab.variants("pattern", {name: replace(setup, schedule=short)}),
+            lab.axis("target_epsilon", (target,)),
+            lab.zipped(numbers, *draws),
+            lab.axis("seed", seeds),
+        )
+    return [_labelled(point) for point in lab.points(found, delta=study.delta)]
+
+
+def _labelled(point: lab.Point) -> lab.Point:
+    """With a column of every number that is tuned, empty where a pattern has none."""
+    own = patterns.tuned(point.setup)
+    return point._replace(
+        labels={
+            name: value if name in own or name not in patterns.COLUMNS else None
+            for name, value in point.labels.items()
+        }
+    )
+
+
+def table(search: Search, results: Sequence[lab.Result]) -> list[dict[str, Any]]:
+    """A row per run: what validation rows say, and which setting they choose."""
+    rows = [
+        {
+            **run.point.labels,
+            "validation_accuracy": run.outcome.last["validation_accuracy"],
+        }
+        for run in results
+    ]
+    boxes, best = search.study.boxes(), ranked(rows)
+    prices = {
+        run.point.labels["pattern"]: price(run.point, search.num_settings)
+        for run in results
+    }
+    for row in rows:
+        chosen = row["setting"] == best[row["pattern"]].setting
+        row["chosen"] = chosen
+        row["at_edge"] = at_edge(row, boxes[row["pattern"]]) if chosen else ""
+        row["epsilon_of_choosing"] = prices[row["pattern"]]
+    for name, box in boxes.items():
+        winner = next(r for r in rows if r["chosen"] and r["pattern"] == name)
+        where = winner["at_edge"]
+        said = f"at the edge of {where}: widen its box" if where else "inside its box"
+        print(f"{name}: best setting {winner['setting']}, {said} ({box})")
+    return rows
+
+
+class Ranked(NamedTuple):
+    """The settings of a pattern, by their mean over seeds."""
+
+    setting: int
+    """The best."""
+    best: float
+    median: float
+    worst: float
+
+
+def ranked(rows: Sequence[Mapping[str, Any]]) -> dict[str, Ranked]:
+    """Each pattern's settings, as validation rows judge them; a run that diverged is
+    worse than any other.
+    """
+    by_pattern: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        value = float(row["validation_accuracy"] or "nan")
+        mine = by_pattern.setdefault(row["pattern"], {})
+        mine.setdefault(int(row["setting"]), []).append(
+            value if math.isfinite(value) else 0.0
+        )
+    found = {}
+    for name, settings in by_pattern.items():
+        means = {number: statistics.mean(values) for number, values in settings.items()}
+        best = max(means, key=lambda number: (means[number], -number))
+        ordered = sorted(means.values())
+        found[name] = Ranked(best, ordered[-1], statistics.median(ordered), ordered[0])
+    return found
+
+
+def at_edge(row: Mapping[str, Any], box: patterns.Box) -> str:
+    """Of which ranges a setting lies in the outer tenths."""
+
+    def edges() -> Iterator[str]:
+        for name in patterns.COLUMNS:
+            if row.get(name) is None:
+                continue
+            low, high = (math.log(end) for end in getattr(box, name))
+            place = (math.log(row[name]) - low) / (high - low)
+            if not EDGE <= place <= 1 - EDGE:
+                yield name
+
+    return ", ".join(edges())
+
+
+def price(point: lab.Point, num_settings: int) -> float:
+    """The epsilon of publishing the best of a Poisson number of such runs, as many as
+    there are settings in expectation, if it is chosen by the private rows themselves
+    and nothing else is shown (`dp.selection`); 0 where nothing is private.
+    """
+    if not patterns.is_private(point.setup):
+        return 0.0
+    event = building.events_of(point.setup)(point.setup.schedule.num_rounds)
+    assert point.delta is not None
+    return selection.epsilon(event, point.delta, selection.poisson(num_settings))
+
+
+class Found(NamedTuple):
+    """What a search found for a pattern."""
+
+    numbers: dict[str, float]
+    """Of the best setting, by column."""
+    ranked: Ranked
+    price: float
+
+
+def found_in(folder: str, study: patterns.Study) -> dict[str, Found]:
+    """What a finished search says of every pattern.
+
+    Raises:
+      ValueError: If the folder has no table of such a search, one of other patterns, or
+        one on another data set.
+    """
+    path = Path(folder) / "table.csv"
+    if not path.exists():
+        raise ValueError(f"{path} is not there: run the search whose settings it has")
+    with path.open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    names, data = set(study.setups()), in_words(study.base.data)
+    there = {row.get("pattern") for row in rows}
+    if there != names or not rows:
+        raise ValueError(f"{path} is of other patterns: {sorted(map(str, there))}")
+    if {row["dataset"] for row in rows} != {data}:
+        raise ValueError(f"{path} is of {rows[0]['dataset']}, and this is of {data}")
+    best, found = ranked(rows), {}
+    for row in rows:
+        if int(row["setting"]) == best[row["pattern"]].setting:
+            numbers = {n: float(row[n]) for n in patterns.COLUMNS if row[n]}
+            price = float(row["epsilon_of_choosing"])
+            found[row["pattern"]] = Found(numbers, best[row["pattern"]], price)
+    return found
+
+
+def columns(found: Found | None) -> dict[str, float | None]:
+    """What a row of the comparison says of its pattern's search."""
+    names = ("search_best", "search_median", "search_worst", "epsilon_of_choosing")
+    if found is None:
+        return dict.fromkeys(names)
+    return dict(zip(names, (*found.ranked[1:], found.price), strict=True))
