@@ -1,13 +1,18 @@
-"""Accuracy against epsilon, one line per pattern, and what each pattern costs.
+"""Accuracy against epsilon by adversary and unit, the tuning's spread, and the costs.
 
     python -m paper_figures.privacy_utility [results folder]
 
-Means over seeds with their 95% intervals; horizontal lines have no epsilon.
+A panel for every promise (who is protected against whom): means over seeds with their
+95% intervals, on an axis of the differences; lines without epsilon are horizontal. Then
+what the random search found: the settings' worst, median and best on validation rows,
+with the seeds' spread at epsilon 1 beside. One figure shows one data set: of several in
+the folder, Fashion-MNIST if it is there.
 """
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
 from paper_figures import common
@@ -23,33 +28,65 @@ STYLE = {  # colour, marker, line: distinct where means are equal
     "federated + central DP + secure sum": (ORANGE, "s", DASHED),
     "federated + local DP": (GREEN, "^", "-"),
 }
+PANELS = {
+    "clients, against who sees\nthe released models": (
+        "federated + central DP",
+        "federated + central DP + secure sum",
+    ),
+    "clients, against\nthe server too": ("federated + local DP",),
+    "examples, against who sees\nthe released models": ("central training + DP",),
+}
 
 
-def draw_accuracy(axis: plt.Axes, rows: common.Rows) -> None:
-    targets = [t for t in common.numbers(rows, "target_epsilon") if t != "inf"]
+def accuracies(rows: common.Rows, pattern: str, target: str) -> np.ndarray:
+    found = common.where(rows, pattern=pattern, target_epsilon=target)
+    return common.column(found, "accuracy")
+
+
+def draw_accuracy(
+    axis: plt.Axes, rows: common.Rows, private: tuple[str, ...], targets: list[str]
+) -> None:
     for pattern, (color, marker, line) in STYLE.items():
         look = {"color": color, "linestyle": line, "label": pattern}
-        mine = common.where(rows, pattern=pattern)
-        plain = common.where(mine, target_epsilon="inf")
-        if plain:
-            mean = common.column(plain, "accuracy").mean()
-            axis.axhline(mean, linewidth=1, **look)
-            continue
-        found = [
-            common.column(common.where(mine, target_epsilon=t), "accuracy")
-            for t in targets
-        ]
-        halves = [common.half_interval(seeds) for seeds in found]
-        means = [seeds.mean() for seeds in found]
-        axis.errorbar(
-            [*map(float, targets)], means, halves, marker=marker, capsize=3, **look
-        )
+        if pattern in private:
+            known = [t for t in targets if len(accuracies(rows, pattern, t))]
+            found = [accuracies(rows, pattern, target) for target in known]
+            means = [seeds.mean() for seeds in found]
+            halves = [common.half_interval(seeds) for seeds in found]
+            axis.errorbar(
+                [*map(float, known)], means, halves, marker=marker, capsize=3, **look
+            )
+        plain = accuracies(rows, pattern, "inf")
+        if len(plain):
+            axis.axhline(plain.mean(), linewidth=1, **look)
     axis.set_xscale("log", base=2)
     axis.set_xticks([*map(float, targets)], targets)
-    xlabel = f"ε of the whole run ({common.accountants(rows)})"
-    axis.set(xlabel=xlabel, ylabel="test accuracy", ylim=(0, 1))
+    axis.set_xlabel(f"ε of the whole run ({common.accountants(rows)})", fontsize=8)
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7, loc="center")
+
+
+def draw_search(axis: plt.Axes, rows: common.Rows) -> None:
+    """A line per pattern: what its settings reached, and how far seeds are apart."""
+    for place, (pattern, (color, marker, _)) in enumerate(STYLE.items()):
+        mine = common.where(rows, pattern=pattern)
+        if not mine or not mine[0].get("search_best"):
+            axis.text(0, place, " not tuned", va="center", fontsize=7, color="0.5")
+            continue
+        ends = [float(mine[0][f"search_{k}"]) for k in ("worst", "median", "best")]
+        axis.plot(ends[::2], [place] * 2, color=color, lw=1, alpha=0.6)
+        axis.plot(ends[1], place, color=color, marker="|", ms=9)
+        axis.plot(ends[2], place, color=color, marker=marker or "o", ms=4)
+        at = "1" if common.where(mine, target_epsilon="1") else "inf"
+        seeds = accuracies(mine, pattern, at)
+        axis.plot(seeds, [place + 0.3] * len(seeds), ".", color=color, ms=3)
+    axis.set_yticks(range(len(STYLE)), list(STYLE), fontsize=7)
+    axis.set_ylim(len(STYLE) - 0.4, -0.6)
+    axis.set_xlabel(
+        "16 settings, validation accuracy: worst, median (|), best;\n"
+        "dots: seeds of the comparison at ε 1, test accuracy",
+        fontsize=8,
+    )
+    axis.grid(axis="x", alpha=0.25)
 
 
 def draw_cost(
@@ -68,24 +105,50 @@ def draw_cost(
         spread = [[middle - low], [high - middle]]
         axis.barh(place, middle, xerr=spread, color=color, alpha=0.75, height=0.6)
         axis.text(high, place, f"  {middle:.3g}", va="center", fontsize=7)
-    axis.set_yticks(range(len(STYLE)), list(STYLE), fontsize=7)
+    axis.set_yticks(range(len(STYLE)), [""] * len(STYLE))
     axis.set_ylim(len(STYLE) - 0.4, -0.6)
-    axis.margins(x=0.2)
+    axis.margins(x=0.25)
     axis.set_xlabel(text, fontsize=8)
 
 
+def compared(rows: common.Rows) -> common.Rows:
+    """The rows of one comparison."""
+    rows = [row for row in rows if row.get("accuracy")]
+    names = common.distinct(rows, "configuration")
+    chosen = "paper_fashion" if "paper_fashion" in names else names[0]
+    return common.where(rows, configuration=chosen)
+
+
 def draw(rows: common.Rows) -> Figure:
+    rows = compared(rows)
     common.check_known(rows, "pattern", STYLE)
-    figure = plt.figure(figsize=(10, 4.4), layout="constrained")
-    grid = figure.add_gridspec(2, 2, width_ratios=[1.25, 1])
-    draw_accuracy(figure.add_subplot(grid[:, 0]), rows)
+    targets = [t for t in common.numbers(rows, "target_epsilon") if t != "inf"]
+    figure = plt.figure(figsize=(11, 7), layout="constrained")
+    grid = figure.add_gridspec(2, 6, height_ratios=[1.3, 1])
+    for place, (title, private) in enumerate(PANELS.items()):
+        # Each on an axis of its own differences.
+        axis = figure.add_subplot(grid[0, 2 * place : 2 * place + 2])
+        draw_accuracy(axis, rows, private, targets)
+        axis.set_title(title, fontsize=9)
+        if not place:
+            axis.set_ylabel("test accuracy")
+    draw_search(figure.add_subplot(grid[1, :2]), rows)
     for place, (name, unit, text) in enumerate(
         (
             ("uplink_bytes", 1e3, "uplink, kB per client and round"),
             ("compute_overhead", 1, "compute time over plain federated"),
         )
     ):
-        draw_cost(figure.add_subplot(grid[place, 1]), rows, name, unit, text)
+        own = grid[1, 2 * place + 2 : 2 * place + 4]
+        draw_cost(figure.add_subplot(own), rows, name, unit, text)
+    shown = {}
+    for axis in figure.axes[: len(PANELS)]:
+        handles, labels = axis.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    ordered = {name: shown[name] for name in STYLE if name in shown}
+    figure.legend(
+        ordered.values(), ordered, loc="outside upper center", ncol=4, fontsize=8
+    )
     return figure
 
 

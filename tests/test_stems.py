@@ -27,8 +27,9 @@ STEMS = sorted(FOUND)
 TINY = {
     "privacy_utility": [
         *("--num-seeds", "1", "--target-epsilons", "inf", "8"),
-        *("--base.schedule.num-rounds", "2", "--base.schedule.eval-every", "2"),
-        *("--base.trainer.local-epochs", "1", "--central-steps", "2"),
+        *("--study.base.schedule.num-rounds", "2"),
+        *("--study.base.schedule.eval-every", "2"),
+        *("--study.base.trainer.local-epochs", "1", "--study.central-steps", "2"),
     ],
     "fedavg_rounds": ["--cells.0.max-rounds", "30"],
     "heterogeneity": ["--num-seeds", "1", "--base.schedule.num-rounds", "1"],

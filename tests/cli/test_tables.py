@@ -41,7 +41,12 @@ def test_list_finds_every_experiment(capsys):
     stems = {path.stem for folder in (science, timed) for path in folder.glob("*.py")}
     assert set(found) == stems - {"bench"}
     about = found["privacy_utility"]
-    assert about["configurations"] == ["smoke", "paper"]
+    sets = ("fashion", "writers", "adult")
+    assert about["configurations"] == [
+        *("smoke", "search_smoke"),
+        *(f"search_{name}" for name in sets),
+        *(f"paper_{name}" for name in sets),
+    ]
     assert about["question"] == "What does privacy cost in accuracy, bytes and time?"
     assert about["results"]["smoke"] == "results/privacy_utility/smoke/table.csv"
     assert about["question"] in printed(capsys, "list")
