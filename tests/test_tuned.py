@@ -58,7 +58,8 @@ def test_the_best_mean_wins_and_what_diverged_does_not():
         row(setting=2, value=0.69), row(setting=2, value=0.7),
     ]  # fmt: skip
     found = search.ranked(rows)["federated"]
-    assert found == search.Ranked(0, pytest.approx(0.7), pytest.approx(0.695), 0.45)
+    assert found.setting == 0
+    assert found[1:] == pytest.approx((0.7, 0.695, 0.45))
     # Rows as files have them, where what diverged is empty.
     texts = [{k: "" if v != v else str(v) for k, v in one.items()} for one in rows]
     assert search.ranked(texts)["federated"] == found

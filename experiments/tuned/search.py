@@ -56,13 +56,14 @@ def points(search: Search) -> list[lab.Point]:
     seeds = range(FIRST_SEED, FIRST_SEED + search.num_seeds)
     for name, setup in study.setups().items():
         box = study.boxes()[name]
-        draws = [
-            lab.log_uniform(
-                path, *getattr(box, column), search.num_settings, search.seed,
-                column=column,
+        draws = []
+        for column, path in patterns.tuned(setup).items():
+            low, high = getattr(box, column)
+            draws.append(
+                lab.log_uniform(
+                    path, low, high, search.num_settings, search.seed, column=column
+                )
             )
-            for column, path in patterns.tuned(setup).items()
-        ]  # fmt: skip
         target = search.epsilon if patterns.is_private(setup) else patterns.INF
         found += lab.product(
             lab.variants("pattern", {name: replace(setup, schedule=short)}),
