@@ -57,6 +57,8 @@ FASHION = patterns.Study(
         schedule=lab.Schedule(num_rounds=51, eval_every=51),
     ),
     central_batch=parts.Poisson(600),
+    # Below one over the examples, so that it is for those whom central DP-SGD protects.
+    delta=1e-5,
     central=patterns.Box((0.03, 3.0)),
     private_central=patterns.Box((0.03, 3.0), clip_norm=(0.1, 10.0)),
     plain=patterns.Box((0.02, 2.0), (0.1, 10.0)),
@@ -74,7 +76,6 @@ WRITERS = replace(
         sampler=parts.Poisson(200),
         schedule=lab.Schedule(num_rounds=99, eval_every=99),
     ),
-    delta=1e-3,
 )
 ADULT = replace(
     FASHION,
@@ -87,7 +88,6 @@ ADULT = replace(
         sampler=parts.Poisson(300),
         schedule=lab.Schedule(num_rounds=51, eval_every=51),
     ),
-    delta=1e-4,
 )
 EPSILONS = (patterns.INF, 16.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
 CONFIGS = {
