@@ -104,7 +104,7 @@ class Task(NamedTuple):
     """`(params)`: a leaf for each, "trainable", "constant" (never clipped, noised, sent
     or summed) or "kept" (by each client for itself); None if all are trainable."""
     observe: Callable[[PyTree, PyTree], PyTree] | None = None
-    """`(params, examples)`: kept leaves that a batch sets, None for others, if any."""
+    """`(params, examples)`: kept leaves that a batch sets, and None for all others."""
     weigh: Callable[[PyTree], Float[Array, " n"]] | None = None
     """`(examples)`: how much each counts in means of metrics, from 0; None if alike."""
 
@@ -117,7 +117,7 @@ class ClientTrainer(NamedTuple):
     keep: Callable[[PyTree], PyTree]
     """`(params)`: what a client keeps for itself before its first round, or `()`."""
     init: Callable[[Key, PyTree, PyTree, Int[Array, ""]], PyTree]
-    """`(key, sent, kept, round_number)`: its state, of what it was sent and kept."""
+    """`(key, sent, kept, round_number)`: a client's state; it kept `kept` last time."""
     step: Callable[[Key, PyTree, PyTree, ClientView, Int[Array, ""]], PyTree]
     """`(key, sent, state, client, step_number)`: the state after a local step. Of a
     round's steps all have one `key`: fold in `step_number`."""

@@ -15,7 +15,8 @@ from ppml_lab.__main__ import COMMANDS, main
 from ppml_lab.cli import experiments
 from ppml_lab.lab import parts
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_example_runs_and_learns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,3 +86,33 @@ def test_every_experiment_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
     stems = set(experiments.find())
     assert stems == set(re.findall(r"^\| `(\w+)` .*\(results/", README, re.MULTILINE))
+
+
+DOCUMENTS = sorted(
+    path
+    for folder in (".", "ppml_lab", "results", "tests")
+    for path in (ROOT / folder).glob("*.md" if folder == "." else "**/*.md")
+)
+
+
+@pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_commands_name_configurations_that_there_are(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    known = {
+        experiments.module(place): experiments.configurations(place)
+        for place in experiments.find().values()
+    }
+    text = path.read_text()
+    for module, name in re.findall(r"-m (experiments\.[\w.]+) ([a-z]\w*)", text):
+        # Committed tables may be older than their configuration.
+        if path.parent == ROOT / "results" / module.rpartition(".")[2]:
+            text_of_table = text.partition("<!-- made -->")[2].partition("<!-- end")[0]
+            if f"-m {module} {name}" in text_of_table:
+                continue
+        assert name in known[module], f"{path}: {module} {name}"
+    for folder in re.findall(r'plot\("(results/[^"]+)"', text):
+        assert (ROOT / folder / "table.csv").exists(), f"{path}: {folder}"

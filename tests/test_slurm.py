@@ -217,9 +217,8 @@ def test_a_task_whose_time_is_over_stops_after_a_chunk_and_goes_on(here: Path) -
 
 CLUSTER = ROOT / "ppml_lab" / "lab" / "CLUSTER.md"
 TESTED = {
-    "python -m experiments.privacy_utility paper": f"{sys.executable} -m own smoke",
     "python -m experiments.dp_fedavg paper": f"{sys.executable} -m own smoke",
-    "-m experiments.privacy_utility paper": "-m own smoke",
+    "-m experiments.dp_fedavg paper": "-m own smoke",
     # One node, whose jobs are short.
     "--array=1-8": "--array=1-4",
     "--cpus-per-task=4": "--cpus-per-task=1",

@@ -95,10 +95,8 @@ def table(search: Search, results: Sequence[lab.Result]) -> list[dict[str, Any]]
         for run in results
     ]
     boxes, best = search.study.boxes(), ranked(rows)
-    prices = {
-        run.point.labels["pattern"]: price(run.point, search.num_settings)
-        for run in results
-    }
+    firsts = {run.point.labels["pattern"]: run.point for run in reversed(results)}
+    prices = {name: price(one, search.num_settings) for name, one in firsts.items()}
     for row in rows:
         chosen = row["setting"] == best[row["pattern"]].setting
         row["chosen"] = chosen

@@ -72,7 +72,7 @@ def compare(
     Otherwise `across` names what may differ. Rows without a finite metric, such as
     those of runs that diverged, are left out and counted.
 
-    Example: python -m ppml_lab compare privacy_utility /tmp/mine --metric accuracy
+    Example: python -m ppml_lab compare dp_sgd /tmp/mine --metric accuracy
 
     Args:
       first: An experiment, "NAME/smoke" or the like, or the path of a table.

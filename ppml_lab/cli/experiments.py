@@ -89,13 +89,18 @@ def literal(path: Path, name: str) -> Any:
         raise ValueError(f"{name} of {path} must be written out: {error}") from error
 
 
+def configurations(path: Path) -> list[str]:
+    """The names of an experiment's configurations, without running it."""
+    return _configurations(_parsed(path)) or []
+
+
 def _describe(path: Path) -> dict[str, Any]:
     """What its source says, without running it, and the tables it has."""
     folder = RESULTS / path.stem
     return {
         "name": path.stem,
         "question": question(path),
-        "configurations": _configurations(_parsed(path)) or [],
+        "configurations": configurations(path),
         "results": {
             # As `lab.command.parse` has it, the paper's results are at the top.
             "paper" if table.parent == folder else table.parent.name: str(table)

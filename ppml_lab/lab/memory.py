@@ -17,7 +17,6 @@ CURE = (
     "Train fewer clients side by side (layout.num_lanes), clip fewer examples at once "
     "(microbatch_size), or take a device with more memory"
 )
-_ITEMS = {"pred": 1, "bf16": 2}
 _RESULT = re.compile(
     r"^\s*(?:ROOT )?%?[\w.-]+ = (\w+)\[([\d,]*)\]\S* ([\w-]+)\("
     r"(?:.*op_name=\"([^\"]*))?",
@@ -141,14 +140,14 @@ def largest_arrays(text: str, count: int) -> list[tuple[str, int, str]]:
     own = [body for name, body in _COMPUTATION.findall(text) if name not in inside]
     made: dict[tuple[str, str], int] = {}
     for kind, shape, operation, origin in _RESULT.findall("\n".join(own)):
-        item = _ITEMS.get(kind) or next(
-            (int(bits) // 8 for bits in re.findall(r"\d+", kind)), 1
-        )
+        # Truth values, whose type names no bits, take a byte.
+        bits = re.search(r"\d+", kind)
+        item = max(1, int(bits[0]) // 8) if bits else 1
         if operation in _NO_BUFFER:
             continue
         sizes = [int(size) for size in shape.split(",") if size]
         where = origin.rpartition("/")[2] or operation
-        made[f"{kind}[{shape}]", where] = math.prod(sizes) * max(1, item)
+        made[f"{kind}[{shape}]", where] = math.prod(sizes) * item
     ranked = sorted(made.items(), key=lambda pair: -pair[1])
     return [(kind, size, where) for (kind, where), size in ranked[:count]]
 

@@ -111,7 +111,7 @@ class SequenceModel(FlaxTask):
 
     @abc.abstractmethod
     def module(self, num_tokens: int) -> nn.Module:
-        """From tokens `[n, length]` to logits `[n, length, num_tokens]`."""
+        """Makes the network, from tokens to logits `[n, length, num_tokens]`."""
 
     def network(self, facts: Facts) -> nn.Module:
         """The module of as many tokens as the data have."""
