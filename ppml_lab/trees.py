@@ -74,7 +74,7 @@ def arrays_apart(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyT
     return [leaves[place] for place in places], together
 
 
-def take(tree: PyTree, rows: Array) -> PyTree:
+def take(tree: PyTree, rows: Array | np.ndarray) -> PyTree:
     """Rows of every leaf."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 

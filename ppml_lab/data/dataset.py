@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ppml_lab import arguments, checks
@@ -17,7 +18,8 @@ class Dataset(NamedTuple):
     Attributes:
       name: What tables call it.
       train: "x" float32 `[n, ...]` and "y" int32 `[n]`, labels in `[0, num_classes)`.
-        Where that is no classification of rows, what the data set says of itself.
+        Where that is no classification of rows, what the data set says of itself, such
+        as "y" `{"time": [n], "event": [n]}`.
       test: The same for the examples held out.
       num_classes: How many labels there are; None where labels are no classes.
       train_users: `[n]`, who produced each train example; None without natural users.
@@ -30,8 +32,8 @@ class Dataset(NamedTuple):
     """
 
     name: str
-    train: dict[str, np.ndarray]
-    test: dict[str, np.ndarray]
+    train: dict[str, Any]
+    test: dict[str, Any]
     num_classes: int | None
     train_users: np.ndarray | None
     test_users: np.ndarray | None
@@ -90,8 +92,8 @@ def make_dataset(
 
 def of_rows(
     name: str,
-    train: dict[str, np.ndarray],
-    test: dict[str, np.ndarray],
+    train: dict[str, Any],
+    test: dict[str, Any],
     num_classes: int | None,
     *,
     train_users: Any = None,
@@ -104,7 +106,7 @@ def of_rows(
 
     Args:
       name: What tables call it.
-      train: Leaves `[n, ...]` by name, of numbers that are finite.
+      train: Leaves `[n, ...]`, of numbers that are finite; a pytree of dicts.
       test: The same for the examples held out; rows of the same leaves and shapes.
       num_classes: How many labels there are; None where labels are no classes.
       train_users: As in `make_dataset`, like all that follow.
@@ -120,10 +122,10 @@ def of_rows(
     lengths = []
     for part, rows in (("train", train), ("test", test)):
         lengths.append(columns.num_examples(part, rows))
-        for leaf, values in rows.items():
+        for leaf, values in _leaves(rows):
             _check_finite(f"{part} {leaf}", np.asarray(values))
     shapes = [
-        {leaf: np.shape(values)[1:] for leaf, values in rows.items()}
+        {leaf: np.shape(values)[1:] for leaf, values in _leaves(rows)}
         for rows in (train, test)
     ]
     if shapes[0] != shapes[1]:
@@ -150,6 +152,15 @@ def of_rows(
         licence=licence,
         citation=citation,
     )
+
+
+def _leaves(rows: Any) -> list[tuple[str, Any]]:
+    """Leaves by the names that lead to them."""
+    found = jax.tree.leaves_with_path(rows)
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator=" "), leaf)
+        for path, leaf in found
+    ]
 
 
 def _examples(part: str, x: Any, y: Any, num_classes: int) -> dict[str, np.ndarray]:

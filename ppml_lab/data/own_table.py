@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ppml_lab import arguments, checks
+from ppml_lab import arguments, checks, trees
 from ppml_lab.data import cells as reading
 from ppml_lab.data.cells import Cells
 from ppml_lab.data.dataset import Dataset, of_rows
@@ -29,6 +29,7 @@ def read_table(
     path: str | Path,
     target: str,
     *,
+    event: str | None = None,
     user: str | None = None,
     columns: Sequence[str] = (),
     one_hot: Sequence[str] = (),
@@ -59,15 +60,19 @@ def read_table(
       path: Of the file; its ending says what it is: .csv, .tsv or .txt, .parquet or
         .pq.
       target: The column to predict.
+      event: The column that says 1 where the target is the time to an event that was
+        seen, and 0 where it is the time to the end of watching: "y" becomes {"time":
+        float32, "event": int32}, as `models.survival` reads it. None where the target
+        is no such time.
       user: The column that says who produced each row; None where rows have no users.
         Whole numbers are numbers, all else is text.
-      columns: Those that are features, in this order; all but target, user and
+      columns: Those that are features, in this order; all but target, event, user and
         test_column where none is named.
       one_hot: Columns, of `columns` too, of categories: each category of the train rows
         becomes a column "name=category" of 0 and 1, behind the others. One that only
         test rows have is 0 in all of them.
       labels: "classes": the distinct values of the target become 0, 1, ... in sorted
-        order; "numbers": it is a float32 number, as it is.
+        order; "numbers": it is a float32 number, as it is. Of no effect with `event`.
       test_share: The share of the rows that is test, whoever produced them, drawn with
         `seed`; of no effect with `test_column`.
       test_column: A column that says "test" or "train" of each row (or 1 or 0, true or
@@ -75,7 +80,8 @@ def read_table(
       seed: Of the draw of test rows.
       missing: What becomes of a row that lacks a feature. "drop": it is left out.
         "fill": the cell becomes the mean of its column's train rows, or the category
-        "missing". A row that lacks its target, user or test_column is left out always.
+        "missing". A row that lacks its target, event, user or test_column is left out
+        always.
       missing_words: Texts that stand for a missing cell in a CSV file.
       standardise: Whether columns that are not one-hot become (x - mean) / std, by the
         train rows; one that is constant there is only centred.
@@ -87,7 +93,8 @@ def read_table(
       ValueError: A column that is not there (names the nearest), is named twice or has
         two uses; a text in a column of numbers (names row, column and cell); an empty
         file; no rows left for train or test; fewer than 2 classes; numbers among
-        classes that are not whole.
+        classes that are not whole; times that are not above 0, events that are not 0
+        or 1.
     """
     if test_column is None:
         checks.share("test_share", test_share)
@@ -99,18 +106,24 @@ def read_table(
         "\t" if path.suffix.lower() == ".tsv" and delimiter == "," else delimiter
     )
     cells = reading.read(path, delimiter=delimiter, missing=missing_words)
-    features = _features(cells, target, user, test_column, columns, one_hot)
+    used = {"target": target, "event": event, "user": user, "test_column": test_column}
+    used = {argument: name for argument, name in used.items() if name is not None}
+    features = _features(cells, used, columns, one_hot)
     cells, notes = _whole_rows(
-        cells, [target, user, test_column], features if missing == "drop" else []
+        cells, list(used.values()), features if missing == "drop" else []
     )
     is_test = _test_rows(cells, test_column, test_share, seed)
-    y, num_classes, words = _labels(cells, target, labels)
+    if event is None:
+        y, num_classes, words = _labels(cells, target, labels)
+    else:
+        y, num_classes, words = _times(cells, target, event), None, []
     with np.errstate(over="ignore", invalid="ignore"):
         # What overflows is not finite, and refused below.
         x, names, done = _inputs(cells, features, one_hot, ~is_test, standardise)
         x = x.astype(np.float32)
     users = None if user is None else _users(cells.columns[user])
-    train, test = ({"x": x[rows], "y": y[rows]} for rows in (~is_test, is_test))
+    both = {"x": x, "y": y}
+    train, test = (trees.take(both, rows) for rows in (~is_test, is_test))
     dataset = of_rows(
         path.name,
         train,
@@ -125,18 +138,13 @@ def read_table(
 
 def _features(
     cells: Cells,
-    target: str,
-    user: str | None,
-    test_column: str | None,
+    others: Mapping[str, str],
     columns: Sequence[str],
     one_hot: Sequence[str],
 ) -> list[str]:
     """The columns of x, checked."""
-    others = {"target": target, "user": user, "test_column": test_column}
     used: dict[str, str] = {}
     for argument, name in others.items():
-        if name is None:
-            continue
         _check_column(cells, argument, name)
         if name in used:
             raise ValueError(
@@ -163,14 +171,14 @@ def _check_column(cells: Cells, argument: str, name: str) -> None:
 
 
 def _whole_rows(
-    cells: Cells, always: Sequence[str | None], features: Sequence[str]
+    cells: Cells, always: Sequence[str], features: Sequence[str]
 ) -> tuple[Cells, list[str]]:
     """The rows that lack none of these, and what is said of missing cells."""
     counts = {
         name: sum(cell is None for cell in column)
         for name, column in cells.columns.items()
     }
-    needed = [*(name for name in always if name is not None), *features]
+    needed = [*always, *features]
     kept = [
         i
         for i, row in enumerate(zip(*(cells.columns[n] for n in needed), strict=True))
@@ -245,6 +253,23 @@ def _labels(
     y = np.array([places[str(cell)] for cell in column], np.int32)
     shown = ", ".join(classes[:_MOST_NAMED]) + ", ..." * (len(classes) > _MOST_NAMED)
     return y, len(classes), [f"classes of {target} from 0 on: {shown}"]
+
+
+def _times(cells: Cells, target: str, event: str) -> dict[str, np.ndarray]:
+    """When, and whether, the event was seen of each row."""
+    time = reading.numbers(cells, target, "give times as numbers of one unit")
+    seen = reading.numbers(cells, event, "write 1 where it was seen and 0 elsewhere")
+    for name, column, is_good, what in (
+        (target, time, time > 0, "a time must be above 0"),
+        (event, seen, (seen == 0) | (seen == 1), "an event must be 1 (seen) or 0"),
+    ):
+        if not is_good.all():
+            bad = int(np.argmin(is_good))
+            raise ValueError(
+                f"{cells.path}: {cells.row(bad)}, column {name!r}: {what}, got "
+                f"{column[bad]:g}"
+            )
+    return {"time": time.astype(np.float32), "event": seen.astype(np.int32)}
 
 
 def _inputs(

@@ -107,10 +107,11 @@ def rossi() -> Dataset:
     they were watched; comes with the package lifelines.
 
     Rows are "x" float32 `[n, 7]` (financial aid, age, race, work experience, married,
-    on parole, earlier convictions), "time" float32 `[n]` in weeks and "event" float32
-    `[n]`, 1 for the 114 who were arrested and 0 for who was not, within 52 weeks. 345
-    train and 87 test rows, stratified by event, split with seed 0; columns of x are
-    standardised with the train rows' mean and std. One row is one person; no users.
+    on parole, earlier convictions), and "y" is {"time": float32 `[n]` in weeks,
+    "event": int32 `[n]`, 1 for the 114 who were arrested and 0 for who was not, within
+    52 weeks}, as `models.survival` reads it. 345 train and 87 test rows, stratified by
+    event, split with seed 0; columns of x are standardised with the train rows' mean
+    and std. One row is one person; no users.
 
     **What privacy does not cover:** one row changes the mean and std, and so the
     features of all. An epsilon that is stated for training on these features takes both
@@ -132,13 +133,13 @@ def rossi() -> Dataset:
         ) from error
     table = known.load_rossi()
     names = [name for name in table.columns if name not in ("week", "arrest")]
-    time, event = (table[name].to_numpy(np.float32) for name in ("week", "arrest"))
+    time, event = table["week"].to_numpy(np.float32), table["arrest"].to_numpy(np.int32)
     train, test = _split(len(table), event)
     train_x, test_x = _standardised(table[names].to_numpy(np.float64), train, test)
     return of_rows(
         "rossi",
-        {"x": train_x, "time": time[train], "event": event[train]},
-        {"x": test_x, "time": time[test], "event": event[test]},
+        {"x": train_x, "y": {"time": time[train], "event": event[train]}},
+        {"x": test_x, "y": {"time": time[test], "event": event[test]}},
         None,
         feature_names=names,
         licence="none stated; comes with lifelines (MIT)",

@@ -93,14 +93,14 @@ def shakespeare(*, sequence_length: int = 80, least_speeches: int = 1) -> Datase
             continue
         first_test = max(1, int(_TRAIN_SHARE * len(texts)))
         for which, own in enumerate((texts[:first_test], texts[first_test:])):
-            rows = [_rows(text, sequence_length) for text in own]
+            rows = [in_rows(text, sequence_length) for text in own]
             parts[which].extend(rows)
             users[which].extend([role] * sum(len(y) for _, y in rows))
     if not parts[1]:
         raise ValueError(
             f"least_speeches {least_speeches} leaves out every role; lower it"
         )
-    train, test = map(_examples, parts)
+    train, test = map(examples, parts)
     return of_rows(
         "shakespeare",
         train,
@@ -178,6 +178,17 @@ def decoded(tokens: Sequence[int] | np.ndarray) -> str:
     return "".join(CHARACTERS[token - 4] for token in tokens if token >= 4)
 
 
+def in_rows(text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens x and the tokens y after them, each `[n, length]`, of a text between
+    `START` and `END`; the last row is padded.
+    """
+    tokens = np.concatenate([[START], encoded(text), [END]])
+    count = -(-(len(tokens) - 1) // length)
+    padded = np.full(count * length + 1, PADDING, np.int32)
+    padded[: len(tokens)] = tokens
+    return padded[:-1].reshape(count, length), padded[1:].reshape(count, length)
+
+
 def _unpacked(path: Path) -> dict[str, bytes]:
     """The pages of an archive, by play; nothing is unpacked onto the disk."""
     pages = {}
@@ -198,15 +209,9 @@ def _unpacked(path: Path) -> dict[str, bytes]:
     return pages
 
 
-def _rows(text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of a speech in rows of x and y, each `[n, length]`, padded."""
-    tokens = np.concatenate([[START], encoded(text), [END]])
-    count = -(-(len(tokens) - 1) // length)
-    padded = np.full(count * length + 1, PADDING, np.int32)
-    padded[: len(tokens)] = tokens
-    return padded[:-1].reshape(count, length), padded[1:].reshape(count, length)
-
-
-def _examples(rows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+def examples(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Rows of several texts as examples of `models.sequence`, in which padding has
+    weight 0.
+    """
     x, y = map(np.concatenate, zip(*rows, strict=True))
     return {"x": x, "y": y, "weights": (y != PADDING).astype(np.float32)}

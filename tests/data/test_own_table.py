@@ -6,10 +6,12 @@ import sys
 import types
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab import data
+from ppml_lab import data, models
 
 TABLE = """\
 age,town,work,height,income,side
@@ -157,6 +159,43 @@ def test_labels_are_numbers_where_that_is_said(table):
         table(target="height", columns=("age",))
     with pytest.raises(ValueError, match=r"column 'income': 'low' is no number"):
         table(labels="numbers")
+
+
+TIMES = "age,weeks,seen,side\n20,3,1,train\n30,52,0,train\n40,7.5,,train\n50,9,1,test\n"
+
+
+def test_times_stand_beside_what_was_seen(table):
+    found = table(TIMES, target="weeks", event="seen", columns=())
+    assert found.feature_names == ("age",)
+    assert found.num_classes is None
+    assert found.notes[0] == "1 of 4 rows left out: missing seen (1)"
+    y = found.train["y"]
+    assert (y["time"].tolist(), y["event"].tolist()) == ([3, 52], [1, 0])
+    assert (y["time"].dtype, y["event"].dtype) == (np.float32, np.int32)
+    assert found.test["y"]["time"].tolist() == [9]
+    task = models.flax_survival(models.linear(2), (1,), (10.0, 60.0))
+    key, rows = jax.random.key(0), jax.tree.map(jnp.asarray, found.train)
+    assert task.loss(key, task.init(key), rows).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("20,0,1,train", "line 2.*column 'weeks': a time must be above 0, got 0"),
+        ("20,-2,1,train", "'weeks': a time must be above 0, got -2"),
+        ("20,soon,1,train", "'soon' is no number; give times as numbers"),
+        ("20,3,2,train", r"'seen': an event must be 1 \(seen\) or 0, got 2"),
+        ("20,3,yes,train", "'yes' is no number; write 1 where it was seen"),
+    ],
+)
+def test_times_that_are_none(table, row, message):
+    with pytest.raises(ValueError, match=message):
+        table(
+            TIMES.replace("20,3,1,train", row),
+            target="weeks",
+            event="seen",
+            columns=(),
+        )
 
 
 def test_classes_of_whole_numbers_are_in_their_order(table):

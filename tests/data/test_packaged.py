@@ -65,13 +65,13 @@ def test_rossi():
 def check_rossi(found):
     names = ["fin", "age", "race", "wexp", "mar", "paro", "prio"]
     check_tables(found, names, 345, 87)
-    both = [np.concatenate([found.train[n], found.test[n]]) for n in ("time", "event")]
-    time, event = both
-    assert time.dtype == event.dtype == np.float32
+    train, test = found.train["y"], found.test["y"]
+    time, event = (np.concatenate([train[n], test[n]]) for n in ("time", "event"))
+    assert (time.dtype, event.dtype) == (np.float32, np.int32)
     assert (time.min(), time.max(), event.sum()) == (1, 52, 114)
     # Who was not arrested was watched for the whole year.
     assert set(time[event == 0]) == {52}
-    assert (found.train["event"].sum(), found.test["event"].sum()) == (91, 23)
+    assert (train["event"].sum(), test["event"].sum()) == (91, 23)
 
 
 def test_rossi_without_its_package_says_what_to_install(monkeypatch):

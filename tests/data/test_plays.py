@@ -189,11 +189,11 @@ def test_other_pages_are_refused(made, monkeypatch):
 
 def test_a_speech_fills_rows_to_the_last_token():
     # START and 9 characters are read, 9 characters and END predicted.
-    x, y = plays._rows("abcdefghi", 10)
+    x, y = plays.in_rows("abcdefghi", 10)
     assert x.shape == y.shape == (1, 10)
     assert plays.decoded(x[0]) == plays.decoded(y[0]) == "abcdefghi"
     assert (x[0, 0], y[0, -1]) == (plays.START, plays.END)
-    x, y = plays._rows("abcdefghij", 10)
+    x, y = plays.in_rows("abcdefghij", 10)
     assert [plays.decoded(row) for row in x] == ["abcdefghi", "j"]
     assert [plays.decoded(row) for row in y] == ["abcdefghij", ""]
     assert y[1].tolist() == [plays.END] + [plays.PADDING] * 9

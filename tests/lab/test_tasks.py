@@ -127,10 +127,21 @@ TASKS: dict[str, dict[str, Any]] = {
         "held_out": 0.25,
     },
 }
-RATES = {"regression": 0.1, "sequence": 1.0, "survival": 0.3, "factorisation": 0.1}
+TASKS["lstm"] = TASKS["sequence"] | {"model": parts.CharLstm(width=8, num_layers=1)}
+TASKS["transformer"] = TASKS["sequence"] | {"model": parts.Transformer(8, 1, 2, 16)}
+RATES = {
+    "regression": 0.1,
+    "sequence": 1.0,
+    "lstm": 3.0,
+    "transformer": 0.3,
+    "survival": 0.3,
+    "factorisation": 0.1,
+}
 LEARNT: dict[str, dict[str, tuple[float, float]]] = {
     "regression": {"r2": (0.3, 0.6), "mse": (0.2, 0.45), "mae": (0.3, 0.6)},
     "sequence": {"accuracy": (0.8, 1.0), "loss": (0.0, 1.0)},
+    "lstm": {"accuracy": (0.5, 1.0), "loss": (0.0, 1.4)},
+    "transformer": {"accuracy": (0.5, 1.0), "loss": (0.0, 1.4)},
     "survival": {"concordance": (0.7, 0.95), "loss": (0.5, 1.6)},
     "factorisation": {"client_mse": (0.0, 1.5), "client_mae": (0.0, 1.2)},
 }
@@ -175,6 +186,8 @@ def pooled(task: str) -> parts.Central:
         for task, quick in (
             ("regression", "example"),
             ("sequence", "example"),
+            ("lstm", ""),
+            ("transformer", ""),
             ("survival", ""),
             ("factorisation", "client"),
         )
@@ -260,3 +273,11 @@ def test_modules_of_ones_own_have_as_many_outputs_as_are_asked_for(model: Any) -
     network = model.network(facts._replace(example=wide))
     outputs = getattr(network, "num_tokens", None) or network.features[-1]
     assert outputs == 2
+
+
+def test_sequence_models_have_as_many_tokens_and_places_as_the_data() -> None:
+    facts = lab.facts_of(pooled("sequence"))
+    transformer: Any = parts.Transformer().network(facts)
+    assert (transformer.vocab_size, transformer.max_length) == (5, 6)
+    lstm: Any = parts.CharLstm(width=16).network(facts)
+    assert (lstm.vocab_size, lstm.width, lstm.num_layers) == (5, 16, 2)

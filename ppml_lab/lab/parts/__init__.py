@@ -78,6 +78,7 @@ from ppml_lab.lab.parts.samplers import (
     Poisson,
     Sampler,
 )
+from ppml_lab.lab.parts.sequences import CharLstm, FlaxSequence, Transformer
 from ppml_lab.lab.parts.sums import (
     AdditiveSharing,
     Clear,
@@ -92,7 +93,6 @@ from ppml_lab.lab.parts.table_file import TableFile
 from ppml_lab.lab.parts.tasks import (
     Factorisation,
     FlaxRegression,
-    FlaxSequence,
     FlaxSurvival,
     LogisticHazard,
     Regression,
@@ -121,6 +121,7 @@ __all__ = [
     "BatchNormMlp",
     "BreastCancer",
     "Central",
+    "CharLstm",
     "Cifar10",
     "Clear",
     "Cnn",
@@ -194,6 +195,7 @@ __all__ = [
     "TableFile",
     "TopK",
     "Trainer",
+    "Transformer",
     "TrimmedMean",
     "TutorialCnn",
     "TwoNN",

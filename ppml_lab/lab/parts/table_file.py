@@ -29,6 +29,9 @@ class TableFile:
     """Of the file: .csv, .tsv, .txt, .parquet or .pq; tables show its name alone."""
     target: str
     """The column to predict."""
+    event: str | None = None
+    """Where the target is a time: the column that says 1 where the event was seen then
+    and 0 where watching ended."""
     user: str | None = None
     """The column that says who produced each row; None for no users."""
     columns: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from ppml_lab import base, models
-from ppml_lab.lab.parts.models import inputs, num_classes
+from ppml_lab.lab.parts.models import inputs
 from ppml_lab.lab.setup import Facts
 from ppml_lab.lab.tree.fields import Traced
 from ppml_lab.lab.tree.part import part
@@ -101,45 +101,6 @@ class Regression(Regressor):
     def network(self, facts: Facts) -> nn.Module:
         """One layer more than widths."""
         return _mlp(self.widths, _targets(facts))
-
-
-class SequenceModel(FlaxTask):
-    """What flax modules with logits for each token have in common: `module(tokens)`.
-
-    The data's `num_classes` say how many tokens there are.
-    """
-
-    @abc.abstractmethod
-    def module(self, num_tokens: int) -> nn.Module:
-        """Makes the network, from tokens to logits `[n, length, num_tokens]`."""
-
-    def network(self, facts: Facts) -> nn.Module:
-        """The module of as many tokens as the data have."""
-        return self.module(num_classes(facts))
-
-    def task(self, network: nn.Module, shape: tuple[int, ...]) -> base.Task:
-        """See `models.flax_sequence`."""
-        if len(shape) != 1:
-            raise ValueError(
-                'model reads sequences of tokens "x", [n, length], and the data have '
-                f"{list(shape)} for each; give a model part of your own"
-            )
-        return models.flax_sequence(network, shape[0])
-
-
-@part
-class FlaxSequence(SequenceModel):
-    """A sequence model of one's own.
-
-    FlaxSequence(my_module)    # a function of the number of tokens
-    """
-
-    make: Callable[[int], nn.Module]
-    """From the number of tokens to the module; it has to be importable."""
-
-    def module(self, num_tokens: int) -> nn.Module:
-        """What `make` makes."""
-        return self.make(num_tokens)
 
 
 class Hazards(FlaxTask):
