@@ -14,6 +14,7 @@ from ppml_lab.lab.parts import (
     partitions,
     rules,
     samplers,
+    scattered,
     sums,
     table_file,
     tasks,
@@ -36,6 +37,7 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         data.Rossi,
         data.Synthetic,
         table_file.TableFile,
+        scattered.Scattered,
     ),
     partitions.Partition: (
         partitions.Iid,
