@@ -12,10 +12,10 @@ on validation rows and other seeds, private ones at epsilon 1; `paper_SET` takes
 finds, at every epsilon. Time on 2 cores: `smoke` (digits, 350 clients, not tuned) under
 two minutes, `search_fashion` about 8 minutes and `paper_fashion` about 15
 (Fashion-MNIST, 2,000 clients, 7,850 parameters). `search_scattering` and
-`paper_scattering` learn from features that nobody learns in place of pixels
-(`data.scattering`, 39,700 parameters, 5 GB of memory); from such features and with
-larger batches Tramer and Boneh (ICLR 2021) report 89.7% for central DP-SGD at epsilon 3
-and delta 1e-5.
+`paper_scattering` (likely 30 and 25 minutes, not run yet) learn from features that
+nobody learns in place of pixels (`data.scattering`, 39,700 parameters, 5 GB of memory);
+from such features, with larger batches, Tramer and Boneh (ICLR 2021) report 89.7% for
+central DP-SGD at epsilon 3 and delta 1e-5.
 
     python -m experiments.privacy_utility smoke
     python -m experiments.privacy_utility search_fashion
@@ -130,11 +130,11 @@ PAGE = {
         "search_fashion": 8,
         "search_writers": 45,
         "search_adult": 20,
-        "search_scattering": 40,
+        "search_scattering": 30,
         "paper_fashion": 18,
         "paper_writers": 60,
         "paper_adult": 30,
-        "paper_scattering": 35,
+        "paper_scattering": 25,
     },
     "tables": [
         {
