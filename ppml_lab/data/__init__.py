@@ -9,7 +9,7 @@
 Your own arrays need one call: `data.federate({"x": x, "y": y}, user_ids)`.
 """
 
-from ppml_lab.data import partition, storage
+from ppml_lab.data import partition, scattering, storage
 from ppml_lab.data.clients import client_sizes, federate, num_clients, view
 from ppml_lab.data.dataset import Dataset, make_dataset
 from ppml_lab.data.datasets import load, names
@@ -35,6 +35,7 @@ __all__ = [
     "partition",
     "people",
     "read_table",
+    "scattering",
     "shakespeare",
     "shard",
     "storage",

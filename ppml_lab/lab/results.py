@@ -221,8 +221,13 @@ class Outcome(NamedTuple):
 
     def history(self, name: str) -> list[Any]:
         """A scalar at every round where it was recorded."""
-        lines = records.read_lines(self.folder / "rounds.jsonl")
-        return [_with_nan(line)[name] for line in lines if name in line]
+        return [value for _, value in self.curve(name)]
+
+    def curve(self, *names: str) -> list[tuple[Any, ...]]:
+        """The number of the round and these scalars, wherever all were recorded."""
+        lines = map(_with_nan, records.read_lines(self.folder / "rounds.jsonl"))
+        asked = ("round", *names)
+        return [tuple(map(line.get, asked)) for line in lines if {*asked} <= {*line}]
 
 
 class Result(NamedTuple):

@@ -78,6 +78,7 @@ from ppml_lab.lab.parts.samplers import (
     Poisson,
     Sampler,
 )
+from ppml_lab.lab.parts.scattered import Scattered
 from ppml_lab.lab.parts.sequences import CharLstm, FlaxSequence, Transformer
 from ppml_lab.lab.parts.sums import (
     AdditiveSharing,
@@ -185,6 +186,7 @@ __all__ = [
     "Rule",
     "Sampler",
     "Scaffold",
+    "Scattered",
     "ScheduledGaussian",
     "Sgd",
     "Shakespeare",

@@ -14,6 +14,7 @@ from ppml_lab.lab.parts import (
     partitions,
     rules,
     samplers,
+    scattered,
     sequences,
     sums,
     table_file,
@@ -37,6 +38,7 @@ CHOICES: Mapping[Any, Sequence[type]] = {
         data.Rossi,
         data.Synthetic,
         table_file.TableFile,
+        scattered.Scattered,
     ),
     partitions.Partition: (
         partitions.Iid,
