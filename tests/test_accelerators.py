@@ -105,6 +105,7 @@ def test_a_compiled_programs_text_is_read():
 
 
 @pytest.mark.skipif(HAS_WHEELS, reason="the extra aot is installed")
+@pytest.mark.exhaustive  # a message
 def test_without_the_wheels_it_says_which(tmp_path):
     done = start(tmp_path)
     assert done.returncode == 1

@@ -65,6 +65,7 @@ def test_a_cell_that_fails_says_so_and_the_others_go_on(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # for a device; the rest is tested where it is made
 def test_its_smoke_runs_here_and_everything_holds(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.benchmarks.device_day", "smoke"]
     done = subprocess.run(

@@ -128,7 +128,13 @@ def test_every_command_has_an_example_and_json(capsys, command):
     assert "--json" in text
 
 
-@pytest.mark.parametrize("command", ["list", "show", "epsilon", "cost", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("list", "show", "epsilon", "cost"),
+        pytest.param("doctor", marks=pytest.mark.exhaustive),  # cli/test_doctor
+    ],
+)
 def test_examples_run_and_json_is_one_line(capsys, monkeypatch, command):
     """`run`, `merge` and `compare` name results that are not there; `calibrate` is the
     README's.

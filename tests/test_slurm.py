@@ -1,7 +1,7 @@
 """A real SLURM, of one node: arrays, requeues, steps of several tasks, time limits.
 
 `tests/slurm/start.sh` starts one on a Debian machine. What each way of running leaves
-is the table of a single run.
+is the table of a single run. What the page's scripts do too is exhaustive.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ def alone(*options: str) -> list[dict[str, str]]:
     return rows(Path("alone"))
 
 
+@pytest.mark.exhaustive
 def test_an_array_of_shards_makes_the_table_of_one_run(here: Path) -> None:
     job = submitted(own("shards"), "--array=1-3", "--job-name=shards")
     wait(lambda: over(job))
@@ -148,6 +149,7 @@ def test_an_array_of_shards_makes_the_table_of_one_run(here: Path) -> None:
     assert rows(here / "shards") == alone()
 
 
+@pytest.mark.exhaustive
 def test_a_job_that_is_requeued_in_mid_run_goes_on(here: Path) -> None:
     job = submitted(own("again", *LONG), "--requeue", "--job-name=again")
     wait(lambda: in_mid_run(here / "again"))
@@ -160,6 +162,7 @@ def test_a_job_that_is_requeued_in_mid_run_goes_on(here: Path) -> None:
     assert rows(here / "again") == alone(*LONG)
 
 
+@pytest.mark.exhaustive
 def test_tasks_of_a_step_compute_together_and_end_together(here: Path) -> None:
     step = ["srun", "--ntasks=2", "--overlap", "--overcommit"]
     # A round of two processes takes long on one machine.
@@ -193,6 +196,7 @@ def environment_of(pid: int) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
 
 
+@pytest.mark.exhaustive
 def test_a_task_whose_time_is_over_stops_after_a_chunk_and_goes_on(here: Path) -> None:
     many = ("--setup.schedule.num-rounds", "100000")
     job = submitted(own("limit", *many), "--array=1-1", "--time=1", "--job-name=limit")

@@ -68,7 +68,7 @@ its noise is calibrated and printed by the experiment."""
 LONG = (
     *("audit_epsilon", "bits_accuracy", "heterogeneity"),
     *("private_inference", "private_training"),
-    *("fedavg_rounds", "dp_sgd", "dp_fedavg", "secure_aggregation_cost"),
+    *("privacy_utility", "dp_sgd", "dp_fedavg", "secure_aggregation_cost"),
 )
 """What their smoke runs run is tested elsewhere."""
 

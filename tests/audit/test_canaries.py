@@ -88,6 +88,7 @@ def test_example_canaries_are_clipped_like_everybody(method, rule):
     np.testing.assert_allclose(vector(total), expected, atol=2e-6)
 
 
+@pytest.mark.exhaustive  # what they measure: test_own_training
 def test_canary_clients_send_their_direction_and_others_train():
     directions = canaries.dirac(PARAMS, np.array([4, 0]))
     plain = federated.local_sgd(TASK, optax.sgd(0.5), 2, num_epochs=1)

@@ -270,7 +270,7 @@ TWICE = (
     *("people under masks", "FedAvg with a leaf of one's own"),
     *("gaussian, fixed size", "FedAvg on shares", "scheduled", "per layer"),
     *("normalised", "DP-SGD, two steps a round, with a constant leaf"),
-    *("gaussian, everyone", "FedAvg"),
+    *("gaussian, everyone", "FedAvg", "DP-SGD at the client", "short floats"),
 )
 """Their parts are in other subjects, and tests of their own show what they add."""
 

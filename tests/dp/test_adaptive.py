@@ -243,7 +243,9 @@ def test_it_costs_what_a_gaussian_of_the_same_multiplier_costs():
     np.testing.assert_allclose(z_update**-2 + (2 * z_count) ** -2, 1.5**-2)
 
 
-@pytest.mark.parametrize("count_weight", [0.1, 1.0])
+@pytest.mark.parametrize(
+    "count_weight", [0.1, pytest.param(1.0, marks=pytest.mark.exhaustive)]
+)
 def test_an_empty_place_has_no_vote(count_weight):
     """Under zero_out a neighbour has a client's place empty: the sum moves by what the
     noise is for, though the client's vote was against.

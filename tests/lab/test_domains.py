@@ -82,6 +82,7 @@ class InHospitals:
         return {"concordance": jnp.mean(each)}
 
 
+@pytest.mark.exhaustive  # as a task of the lab: test_tasks
 def test_a_survival_model_on_hospitals(tmp_path: Path) -> None:
     setup = parts.Federated(
         data=Hospitals(),
@@ -273,6 +274,7 @@ class Letters:
         return {"accuracy": jnp.mean(jnp.argmax(scores, -1) == labels)}
 
 
+@pytest.mark.exhaustive  # as a task of the lab: test_tasks
 def test_a_next_character_model(tmp_path: Path) -> None:
     setup = parts.Federated(
         data=Verses(),

@@ -89,6 +89,7 @@ def test_data_that_an_algorithm_cannot_train_on_are_refused_before_it_runs(
     assert not [*tmp_path.glob("runs/*")]
 
 
+@pytest.mark.exhaustive  # in the same slices: test_examples
 def test_a_stopped_sweep_goes_on_in_other_slices(
     tmp_path: Path, stop_sweep: Callable[..., None]
 ) -> None:

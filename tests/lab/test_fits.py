@@ -42,6 +42,7 @@ def test_points_fit_as_their_bytes_say(free: int, most: int, chosen: int) -> Non
     assert (found.most, found.chosen) == (most, chosen)
 
 
+@pytest.mark.exhaustive  # cli/test_doctor prints it
 def test_what_fits_is_what_the_compiler_says() -> None:
     group = program.group_of(lab.Point(SETUP, 0, {}))
     found = fits.here(group, 10**6)

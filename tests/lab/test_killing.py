@@ -82,7 +82,7 @@ def left(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive  # once: test_device_day; joined: test_multiprocess
+@pytest.mark.exhaustive  # once: test_examples; joined: test_multiprocess
 @pytest.mark.parametrize("kills", [1, 20])
 def test_a_sweep_that_is_killed_ends_with_the_same_records(
     tmp_path: Path, kills: int

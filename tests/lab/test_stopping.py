@@ -76,6 +76,8 @@ def untimed(outcomes: list[lab.Outcome]) -> list[dict[str, Any]]:
     ]
 
 
+# The command that ends at SIGTERM does it too.
+@pytest.mark.exhaustive
 def test_a_sweep_stops_after_a_chunk_and_goes_on(tmp_path: Path) -> None:
     points = lab.points(lab.seeds(3), SETUP)
     asked = iter(["", "", "enough"])

@@ -360,6 +360,7 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
         lab.run_sweep(lab.points(lab.seeds(1), bad), tmp_path)
 
 
+@pytest.mark.exhaustive  # of what is reported, not of what is promised
 def test_errors_of_reports_are_not_blamed_on_numbers(tmp_path: Path) -> None:
     def report(done: int, text: str) -> None:
         raise TypeError("of a report")

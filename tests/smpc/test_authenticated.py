@@ -29,9 +29,8 @@ def over(*hows):
     )
 
 
-ids = over(*HOWS)
 # What opens values over F61 tells its arithmetic: the rest is the same over F31.
-small_ids = over(HOWS[0], pytest.param(*HOWS[1], marks=pytest.mark.exhaustive))
+ids = over(HOWS[0], pytest.param(*HOWS[1], marks=pytest.mark.exhaustive))
 
 
 def seeds(count, number=0):
@@ -114,7 +113,7 @@ def test_what_is_opened_is_what_was_computed(num_parties, prime, data):
 
 
 @pytest.mark.exhaustive  # of what it is made of: test_arithmetic
-@small_ids
+@ids
 def test_the_same_with_64_bit_types(num_parties, prime):
     numbers = ([[1, -1, 2**30], [5, 0, -1]], [-1, 2**29, 3])
     arguments = [ring.from_integers(prime, part) for part in numbers]
@@ -251,7 +250,7 @@ def runs(num_parties, prime):
     return cases, checked
 
 
-@small_ids
+@ids
 def test_honest_parties_pass(num_parties, prime):
     _, result = runs(num_parties, prime)
     checked = jax.tree.map(lambda leaf: leaf[:50], result)
@@ -260,7 +259,7 @@ def test_honest_parties_pass(num_parties, prime):
     assert found == [[number % prime.modulus for number in exact]] * 50
 
 
-@small_ids
+@ids
 def test_every_single_change_is_detected(num_parties, prime):
     cases, checked = runs(num_parties, prime)
     changes = list(zip(cases, checked.passes, strict=True))[50:]

@@ -67,6 +67,7 @@ DATA = {
         False,
         path=Path(__file__).with_name("table.csv"),
         target="y",
+        event=None,
         user="who",
         columns=("a", "b"),
         one_hot=("b",),
