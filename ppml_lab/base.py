@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree
 
+from ppml_lab import shown
+
 Key = Array
 """A typed jax key (`jax.random.key`)."""
 TaskInit = Callable[[Key], PyTree]
@@ -37,6 +39,9 @@ class Clients(NamedTuple):
     """Client `i` owns `examples[offsets[i]:offsets[i + 1]]`."""
     held_out: Int[Array, " clients"] | None = None
     """So many last rows of each are never trained: its own model is judged on them."""
+
+    def __repr__(self) -> str:
+        return shown.clients(*self)
 
 
 class ClientView(NamedTuple):

@@ -14,13 +14,13 @@ PACKAGE = Path(ppml_lab.__file__).parent
 ROOT = PACKAGE.parent
 BOTTOM = {
     *("arguments", "base", "checks", "guards", "pairs", "random", "tables", "target"),
-    *("trees", "units"),
+    *("shown", "trees", "units"),
 }
 PATTERNS = {"data", "models", "dp", "smpc"}
 MIDDLE = BOTTOM | PATTERNS | {"federated"}
 MAY_IMPORT = {
     "arguments": BOTTOM,
-    "base": set(),
+    "base": {"shown"},
     "checks": BOTTOM,
     "guards": BOTTOM,
     "pairs": BOTTOM,
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "tables": BOTTOM,
     "target": set(),
     "units": set(),
+    "shown": set(),
     "trees": BOTTOM,
     **{pattern: BOTTOM | {pattern} for pattern in PATTERNS},
     "federated": MIDDLE,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ppml_lab import arguments, checks
+from ppml_lab import arguments, checks, shown
 from ppml_lab.data import columns
 
 
@@ -41,6 +41,15 @@ class Dataset(NamedTuple):
     licence: str = ""
     citation: str = ""
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        classes = [] if self.num_classes is None else [f"{self.num_classes} classes"]
+        lengths = [
+            f"{len(jax.tree.leaves(part)[0])} {name}"
+            for name, part in (("train", self.train), ("test", self.test))
+        ]
+        about = ", ".join([*lengths, *classes])
+        return f"Dataset({self.name}: {about}: {shown.rows(self.train)})"
 
 
 @arguments.checked

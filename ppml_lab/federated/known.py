@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -29,9 +30,24 @@ def check_clients(task: base.Task, clients: base.Clients) -> None:
     rows = columns.num_examples("clients.examples", _stored(clients))
     _check_offsets(clients, rows)
     key, model = jax.random.key(0), roles.model(task)
-    check_labels(lambda params, part: task.loss(key, params, part), model, clients)
-    per_example.check_loss(task.loss, key, model, _stored(clients), 3, 2)
-    check_metrics(task, model, _stored(clients), 3, 2)
+    with _told("task.loss", "(key, params, examples)"):
+        check_labels(lambda params, part: task.loss(key, params, part), model, clients)
+        per_example.check_loss(task.loss, key, model, _stored(clients), 3, 2)
+    with _told("task.evaluate", "(params, examples)"):
+        check_metrics(task, model, _stored(clients), 3, 2)
+
+
+@contextlib.contextmanager
+def _told(what: str, arguments: str) -> Iterator[None]:
+    """Says of which function of a task an error is that jax or Python raises in it."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(
+            f"{what} raised TypeError: {error}; it is called with {arguments}, leaves "
+            "of examples [n, ...] with all rows of a batch together, and gives one "
+            "number for each"
+        ) from error
 
 
 def check_metrics(

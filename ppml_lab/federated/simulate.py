@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -143,7 +144,7 @@ def simulate(
         jax.eval_shape(lambda state: evaluate(state.params, test), first)
     state = programs.init(init_key)
     history: dict[str, list[np.ndarray]] = {}
-    done = 0
+    done, is_finite = 0, True
     with interrupts() as was_interrupted:
         for length in lengths:
             state, infos, metrics = programs.chunk(
@@ -158,6 +159,13 @@ def simulate(
                 part["eval_round"] = np.array([done])
             for name, value in part.items():
                 history.setdefault(name, []).append(value)
+            if is_finite and not _is_finite(part):
+                is_finite = False
+                warnings.warn(
+                    f"train_loss is not finite at or before round {done}; look for NaN "
+                    "or infinity in the examples, or lower the learning rate",
+                    stacklevel=2,
+                )
             if report is not None:
                 report(done, num_rounds)
             if on_chunk is not None and on_chunk(done, state, part):
@@ -165,3 +173,10 @@ def simulate(
             if was_interrupted():
                 break
     return state, {name: np.concatenate(parts) for name, parts in history.items()}
+
+
+def _is_finite(part: dict[str, np.ndarray]) -> bool:
+    """True where every round in which somebody trained has a finite loss."""
+    loss = part.get("train_loss", np.zeros(1))
+    trained = part.get("num_reports", part.get("batch_size", np.ones_like(loss)))
+    return bool(np.isfinite(loss[trained > 0]).all())

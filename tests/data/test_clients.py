@@ -215,3 +215,18 @@ def test_test_rows_line_up_with_the_clients_of_train():
 def test_users_that_do_not_line_up(user_ids, options, message):
     with pytest.raises(ValueError, match=message):
         data.federate(np.arange(len(user_ids)), user_ids, **options)
+
+
+def test_it_is_shown_in_one_line():
+    rows = {"x": np.zeros((3, 2, 1), np.float32), "y": np.zeros(3, np.int32)}
+    held = np.array([False, True, False])
+    assert repr(data.federate(rows, [0, 0, 1])) == (
+        "Clients(2 clients, 3 examples: x [2,1] f32, y i32)"
+    )
+    one = data.federate(rows, [7, 7, 7], held_out=held)
+    assert repr(one).startswith("Clients(1 client, 3 examples: ")
+    assert repr(one).endswith("some held out)")
+    dataset = data.make_dataset("mine", (rows["x"], [0, 1, 1]), (rows["x"], [1] * 3), 2)
+    assert repr(dataset) == (
+        "Dataset(mine: 3 train, 3 test, 2 classes: x [2,1] f32, y i32)"
+    )

@@ -1,5 +1,7 @@
 """Data that no task can learn from are refused before anything runs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,4 +142,20 @@ def test_a_metric_that_is_not_one_for_each_example(reduce, shape, rows):
 
 def test_right_ones_are_taken():
     for algorithm, clients in all_algorithms(reduced()).values():
+        algorithm.check(clients)
+
+
+def test_what_a_task_s_functions_raise_is_said_of_them():
+    """As of an `apply` for one example, or a loss without a key."""
+    task = reduced()
+    one = task._replace(loss=lambda key, params, examples: examples["x"] @ jnp.ones(5))
+    without: Any = lambda params, examples: examples["x"]
+    short = task._replace(loss=without)
+    for wrong, why in ((one, "contracting dimensions"), (short, "positional arg")):
+        algorithm, clients = all_algorithms(wrong)["local"]
+        with pytest.raises(ValueError, match=f"task.loss raised TypeError: .*{why}"):
+            algorithm.check(clients)
+    alone: Any = lambda params: params
+    algorithm, clients = all_algorithms(task._replace(evaluate=alone))["local"]
+    with pytest.raises(ValueError, match=r"task\.evaluate raised TypeError"):
         algorithm.check(clients)

@@ -349,3 +349,13 @@ def test_rounds_far_apart_draw_other_cohorts_and_noise(whole, algorithm, clients
     assert len(np.unique(np.array(after), axis=0)) == len(numbers)
     for leaf in np.array(after).T:
         assert len(np.unique(leaf)) == len(numbers)
+
+
+def test_a_loss_that_is_not_finite_is_said_once(regression, clients):
+    rows = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), clients.examples)
+    bad = clients._replace(examples=rows)
+    trainer = federated.local_sgd(regression, optax.sgd(0.1), 3, num_epochs=1)
+    algorithm = federated.averaging(regression, trainer, federated.everyone(5))
+    with pytest.warns(UserWarning, match="train_loss is not finite .* round 1;") as w:
+        federated.simulate(0, algorithm, bad, 3, eval_every=1)
+    assert len(w) == 1
