@@ -172,7 +172,7 @@ def light_secagg(
     wraps: bool = False,
     mode: str = "full",
 ) -> base.SecureAggregator:
-    """Secure aggregation by one server that decodes the sum of all masks in one step.
+    """Secure aggregation by one server that decodes the sum of the masks in one step.
 
     So et al., MLSys 2022 (see `lightsecagg`). Decoding needs `code.surviving` clients.
     Sums are modulo 2^31 - 1. A round's participants send each other coded pieces of

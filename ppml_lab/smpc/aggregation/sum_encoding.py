@@ -1,9 +1,9 @@
 """Encodings for secure aggregation: what its builder is told, and what a round adds.
 
 Two numbers come from elsewhere. The cohort's length says how many integers are added.
-The privacy mechanism states the bound of an integer, which an adaptive clip norm changes
-from round to round. A round brings both numbers, so that a builder need not be told
-them; numbers that a builder is told all the same are compared with the round's.
+The privacy mechanism states the bound of an integer, which changes from round to round
+with an adaptive clip norm. A round brings both numbers, so that a builder need not be
+told them; numbers that a builder is told all the same are compared with the round's.
 """
 
 from __future__ import annotations
