@@ -336,7 +336,7 @@ def _coded(seed: Array, code: Code, place: Any, mask: Element, field: Ring) -> E
 def _with_uniform_pieces(
     stream: Array, code: Code, mask: Element, field: Ring
 ) -> Element:
-    """All pieces `[surviving, piece]`: a mask's, padded with zeros, and uniform ones."""
+    """Pieces `[surviving, piece]`: a mask's, padded with zeros, then uniform ones."""
     (length,) = rings.shape_of(mask)
     piece = piece_length(code, length)
     missing = (code.surviving - code.privacy) * piece - length
