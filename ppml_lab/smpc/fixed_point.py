@@ -96,7 +96,7 @@ class FixedPoint(NamedTuple):
 
 @arguments.checked
 def power_of_two(exponent: Any) -> Any:
-    """The exact power of 2 for a whole exponent, which may be traced.
+    """The exact power 2^exponent for a whole exponent, which may be traced.
 
     XLA's `exp2` is not exact.
 

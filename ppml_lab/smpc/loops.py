@@ -1,4 +1,4 @@
-"""Loops over the like steps of a protocol, traced and compiled once.
+"""Loops over steps of a protocol that are alike, traced and compiled once.
 
 Messages of a step count as often as the step happens (`transcript.scope`). What steps
 show leaves the loop: views have the steps along a new first axis.

@@ -32,7 +32,7 @@ WAN = Network(352e6, 40e-3)
 def seconds(
     busiest_bits: int, network: Network, *, exchanges: int = 0, round_trips: int = 0
 ) -> float:
-    """The seconds that messages take: their way, and the bits of the busiest link.
+    """The seconds that messages take: latency, and the bits of the busiest link.
 
     Assumes that every party has a link of the same bandwidth that sends and receives at
     once, that links are never shared and never lose anything, that a message takes half

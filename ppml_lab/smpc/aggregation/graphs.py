@@ -150,8 +150,8 @@ def k_regular(
 
     Args:
       num_clients: How many take part; no fewer may start with this graph.
-      corrupt_share: Of the clients, in [0, 1): those that tell the server all they see.
-      dropout_share: Of the clients, in [0, 1).
+      corrupt_share: The share, in [0, 1), of clients that tell the server all they see.
+      dropout_share: The share, in [0, 1), of clients that drop out.
       semi_malicious: Whether the server may lie about who dropped out.
       correctness_bits: Failures of the sum are rarer than 2 to minus this.
       security_bits: Failures of privacy are rarer than 2 to minus this.

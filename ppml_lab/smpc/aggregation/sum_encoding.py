@@ -1,4 +1,4 @@
-"""Encodings for secure aggregation: what its builder is told, and what a round adds.
+"""Encodings for secure aggregation: the numbers that builders are told, and a round's.
 
 Two numbers come from elsewhere. The cohort's length says how many integers are added.
 The privacy mechanism states the bound of an integer, which changes from round to round

@@ -29,7 +29,7 @@ _CALLS += ("custom_vmap_call", "remat2", "checkpoint")
 """Operations that only hold a program."""
 
 CarryOut = Callable[[Any, list[Any], str], list[Any]]
-"""`(equation, inputs, place)` to the equation's results."""
+"""A function of `(equation, inputs, place)` to the equation's results."""
 
 
 @dataclasses.dataclass

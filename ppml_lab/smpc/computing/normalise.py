@@ -27,7 +27,7 @@ from ppml_lab.smpc.scheme import Shared, shape_of
 from ppml_lab.smpc.streams import Source, Stream
 
 Weights = Callable[[Any, Any], Element]
-"""`(ring, places)` to an element for each place of a top bit."""
+"""A function of `(ring, places)` to an element for each place of a top bit."""
 
 
 class Normalised(NamedTuple):
@@ -44,7 +44,9 @@ class Normalised(NamedTuple):
 
 
 def highest_place(ring: Ring) -> int:
-    """The place of a normalised value's top bit: it is below an eighth of the ring."""
+    """The place of a normalised value's top bit, as values stay below an eighth of the
+    ring.
+    """
     return ring.bits - 4
 
 
@@ -86,7 +88,7 @@ def normalised(
 
 
 def powers(ring: Ring, exponents: Any, least: Any, most: Any) -> Element:
-    """2 to `exponents` at places from `least` to below `most`, and 0 at other places."""
+    """2 to `exponents` at places from `least` to below `most`, and 0 at all others."""
     place = jnp.arange(ring.bits)
     kept = (place >= least) & (place < most)
     distance = jnp.where(kept, exponents, 0)
