@@ -72,7 +72,7 @@ def ones(ring: Ring, shape: tuple[int, ...]) -> Element:
 
 
 def shifted_in(ring: Ring, element: Element, carry: int) -> Element:
-    """The words shifted up by one place: the top bit is lost, `carry` enters below."""
+    """Words shifted up by one place: the top bit is gone, `carry` is at place 0."""
     wide = ring.to_unsigned(element)
     high = (wide.high << jnp.uint32(1)) | (wide.low >> jnp.uint32(31))
     low = (wide.low << jnp.uint32(1)) | jnp.uint32(carry)
