@@ -1,10 +1,11 @@
-"""Emulated secure multi-party computation: shares, rings, secure sums and their cost.
+"""Emulated secure multi-party computation: shares, rings, secure aggregation, costs.
 
-Exact arithmetic and exact byte counts; no network, no adversary, and randomness from
-`ppml_lab.random`, which is not cryptographic.
+Arithmetic and byte counts are exact. There is no network and no adversary, and
+randomness comes from `ppml_lab.random`, which is not cryptographic.
 
-Two houses stand on the files of this folder, apart: `aggregation`, secure sums of what
-clients send, and `computing`, programs on shares.
+Two packages build on the files of this folder and do not import each other:
+`aggregation`, secure aggregation of what clients send, and `computing`, programs that
+run on shares.
 """
 
 from ppml_lab.smpc import (

@@ -1,5 +1,6 @@
-"""Words of bits as rings: XOR adds and AND multiplies, so that all of `sharing` and
-`arithmetic` computes on bits too.
+"""Words of bits as rings: XOR is the addition and AND the multiplication.
+
+All of `sharing` and `arithmetic` therefore computes on bits too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ppml_lab.smpc.ring import Element, Ring, Seed, Wide
 
 @functools.cache
 def bit_ring(width: int) -> Ring:
-    """GF(2)^width: words of `width` bits, of which each is an element of its own.
+    """The ring GF(2)^width: words of `width` bits, each bit an element of GF(2).
 
     Raises:
       ValueError: Unless the width is from 1 to 32, or 64.
@@ -60,18 +61,18 @@ def _xor_over(leaf: Array, axis: int) -> Array:
 
 
 def inverted(ring: Ring, element: Element) -> Element:
-    """Every bit the other way."""
+    """The words with every bit flipped."""
     return ring.add(element, ones(ring, rings.shape_of(element)))
 
 
 def ones(ring: Ring, shape: tuple[int, ...]) -> Element:
-    """All bits set."""
+    """Words with all bits set."""
     full = jnp.full(shape, 0xFFFFFFFF, jnp.uint32)
     return ring.from_unsigned(Wide(full, full))
 
 
 def shifted_in(ring: Ring, element: Element, carry: int) -> Element:
-    """Every bit one place up, the top one gone, and `carry` at place 0."""
+    """Words shifted up by one place: the top bit is gone, `carry` is at place 0."""
     wide = ring.to_unsigned(element)
     high = (wide.high << jnp.uint32(1)) | (wide.low >> jnp.uint32(31))
     low = (wide.low << jnp.uint32(1)) | jnp.uint32(carry)
@@ -79,30 +80,31 @@ def shifted_in(ring: Ring, element: Element, carry: int) -> Element:
 
 
 def top_bit(ring: Ring, element: Element) -> Element:
-    """As an element of `bit_ring(1)`."""
+    """The top bit of every word, as an element of `bit_ring(1)`."""
     wide = ring.to_unsigned(element)
     word = wide.high if ring.bits == 64 else wide.low
     return (word >> jnp.uint32((ring.bits - 1) % 32)) & jnp.uint32(1)
 
 
 def spread_places(ring: Ring, element: Element) -> Element:
-    """The bit of place p at the place whose index has p's bits in reverse.
+    """Moves the bit of place p to the place whose index has p's bits in reverse.
 
-    Then neighbours in the order of p are a word's halves, at every level of a tree.
+    Neighbours 2 k and 2 k + 1 then have the same index in a word's two halves, at every
+    level of a tree.
     """
     if ring.bits not in (32, 64):
         raise ValueError(f"bits must be 32 or 64, got {ring.bits}")
     if ring.bits == 32:
         return _swapped(_swapped(element, 0, 4), 1, 3)
     low, high = (_swapped(_swapped(word, 1, 4), 2, 3) for word in element)
-    # Index bit 0 against bit 5, which tells the words apart: the odd places of the low
-    # word against the even ones of the high.
+    # Exchanges bit 0 of the index with bit 5, which tells the two words apart: the odd
+    # places of the low word with the even places of the high word.
     moved = (low ^ (high << jnp.uint32(1))) & jnp.uint32(0xAAAAAAAA)
     return Wide(low ^ moved, high ^ (moved >> jnp.uint32(1)))
 
 
 def _swapped(word: Array, i: int, j: int) -> Array:
-    """Bits i and j of every place's index exchanged."""
+    """The word with bits i and j of every place's index exchanged."""
     chosen = sum(
         1 << place for place in range(32) if place >> i & 1 and not place >> j & 1
     )
@@ -112,7 +114,7 @@ def _swapped(word: Array, i: int, j: int) -> Array:
 
 
 def halves(ring: Ring, element: Element) -> tuple[Element, Element, Ring]:
-    """The low and the high half of every word, and the ring that they are of."""
+    """The low and the high half of every word, and the ring of the halves."""
     half = bit_ring(ring.bits // 2)
     if ring.bits == 64:
         return element.low, element.high, half

@@ -1,7 +1,7 @@
 """The prime fields of 2^31 - 1 and 2^61 - 1 elements, exact without 128-bit integers.
 
-Modulo a Mersenne prime 2^k - 1 the bits from the k-th on count as the low ones again.
-Where a product of two elements exceeds 64 bits it is put together from limbs.
+Modulo a Mersenne prime 2^k - 1, bit k + i counts as much as bit i. A product of two
+elements that exceeds 64 bits is put together from limbs.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ppml_lab.smpc import limbs, ring
 from ppml_lab.smpc.ring import Element, Ring, Seed, Wide, narrowed, widened, x64
 
 P31, P61 = 2**31 - 1, 2**61 - 1
-# Of which float64 products, summed 64 times, are exact.
+# Widths of limbs for which the sum of 64 products in float64 is exact.
 _LEFT_BITS, _RIGHT_BITS = 16, 31
 
 
 def inverse(field: Ring, element: Element) -> Element:
-    """One over the element, by Fermat's little theorem; 0 for 0."""
+    """The multiplicative inverse, by Fermat's little theorem; 0 for 0."""
     return power(field, element, ring.from_integers(field, field.modulus - 2))
 
 
 def power(field: Ring, base: Element, exponent: Element) -> Element:
-    """`base ** exponent`; the exponent is an element's representative."""
+    """The power `base ** exponent`; the exponent is an element's representative."""
     shape = jnp.broadcast_shapes(ring.shape_of(base), ring.shape_of(exponent))
     spread = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), base)
     digits = field.to_unsigned(exponent)
@@ -58,13 +58,13 @@ def matmul(
     """The exact product of elements `[n, t]` and `[t, d]`.
 
     Args:
-      field: Of both and of the result.
-      left: Elements.
-      right: Elements.
-      unit: What multiplies limbs. "float64": 16 bits of `left` times 31 of `right`, at
-        most 64 terms at a time, so that no partial sum exceeds 2^53. "int8": signed
-        bytes of both, at most 2^13 terms at a time, so that none exceeds 2^30. The
-        platform's by default.
+      field: The field of both operands and of the result.
+      left: Elements `[n, t]`.
+      right: Elements `[t, d]`.
+      unit: The unit that multiplies limbs; the platform's by default. "float64": 16
+        bits of `left` times 31 of `right`, at most 64 terms at a time, so that no
+        partial sum exceeds 2^53. "int8": signed bytes of both, at most 2^13 terms at a
+        time, so that no partial sum exceeds 2^30.
 
     Raises:
       ValueError: For shapes that do not fit.
@@ -117,7 +117,7 @@ def _by_bytes(field: Ring, left: Element, right: Element) -> Element:
 
 
 def _centred(field: Ring, element: Element) -> list[Array]:
-    """Words of the representative between -p/2 and p/2, as a signed number."""
+    """The words of the representative between -p/2 and p/2, as a signed number."""
     words = ring.Z32 if field.bits < 32 else ring.Z64
     prime = ring.from_integers(words, field.modulus)
     top = jax.tree.leaves(element)[-1] >> jnp.uint32((field.bits - 1) % 32)
@@ -131,7 +131,7 @@ def _centred(field: Ring, element: Element) -> list[Array]:
 
 
 def _signed(field: Ring, value: Int32[Array, "*s"]) -> Element:
-    """Of integers below the prime in size."""
+    """Elements of signed integers whose absolute values are below the prime."""
     size = jnp.abs(value).astype(jnp.uint32)
     element = field.from_unsigned(Wide(size, jnp.zeros_like(size)))
     return jax.tree.map(
@@ -145,7 +145,10 @@ _UNITS = {
     "float64": (_by_doubles, 2 ** (53 - _LEFT_BITS - _RIGHT_BITS)),
     "int8": (_by_bytes, 2**13),
 }
-"""What multiplies, and how many terms at a time: of eight products of bytes each."""
+"""Each unit's product, and the most terms that it adds at a time.
+
+A term of "int8" counts for up to eight products of bytes.
+"""
 
 
 def _limb(value: UInt64[Array, "*s"], begin: int, bits: int) -> Array:
@@ -158,7 +161,7 @@ def _folded(value: UInt64[Array, "*s"], bits: int) -> UInt64[Array, "*s"]:
 
 
 def _reduced(value: UInt64[Array, "*s"], bits: int) -> UInt64[Array, "*s"]:
-    """Modulo 2^bits - 1, of any 64-bit value."""
+    """Any 64-bit value, reduced modulo 2^bits - 1."""
     prime = jnp.uint64(2**bits - 1)
     value = _folded(_folded(value, bits), bits)
     return jnp.where(value >= prime, value - prime, value)
@@ -228,7 +231,7 @@ F31 = Ring(
     from_unsigned=lambda wide: wide.low,
     to_unsigned=lambda element: Wide(element, jnp.zeros_like(element)),
 )
-"""Words."""
+"""The field of 2^31 - 1 elements, each one uint32 word."""
 
 
 def _add61(a: Any, b: Any) -> Wide:
@@ -249,7 +252,10 @@ def _multiply61(a: Any, b: Any) -> Wide:
 def _product61(
     a: UInt64[Array, "*#s"], b: UInt64[Array, "*#s"]
 ) -> UInt64[Array, "..."]:
-    """Limbs of 31 and 30 bits: 2^62 counts as 2, and every sum stays below 2^63."""
+    """The product modulo 2^61 - 1, by limbs of 31 and 30 bits.
+
+    2^62 counts as 2, and every sum stays below 2^63.
+    """
     half = jnp.uint64(31)
     a1, a0 = a >> half, a & jnp.uint64(2**31 - 1)
     b1, b0 = b >> half, b & jnp.uint64(2**31 - 1)
@@ -289,4 +295,4 @@ F61 = Ring(
     from_unsigned=lambda wide: wide,
     to_unsigned=lambda element: element,
 )
-"""Pairs of words."""
+"""The field of 2^61 - 1 elements, each a `Wide` pair of words."""

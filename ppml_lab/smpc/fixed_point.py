@@ -25,8 +25,8 @@ class FixedPoint(NamedTuple):
       max_abs: Inputs are clamped to [-max_abs, max_abs].
       rounding: "stochastic" (unbiased, each value within 1 / scale) or "nearest"
         (within 1 / (2 * scale)).
-      ring: Of the integers.
-      bits: Of a sum, of which higher bits are dropped: at most the ring's. May be
+      ring: The ring of the integers.
+      bits: Bits that a sum keeps, at most the ring's; higher bits are dropped. May be
         traced where the ring is Z_2^32.
       wraps: Whether sums may outgrow their bits and wrap around.
     """
@@ -39,7 +39,7 @@ class FixedPoint(NamedTuple):
     wraps: bool = False
 
     def encode(self, key: base.Key, values: Float[Array, "*s"]) -> Element:
-        """Clamps, scales and rounds to the ring; NaN becomes 0."""
+        """Clamps and scales values and rounds them to the ring; NaN becomes 0."""
         values = jnp.where(jnp.isnan(values), 0.0, values).astype(jnp.float32)
         scaled = jnp.clip(values, -self.max_abs, self.max_abs) * self.scale
         if self.rounding == "nearest":
@@ -66,9 +66,9 @@ class FixedPoint(NamedTuple):
         """Reals modulo the range of decoded sums, where sums may wrap around.
 
         **Guarantee:** `wrap(decode(sum) + noise)` is a function of the exact sum plus
-        noise, whether the sum wrapped around or not, and so as private as these are.
-        Without `wrap` it would not be: a sum next to the modulus moves by all of it
-        when one summand changes a little.
+        noise, whether the sum wrapped around or not, and so as private as the exact sum
+        plus noise. Without `wrap` it would not be: a sum next to the modulus moves by
+        the whole modulus when one summand changes a little.
         """
         if not self.wraps:
             return values
@@ -80,22 +80,25 @@ class FixedPoint(NamedTuple):
         return power_of_two(self.bits) if is_word else float(self.ring.modulus)
 
     def rounding_norm(self, dimension: int) -> Any:
-        """How much rounding can add to the L2 norm of a vector."""
+        """The most that rounding can add to the L2 norm of a vector."""
         step = 1.0 if self.rounding == "stochastic" else 0.5
         return step * math.sqrt(dimension) / self.scale
 
     def rounding_change(self, dimension: int) -> Any:
-        """How much rounding can add to the L2 norm of a vector's move.
+        """The most that rounding can add to the L2 norm of a difference of vectors.
 
-        Either way a value that moves by x steps is rounded to one that moves by less
-        than x + 1: by the same random number, or by half a step before and after.
+        With either rounding, a value that moves by x steps moves by less than x + 1
+        once rounded: "stochastic" uses the same random number before and after,
+        "nearest" is off by at most half a step both times.
         """
         return math.sqrt(dimension) / self.scale
 
 
 @arguments.checked
 def power_of_two(exponent: Any) -> Any:
-    """Exactly 2 to a whole exponent, which may be traced: XLA's `exp2` is not exact.
+    """The exact power 2^exponent for a whole exponent, which may be traced.
+
+    XLA's `exp2` is not exact.
 
     Raises:
       ValueError: For an exponent that is not whole, or a power that float32 does not
@@ -113,7 +116,8 @@ def bits_needed(num_summands: int, max_abs: float, scale: float) -> int:
     """The least width of a two's complement ring whose sums cannot wrap around.
 
     Raises:
-      ValueError: Unless there is something to add, and it has a bound and a scale.
+      ValueError: Unless `num_summands` is at least 1, and `max_abs` and `scale` are
+        positive.
     """
     _check_summands(num_summands, max_abs)
     checks.positive("scale", scale)
@@ -124,10 +128,10 @@ def bits_needed(num_summands: int, max_abs: float, scale: float) -> int:
 
 @arguments.checked
 def headroom(num_summands: int, max_abs: float, scale: float, bits: int) -> int:
-    """Bits that the largest sum leaves free; negative where it can wrap around.
+    """The bits that the largest sum leaves free; negative where it can wrap around.
 
     Raises:
-      ValueError: As for `bits_needed`, or without any bits.
+      ValueError: As for `bits_needed`, or if `bits` is below 1.
     """
     checks.at_least("bits", bits, 1)
     return bits - bits_needed(num_summands, max_abs, scale)
@@ -135,10 +139,11 @@ def headroom(num_summands: int, max_abs: float, scale: float, bits: int) -> int:
 
 @arguments.checked
 def largest_scale(num_summands: int, max_abs: float, bits: int) -> float:
-    """The largest power of two as a scale whose sums fit into `bits`.
+    """The largest scale, a power of two, at which sums fit into `bits`.
 
     Raises:
-      ValueError: Unless there is something to add, and it has a bound, and some bits.
+      ValueError: Unless `num_summands` is at least 1, `max_abs` at least 2^-126, and
+        `bits` from 1 to 1024.
     """
     _check_summands(num_summands, max_abs)
     checks.within("max_abs", max_abs, 2.0**-126, math.inf)
@@ -164,17 +169,19 @@ def fixed_point(
     bits: Any = None,
     wraps: bool = False,
 ) -> FixedPoint:
-    """An encoding whose sums of `num_summands` values cannot wrap around, or may.
+    """A checked encoding for sums of at most `num_summands` values.
+
+    Sums cannot wrap around unless `wraps` is set.
 
     Args:
       num_summands: The most values that are ever added.
       max_abs: Bound of each coordinate; larger ones are clamped.
       scale: Integer steps per unit; a power of two scales without rounding.
       rounding: "stochastic" or "nearest".
-      ring: Of the integers.
-      bits: Of a sum; the ring's by default, fewer only in Z_2^32.
-      wraps: Whether sums may wrap around all the same: then one value alone must fit
-        into the ring.
+      ring: The ring of the integers.
+      bits: Bits that a sum keeps; the ring's by default, fewer only in Z_2^32.
+      wraps: Whether sums may wrap around: then only a single value has to fit into the
+        ring.
 
     Raises:
       ValueError: For bad arguments, or when the sum does not fit; the error says how
@@ -189,10 +196,11 @@ def fixed_point(
 
 
 def checked_bits(scale: Any, rounding: str, ring: Ring, bits: Any) -> Any:
-    """The bits of a sum, those of the ring if None.
+    """Returns the bits of a sum, the ring's if None, and checks scale and rounding.
 
     Raises:
-      ValueError: For these, a scale or a rounding that there are not.
+      ValueError: If the scale is not positive, the rounding is unknown, or the bits do
+        not fit the ring.
     """
     bits = ring.bits if bits is None else bits
     checks.positive("scale", scale)
@@ -208,8 +216,9 @@ def checked_bits(scale: Any, rounding: str, ring: Ring, bits: Any) -> Any:
 
 
 def check_fits(encoding: FixedPoint, num_summands: int) -> None:
-    """Raises ValueError unless the sum fits, or, where it may wrap around, one value.
-    Traced numbers pass.
+    """Raises ValueError unless the sum fits; one value where sums may wrap around.
+
+    Traced numbers are not checked.
     """
     scale, max_abs, _, ring, bits, wraps = encoding
     if any(map(checks.is_traced, (max_abs, scale, bits))):

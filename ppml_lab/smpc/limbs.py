@@ -1,4 +1,4 @@
-"""Signed bytes of words, for units that multiply bytes and add in 32 bits."""
+"""Words cut into signed bytes, for units that multiply bytes and add in 32 bits."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def unit_of(platform: str) -> str:
 def signed_bytes(*words: UInt32[Array, "*s"]) -> list[Int8[Array, "*s"]]:
     """Signed bytes b_i with sum_i b_i 2^(8 i) = value modulo 2^(32 words).
 
-    They are the value itself where it is a signed number of at most half that size.
+    Where the value is a signed number of at most half the modulus in size, the sum is
+    the value itself.
 
     Args:
-      words: Of the value, the lowest first.
+      words: The words of the value, lowest first.
     """
     found, carry = [], jnp.uint32(0)
     for word in words:
         for shift in range(0, 32, 8):
             byte = ((word >> jnp.uint32(shift)) & jnp.uint32(0xFF)) + carry
-            # 128 and more count as negative and carry into the next.
+            # A byte of 128 or more counts as negative and carries into the next.
             carry = (byte >= 128).astype(jnp.uint32)
             found.append(byte.astype(jnp.uint8).astype(jnp.int8))
     return found
@@ -40,13 +41,13 @@ def signed_bytes(*words: UInt32[Array, "*s"]) -> list[Int8[Array, "*s"]]:
 def products_by_place(
     left: list[Array], right: list[Array], dot: Dot, num_places: int
 ) -> list[Array]:
-    """Sums of the products of bytes whose places add up to 0, 1, ..., as int32.
+    """The sums of products of bytes whose places add up to 0, 1, ..., as int32.
 
     Args:
-      left: Bytes, the lowest first.
-      right: As many.
-      dot: Its results, of one place together, must stay within 31 bits.
-      num_places: How many places count.
+      left: Bytes, lowest first.
+      right: Bytes, lowest first, as many as `left` has.
+      dot: The product; the sum of its results at one place must stay within 31 bits.
+      num_places: How many places to compute.
     """
     totals = []
     for place in range(num_places):

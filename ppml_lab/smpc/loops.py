@@ -1,7 +1,7 @@
-"""Steps of a protocol that are alike, as a loop: traced and compiled once.
+"""Loops over steps of a protocol that are alike, traced and compiled once.
 
-What a step sends is noted as often as it happens (`transcript.scope`), and what it
-shows leaves the loop: views have the steps along a new first axis.
+Messages of a step count as often as the step happens (`transcript.scope`). What steps
+show leaves the loop: views have the steps along a new first axis.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def scan(
     *,
     reverse: bool = False,
 ) -> tuple[Any, Any]:
-    """`lax.scan`, out of whose body come the views that it records."""
+    """Runs `lax.scan` and brings the views that its body records out of the loop."""
     recorders = transcript.active()
     found: list[list[transcript.View]] = []
 
@@ -58,11 +58,11 @@ def in_turn(
     *,
     sent: Fraction | int = 1,
 ) -> Any:
-    """What is left after `carry = step(stream, carry, item)` for each of the items,
-    whose rounds follow each other.
+    """The carry after `carry = step(stream, carry, item)` for each item in turn.
 
-    A step's stream is its own, and its coins must not decide about anything: where only
-    values are computed there may be no loop. Of what steps send, `sent` is a part.
+    The rounds of steps follow each other. Each step has its own stream, whose coins
+    must not decide any result: where only values are computed there may be no loop.
+    `sent` is the part of the noted bits that steps send.
     """
     items = jax.tree.map(jnp.asarray, items)
     (length, *_) = jax.tree.leaves(items)[0].shape
@@ -78,13 +78,16 @@ def in_turn(
 def tournament(
     stream: Stream, combine: Callable[[Stream, Shared, Shared], Shared], value: Shared
 ) -> Shared:
-    """The last axis combined, neighbours first, by as many calls of `combine` in a row
-    as the logarithm of its length: `(stream, earlier, later)` to one value for each
-    pair, of which calls must be free of coins.
+    """Reduces the last axis to one value, by combining neighbours first.
 
-    The last rounds are steps of a loop, whose shape stays the same: every place meets
-    the one after it, then the one two after it, and so on, until the first has met all.
-    Messages are those that the first place needs; views are of all.
+    That takes as many calls of `combine` in a row as the logarithm of the axis's
+    length. `combine(stream, earlier, later)` gives one value for each pair and must
+    draw no coins.
+
+    The last rounds are steps of a loop whose shape stays the same: every place meets
+    the one after it, then the one two after it, and so on, until the first place has
+    met all. Only the messages that the first place needs are counted; views are of all
+    places.
     """
     length = shape_of(value)[-1]
     while (count := shape_of(value)[-1]) > 2 and _lanes(count)[2] > length:

@@ -15,8 +15,8 @@ class Network(NamedTuple):
     """The links between parties, all alike.
 
     Attributes:
-      bandwidth_bits_per_second: Of a party's link, in each direction.
-      round_trip_seconds: From a message to its answer.
+      bandwidth_bits_per_second: Bandwidth of a party's link, in each direction.
+      round_trip_seconds: Time from a message to its answer.
     """
 
     bandwidth_bits_per_second: float
@@ -32,7 +32,7 @@ WAN = Network(352e6, 40e-3)
 def seconds(
     busiest_bits: int, network: Network, *, exchanges: int = 0, round_trips: int = 0
 ) -> float:
-    """The time on the way, and that of the bits of the busiest link.
+    """The seconds that messages take: latency, and the bits of the busiest link.
 
     Assumes that every party has a link of the same bandwidth that sends and receives at
     once, that links are never shared and never lose anything, that a message takes half
@@ -40,7 +40,7 @@ def seconds(
     takes no time.
 
     Args:
-      busiest_bits: What the party and direction with most bits sends or receives.
+      busiest_bits: Bits of the busiest link: the most that one party sends or receives.
       network: `LAN`, `WAN` or another.
       exchanges: Rounds of messages in one direction that wait for each other, as among
         computing parties: half a round trip each.

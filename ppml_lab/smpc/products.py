@@ -1,9 +1,9 @@
 """Exact products of integer matrices, by floating-point units.
 
 No processor multiplies integer matrices as fast as real ones, so operands are cut into
-limbs, signed so that they are small, whose products stay exact; what a limb's product
-cannot reach modulo the ring is never computed. The native product of unsigned words is
-ten times slower on a CPU.
+small signed limbs whose products stay exact. Products of limbs that vanish modulo the
+ring are never computed. The native product of unsigned words is ten times slower on a
+CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ppml_lab.smpc.ring import Element, Ring, Wide, narrowed, widened, x64
 
 Dims = Sequence[int]
 DotDims = tuple[tuple[Dims, Dims], tuple[Dims, Dims]]
-"""As `lax.dot_general` has them: (contracted left, right), (batched left, right)."""
+"""Axes as in `lax.dot_general`: (contracted left, right), (batched left, right)."""
 
 MOST_TERMS = {
     ("float64", 32): 4096,
@@ -31,8 +31,10 @@ MOST_TERMS = {
     ("int8", 32): 2**16,
     ("int8", 64): 2**16,
 }
-"""Inner dimension up to which each unit is exact, by bits of the ring: sums of limb
-products must stay within 53 bits, or 31; longer ones are added up in pieces.
+"""The largest inner dimension for which a product is exact, by unit and ring's bits.
+
+Sums of limb products must stay within 53 bits, or 31 bits for "int8"; longer products
+are added up in pieces.
 """
 
 _MATRICES: DotDims = (((1,), (0,)), ((), ()))
@@ -46,14 +48,15 @@ def matmul(ring: Ring, left: Element, right: Element) -> Element:
 def dot_general(
     ring: Ring, left: Element, right: Element, dims: DotDims, *, unit: str | None = None
 ) -> Element:
-    """`lax.dot_general` of elements of Z_2^32 or Z_2^64; matrices in a prime field.
+    """`lax.dot_general` of elements of Z_2^32 or Z_2^64, or of matrices in a field.
 
     Args:
-      ring: Of both and of the result.
+      ring: The ring of both operands and of the result.
       left: An element.
       right: An element.
       dims: Which axes are contracted and which batched.
-      unit: What multiplies limbs, "float64" or "int8"; the platform's by default.
+      unit: The unit that multiplies limbs, "float64" or "int8"; the platform's by
+        default.
 
     Raises:
       ValueError: For another ring, or axes that do not fit.
@@ -71,7 +74,7 @@ def dot_general(
         return field.matmul(ring, left, right, unit=unit)
     if not sizes:
         return _limb_product(ring, left, right, dims, unit)
-    # One long axis is cut; the others are short and count towards each piece.
+    # Only the longest axis is cut: the others are short and count towards each piece.
     longest = max(range(len(sizes)), key=sizes.__getitem__)
     others = 1
     for position, size in enumerate(sizes):
@@ -93,7 +96,7 @@ def dot_general(
 
 
 def _cut(element: Element, axis: int, begin: int, step: int) -> Element:
-    """At most `step` places of an axis."""
+    """At most `step` places of an axis, from `begin` on."""
     end = min(begin + step, rings.shape_of(element)[axis])
     return jax.tree.map(
         lambda leaf: lax.slice_in_dim(leaf, begin, end, axis=axis), element
@@ -103,7 +106,7 @@ def _cut(element: Element, axis: int, begin: int, step: int) -> Element:
 def _limb_product(
     ring: Ring, left: Element, right: Element, dims: DotDims, unit: str
 ) -> Element:
-    # Every limb is cut from them.
+    # Every limb is cut from the operands: they must not be computed again for each.
     left, right = rings.materialised((left, right))
     if unit == "int8":
         return _by_bytes(ring, left, right, dims)
@@ -124,7 +127,11 @@ def _words(
     dot: Callable[[Array, Array], Array],
     dims: DotDims,
 ) -> UInt32[Array, "..."]:
-    """Of two products: `left` in two limbs, `right` whole, then without its top."""
+    """The product modulo 2^32 from two products of limbs.
+
+    `left` is cut into a low and a high limb: the low one meets `right` whole, the high
+    one `right` without its top bits.
+    """
     terms = 1
     for axis in dims[0][0]:
         terms *= left.shape[axis]
@@ -143,7 +150,10 @@ def _wide_words(
     right: UInt64[Array, "..."],
     dot: Callable[[Array, Array], Array],
 ) -> UInt64[Array, "..."]:
-    """Of five products of three limbs: Karatsuba saves the sixth."""
+    """The product modulo 2^64 from five products of three limbs each.
+
+    Karatsuba's method saves a sixth product.
+    """
     a, b = (_signed_limbs(operand, (22, 22, 20)) for operand in (left, right))
     first, second = dot(a[0], b[0]), dot(a[1], b[1])
     middle = dot(a[0] + a[1], b[0] + b[1]) - first - second
@@ -155,7 +165,10 @@ def _wide_words(
 def _signed_limbs(
     value: UInt64[Array, "*s"], widths: Sequence[int]
 ) -> list[Float[Array, "*s"]]:
-    """Whose sum at their places is `value`, modulo what lies above the last."""
+    """Signed limbs l_i with sum_i l_i 2^(p_i) = value modulo 2^(sum of `widths`).
+
+    The place p_i of a limb is the sum of the widths before it.
+    """
     limbs = []
     for bits in widths:
         up = jnp.int64(64 - bits)
@@ -170,7 +183,7 @@ def _integers(real: Float[Array, "*s"]) -> UInt64[Array, "*s"]:
 
 
 def _by_bytes(ring: Ring, left: Element, right: Element, dims: DotDims) -> Element:
-    """Of signed bytes, for units that add their products in 32 bits."""
+    """The product by signed bytes, for units that add products of bytes in 32 bits."""
     a, b = (limbs.signed_bytes(*jax.tree.leaves(one)) for one in (left, right))
     dot = limbs.dot_of_bytes(dims)
     total: Any = None
@@ -182,7 +195,7 @@ def _by_bytes(ring: Ring, left: Element, right: Element, dims: DotDims) -> Eleme
 
 
 def _shifted(ring: Ring, product: Array, shift: int) -> Element:
-    """A signed 32-bit product at its place, its sign continued."""
+    """A signed 32-bit product moved to its place, with its sign extended."""
     low = lax.bitcast_convert_type(product, jnp.uint32)
     if ring.bits == 32:
         return low << jnp.uint32(shift)
@@ -200,7 +213,7 @@ def patches(
 ) -> Element:
     """The windows of images `[n, h, w, c]`, as `[n, h', w', rows * columns * c]`.
 
-    A rearrangement, so that what is linear may be done to shares.
+    Windows only rearrange entries, so they may be taken of shares.
     """
     (rows, columns), (down, right) = window, strides
 
@@ -224,8 +237,9 @@ def patches(
 def convolution(
     ring: Ring, images: Element, kernel: Element, strides: Dims, padding: Any
 ) -> Element:
-    """Images `[n, h, w, c]` by a kernel `[rows, columns, c, d]`, as deep learning has
-    it: without turning the kernel around.
+    """The convolution of images `[n, h, w, c]` by a kernel `[rows, columns, c, d]`.
+
+    As in deep learning, the kernel is not turned around.
     """
     shape = rings.shape_of(kernel)
     rows = jax.tree.map(lambda leaf: leaf.reshape(-1, shape[-1]), kernel)

@@ -1,4 +1,4 @@
-"""The rings Z_2^32 and Z_2^64: batched arithmetic that wraps, which is what is wanted.
+"""The rings Z_2^32 and Z_2^64: batched arithmetic that wraps around, as it should.
 
 A ring is a NamedTuple of functions on *elements*: a uint32 array, or for rings of more
 than 32 bits a `Wide` pair of them, so that nothing depends on `jax_enable_x64`. The
@@ -39,18 +39,18 @@ class Ring(NamedTuple):
     """The integers modulo `modulus`, on arrays of any shape.
 
     Attributes:
-      name: What errors call it.
+      name: The ring's name in error messages.
       modulus: 2^32, 2^64 or a prime.
-      bits: Of an element in a message.
+      bits: Bits of an element in a message.
       add: The sum of two elements.
-      subtract: Their difference.
-      multiply: Their product.
-      sum_over: `(elements, axis)`, the sum along an axis.
-      uniform: `(seed, length, first_block=0)`, elements `[*s, length]`, each value with
-        the same probability (simulation randomness, not cryptographic), the same ones
-        under any chunking into blocks of `random.BLOCK`.
+      subtract: The difference of two elements.
+      multiply: The product of two elements.
+      sum_over: `(elements, axis)` to the sum along an axis.
+      uniform: `(seed, length, first_block=0)` to elements `[*s, length]`, each value
+        with the same probability (simulation randomness, not cryptographic). The
+        elements are the same under any chunking into blocks of `random.BLOCK`.
       from_unsigned: An element from a `Wide` below the modulus.
-      to_unsigned: And back.
+      to_unsigned: A `Wide` below the modulus from an element.
     """
 
     name: str
@@ -66,13 +66,13 @@ class Ring(NamedTuple):
 
 
 def zeros(ring: Ring, shape: tuple[int, ...]) -> Element:
-    """The neutral element, `shape` times."""
+    """Zeros of the ring, as an array of the given shape."""
     none = jnp.zeros(shape, jnp.uint32)
     return ring.from_unsigned(Wide(none, none))
 
 
 def negative(ring: Ring, element: Element) -> Element:
-    """Of an element of any shape."""
+    """The additive inverse of an element of any shape."""
     return ring.subtract(zeros(ring, shape_of(element)), element)
 
 
@@ -84,7 +84,7 @@ def row(element: Element, number: int) -> Element:
 def total(ring: Ring, rows: Element) -> Element:
     """The sum along the first axis, such as of all parties' shares.
 
-    Of few rows one by one, which compiles into what comes before and after.
+    A few rows are added one by one, which XLA fuses with what comes before and after.
     """
     count = shape_of(rows)[0]
     if count > _FEW:
@@ -98,8 +98,9 @@ def shape_of(element: Element) -> tuple[int, ...]:
 
 
 def from_float(ring: Ring, whole: Float[Array, "*s"]) -> Element:
-    """Whole float32 numbers in [-modulus / 2, modulus / 2); a negative one becomes its
-    residue.
+    """Elements of whole float32 numbers in [-modulus / 2, modulus / 2).
+
+    A negative number becomes its residue.
     """
     if ring.modulus == 2**32:
         return lax.bitcast_convert_type(whole.astype(jnp.int32), jnp.uint32)
@@ -149,20 +150,21 @@ def x64() -> Any:
 
 
 def widened(wide: Wide) -> UInt64[Array, "*s"]:
-    """As one word; only inside `x64`."""
+    """Pairs of words as single 64-bit words; only inside `x64`."""
     low, high = (word.astype(jnp.uint64) for word in wide)
     return (high << jnp.uint64(32)) | low
 
 
 def narrowed(value: UInt64[Array, "*s"]) -> Wide:
-    """As two words; only inside `x64`."""
+    """Single 64-bit words as pairs of words; only inside `x64`."""
     high = value >> jnp.uint64(32)
     return Wide(value.astype(jnp.uint32), high.astype(jnp.uint32))
 
 
 def materialised(element: Element) -> Element:
-    """The same, computed once: what is read in several places, such as shares, XLA
-    would compute again in each.
+    """The same element, computed only once.
+
+    XLA would compute an element, such as shares, again in each place that reads it.
     """
 
     def kept(word: Array) -> Array:
@@ -177,7 +179,7 @@ def materialised(element: Element) -> Element:
 
 
 def shift_left(ring: Ring, element: Element, distance: Array | int) -> Element:
-    """Of an element of Z_2^32 or Z_2^64; the distance may be traced."""
+    """An element of Z_2^32 or Z_2^64 shifted left; the distance may be traced."""
     with x64():
         by = jnp.asarray(distance).astype(jnp.uint64)
         return _from_word(ring, widened(ring.to_unsigned(element)) << by)
@@ -186,7 +188,7 @@ def shift_left(ring: Ring, element: Element, distance: Array | int) -> Element:
 def shift_right(
     ring: Ring, element: Element, distance: Array | int, *, signed: bool = False
 ) -> Element:
-    """Of an element of Z_2^32 or Z_2^64, as an unsigned or a signed number."""
+    """An element of Z_2^32 or Z_2^64 shifted right, as an unsigned or signed number."""
     with x64():
         by = jnp.asarray(distance).astype(jnp.uint64)
         value = widened(ring.to_unsigned(element))
@@ -224,7 +226,7 @@ Z32 = Ring(
     from_unsigned=lambda wide: wide.low,
     to_unsigned=lambda element: Wide(element, jnp.zeros_like(element)),
 )
-"""Words."""
+"""The integers modulo 2^32, each one uint32 word."""
 
 
 def _add64(a: Any, b: Any) -> Wide:
@@ -248,8 +250,8 @@ def _sum64(elements: Any, axis: int) -> Wide:
 
 
 def wide_words(seed: Seed, length: int, first_block: Any = 0) -> Wide:
-    """Uniform pairs of words, from two streams of their own."""
-    # Both at once: compiling a generator takes longer than running it.
+    """Uniform pairs of words; the low and the high words have a stream each."""
+    # Both in one call: compiling a generator takes longer than running it.
     streams = random.child(seed[..., None, :], jnp.arange(2, dtype=jnp.uint32))
     words = random.words(streams, length, first_block)
     return Wide(words[..., 0, :], words[..., 1, :])
@@ -267,4 +269,4 @@ Z64 = Ring(
     from_unsigned=lambda wide: wide,
     to_unsigned=lambda element: element,
 )
-"""Pairs of words."""
+"""The integers modulo 2^64, each a `Wide` pair of words."""

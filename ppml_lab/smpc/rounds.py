@@ -1,5 +1,6 @@
-"""Which rounds of a protocol messages are in, where scopes of them repeat, follow each
-other or happen at once; see `transcript`.
+"""The rounds that messages are in, where scopes repeat, follow each other or overlap.
+
+See `transcript`.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import numpy as np
 
 
 class Frame:
-    """An open scope: where it is and when."""
+    """An open scope: its path, and the rounds that it takes."""
 
     def __init__(
         self, path: str, start: int, repeat: int, parallel: bool, sent: Fraction | int
     ) -> None:
         self.path, self.repeat, self.parallel = path, repeat, parallel
-        # Of the bits that are noted in all repetitions, those that are sent.
+        # The part of the bits noted in all repetitions that is sent.
         self.sent = sent
         self.start = self.now = self.end = start
-        # When the inputs were sent after which nothing else was.
+        # The round of the latest inputs, unless something else was sent after them.
         self.inputs: int | None = None
 
     def child_path(self, name: str) -> str:
@@ -36,7 +37,7 @@ class Frame:
         return self.inputs
 
     def step(self) -> int:
-        """From a repetition to the next."""
+        """The rounds from the start of a repetition to that of the next."""
         return 0 if self.parallel else self.end - self.start
 
     def last_end(self) -> int:
@@ -55,8 +56,9 @@ class Frame:
 
 
 class Time(NamedTuple):
-    """A message's rounds: one in each repetition of the loops around it, which end
-    after the message is written down.
+    """The rounds of a message: one in each repetition of the loops around it.
+
+    Loops end after the message is written down, so their open frames are kept.
     """
 
     loops: tuple[Frame, ...]
@@ -64,7 +66,7 @@ class Time(NamedTuple):
 
 
 def num_distinct(times: Collection[Time]) -> int:
-    """How many rounds these are together."""
+    """The number of distinct rounds among these times."""
     spans, total = [], 0
     by_loop: dict[Frame | None, set[Time]] = {}
     for loops, first in times:
@@ -81,7 +83,7 @@ def num_distinct(times: Collection[Time]) -> int:
     spans.sort()
     if all(one[1] <= other[0] for one, other in itertools.pairwise(spans)):
         return total
-    # Loops that go on at once with something else: round by round.
+    # Some loops overlap with something else: count round by round.
     return len(np.unique(np.concatenate([_rounds_of(time) for time in times])))
 
 

@@ -1,4 +1,4 @@
-"""What is static about a shared value, and the value itself."""
+"""Shared values, and the static schemes by which they are shared."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class TracedScale(NamedTuple):
     """A scale that is known only when the program runs, as in a sweep over bits.
 
     Attributes:
-      name: Of the scale; two of one name are taken to be the same.
-      power: How many times it multiplies the values.
+      name: The scale's name; scales of one name are taken to be the same.
+      power: How many times the scale multiplies the values.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Scheme(NamedTuple):
     Make it with `sharing.additive`, `sharing.replicated` or `shamir.shamir`.
 
     Attributes:
-      kind: "additive" (the shares' sum is the secret), "replicated" (it is the sum of
-        three summands, of which each party lacks one) or "shamir" (the shares are
-        values of a polynomial whose value at 0 is the secret).
-      ring: Of secret and shares.
-      num_parties: Who hold a share each.
-      threshold: How many of them reconstruct; one fewer learn nothing.
+      kind: "additive" (the shares' sum is the secret), "replicated" (the secret is the
+        sum of three summands, and each party lacks one of them) or "shamir" (the shares
+        are values of a polynomial whose value at 0 is the secret).
+      ring: The ring of secret and shares.
+      num_parties: How many parties hold a share each.
+      threshold: How many parties reconstruct the secret; one fewer learn nothing.
       scale: Fixed-point steps per unit; 1.0 for integers.
-      ideal: Whether only the secret is kept, in place of shares: values, messages and
-        the law of every rounding are those of the parties, who are not computed.
+      ideal: Whether only the secret is kept, and no share is computed. Values, messages
+        and the distribution of every rounding are the same as with shares.
     """
 
     kind: str
@@ -59,8 +59,8 @@ class Scheme(NamedTuple):
 class Shared:
     """A secret, as all parties together hold it.
 
-    A pytree, but not an array: what computes with it without knowing what a share is
-    fails. `sharing.reveal` is the way out.
+    A pytree, but not an array: code that computes with it as if it were the secret
+    fails. `sharing.reveal` opens it.
 
     Attributes:
       shares: An element with the parties along its leading axis, `[parties, *s]`; if
@@ -90,15 +90,15 @@ def shape_of(shared: Shared) -> tuple[int, ...]:
 
 
 def num_shares(scheme: Scheme) -> int:
-    """How many elements stand for one."""
+    """The number of elements that stand for one secret element."""
     return 1 if scheme.ideal else scheme.num_parties
 
 
 def product_scale(one: Scale, other: Scale) -> Scale:
-    """Of a product.
+    """The scale of a product of two values, from the scales of both.
 
     Raises:
-      ValueError: If a scale that is traced meets another that is not 1.
+      ValueError: If a traced scale meets a scale that is neither 1 nor of its name.
     """
     if isinstance(one, float) and isinstance(other, float):
         return one * other
@@ -111,7 +111,7 @@ def product_scale(one: Scale, other: Scale) -> Scale:
 
 
 def at_rank(shares: Element, rank: int) -> Element:
-    """With a secret of so many axes: broadcasting must not meet the parties' axis."""
+    """The shares with `rank` axes after the parties' axis, which must not broadcast."""
 
     def spread(leaf: Array) -> Array:
         first, *shape = leaf.shape
@@ -121,7 +121,7 @@ def at_rank(shares: Element, rank: int) -> Element:
 
 
 def describe(scheme: Scheme) -> str:
-    """In words."""
+    """A description of the scheme, as error messages print it."""
     ideal = ", ideal" if scheme.ideal else ""
     return (
         f"{scheme.kind}, {scheme.threshold} of {scheme.num_parties} parties over "
@@ -145,7 +145,7 @@ def check_same(one: Scheme, other: Scheme) -> None:
 
 
 def check_element(ring: Ring, value: Any, what: str) -> None:
-    """Raises TypeError, opening with `what`, unless `value` is an element."""
+    """Raises TypeError, whose text opens with `what`, unless `value` is an element."""
     words = value if isinstance(value, Wide) else (value,)
     types = [getattr(word, "dtype", type(word).__name__) for word in words]
     if len(words) != (2 if ring.bits > 32 else 1) or any(
@@ -160,8 +160,9 @@ def check_element(ring: Ring, value: Any, what: str) -> None:
 
 
 def check_secret(ring: Ring, secret: Any, first_block: Any) -> None:
-    """Raises TypeError unless `secret` is an element, and ValueError for a part that is
-    not flat: a block is of a flat stream.
+    """Raises TypeError unless `secret` is an element, ValueError for a part not flat.
+
+    A part begins at a block of a flat stream.
     """
     check_element(ring, secret, "secret")
     shape = jnp.shape(jax.tree.leaves(secret)[0])
@@ -194,10 +195,10 @@ def check_parties(what: str, parties: Sequence[int], scheme: Scheme) -> None:
 def receivers_of(
     scheme: Scheme, receivers: Sequence[transcript.Party] | None
 ) -> tuple[transcript.Party, ...]:
-    """Who learns a value: all parties by default.
+    """The receivers of a value: all parties by default.
 
     Raises:
-      ValueError: For a number that is no party's, or nobody, or somebody twice.
+      ValueError: For a number that no party has, no receivers, or a receiver twice.
     """
     if receivers is None:
         return tuple(range(scheme.num_parties))

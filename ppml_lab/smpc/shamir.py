@@ -30,7 +30,7 @@ from ppml_lab.smpc.scheme import Scheme, Shared
 def shamir(
     threshold: int, num_parties: int, field: Ring = F31, scale: float = 1.0
 ) -> Scheme:
-    """Any `threshold` of `num_parties` parties reconstruct.
+    """Shamir's scheme: any `threshold` of `num_parties` parties reconstruct.
 
     **Guarantee:** any `threshold - 1` shares are independent of the secret. That holds
     for the arithmetic; the emulation keeps all shares in one place and draws them from
@@ -65,10 +65,10 @@ def shamir(
 def share(
     seed: Seed, secret: Element, scheme: Scheme, first_block: Array | int = 0
 ) -> Shared:
-    """Shares of `secret`, as `sharing.share` makes them of a `shamir` scheme.
+    """Shares of `secret` in a `shamir` scheme, as `sharing.share` makes them.
 
-    All parties' at once: one exact product of the points' powers `[parties, threshold]`
-    and the coefficients `[threshold, secret's size]`.
+    One exact product gives all parties' shares: the points' powers
+    `[parties, threshold]` times the coefficients `[threshold, secret's size]`.
     """
     schemes.check_kind(scheme, "shamir")
     schemes.check_secret(scheme.ring, secret, first_block)
@@ -82,7 +82,7 @@ def share(
         length = rings.shape_of(flat)[1]
         drawn = field.uniform(streams, length, first_block)
         coefficients = jax.tree.map(lambda *a: jnp.concatenate(a), flat, drawn)
-        # The product takes them apart into limbs: it must not draw for each again.
+        # The product cuts them into limbs: they must not be drawn again for each limb.
         coefficients = lax.optimization_barrier(coefficients)
     points = range(1, num_parties + 1)
     powers = [[pow(x, k, field.modulus) for k in range(threshold)] for x in points]
@@ -103,17 +103,18 @@ def reveal(
     """Opens a value with the shares of some parties.
 
     Args:
-      shared: Of a `shamir` scheme.
-      name: Of the value, in the transcript.
-      parties: Whose shares are sent, from 0: at least the threshold. By default the
-        first so many.
-      receivers: Who learns it: numbers, and names of others. By default all parties.
+      shared: A value of a `shamir` scheme.
+      name: The value's name in the transcript.
+      parties: Numbers, from 0, of the parties that send their shares: at least the
+        threshold. By default the first `threshold` parties.
+      receivers: Who learns the value: parties' numbers, and names of others. By default
+        all parties.
 
     Returns:
       The secret, `[*s]`.
 
     Raises:
-      ValueError: For too few parties, one twice, or one that there is not.
+      ValueError: For too few parties, a party twice, or a number that no party has.
     """
     scheme = shared.scheme
     schemes.check_kind(scheme, "shamir")
@@ -142,10 +143,10 @@ def reveal(
 def lagrange_weights(
     field: Ring, points: Sequence[int] | Element, at: int | Sequence[int] = 0
 ) -> Element:
-    """What a polynomial's values at `points` are multiplied with, so that their sum is
-    its value at `at`: by default of the shares at `points`, the secret.
+    """Weights that turn a polynomial's values at `points` into its value at `at`.
 
-    The weight of x is the product of (y - at) / (y - x) over all other points y.
+    The value is the weighted sum; by default, of shares at `points`, the secret. The
+    weight of x is the product of (y - at) / (y - x) over all other points y.
 
     Args:
       field: `field.F31` or `field.F61`.
@@ -204,7 +205,7 @@ def _product(factors: Iterable[int], modulus: int) -> int:
 
 
 def _traced_weights(field: Ring, points: Element, targets: list[int]) -> Element:
-    """A factor at a time: the memory is that of the weights."""
+    """Weights of traced points, a factor at a time: memory is that of the weights."""
     count = rings.shape_of(points)[0]
     goals = rings.from_integers(field, np.array(targets, object)[:, None])
     one = rings.from_integers(field, 1)
@@ -234,8 +235,7 @@ def _traced_weights(field: Ring, points: Element, targets: list[int]) -> Element
 
 
 def reconstruct(field: Ring, shares: Element, weights: Element) -> Element:
-    """The secrets `[*s]` from shares `[t, *s]` and their points' `lagrange_weights`
-    `[t]`.
+    """Reconstructs secrets `[*s]` from shares `[t, *s]` and `lagrange_weights` `[t]`.
 
     Raises:
       ValueError: If there is not one weight per share.
@@ -252,8 +252,9 @@ def reconstruct(field: Ring, shares: Element, weights: Element) -> Element:
 
 
 def evaluate(field: Ring, coefficients: Element, points: Any) -> Element:
-    """Polynomials at `points`, by Horner's rule: shares of few secrets, whose
-    coefficients may be traced and batched.
+    """The values of polynomials at `points`, by Horner's rule.
+
+    They are shares of few secrets; the coefficients may be traced and batched.
 
     Args:
       field: `field.F31` or `field.F61`.

@@ -1,4 +1,4 @@
-"""Shared values: made, computed with where that takes no messages, and revealed."""
+"""Sharing and revealing values, and the operations on shares that need no message."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def additive(
     *,
     ideal: bool = False,
 ) -> Scheme:
-    """The shares are summands of the secret, all but one of them expanded from seeds.
+    """The additive scheme: shares are summands of the secret, all but one from seeds.
 
     **Guarantee:** any `num_parties - 1` shares are uniform and independent of the
     secret, as far as a generator's words from a seed are uniform. That holds for the
@@ -56,9 +56,9 @@ def additive(
 
     Args:
       num_parties: At least 2.
-      ring: Of secret and shares.
+      ring: The ring of secret and shares.
       scale: Fixed-point steps per unit; 1.0 for integers.
-      ideal: Whether to keep the secret only: as fast as computing in the clear.
+      ideal: Whether to keep the secret only, as fast as computing in the clear.
 
     Raises:
       ValueError: For bad arguments.
@@ -73,7 +73,7 @@ def additive(
 def replicated(
     ring: Ring = rings.Z32, scale: schemes.Scale = 1.0, *, ideal: bool = False
 ) -> Scheme:
-    """Three summands of the secret; party i holds the i-th and the one after it.
+    """The replicated scheme: of three summands, party i holds the i-th and the next.
 
     Araki, Furukawa, Lindell, Nof, Ohara, "High-Throughput Semi-Honest Secure
     Three-Party Computation with an Honest Majority", CCS 2016.
@@ -86,9 +86,9 @@ def replicated(
     them from a generator that is not cryptographic.
 
     Args:
-      ring: Of secret and summands.
+      ring: The ring of secret and summands.
       scale: Fixed-point steps per unit; 1.0 for integers.
-      ideal: Whether to keep the secret only: as fast as computing in the clear.
+      ideal: Whether to keep the secret only, as fast as computing in the clear.
 
     Raises:
       ValueError: If the scale is not positive.
@@ -110,20 +110,20 @@ def share(
     scheme: Scheme,
     first_block: Array | int = 0,
 ) -> Shared:
-    """Splits `secret` among the parties; what it guarantees is the scheme's.
+    """Splits `secret` among the parties; the guarantee is the scheme's.
 
-    Of summands all but one are expanded from a seed each, so that a message with one is
-    `transcript.SEED_BITS` long; the last is what they leave of the secret
+    Every summand but one is expanded from a seed, so a message with such a summand is
+    `transcript.SEED_BITS` long; the remaining summand is the secret minus the others
     (`record_inputs`).
 
-    Notes no message: who owns the secret, and so who sends shares, the caller knows.
+    Notes no message: only the caller knows who owns the secret and so sends shares.
 
     Args:
-      seed: Of randomness that nothing else uses, `[2]`.
+      seed: A seed `[2]` of randomness that nothing else uses.
       secret: An element of any shape.
       scheme: How to share.
-      first_block: Where `secret` is a part of a flat one: the number of elements before
-        it over `random.BLOCK`. The shares are those of the whole.
+      first_block: For a part of a flat secret, the number of elements before the part
+        divided by `random.BLOCK`. The shares are then those of the whole secret.
 
     Raises:
       TypeError: If the secret is no element of the scheme's ring.
@@ -136,8 +136,9 @@ def share(
 
 
 def party_seeds(seed: Seed, scheme: Scheme) -> UInt32[Array, "parties 2"]:
-    """The seeds that one who shares sends, one for each summand, `[parties, 2]`; that
-    of the corrected summand is not used.
+    """The seeds that an owner sends to share a secret: `[parties, 2]`, one per summand.
+
+    The seed of the corrected summand is not used.
     """
     return random.child(seed, jnp.arange(scheme.num_parties))
 
@@ -149,12 +150,12 @@ def share_by_seeds(
     first_block: Array | int = 0,
     corrected: int = 0,
 ) -> Shared:
-    """Additive or replicated shares that are seeds but for one summand.
+    """Additive or replicated shares, of which all summands but one come from seeds.
 
-    Summand i is the stream of `seeds[i]`, and that at `corrected` what the others leave
-    of the secret.
+    Summand i is the stream of `seeds[i]`; the summand at `corrected` is the secret
+    minus all others.
 
-    A tree of secrets takes one seed per summand: a leaf's are `random.child`ren of it.
+    A tree of secrets takes one seed per summand, and each leaf a `random.child` of it.
 
     Raises:
       TypeError: If the secret is no element of the scheme's ring.
@@ -189,9 +190,10 @@ def record_inputs(
     corrected: int = 0,
     offline: bool = False,
 ) -> None:
-    """Notes what one who shares secrets of `size` elements together sends: to each
-    party the seeds of the summands that it holds, and the corrected summand itself. A
-    party that shares what it owns keeps its own.
+    """Notes what an owner sends to share secrets of `size` elements in all.
+
+    A party receives the seeds of the summands that it holds, and the corrected summand
+    itself. An owner that is a party keeps its own summands.
     """
     for party in range(scheme.num_parties):
         if party == owner:
@@ -212,7 +214,7 @@ def held(scheme: Scheme, party: int) -> tuple[int, ...]:
 
 
 def constant(public: Element, scheme: Scheme) -> Shared:
-    """What everybody knows, as a shared value; without a message, and no secret.
+    """A public value as a shared value: takes no message, and is no secret.
 
     Raises:
       TypeError: If `public` is no element of the ring.
@@ -222,19 +224,19 @@ def constant(public: Element, scheme: Scheme) -> Shared:
 
 
 def zero_sharing(seed: Seed, shape: tuple[int, ...], scheme: Scheme) -> Shared:
-    """Random shares of zeros: added to a value they make its shares fresh.
+    """Random shares of zeros; adding them to a value makes its shares fresh.
 
-    In a deployment parties that have agreed on pairwise keys draw them without a
-    message; this draws the same distribution at once.
+    In a deployment, parties that have agreed on pairwise keys draw these shares without
+    a message; the emulation draws from the same distribution at once.
     """
     return share(seed, rings.zeros(scheme.ring, shape), scheme)
 
 
 def view(shared: Shared, party: int) -> tuple[Element, ...]:
-    """What one party holds: its share, or two of three summands.
+    """The elements that one party holds: its share, or two of three summands.
 
     Raises:
-      ValueError: If there is no such party.
+      ValueError: If there is no such party, or the scheme is ideal.
     """
     scheme = shared.scheme
     schemes.check_parties("party", [party], scheme)
@@ -247,21 +249,21 @@ def view(shared: Shared, party: int) -> tuple[Element, ...]:
 def reveal(
     shared: Shared, *, name: str, receivers: Sequence[transcript.Party] | None = None
 ) -> Element:
-    """Opens a value, which the transcript records, with one round of messages.
+    """Opens a value with one round of messages; the transcript records it.
 
-    Of Shamir's shares the first parties send theirs; `shamir.reveal` lets others.
+    In Shamir's scheme the first parties send their shares; `shamir.reveal` takes any.
 
     Args:
       shared: The value.
-      name: Of the value, in the transcript.
-      receivers: Who learns it: numbers, and names of others, such as "client". By
-        default all parties.
+      name: The value's name in the transcript.
+      receivers: Who learns the value: parties' numbers, and names of others, such as
+        "client". By default all parties.
 
     Returns:
       The secret, `[*s]`.
 
     Raises:
-      ValueError: For receivers that there are not.
+      ValueError: For a number that no party has, no receivers, or a receiver twice.
     """
     scheme = shared.scheme
     schemes.check_shares(shared)
@@ -278,7 +280,7 @@ def reveal(
 
 
 def _senders(scheme: Scheme, receiver: transcript.Party) -> list[int]:
-    """Who send a summand each to whoever lacks them."""
+    """The parties that send a summand each to a receiver that lacks it."""
     if scheme.kind == "replicated" and isinstance(receiver, int):
         # The summand that party i lacks is the first of party i - 1's two.
         return [(receiver - 1) % 3]
@@ -286,7 +288,7 @@ def _senders(scheme: Scheme, receiver: transcript.Party) -> list[int]:
 
 
 def add(one: Shared, other: Shared) -> Shared:
-    """The sum, without a message; shapes broadcast.
+    """The sum of two shared values, without a message; shapes broadcast.
 
     Raises:
       ValueError: If the two are not shared alike.
@@ -295,7 +297,7 @@ def add(one: Shared, other: Shared) -> Shared:
 
 
 def subtract(one: Shared, other: Shared) -> Shared:
-    """The difference, without a message; shapes broadcast.
+    """The difference of two shared values, without a message; shapes broadcast.
 
     Raises:
       ValueError: If the two are not shared alike.
@@ -304,7 +306,7 @@ def subtract(one: Shared, other: Shared) -> Shared:
 
 
 def add_public(shared: Shared, public: Element) -> Shared:
-    """The sum with what everybody knows, at the same scale; shapes broadcast.
+    """The sum of a shared and a public value at the same scale; shapes broadcast.
 
     Raises:
       TypeError: If `public` is no element of the ring.
@@ -313,7 +315,7 @@ def add_public(shared: Shared, public: Element) -> Shared:
     schemes.check_element(scheme.ring, public, "public")
     shape = jnp.broadcast_shapes(shape_of(shared), rings.shape_of(public))
     shares = schemes.at_rank(shared.shares, len(shape))
-    # Of summands one takes it all; a polynomial rises everywhere.
+    # Only one summand takes the public value; a polynomial takes it at every point.
     first = jnp.arange(schemes.num_shares(scheme)) == 0
     takes = (first | (scheme.kind == "shamir")).reshape(-1, *[1] * len(shape))
     added = jax.tree.map(lambda leaf: jnp.where(takes, leaf, jnp.uint32(0)), public)
@@ -321,9 +323,9 @@ def add_public(shared: Shared, public: Element) -> Shared:
 
 
 def multiply_public(shared: Shared, public: Element) -> Shared:
-    """The product with integers that everybody knows; shapes broadcast.
+    """The product of a shared value and public integers; shapes broadcast.
 
-    The scale stays: a factor that is a fixed-point number has to be truncated after.
+    The scale stays as it is: after a fixed-point factor the product must be truncated.
 
     Raises:
       TypeError: If `public` is no element of the ring.

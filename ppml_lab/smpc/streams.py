@@ -1,8 +1,8 @@
-"""The randomness of protocols, drawn for many of them at once.
+"""Randomness for protocols, drawn for many of them at once.
 
 Compiling a generator takes longer than running it, so a stream draws its words in
-pages, each as long as all before it together, and hands out pieces of them: a program
-of any length holds as many generators as the logarithm of the words that it takes.
+pages, each as long as all earlier pages together, and hands out pieces of them. The
+number of generators in a program is then the logarithm of the words that it takes.
 
 **Guarantee:** no word is handed out twice, whatever is drawn and in which order; words
 are as uniform as the generator's (`random.words`).
@@ -22,23 +22,23 @@ from ppml_lab import random
 from ppml_lab.smpc.ring import Element, Ring, Seed, Wide
 
 _MOST = 2**22
-"""Words in a page, unless a single draw needs more."""
+"""The most words in a page, unless a single draw needs more."""
 
 
 class Stream:
-    """A seed's words in the order in which a program that is traced asks for them.
+    """The words of a seed, in the order in which a traced program asks for them.
 
-    Coins, which decide about results, are counted apart from masks, which hide them: a
+    Coins decide results and masks hide them. The two are counted apart, so that a
     program draws the same coins whether its masks are drawn or not.
     """
 
     def __init__(self, seed: Seed) -> None:
-        """`seed` is `[2]`, of randomness that nothing else uses."""
+        """Takes a seed `[2]` of randomness that nothing else uses."""
         self._coins = _Words(seed, 0)
         self._masks = _Words(seed, 2**31)
 
     def coins(self, ring: Ring, shape: tuple[int, ...]) -> Element:
-        """Uniform elements that decide about a result."""
+        """Uniform elements that decide a result."""
         return self._coins.elements(ring, shape)
 
     def masks(self, ring: Ring, shape: tuple[int, ...]) -> Element:
@@ -46,11 +46,11 @@ class Stream:
         return self._masks.elements(ring, shape)
 
     def seed(self) -> Seed:
-        """Of another stream, `[2]`."""
+        """The seed `[2]` of another stream."""
         return self._coins.take(2)
 
     def seeds(self, count: int) -> Seed:
-        """Of streams of masks, `[count, 2]`."""
+        """The seeds `[count, 2]` of streams of masks."""
         return self._masks.take(2 * count).reshape(count, 2)
 
 
@@ -59,12 +59,12 @@ Source = Stream | Seed
 
 
 def of(source: Source) -> Stream:
-    """The stream, or one that starts at the seed."""
+    """The source itself if it is a stream, else the stream of the seed."""
     return source if isinstance(source, Stream) else Stream(source)
 
 
 class _Words:
-    """A seed's words from a block on."""
+    """The words of a seed, from a given block on."""
 
     def __init__(self, seed: Seed, first_block: int) -> None:
         self._seed, self._next_block = seed, first_block

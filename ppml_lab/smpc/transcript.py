@@ -1,16 +1,16 @@
-"""What a protocol sends and shows, written down while it is traced.
+"""The record of what a protocol sends and shows, written while the protocol is traced.
 
 Sizes and rounds follow from shapes, so a protocol notes them in passing, as Python
-integers, and the compiled program knows nothing of it. `priced` traces without running.
+integers, outside of the compiled program. `priced` traces without running.
 
 A round is one exchange: all who send in it do so at once, one way. Scopes follow each
-other in the program's order, but for those in a `parallel` one; there `moment` and
-`wait_for` say what has to wait for what, so that rounds are the depth of the data flow
-(`private.evaluate` does that for the function that it runs, not from one call to the
-next: what is independent goes into one function, or into a `parallel` scope).
+other in the program's order, except inside a `parallel` scope: there `moment` and
+`wait_for` say what has to wait for what, so that rounds are the depth of the data flow.
+`private.evaluate` does so within its function, but not between calls: put independent
+work into one function or into a `parallel` scope.
 
-What runs under `vmap` or in a loop's body is traced once and so counted once: say how
-often it happens with `scope(name, repeat=...)`.
+Code under `vmap` or in a loop's body is traced once and so counted once: say how often
+it happens with `scope(name, repeat=...)`.
 """
 
 from __future__ import annotations
@@ -32,20 +32,19 @@ Party = int | str
 """A computing party's number, or the name of somebody else, such as "client"."""
 
 SEED_BITS = 256
-"""Of a seed in a message, as a deployment's; the emulation's have 64."""
+"""Bits of a seed in a message, as in a deployment; the emulation's seeds have 64."""
 
 
 class Message(NamedTuple):
-    """What one party sends to another.
+    """A message from one party to another.
 
     Attributes:
-      path: The scopes it was sent in and its name: "layer/multiply/opened".
+      path: The scopes around the message and its name: "layer/multiply/opened".
       sender: Who sends.
       receiver: Who receives.
-      num_bits: Of all repetitions together.
-      round_number: The protocol's round, from 0; with repetitions that of the first.
-      offline: Whether it depends on no input and so was sent before, which costs no
-        round.
+      num_bits: Bits of all repetitions together.
+      round_number: The protocol's round, from 0; with repetitions, the first one's.
+      offline: Whether it depends on no input and is sent before, which costs no round.
     """
 
     path: str
@@ -60,10 +59,10 @@ class Reveal(NamedTuple):
     """A value that stops being secret.
 
     Attributes:
-      path: The scopes it was revealed in and its name.
-      scheme: How it was shared.
-      shape: Of the secret.
-      receivers: Who learns it.
+      path: The scopes around the value and its name.
+      scheme: How the value was shared.
+      shape: The secret's shape.
+      receivers: Who learns the value.
     """
 
     path: str
@@ -73,11 +72,11 @@ class Reveal(NamedTuple):
 
 
 class View(NamedTuple):
-    """What parties are shown, as an array.
+    """An array that parties are shown.
 
     Attributes:
-      path: The scopes it was shown in and its name.
-      receivers: Who see it.
+      path: The scopes around the array and its name.
+      receivers: Who sees the array.
       value: An element of a ring.
     """
 
@@ -87,17 +86,17 @@ class View(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """When something was ready, in every open recording; make it with `moment`."""
+    """The time at which something is ready, by open recording; made by `moment`."""
 
     times: tuple[tuple[Recorder, int], ...]
 
 
 class Recorder:
-    """What was sent and shown since `recording` began, in order.
+    """All that was sent and shown since `recording` began, in order.
 
-    Sums are for whatever lies in one of `scopes` (all, sending or not, outer before
-    inner), such as "layer/multiply", or in a message's path; "" is everything. They are
-    of what is sent online, or else of what is sent `offline`, before there are inputs.
+    Sums are over one of `scopes`, such as "layer/multiply", or a message's path; "" is
+    everything. `scopes` has all scopes, sending or not, outer before inner. Sums count
+    what is sent online or, if `offline`, what is sent before there are inputs.
     """
 
     def __init__(self) -> None:
@@ -112,7 +111,7 @@ class Recorder:
     def sent_bits(
         self, party: Party | None = None, scope: str = "", *, offline: bool = False
     ) -> int:
-        """What one party sends, or all together."""
+        """The bits that one party sends, or all parties together."""
         return sum(
             message.num_bits
             for message in self._some(scope, offline)
@@ -122,7 +121,7 @@ class Recorder:
     def received_bits(
         self, party: Party | None = None, scope: str = "", *, offline: bool = False
     ) -> int:
-        """What one party receives, or all together."""
+        """The bits that one party receives, or all parties together."""
         return sum(
             message.num_bits
             for message in self._some(scope, offline)
@@ -135,9 +134,10 @@ class Recorder:
                 yield message
 
     def num_rounds(self, scope: str = "") -> int:
-        """How many rounds of messages wait for each other; for a scope, in how many of
-        them something in it is sent, so that scopes which share rounds add up to more
-        than all.
+        """The number of rounds of messages that wait for each other.
+
+        For a scope, only rounds in which it sends something count. Scopes may share
+        rounds, so their numbers add up to more than the total.
 
         Raises:
           ValueError: If there was no such scope.
@@ -155,8 +155,8 @@ class Recorder:
         )
 
     def seconds(self, links: Network, scope: str = "") -> float:
-        """How long the messages take: half a round trip per round, and the busiest
-        link, that of the party and direction with most bits (`network.seconds`).
+        """The seconds that messages take: half a round trip per round, and the bits of
+        the busiest link, by party and direction (`network.seconds`).
         """
         busiest = max(
             (
@@ -169,13 +169,13 @@ class Recorder:
         return network.seconds(busiest, links, exchanges=self.num_rounds(scope))
 
     def parties(self) -> tuple[Party, ...]:
-        """All who send or receive, computing parties first."""
+        """All parties that send or receive, computing parties first."""
         found = {p for m in self.messages for p in (m.sender, m.receiver)}
         return tuple(sorted(found, key=lambda p: (isinstance(p, str), p)))
 
     def by_path(self, *, offline: bool = False) -> dict[str, dict[Party, int]]:
         """The bits that each party sends, for every message's path and every scope
-        around one: a tree, outer before inner.
+        around a message, outer scopes before inner ones.
         """
         tree: dict[str, dict[Party, int]] = {}
         for message in self._some("", offline):
@@ -216,7 +216,7 @@ class Recorder:
         self._times.append(rounds.Time(loops, when))
 
     def _is_new_trace(self) -> bool:
-        """Whether nothing was recorded in what is traced now."""
+        """Returns whether nothing was recorded yet in the current trace."""
         trace = core.get_opaque_trace_state()
         if trace in self._traces:
             return False
@@ -233,7 +233,7 @@ class Recorder:
 _active: contextvars.ContextVar[tuple[Recorder, ...]] = contextvars.ContextVar(
     "_active", default=()
 )
-# Part of the key of jax's caches: what was traced before is traced again.
+# Part of the key of jax's caches, so that a program traced before is traced again.
 _tracing = jax.make_user_context(None)
 
 
@@ -242,8 +242,8 @@ def recording() -> Iterator[Recorder]:
     """Records what this thread traces inside.
 
     Functions under `jax.jit` that record something are traced, and so compiled, again
-    whenever they are called in a recording: else a program that is known already would
-    seem to send nothing. Recordings nest; all that are open see everything.
+    whenever they are called in a recording: otherwise a program in jax's cache would
+    seem to send nothing. Recordings nest; every open one sees everything.
     """
     recorder = Recorder()
     token = _active.set((*_active.get(), recorder))
@@ -255,7 +255,7 @@ def recording() -> Iterator[Recorder]:
 
 
 def _recorders() -> tuple[Recorder, ...]:
-    """Who write down what is recorded now."""
+    """The open recorders, asked for by a program that records something now."""
     # A program in which something is recorded must not come from jax's caches when it
     # is called again: they are keyed by the context in which its trace began.
     recorders = _active.get()
@@ -265,7 +265,7 @@ def _recorders() -> tuple[Recorder, ...]:
 
 
 def active() -> tuple[Recorder, ...]:
-    """Who record what this thread traces."""
+    """The open recorders of this thread."""
     return _active.get()
 
 
@@ -280,16 +280,16 @@ def scope(
 ) -> Iterator[None]:
     """Puts `name` before the names of what is recorded inside.
 
-    A scope starts when all before it in the scope around has ended: rounds add up.
+    A scope starts when all before it in the outer scope has ended, so rounds add up.
 
     Args:
       name: A layer or primitive, "/" between levels; "" if only rounds matter.
       repeat: How often the inside happens for each time that it is traced.
-      parallel: The scopes directly inside, and the repetitions, happen at once, but
-        for what they `wait_for`: of their rounds the most count, not the sum.
-      inputs: What is sent inside depends on nothing that was received: it goes out
-        together with the inputs right before it, whoever sends them.
-      sent: The part of what is noted inside that is sent, where more is computed.
+      parallel: Whether the scopes directly inside, and the repetitions, happen at once,
+        apart from what they `wait_for`: the most rounds count, not their sum.
+      inputs: Whether what is sent inside depends on nothing that was received; it then
+        goes out together with the inputs right before it, whoever sends them.
+      sent: The part of the noted bits that is sent, where more is computed.
 
     Raises:
       ValueError: If `repeat` is not at least 0.
@@ -306,13 +306,13 @@ def scope(
 
 
 def moment() -> Moment:
-    """When all that was recorded in this scope until now has ended."""
+    """The moment at which all that this scope has recorded so far has ended."""
     return Moment(tuple((each, each._frames[-1].end) for each in _active.get()))
 
 
 def repeat_at_once() -> None:
-    """Says of this scope, whose inside was recorded, that its repetitions need nothing
-    of each other and share their rounds.
+    """Declares that the repetitions of this scope, whose inside was recorded, need
+    nothing of each other, so that they share their rounds.
     """
     for recorder in _active.get():
         recorder._frames[-1].parallel = True
@@ -327,7 +327,7 @@ def wait_for(*moments: Moment) -> None:
 
 
 def at_once(*protocols: Callable[[], Any]) -> list[Any]:
-    """The results of protocols that do not need each other: they share rounds."""
+    """The results of protocols that do not need each other and so share rounds."""
     found = []
     with scope("", parallel=True):
         for protocol in protocols:
@@ -354,7 +354,7 @@ def record_message(
       num_bits: A Python integer.
       protocol_round: Rounds between the last scope's end (or this one's start) and the
         message; what is sent in one round does not wait for what others send in it.
-      offline: Whether it is sent before there are inputs, as a dealer's are.
+      offline: Whether it is sent before there are inputs, as a dealer's messages are.
     """
     noted = Message(name, sender, receiver, num_bits, protocol_round, offline)
     for recorder in _recorders():
@@ -362,8 +362,8 @@ def record_message(
 
 
 def record_view(name: str, receivers: tuple[Party, ...], value: Any) -> None:
-    """Keeps what `receivers` are shown, if anybody records: the recorder's `views` are
-    the arrays of the trace that records, and may leave it as its results.
+    """Keeps a value that `receivers` are shown, if anybody records; the recorder's
+    `views` are arrays of the current trace and may leave it as results.
     """
     for recorder in _recorders():
         recorder._view(name, receivers, value)
@@ -378,10 +378,10 @@ def record_reveal(
 
 
 def priced(function: Callable[..., Any], *args: Any) -> Recorder:
-    """What `function(*args)` sends and shows, without running it.
+    """Records what `function(*args)` sends and shows, without running it.
 
     Args:
-      function: Of arrays; what is static is bound before.
+      function: A function of arrays; static arguments must be bound before.
       *args: Trees of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:

@@ -1,1 +1,1 @@
-"""Secure sums: what clients send is added up, and only the sum is opened."""
+"""Secure aggregation: the server adds up what clients send and opens only the sum."""

@@ -1,8 +1,8 @@
-"""What protocols send and compute, and how long sending takes: closed forms.
+"""Closed forms of what protocols send and of how long sending takes.
 
 A protocol's cost is the tuple of its messages, known before anything runs: exact Python
-integers, in bits, that depend on shapes only. What every federated round sends besides,
-the model to the clients, is not a protocol's.
+integers, in bits, that depend on shapes only. The model that every federated round
+sends to the clients is not part of it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Role = Literal["client", "server", "helper"]
 
 
 class Message(NamedTuple):
-    """One kind of message, of all those who send it.
+    """One kind of message, for all who send it.
 
     Attributes:
       name: What is sent.
       sender: The role that sends: "client", "server" or, of several servers, "helper"
         for all but the first.
       receiver: The role that receives, in equal parts.
-      num_bits: What one sender sends, to all its receivers together.
+      num_bits: Bits that one sender sends to all its receivers together.
       num_senders: How many have the sending role in this message.
       num_receivers: How many have the receiving role in this message.
       round_number: The protocol's round, from 0; what a round sends depends on what
@@ -48,12 +48,12 @@ Messages = tuple[Message, ...]
 
 
 class Traffic(NamedTuple):
-    """A protocol's messages, summed; bytes, rounded up.
+    """The bytes of a protocol's messages, rounded up, and its rounds.
 
     Attributes:
-      uplink_bytes: What one client sends, to whomever.
-      downlink_bytes: What one client receives.
-      server_bytes: What the server sends and receives; of several the busiest.
+      uplink_bytes: Bytes that one client sends, to any receiver.
+      downlink_bytes: Bytes that one client receives.
+      server_bytes: Bytes that the server sends and receives; of several the busiest.
       num_rounds: Rounds of messages that wait for each other.
     """
 
@@ -67,7 +67,7 @@ class Traffic(NamedTuple):
 def modulus_bits(num_clients: int, input_bits: int) -> int:
     """Bits of a word that holds the sum of `num_clients` inputs of `input_bits` each.
 
-    `ceil(log2(n (2^b - 1) + 1))`, exactly.
+    They are `ceil(log2(n (2^b - 1) + 1))`, exactly.
 
     Raises:
       ValueError: If an argument is not at least 1.
@@ -87,16 +87,16 @@ def closed_form_bits(
 ) -> int:
     """Bits that one client sends and receives: `2 n a_K + (5 n - 4) a_S + m w`.
 
-    Bonawitz et al. 2017, section 7; `bonawitz` itemises it. The paper's n is everybody,
-    because everybody holds a share of each secret, its owner included: with k
-    neighbours it is k + 1. (Published comparisons also put k itself.)
+    Bonawitz et al. 2017, section 7; `bonawitz` itemises them. In the paper n counts all
+    clients, because every client holds a share of each secret, its owner included; with
+    k neighbours n is k + 1. (Published comparisons also put n = k.)
 
     Args:
-      num_holders: n, who hold shares of one client's secrets, itself included.
+      num_holders: n, the holders of shares of a client's secrets, the client included.
       dimension: m, the vector's length.
-      word_bits: w, of one masked coordinate.
-      key_bits: a_K, of a public key.
-      share_bits: a_S, of a share.
+      word_bits: w, bits of one masked coordinate.
+      key_bits: a_K, bits of a public key.
+      share_bits: a_S, bits of a share.
 
     Raises:
       ValueError: If a size is not at least 1.
@@ -117,7 +117,7 @@ def bonawitz(
     key_bits: int = _KEY_BITS,
     share_bits: int = _SHARE_BITS,
 ) -> Messages:
-    """Secure aggregation by pairwise masks, semi-honest, over any graph.
+    """The messages of secure aggregation by pairwise masks, semi-honest, on any graph.
 
     Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine
     Learning", CCS 2017; on a k-regular graph Bell et al., CCS 2020. One client's bits
@@ -125,13 +125,13 @@ def bonawitz(
     of names, signatures and what encryption adds to a share are left out.
 
     Args:
-      graph: Who are neighbours.
+      graph: Which clients are neighbours.
       dimension: The vector's length.
-      word_bits: Of one masked coordinate: `modulus_bits` at least.
-      num_dropped: Clients that vanish after sharing their keys, which is when they cost
-        the server most. Per client the numbers are those of one that stays.
-      key_bits: Of a public key.
-      share_bits: Of a share of a seed or a private key.
+      word_bits: Bits of one masked coordinate: `modulus_bits` at least.
+      num_dropped: Clients that drop out after sharing their keys, when they cost the
+        server most. Numbers per client are those of a client that stays.
+      key_bits: Bits of a public key.
+      share_bits: Bits of a share of a seed or a private key.
 
     Raises:
       ValueError: If there is no such graph, too few clients stay, or a size is not at
@@ -149,7 +149,7 @@ def bonawitz(
         _up("encrypted_shares", shares, everybody, 1),
         _down("neighbours_shares", shares, everybody, 1),
         _up("masked_input", dimension * word_bits, num_alive, 2),
-        # Of every neighbour, and of the client itself, one of the two secrets.
+        # One of the two secrets of every neighbour, and of the client itself.
         _up("unmasking_shares", share_bits * (peers + 1), num_alive, 3),
     )
 
@@ -164,7 +164,7 @@ def additive_sharing(
     compressed: bool = True,
     seed_bits: int = transcript.SEED_BITS,
 ) -> Messages:
-    """Clients share their vectors among servers, which open the sum to each other.
+    """The messages of additive sharing among servers that open the sum to each other.
 
     All shares but one are expanded from seeds, as in Prio (Corrigan-Gibbs, Boneh, NSDI
     2017) and as `sharing.share` makes them: the first server gets a vector of each
@@ -174,13 +174,13 @@ def additive_sharing(
     Args:
       num_parties: Servers, at least 2.
       dimension: The vector's length.
-      word_bits: Of one coordinate of a share.
-      num_clients: How many share; only the servers' numbers depend on it.
+      word_bits: Bits of one coordinate of a share.
+      num_clients: How many clients share; only the servers' numbers depend on it.
       compressed: Whether shares are sent as seeds; otherwise each is a whole vector.
-      seed_bits: Of a seed.
+      seed_bits: Bits of a seed.
 
     Raises:
-      ValueError: Fewer than 2 servers, or a size that is not at least 1.
+      ValueError: For fewer than 2 servers, or a size that is not at least 1.
     """
     checks.at_least("num_parties", num_parties, 2)
     _check_sizes(dimension=dimension, word_bits=word_bits)
@@ -220,22 +220,22 @@ def light_secagg(
     *,
     num_dropped: int = 0,
 ) -> Messages:
-    """Secure aggregation by coded masks, which are recovered all at once.
+    """The messages of secure aggregation by coded masks, removed all at once.
 
     So, He, Yang, Li, Yu, Ali, Guler, Avestimehr, "LightSecAgg: a Lightweight and
     Versatile Design for Secure Aggregation in Federated Learning", MLSys 2022. A mask
-    is cut into `surviving - privacy` pieces, of which every client gets a coded one.
-    The server relays the pieces, as the shares in `bonawitz`, and all who stay answer,
-    of whom it needs `surviving`.
+    is cut into `surviving - privacy` pieces, and every client gets one coded piece. The
+    server relays the pieces, as the shares in `bonawitz`. All who stay answer, and the
+    server needs `surviving` answers.
 
     Args:
       num_clients: How many take part.
       surviving: U, how many must stay, above `privacy`.
       privacy: T, how many may collude with the server.
       dimension: The vector's length.
-      word_bits: Of a field element. The field has to hold the sum:
-        `lightsecagg.field_of_sum` chooses it.
-      num_dropped: Clients that vanish after sending their coded masks, as in
+      word_bits: Bits of an element of a field that holds the sum:
+        `lightsecagg.field_of_sum` chooses the field.
+      num_dropped: Clients that drop out after sending their coded masks, as in
         `bonawitz`.
 
     Raises:
@@ -257,13 +257,13 @@ def light_secagg(
 
 @arguments.checked
 def sent_bits(messages: Messages, party: Role) -> int:
-    """What one of those in the role `party` sends, in bits."""
+    """The bits that one holder of the role `party` sends."""
     return sum(m.num_bits for m in messages if m.sender == party)
 
 
 @arguments.checked
 def received_bits(messages: Messages, party: Role) -> int:
-    """What one of those in the role `party` receives, in bits."""
+    """The bits that one holder of the role `party` receives."""
     return sum(_received(m) for m in messages if m.receiver == party)
 
 
@@ -278,15 +278,13 @@ def by_message(messages: Messages, party: Role = "client") -> dict[str, dict[str
 
 @arguments.checked
 def num_rounds(messages: Messages) -> int:
-    """How many rounds of messages wait for each other."""
+    """The number of rounds of messages that wait for each other."""
     return len({m.round_number for m in messages})
 
 
 @arguments.checked
 def num_exchanges(messages: Messages) -> int:
-    """How many of these rounds are among servers alone, whose senders wait for no
-    answer.
-    """
+    """The number of rounds among servers alone, whose senders wait for no answer."""
     answered = {m.round_number for m in messages if "client" in (m.sender, m.receiver)}
     return num_rounds(messages) - len(answered)
 
@@ -305,12 +303,12 @@ def traffic(messages: Messages) -> Traffic:
 
 @arguments.checked
 def expansion(client_bits: int | Messages, dimension: int, input_bits: int) -> float:
-    """What one client sends and receives over its bare input, as the papers print it.
+    """A client's traffic in both directions over its bare input, as papers print it.
 
     Args:
       client_bits: A protocol's messages, or a client's bits in both directions.
       dimension: The vector's length.
-      input_bits: Of one coordinate before masking.
+      input_bits: Bits of one coordinate before masking.
 
     Raises:
       ValueError: If a size is not at least 1.
@@ -326,11 +324,11 @@ def expansion(client_bits: int | Messages, dimension: int, input_bits: int) -> f
 
 @arguments.checked
 def seconds(messages: Messages, links: Network, party: str | None = None) -> float:
-    """How long the messages take: a round trip per round with clients in it, whom a
-    server answers; half of one per round among servers; and the busiest link, that of
-    the party and direction with most bits (`network.seconds`).
+    """The seconds that a protocol's messages take (`network.seconds`).
 
-    With many clients the busiest link is the server's.
+    They are a round trip per round with clients in it, whom a server answers; half a
+    round trip per round among servers; and the time of the busiest link, that of the
+    party and direction with most bits. With many clients that link is the server's.
 
     Args:
       messages: A protocol's.
@@ -373,7 +371,7 @@ def _received(message: Message) -> int:
 
 
 def num_staying(graph: graphs.Graph, num_dropped: int) -> int:
-    """How many clients stay of a graph's, if its protocol does not abort.
+    """The number of a graph's clients that stay, if its protocol does not abort.
 
     Raises:
       ValueError: If there is no such graph, or fewer clients stay than its threshold.

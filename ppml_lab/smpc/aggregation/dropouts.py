@@ -1,4 +1,4 @@
-"""Who is still there after each round of a secure aggregation protocol.
+"""Drop-outs: who is still there after each round of a secure aggregation protocol.
 
 The four rounds are those of Bonawitz et al. 2017 and of LightSecAgg (So et al. 2022).
 """
@@ -18,14 +18,14 @@ from ppml_lab import arguments, checks, random
 
 
 class Alive(NamedTuple):
-    """Who is still there after each round of the protocol, each a part of the one
-    before.
+    """The clients still there after each round, a subset of those in the round before.
 
     Attributes:
-      advertised: Joined and sent a public key.
-      shared: Sent shares of its secrets, or coded pieces of its mask, to the others.
-      uploaded: Sent a masked input: the sum is over these.
-      unmasked: Answered the server's request for what removes the masks.
+      advertised: Clients that joined and sent a public key.
+      shared: Clients that sent shares of their secrets, or coded pieces of their masks,
+        to the others.
+      uploaded: Clients that sent a masked input: the sum is over these.
+      unmasked: Clients that answered the server's request for what removes the masks.
     """
 
     advertised: Bool[Array, " clients"]
@@ -35,14 +35,14 @@ class Alive(NamedTuple):
 
 
 def check(alive: Alive, num_clients: int) -> None:
-    """Raises ValueError unless this says of each client whether it is there."""
+    """Raises ValueError unless `alive` has one truth value per client and round."""
     check_kind(alive)
     for name, who in alive._asdict().items():
         checks.entries(f"alive.{name}", who, num_clients, "clients")
 
 
 def check_kind(alive: Alive) -> None:
-    """Raises ValueError unless these are truth values."""
+    """Raises ValueError unless `alive` is an `Alive` of arrays of truth values."""
     if not isinstance(alive, Alive):
         raise ValueError(
             f"alive must be an Alive, got a {type(alive).__name__}; dropouts.everybody "
@@ -54,9 +54,7 @@ def check_kind(alive: Alive) -> None:
 
 
 def check_inputs(inputs: Any, alive: Alive, num_clients: int) -> None:
-    """Raises ValueError unless there is an input of each client, and somebody knows of
-    each whether it is there.
-    """
+    """Raises ValueError unless inputs and `alive` have one row for each client."""
     check_kind(alive)
     shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(inputs)]
     rows = [(*shape, 0)[0] for shape in shapes]
@@ -73,10 +71,10 @@ def nested(
     uploaded: Bool[Array, " clients"],
     unmasked: Bool[Array, " clients"],
 ) -> Alive:
-    """Who stays if nobody comes back: each round only has those of the round before.
+    """An `Alive` in which nobody comes back: a round keeps only clients of the last.
 
     Raises:
-      ValueError: Unless all are truth values of as many clients.
+      ValueError: Unless all arguments are truth values of equally many clients.
     """
     if not getattr(advertised, "shape", None):
         raise ValueError(f"advertised must be an array [clients], got {advertised!r}")
@@ -88,7 +86,7 @@ def nested(
 
 @arguments.checked
 def everybody(num_clients: int) -> Alive:
-    """No dropouts.
+    """An `Alive` without drop-outs.
 
     Raises:
       ValueError: If num_clients is below 1.
@@ -103,8 +101,9 @@ def drop_out(
     num_clients: int,
     dropout_probs: Float[Array, " 4"] | Sequence[float],
 ) -> Alive:
-    """Draws who drops out; in each of the four rounds everybody who is left does so on
-    their own with that round's probability.
+    """Draws drop-outs, independent for each client and each of the four rounds.
+
+    A client that is left drops out of a round with that round's probability.
 
     Raises:
       ValueError: If num_clients is below 1, or there are not four probabilities.

@@ -1,9 +1,10 @@
-"""Who shares pairwise masks with whom: the communication graph of secure aggregation.
+"""The communication graph of secure aggregation: who shares pairwise masks with whom.
 
 A sum is safe when the honest clients that stay are connected by masks that the server
-cannot remove, and complete when enough holders of each secret stay to open it. In the
-complete graph both are plain; with k neighbours each, for random places on a ring, both
-hold with a probability that is bounded here. On the host, in Python integers.
+cannot remove, and complete when enough holders of each secret stay to open the secret.
+In the complete graph both are plain. With k neighbours each and random places on a
+ring, both hold with a probability that this module bounds, on the host, in Python
+integers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Graph(NamedTuple):
 
     The neighbours of place i are i + 1, ..., i + degree / 2 and i - 1, ..., i - degree
     / 2, modulo `num_clients`: a Harary graph. With degree `num_clients - 1` everybody
-    is everybody's neighbour. Which client has which place is the caller's: outside the
+    is everybody's neighbour. The caller gives clients their places: outside the
     complete graph the places must be a random permutation that nobody could foresee.
 
     Attributes:
@@ -44,16 +45,16 @@ class Graph(NamedTuple):
 
 
 class Offsets(NamedTuple):
-    """Distances on the ring that meet every pair of neighbours once.
+    """The distances on the ring that meet every pair of neighbours once.
 
     With `offset` from 1 to `num_offsets`, place i adds its mask with place i + offset
     and place i + offset subtracts it: `y += masks - roll(masks, offset)`.
 
     Attributes:
       num_offsets: The largest distance.
-      half_last: Whether the largest is half the ring, as in complete graphs of an even
-        size. Its pairs are met twice on the way round, so only the first half of the
-        places has a mask there.
+      half_last: Whether the largest distance is half the ring, as in complete graphs of
+        an even size. Pairs at that distance are met twice on the way round, so only the
+        first half of the places has a mask there.
     """
 
     num_offsets: int
@@ -64,11 +65,11 @@ def check(graph: Graph) -> Graph:
     """Returns `graph`, if there is such a graph.
 
     Raises:
-      ValueError: Fewer than 3 clients, a degree that is neither even nor that of the
-        complete graph, or a threshold that the holders of a secret cannot reach.
+      ValueError: For fewer than 3 clients, a degree that is neither even nor that of
+        the complete graph, or a threshold that the holders of a secret cannot reach.
     """
     num_clients, degree, threshold = graph
-    # Of two, each learns the other's input from the sum.
+    # With two clients, each learns the other's input from the sum.
     checks.at_least("num_clients", num_clients, 3)
     checks.at_least("degree", degree, 2)
     if degree >= num_clients:
@@ -92,23 +93,23 @@ def check(graph: Graph) -> Graph:
 
 @arguments.checked
 def complete(num_clients: int, threshold: Any = None) -> Graph:
-    """Everybody shares masks with everybody.
+    """The complete graph: every client shares masks with every other client.
 
     Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine
     Learning", CCS 2017.
 
     **Guarantee:** fewer than `threshold` corrupt clients and the server learn no more
     than the sum over the clients that stay, and the sum comes out if at least
-    `threshold` of them do. With the default, and up to a third of the clients corrupt,
-    a server that lies about who dropped out cannot open both secrets of a client
-    either.
+    `threshold` clients stay. With the default, and up to a third of the clients
+    corrupt, a server that lies about who dropped out cannot open both secrets of a
+    client either.
 
     Args:
       num_clients: At least 3.
       threshold: Shares that open a secret; by default more than two thirds.
 
     Raises:
-      ValueError: Fewer than 3 clients, or a threshold outside `[1, num_clients]`.
+      ValueError: For fewer than 3 clients, or a threshold outside `[1, num_clients]`.
     """
     checks.at_least("num_clients", num_clients, 3)
     if threshold is None:
@@ -126,30 +127,31 @@ def k_regular(
     correctness_bits: int = 20,
     security_bits: int = 40,
 ) -> Graph:
-    """The fewest neighbours that are safe and survive dropouts, and their threshold.
+    """The graph with the fewest neighbours that is safe and survives drop-outs.
 
     Bell, Bonawitz, Gascón, Lepoint, Raykova, "Secure Single-Server Aggregation with
     (Poly)Logarithmic Overhead", CCS 2020, with the exact tails of the hypergeometric
     distribution where the paper's theorems bound them. The threshold is the lowest safe
-    one, at least 2: the server's work grows with it.
+    one, at least 2: the server's work grows with the threshold.
 
-    **Guarantee:** of at most `floor(corrupt_share * num_clients)` corrupt clients and
-    `floor(dropout_share * num_clients)` dropouts, chosen before the places are drawn at
-    random: except with probability `2^-security_bits` no client has `threshold`
+    **Guarantee:** for at most `floor(corrupt_share * num_clients)` corrupt clients and
+    `floor(dropout_share * num_clients)` drop-outs, chosen before the places are drawn
+    at random: except with probability `2^-security_bits` no client has `threshold`
     corrupt neighbours and the honest clients that stay are connected, so that a
     semi-honest server learns their sum only; except with probability
     `2^-correctness_bits` every client keeps `threshold` neighbours, so that the sum
     comes out. `semi_malicious` raises the threshold so that a server that tells some
-    holders of a client's shares that it dropped out and others that it stayed cannot
-    open both of its secrets. The client itself is such a holder here and answers too,
-    while the paper counts neighbours only: with 1,000 clients of whom 30% are corrupt
-    and 30% drop out, its (degree, threshold) of (872, 584) would let 873 honest answers
-    and 295 second ones of the corrupt open both; this gives (876, 587).
+    holders of a client's shares that the client dropped out and others that it stayed
+    cannot open both secrets of the client. The client itself is a holder here and
+    answers too, while the paper counts neighbours only: with 1,000 clients, 30% of them
+    corrupt and 30% dropping out, the paper's (degree, threshold) of (872, 584) would
+    let 873 honest answers and 295 second answers of the corrupt open both secrets; this
+    function gives (876, 587).
 
     Args:
       num_clients: How many take part; no fewer may start with this graph.
-      corrupt_share: Of the clients, in [0, 1): those that tell the server all they see.
-      dropout_share: Of the clients, in [0, 1).
+      corrupt_share: The share, in [0, 1), of clients that tell the server all they see.
+      dropout_share: The share, in [0, 1), of clients that drop out.
       semi_malicious: Whether the server may lie about who dropped out.
       correctness_bits: Failures of the sum are rarer than 2 to minus this.
       security_bits: Failures of privacy are rarer than 2 to minus this.
@@ -158,8 +160,8 @@ def k_regular(
       The graph with the smallest even degree below `num_clients - 1`.
 
     Raises:
-      ValueError: If no degree does, because the shares are too high or the clients too
-        few, or for bad arguments.
+      ValueError: If no degree suffices, because the shares are too high or the clients
+        too few, or for bad arguments.
     """
     checks.at_least("num_clients", num_clients, 3)
     for name, share in {
@@ -178,7 +180,8 @@ def k_regular(
 
     num_corrupt = num_of(num_clients, corrupt_share)
     num_dropped = num_of(num_clients, dropout_share)
-    # Privacy fails in two ways, and per client in all but the first of them.
+    # Privacy fails in two ways: the first concerns the whole graph, the second a single
+    # client, as does a failure of the sum.
     log_unsafe = -(security_bits + 1) * math.log(2)
     log_safe_each = log_unsafe - math.log(num_clients)
     log_correct_each = -correctness_bits * math.log(2) - math.log(num_clients)
@@ -213,7 +216,7 @@ def k_regular(
 
 
 def num_of(num_clients: int, share: float) -> int:
-    """How many clients a share of them is, rounded down: 0.29 of 100 are 29."""
+    """The number of clients in a share of them, rounded down: 0.29 of 100 are 29."""
     return math.floor((share + _SLACK) * num_clients)
 
 
@@ -248,13 +251,13 @@ def abort_share(
 ) -> float:
     """The share of rounds in which a secret stays closed, so that there is no sum.
 
-    For the complete graph a count; for others each round's clients get random places,
-    the same in every call, with what is left of the places empty.
+    For the complete graph this is a count. For other graphs each round's clients get
+    random places, the same in every call, and all other places stay empty.
 
     Args:
-      graph: Who hold shares, and how many of them open a secret.
+      graph: Who holds shares, and how many shares open a secret.
       invited: How many clients share keys, in each of the rounds.
-      reports: How many of these stay to the end.
+      reports: How many of these clients stay to the end.
     """
     num_clients, degree, threshold = check(graph)
     checks.entries("reports", np.asarray(reports), len(invited), "rounds of invited")
@@ -267,7 +270,7 @@ def abort_share(
         answers = order < stay
         round_trip = np.concatenate([answers, answers[: 2 * num_offsets]])
         passed = np.concatenate([[0], np.cumsum(round_trip)])
-        # Of the place in the middle of each window of 2 * num_offsets + 1.
+        # Answers around the place in the middle of a window of 2 * num_offsets + 1.
         around = passed[2 * num_offsets + 1 :] - passed[:num_clients]
         asked = np.roll(order < shared, -num_offsets)
         aborts += stay == 0 or bool(np.any(asked & (around < threshold)))
@@ -277,8 +280,9 @@ def abort_share(
 def _log_disconnected(num_clients: int, degree: int, num_bad: int) -> float:
     """A bound on log P(the clients that are neither corrupt nor gone fall apart).
 
-    To cut the ring, bad clients must fill two stretches of `degree / 2` places: so many
-    pairs of stretches, and for each the probability that all its clients are bad.
+    To cut the ring, bad clients must fill two stretches of `degree / 2` places. The
+    bound is the number of pairs of stretches, times the probability that all clients of
+    a pair are bad.
     """
     if degree > num_bad:
         return -math.inf
@@ -288,8 +292,9 @@ def _log_disconnected(num_clients: int, degree: int, num_bad: int) -> float:
 
 
 def _rare(population: int, marked: int, drawn: int, log_prob: float) -> int:
-    """The least number of `marked` that is met with probability `exp(log_prob)` at most
-    when `drawn` of a `population` are.
+    """The least m with P(at least m of the `marked` are drawn) at most exp(log_prob).
+
+    Of a `population`, `drawn` are drawn without replacement.
     """
     mean = drawn * (marked / population)
     # Hoeffding's bound, which draws without replacement obey too.

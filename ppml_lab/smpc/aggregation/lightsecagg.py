@@ -6,10 +6,10 @@ input plus a uniform mask z_i over a prime field. Before that it cuts z_i into U
 pieces, appends T uniform ones, and gives client j the value at a point alpha_j of the
 polynomial of degree U - 1 that has these pieces as its values at points beta_1, ...,
 beta_U. Each client that is still there at the end sends the server one vector, the sum
-of the pieces that it holds of those that uploaded. Such sums are values of the sum of
-the polynomials, so any U of them give the sum of the masks and nothing else.
+of the pieces that it holds of clients that uploaded. These vectors are values of the
+sum of the polynomials, so any U vectors give the sum of the masks and nothing else.
 
-What a dropout costs does not depend on how many there are: nobody's secret is opened.
+A drop-out costs the same however many there are: nobody's secret is opened.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _UPLOADS, _UNKNOWN_PIECES = range(2)
 
 
 class Code(NamedTuple):
-    """How masks are coded.
+    """The code by which masks are cut and coded.
 
     Attributes:
       num_clients: N, at least 3.
@@ -52,12 +52,12 @@ class Code(NamedTuple):
 
 
 class Transcript(NamedTuple):
-    """Of a run, what the server saw; with `decoded` it removes the masks.
+    """The server's view of a run; with `decoded` the server removes the masks.
 
     Attributes:
       uploads: `[clients, length]`, zeros for those that did not upload.
       holders: The places whose answers are used: the first U that answered, in order.
-      answers: `[U, piece]`, the sums that they sent; zeros for those that did not.
+      answers: `[U, piece]`, the sums that these sent; zeros for those that did not.
     """
 
     uploads: Element
@@ -69,10 +69,10 @@ def check(code: Code) -> Code:
     """Returns `code`, if there is such a code.
 
     Raises:
-      ValueError: Fewer than 3 clients, or unless 0 <= T < U <= N.
+      ValueError: For fewer than 3 clients, or unless 0 <= T < U <= N.
     """
     num_clients, surviving, privacy = code
-    # Of two, each learns the other's input from the sum.
+    # With two clients, each learns the other's input from the sum.
     checks.at_least("num_clients", num_clients, 3)
     checks.at_least("privacy", privacy, 0)
     if not privacy < surviving <= num_clients:
@@ -84,14 +84,14 @@ def check(code: Code) -> Code:
 
 
 def field_of_sum(num_clients: int, input_bits: int) -> Ring:
-    """The smallest of the fields here that holds the sum of so many inputs.
+    """The smallest field here that holds the sum of `num_clients` inputs.
 
     Args:
       num_clients: N.
-      input_bits: Of an entry of an input, which is not negative.
+      input_bits: Bits of an entry of an input, which is not negative.
 
     Raises:
-      ValueError: If none does, or an argument is not at least 1.
+      ValueError: If no field does, or an argument is not at least 1.
     """
     checks.at_least("num_clients", num_clients, 1)
     checks.at_least("input_bits", input_bits, 1)
@@ -107,19 +107,20 @@ def field_of_sum(num_clients: int, input_bits: int) -> Ring:
 
 
 def piece_length(code: Code, length: int) -> int:
-    """Coordinates of one of the U - T pieces that a mask of `length` is cut into."""
+    """The length of each of the U - T pieces that a mask of `length` is cut into."""
     return -(-length // (check(code).surviving - code.privacy))
 
 
 def client_mask(
     seed: Seed, place: Int[Array, ""] | int, length: int, field: Ring = F31
 ) -> Element:
-    """What one client adds to its input: `length` uniform elements.
+    """The mask that one client adds to its input: `length` uniform elements.
 
     Args:
-      seed: Of this sum only: masks that serve twice give a difference of inputs away.
-      place: The client's.
-      length: Coordinates.
+      seed: A seed of this sum only: masks that serve twice give a difference of inputs
+        away.
+      place: The client's place.
+      length: How many coordinates.
       field: `field.F31` or `field.F61`.
     """
     return _uniform(random.child(seed, place, _MASK), length, field)
@@ -128,7 +129,7 @@ def client_mask(
 def coded_mask(
     seed: Seed, code: Code, place: Int[Array, ""] | int, length: int, field: Ring = F31
 ) -> Element:
-    """The pieces that one client sends to all others, and keeps of its own mask.
+    """The coded pieces of a client's mask: one for each other client, one kept.
 
     **Guarantee:** any `privacy` rows are uniform and independent of the mask, if the
     generator's words are; the mask is a linear function of any `surviving` rows.
@@ -136,9 +137,9 @@ def coded_mask(
     Args:
       seed: As in `client_mask`.
       code: How many pieces there are.
-      place: The client's.
-      length: Of the mask.
-      field: Of the mask.
+      place: The client's place.
+      length: The mask's length.
+      field: The mask's field.
 
     Returns:
       `[clients, piece]`, row j for the client at place j.
@@ -151,12 +152,12 @@ def coded_mask(
 
 
 def encode(code: Code, pieces: Element, field: Ring = F31) -> Element:
-    """Values at all clients' points of the polynomial that has `pieces` as values.
+    """The values, at all clients' points, of the polynomial through `pieces`.
 
     Args:
-      code: Whose points these are.
+      code: The code that has these points.
       pieces: `[surviving, piece]`: those of the mask, and then `privacy` uniform ones.
-      field: Of the pieces.
+      field: The field of the pieces.
 
     Returns:
       `[clients, piece]`.
@@ -164,12 +165,12 @@ def encode(code: Code, pieces: Element, field: Ring = F31) -> Element:
     for part in jax.tree.leaves(pieces) or [None]:
         checks.entries("pieces", part, check(code).surviving, "pieces of a mask")
     weights = shamir.lagrange_weights(field, _piece_points(code), _client_points(code))
-    # The product takes them apart into limbs: it must not draw for each again.
+    # The product cuts them into limbs: they must not be drawn again for each limb.
     return fields.matmul(field, weights, lax.optimization_barrier(pieces))
 
 
 def completes(code: Code, alive: Alive) -> Bool[Array, ""]:
-    """Whether somebody uploaded and enough answered."""
+    """Returns whether any client uploaded and enough clients answered."""
     dropouts.check(alive, code.num_clients)
     answers = jnp.sum(alive.unmasked, dtype=jnp.int32)
     return jnp.any(alive.uploaded) & (answers >= check(code).surviving)
@@ -178,7 +179,7 @@ def completes(code: Code, alive: Alive) -> Bool[Array, ""]:
 def first_answers(
     code: Code, answers: Bool[Array, " clients"]
 ) -> Int[Array, " surviving"]:
-    """The places of the first U that answer, and if they are fewer, of others."""
+    """The places of the first U clients that answer; others follow if fewer answer."""
     checks.entries("answers", answers, code.num_clients, "clients of the code")
     places = jnp.argsort(~answers, stable=True).astype(jnp.int32)
     return places[: check(code).surviving]
@@ -191,8 +192,10 @@ def decoded(
     length: int,
     field: Ring = F31,
 ) -> Element:
-    """The sum of the masks, `[length]`, from the `answers` `[surviving, piece]` of the
-    clients at the places `holders`, which may be traced and must be distinct.
+    """The sum of the masks, `[length]`, decoded from `answers` `[surviving, piece]`.
+
+    The answers are those of the clients at the places `holders`, which may be traced
+    and must be distinct.
     """
     checks.entries("holders", holders, code.surviving, "answers that are used")
     for part in jax.tree.leaves(answers):
@@ -212,16 +215,16 @@ def mask_of_sum(
     length: int,
     field: Ring = F31,
 ) -> Element:
-    """What the server subtracts from the sum of the uploads: `length` elements.
+    """The masks that the server subtracts from the sum of the uploads, `[length]`.
 
     Args:
       code: How masks are coded.
       answers: Who answers, `Alive.unmasked`. If fewer than U do, the result is useless.
-      summed_pieces: `[clients, piece]`, of each client the sum of the coded pieces that
-        it holds of all that uploaded. Only the rows of the first U that answer are
-        looked at.
-      length: Of a mask.
-      field: Of the masks.
+      summed_pieces: `[clients, piece]`: for each client, the sum of the coded pieces
+        that it holds of all clients that uploaded. Only the rows of the first U clients
+        that answer are looked at.
+      length: The length of a mask.
+      field: The field of the masks.
 
     Raises:
       ValueError: If there is no such code.
@@ -236,20 +239,21 @@ def mask_of_sum(
 def run(
     seed: Seed, code: Code, inputs: Element, alive: Alive, field: Ring = F31
 ) -> Outcome:
-    """The whole protocol: what clients upload and answer, and the server's decoding.
+    """Runs the whole protocol: clients' uploads and answers, and the server's decoding.
 
-    One client after the other, so that besides inputs and uploads there are two
-    `[clients, piece]` at a time: the pieces of one client and the holders' sums.
+    Clients are worked on one after the other, so that besides inputs and uploads there
+    are two arrays `[clients, piece]` at a time: the pieces of one client and the
+    holders' sums.
 
     **Guarantee:** any `privacy` clients that collude with the server learn the sum over
     those that uploaded, which with their own inputs is the sum over the others, and
     nothing else, if all follow the protocol. A server that asks some holders for one
     sum and others for another learns more. If fewer than `surviving` answer, what they
-    sent may still say something of the sum, of nothing else. The emulation has no
-    network, one memory for all, and a generator that is not cryptographic.
+    sent may still say something about the sum, and about nothing else. The emulation
+    has no network, one memory for all, and a generator that is not cryptographic.
 
     Args:
-      seed: Of this sum only.
+      seed: A seed of this sum only.
       code: How masks are coded.
       inputs: `[clients, length]`, elements of the field.
       alive: Who drops out when; `shared` are those that sent their coded pieces.
@@ -289,19 +293,20 @@ def transcript(
 def ideal_transcript(
     seed: Seed, code: Code, total: Element, alive: Alive, field: Ring = F31
 ) -> Transcript:
-    """What the server sees, drawn from the sum alone.
+    """The server's view, drawn from the sum alone.
 
-    **Guarantee:** in law that of `transcript`, with the same `alive`. Uploads there are
-    uniform and independent, for masks are; the sum of the masks is that of the uploads
-    less the total; and the sum of the uniform pieces is uniform whatever else there is.
-    Nothing else of the inputs goes in, so nothing else can come out of it.
+    **Guarantee:** this view has the same distribution as that of `transcript`, with the
+    same `alive`. Uploads there are uniform and independent, as masks are; the sum of
+    the masks is that of the uploads less the total; and the sum of the uniform pieces
+    is uniform whatever else there is. Nothing else of the inputs goes in, so nothing
+    else can come out.
 
     Args:
-      seed: Of this transcript only.
+      seed: A seed of this transcript only.
       code: How masks are coded.
       total: `[length]`, the sum of the inputs of those that uploaded.
       alive: Who drops out when.
-      field: Of the total.
+      field: The field of the total.
     """
     (length,) = rings.shape_of(total)
     dropouts.check(alive, check(code).num_clients)
@@ -331,7 +336,7 @@ def _coded(seed: Array, code: Code, place: Any, mask: Element, field: Ring) -> E
 def _with_uniform_pieces(
     stream: Array, code: Code, mask: Element, field: Ring
 ) -> Element:
-    """`[surviving, piece]`: the pieces of a mask, filled up with zeros, and others."""
+    """Pieces `[surviving, piece]`: a mask's, padded with zeros, then uniform ones."""
     (length,) = rings.shape_of(mask)
     piece = piece_length(code, length)
     missing = (code.surviving - code.privacy) * piece - length

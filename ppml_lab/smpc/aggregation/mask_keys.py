@@ -1,9 +1,10 @@
-"""Keys of masked sums: agreed in pairs, shared among neighbours, opened for dropouts.
+"""The keys of secure aggregation by masks: made, shared, and opened for drop-outs.
 
 Bonawitz, Ivanov, Kreuter, Marcedone, McMahan, Patel, Ramage, Segal, Seth, "Practical
 Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017, against
-semi-honest parties. What `masking` draws the masks from is made here, and what a server
-can know of it: `unmask` looks at no secret, only at shares that survivors reveal.
+semi-honest parties. This module makes the keys from which `masking` draws the masks,
+and what a server can know of them: `unmask` looks at no secret, only at shares that
+survivors reveal.
 
 All arrays are by *place* on the ring of a `graphs.Graph`.
 """
@@ -27,10 +28,10 @@ from ppml_lab.smpc.field import F61
 from ppml_lab.smpc.ring import Wide
 
 GENERATOR = 37
-"""Of the multiplicative group modulo 2^61 - 1: its powers are all of it."""
+"""A generator of the multiplicative group modulo 2^61 - 1."""
 
 NOTHING, SELF_SEED, SECRET_KEY = 0, 1, 2
-"""What survivors are asked to open of a client."""
+"""The kinds of secret that survivors are asked to open of a client."""
 
 _SECRET_KEYS, _SELF_SEEDS, _SHARES = range(3)
 _OWN_STREAM, _PAIR_STREAM = range(2)
@@ -39,13 +40,13 @@ _BATCH = 2**18
 
 
 class Setup(NamedTuple):
-    """Everybody's keys; nobody in the protocol sees all of it.
+    """The keys of all clients; nobody in the protocol sees all of them.
 
     Attributes:
       secret_keys: Exponents, F61.
       public_keys: Powers of `GENERATOR`, F61.
-      self_seeds: What a client's own mask is drawn from, F61.
-      share_seed: What the coefficients of all sharing polynomials are drawn from.
+      self_seeds: Seeds of the clients' own masks, F61.
+      share_seed: The seed of the coefficients of all sharing polynomials.
     """
 
     secret_keys: Wide
@@ -55,19 +56,19 @@ class Setup(NamedTuple):
 
 
 class Unmasking(NamedTuple):
-    """All that the server knows beside the uploads.
+    """All that the server knows besides the uploads.
 
     Attributes:
-      public_keys: F61.
+      public_keys: Everybody's public keys, F61.
       requested: The kind of secret that each client's neighbours are asked to open:
         `NOTHING`, `SELF_SEED` or `SECRET_KEY`, so never both.
-      secrets: What came out of it, F61; 0 where nothing did.
-      dropped: Places, those first that shared and did not upload.
-      num_dropped: How many those are.
+      secrets: The opened secrets, F61; 0 where none was opened.
+      dropped: All places, first those of clients that shared and did not upload.
+      num_dropped: How many clients shared and did not upload.
       pair_seeds: The streams of masks that `dropped` clients have with each neighbour,
-        by the order of `distances`, agreed on with opened secret keys; 0 after the
+        in the order of `distances`, agreed on with opened secret keys; 0 after the
         first `num_dropped`.
-      completed: Whether every secret that was asked for came out.
+      completed: Whether anybody uploaded and every requested secret was opened.
     """
 
     public_keys: Wide
@@ -84,11 +85,11 @@ def setup(seed: UInt32[Array, " 2"], graph: graphs.Graph) -> Setup:
 
     **Guarantee:** none against anybody who computes: logarithms modulo 2^61 - 1 take
     seconds, and the generator is not cryptographic. The algebra is that of the real
-    protocol: a mask needs one end's secret key and the other's public key.
+    protocol: a mask needs one end's secret key and the other end's public key.
 
     Args:
-      seed: Of this sum only: keys that serve twice give two sums away.
-      graph: Whose clients there are.
+      seed: A seed of this sum only: keys that serve twice give two sums away.
+      graph: The graph of the clients.
 
     Raises:
       ValueError: If there is no such graph.
@@ -107,20 +108,21 @@ def setup(seed: UInt32[Array, " 2"], graph: graphs.Graph) -> Setup:
 
 
 def own_stream(self_seed: Wide) -> UInt32[Array, "*s 2"]:
-    """The seed of the mask that a client has by itself."""
+    """The seed of a client's own mask."""
     return random.child(jnp.stack(self_seed, axis=-1), _OWN_STREAM)
 
 
 def pair_stream(secret_key: Wide, public_key: Wide) -> UInt32[Array, "*s 2"]:
-    """The seed of the mask that two clients share, as either of them agrees on it, by
-    Diffie and Hellman: one's own secret key and the other's public key.
+    """The seed of the mask that two clients share, by Diffie-Hellman key agreement.
+
+    Either client makes it from its own secret key and the other client's public key.
     """
     agreed = field.power(F61, public_key, secret_key)
     return random.child(jnp.stack(agreed, axis=-1), _PAIR_STREAM)
 
 
 def distances(graph: graphs.Graph) -> Int[np.ndarray, " degree"]:
-    """From a place to its neighbours: ahead 1, 2, ... and then behind -1, -2, ..."""
+    """The distances from a place to its neighbours: 1, 2, ... and then -1, -2, ..."""
     num_offsets, half_last = graphs.offsets(graph)
     ahead = np.arange(1, num_offsets + 1, dtype=np.int32)
     return np.concatenate([ahead, -ahead[: num_offsets - half_last]])
@@ -129,8 +131,10 @@ def distances(graph: graphs.Graph) -> Int[np.ndarray, " degree"]:
 def adds(
     graph: graphs.Graph, place: Array | int, distance: Array | np.ndarray | int
 ) -> Bool[Array, "..."]:
-    """Whether `place` adds the mask that it shares with `place + distance`, which then
-    subtracts it: of two neighbours the one behind does. Arguments broadcast.
+    """Returns whether `place` adds the mask that it shares with `place + distance`.
+
+    Of two neighbours the one behind adds the mask and the one ahead subtracts it.
+    Arguments broadcast.
     """
     distance = jnp.asarray(distance)
     opposite = 2 * distance == graph.num_clients
@@ -138,7 +142,7 @@ def adds(
 
 
 def pair_seeds(setup: Setup, graph: graphs.Graph) -> UInt32[Array, "offsets clients 2"]:
-    """The streams of the masks of places i and i + 1, i + 2, ...: each pair's once.
+    """The seeds of the masks that places i and i + 1, i + 2, ... share, once per pair.
 
     `4 * num_clients * (degree + 1)` bytes: 4 MB for 1,000 clients that all share masks
     with each other, 5 MB for 10,000 with 122 neighbours.
@@ -152,12 +156,14 @@ def pair_seeds(setup: Setup, graph: graphs.Graph) -> UInt32[Array, "offsets clie
 
 
 def requested(alive: Alive) -> Int[Array, " clients"]:
-    """What survivors are asked to open of each client: the self seed of one that
-    uploaded, the secret key of one that shared and did not, so never both.
+    """The kind of secret that survivors are asked to open of each client.
+
+    It is the self seed of a client that uploaded, and the secret key of a client that
+    shared but did not upload, so never both.
 
     **Guarantee:** with the self seed the server cannot remove a survivor's pair masks,
-    and with the secret key it cannot remove the own mask of one that seemed to drop
-    out, should its upload be late. That holds for honest answers to one request; a
+    and with the secret key it cannot remove the own mask of a client that seemed to
+    drop out, should its upload be late. That holds for honest answers to one request; a
     server that asks some for one secret and others for the other gets both, unless the
     graph's threshold is made for that.
     """
@@ -166,17 +172,18 @@ def requested(alive: Alive) -> Int[Array, " clients"]:
 
 
 def unmask(setup: Setup, graph: graphs.Graph, alive: Alive) -> Unmasking:
-    """What the server learns from the survivors' shares.
+    """Reconstructs what the server learns from the survivors' shares.
 
     Each client's two secrets are shared by Shamir's polynomials over F61 among its
-    neighbours and itself, the one at place i at the point i + 1. The server puts what
-    it requests together from the first `threshold` shares that come back. Shares that
-    nobody reads are not computed, and no table of all shares is kept: some clients at a
-    time, of about `threshold ** 2` products each.
+    neighbours and itself; the holder at place i has the value at the point i + 1. The
+    server reconstructs the secrets that it requests from the first `threshold` shares
+    that come back. Shares that nobody reads are not computed, and no table of all
+    shares is kept: a few clients are worked on at a time, with about `threshold ** 2`
+    products each.
 
     **Guarantee:** a secret is opened only where `threshold` of its holders are in
-    `alive.unmasked`; any fewer shares are uniform whatever the secret. If one is
-    missing the protocol aborts (`completed`), though what came out stays known.
+    `alive.unmasked`; any fewer shares are uniform whatever the secret. If a secret is
+    missing the protocol aborts (`completed`), though the opened secrets stay known.
 
     Raises:
       ValueError: Unless `alive` and the keys are of the graph's clients.
@@ -208,19 +215,20 @@ def shares(
     kind: Int[Array, ""] | int,
     points: Wide,
 ) -> Wide:
-    """What the holders at `points`, a place plus 1 each, keep of one client's secret.
+    """The shares of one client's secret that the holders at `points` keep.
 
-    **Guarantee:** fewer than the graph's threshold are uniform whatever the secret, if
-    the generator's words are: the polynomial has as many coefficients, of which all but
-    the secret are drawn for this client and this kind of secret alone.
+    **Guarantee:** fewer shares than the graph's threshold are uniform whatever the
+    secret, if the generator's words are: the polynomial has as many coefficients as the
+    threshold, and all but the secret are drawn for this client and this kind of secret
+    alone.
 
     Args:
       setup: Everybody's keys.
       graph: Its threshold is how many shares open the secret.
-      place: The owner's.
+      place: The owner's place.
       kind: `SELF_SEED` or `SECRET_KEY`; for `NOTHING` the shares of a self seed that
         nobody asks for.
-      points: `[holders]`, F61.
+      points: The holders' places plus 1, `[holders]`, F61.
     """
     is_key = jnp.asarray(kind) == SECRET_KEY
     secret = jax.tree.map(
@@ -238,7 +246,7 @@ def shares(
 
 
 def completes(graph: graphs.Graph, alive: Alive) -> Bool[Array, ""]:
-    """Whether `unmask` will get every secret that it asks for, without any secret."""
+    """Returns whether `unmask` will complete, computed without any secret."""
     dropouts.check(alive, graph.num_clients)
     asked = requested(alive) != NOTHING
     answers = alive.unmasked.astype(jnp.int32)
@@ -261,8 +269,10 @@ def _opened(
     answers: Bool[Array, " clients"],
     kind: Int[Array, " clients"],
 ) -> tuple[Wide, Bool[Array, " clients"]]:
-    """The secret of the given kind of each client, 0 where fewer than `threshold` of
-    its holders answer or none is asked for; and where they are enough.
+    """The secret of the given kind of each client, and whether enough holders answer.
+
+    A secret is 0 where fewer than `threshold` of its holders answer or none is asked
+    for.
     """
     num_clients, degree, threshold = graph
     around = np.concatenate([np.zeros(1, np.int32), distances(graph)])

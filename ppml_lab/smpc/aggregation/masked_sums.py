@@ -1,7 +1,7 @@
-"""Secure sums under masks for federated rounds: one server, clients that drop out.
+"""Secure aggregation by masks in federated rounds: one server, clients that drop out.
 
-Both protocols are one thing: a client adds a mask to its integers, and what the clients
-that stay send afterwards lets the server remove the sum of the masks, and no mask.
+In both protocols a client adds a mask to its integers. What the clients that stay send
+afterwards lets the server remove the sum of the masks, but no single mask.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ MODES = ("identity", "ideal", "full")
 
 
 class Session(NamedTuple):
-    """What the participants of a round agree on before they train.
+    """The session that the participants of a round agree on before they train.
 
     Attributes:
       places: The place in the protocol of each client of the cohort.
-      alive: Who is there after each round of the protocol, by place.
-      seed: Of everything random in the protocol.
+      alive: Who is still there after each round of the protocol, by place.
+      seed: The seed of everything random in the protocol.
       setup: What the protocol's clients have agreed on; None where nothing is needed.
     """
 
@@ -49,15 +49,15 @@ class Session(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """A protocol.
+    """A protocol for secure aggregation by masks.
 
     Attributes:
-      setup: `(seed) -> ` what its clients agree on.
-      draw: `(session, place, length) -> (mask, pieces)`: what one client adds to its
-        vector, and what it sends besides, which is summed as well.
+      setup: `(seed) ->` what the protocol's clients agree on.
+      draw: `(session, place, length) -> (mask, pieces)`: the mask that one client adds
+        to its vector, and the pieces that it sends besides, which are summed as well.
       remove: `(session, sum of pieces, length) -> (mask of the sum, completed)`.
-      completes: `alive -> ` whether it comes to its end, without any secret.
-      least_reports: Fewer never make a sum.
+      completes: `alive ->` whether the protocol completes, computed without secrets.
+      least_reports: The fewest reports that can make a sum.
       abort_share: As `base.SecureAggregator`'s.
     """
 
@@ -80,43 +80,47 @@ def pairwise_masking(
     wraps: bool = False,
     mode: str = "full",
 ) -> base.SecureAggregator:
-    """One server adds masked updates whose masks cancel, and unmasks with the help of
-    those who stay: Bonawitz et al., CCS 2017, on `graphs.complete`; Bell et al., CCS
-    2020, on `graphs.k_regular` (see `masking`).
+    """Secure aggregation by one server under pairwise masks that cancel in the sum.
 
-    A round's participants share keys before they train. Whoever then drops out, as the
-    round decides, leaves masks in the sum that the others' shares remove; where too few
-    are left for that the protocol aborts, and the round has no sum.
+    Bonawitz et al., CCS 2017, on `graphs.complete`; Bell et al., CCS 2020, on
+    `graphs.k_regular` (see `masking`).
+
+    A round's participants share keys before they train. A client that then drops out,
+    as the round decides, leaves masks in the sum, which the server removes with shares
+    of the clients that stay. Where too few clients stay for that, the protocol aborts,
+    and the round has no sum.
 
     **Guarantee:** that of the graph: a semi-honest server and fewer than its threshold
     of corrupt clients see uniform words and the sum over those who stay. The decoded
-    sum is that of `additive_sharing`, to the bit. That a sum aborts tells how many were
-    there: with central DP take a sampler for which that is the same for neighbours,
-    such as `federated.fixed_size`; `federated.averaging` asks for it. The emulation
-    computes the protocol's numbers with keys far too short to be safe, from a generator
-    that is not cryptographic, in one memory.
+    sum is that of `additive_sharing`, to the bit. That a sum aborts tells how many
+    clients were there: with central DP take a sampler for which their number is the
+    same for neighbouring data sets, such as `federated.fixed_size`;
+    `federated.averaging` asks for it. The emulation computes the protocol's numbers
+    with keys far too short to be safe, from a generator that is not cryptographic, in
+    one memory.
 
     Args:
-      graph: On as many places as the cohort's arrays are long. Padding counts as
-        clients that never came, so a Poisson sampler, whose arrays are longer than the
-        expected cohort, wants a threshold below that: `federated.averaging` refuses a
-        sum that most rounds would abort, such as one on a graph of
-        `graphs.k_regular`, which is made for places that are all taken. The threshold
-        may be traced but in mode "full".
+      graph: A graph on as many places as the cohort's arrays are long. Padding counts
+        as clients that never came, so a Poisson sampler, whose arrays are longer than
+        the expected cohort, needs a threshold below the expected cohort.
+        `federated.averaging` refuses a sum that most rounds would abort, such as one on
+        a graph of `graphs.k_regular`, which is made for places that are all taken. The
+        threshold may be traced except in mode "full".
       max_abs: As in `additive_sharing`.
       scale: As in `additive_sharing`.
       rounding: "stochastic" or "nearest".
-      bits: Of the sum, as in `additive_sharing`.
+      bits: Bits of the sum, as in `additive_sharing`.
       wraps: As in `additive_sharing`.
-      mode: "full" makes every key, mask and share; "ideal" uploads what follows the
-        same joint law, uniform given the sum, at one mask per client; "identity" adds
-        the integers themselves. Sum, aborts and stated cost are the same in all.
+      mode: "full" makes every key, mask and share; "ideal" uploads words that have the
+        same joint distribution, uniform given the sum, at one mask per client;
+        "identity" adds the integers themselves. Sum, aborts and stated cost are the
+        same in all modes.
 
     Raises:
-      ValueError: If the sum would not fit, or for bad arguments; when it begins for a
-        cohort and a mechanism (`federated.averaging` tries it when built), if the
-        cohort has not as many places as the graph, or `max_abs` is below the
-        mechanism's bound, or is needed and missing.
+      ValueError: If the sum would not fit, or for bad arguments. Also when the
+        aggregator begins for a cohort and a mechanism (`federated.averaging` tries it
+        when built): if the cohort has not as many places as the graph, or `max_abs` is
+        below the mechanism's bound, or is needed and missing.
     """
     graphs.check(graph)
     if mode == "full" and checks.is_traced(graph.threshold):
@@ -168,9 +172,9 @@ def light_secagg(
     wraps: bool = False,
     mode: str = "full",
 ) -> base.SecureAggregator:
-    """One server adds masked updates, and removes the sum of the masks at once, by a
-    code that needs `code.surviving` clients: So et al., MLSys 2022 (see `lightsecagg`).
+    """Secure aggregation by one server that decodes the sum of the masks in one step.
 
+    So et al., MLSys 2022 (see `lightsecagg`). Decoding needs `code.surviving` clients.
     Sums are modulo 2^31 - 1. A round's participants send each other coded pieces of
     their masks before they train.
 
@@ -180,8 +184,8 @@ def light_secagg(
     emulation is not, see `pairwise_masking`.
 
     Args:
-      code: On as many places as the cohort's arrays are long; padding counts as clients
-        that never came.
+      code: A code for as many clients as the cohort's arrays are long; padding counts
+        as clients that never came.
       max_abs: As in `additive_sharing`.
       scale: As in `additive_sharing`.
       rounding: "stochastic" or "nearest".
@@ -230,7 +234,7 @@ def _under_masks(
     messages: Callable[[int], cost.Messages],
     mode: str,
 ) -> base.SecureAggregator:
-    """The aggregator of a protocol in one of the modes."""
+    """The aggregator of a masking protocol in one of the modes."""
     checks.known("mode", mode, MODES)
     ring = encoding.ring
 
@@ -248,7 +252,7 @@ def _under_masks(
         )
 
     def of_one_stream(session: Session, place: Array, length: int) -> Element:
-        """An ideal mask: nobody needs to know how it is made."""
+        """An ideal mask, from a single stream."""
         seed = random.child(session.seed, place)[None]
         return masking.sum_of_masks(ring, seed, jnp.ones(1, jnp.int32), length)
 

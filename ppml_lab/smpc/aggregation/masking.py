@@ -1,4 +1,4 @@
-"""Secure aggregation by masks that cancel: what clients send and a server removes.
+"""Secure aggregation by masks that cancel: clients' uploads and the server's unmasking.
 
 Bonawitz, Ivanov, Kreuter, Marcedone, McMahan, Patel, Ramage, Segal, Seth, "Practical
 Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017, with the
@@ -8,8 +8,8 @@ Aggregation with (Poly)Logarithmic Overhead", CCS 2020. Client i uploads
     y_i = x_i + PRG(b_i) + sum of PRG(s_ij) over neighbours j ahead
                          - sum of PRG(s_ij) over neighbours j behind
 
-in a ring, where *ahead* is on the ring of places: with which client of a pair the plus
-goes is a convention. Keys, and who may learn which, are in `mask_keys`.
+in a ring, where *ahead* is on the ring of places: which client of a pair adds the mask
+is a convention. Keys, and who may learn which, are in `mask_keys`.
 
 Vectors are worked on in chunks of coordinates, so that memory is that of one chunk of
 all clients; the same bits come out under any chunking and on any number of devices.
@@ -40,11 +40,12 @@ Block = Integer[Array, ""] | int
 
 
 class Outcome(NamedTuple):
-    """What a run gives to the server.
+    """The outcome of a run, as the server gets it.
 
     Attributes:
-      total: The sum of the inputs of all that uploaded; zeros if not `completed`.
-      completed: Whether the protocol came to its end.
+      total: The sum of the inputs of all clients that uploaded; zeros if not
+        `completed`.
+      completed: Whether the protocol completed.
     """
 
     total: Element
@@ -52,11 +53,11 @@ class Outcome(NamedTuple):
 
 
 class Transcript(NamedTuple):
-    """Of a run, what the server saw of some coordinates.
+    """The server's view of some coordinates in a run.
 
     Attributes:
       uploads: `[clients, length]`, zeros for those that did not upload.
-      removed: `[length]`, the masks that the server subtracts from their sum.
+      removed: `[length]`, the masks that the server subtracts from the uploads' sum.
     """
 
     uploads: Element
@@ -72,20 +73,20 @@ def client_mask(
     first_block: Block = 0,
     ring: Ring = rings.Z32,
 ) -> Element:
-    """All that one client adds to its input: `length` elements from a block on.
+    """The sum of all masks that one client adds to its input: `length` elements.
 
-    It agrees on its keys here and holds a few masks at a time, so that clients can be
-    worked on one by one inside a compiled round. All clients together so draw each
-    pair's mask twice; `masked_inputs` draws it once.
+    The client agrees on its keys here and holds a few masks at a time, so that clients
+    can be worked on one by one inside a compiled round. All clients together then draw
+    each pair's mask twice; `masked_inputs` draws it once.
 
     Args:
-      setup: Of it, this client's secrets and everybody's public keys are read.
+      setup: Only this client's secrets and everybody's public keys are read.
       graph: Who the neighbours are.
       shared: `Alive.shared`, what the server tells clients before they mask.
-      place: The client's.
-      length: Coordinates.
-      first_block: Where they begin, in blocks of `random.BLOCK`.
-      ring: Where masks are uniform.
+      place: The client's place.
+      length: How many coordinates.
+      first_block: Where the coordinates begin, in blocks of `random.BLOCK`.
+      ring: The ring in which masks are uniform.
     """
     checks.entries("shared", shared, graph.num_clients, "clients of the graph")
     place, steps = jnp.asarray(place), jnp.asarray(mask_keys.distances(graph))
@@ -114,28 +115,27 @@ def masked_inputs(
     first_block: Block = 0,
     ring: Ring = rings.Z32,
 ) -> Element:
-    """What all clients upload of `length` coordinates, drawing each pair's mask once.
+    """All clients' uploads of `length` coordinates, with each pair's mask drawn once.
 
     **Guarantee:** each row is its input plus the client's own mask and one mask per
-    neighbour: to whoever lacks any one of these it is uniform whatever the input, if
-    the generator's words are. The emulation's are not safe from an opponent that
-    computes (`mask_keys.setup`).
+    neighbour: to anybody who lacks any one of these masks the row is uniform whatever
+    the input, if the generator's words are. The emulation's masks are not safe from an
+    opponent that computes (`mask_keys.setup`).
 
     Args:
-      setup: Of it, only what makes the clients' own masks is read.
+      setup: Only the seeds of the clients' own masks are read.
       seeds: `mask_keys.pair_seeds`, which do not depend on the chunk.
       graph: Who shares masks with whom.
       inputs: `[clients, length]`.
-      alive: Masks are shared by those that shared, rows sent by those that uploaded.
+      alive: Clients in `shared` share masks, clients in `uploaded` send rows.
       first_block: Where these coordinates begin, in blocks of `random.BLOCK`.
-      ring: Of the inputs.
+      ring: The ring of the inputs.
 
     Returns:
       `[clients, length]`, zeros for those that did not upload.
 
     Raises:
-      ValueError: Unless there is an input of each of the graph's clients, and somebody
-        knows of each whether it is there.
+      ValueError: Unless `inputs` and `alive` have a row for each client of the graph.
     """
     dropouts.check_inputs(inputs, alive, graph.num_clients)
     checks.entries("seeds", seeds, graphs.offsets(graph).num_offsets, "offsets")
@@ -166,19 +166,20 @@ def mask_of_sum(
     first_block: Block = 0,
     ring: Ring = rings.Z32,
 ) -> Element:
-    """What is left of the masks in the sum of the uploads: `length` elements.
+    """The masks that are left in the sum of the uploads: `length` elements.
 
-    From opened secrets and public keys only. Those that uploaded leave their own masks,
-    and those that dropped out the masks that they share with them: the time grows with
-    `(clients + dropped * degree) * length`, the memory is bounded.
+    Only opened secrets and public keys are used. Clients that uploaded leave their own
+    masks, clients that dropped out the masks that they share with clients that
+    uploaded. The time grows with `(clients + dropped * degree) * length`, the memory is
+    bounded.
 
     Args:
       unmasking: What the server knows; if not `completed` the result is useless.
       graph: Who shares masks with whom.
       alive: Who uploaded.
-      length: Coordinates.
-      first_block: Where they begin, in blocks of `random.BLOCK`.
-      ring: Of the uploads.
+      length: How many coordinates.
+      first_block: Where the coordinates begin, in blocks of `random.BLOCK`.
+      ring: The ring of the uploads.
     """
     dropouts.check(alive, graph.num_clients)
     steps = jnp.asarray(mask_keys.distances(graph))
@@ -211,24 +212,24 @@ def run(
     num_chunks: int | None = None,
     mesh: Mesh | None = None,
 ) -> Outcome:
-    """The whole protocol.
+    """Runs the whole protocol of secure aggregation by masks.
 
     **Guarantee:** the total is the exact sum over `alive.uploaded` in the ring, made of
     nothing but uploads, public keys and what survivors open, or the protocol aborts. A
     semi-honest server with corrupt clients within the bounds of the graph learns this
-    sum only. Emulated is the arithmetic of one honest run: there is no network, no
-    signature, and keys too small to be safe (`mask_keys.setup`).
+    sum only. The emulation does the arithmetic of one honest run: there is no network,
+    no signature, and keys too small to be safe (`mask_keys.setup`).
 
     Args:
-      seed: Of this run only.
+      seed: A seed of this run only.
       graph: Who shares masks with whom, and how many shares open a secret.
       inputs: `[clients, length]` by place, or a function from the number of a chunk to
         its `[clients, chunk]`, so that not all need be held at once.
       alive: Who drops out when.
-      ring: Of the inputs.
+      ring: The ring of the inputs.
       chunk: Coordinates at a time, a multiple of `random.BLOCK`. Memory is a few times
         that of `[clients, chunk]` elements.
-      num_chunks: How many, where `inputs` is a function.
+      num_chunks: How many chunks, where `inputs` is a function.
       mesh: Devices that chunks are dealt to; one device if None. Changes no bit.
 
     Returns:
@@ -279,12 +280,12 @@ def transcript(
     """All that the server of `run` with the same seed sees of some coordinates.
 
     Args:
-      seed: Of the run.
+      seed: The run's seed.
       graph: Who shares masks with whom.
       inputs: `[clients, length]`, the coordinates that begin at `first_block`.
       alive: Who drops out when.
       first_block: In blocks of `random.BLOCK`.
-      ring: Of the inputs.
+      ring: The ring of the inputs.
 
     Raises:
       ValueError: As for `masked_inputs`.
@@ -309,18 +310,18 @@ def ideal_transcript(
 ) -> Transcript:
     """Uploads as the server sees them, drawn from the sum alone: one draw per client.
 
-    **Guarantee:** in law that of `transcript`, whose uploads are uniform and
-    independent, for each client's own mask is, and whose removed masks are their sum
-    less the total. Nothing else of the inputs goes in, so nothing else can come out of
-    it. No keys belong to this transcript: it does not show which seeds the removed
-    masks were drawn from.
+    **Guarantee:** this transcript has the same distribution as that of `transcript`,
+    whose uploads are uniform and independent, as each client's own mask is, and whose
+    removed masks are the uploads' sum less the total. Nothing else of the inputs goes
+    in, so nothing else can come out. No keys belong to this transcript: it does not
+    show which seeds the removed masks were drawn from.
 
     Args:
-      seed: Of this transcript only.
+      seed: A seed of this transcript only.
       total: `[length]`, the sum of the inputs of those that uploaded.
       uploaded: `Alive.uploaded`.
       first_block: Where these coordinates begin, in blocks of `random.BLOCK`.
-      ring: Of the total.
+      ring: The ring of the total.
     """
     length = rings.shape_of(total)[0]
     streams = random.child(seed, jnp.arange(len(uploaded)))
@@ -331,7 +332,7 @@ def ideal_transcript(
 def _dealt(
     function: Callable[[Array], Element], numbers: Int[Array, " n"], mesh: Mesh | None
 ) -> Element:
-    """`function` of every number, in a row at least as long as they are."""
+    """`function` of every number, stacked; surplus rows may follow."""
 
     def in_turn(numbers: Array) -> Element:
         return lax.map(function, numbers)
@@ -368,11 +369,11 @@ def sum_of_masks(
     """The sum of masks times their signs.
 
     Args:
-      ring: Where masks are uniform.
-      seeds: Of each mask.
+      ring: The ring in which masks are uniform.
+      seeds: The seed of each mask.
       signs: 1, -1, or 0 for none.
-      length: Coordinates.
-      first_block: Where they begin, in blocks of `random.BLOCK`.
+      length: How many coordinates.
+      first_block: Where the coordinates begin, in blocks of `random.BLOCK`.
 
     Returns:
       Elements `[length]`.

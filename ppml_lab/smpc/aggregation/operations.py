@@ -1,4 +1,4 @@
-"""What the parties of a masked sum compute, counted: closed forms, as in `cost`."""
+"""Operation counts of secure aggregation by masks: closed forms, as in `cost`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ppml_lab.smpc.aggregation import cost, graphs
 
 
 class Work(NamedTuple):
-    """One party's operations in one protocol run.
+    """The operations of one party in one run of the protocol.
 
     Attributes:
-      mask_words: Words of the vector's length expanded from seeds.
+      mask_words: Words that are expanded from seeds.
       key_agreements: Diffie-Hellman computations.
       shares: Shamir shares evaluated, of one secret at one point each.
       reconstructions: Secrets interpolated from `threshold` shares.
@@ -25,7 +25,7 @@ class Work(NamedTuple):
 
 
 class Operations(NamedTuple):
-    """What one client that stays, and the server, compute."""
+    """The operations of one client that stays, and of the server."""
 
     client: Work
     server: Work
@@ -35,15 +35,16 @@ class Operations(NamedTuple):
 def of_masked_sum(
     graph: graphs.Graph, dimension: int, num_dropped: int = 0
 ) -> Operations:
-    """What the parties of `cost.bonawitz` compute.
+    """The operations of the parties in `cost.bonawitz`.
 
     A client expands its own mask and one per neighbour. The server expands the own
-    masks of clients that stay, and for each that dropped out those which it shared with
-    neighbours that stay. In a k-regular graph their number depends on who drops out:
-    this is its mean over random places, rounded up; in the complete graph it is exact.
+    masks of clients that stay and, for each client that dropped out, the masks that it
+    shared with neighbours that stay. In a k-regular graph the number of the latter
+    depends on who drops out: it is counted by its mean over random places, rounded up.
+    In the complete graph it is exact.
 
     Args:
-      graph: Who are neighbours.
+      graph: Which clients are neighbours.
       dimension: The vector's length.
       num_dropped: As in `cost.bonawitz`.
 

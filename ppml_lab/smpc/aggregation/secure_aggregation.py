@@ -1,9 +1,9 @@
-"""Secure sums of client updates for federated rounds.
+"""Secure aggregation of client updates in federated rounds.
 
-All but the clear sum are one thing: updates become integers of a ring, a *protection*
-hides the integers, the servers add up what is hidden, and only the sum is opened. The
-sum does not depend on the protection; what a server sees and what it costs does. Shares
-for several servers are here, masks for one server in `masked_sums`.
+All aggregators but the clear sum work alike: updates become integers of a ring, a
+*protection* hides the integers, the servers add up the hidden integers, and only the
+sum is opened. The sum does not depend on the protection; what a server sees, and the
+cost, do. Shares for several servers are here, masks for one server in `masked_sums`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _FLOAT_BYTES = 4
 
 
 class Protection(NamedTuple):
-    """How integers are hidden from those who add them up.
+    """A way to hide integers from the servers that add them up.
 
     Attributes:
       begin: `(key, invited, reporting) -> session`, what the participants agree on.
-      protect: `(key, session, place, integers) -> message`; integers are a tree of
-        elements, a message is one of elements that may have axes in front.
+      protect: `(key, session, place, integers) -> message`; both are trees of elements,
+        and those of a message may have axes in front.
       reveal: `(session, sum of messages) -> (sum of integers, completed)`.
       messages: `dimension -> cost.Messages` of a round.
-      num_places: The only length of a cohort that it is for; None for any.
-      least_reports: Fewer never make a sum.
-      abort_share: As `base.SecureAggregator`'s; by default rounds abort that have fewer
-        reports than that.
+      num_places: The only length of a cohort that is allowed; None for any.
+      least_reports: The fewest reports that can make a sum.
+      abort_share: As in `base.SecureAggregator`; by default rounds with fewer reports
+        than `least_reports` abort.
     """
 
     begin: Callable[..., PyTree]
@@ -50,11 +50,11 @@ class Protection(NamedTuple):
 
 
 class Session(NamedTuple):
-    """What a round's participants agree on.
+    """The session that a round's participants agree on.
 
     Attributes:
-      steps: Its numbers.
-      protocol: The protection's own.
+      steps: The round's bound and scale.
+      protocol: The protection's own session.
     """
 
     steps: sum_encoding.Steps
@@ -69,8 +69,8 @@ _TOTAL = guards.one_of(sums.Total, "`empty` and `absorb` make one")
 def clear() -> base.SecureAggregator:
     """The plain sum: the server sees every update.
 
-    Totals are `pairs.Pair`s of float32, whatever the updates' own type: at 100,000
-    clients one of them moves the sum by its norm, up to a relative 1e-6.
+    Totals are `pairs.Pair`s of float32, whatever the updates' own type: among 100,000
+    clients, one client moves the sum by its norm, up to a relative 1e-6.
     """
     made = sums.summing(
         encode=lambda key, session, place, update: update,
@@ -103,48 +103,53 @@ def additive_sharing(
     least_reports: Any = 1,
     mode: str = "full",
 ) -> base.SecureAggregator:
-    """Each client shares its update among `num_parties` servers over Z_2^32.
+    """Secure aggregation by several servers, among which clients share their updates.
 
-    The servers add the shares that they receive, and only the sums are opened, so that
-    together they learn the sum of the updates and nothing else. All shares but one are
-    expanded from seeds: a client sends the first server a vector, the others a seed.
+    Each client shares its update among `num_parties` servers over Z_2^32. The servers
+    add the shares that they receive, and only the sums are opened, so that together
+    they learn the sum of the updates and nothing else. All shares but one are expanded
+    from seeds: a client sends the first server a vector, the others a seed.
 
     **Guarantee:** any `num_parties - 1` servers see uniform words that do not depend on
     any update, apart from the sum that is opened (semi-honest servers that do not all
     collude), as far as a generator's words from a seed are uniform. The sum is over
-    those who report: of a single one it is that client's update, unless `least_reports`
-    is above 1, as sums of fewer are not opened. The decoded sum is the exact integer
-    sum of the rounded updates: within `num_clients / scale` per coordinate of the clear
-    sum with stochastic rounding and `num_clients / (2 * scale)` with nearest, the same
-    whatever the order, chunking or number of devices. The emulation shows the
-    arithmetic, its error and its bytes; it sends nothing, keeps no party apart from
-    another, and draws shares from a generator that is not cryptographic.
+    those who report: with a single report it is that client's update, unless
+    `least_reports` is above 1, as sums of fewer reports are not opened. The decoded sum
+    is the exact integer sum of the rounded updates: within `num_clients / scale` per
+    coordinate of the clear sum with stochastic rounding and
+    `num_clients / (2 * scale)` with nearest, the same whatever the order, chunking or
+    number of devices. The emulation shows the arithmetic, its error and its bytes; it
+    sends nothing, keeps no party apart from another, and draws shares from a generator
+    that is not cryptographic.
 
     Args:
       num_parties: Servers, at least 2.
-      max_clients: The largest cohort; that of the rounds by default, and never below.
+      max_clients: The largest cohort; by default the rounds' cohort, and never less.
       max_abs: Bound of each coordinate of an update, needed where the mechanism states
-        none, such as without clipping or with noise at the clients; larger coordinates
-        are clamped. Where it states one that is the bound by itself; what is told all
-        the same must not be below it, and is raised to a bound that grows.
+        no bound, such as without clipping or with noise at the clients; larger
+        coordinates are clamped. A bound that the mechanism states is used by itself; a
+        `max_abs` given all the same must not be below that bound, and is raised where
+        the bound grows.
       scale: Integer steps per unit. Where the bound is known in a round only, as with
-        an adaptive clip norm, a round halves it until the sum fits; the sensitivity and
-        with it the noise follow.
+        an adaptive clip norm, a round halves the scale until the sum fits; the
+        sensitivity, and with it the noise, follow.
       rounding: "stochastic" or "nearest".
-      bits: Of the sum; fewer than 32 emulate a smaller ring. May be traced, as scale
-        and max_abs may.
+      bits: Bits of the sum; fewer than 32 emulate a smaller ring. May be traced, as
+        scale and max_abs may.
       wraps: Whether sums may outgrow these bits and wrap around. Noise that a round
-        adds is then reduced with the sum (`FixedPoint.wrap`), so that its privacy
-        holds; otherwise the sum fits.
-      least_reports: Fewer make no sum; may be traced. With central DP above 1 needs a
-        sampler with replace_one neighbours, as other sums that can abort.
+        adds is then taken modulo the same range as the sum (`FixedPoint.wrap`), so that
+        its privacy holds; otherwise the sum fits.
+      least_reports: The fewest reports that make a sum; may be traced. With central DP,
+        a value above 1 needs a sampler with the replace_one neighbouring relation, as
+        do other sums that can abort.
       mode: "full" makes every share; "identity" adds the integers themselves, which
         gives the same sum and states the same cost.
 
     Raises:
-      ValueError: If the sum would not fit, or for bad arguments; when it begins for a
-        cohort and a mechanism (`federated.averaging` tries it when built), if
-        `max_clients` or `max_abs` is below theirs, or is needed and missing.
+      ValueError: If the sum would not fit, or for bad arguments. Also when the
+        aggregator begins for a cohort and a mechanism (`federated.averaging` tries it
+        when built): if `max_clients` or `max_abs` is below theirs, or is needed and
+        missing.
     """
     checks.at_least("num_parties", num_parties, 2)
     checks.at_least("least_reports", least_reports, 1)
@@ -175,7 +180,7 @@ def additive_sharing(
 
 
 def unprotected(messages: Callable[[int], cost.Messages]) -> Protection:
-    """Integers as they are: the sum of a protocol that costs `messages`, at no cost."""
+    """The protection that hides nothing, for the sum of a protocol with `messages`."""
     return Protection(
         begin=lambda key, invited, reporting: (),
         protect=lambda key, session, place, integers: integers,
@@ -185,7 +190,7 @@ def unprotected(messages: Callable[[int], cost.Messages]) -> Protection:
 
 
 def word_bits(encoding: SumEncoding) -> int:
-    """Of a message's words; the ring's where fewer are traced."""
+    """The bits of a message's words: the ring's where `encoding.bits` is traced."""
     traced = checks.is_traced(encoding.bits)
     return encoding.ring.bits if traced else int(encoding.bits)
 
@@ -260,7 +265,7 @@ def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggrega
 
 
 def _cost(messages: cost.Messages, dimension: int) -> base.Cost:
-    """What a client sends in the protocol, and receives with the model."""
+    """A client's cost: what it sends and receives in the protocol, and the model."""
     traffic = cost.traffic(messages)
     return base.Cost(
         traffic.uplink_bytes,

@@ -1,9 +1,9 @@
-"""The integers of a secure sum: what its builder is told, and what a round adds to it.
+"""Encodings for secure aggregation: the numbers that builders are told, and a round's.
 
-Two of the numbers belong to others. How many integers are added is the cohort's length,
-and how large one may be is the bound that the privacy mechanism states, which an
-adaptive clip norm changes from round to round. A round brings both, so that neither has
-to be told, and what is told all the same is compared.
+Two numbers come from elsewhere. The cohort's length says how many integers are added.
+The privacy mechanism states the bound of an integer, which changes from round to round
+with an adaptive clip norm. A round brings both numbers, so that a builder need not be
+told them; numbers that a builder is told all the same are compared with the round's.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ppml_lab.smpc.ring import Z32, Ring
 
 
 class SumEncoding(NamedTuple):
-    """What the builder of a sum was told; make it with `sum_encoding`.
+    """The numbers that the builder of a sum was told; make it with `sum_encoding`.
 
     Attributes:
-      max_clients: The largest cohort; None for that of the rounds.
-      max_abs: Bound of a coordinate, which the mechanism's may raise; None if that has
-        to be one.
+      max_clients: The largest cohort; None to take the rounds' cohort.
+      max_abs: Bound of a coordinate, which the mechanism's bound may raise; None to
+        require that the mechanism states a bound.
       scale: Integer steps per unit, at most: see `of_round`.
       rounding: As in `FixedPoint`.
       ring: As in `FixedPoint`.
@@ -45,7 +45,7 @@ class SumEncoding(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The numbers of a round, traced where the mechanism's bound is.
+    """The numbers of a round, traced where the mechanism's bound is traced.
 
     Attributes:
       max_abs: Bound of a coordinate.
@@ -66,11 +66,11 @@ def sum_encoding(
     bits: Any = None,
     wraps: bool = False,
 ) -> SumEncoding:
-    """Checks what is known before a round.
+    """Checks the numbers that are known before a round, and returns them.
 
     Raises:
-      ValueError: For bad arguments, or if the sum of as many as told, as large as told,
-        would not fit.
+      ValueError: For bad arguments, or if the sum of `max_clients` values of size
+        `max_abs` would not fit.
     """
     bits = checked_bits(scale, rounding, ring, bits)
     if max_clients is not None:
@@ -83,20 +83,20 @@ def sum_encoding(
 
 
 def of_round(encoding: SumEncoding, num_places: int, stated: Any) -> Steps:
-    """The numbers of a round.
+    """The bound and the scale of a round.
 
-    Where all are numbers the sum has to fit at the scale that was told. Where the bound
-    is an array, which may be traced and grow from round to round, or scale or bits are
-    traced, the scale is halved until it does.
+    Where all arguments are plain numbers, the sum has to fit at the scale that was
+    told. Where the bound is an array, which may be traced and grow from round to round,
+    or scale or bits are traced, the scale is halved until the sum fits.
 
     Args:
-      encoding: What was told before.
+      encoding: What the builder was told.
       num_places: The length of the cohort's arrays.
       stated: The bound that the mechanism states; inf for none.
 
     Raises:
       ValueError: For a cohort above `max_clients`, a mechanism without a bound where
-        none was told, one that was told and is below the mechanism's, or numbers with
+        no `max_abs` was told, a `max_abs` below the mechanism's bound, or numbers with
         which the sum does not fit.
     """
     most = encoding.max_clients
@@ -117,15 +117,13 @@ def of_round(encoding: SumEncoding, num_places: int, stated: Any) -> Steps:
 
 
 def fixed_point_at(encoding: SumEncoding, steps: Steps) -> FixedPoint:
-    """The encoding of a round."""
+    """The fixed-point encoding of a round."""
     _, _, _, rounding, ring, bits, wraps = encoding
     return FixedPoint(steps.scale, steps.max_abs, rounding, ring, bits, wraps)
 
 
 def _bound(told: Any, stated: Any) -> Any:
-    """The mechanism's bound where there is one and what was told where not; of both the
-    larger.
-    """
+    """The larger of the mechanism's bound and the told bound, or the only one given."""
     is_known = not checks.is_traced(stated)
     if is_known and not math.isfinite(stated):
         if told is None:
@@ -149,7 +147,9 @@ def _bound(told: Any, stated: Any) -> Any:
 
 
 def _room(encoding: SumEncoding, num_summands: int) -> Any:
-    """The most steps of one value with which the sum fits: a float32, rounded down."""
+    """The most steps that one value may have so that the sum fits: a float32, rounded
+    down.
+    """
     added, bits = num_summands, encoding.bits
     if encoding.wraps:
         added, bits = 1, encoding.ring.bits
@@ -167,8 +167,9 @@ def _room(encoding: SumEncoding, num_summands: int) -> Any:
 
 
 def _halved(scale: Any, max_abs: Any, room: Any) -> Float[Array, ""]:
-    """The scale over the least power of two with which `max_abs` has at most `room`
-    steps, exactly: by mantissas and exponents.
+    """The scale, halved until `max_abs` has at most `room` steps.
+
+    Exact, by mantissas and exponents.
     """
     (a, b, c), (i, j, k) = zip(
         *(jnp.frexp(jnp.float32(x)) for x in (scale, max_abs, room)), strict=True

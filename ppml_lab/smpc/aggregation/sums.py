@@ -1,4 +1,4 @@
-"""What every sum of messages has in common, whatever hides them."""
+"""The common part of all sums of clients' messages, however messages are hidden."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ppml_lab.smpc.ring import Ring
 
 
 class Total(NamedTuple):
-    """A running total: of messages, and of how many they are."""
+    """A running total: the sum of messages so far, and their number."""
 
     messages: PyTree
     count: Float[Array, ""]
 
 
 class Addition(NamedTuple):
-    """How messages are added up.
+    """The operations by which messages are added up.
 
     Attributes:
-      zero: `(like message) -> sum of nobody's`.
+      zero: `(like message) -> sum of no messages`.
       over: `(messages stacked along a leading axis) -> their sum`.
       add: `(sum, sum) -> sum`.
       merge: `(sums stacked along a leading axis) -> their sum`.
-      one: `(sum) -> what has the shapes of a message`.
+      one: `(sum) -> a tree with the shapes of a message`.
     """
 
     zero: Callable[[PyTree], PyTree]
@@ -46,7 +46,9 @@ REAL = Addition(
     pairs.sum_over,
     one=lambda total: total.high,
 )
-"""Of floats: sums are `pairs.Pair`s, to which 100,000 clients add without loss."""
+"""The addition of floats: sums are `pairs.Pair`s, to which 100,000 clients add without
+loss.
+"""
 
 
 def modular(ring: Ring) -> Addition:
@@ -79,16 +81,16 @@ def summing(
     addition: Addition = REAL,
     least_reports: Any = 1,
 ) -> base.SecureAggregator:
-    """A sum of one's own: what a client sends, and what the servers make of the total.
+    """An aggregator of your own, from how clients encode and how servers decode.
 
-    What the sum may be off by, such as by rounding, belongs into its `sensitivity`,
-    and how it wraps around into `wrap`: `summing(...)._replace(sensitivity=...)`. Rules
-    that need each message, such as `federated.coordinate_median`, refuse it unless its
-    servers see them: `summing(...)._replace(shows="individual")`.
+    Put the error of the sum, such as by rounding, into its `sensitivity`, and how the
+    sum wraps around into `wrap`: `summing(...)._replace(sensitivity=...)`. Rules that
+    need each message, such as `federated.coordinate_median`, refuse the aggregator
+    unless its servers see the messages: `summing(...)._replace(shows="individual")`.
 
-    **Guarantee:** none about who learns what: that is for `encode` to see to. Without a
-    `sensitivity` of its own a sum has to be exact, or privacy is claimed for noise that
-    does not cover its error.
+    **Guarantee:** none about who learns what: that is up to `encode`. Without a
+    `sensitivity` of its own the sum has to be exact, or privacy is claimed for noise
+    that does not cover the sum's error.
 
     Args:
       encode: `(key, session, place, update) -> message`, a tree of arrays.
@@ -96,7 +98,7 @@ def summing(
       cost: `(dimension) -> base.Cost` of one client.
       begin: `(key, invited, reporting, max_abs) -> session`.
       addition: How messages are added up.
-      least_reports: Fewer make no sum.
+      least_reports: The fewest reports that make a sum.
 
     Returns:
       An aggregator, such as `federated.averaging` takes.
@@ -138,7 +140,7 @@ def summing(
 
 
 def _check_messages(one: PyTree, messages: PyTree, places: Any) -> None:
-    """Raises ValueError unless these are messages like `one`, stacked."""
+    """Raises ValueError unless `messages` are like `one`, stacked by `places`."""
     wanted = [(len(places), *leaf.shape) for leaf in jax.tree.leaves(one)]
     found = [leaf.shape for leaf in jax.tree.leaves(messages)]
     if wanted != found or jax.tree.structure(one) != jax.tree.structure(messages):

@@ -1,1 +1,1 @@
-"""Computing on shares: programs whose inputs no party knows."""
+"""Computing on shares: protocols and programs whose inputs no party knows."""

@@ -1,12 +1,12 @@
 """Functions that shares cannot compute, from sums, products and comparisons.
 
-Functions of reals, good wherever float32 is: an argument is cut into a mantissa and a
-power of two, and what is left is a polynomial of the mantissa, within 4e-7. On reals
-they show that error. Under `private.evaluate`, which also takes them for JAX's own
-`exp`, `log`, division, roots, `logistic`, `tanh` and `erf`, the roundings of
-fixed-point numbers come on top; each states them for numbers with f fraction bits, in
-steps of 2^-f, for arguments as they are after their own rounding, and where results
-saturate in a ring of k bits.
+They are functions of reals, good wherever float32 is: an argument is cut into a
+mantissa and a power of two, and a polynomial of the mantissa, within 4e-7, does the
+rest. On reals the functions show that error. Under `private.evaluate`, which also takes
+them for JAX's own `exp`, `log`, division, roots, `logistic`, `tanh` and `erf`, the
+roundings of fixed-point numbers come on top. Each function states these roundings for
+numbers with f fraction bits, in steps of 2^-f, for arguments as they are after their
+own rounding, and says where results saturate in a ring of k bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jax import Array
 from jaxtyping import Float
 
 PREFIX = "approximations."
-"""Of the names under which programs call what has a private form as a whole."""
+"""The prefix of names under which programs call functions with a whole private form."""
 
 Reals = Float[Array, "*s"]
 
@@ -124,7 +124,7 @@ def unit_inverse_sqrt(m: Reals) -> Reals:
 
 
 def unit_sqrt(m: Reals) -> Reals:
-    """The root of m in [1/2, 1]."""
+    """The square root of m in [1/2, 1]."""
     return polynomial(_SQRT, 4 * m - 3)
 
 
@@ -139,8 +139,10 @@ def unit_power(t: Reals) -> Reals:
 
 
 def _whole(function: Callable[[Reals], Reals]) -> Callable[[Reals], Reals]:
-    """Called under a name that `interpreter` knows, so that its private form is not
-    what it does to reals, operation by operation.
+    """Puts a function under a name that `interpreter` knows.
+
+    The function then has a private form as a whole, in place of what it does to reals,
+    operation by operation.
     """
 
     def program(x: Reals) -> Reals:
@@ -160,9 +162,9 @@ def _whole(function: Callable[[Reals], Reals]) -> Callable[[Reals], Reals]:
 def exp(x: Reals) -> Reals:
     """The exponential, relatively within 2e-7.
 
-    On shares within `(4 + abs(x)) 2^-f` of the value and 3 steps; 0 below
-    `-(f + 1) log(2)`, and of what lies above, the value at
-    `(min(k / 2, k - 4 - f) - 1/16) log(2)`.
+    On shares within `(4 + abs(x)) 2^-f` of the value and 3 steps. Below
+    `-(f + 1) log(2)` the result is 0; above `(min(k / 2, k - 4 - f) - 1/16) log(2)` it
+    is the value there.
     """
     y = jnp.clip(x * np.float32(np.log2(np.e)), -200, 200)
     whole = jnp.floor(y)
@@ -174,7 +176,7 @@ def reciprocal(x: Reals) -> Reals:
     """`1 / x` of either sign, relatively within 4e-7.
 
     On shares within `4 2^-f` of the value and 3 steps, for abs(x) below an eighth of
-    the ring; of 0 that of a step, `2^f`.
+    the ring; the result for 0 is that for one step, `2^f`.
     """
     m, exponents = jnp.frexp(jnp.abs(x))
     return jnp.sign(x) * jnp.ldexp(unit_reciprocal(m), -exponents)
@@ -185,21 +187,21 @@ def inverse_sqrt(x: Reals) -> Reals:
     """`1 / sqrt(x)` for x above 0, relatively within 1e-7.
 
     On shares within `4 2^-f` of the value and 4 steps, for x below an eighth of the
-    ring; of 0 that of a step, `2^(f / 2)`.
+    ring; the result for 0 is that for one step, `2^(f / 2)`.
     """
     m, exponents = jnp.frexp(x)
     return _by_half(unit_inverse_sqrt(m), -exponents)
 
 
 def _by_half(x: Reals, exponents: Array) -> Reals:
-    """`x * 2^(exponents / 2)`."""
+    """The product `x * 2^(exponents / 2)`."""
     odd = jnp.where(exponents % 2 == 1, np.float32(np.sqrt(2)), np.float32(1))
     return jnp.ldexp(x * odd, exponents // 2)
 
 
 @_whole
 def sqrt(x: Reals) -> Reals:
-    """The root of x of at least 0, relatively within 1e-7.
+    """The square root of x of at least 0, relatively within 1e-7.
 
     On shares within `4 2^-f` of the value and 3 steps, for x below an eighth of the
     ring.
@@ -212,8 +214,8 @@ def sqrt(x: Reals) -> Reals:
 def log(x: Reals) -> Reals:
     """The logarithm of x above 0, within 1e-7 and float32's rounding.
 
-    On shares within 5 steps, for x below an eighth of the ring; of 0 that of a step,
-    `-f log(2)`.
+    On shares within 5 steps, for x below an eighth of the ring; the result for 0 is
+    that for one step, `-f log(2)`.
     """
     m, exponents = jnp.frexp(x)
     return unit_log(m) + exponents.astype(jnp.float32) * np.float32(np.log(2))
@@ -230,7 +232,10 @@ def expm1(x: Reals) -> Reals:
 
 
 def sigmoid(x: Reals) -> Reals:
-    """`1 / (1 + exp(-x))`, within 1e-6, on shares 12 steps: from `exp(-abs(x))`."""
+    """The sigmoid `1 / (1 + exp(-x))`, within 1e-6, on shares within 12 steps.
+
+    Computed from `exp(-abs(x))`.
+    """
     positive = x > 0
     small = exp(jnp.where(positive, -x, x))
     larger = unit_reciprocal((1 + small) * np.float32(0.5)) * np.float32(0.5)
@@ -238,13 +243,14 @@ def sigmoid(x: Reals) -> Reals:
 
 
 def tanh(x: Reals) -> Reals:
-    """`2 sigmoid(2 x) - 1`, within 2e-6, on shares 24 steps."""
+    """The hyperbolic tangent `2 sigmoid(2 x) - 1`, within 2e-6, on shares 24 steps."""
     return 2 * sigmoid(2 * x) - 1
 
 
 def erf(x: Reals) -> Reals:
-    """The error function, within 2e-6, on shares 20 steps: x times a polynomial of x^2,
-    and 1 beyond 3.5.
+    """The error function, within 2e-6, on shares within 20 steps.
+
+    It is x times a polynomial of x^2, and 1 beyond 3.5.
     """
     x = jnp.clip(x, -_ERF_END, _ERF_END)
     u = x * x * np.float32(2 / _ERF_END**2) - 1
@@ -265,6 +271,6 @@ def piecewise_sigmoid(x: Reals) -> Reals:
 
 
 def softmax(x: Reals) -> Reals:
-    """Over the last axis, within 2e-6; on shares 12 steps."""
+    """The softmax over the last axis, within 2e-6; on shares within 12 steps."""
     powers = exp(x - jnp.max(x, axis=-1, keepdims=True))
     return powers * reciprocal(jnp.sum(powers, axis=-1, keepdims=True))

@@ -7,12 +7,12 @@ of zero. A product's scale is the product of the scales: `truncation` brings it 
 
 **Guarantee:** semi-honest parties. What a party receives is uniform and independent of
 all secrets, whatever its own shares: opened operands are masked with shares of a triple
-that is used once; resent products with a fresh zero. Nobody is kept from cheating
-(`authenticated` detects it), the emulation holds all shares in one place, and its
-generator is not cryptographic.
+that is used once; resent products are masked with a fresh zero. Nobody is kept from
+cheating (`authenticated` detects it), the emulation holds all shares in one place, and
+its generator is not cryptographic.
 
-An emulation knows the product: the last share is what the others leave of it, the same
-word that the last party would compute.
+The emulation knows the product: one share is the product minus all other shares, the
+same word that the share's party would compute.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def multiply(seed: Source, one: Shared, other: Shared) -> Shared:
     """The product of each pair; shapes broadcast. One round.
 
     Args:
-      seed: Of randomness that nothing else uses, `[2]`, or a stream of it.
+      seed: A seed `[2]` of randomness that nothing else uses, or a stream of it.
       one: A value.
-      other: Another, shared alike but for its scale.
+      other: Another value, shared alike except for its scale.
 
     Raises:
       ValueError: If the two are not shared alike, or by Shamir's scheme.
@@ -63,7 +63,7 @@ def matmul(seed: Source, left: Shared, right: Shared) -> Shared:
 def dot_general(
     seed: Source, left: Shared, right: Shared, dims: products.DotDims
 ) -> Shared:
-    """`lax.dot_general`. One round; see `multiply`."""
+    """`lax.dot_general` of shared values. One round; see `multiply`."""
 
     def product(ring: Ring, a: Element, b: Element) -> Element:
         return products.dot_general(ring, a, b, dims)
@@ -74,8 +74,10 @@ def dot_general(
 def convolution(
     seed: Source, images: Shared, kernel: Shared, strides: Sequence[int], padding: Any
 ) -> Shared:
-    """Images `[n, h, w, c]` by a kernel `[rows, columns, c, d]`. One round, in which
-    images are opened as they are and not as patches; see `multiply`.
+    """The convolution of images `[n, h, w, c]` by a kernel `[rows, columns, c, d]`.
+
+    One round, in which masked images are opened as they are and not as patches; see
+    `multiply`.
     """
 
     def product(ring: Ring, a: Element, b: Element) -> Element:
@@ -87,7 +89,7 @@ def convolution(
 def public_product(
     shared: Shared, public: Element, product: Callable[[Element, Element], Element]
 ) -> Shared:
-    """`product(share, public)`, bilinear, by every party for itself."""
+    """The bilinear `product(share, public)`, which every party computes for itself."""
     shares = jax.vmap(lambda share: product(share, public))(shared.shares)
     return Shared(shares, shared.scheme)
 
@@ -95,8 +97,10 @@ def public_product(
 def bilinear(
     name: str, seed: Source, one: Shared, other: Shared, product: Product
 ) -> Shared:
-    """`product(ring, one, other)`, which is linear in either. One round, in which both
-    operands are opened as they are, noted under `name`; see `multiply`.
+    """The value of `product(ring, one, other)`, which is linear in either operand.
+
+    One round, noted under `name`, in which both operands are opened as they are, but
+    masked; see `multiply`.
     """
     return _product(name, seed, one, other, product)
 
@@ -131,7 +135,7 @@ def _beaver(
     whole: Element,
     scheme: Scheme,
 ) -> Shared:
-    """Opens both operands masked; every share is then local."""
+    """Beaver's product: opens both operands masked; every share is then local."""
     ring, parties = scheme.ring, scheme.num_parties
     deal("triple", ring, rings.shape_of(whole))
     if scheme.ideal:
@@ -167,7 +171,7 @@ def _resent(
     whole: Element,
     scheme: Scheme,
 ) -> Shared:
-    """Party i has what it needs for the products of its summands with both others'."""
+    """The replicated product: parties multiply the summands they hold, then resend."""
     ring, shape = scheme.ring, rings.shape_of(whole)
     if scheme.ideal:
         resend("resent", scheme, shape)
@@ -192,20 +196,20 @@ def _resent(
 
 
 def draws(seed: Source, ring: Ring, *shapes: tuple[int, ...]) -> list[Element]:
-    """Uniform elements of several shapes, which hide something."""
+    """Uniform elements of several shapes, for masks."""
     stream = streams.of(seed)
     return [stream.masks(ring, shape) for shape in shapes]
 
 
 def completed(whole: Element, others: Element, scheme: Scheme) -> Shared:
-    """All shares of a value, of which all but the first are given."""
+    """All shares of a value, given all shares but the first."""
     first = scheme.ring.subtract(whole, rings.total(scheme.ring, others))
     shares = jax.tree.map(lambda f, o: jnp.concatenate([f[None], o]), first, others)
     return Shared(rings.materialised(shares), scheme)
 
 
 def dealt(seed: Source, name: str, value: Element, scheme: Scheme) -> Shared:
-    """Shares of what a dealer chose before there were inputs."""
+    """Shares of a value that a dealer chose before there were inputs."""
     shape = rings.shape_of(value)
     deal(name, scheme.ring, shape)
     if scheme.ideal:
@@ -215,8 +219,9 @@ def dealt(seed: Source, name: str, value: Element, scheme: Scheme) -> Shared:
 
 
 def deal(name: str, ring: Ring, shape: tuple[int, ...]) -> None:
-    """Notes what a dealer sends: shares are expanded from seeds that parties have, and
-    only the first party's is corrected.
+    """Notes what a dealer sends: the correction of the first party's share.
+
+    All shares are expanded from seeds that parties have.
     """
     bits = ring.bits * math.prod(shape)
     transcript.record_message(name, "dealer", 0, bits, offline=True)

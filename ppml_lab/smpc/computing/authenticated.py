@@ -1,4 +1,4 @@
-"""Additive shares with MACs: whoever changes a share is found out.
+"""Additive shares with MACs, by which a changed share is detected.
 
 SPDZ. Damgard, Pastro, Smart, Zakarias, "Multiparty Computation from Somewhat
 Homomorphic Encryption", CRYPTO 2012; many values are checked at once as in Damgard,
@@ -6,8 +6,8 @@ Keller, Larraia, Pastro, Scholl, Smart, "Practical Covertly Secure MPC for Disho
 Majority - Or: Breaking the SPDZ Limits", ESORICS 2013. The parties share a key alpha
 that none of them knows, and with every value x they share its MAC, alpha * x.
 
-Nothing that is opened may be believed before it is checked, the masked operands of
-products included: a product of wrongly opened ones has a valid MAC.
+Check everything that is opened before you believe it, the masked operands of products
+included: a product of wrongly opened operands has a valid MAC.
 
     product, masked = multiply(seeds[0], x, y, key)
     opened = open_values(product, name="product")
@@ -47,14 +47,14 @@ from ppml_lab.smpc.ring import Element, Ring, Seed
 from ppml_lab.smpc.scheme import Shared
 
 COMMITMENT_BITS = 256
-"""Of a commitment: a hash's length."""
+"""Bits of a commitment: a hash's length."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Authenticated:
     """A secret and its MAC, as all parties together hold them.
 
-    A pytree, but not an array. `open_values` is the way out.
+    A pytree, but not an array. `open_values` opens it.
 
     Attributes:
       value: The secret.
@@ -80,11 +80,11 @@ jax.tree_util.register_dataclass(
 
 
 class Opened(NamedTuple):
-    """What all parties were told, and with what they can check it.
+    """A value that all parties were told, and the MAC with which to check it.
 
     Attributes:
       value: An element; wrong if a party lied.
-      mac: Of the value that it should be.
+      mac: The MAC of the value that it should be.
     """
 
     value: Element
@@ -92,11 +92,11 @@ class Opened(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What one check was of, and how it ended; `check` makes it.
+    """The values of one check, and its outcome; `check` makes it.
 
     Attributes:
       values: All that was opened, in the check's order.
-      passes: Whether all of it is what the MACs say.
+      passes: Whether all values are what the MACs say.
     """
 
     values: tuple[Element, ...]
@@ -104,10 +104,10 @@ class Checked(NamedTuple):
 
 
 def forgery_probability(field: Ring) -> Fraction:
-    """How probable it is, at most, that a check passes although a share was changed.
+    """An upper bound on the probability that a check passes although shares changed.
 
-    1 / p that changes of values and MACs fit the key, which amounts to guessing it, and
-    1 / p that the check's random combination cancels changes that do not.
+    It adds 1 / p that changes of values and MACs fit the key, which amounts to guessing
+    the key, and 1 / p that the check's random combination cancels changes that do not.
 
     Raises:
       ValueError: For a ring that is no prime field.
@@ -117,10 +117,10 @@ def forgery_probability(field: Ring) -> Fraction:
 
 
 def mac_key(seed: Seed, num_parties: int, field: Ring) -> Shared:
-    """A random key, which nobody knows. Each party draws its share: no message.
+    """A random key that nobody knows; each party draws its share, without a message.
 
     Args:
-      seed: Of randomness that nothing else uses, `[2]`.
+      seed: A seed `[2]` of randomness that nothing else uses.
       num_parties: At least 2.
       field: `field.F61`, or `field.F31`, where cheats succeed more often.
 
@@ -134,20 +134,20 @@ def mac_key(seed: Seed, num_parties: int, field: Ring) -> Shared:
 
 
 def authenticate(seed: Seed, secret: Element, key: Shared) -> Authenticated:
-    """Shares of `secret` and of its MAC, as a dealer makes them who knows the key.
+    """Shares of `secret` and of its MAC, as made by a dealer who knows the key.
 
     Notes no message. A dealer knows no inputs: in a deployment it authenticates a
-    random value that it tells an input's owner, who tells all the difference, for
-    `add_public`.
+    random value and tells that value to an input's owner, who tells all parties the
+    difference, for `add_public`.
 
     Args:
-      seed: Of randomness that nothing else uses, `[2]`.
+      seed: A seed `[2]` of randomness that nothing else uses.
       secret: An element of any shape.
-      key: Of `mac_key`.
+      key: A key made by `mac_key`.
 
     Raises:
       TypeError: If the secret is no element of the key's field.
-      ValueError: If the key is not of `mac_key`.
+      ValueError: If the key is not one of `mac_key`.
     """
     scheme = _checked(key)
     field = scheme.ring
@@ -157,7 +157,7 @@ def authenticate(seed: Seed, secret: Element, key: Shared) -> Authenticated:
 
 
 def add(one: Authenticated, other: Authenticated) -> Authenticated:
-    """The sum, without a message; shapes broadcast. Both MACs must be by one key.
+    """The sum of two values with MACs by one key, without a message; shapes broadcast.
 
     Raises:
       ValueError: If the two are not shared alike.
@@ -168,7 +168,7 @@ def add(one: Authenticated, other: Authenticated) -> Authenticated:
 
 
 def subtract(one: Authenticated, other: Authenticated) -> Authenticated:
-    """The difference, without a message; as `add`.
+    """The difference of two values, without a message; as `add`.
 
     Raises:
       ValueError: If the two are not shared alike.
@@ -179,7 +179,7 @@ def subtract(one: Authenticated, other: Authenticated) -> Authenticated:
 
 
 def add_public(value: Authenticated, public: Element, key: Shared) -> Authenticated:
-    """The sum with what everybody knows, without a message; shapes broadcast.
+    """The sum of a value and a public one, without a message; shapes broadcast.
 
     Raises:
       TypeError: If `public` is no element of the field.
@@ -193,7 +193,7 @@ def add_public(value: Authenticated, public: Element, key: Shared) -> Authentica
 
 
 def multiply_public(value: Authenticated, public: Element) -> Authenticated:
-    """The product with what everybody knows, without a message; shapes broadcast.
+    """The product of a value and a public one, without a message; shapes broadcast.
 
     Raises:
       TypeError: If `public` is no element of the field.
@@ -210,10 +210,10 @@ def multiply(
     """The product of each pair, by a triple of Beaver's; shapes broadcast. One round.
 
     Args:
-      seed: Of randomness that nothing else uses, `[2]`.
+      seed: A seed `[2]` of randomness that nothing else uses.
       one: A value.
-      other: Another.
-      key: Of the MACs of both.
+      other: Another value.
+      key: The key of both values' MACs.
 
     Returns:
       The product, and the two masked operands that were opened for it: `check` them
@@ -235,31 +235,31 @@ def multiply(
 
 
 def open_values(value: Authenticated, *, name: str) -> Opened:
-    """Tells all parties a value, which the transcript records, in one round.
+    """Tells all parties a value in one round; the transcript records it.
 
     Args:
-      value: What to open.
-      name: Of the value, in the transcript.
+      value: The value to open.
+      name: The value's name in the transcript.
 
     Returns:
-      What has to be checked before it may be used.
+      The opened value, which has to be checked before it may be used.
     """
     return Opened(sharing.reveal(value.value, name=name), value.mac)
 
 
 def check(seed: Seed, opened: Sequence[Opened], key: Shared) -> Checked:
-    """All that was opened, and whether it is what the MACs say. Two rounds.
+    """Checks whether all opened values are what their MACs say. Two rounds.
 
-    Of random coefficients r_j, which all parties know, party i makes
+    With random coefficients r_j, which all parties know, party i makes
     sigma_i = sum_j r_j * (mac_ij - alpha_i * opened_j); it commits to sigma_i and then
-    opens it. The sum of all is 0 unless somebody cheated, or with probability at most
-    `forgery_probability`.
+    opens it. The sum of all sigma_i is 0 if nobody cheated, and otherwise 0 with
+    probability at most `forgery_probability`.
 
     Args:
-      seed: Of the coefficients, drawn after all was opened; nothing else uses it. Its
-        agreement is not counted.
-      opened: By `open_values` and `multiply`, of any shapes.
-      key: Of the MACs.
+      seed: The coefficients' seed, drawn after all was opened; nothing else uses it.
+        The messages that agree on it are not counted.
+      opened: Values that `open_values` and `multiply` opened, of any shapes.
+      key: The key of the MACs.
 
     Raises:
       ValueError: If there is nothing to check, or key and MACs are not shared alike.
@@ -292,11 +292,13 @@ def check(seed: Seed, opened: Sequence[Opened], key: Shared) -> Checked:
 def verified(checked: Checked) -> tuple[Element, ...]:
     """The values of a check that passed, outside of compiled programs.
 
-    Only these: what another check was of, or what was opened and left out, has not
-    passed. A product of masked operands that were left out is no product.
+    Only these values have passed: values of another check, or values that were opened
+    and left out, have not. A product of masked operands that were left out is no
+    product.
 
     Args:
-      checked: Of `check`, with all that led to what is wanted; several where mapped.
+      checked: The result of `check`, with all that led to what is wanted; several
+        results where mapped.
 
     Raises:
       ValueError: If the check failed.
@@ -314,7 +316,7 @@ def verified(checked: Checked) -> tuple[Element, ...]:
 def _triple(
     seed: Seed, shapes: Sequence[tuple[int, ...]], key: Shared
 ) -> list[Authenticated]:
-    """Random a and b of two shapes, and their product."""
+    """A triple: random a and b of two shapes, and their product."""
     field, num_parties = key.scheme.ring, key.scheme.num_parties
     all_shapes = [*shapes, jnp.broadcast_shapes(*shapes)]
     x, y, z = sizes = [math.prod(shape) for shape in all_shapes]
@@ -338,7 +340,7 @@ def _triple(
 def _completed(
     key: Shared, secret: Element, for_value: Element, for_mac: Element
 ) -> Authenticated:
-    """All shares of a secret and its MAC, of which all but the first are given."""
+    """All shares of a secret and its MAC, given all shares but the first of each."""
     field = key.scheme.ring
     mac = field.multiply(field.sum_over(key.shares, 0), secret)
     return Authenticated(
@@ -348,7 +350,7 @@ def _completed(
 
 
 def _joined(elements: Sequence[Element], rows: int) -> Element:
-    """As one array of so many rows."""
+    """The elements joined into one array of `rows` rows."""
 
     def join(*leaves: Array) -> Array:
         return jnp.concatenate([leaf.reshape(rows, -1) for leaf in leaves], axis=1)
@@ -365,10 +367,10 @@ def _check_field(field: Ring) -> None:
 
 
 def _checked(key: Shared, *values: Shared) -> schemes.Scheme:
-    """The scheme of key and values.
+    """Returns the scheme of key and values, after checking that it is one.
 
     Raises:
-      ValueError: If the key is not of `mac_key`, or a value not shared like it.
+      ValueError: If the key is not one of `mac_key`, or a value not shared like it.
     """
     scheme = key.scheme
     _check_field(scheme.ring)

@@ -4,8 +4,8 @@ Additive shares are opened under a mask that a dealer also shares bit by bit (Es
 Ghosh, Keller, Rachuri, Scholl, "Improved Primitives for MPC over Mixed
 Arithmetic-Binary Circuits", CRYPTO 2020); replicated ones are two summands already
 (Mohassel, Rindal, "ABY3", CCS 2018). A tree finds the carry into the top place, a
-prefix adder those into all places, in as many rounds as the logarithm of the ring's
-bits has.
+prefix adder the carries into all places, each in as many rounds as the logarithm of the
+number of the ring's bits.
 
 **Guarantee:** that of `arithmetic`: semi-honest parties, and nothing opened but what is
 masked with words of the whole ring or with bits that are used once.
@@ -75,8 +75,8 @@ class _Sum(NamedTuple):
 
     Attributes:
       propagated: The words' XOR.
-      generated: Their AND.
-      carry: From below.
+      generated: The words' AND.
+      carry: The carry into the lowest place.
     """
 
     propagated: Shared
@@ -92,7 +92,7 @@ def _summands(stream: Stream, shared: Shared) -> _Sum:
     out = of_bits(scheme, words)
     whole = rings.total(ring, shared.shares)
     if scheme.kind == "additive":
-        # x = (x + r) + (all bits of r the other way) + 1.
+        # x = (x + r) + (r with all bits flipped) + 1.
         (mask,) = arithmetic.draws(stream, ring, shape)
         opened = ring.add(whole, mask)
         with transcript.scope("mask"):
@@ -118,7 +118,10 @@ def _summands(stream: Stream, shared: Shared) -> _Sum:
 
 
 def known(value: Element, place: int, scheme: Scheme) -> Shared:
-    """Shares of what everybody, or who have this summand, know: the others are 0."""
+    """Shares of a value that all know, or the holders of a summand; other shares are 0.
+
+    The value is the summand at `place`.
+    """
     count = schemes.num_shares(scheme)
     place = min(place, count - 1)
 
@@ -131,8 +134,9 @@ def known(value: Element, place: int, scheme: Scheme) -> Shared:
 
 
 def dealt_by_first(stream: Stream, value: Element, scheme: Scheme) -> Shared:
-    """Replicated shares of what party 0 knows: it and party 1 draw one summand, party 2
-    gets the other, the third is 0.
+    """Replicated shares of a value that party 0 knows.
+
+    Parties 0 and 1 draw one summand, party 2 receives the other, the third is 0.
     """
     shape = rings.shape_of(value)
     share_of_first(scheme, shape)
@@ -152,7 +156,7 @@ def share_of_first(scheme: Scheme, shape: tuple[int, ...]) -> None:
 def _carry(stream: Stream, summands: _Sum) -> Shared:
     """The carry into the top place: a tree over (generates, propagates) of all below.
 
-    Place 0 takes the carry from outside, the places of both words follow.
+    Place 0 takes the carry from outside; the places of both words follow.
     """
     propagated, generated, carry = summands
     ring = propagated.scheme.ring
@@ -168,7 +172,7 @@ def _carry(stream: Stream, summands: _Sum) -> Shared:
         (low_g, high_g, half), (low_p, high_p, _) = (
             _halved(value) for value in (generated, propagated)
         )
-        # Of the last pair nobody asks whether it propagates.
+        # Whether the last pair propagates is never needed.
         below = paired(low_g, low_p) if half.bits > 1 else _alone(low_g)
         product = arithmetic.multiply(stream, high_p, below)
         generated = sharing.add(high_g, part(product, 0))
@@ -219,7 +223,7 @@ def _alone(shared: Shared) -> Shared:
 
 
 def part(shared: Shared, number: int) -> Shared:
-    """One of what is `paired`."""
+    """One of two values that `paired` has joined."""
     return Shared(
         jax.tree.map(lambda leaf: leaf[:, number], shared.shares), shared.scheme
     )

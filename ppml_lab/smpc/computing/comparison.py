@@ -1,7 +1,7 @@
-"""The sign of shared values, and what follows: comparing, choosing, maxima.
+"""The signs of shared values, and comparisons, choices and maxima made from signs.
 
-A sign is the top bit of a sum of two summands that some party, or everybody, knows: bit
-by bit it is found with a tree of carries (`carries`).
+A sign is the top bit of a sum of two summands that some party, or everybody, knows. A
+tree of carries finds the sign bit by bit (`carries`).
 
 **Guarantee:** that of `arithmetic`: semi-honest parties, and nothing opened but what is
 masked with words of the whole ring or with bits that are used once.
@@ -24,9 +24,9 @@ from ppml_lab.smpc.streams import Source, Stream
 
 
 def is_negative(seed: Source, shared: Shared) -> Shared:
-    """Whether each value is below 0: a shared bit, of `bits.bit_ring(1)`.
+    """A shared bit, of `bits.bit_ring(1)`, that is set where a value is below 0.
 
-    Right for all values of the ring read as signed numbers.
+    The bit is right for all values of the ring read as signed numbers.
     """
     scheme = shared.scheme
     _check(scheme)
@@ -39,7 +39,10 @@ def is_negative(seed: Source, shared: Shared) -> Shared:
 
 
 def less_than(seed: Source, one: Shared, other: Shared) -> Shared:
-    """Whether `one < other`: a shared bit. The difference must fit into the ring."""
+    """A shared bit that is set where `one < other`.
+
+    The difference must fit into the ring.
+    """
     return is_negative(seed, sharing.subtract(one, other))
 
 
@@ -70,9 +73,7 @@ def from_bits(seed: Source, shared: Shared, ring: Ring) -> Shared:
 
 
 def places(seed: Source, shared: Shared, ring: Ring) -> Shared:
-    """The bits of words, lowest first, as numbers 0 and 1 of a ring along a new last
-    axis.
-    """
+    """Bits of words as numbers 0 and 1 of a ring, lowest first, on a new last axis."""
     return from_bit(seed, carries.unpacked(shared), ring)
 
 
@@ -114,8 +115,9 @@ def _from_bit_by_dealer(stream: Stream, bit: Shared, out: Scheme) -> Shared:
 
 
 def chosen(seed: Source, bit: Shared, shared: Shared) -> Shared:
-    """The value where the bit is set, and 0 elsewhere; the bit is shared as a number of
-    scale 1 (`from_bit`).
+    """The value where the bit is set, and 0 elsewhere.
+
+    The bit must be shared as a number of scale 1 (`from_bit`).
     """
     with transcript.scope("choose"):
         return arithmetic.multiply(seed, bit, shared)
@@ -128,8 +130,9 @@ def select(seed: Source, bit: Shared, if_set: Shared, if_not: Shared) -> Shared:
 
 
 def is_positive(seed: Source, shared: Shared) -> Shared:
-    """1 where a value is above 0, as a number of scale 1; the least value of the ring
-    counts as positive, as it is its own negative.
+    """The number 1, of scale 1, where a value is above 0, else 0.
+
+    The least value of the ring counts as positive, as it is its own negative.
     """
     negative = Shared(rings.negative(shared.scheme.ring, shared.shares), shared.scheme)
     stream = streams.of(seed)
@@ -159,8 +162,9 @@ def max_over(seed: Source, shared: Shared, axis: int) -> Shared:
 
 
 def place_of_max(seed: Source, shared: Shared) -> Shared:
-    """Where the largest of the last axis is, the first of equal ones: a tree of
-    neighbours, the later of which wins only if it is larger.
+    """The place of the largest value along the last axis, the first of equal values.
+
+    A tree compares neighbours, and the later one wins only if it is larger.
     """
     whole = shared.scheme._replace(scale=1.0)
     count = shape_of(shared)[-1]
@@ -188,7 +192,7 @@ def _check(scheme: Scheme) -> None:
 
 
 def price(protocol: Callable[[Source, Shared], Shared], shared: Shared) -> None:
-    """Notes the messages of a protocol where nobody computes it."""
+    """Notes the messages of a protocol without computing it."""
     if not transcript.active():
         return
     seed = jax.ShapeDtypeStruct((2,), jnp.uint32)

@@ -1,6 +1,6 @@
 """Carries out a traced JAX program on shares, operation by operation.
 
-`private` is the door to it. What an operation becomes is in `private_forms`.
+`private` is the public interface; `private_forms` says what each operation becomes.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ _CALLS += ("custom_vmap_call", "remat2", "checkpoint")
 """Operations that only hold a program."""
 
 CarryOut = Callable[[Any, list[Any], str], list[Any]]
-"""`(equation, inputs, place)` to the equation's results."""
+"""A function of `(equation, inputs, place)` to the equation's results."""
 
 
 @dataclasses.dataclass
 class Run:
-    """One evaluation: how values are shared, and what it remembers.
+    """One evaluation: how its values are shared, and what it remembers.
 
     Attributes:
-      stream: Of all randomness; nothing in it is used twice.
-      scheme: Of fixed-point values.
-      fraction_bits: Of theirs.
-      truncation: The method.
-      missing: Where there is one, what has no private form is noted here, by layer, and
-        its results are made up.
+      stream: The stream of all randomness; nothing in it is used twice.
+      scheme: The scheme of fixed-point values.
+      fraction_bits: Fraction bits of fixed-point values.
+      truncation: The method of truncation.
+      missing: If given, notes by layer what has no private form, with made-up results.
       place: The layer that the program is a part of.
-      positive: For values whose sign was asked for, the bit: a ReLU's derivative asks
-        again.
-      spread: For values that only repeat a smaller one: it, that one, and how.
-      ready: For values that took messages, when they are there in the transcript.
-      carried: In a loop's step, what follows from what the step before left.
-      waits: Whether messages of a step do so too.
+      positive: The sign bit of each value whose sign was asked for: a ReLU's derivative
+        asks again.
+      spread: For a value that only repeats a smaller one: the value, the smaller one,
+        and how to repeat it.
+      ready: For a value that took messages, the moment when it is ready.
+      carried: In a loop's step, the values that depend on the step before.
+      waits: Whether messages of a loop's step depend on the step before.
     """
 
     stream: Stream
@@ -70,13 +70,13 @@ class Run:
     waits: bool = False
 
     def program(self, function: Callable[..., Any], *args: Any) -> Any:
-        """The one result of a function of arrays, of which some are shared."""
+        """Runs a function of arrays, some of them shared, that has one result."""
         shapes = [values.abstract(value) for value in args]
         (found,) = results(self, jax.make_jaxpr(function)(*shapes), list(args))
         return found
 
     def is_ready(self, value: Any) -> None:
-        """Notes that the value is there now, unless it was before."""
+        """Notes that the value is ready now, unless it was ready before."""
         self.ready.setdefault(id(value), (value, transcript.moment()))
 
     def wait_for(self, *values: Any) -> None:
@@ -87,7 +87,7 @@ class Run:
     def step(
         self, protocol: Callable[[], list[Any]], inputs: Sequence[Any]
     ) -> list[Any]:
-        """What a protocol gives, whose messages wait for its inputs alone."""
+        """Runs a protocol whose messages wait for its inputs alone."""
         with transcript.scope(""):
             self.wait_for(*inputs)
             before = transcript.moment()
@@ -103,9 +103,7 @@ class Run:
 def traced(
     function: Callable[..., Any], leaves: list[Any], tree: Any
 ) -> tuple[Any, Any]:
-    """A function's program, on arrays in place of what is shared, and the tree of what
-    it returns.
-    """
+    """A function's program, with arrays for shared leaves, and its output's tree."""
 
     def of_leaves(*values: Array) -> Any:
         return function(*jax.tree.unflatten(tree, values))
@@ -121,7 +119,7 @@ def traced(
 
 
 def results(run: Run, closed: Any, args: Sequence[Any]) -> list[Any]:
-    """The results of a program, shared where they depend on what is."""
+    """The results of a program, shared where they depend on shared values."""
 
     def carry_out(equation: Any, inputs: list[Any], place: str) -> list[Any]:
         if not any(isinstance(value, Shared) for value in inputs):
@@ -161,7 +159,7 @@ def _by_form(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any
 
 
 def whole_name(equation: Any) -> str | None:
-    """Which function of `approximations` a program calls, if any."""
+    """The name of the function of `approximations` that a program calls, or None."""
     name = str(equation.params.get("name", ""))
     is_whole = equation.primitive.name in _CALLS
     is_whole = is_whole and name.startswith(approximations.PREFIX)
@@ -199,7 +197,7 @@ def _scan(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any]:
     """A loop of protocols: compiled once, priced as often as it runs.
 
     A carry is shared from the start where it is ever shared. Steps follow each other,
-    unless no message of theirs needs what the step before left: then they go at once.
+    unless none of their messages depends on the step before: then they happen at once.
     """
     loop = loop_of(equation)
     consts, carry, items = loop.split(inputs)
@@ -244,7 +242,7 @@ def _shared_carries(loop: Loop, shared: list[bool]) -> list[bool]:
 
 
 def _shared_outs(closed: Any, shared: Sequence[bool]) -> list[bool]:
-    """Which results of a program are shared, given which arguments are."""
+    """True for each result of a program that is shared, given which arguments are."""
     program = closed.jaxpr
     known = {atom for atom, is_it in zip(program.invars, shared, strict=True) if is_it}
     for equation in program.eqns:
@@ -281,8 +279,10 @@ class Loop(NamedTuple):
 
 
 def loop_of(equation: Any) -> Loop:
-    """What is a sequence has an axis more outside of the body than inside: versions of
-    JAX differ in how they say it.
+    """The loop of a `scan` equation.
+
+    Sequences have an axis more outside of the body than inside; versions of JAX differ
+    in how they mark them.
     """
     body = _program_of(equation)
 
@@ -303,7 +303,7 @@ def loop_of(equation: Any) -> Loop:
 def walk(
     closed: Any, args: list[Any], carry_out: CarryOut, place: str = ""
 ) -> list[Any]:
-    """Goes through a program, and through those that it holds, in order."""
+    """Carries out a program, and the programs that it holds, in order."""
     program = closed.jaxpr
     known = dict(zip(program.constvars, closed.consts, strict=True))
     known.update(zip(program.invars, args, strict=True))
@@ -348,7 +348,7 @@ def _program_of(equation: Any) -> Any:
 
 
 def in_the_clear(equation: Any, inputs: list[Any]) -> list[Any]:
-    """By JAX itself; at once where all is known, so that factors stay known."""
+    """Carries out an equation by JAX; at once if all is known: factors stay known."""
     primitive = equation.primitive
     params = primitive.get_bind_params(equation.params)
     traced = any(map(checks.is_traced, inputs))
@@ -363,7 +363,7 @@ def _is_literal(atom: Any) -> bool:
 
 @contextlib.contextmanager
 def _scope(stack: str) -> Iterator[None]:
-    """The layer's scopes in the transcript, one in the other: "MLP/Dense_0"."""
+    """Opens a layer's scopes in the transcript, one in the other: "MLP/Dense_0"."""
     with contextlib.ExitStack() as scopes:
         for name in filter(None, stack.split("/")):
             scopes.enter_context(transcript.scope(name, parallel=True))

@@ -1,8 +1,9 @@
 """Shared fixed-point values as a mantissa times a power of two, whatever their size.
 
-The place of the top bit is found among shared bits; powers of two, and whatever else
-depends on that place alone, are then sums of it with known weights, without a message.
-What is a polynomial of the mantissa is so good over the whole range.
+The place of the top bit is found among shared bits, as ones and zeros. Powers of two,
+and everything else that depends on that place alone, are then sums of these with known
+weights, without a message. A polynomial of the mantissa is then good over the whole
+range.
 
 **Guarantee:** that of `comparison`: only masked words are opened.
 """
@@ -26,16 +27,16 @@ from ppml_lab.smpc.scheme import Shared, shape_of
 from ppml_lab.smpc.streams import Source, Stream
 
 Weights = Callable[[Any, Any], Element]
-"""`(ring, places)` to an element for each place of a top bit."""
+"""A function of `(ring, places)` to an element for each place of a top bit."""
 
 
 class Normalised(NamedTuple):
     """A value as `mantissa * 2^(place + 1 - fraction_bits)`.
 
     Attributes:
-      mantissa: Of its size, in [1/2, 1]; of 0 that of one step.
-      weighted: For each weights, that of the top bit's place; with the value's sign
-        where signs are asked for.
+      mantissa: The mantissa of the value's size, in [1/2, 1]; for 0 that of one step.
+      weighted: From each table of weights, the weight of the top bit's place, with the
+        value's sign where signs are asked for.
     """
 
     mantissa: Shared
@@ -43,20 +44,22 @@ class Normalised(NamedTuple):
 
 
 def highest_place(ring: Ring) -> int:
-    """The place of a normalised value's top bit: it is below an eighth of the ring."""
+    """The place of a normalised value's top bit, as values stay below an eighth of the
+    ring.
+    """
     return ring.bits - 4
 
 
 def normalised(
     run: Any, value: Shared, weights: Sequence[tuple[Any, bool]], *, signed: bool
 ) -> Normalised:
-    """The mantissa of a value, and what follows from its place.
+    """The mantissa of a value, and weights that follow from its top bit's place.
 
     Args:
       run: The evaluation.
       value: Reals, of a size below an eighth of the ring's.
-      weights: Elements `[bits]`, one for each place, and whether 0 has the weight of
-        place 0 (else it has none).
+      weights: Tables of elements `[bits]`, one element for each place, and whether 0
+        has the weight of place 0 (else it has none).
       signed: Whether the value may be negative.
     """
     ring, top = run.scheme.ring, highest_place(run.scheme.ring)
@@ -85,7 +88,7 @@ def normalised(
 
 
 def powers(ring: Ring, exponents: Any, least: Any, most: Any) -> Element:
-    """2 to exponents, for places from `least` to below `most`, and 0 for others."""
+    """2 to `exponents` at places from `least` to below `most`, and 0 at all others."""
     place = jnp.arange(ring.bits)
     kept = (place >= least) & (place < most)
     distance = jnp.where(kept, exponents, 0)
@@ -96,8 +99,8 @@ def powers(ring: Ring, exponents: Any, least: Any, most: Any) -> Element:
 def top_places(seed: Source, shared: Shared) -> Shared:
     """Ones at the place of each value's top bit, zeros elsewhere, on a new last axis.
 
-    Of a negative value the top bit of `-1 - value` counts. The last place but one says
-    whether there is none, the last whether the value is negative.
+    For a negative value the top bit of `-1 - value` counts. The last place but one says
+    whether there is no top bit, the last place whether the value is negative.
     """
     ring = shared.scheme.ring
     stream = streams.of(seed)
@@ -116,7 +119,7 @@ def _marked(stream: Stream, word: Shared) -> Shared:
         full = rings.shift_left(ring, all_set, jnp.uint32(ring.bits) - distance)
         return arithmetic.multiply(stream, unset, sharing.add_public(above, full))
 
-    # All from here up are unset.
+    # Turns each bit into whether all bits from its place up are unset.
     distances = [1 << level for level in range((ring.bits - 1).bit_length())]
     unset = loops.in_turn(stream, reach, unset, jnp.uint32(distances))
     following = _each(lambda w: rings.shift_right(ring, w, 1), unset)
@@ -150,14 +153,14 @@ def _place(places: Shared, number: int) -> Shared:
 
 
 def _mask(ring: Ring, begin: int, end: int) -> Element:
-    """The bits from `begin` to below `end`."""
+    """The word whose bits from `begin` to below `end` are set."""
     word = 2**end - 2**begin
     halves = (np.uint32(word & 0xFFFFFFFF), np.uint32(word >> 32))
     return ring.from_unsigned(rings.Wide(*map(jnp.asarray, halves)))
 
 
 def _spread_top(ring: Ring, word: Element) -> Element:
-    """The top bit at every place."""
+    """The words whose bits at every place are the top bit."""
     top = bits.top_bit(ring, word)
     full = jnp.uint32(0) - top
     return ring.from_unsigned(rings.Wide(full, full))

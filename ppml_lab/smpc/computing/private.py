@@ -1,7 +1,7 @@
 """Runs an ordinary JAX function on shares: a model's `apply`, or a step of training.
 
-The function is traced on reals, and its operations are carried out one after the other
-by protocols where an operand is shared, and as they are where none is. Nothing of the
+The function is traced on reals, and its operations are carried out one after the other:
+by protocols where an operand is shared, in the clear where none is. Nothing of the
 model has to be rewritten:
 
     protocol = smpc.private.protocol("replicated", fraction_bits=16)
@@ -45,12 +45,12 @@ from ppml_lab.smpc.scheme import Scheme, Shared, shape_of
 
 
 class Protocol(NamedTuple):
-    """How parties compute; make it with `protocol`.
+    """The way in which parties compute; make it with `protocol`.
 
     Attributes:
-      scheme: Of all fixed-point values.
-      fraction_bits: The scale is 2 to this; may be traced.
-      truncation: How products get back to the scale.
+      scheme: The scheme of all fixed-point values.
+      fraction_bits: The scale is 2 to this number; may be traced.
+      truncation: The method that brings products back to the scale.
     """
 
     scheme: Scheme
@@ -68,15 +68,15 @@ def protocol(
     truncation_method: str = "msb",
     ideal: bool = False,
 ) -> Protocol:
-    """A way to compute on shares.
+    """Returns a way to compute on shares, after checking it.
 
     Args:
       kind: "additive" (any number of parties and a dealer) or "replicated" (three
         parties, of whom the third deals).
       num_parties: At least 2; 3 if replicated.
       ring: `ring.Z32` or `ring.Z64`.
-      fraction_bits: Of fixed-point numbers. May be traced, so that a sweep over bits is
-        one program; then nothing checks that values fit.
+      fraction_bits: Fraction bits of numbers. May be traced, so that a sweep over bits
+        is one program; then nothing checks that values fit.
       truncation_method: "local", "pair", "msb" or "exact"; see `truncation`.
       ideal: Whether to compute the values only: with the parties' roundings, messages
         and costs, at the speed of integers in the clear.
@@ -107,7 +107,7 @@ def protocol(
 
 
 def encode(protocol: Protocol, values: Float[Array, "*s"]) -> Element:
-    """Rounds to the nearest fixed-point number; what exceeds the ring is clamped."""
+    """Rounds reals to the nearest fixed-point numbers, clamped to the ring."""
     ring = protocol.scheme.ring
     # Above, float32 has no number below half the ring.
     most = np.float32(2.0 ** (ring.bits - 1) - 2.0 ** (ring.bits - 25))
@@ -132,24 +132,24 @@ def share(
 ) -> Any:
     """Shares a tree of reals: one value of `sharing.Shared` for each array.
 
-    All but one summand are expanded from seeds (`sharing.share`): the owner sends the
-    values once to each holder of the one that is not, and besides seeds alone. Inputs
-    that are shared right after each other, whoever owns them, take one round.
+    All summands but one are expanded from seeds (`sharing.share`): the owner sends the
+    remaining summand once to each of its holders, and besides only seeds. Inputs that
+    are shared right after each other, whoever owns them, take one round.
 
     Args:
-      protocol: How.
-      seed: Of randomness that nothing else uses: `[2]` words of `random.seed`, or a key
-        of JAX.
+      protocol: How to share.
+      seed: Randomness that nothing else uses: `[2]` words of `random.seed`, or a key of
+        JAX.
       values: A tree of arrays of reals, whole numbers or truth values, all of which are
-        shared as reals. Traced ones that exceed the ring are clamped.
-      owner: Who has them and sends shares: a party's number or another's name.
-      offline: Whether they depend on nothing, such as noise, and are sent before there
-        are inputs, which takes no round.
+        shared as reals. Traced numbers that exceed the ring are clamped.
+      owner: Who has the values and sends shares: a party's number or another's name.
+      offline: Whether the values, such as noise, depend on nothing and are sent before
+        there are inputs, which takes no round.
 
     Raises:
-      ValueError: If the owner is a number that no party has. For what is no seed;
-        complex numbers; and, where they are not traced, numbers that are not finite or
-        exceed the ring, and whole numbers from 2^24 on, which float32 would round.
+      ValueError: If the owner is a number that no party has. For a bad seed; complex
+        numbers; and, where they are not traced, numbers that are not finite or exceed
+        the ring, and whole numbers from 2^24 on, which float32 would round.
     """
     scheme = protocol.scheme
     # An owner that is a party keeps what would be sent to it.
@@ -192,11 +192,11 @@ def rows(shared: Any, begin: Array | int, count: int) -> Any:
 
     Args:
       shared: The values.
-      begin: The first of them. If traced it must leave room for `count`, unchecked.
-      count: How many.
+      begin: The first place. If traced it must leave room for `count`, unchecked.
+      count: How many places.
 
     Raises:
-      ValueError: For rows that there are not.
+      ValueError: For rows that do not exist.
     """
     checks.at_least("begin", begin, -(2**63))
     checks.at_least("count", count, 0)
@@ -227,9 +227,10 @@ def reveal(
     name: str = "output",
     receivers: Sequence[transcript.Party] | None = None,
 ) -> Any:
-    """Opens a tree of shared values as reals, in one round, whole numbers and truth
-    values (0 or 1) too; see `sharing.reveal`. What is not shared, as it follows from
-    public arguments alone, stays as it is.
+    """Opens a tree of shared values as reals in one round; see `sharing.reveal`.
+
+    Whole numbers and truth values (0 or 1) become reals too. Leaves that follow from
+    public arguments alone are not shared, and stay as they are.
     """
 
     def opened(value: Any) -> Array:
@@ -247,7 +248,7 @@ def reveal(
 
 
 def is_shared(value: Any) -> bool:
-    """Whether a tree ends here."""
+    """Returns whether `value` is a shared value, where a tree ends."""
     return isinstance(value, Shared)
 
 
@@ -255,34 +256,33 @@ def is_shared(value: Any) -> bool:
 def evaluate(
     protocol: Protocol, seed: Any, function: Callable[..., Any], *args: Any
 ) -> Any:
-    """`function(*args)`, where some leaves of `args` are shared.
+    """Evaluates `function(*args)`, where some leaves of `args` are shared.
 
     Messages are noted under the names that the function's parts have in JAX
     (`jax.named_scope`; flax names its layers). Exponentials, divisions, roots and the
     like are `approximations`, which work over the whole range of the fixed point and
     saturate beyond.
 
-    What is known to all, such as masks, indices and factors, is passed as an array, or
-    closed over. Public numbers beyond a quarter of the ring, such as `-inf` and
-    `finfo.min` in a mask, become an eighth of the ring; comparing with them takes no
-    message. Public factors and divisors keep their relative precision whatever their
-    size.
+    Pass what is known to all, such as masks, indices and factors, as arrays, or close
+    over it. Public numbers beyond a quarter of the ring, such as `-inf` and `finfo.min`
+    in a mask, become an eighth of the ring; comparing with them takes no message.
+    Public factors and divisors keep their relative precision whatever their size.
 
     Args:
       protocol: How shared values are shared.
-      seed: Of randomness that nothing else uses: `[2]` words of `random.seed`, or a key
-        of JAX.
-      function: Of trees of arrays, pure; what is shared arrives as float32.
+      seed: Randomness that nothing else uses: `[2]` words of `random.seed`, or a key of
+        JAX.
+      function: A pure function of trees of arrays; shared values arrive as float32.
       *args: Trees whose leaves are arrays, known to all parties, or `Shared`.
 
     Returns:
-      The function's tree, its leaves shared where they depend on what is: reals, and
+      The function's tree. Leaves that depend on shared values are shared: reals, and
       whole numbers and truth values at scale 1.
 
     Raises:
-      NotImplementedError: For an operation without a private form; names it and where
-        it is. `unsupported` finds all of them.
-      ValueError: For values that are shared otherwise, or what is no seed.
+      NotImplementedError: For an operation without a private form; names the operation
+        and where it is. `unsupported` finds all of these operations.
+      ValueError: For values that are shared otherwise, or a bad seed.
     """
     leaves, tree = jax.tree.flatten(args, is_leaf=is_shared)
     for leaf in leaves:
@@ -302,12 +302,12 @@ def evaluate(
 def unsupported(
     function: Callable[..., Any], *args: Any, public: Sequence[int] = ()
 ) -> dict[str, list[str]]:
-    """What of a function has no private form, all of it, without running it.
+    """Finds all operations of a function without a private form, without running it.
 
     Args:
       function: As for `evaluate`.
       *args: Trees of arrays, of `jax.ShapeDtypeStruct`, or of shared values.
-      public: The places among `args` of those that all parties know.
+      public: The places among `args` of arguments that all parties know.
 
     Returns:
       For each layer's name, what would be refused in it; empty where all is well.
@@ -355,14 +355,14 @@ def check_ranges(
     *args: Any,
     public: Sequence[int] = (),
 ) -> dict[str, int]:
-    """The bits that every layer needs for examples in the clear, checked.
+    """Finds and checks the bits that every layer needs, on examples in the clear.
 
     Args:
       protocol: With `fraction_bits` that are not traced.
       function: As for `evaluate`.
       *args: Trees of arrays, such as real parameters and inputs.
-      public: The places among `args` of those that all parties know, which `evaluate`
-        is given as arrays. What the function closes over is public.
+      public: The places among `args` of arguments that all parties know, which
+        `evaluate` is given as arrays. What the function closes over is public.
 
     Returns:
       For each layer's name, the most bits that a value in it needs: its integer and
@@ -370,9 +370,9 @@ def check_ranges(
       count as the layer "the inputs".
 
     Raises:
-      ValueError: Where they exceed the ring's; names the layer. Where the argument of a
-        division, root, logarithm or exponential is one for which it saturates; names
-        layer, value and domain.
+      ValueError: Where the bits exceed the ring's; names the layer. Where a division,
+        root, logarithm or exponential saturates for its argument; names layer, value
+        and domain.
     """
     if checks.is_traced(protocol.fraction_bits):
         raise ValueError("fraction_bits must not be traced where ranges are checked")

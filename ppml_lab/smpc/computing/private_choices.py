@@ -19,7 +19,7 @@ from ppml_lab.smpc.scheme import Shared, shape_of
 
 
 def _above_zero(run: Any, value: Shared) -> Shared:
-    """A bit, remembered: a ReLU's derivative asks for it again."""
+    """A bit set where the value is above 0; kept, as a ReLU's derivative needs it."""
     if id(value) not in run.positive:
         bit = comparison.is_positive(run.stream, value)
         run.positive[id(value)] = (value, bit)
@@ -34,9 +34,10 @@ def _shape(*operands: Operand) -> tuple[int, ...]:
 
 
 def _above(run: Any, one: Operand, other: Operand) -> Operand:
-    """Whether `one > other`. What is public and beyond the fixed point's range, such as
-    infinity, is above all or below all, without a protocol: if all of it is, so is the
-    answer public.
+    """A bit set where `one > other`.
+
+    Public numbers beyond the fixed point's range, such as infinity, are above or below
+    all others, without a protocol. If all public numbers are, the answer is public.
     """
     shape = _shape(one, other)
     if one is other:
@@ -163,7 +164,7 @@ def _abs(run: Any, call: Call, value: Shared) -> Shared:
 
 def _select(run: Any, call: Call, which: Any, *cases: Operand) -> Shared:
     if not isinstance(which, Shared) and not checks.is_traced(which):
-        # What is chosen nowhere may be NaN.
+        # A case that is chosen nowhere may be NaN.
         which = np.asarray(which).astype(int)
         for number, case in enumerate(cases):
             if np.all(which == number):
@@ -235,7 +236,7 @@ def _not(run: Any, call: Call, bit: Shared) -> Shared:
 def tree(
     combine: Callable[[Shared, Shared], Shared], value: Shared, axes: tuple[int, ...]
 ) -> Shared:
-    """Over some axes, by halves: in as many products as the logarithm of their size."""
+    """Reduces some axes by halves, in as many products as the log of their size."""
     value = values.joined_axes(value, tuple(axes))
     while (count := shape_of(value)[-1]) > 1:
         half = count // 2
@@ -261,7 +262,7 @@ def _reduce_or(run: Any, call: Call, value: Shared) -> Shared:
 
 
 def unequal(run: Any, one: Operand, other: Operand) -> Operand:
-    """Greater or less."""
+    """A bit set where `one` is greater or less than `other`."""
     greater, less = transcript.at_once(
         lambda: _above(run, one, other), lambda: _above(run, other, one)
     )
@@ -310,4 +311,4 @@ FORMS: dict[str, Callable[..., Operand]] = {
     "select_n": _select,
     "is_finite": _is_finite,
 }
-"""By the name of JAX's primitive."""
+"""The private forms, by the name of JAX's primitive."""

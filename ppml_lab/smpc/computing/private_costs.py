@@ -1,4 +1,4 @@
-"""What a model costs on shares, layer by layer, without running it."""
+"""The cost of a model on shares, layer by layer, without running the model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ppml_lab.smpc.computing import private
 
 
 class LayerCost(NamedTuple):
-    """What a layer sends, and everything inside it."""
+    """The cost of a layer and everything inside it."""
 
     layer: str
-    """Its path: "inputs", "model", "model/Dense_0"."""
+    """The layer's path: "inputs", "model", "model/Dense_0"."""
     online_bytes: int
-    """Of the party that sends most, once there are inputs."""
+    """Bytes of the party that sends most, once there are inputs."""
     offline_bytes: int
-    """Of all together, before."""
+    """Bytes of all parties together, before there are inputs."""
     rounds: int
-    """In which it sends: layers that need nothing of each other share them, so that
-    they add up to more than the model's."""
+    """Rounds in which the layer sends: layers that need nothing of each other share
+    rounds, so that their numbers add up to more than the model's."""
     lan_seconds: float
-    """Of its messages, not of computing, on `network.LAN`."""
+    """Seconds of the layer's messages, not of computing, on `network.LAN`."""
     wan_seconds: float
-    """The same on `network.WAN`."""
+    """Seconds of the layer's messages, not of computing, on `network.WAN`."""
 
 
 @arguments.checked
@@ -41,18 +41,20 @@ def by_layer(
     *,
     depth: int = 2,
 ) -> list[LayerCost]:
-    """The cost of sharing parameters and inputs ("inputs"), of the function ("model"),
-    and of each of its layers: flax's modules, and what `jax.named_scope` names.
+    """The costs of sharing the inputs, of the model, and of each of its layers.
+
+    "inputs" is the sharing of parameters and inputs, "model" the function. Layers are
+    flax's modules, and what `jax.named_scope` names.
 
     Args:
       protocol: How the parties compute.
       function: `(params, inputs)`: a model's `apply`.
-      params: The model owner's: arrays, or their `jax.ShapeDtypeStruct`.
-      inputs: The same of somebody else.
+      params: The model owner's arrays, or their `jax.ShapeDtypeStruct`.
+      inputs: Somebody else's arrays, or their `jax.ShapeDtypeStruct`.
       depth: Levels of layers below the model.
 
     Returns:
-      One for each, outer before inner; of a layer that sends nothing, zeros.
+      One cost for each, outer before inner; zeros for a layer that sends nothing.
 
     Raises:
       ValueError: For trees without arrays, or a function that has no private form.
@@ -82,6 +84,6 @@ def by_layer(
             sent.seconds(network.WAN, path),
         )
         for path in sent.scopes
-        # How inputs are shared is no layer.
+        # The scopes inside "inputs" are no layers.
         if path.count("/") <= depth and not path.startswith("inputs/")
     ]

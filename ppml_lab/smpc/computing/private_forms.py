@@ -1,9 +1,9 @@
-"""What each operation of a JAX program becomes when an operand is shared.
+"""The private forms of JAX's operations: what each becomes when an operand is shared.
 
-A form takes the run, the operation's call and its operands, of which at least one is
+A form takes the run, the operation's call and its operands. At least one operand is
 `Shared`; the others are arrays that everybody knows. Reals are fixed-point numbers,
 whole numbers and truth values are numbers of scale 1. A form reads every parameter of
-its operation that it heeds: `private_values.Call` refuses the others.
+its operation that it supports: `private_values.Call` refuses all other parameters.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ppml_lab.smpc.computing.private_values import Call, Operand
 from ppml_lab.smpc.scheme import Shared, shape_of
 
 _LARGE = 64
-"""Powers from here on are exponentials."""
+"""Powers with exponents from here on are computed as exponentials."""
 
 
 def _add(run: Any, call: Call, one: Operand, other: Operand) -> Shared:
@@ -69,7 +69,7 @@ def _integer_pow(run: Any, call: Call, value: Shared) -> Shared:
 
 
 def _pow(run: Any, call: Call, base: Operand, exponent: Operand) -> Shared:
-    """A power with public exponents; of bases above 0 unless these are whole."""
+    """A power with public exponents; bases are above 0 unless exponents are whole."""
     if isinstance(exponent, Shared):
         raise NotImplementedError("pow has a private form for public exponents")
     whole = public_factors.whole_numbers(exponent)
@@ -111,7 +111,7 @@ def _dot_general(run: Any, call: Call, one: Any, other: Any) -> Shared:
     others = len(shape_of(shared)) - len(contract) - len(batch)
 
     def placed(exponents: Any) -> Any:
-        """Batched axes, the left's own, the right's own."""
+        """Exponents by axis: batched axes, the left's own, the right's own."""
         moved = exponents.transpose(*batch, *free, *contract)
         sizes = moved.shape[: len(batch) + len(free)]
         ones = (1,) * others
@@ -178,4 +178,4 @@ FORMS: dict[str, Callable[..., Shared]] = {
     "copy": _unchanged,
     "optimization_barrier": _unchanged,
 }
-"""By the name of JAX's primitive."""
+"""The private forms, by the name of JAX's primitive."""

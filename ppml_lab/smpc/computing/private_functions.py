@@ -1,5 +1,6 @@
-"""Private forms of exponentials, logarithms, roots and divisions: the arithmetic of
-powers of two around the polynomials of `approximations`.
+"""Private forms of exponentials, logarithms, roots and divisions.
+
+They do the arithmetic of powers of two around the polynomials of `approximations`.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _LN2 = math.log(2)
 
 
 def least_exponent(fraction_bits: Any) -> Any:
-    """Base-2 exponents below are those of 0."""
+    """The least base-2 exponent: powers with lower exponents are 0."""
     return -_float(fraction_bits + 1)
 
 
 def most_exponent(ring: rings.Ring, fraction_bits: Any) -> Any:
-    """Base-2 exponents above saturate."""
+    """The largest base-2 exponent: powers with higher exponents saturate."""
     room = _float(ring.bits - 4 - fraction_bits)
     lib: Any = jnp if checks.is_traced(room) else np
     return lib.minimum(np.float32(ring.bits // 2), room) - np.float32(1 / 16)
@@ -48,7 +49,7 @@ def _float(number: Any) -> Any:
 
 
 def exp(run: Any, value: Shared) -> Shared:
-    """`2^n 2^t` of `x / log(2) = n + t`: n are bits, t has a polynomial."""
+    """The exponential `2^n 2^t` of `x / log(2) = n + t`, by bits and a polynomial."""
     ring, half = run.scheme.ring, run.scheme.ring.bits // 2
     f = run.fraction_bits
     with transcript.scope("exp"):
@@ -94,7 +95,7 @@ def _whole_bits(run: Any, y: Shared, count: int) -> Shared:
 
 
 def _two_to(run: Any, whole: Shared, count: int, is_zero: Shared) -> Shared:
-    """2 to the number that the first `count` bits are, or 0: a tree of products."""
+    """2 to the number of the first `count` bits, or 0, by a tree of products."""
     factors = [values.inverted(is_zero)]
     one = rings.from_integers(run.scheme.ring, 1)
     for place in range(count):
@@ -118,13 +119,13 @@ def _last(value: Shared, number: int) -> Shared:
 
 
 def divide(run: Any, one: Operand, other: Shared) -> Shared:
-    """`one * (1 / m) * 2^-e` of `other = m 2^e`.
+    """The quotient `one * (1 / m) * 2^-e`, where `other = m 2^e`.
 
-    The power is whole, a fixed-point number, or has twice the fraction bits, so that
-    quotients are right over the whole range of either.
+    The power of two is a whole number, a fixed-point number, or has twice the fraction
+    bits, so that quotients are right over the whole range of either operand.
     """
     ring, f = run.scheme.ring, run.fraction_bits
-    # What is only repeated is inverted once.
+    # A divisor that only repeats a smaller value is inverted once.
     small, repeat = run.spread.get(id(other), (other, other, None))[1:]
     place = jnp.arange(ring.bits)
     tables = [
@@ -193,7 +194,7 @@ def log(run: Any, value: Shared) -> Shared:
 
 
 def power(run: Any, base: Shared, exponent: Operand) -> Shared:
-    """Bases above 0 to public exponents."""
+    """Powers of bases above 0 with public exponents."""
     if not checks.is_traced(exponent):
         for known, form in ((0.5, sqrt), (-0.5, inverse_sqrt)):
             if (np.asarray(exponent) == known).all():
@@ -202,7 +203,7 @@ def power(run: Any, base: Shared, exponent: Operand) -> Shared:
 
 
 def _by_program(function: Callable[[Any], Any]) -> Callable[..., Shared]:
-    """The form of what is a program of other forms."""
+    """The form of a function that is a program of other forms."""
     return lambda run, call, value: run.program(function, value)
 
 
@@ -236,7 +237,7 @@ FORMS: dict[str, Callable[..., Shared]] = {
     "erfc": _by_program(approximations.erfc),
     "div": _divide,
 }
-"""By the name of JAX's primitive."""
+"""The private forms, by the name of JAX's primitive."""
 
 WHOLE: dict[str, Callable[[Any, Shared], Shared]] = {
     "exp": exp,
@@ -245,4 +246,4 @@ WHOLE: dict[str, Callable[[Any, Shared], Shared]] = {
     "inverse_sqrt": inverse_sqrt,
     "reciprocal": lambda run, value: divide(run, np.float32(1), value),
 }
-"""By the name of a function of `approximations`."""
+"""The private forms, by the name of a function of `approximations`."""

@@ -1,4 +1,4 @@
-"""What may be shared, with which randomness, and what is public, for `private`."""
+"""Checks of inputs, seeds and public arguments, for `private`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ppml_lab.smpc.scheme import Shared
 
 
 def checked_seed(seed: Any) -> Seed:
-    """A seed's two words, or those of a key of JAX.
+    """Returns the two words of a seed, or of a key of JAX.
 
     Raises:
       ValueError: For anything else.
@@ -38,7 +38,7 @@ def place_of(owner: Any, num_parties: int) -> int:
     """The number of a party that owns inputs; 0 for somebody else, who has a name.
 
     Raises:
-      ValueError: For a number that no party has, or what is neither.
+      ValueError: For a number that no party has, or an owner that is no number or name.
     """
     is_party = isinstance(owner, int) and not isinstance(owner, bool)
     if not (isinstance(owner, str) or (is_party and owner in range(num_parties))):
@@ -50,8 +50,10 @@ def place_of(owner: Any, num_parties: int) -> int:
 
 
 def check_reals(ring: Ring, fraction_bits: Any, values: Any) -> None:
-    """Raises ValueError for what fixed-point numbers cannot hold: what is not real and,
-    where it is not traced, not finite, outside of the ring or rounded by float32.
+    """Raises ValueError for values that fixed-point numbers cannot hold.
+
+    These are values that are not real and, where they are not traced, values that are
+    not finite, outside of the ring or rounded by float32.
     """
     if isinstance(values, Shared):
         raise ValueError("values are shared already")
@@ -82,7 +84,7 @@ def check_reals(ring: Ring, fraction_bits: Any, values: Any) -> None:
 
 
 def are_public(public: Sequence[int], args: tuple[Any, ...]) -> list[bool]:
-    """Whether each leaf of the arguments belongs to a public argument.
+    """True for each leaf of the arguments that belongs to a public argument.
 
     Raises:
       ValueError: For places that no argument has.

@@ -1,5 +1,6 @@
-"""Private forms of what only moves values, and of sums of what was moved; see
-`private_forms`. Places are public.
+"""Private forms of operations that only move values, and of sums of moved values.
+
+Places are public; see `private_forms`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ppml_lab.smpc.scheme import Shared, shape_of
 
 
 def _rearranged(primitive: Any) -> Callable[..., Shared]:
-    """The form of an operation of one operand that heeds all its parameters."""
+    """The form of an operation of one operand that supports all its parameters."""
 
     def form(run: Any, call: Call, value: Shared) -> Shared:
         params = dict(call)
@@ -91,7 +92,7 @@ def _pad(run: Any, call: Call, value: Operand, filler: Operand) -> Shared:
 
 
 def padded(run: Any, value: Operand, filler: Operand, config: Any, dtype: Any) -> Any:
-    """A value padded as by `lax.pad`, of which it or the filler is shared."""
+    """A value padded as by `lax.pad`, where the value or the filler is shared."""
     value, filler = (values.of_type(run, one, dtype) for one in (value, filler))
     shares = jax.tree.map(
         jax.vmap(lambda leaf, fill: lax.pad(leaf, fill, config)),
@@ -196,4 +197,4 @@ FORMS: dict[str, Callable[..., Any]] = {
     "slice": _rearranged(lax.slice_p),
     "rev": _rearranged(lax.rev_p),
 }
-"""By the name of JAX's primitive."""
+"""The private forms, by the name of JAX's primitive."""

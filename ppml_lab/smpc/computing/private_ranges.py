@@ -1,4 +1,4 @@
-"""Whether a program's numbers fit, found by running it in the clear."""
+"""A check that a program's numbers fit the ring, made by running it in the clear."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONTRACTIONS = ("dot_general", "conv_general_dilated")
 
 @dataclasses.dataclass(frozen=True)
 class Secret:
-    """What would be shared, in the clear."""
+    """A value in the clear that would be shared."""
 
     value: Any
 
@@ -59,7 +59,7 @@ class Ranges:
     def _products(
         self, name: str, inputs: list[Any], is_secret: list[bool], found: list[Any]
     ) -> list[tuple[Any, int]]:
-        """What has to fit, and how many fraction bits it has beyond the first."""
+        """The values that have to fit, and how many more fraction bits each has."""
         results = [(value, 0) for value in found]
         f = self.fraction_bits
         if name == "div" and not is_secret[1]:
@@ -78,8 +78,9 @@ class Ranges:
         bits = public_factors.mantissa_bits(self.ring, f)
         if name == "mul":
             return [*results, (secret, bits)]
-        # As if all of the public tensor had one power of two. Each sum has its own, by
-        # which it can be larger than this says, but not than the factor's bits are.
+        # Counts as if the whole public tensor had one power of two. Each sum has its
+        # own, by which it can be larger than counted here, but by no more than the
+        # factor's bits.
         power = 2.0 ** np.frexp(np.max(np.abs(public), initial=0.0))[1]
         return [*results, *((value / power, bits) for value in found)]
 
@@ -94,7 +95,7 @@ class Ranges:
         self.needed[layer] = max(self.needed.get(layer, 0), bits)
 
     def _saturated(self, public: Any) -> Any:
-        """What `private_values.known` makes of a public value: within the ring."""
+        """A public value within the ring, as `private_values.known` makes it."""
         if not jnp.issubdtype(jnp.result_type(public), jnp.floating):
             return public
         array = np.asarray(public)

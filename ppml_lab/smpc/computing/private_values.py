@@ -42,8 +42,9 @@ WITHOUT_EFFECT = frozenset(
 
 
 class Call(Mapping[str, Any]):
-    """An operation of a program as its form sees it: its parameters, of which it is
-    noted which are read, and the types of operands and results.
+    """An operation of a program as its form sees it: parameters and types.
+
+    Notes which parameters are read. Types are those of operands and results.
     """
 
     def __init__(self, name: str, params: Mapping[str, Any], ins: Any, outs: Any):
@@ -67,12 +68,12 @@ class Call(Mapping[str, Any]):
 
     @property
     def operand_dtype(self) -> np.dtype:
-        """The last operand's type: of `select_n` the first is the condition."""
+        """The last operand's type: the first operand of `select_n` is the condition."""
         return np.dtype(self.ins[-1].dtype)
 
     def check(self, results: list[Operand]) -> None:
-        """Raises NotImplementedError for a parameter that was not read, and where a
-        result is not of the shape and kind that the program says.
+        """Raises NotImplementedError for a parameter that was not read, or a result
+        whose shape or kind is not what the program says.
         """
         for key, value in self._params.items():
             if key not in self._read | WITHOUT_EFFECT and value is not None:
@@ -92,7 +93,7 @@ class Call(Mapping[str, Any]):
 
 
 def abstract(value: Operand) -> jax.ShapeDtypeStruct:
-    """Shape and type of the numbers that an operand stands for."""
+    """The shape and type of the numbers that an operand stands for."""
     if isinstance(value, Shared):
         dtype = jnp.int32 if is_whole(value) else jnp.float32
         return jax.ShapeDtypeStruct(shape_of(value), dtype)
@@ -100,7 +101,7 @@ def abstract(value: Operand) -> jax.ShapeDtypeStruct:
 
 
 def is_whole(value: Operand) -> bool:
-    """Whether shared whole numbers, such as a comparison's results."""
+    """True for shared whole numbers, such as the results of a comparison."""
     return isinstance(value, Shared) and value.scheme.scale == 1.0
 
 
@@ -110,8 +111,10 @@ def whole_scheme(run: Any) -> schemes.Scheme:
 
 
 def known(run: Any, values: Operand) -> Element:
-    """Reals that everybody knows as fixed-point numbers. Those beyond a quarter of the
-    ring, such as infinity, become an eighth of it, so that differences still fit.
+    """Public reals as fixed-point numbers.
+
+    Reals beyond a quarter of the ring, such as infinity, become an eighth of the ring,
+    so that differences still fit.
 
     Raises:
       ValueError: For NaN, where values are not traced.
@@ -165,7 +168,7 @@ def of_type(run: Any, value: Operand, dtype: Any) -> Shared:
 
 
 def axes_swapped(value: Operand) -> Operand:
-    """The axis that a loop goes along in front of the parties', and back."""
+    """Swaps the parties' axis with the axis that a loop goes along, or back."""
     if not isinstance(value, Shared):
         return value
     shares = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), value.shares)
@@ -173,7 +176,10 @@ def axes_swapped(value: Operand) -> Operand:
 
 
 def divided(run: Any, shared: Shared, num_bits: Any) -> Shared:
-    """Over `2^num_bits`, rounded, which may differ from entry to entry, as a real."""
+    """A shared value over `2^num_bits`, rounded, as a real.
+
+    `num_bits` may differ from entry to entry.
+    """
     found = truncation.divide(run.stream, shared, num_bits, run.truncation)
     return Shared(found.shares, run.scheme)
 
@@ -186,12 +192,12 @@ def multiplied(run: Any, product: Shared) -> Shared:
 
 
 def each(function: Callable[[Array], Array], shared: Shared) -> Shared:
-    """A rearrangement, done to every party's share."""
+    """Applies a rearrangement to every party's share."""
     return Shared(jax.tree.map(jax.vmap(function), shared.shares), shared.scheme)
 
 
 def on_words(function: Callable[..., Array], *values: Shared) -> Shared:
-    """A sum of places, done to every party's share as words of the whole ring."""
+    """Applies a sum of places to every party's share, as words of the whole ring."""
     ring = values[0].scheme.ring
     with rings.x64():
         words = [rings.widened(ring.to_unsigned(value.shares)) for value in values]
@@ -200,7 +206,7 @@ def on_words(function: Callable[..., Array], *values: Shared) -> Shared:
 
 
 def scaled(value: Shared, factor: int) -> Shared:
-    """Times an integer, at the same scale."""
+    """A shared value times an integer, at the same scale."""
     ring = value.scheme.ring
     return sharing.multiply_public(value, rings.from_integers(ring, factor))
 
@@ -210,13 +216,13 @@ def negated(value: Shared) -> Shared:
 
 
 def inverted(value: Shared) -> Shared:
-    """1 less the value, of whole numbers."""
+    """1 minus the value, for shared whole numbers."""
     one = rings.from_integers(value.scheme.ring, 1)
     return sharing.add_public(negated(value), one)
 
 
 def same_shape(one: Shared, other: Shared) -> tuple[Shared, Shared]:
-    """Both, spread to the shape that they broadcast to."""
+    """Both values, spread to the shape that they broadcast to."""
     shape = jnp.broadcast_shapes(shape_of(one), shape_of(other))
     return broadcast(one, shape), broadcast(other, shape)
 
@@ -226,7 +232,7 @@ def broadcast(value: Shared, shape: tuple[int, ...]) -> Shared:
 
 
 def stacked(*parts: Shared) -> Shared:
-    """Along a new first axis of the secret."""
+    """The values stacked along a new first axis of the secret."""
     shares = jax.tree.map(
         lambda *leaves: jnp.stack(leaves, axis=1), *(part.shares for part in parts)
     )
@@ -241,14 +247,14 @@ def part(value: Shared, number: int) -> Shared:
 
 
 def summed(value: Shared, axis: int) -> Shared:
-    """Over an axis of the secret."""
+    """The sum over an axis of the secret."""
     ring = value.scheme.ring
     shares = jax.vmap(lambda share: ring.sum_over(share, axis))(value.shares)
     return Shared(shares, value.scheme)
 
 
 def joined_axes(value: Shared, axes: tuple[int, ...]) -> Shared:
-    """Some axes of the secret as one, which is the last."""
+    """The value with some axes of the secret joined into one, the last."""
     rank = len(shape_of(value))
     kept = [axis for axis in range(rank) if axis not in axes]
 

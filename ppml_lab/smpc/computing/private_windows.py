@@ -1,5 +1,6 @@
-"""Private forms of convolutions and pools, of any number of axes and any order of them;
-see `private_forms`.
+"""Private forms of convolutions and pools, with any number and order of axes.
+
+See `private_forms`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ppml_lab.smpc.scheme import Shared, shape_of
 def by_public(
     run: Any, shared: Shared, public: Operand, how: public_factors.Contraction
 ) -> Shared:
-    """A bilinear product with what is known, back at the scale."""
+    """A bilinear product of a shared and a public operand, back at the scale."""
     if values.is_whole(shared):
         element = values.integers(run, public)
         return arithmetic.public_product(shared, element, how.product)
@@ -86,7 +87,7 @@ class _Convolution:
         return cut.reshape(self.groups, n * math.prod(out), -1), (n, *out)
 
     def columns(self, kernel: Array) -> Array:
-        """`[groups, window * channels / groups, outputs / groups]`."""
+        """The kernel, `[groups, window * channels / groups, outputs / groups]`."""
         to, feature, *spatial = self.numbers.rhs_spec
         kernel = kernel.transpose(to, *spatial, feature)
         kernel = kernel.reshape(self.groups, kernel.shape[0] // self.groups, -1)
@@ -151,7 +152,7 @@ def _window_max(run: Any, call: Call, value: Shared) -> Shared:
     dilation, base = call["window_dilation"], call["base_dilation"]
     config = [(*sides, by - 1) for sides, by in zip(call["padding"], base, strict=True)]
     if any(map(any, config)):
-        # What everything is above.
+        # Everything is above the padding.
         least = np.float32(-np.inf)
         if not jnp.issubdtype(call.dtype, jnp.floating):
             raise NotImplementedError(f"{call.name} of {call.dtype} with padding")
@@ -182,4 +183,4 @@ FORMS: dict[str, Callable[..., Shared]] = {
     "reduce_window_min": _window_min,
     "reduce_window_sum": _window_sum,
 }
-"""By the name of JAX's primitive."""
+"""The private forms, by the name of JAX's primitive."""

@@ -1,7 +1,8 @@
-"""Products of shares with what everybody knows, to the same relative error whatever
-its size: a known factor is cut into a mantissa of enough bits and a power of two, which
-joins the division that brings a product back to its scale. In a product of matrices
-and in a convolution all known numbers of one sum share a power of two.
+"""Products of shares with public factors, to the same relative error at any size.
+
+A public factor is cut into a mantissa of enough bits and a power of two, which joins
+the division that brings a product back to its scale. In a product of matrices and in a
+convolution all public numbers of one sum share a power of two.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from ppml_lab.smpc.computing.private_values import Operand
 from ppml_lab.smpc.scheme import Shared
 
 _WHOLE = 2**16
-"""Integers below need no fixed point."""
+"""Integers below this number need no fixed point."""
 
 
 def mantissa_bits(ring: rings.Ring, fraction_bits: Any) -> Any:
-    """How many bits of a known factor count.
+    """The number of bits that a public factor's mantissa keeps.
 
-    The fixed point's, or up to 24 where the ring has room for shared values up to 2^30
-    beside them.
+    It is the fixed point's, or up to 24 where the ring has room for shared values up to
+    2^30 besides.
     """
     if checks.is_traced(fraction_bits):
         room = jnp.minimum(24, ring.bits - 32 - fraction_bits)
@@ -37,13 +38,13 @@ def mantissa_bits(ring: rings.Ring, fraction_bits: Any) -> Any:
 
 
 class Contraction(NamedTuple):
-    """How a public tensor meets a shared one.
+    """The way in which a public tensor is multiplied with a shared one.
 
     Attributes:
-      product: `(share, public)`, bilinear.
-      axes: Of the public tensor, which sums go along: entries of one sum have one power
-        of two.
-      placed: The maxima along these axes, kept with size 1, as the result has them.
+      product: The bilinear function of `(share, public)`.
+      axes: The public tensor's axes that sums go along: entries of one sum have one
+        power of two.
+      placed: Moves exponents, which keep these axes with size 1, to the result's axes.
     """
 
     product: Callable[[Any, Any], Any]
@@ -52,7 +53,7 @@ class Contraction(NamedTuple):
 
 
 def times(run: Any, value: Shared, public: Operand) -> Shared:
-    """A shared real times known ones, entry by entry; shapes broadcast."""
+    """Shared reals times public ones, entry by entry; shapes broadcast."""
     ring = run.scheme.ring
     whole = whole_numbers(public)
     if whole is not None:
@@ -62,7 +63,7 @@ def times(run: Any, value: Shared, public: Operand) -> Shared:
 
 
 def contracted(run: Any, value: Shared, public: Operand, how: Contraction) -> Shared:
-    """A shared tensor of reals by a known one, such as a product of matrices."""
+    """The product of a shared tensor of reals and a public one, such as of matrices."""
     whole = whole_numbers(public)
     if whole is not None:
         element = rings.from_integers(run.scheme.ring, whole)
@@ -73,7 +74,7 @@ def contracted(run: Any, value: Shared, public: Operand, how: Contraction) -> Sh
 
 
 def whole_numbers(public: Operand) -> np.ndarray | None:
-    """The whole numbers that `public` is, if known when traced and small, or None."""
+    """The whole numbers of `public`, or None unless they are known, whole and small."""
     if checks.is_traced(public):
         return None
     array = np.asarray(public, np.float64)

@@ -6,7 +6,7 @@ that make the mean exact; the error's standard deviation is 0.41 of the result's
 - "local": two additive parties shift their own shares, without a message. Wrong by far
   with probability abs(x) / 2^bits.
 - "pair": additive, one round: opens x masked by a dealer's number of bits - 2 uniform
-  bits, which hides it but for a statistical distance of abs(x) / 2^(bits - 2).
+  bits, which hides x up to a statistical distance of abs(x) / 2^(bits - 2).
 - "msb": additive in one round with a dealer, or replicated in two: opens x masked by a
   uniform word, and corrects for the top bit.
 - "exact": finds all bits of x and rounds to the nearest, halves up, in 9 or 10 rounds
@@ -15,27 +15,28 @@ that make the mean exact; the error's standard deviation is 0.41 of the result's
 "pair" and "msb" are never wrong by more than a step for abs(x) < 2^(bits - 2), "exact"
 by no more than half of one wherever x + half a step fits into the ring.
 
-"local" is SecureML's (Mohassel, Zhang, S&P 2017) with the second party rounding the
-other way, without which every result is a step low. "msb" is Catrina and de Hoogh's
-idea with Dalskov, Escudero, Keller's correction ("Secure Evaluation of Quantized Neural
-Networks", PoPETs 2020, and "Fantastic Four", USENIX Security 2021). Among three parties
-nobody may shift alone: the shares' sum wraps around up to twice, and a result in four
-would be wrong by far; that is refused.
+"local" is SecureML's (Mohassel, Zhang, S&P 2017), except that the second party rounds
+the other way; otherwise every result would be a step low. "msb" is Catrina and de
+Hoogh's idea with Dalskov, Escudero, Keller's correction ("Secure Evaluation of
+Quantized Neural Networks", PoPETs 2020, and "Fantastic Four", USENIX Security 2021).
+With three parties "local" is refused: the shares' sum wraps around up to twice, and a
+result in four would be wrong by far.
 
 **Guarantee:** semi-honest parties; what is opened is masked with uniform words ("msb":
-the whole ring) that a dealer knows who sees no input. In the replicated scheme the
-third party deals and the result is shared anew, so that no party has both the mask and
-the masked value. Without that renewal two parties' messages give the secret away.
+the whole ring) that are known to a dealer who sees no input. In the replicated scheme
+the third party deals and the result is shared again, so that no party has both the mask
+and the masked value. Without that second sharing, two parties' messages give the secret
+away.
 
-What rounding at random shows: the messages alone are independent of x, but together
-with the *result* they are not. Whoever has seen the masked value and later learns the
-result (or anything that follows from it alone) knows which x round to it under this
-mask: 2^num_bits of them, where the result alone leaves 2^(num_bits + 1) - 1. Each new
-run on the same x narrows that down, and a few hundred leave one (Li et al., USENIX
-Security 2023; Santos et al., ePrint 2024/1127, state the functionality that is met
-instead). What is promised with "local", "pair" and "msb" is therefore: the result, and
-at most the bits of x that it cuts. "exact" depends on x only through its result and
-shows no more.
+Rounding at random shows more than the result: the messages alone are independent of x,
+but together with the *result* they are not. Whoever has seen the masked value and later
+learns the result (or anything that follows from it alone) knows which x round to the
+result under this mask: 2^num_bits values, where the result alone leaves
+2^(num_bits + 1) - 1. Each new run on the same x narrows them down, and a few hundred
+runs leave one (Li et al., USENIX Security 2023; Santos et al., ePrint 2024/1127, state
+the functionality that is met instead). "local", "pair" and "msb" therefore promise to
+show no more than the result and the bits of x that it cuts. "exact" depends on x only
+through its result and shows no more.
 """
 
 from __future__ import annotations
@@ -62,12 +63,12 @@ METHODS = ("local", "pair", "msb", "exact")
 def truncate(
     seed: Source, shared: Shared, num_bits: Array | int, method: str = "msb"
 ) -> Shared:
-    """The value over `2^num_bits`, its scale divided by as much.
+    """The integers of a shared value, and its scale, divided by `2^num_bits`.
 
     Args:
-      seed: Of randomness that nothing else uses, `[2]`, or a stream of it.
-      shared: In Z_2^32 or Z_2^64, additive or replicated.
-      num_bits: May be traced where the scale is.
+      seed: A seed `[2]` of randomness that nothing else uses, or a stream of it.
+      shared: A value in Z_2^32 or Z_2^64, additive or replicated.
+      num_bits: Bits to cut; may be traced where the scale is.
       method: "local", "pair", "msb" or "exact".
 
     Raises:
@@ -80,8 +81,10 @@ def truncate(
 def divide(
     seed: Source, shared: Shared, num_bits: Array | int, method: str = "msb"
 ) -> Shared:
-    """The value over `2^num_bits` at the scale that it has; as `truncate`, but that
-    `num_bits` may be an array that broadcasts to the value's shape.
+    """A shared value divided by `2^num_bits`, at the scale that it has.
+
+    As `truncate`, except that `num_bits` may be an array that broadcasts to the value's
+    shape.
     """
     scheme, stream = shared.scheme, streams.of(seed)
     check_method(scheme, method)
@@ -132,7 +135,7 @@ def _local(stream: Stream, shared: Shared, num_bits: Array | int) -> Element:
     ring = shared.scheme.ring
     shares = shared.shares
     if shared.scheme.ideal:
-        # The shares that there would be: uniform given the secret.
+        # The shares that the parties would have: uniform given the secret.
         (drawn,) = arithmetic.draws(stream, ring, shape_of(shared))
         shares = _stacked(ring.subtract(rings.row(shares, 0), drawn), drawn)
     first = rings.shift_right(ring, rings.row(shares, 0), num_bits, signed=True)
@@ -146,7 +149,7 @@ def _local(stream: Stream, shared: Shared, num_bits: Array | int) -> Element:
 
 
 def _exact(stream: Stream, shared: Shared, num_bits: Array | int) -> Element:
-    """Half a step is added; then all bits from `num_bits` on are what remains."""
+    """Rounds to the nearest: adds half a step and keeps all bits from `num_bits` on."""
     ring = shared.scheme.ring
     step = rings.shift_left(ring, _constant(ring, 1), num_bits)
     raised = sharing.add_public(shared, rings.shift_right(ring, step, 1))
@@ -223,14 +226,14 @@ def _by_third_party(stream: Stream, shared: Shared, num_bits: Array | int) -> El
 
 
 def _raised(ring: Ring, value: Element) -> Element:
-    """Above zero: with a quarter of the ring added."""
+    """The value plus a quarter of the ring, so that it is above zero."""
     return ring.add(value, _constant(ring, 2 ** (ring.bits - 2)))
 
 
 def _mask_parts(
     ring: Ring, mask: Element, num_bits: Array | int, method: str
 ) -> dict[str, Element]:
-    """What the dealer deals."""
+    """The parts of the mask that the dealer deals, by name."""
     if method == "pair":
         return {"truncated": rings.shift_right(ring, mask, num_bits)}
     without_top = rings.shift_right(ring, rings.shift_left(ring, mask, 1), 1)
