@@ -310,8 +310,7 @@ def delta_curve(
 
 @arguments.checked
 def rdp_curve(privacy_event: PrivacyEvent) -> RdpCurve:
-    """The RDP of an event, for other conversions than `epsilon`'s; raises as that does.
-    """
+    """The RDP of an event, for conversions of one's own. Raises as `epsilon` does."""
     mechanisms, failure, outside = accountants.flat(privacy_event, "rdp")
     return RdpCurve(accountants.rdp_total(mechanisms), failure, outside)
 
