@@ -37,7 +37,7 @@ class Leak(NamedTuple):
     bound: bounds.LowerBound
     """The lower bound on epsilon, valid for any training."""
     ceiling: float
-    """The most that this number of runs can show; a bound near it is due to the audit."""
+    """The most that this number of runs can show; a bound near it is the audit's."""
     auc: roc.Interval
     """The AUC with which scores rank runs with the record above runs without it."""
     errors: evidence.Errors
