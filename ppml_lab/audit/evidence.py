@@ -1,4 +1,4 @@
-"""From attack scores to error counts whose threshold the evaluated data did not choose.
+"""Attack scores turned into error counts, at thresholds chosen on other data.
 
 A bound holds for a threshold that was fixed before the scores were seen. So bounds take
 `Errors`, and scores become errors in two ways only: the threshold is chosen on one half

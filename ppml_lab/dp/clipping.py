@@ -1,8 +1,8 @@
 """Clipping: bounds the influence of a client or an example.
 
 A clipping rule maps the norms of a contribution's leaves to factors that scale these
-leaves. So it works for updates, which exist as arrays, and for per-example gradients,
-of which only the norms may be computed (`ghost`).
+leaves. So it works for updates, which exist as arrays, and for per-example gradients
+that are known by their norms only (`ghost`).
 """
 
 from __future__ import annotations

@@ -133,8 +133,8 @@ def fixed_size(population: SupportsInt, cohort_size: SupportsInt, event: Any) ->
     """`event` on a cohort of fixed size, drawn uniformly without replacement.
 
     Args:
-      population: How many clients (or examples) there are; public.
-      cohort_size: How many are drawn, in [1, population].
+      population: The number of clients (or examples); public.
+      cohort_size: The number that is drawn, in [1, population].
       event: A `DpEvent` of Gaussian releases.
     """
     import dp_accounting

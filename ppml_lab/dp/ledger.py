@@ -154,7 +154,7 @@ def report(
     an infinite epsilon.
 
     Args:
-      ledger: What the run releases.
+      ledger: Everything that the run releases.
       delta: In (0, 1); one for all, or one for each privacy unit by name.
 
     Returns:

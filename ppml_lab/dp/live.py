@@ -20,8 +20,9 @@ class LiveState(NamedTuple):
     Attributes:
       inner: The mechanism's own state.
       spent: RDP of all releases so far at `rdp.ORDERS`, in nats.
-      excess: What rounding has added to `spent` (Kahan's compensated summation: plain
-        float32 sums of 10,000 terms may be off by 1e-4, of a million by 1e-2).
+      excess: The amount that rounding has added to `spent` (Kahan's compensated
+        summation: plain float32 sums of 10,000 terms may be off by 1e-4, of a million
+        by 1e-2).
       noise: The last release's noise multiplier.
       cost: RDP of a release with that noise.
       failure: The probability that something has failed (`events.failing`), or that a

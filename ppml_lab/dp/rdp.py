@@ -202,7 +202,7 @@ def _rdp(xp: Any, q: Any, s: Any, orders: np.ndarray, points: int) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def _binomials(orders: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For k from 2 to the highest order a: k, a - k, and log C(a, k), -inf above a."""
+    """The k from 2 to the highest order a, a - k, and log C(a, k), -inf above a."""
     from scipy.special import gammaln
 
     a, k = np.array(orders)[:, None], np.arange(2.0, max(orders) + 1)

@@ -140,7 +140,7 @@ def epsilon(
     fail in a run (`events.failing`) counts for every expected run.
 
     Args:
-      privacy_event: What ONE run costs; if they differ, the one that costs most.
+      privacy_event: The cost of ONE run; if runs differ, of the costliest run.
       delta: In (0, 1).
       stopping: How the number of runs is drawn.
 
