@@ -40,8 +40,7 @@ class RdpCurve(NamedTuple):
     Attributes:
       values: RDP in nats at `rdp.ORDERS`, given that nothing fails; inf where unknown.
       failure: The probability that something fails (`events.failing`), part of delta.
-      outside: The probability that a release lies outside a neighbour's support
-        (`dp.cut`), part of delta too.
+      outside: The same for a release outside a neighbour's support (`dp.cut`).
     """
 
     values: Float[np.ndarray, " orders"]
@@ -58,9 +57,8 @@ class Stated(NamedTuple):
 
 @arguments.checked
 def supports(privacy_event: PrivacyEvent, accountant: str) -> bool:
-    """Returns whether the accountant has a bound for the event, so `epsilon` answers.
-
-    Where it has none, leave the table's cell empty. Invalid parameters still raise.
+    """Returns whether the accountant has a bound for the event: leave the table's cell
+    empty where it has none. Invalid parameters raise all the same.
     """
     try:
         accountants.flat(privacy_event, accountant)
@@ -82,9 +80,8 @@ def epsilon(
 
     Args:
       privacy_event: The event of a whole run and what it promises to whom.
-      delta: In (0, 1), well below 1 / population; warns above 1 / population. Or 0, for
-        pure mechanisms: the epsilon is then that of real-valued noise, because no noise
-        in floats is pure.
+      delta: In (0, 1), well below 1 / population: warns above it. Or 0, for pure
+        mechanisms: the epsilon is that of real-valued noise; no float's noise is pure.
       accountant: "rdp", or the tighter "pld", for Gaussian, Laplace and
         randomised-response releases and Poisson sampling. PLD discretises privacy loss
         by 1e-4, by less where a round's loss is little, and by more where RDP's epsilon
@@ -147,10 +144,8 @@ def epsilon_public(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
 
 @arguments.checked
 def epsilon_server(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
-    """The epsilon against whoever runs the protocol and sees who takes part.
-
-    The `stated` epsilon of `against_server`; inf where that party itself adds the
-    noise.
+    """The `stated` epsilon of `against_server`: against whoever runs the protocol and
+    sees who takes part; inf where that party itself adds the noise.
     """
     return stated(against_server(privacy_event), delta).epsilon
 
@@ -173,9 +168,8 @@ def against_server(privacy_event: PrivacyEvent) -> PrivacyEvent:
 
 @arguments.checked
 def cut_share(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
-    """The share of delta that the cut of the noise uses up (`dp.cut`).
-
-    Above 1, epsilon is infinite. Raises as `epsilon` does.
+    """The share of delta that the cut of the noise uses up (`dp.cut`); above 1, epsilon
+    is infinite. Raises as `epsilon` does.
     """
     delta = events.to_float("delta", delta)
     checks.probability("delta", delta, allow_one=False)
@@ -251,9 +245,8 @@ def epsilon_curve(
     delta: SupportsFloat,
     accountant: str = "rdp",
 ) -> list[float]:
-    """The `epsilon` after each number of rounds in `rounds`, each at least 1.
-
-    The event states ONE round. Raises as `epsilon` does.
+    """The `epsilon` after each number of `rounds`, each at least 1, where the event
+    states ONE round. Raises as `epsilon` does.
     """
     once, rounds = privacy_event.event, list(rounds)
     for count in rounds:
@@ -320,8 +313,8 @@ def old_conversion_epsilon(privacy_event: PrivacyEvent, delta: SupportsFloat) ->
     """The epsilon by RDP as papers before 2020 state it, for comparison with them.
 
     The conversion of Mironov, "Rényi Differential Privacy", CSF 2017, Proposition 3:
-    `rdp + log(1 / delta) / (order - 1)`. It is as valid a bound as `epsilon` and never
-    below it. Raises as `epsilon` does.
+    `rdp + log(1 / delta) / (order - 1)`, as valid a bound as `epsilon` and never below
+    `epsilon`. Raises as `epsilon` does.
     """
     delta = events.to_float("delta", delta)
     checks.probability("delta", delta, allow_one=False)
@@ -347,8 +340,7 @@ def calibrate_noise_multiplier(
     1e-3, by a handful of PLDs.
 
     Args:
-      make_event: From a noise multiplier to the whole run's event; its epsilon must
-        fall as noise grows.
+      make_event: The whole run's event at a noise multiplier; more noise, less epsilon.
       target_epsilon: Positive; inf asks for no noise.
       delta: In (0, 1).
       accountant: "best" (PLD where it has a bound, else RDP: what a budget means),

@@ -17,8 +17,7 @@ from ppml_lab.dp import cut, given
 from ppml_lab.dp.given import to_float
 
 LEAST_NOISE = 1e-3
-"""The least noise multiplier that counts: a single release with less noise has an
-epsilon above 500,000 and counts as not private."""
+"""Less noise counts as none: a single release then has an epsilon above 500,000."""
 
 MOST_NOISE = 1e6
 """The largest noise multiplier that counts: releases with more noise count as this."""
@@ -39,9 +38,7 @@ class Failure(NamedTuple):
 
 
 class Participation(NamedTuple):
-    """A part of an event in which its unit takes part with this `probability`.
-
-    Everybody sees whether the unit takes part.
+    """A part of an event: its unit takes part, for all to see, with this `probability`.
 
     Attributes:
       probability: The probability of taking part in one run.
@@ -82,10 +79,7 @@ def gaussian(noise_multiplier: SupportsFloat) -> Any:
 
 @arguments.checked
 def laplace(noise_multiplier: SupportsFloat) -> Any:
-    """One release with Laplace noise of scale `noise_multiplier` * L1 sensitivity.
-
-    Otherwise as `gaussian`.
-    """
+    """As `gaussian`, but Laplace noise of scale `noise_multiplier` * L1 sensitivity."""
     import dp_accounting
 
     noise = given.noise(noise_multiplier)
@@ -345,9 +339,8 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
 def _with_cut(
     mechanism: Any, mass: Callable[[float], float], release: Any, share: float, n: int
 ) -> Counter[Any]:
-    """A mechanism, and the `Failure` that the cut of its `release`'s noise costs.
-
-    A unit takes part in the release with probability `share` at most.
+    """A mechanism, and the `Failure` that the cut of its `release`'s noise costs, where
+    a unit takes part in the release with probability `share` at most.
     """
     import dp_accounting as dp
 
@@ -377,9 +370,8 @@ def _flat_participation(prob: Any, event: Any, count: int) -> Counter[Any]:
 
 
 def _within_range(kind: Callable[[float], Any], noise: float) -> Any:
-    """A release whose noise the accountants' arithmetic can handle.
-
-    Too little noise becomes none, and too much becomes `MOST_NOISE`; both are safe.
+    """A release whose noise the accountants' arithmetic can handle: too little becomes
+    none, and too much becomes `MOST_NOISE`, both on the safe side.
     """
     import dp_accounting
 
