@@ -56,7 +56,7 @@ class UnsupportedEventError(ValueError):
 
 @arguments.checked
 def gaussian(noise_multiplier: SupportsFloat) -> Any:
-    """One release of a sum with Gaussian noise.
+    """One release of a sum with Gaussian noise; `laplace` takes and raises the same.
 
     Args:
       noise_multiplier: Stddev over L2 sensitivity under the neighbouring relation; 0
@@ -79,7 +79,7 @@ def gaussian(noise_multiplier: SupportsFloat) -> Any:
 
 @arguments.checked
 def laplace(noise_multiplier: SupportsFloat) -> Any:
-    """As `gaussian`, but Laplace noise of scale `noise_multiplier` * L1 sensitivity."""
+    """One release with Laplace noise of scale `noise_multiplier` * L1 sensitivity."""
     import dp_accounting
 
     noise = given.noise(noise_multiplier)
