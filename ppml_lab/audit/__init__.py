@@ -1,13 +1,13 @@
-"""Audits: what leaks at least, beside what an accountant says leaks at most.
+"""Audits: lower bounds on privacy loss, beside an accountant's upper bounds.
 
 `check_mechanism` checks that a mechanism, or a whole training algorithm, is what it
-states (`contract`, `probes`, `worlds`); `check_independence` whether runs of one seed
-share what is random; `check_clipping` whether DP-SGD bounds difficult gradients.
-`training` and `training_in_one_run` audit a training function of one's own, as it is;
-`planted` puts `canaries` into the lab's and sees every iterate. `membership_run` and
-`many_runs` are what these are made of; `evidence` turns scores into errors at a
-threshold that the errors did not choose, and `bounds`, `one_run` and `tradeoff` these
-into statements with a confidence.
+states (`contract`, `probes`, `worlds`); `check_independence` checks whether runs of one
+seed share randomness; `check_clipping` checks whether DP-SGD bounds difficult
+gradients. `training` and `training_in_one_run` audit any training function, unchanged;
+`planted` puts `canaries` into the lab's own trainings and sees every iterate;
+`membership_run` and `many_runs` are its building blocks. `evidence` turns scores into
+errors at a threshold that the errors did not choose; `bounds`, `one_run` and `tradeoff`
+turn errors into statements with a confidence.
 
 **Guarantee:** a bound is above the truth with probability alpha at most. An audit that
 finds nothing shows nothing: the attack may be weak.

@@ -20,16 +20,16 @@ from ppml_lab.dp import conversions
 
 
 class LowerBound(NamedTuple):
-    """A lower bound on epsilon that holds with confidence; drawn filled.
+    """A lower bound on epsilon that holds with confidence; plotted as a filled mark.
 
     Attributes:
       epsilon: The bound.
-      delta: At which.
+      delta: The delta at which the bound holds.
       alpha: The probability that the bound is wrong.
       method: The theorem.
-      assumes: What it takes for granted beside independent runs, "" for nothing.
+      assumes: The theorem's assumption beside independent runs, "" for none.
       num_in: Runs (or canaries) with the canary in.
-      num_out: Without.
+      num_out: Runs (or canaries) with the canary out.
       rule: How the threshold was chosen.
     """
 
@@ -44,12 +44,12 @@ class LowerBound(NamedTuple):
 
 
 class PointEstimate(NamedTuple):
-    """A guess at epsilon without any confidence; drawn hollow, never called a bound.
+    """An estimate of epsilon without any confidence; plotted hollow, never a bound.
 
     Attributes:
-      epsilon: The guess.
-      delta: At which.
-      method: How it was made.
+      epsilon: The estimate.
+      delta: The delta at which it is made.
+      method: The method of the estimate.
     """
 
     epsilon: float
@@ -62,8 +62,8 @@ class GaussianShift(NamedTuple):
 
     Attributes:
       mu: The bound, never negative.
-      alpha: The probability that it is wrong.
-      errors: What it was made of.
+      alpha: The probability that the bound is wrong.
+      errors: The errors that the bound was made from.
     """
 
     mu: float
@@ -73,11 +73,11 @@ class GaussianShift(NamedTuple):
 
 @arguments.checked
 def clopper_pearson(errors: Errors, *, delta: float, alpha: float) -> LowerBound:
-    """The bound by (epsilon, delta) at one threshold.
+    """The lower bound on epsilon at delta from the errors at one threshold.
 
     Jagielski, Ullman, Oprea, "Auditing Differentially Private Machine Learning",
     NeurIPS 2020, in both directions, which share the two events that can fail. With n
-    runs on a side it cannot exceed `ceiling(n, ...)`.
+    runs on a side the bound cannot exceed `ceiling(n, ...)`.
 
     **Guarantee:** valid for any mechanism.
 
@@ -93,8 +93,10 @@ def clopper_pearson(errors: Errors, *, delta: float, alpha: float) -> LowerBound
 
 @arguments.checked
 def gaussian_mu(errors: Errors, *, alpha: float) -> GaussianShift:
-    """How far the mechanism is at least from Gaussian DP: Nasr et al., "Tight Auditing
-    of Differentially Private Machine Learning", USENIX Security 2023.
+    """The lower bound on mu: the mechanism is not mu'-GDP for any mu' below it.
+
+    Nasr et al., "Tight Auditing of Differentially Private Machine Learning", USENIX
+    Security 2023.
 
     **Guarantee:** valid for any mechanism as a statement about mu.
 
@@ -103,14 +105,14 @@ def gaussian_mu(errors: Errors, *, alpha: float) -> GaussianShift:
     """
     _check(errors, 0.5, alpha)
     fnr, fpr = evidence.rates(errors, alpha)
-    # Not its absolute value: errors above one half are no evidence.
+    # Not the absolute value: errors above one half are no evidence.
     mu = max(0.0, float(evidence.gaussian_shift(fnr, fpr)))
     return GaussianShift(mu if math.isfinite(mu) else 0.0, alpha, errors)
 
 
 @arguments.checked
 def gaussian(errors: Errors, *, delta: float, alpha: float) -> LowerBound:
-    """The epsilon of the Gaussian mechanism that errors as rarely.
+    """The epsilon of the Gaussian mechanism under which errors are as rare.
 
     **Guarantee:** valid where the mechanism's trade-off curve is a Gaussian's: releases
     with Gaussian noise, not sampled. For sampled ones use `sampled_gaussian`.
@@ -135,11 +137,13 @@ def sampled_gaussian(
     delta: float,
     alpha: float,
 ) -> LowerBound:
-    """The family bound: the epsilon of the smallest noise whose sampled Gaussian
-    mechanism the errors refute (after Nasr et al. 2023), by a PLD rounded down.
+    """The family bound: epsilon at the least noise of a refuted sampled Gaussian.
+
+    That is the smallest noise whose sampled Gaussian mechanism the errors refute (after
+    Nasr et al. 2023); its epsilon is by a PLD rounded down.
 
     **Guarantee:** valid if the audited mechanism is one of that family, with this
-    sampling and length: it says how much noise was there, not whether the code is
+    sampling and length: it says how much noise there was, not whether the code is
     private at all; for that see `tradeoff.judge`.
 
     Raises:
@@ -159,8 +163,10 @@ def sampled_gaussian(
 
 @arguments.checked
 def ceiling(num_runs: int, *, delta: float, alpha: float) -> float:
-    """The most that `clopper_pearson` can certify with `num_runs` on each side: no
-    errors at all. What comes near it is a property of the audit, not of privacy.
+    """The most that `clopper_pearson` can certify with `num_runs` on each side.
+
+    It takes no errors at all. A bound near the ceiling is a property of the audit, not
+    of privacy.
     """
     checks.at_least("num_runs", num_runs, 1)
     checks.probability("delta", delta, allow_one=False)
@@ -173,11 +179,11 @@ def ceiling(num_runs: int, *, delta: float, alpha: float) -> float:
 def two_gaussians(
     seen: evidence.Scores, unseen: evidence.Scores, *, delta: float
 ) -> PointEstimate:
-    """Epsilon between two normal distributions fitted to the scores of seen and unseen
-    canaries: Andrew, Kairouz, Oh, Oprea, McMahan, Suriyakumar, "One-shot Empirical
-    Privacy Estimation for Federated Learning", ICLR 2024.
+    """The epsilon between normal distributions fitted to seen and unseen canaries.
 
-    A point estimate: it may lie above the truth as well as below, by much.
+    The distributions are fitted to the scores: Andrew, Kairouz, Oh, Oprea, McMahan,
+    Suriyakumar, "One-shot Empirical Privacy Estimation for Federated Learning", ICLR
+    2024. This is a point estimate: it may lie far above the truth as well as below.
 
     Raises:
       ValueError: For NaN, fewer than 10 scores of either, or scores without spread.
@@ -220,8 +226,9 @@ def two_gaussians(
 
 @arguments.checked
 def smallest_gdp_of_pure(epsilon: float) -> float:
-    """The smallest mu for which every pure `epsilon`-DP mechanism is mu-GDP; randomised
-    response reaches it.
+    """The smallest mu for which every pure `epsilon`-DP mechanism is mu-GDP.
+
+    Randomised response reaches it.
     """
     checks.within("epsilon", epsilon, 0, math.inf)
     return float(-2 * special.ndtri(special.expit(-epsilon)))

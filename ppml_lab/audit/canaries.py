@@ -1,9 +1,10 @@
-"""Canaries: records put into training to see whether it tells that they were there.
+"""Canaries: records put into training to see whether it reveals that they were there.
 
 In gradient space a canary's gradient (or, for a client, its update) is a chosen
-direction, far too long, so that clipping makes it exactly as loud as the mechanism
-allows. In input space it is an image that is mislabelled, blank, or unlike the others.
-An example says in its leaf "canary" which one it is: a number, or -1 for none.
+direction, far too long, so that clipping makes it exactly as long as the mechanism
+allows. In input space a canary is an image that is mislabelled, blank, or unlike the
+others. An example's leaf "canary" is the number of the canary that it is, or -1 for
+none.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ class Directions(NamedTuple):
     """Unit vectors in parameter space, by number.
 
     Attributes:
-      count: How many.
-      squared_norms: `numbers [n] -> ` the squared norms of their leaves, `[n]` each.
+      count: The number of directions.
+      squared_norms: `numbers [n] -> ` the squared norms of the directions' leaves,
+        `[n]` each.
       weighted_sum: `(numbers [n], weights [n]) -> ` the sum of weighted directions.
-      project: `tree -> ` its inner products with all directions, `[count]`.
+      project: `tree -> ` the tree's inner products with all directions, `[count]`.
     """
 
     count: int
@@ -48,10 +50,10 @@ _OWN: dict[str, guards.Guard] = {
 @arguments.checked
 @guards.returned(**_OWN)
 def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
-    """Each direction is one coordinate of the flattened parameters.
+    """Directions that are one coordinate each of the flattened parameters.
 
-    Best are coordinates that no other example's gradient touches, such as first-layer
-    weights of a pixel that is always black (`untouched_weights`).
+    The best coordinates are those that no other example's gradient touches, such as
+    first-layer weights of a pixel that is always black (`untouched_weights`).
 
     Raises:
       ValueError: For coordinates that are out of range or not distinct.
@@ -90,8 +92,10 @@ def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
 @arguments.checked
 @guards.returned(**_OWN)
 def isotropic(key: base.Key, params: PyTree, count: int) -> Directions:
-    """Random directions, uniform on the sphere: nearly orthogonal to each other and to
-    everything else where there are many parameters. Holds `count` times the model.
+    """Random directions, uniform on the sphere.
+
+    With many parameters they are nearly orthogonal to each other and to everything
+    else. They take `count` times the model's memory.
 
     Raises:
       ValueError: For a count below 1.
@@ -116,15 +120,18 @@ def isotropic(key: base.Key, params: PyTree, count: int) -> Directions:
 def gradient_canaries(
     loss: base.TaskLoss, directions: Directions, *, method: str = "auto"
 ) -> Callable[..., dp.PerExample]:
-    """A `method` of `dp.clipped_gradient` and `federated.central_sgd`: examples that
-    are canaries have their direction, of norm `FAR`, as gradient, and go through the
-    mechanism's own clipping, sampling and noise like everybody's.
+    """A `method` of per-example gradients that gives canaries their directions.
+
+    It is for `dp.clipped_gradient` and `federated.central_sgd`. Examples that are
+    canaries have their direction, of norm `FAR`, as gradient, and go through the
+    mechanism's own clipping, sampling and noise like all others.
 
     Args:
-      loss: The task's; of the trainable part, where the task has roles
-        (`federated.roles.loss_of_part`), and so are the directions.
-      directions: By the number in the examples' leaf "canary".
-      method: For the other examples, see `dp.clipped_gradient`.
+      loss: The task's loss; where the task has roles, the loss of the trainable part
+        (`federated.roles.loss_of_part`), and the directions are of this part too.
+      directions: The canaries' directions, by the number in the examples' leaf
+        "canary".
+      method: The method for the other examples, see `dp.clipped_gradient`.
     """
     plain = dp.per_example_method(loss, method)
 
@@ -156,11 +163,11 @@ def gradient_canaries(
 def canary_clients(
     trainer: base.ClientTrainer, directions: Directions
 ) -> base.ClientTrainer:
-    """A trainer whose canary clients send their direction, of norm `FAR`, as update;
-    the mechanism, the secure sum and the sampling treat them like everybody.
+    """A trainer whose canary clients send their direction, of norm `FAR`, as update.
 
-    A client is a canary if its first example says so. The update must be shaped like
-    the model.
+    The mechanism, the secure sum and the sampling treat canaries like all others. A
+    client is a canary if its first example is. The update must be shaped like the
+    model.
     """
 
     def step(
@@ -199,9 +206,9 @@ def only(
     """The sampler of the neighbouring data set that has only the `present` members.
 
     For samplers that draw members independently this is exactly sampling from the
-    smaller data set, with the same public expected cohort; under "zero_out" whoever is
-    absent has nothing in its place. Under "replace_one" nobody may be absent, and
-    `present` has to be all true.
+    smaller data set, with the same public expected cohort; under "zero_out" an absent
+    member contributes nothing. Under "replace_one" nobody may be absent, and `present`
+    has to be all true.
     """
 
     def sample(key: base.Key, state: PyTree) -> tuple[base.Cohort, PyTree]:
@@ -214,10 +221,10 @@ def only(
 
 @arguments.checked
 def mislabelled(examples: Mapping[str, Any], row: int, num_classes: int) -> Any:
-    """One example with the next class as label, as rows of one.
+    """One example with the next class as its label, as rows of one.
 
     Raises:
-      ValueError: For a row that is not there, or fewer than 2 classes.
+      ValueError: For a row that does not exist, or fewer than 2 classes.
     """
     _check_examples("examples", examples)
     checks.within("row", row, 0, len(examples["y"]) - 1)
@@ -245,7 +252,8 @@ def blank(examples: Mapping[str, Any], label: int) -> Any:
 
 @arguments.checked
 def rarest_direction(examples: Mapping[str, Any], norm: float, label: int) -> Any:
-    """An image along the direction in which the data vary least, as rows of one:
+    """An image along the direction in which the data vary least, as rows of one.
+
     ClipBKD of Jagielski, Ullman, Oprea, NeurIPS 2020.
 
     Raises:
@@ -267,9 +275,10 @@ def rarest_direction(examples: Mapping[str, Any], norm: float, label: int) -> An
 def untouched_weights(
     params: PyTree, examples: Mapping[str, Any]
 ) -> Int[np.ndarray, " weights"]:
-    """Places, among the flattened parameters, of the first dense layer's weights from
-    inputs that are zero in every example, such as an image's margin: no gradient ever
-    moves them.
+    """Places, among the flattened parameters, of weights that no gradient ever moves.
+
+    They are the first dense layer's weights from inputs that are zero in every example,
+    such as an image's margin.
 
     Raises:
       ValueError: If no weight matrix has the inputs as rows.
@@ -292,8 +301,10 @@ def untouched_weights(
 def append(
     examples: Mapping[str, Any], rows: Mapping[str, Any], numbers: Any
 ) -> dict[str, np.ndarray]:
-    """The examples, marked as no canaries, and after them rows that are, by number;
-    -1 for input-space canaries, whose gradient is their own.
+    """Appends canary rows to examples, and marks both in the leaf "canary".
+
+    Examples are marked as no canaries, rows by their numbers; -1 is for input-space
+    canaries, whose gradient is their own.
 
     Raises:
       ValueError: Unless `rows` has the examples' leaves, and `numbers` one integer from
@@ -324,5 +335,5 @@ def _check_examples(name: str, examples: Mapping[str, Any]) -> None:
 
 
 def _check_label(label: int, examples: Mapping[str, Any]) -> None:
-    """Raises ValueError for a label that no example has the like of."""
+    """Raises ValueError for a label below 0 or above all of the examples'."""
     checks.within("label", label, 0, int(np.max(examples["y"])))

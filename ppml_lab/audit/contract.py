@@ -1,8 +1,8 @@
 """The mechanism contract: probes and an audit that every private mechanism must pass.
 
 The audit runs a few rounds of the mechanism itself, tens of thousands of times, on
-adversarial worlds; a classical audit of whole trainings finds few of the bugs that this
-finds.
+adversarial worlds; a classical audit of whole trainings finds few of the bugs that the
+contract finds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ppml_lab.audit.probes import Finding
 from ppml_lab.audit.subjects import Subject
 
 ALPHA = 1e-3
-"""The chance that the audit refutes a claim that holds."""
+"""The probability that the audit refutes a claim that holds."""
 
 DETECTORS = (
     *("replay", "noise", "participation", "tails", "rounds", "state", "frozen"),
@@ -36,7 +36,7 @@ DETECTORS = (
 
 
 class Report(NamedTuple):
-    """What the contract's detectors found.
+    """The findings of the contract's detectors.
 
     Attributes:
       findings: One of each detector that ran, in order.
@@ -46,25 +46,25 @@ class Report(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether no detector refuted the mechanism."""
+        """True where no detector refuted the mechanism."""
         return not self.refuted_by
 
     @property
     def refuted_by(self) -> tuple[str, ...]:
-        """The detectors that did."""
+        """The names of the detectors that refuted the mechanism."""
         return tuple(f.detector for f in self.findings if f.refuted)
 
 
 class Candidate(NamedTuple):
-    """A way to tell two worlds apart, and how well it did before it is put to the test.
+    """A way to tell two worlds apart, with its success on the half that chose it.
 
     Attributes:
-      margin: On the half that chose it, see `tradeoff.Verdict`.
-      world: Its name.
-      distinguisher: Its name.
-      threshold: Scores from it on mean "in".
-      scores_in: Of the other half.
-      scores_out: Of the other half.
+      margin: The margin on the half that chose it, see `tradeoff.Verdict`.
+      world: The world's name.
+      distinguisher: The distinguisher's name.
+      threshold: Scores at or above it mean "in".
+      scores_in: Scores with the canary, of the other half.
+      scores_out: Scores without the canary, of the other half.
     """
 
     margin: float
@@ -88,24 +88,24 @@ def check_mechanism(
     *replay* measures the true sensitivity under adversarial neighbours; *noise* the
     noise's scale, distribution and independence; *participation* the sampling; *tails*
     the noise in millions of draws; *rounds* randomness that comes again in another
-    round, up to 2^30 later; *state* what is remembered beside what was released;
-    *frozen* leaves that must not move; *crowd* the sum of 100,000 contributions.
-    *audit* tests the stated privacy itself: over all worlds, distinguishers are fitted
-    on one half of the runs, and the best one's errors on the other half tested against
-    the whole trade-off curve that the accountant claims. Other runs of the same seed
-    are `check_independence`'s, gradients of whole layers `check_clipping`'s.
+    round, up to 2^30 later; *state* memory of anything but releases; *frozen* leaves
+    that must not move; *crowd* the sum of 100,000 contributions. *audit* tests the
+    stated privacy itself: over all worlds, distinguishers are fitted on one half of the
+    runs, and the errors of the best distinguisher on the other half are tested against
+    the whole trade-off curve that the accountant claims. `check_independence` checks
+    other runs of the same seed, `check_clipping` the gradients of whole layers.
 
     **Guarantee:** the audit refutes a mechanism whose claim holds with probability 1e-3
-    at most, each probe one that is as stated with 1e-5. Passing is no proof of privacy:
-    what these worlds and statistics do not see is not found. Probes compare with what
-    is stated, so that they also find a mechanism that is private but not as stated,
-    such as one with twice the noise.
+    at most, and each probe refutes a mechanism that is as stated with probability 1e-5
+    at most. Passing is no proof of privacy: bugs that these worlds and statistics do
+    not show are not found. Probes compare with what is stated, so that they also find a
+    mechanism that is private but not as stated, such as one with twice the noise.
 
     Args:
       subject: From `audit.subjects`.
-      num_runs: Of either side in each world of the audit.
-      seed: Of all runs; the same seed gives the same report.
-      detectors: Those that run.
+      num_runs: Runs of either side in each world of the audit.
+      seed: The seed of all runs; the same seed gives the same report.
+      detectors: The detectors that run.
 
     Raises:
       ValueError: For a subject with noise multiplier or clip norm 1, at which several
@@ -135,7 +135,7 @@ def audit(subject: Subject, run: probes.Runner, num_runs: int) -> Finding:
     for place, (name, world) in enumerate(pairs.items()):
         rows = np.stack([world.rows_in, world.rows_out])
         present = np.stack([world.present_in, world.present_out])
-        # No key twice: a shared key would show the difference without the noise.
+        # No key is used twice: a shared key would show the difference without noise.
         first = (1 + place) * 2 * num_runs
         numbers = first + np.arange(2 * num_runs)
         release = run(numbers, rows, present, np.repeat([0, 1], num_runs))
@@ -165,8 +165,10 @@ def _candidates(
     release: probes.Seen,
     num_runs: int,
 ) -> list[Candidate]:
-    """Every distinguisher in one world: fitted on a quarter of the runs, its threshold
-    chosen on the next, so that what it learnt by heart does not count.
+    """The candidates of every distinguisher in one world.
+
+    A distinguisher is fitted on a quarter of the runs and its threshold chosen on the
+    next quarter, so that overfitting does not count.
     """
     quarter, half = num_runs // 4, num_runs // 2
     features = np.concatenate([release.values, release.extras], axis=2)
@@ -216,7 +218,7 @@ def _scores(
         score = fit(view(inside), view(outside))
         scores[name] = lambda x, score=score, view=view: score(view(x))
     if subject.noise is not None:
-        # Of a canary in every round: how far each round moves beside those before.
+        # For a canary in every round: the move that each round adds to earlier moves.
         moved = probes.fresh(np.ones((1, len(subject.noise))), subject.mixing)[0]
         stddev, prob = np.asarray(subject.noise) / moved, subject.sampling_prob or 1.0
         for name, sign, by_round in (

@@ -12,16 +12,18 @@ from ppml_lab.audit.subjects import Subject
 
 NUM_ROWS = 100_000
 LOSS = 1e-5
-"""By how much one contribution may seem longer."""
+"""The relative amount by which one contribution may seem longer."""
 
 _CANARIES = 2
 
 
 def crowd(subject: Subject, seed: int, num_rows: int = NUM_ROWS) -> Finding:
-    """How far one of 100,000 contributions moves a sum: those that all point one way,
-    where the sum can be seen exactly, and half of them there and half of them back, so
-    that the sum is small in the end and a release shows what it lost on its way. Rows
-    are as long as the clip norm, so that a sum that loses none of them moves by 1.
+    """Checks how far one of 100,000 contributions moves a sum.
+
+    In one world all contributions point one way; it is used where the sum can be seen
+    exactly. In the other, half of them point there and half back, so that the sum is
+    small in the end and a release shows what it lost on its way. Rows are as long as
+    the clip norm, so a sum that loses none of them moves by 1.
     """
     if subject.crowd is None:
         return Finding("crowd", False, "not applicable: made for its number of rows")
@@ -43,7 +45,7 @@ def crowd(subject: Subject, seed: int, num_rows: int = NUM_ROWS) -> Finding:
         whole, rounding = _sum(run, key, data, places >= 0)
         rounding /= subject.clip_norm
         if rounding > LOSS:
-            # Rounded once, noise included, it does not show what it lost before.
+            # A sum that is rounded once, noise included, hides its earlier losses.
             continue
         nobody, _ = _sum(run, key, data, places < 0)
         for canary in range(half - _CANARIES, half):
@@ -69,7 +71,7 @@ def crowd(subject: Subject, seed: int, num_rows: int = NUM_ROWS) -> Finding:
 def _sum(
     run: jax.stages.Wrapped, key: jax.Array, rows: np.ndarray, present: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """A sum, and what its last rounding can have done to a difference of two."""
+    """A sum, and the most that its last rounding changes a difference of two sums."""
     high, low = (np.asarray(part) for part in run(key, jnp.asarray(rows), present))
     rounding = 0.0 if low.any() else float(np.linalg.norm(4 * np.spacing(np.abs(high))))
     return high.astype(np.float64) + low, rounding

@@ -1,7 +1,7 @@
 """Statistics that tell a mechanism's releases with the canary from those without.
 
-Each is fitted on some runs, `[runs, features]` of either world, and returns a score,
-higher for "in".
+Each statistic is fitted on some runs, `[runs, features]` of either world, and returns a
+score, which is higher for "in".
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def discriminant(inside: Releases, outside: Releases) -> Score:
 
 
 def histograms(inside: Releases, outside: Releases, bins: int = 24) -> Score:
-    """The log-likelihood ratio of histograms, features taken for independent: sees
-    distributions of any shape. Both worlds have as many runs.
+    """The log-likelihood ratio of histograms, with features taken for independent.
+
+    It sees distributions of any shape. Both worlds have the same number of runs.
     """
     tables = []
     for ours, theirs in zip(inside.T, outside.T, strict=True):
@@ -57,8 +58,9 @@ def histograms(inside: Releases, outside: Releases, bins: int = 24) -> Score:
 
 
 def support(inside: Releases, outside: Releases) -> Score:
-    """Counts values that were seen exactly in one world only: noise with few bits
-    gives itself away by its last ones.
+    """Counts values that were seen, to the bit, in one world only.
+
+    Noise with few bits gives itself away by its last bits.
     """
     seen = [
         (np.setdiff1d(ours, theirs), np.setdiff1d(theirs, ours))
@@ -80,11 +82,11 @@ def support(inside: Releases, outside: Releases) -> Score:
 def sampled_gaussian(
     place: int, sign: float, noise: np.ndarray, sampling_prob: float, *, by_round: bool
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The likelihood ratio of one coordinate, `[runs, rounds, dimension]`, as if every
-    round were a sampled Gaussian whose mean the canary moves by 1.
+    """The log-likelihood ratio of one coordinate of `[runs, rounds, dimension]`.
 
-    `by_round` takes the mean over rounds of the ratios in place of their product: the
-    canary then takes part in one round, nobody knows which.
+    Every round counts as a sampled Gaussian whose mean the canary moves by 1.
+    `by_round` takes the mean of the ratios over rounds in place of their product: the
+    canary then takes part in one round, and nobody knows in which.
     """
 
     def score(values: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""From attack scores to error counts whose threshold the evaluated data did not choose.
+"""Attack scores turned into error counts, at thresholds chosen on other data.
 
 A bound holds for a threshold that was fixed before the scores were seen. So bounds take
 `Errors`, and scores become errors in two ways only: the threshold is chosen on one half
-and counted on the other (`halves`), or on a simulation of the claimed mechanism
-(`preregistered`). Higher scores mean "was in".
+of the scores and errors are counted on the other (`halves`), or it is chosen on a
+simulation of the claimed mechanism (`preregistered`). Higher scores mean "was in".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Scores = Float[np.ndarray, "_"]
 
 
 class Errors(NamedTuple):
-    """How often a distinguisher erred.
+    """The error counts of a distinguisher.
 
     Attributes:
       missed: Runs with the canary that scored below the threshold.
@@ -50,22 +50,25 @@ Objective = Callable[[Any, Any], Any]
 
 
 def gaussian_shift(fnr: Any, fpr: Any) -> Any:
-    """The shift between unit Gaussians with these error rates: an `Objective`."""
+    """The shift between unit Gaussians with these error rates, as an `Objective`."""
     with np.errstate(invalid="ignore"):
         return np.nan_to_num(-special.ndtri(fpr) - special.ndtri(fnr), nan=-np.inf)
 
 
 def ratio(fnr: Any, fpr: Any) -> Any:
-    """The larger ratio of a true to a false rate: the `Objective` of the bound by
-    Clopper-Pearson.
+    """The larger ratio of a true to a false rate, as an `Objective`.
+
+    It is the objective of the Clopper-Pearson bound.
     """
     return np.maximum((1 - fnr) / fpr, (1 - fpr) / fnr)
 
 
 @arguments.checked
 def upper_limit(errors: Any, runs: Any, alpha: float) -> Any:
-    """The one-sided Clopper-Pearson upper limit of a rate: wrong with probability
-    `alpha` at most (Clopper, Pearson, Biometrika 1934); arrays broadcast.
+    """The one-sided Clopper-Pearson upper limit of a rate.
+
+    It is wrong with probability `alpha` at most (Clopper, Pearson, Biometrika 1934).
+    Arrays broadcast.
     """
     errors, runs = np.asarray(errors, float), np.asarray(runs, float)
     room = np.maximum(runs - errors, 1e-9)
@@ -74,10 +77,12 @@ def upper_limit(errors: Any, runs: Any, alpha: float) -> Any:
 
 @arguments.checked
 def rates(errors: Errors, alpha: float) -> Rates:
-    """Both upper limits; together they are wrong with probability `alpha` at most.
+    """The upper limits of both error rates.
+
+    Together they are wrong with probability `alpha` at most.
 
     Raises:
-      ValueError: For more errors than runs, or fewer than none.
+      ValueError: For more errors than runs, or a negative number of errors.
     """
     checks.probability("alpha", alpha, allow_one=False)
     for name, most in (("missed", "num_in"), ("false_alarms", "num_out")):
@@ -100,14 +105,15 @@ def halves(
     alpha: float,
     objective: Objective = gaussian_shift,
 ) -> Errors:
-    """Chooses the threshold on a random half of the runs, counts on the other.
+    """Chooses the threshold on a random half of the runs, counts errors on the other.
 
     Args:
-      scores_in: Of independent runs with the canary.
-      scores_out: Of independent runs without it.
-      seed: Of the cut.
-      alpha: Of the bound that is to come.
-      objective: What the threshold is to maximise, in upper limits for half the runs.
+      scores_in: Scores of independent runs with the canary.
+      scores_out: Scores of independent runs without the canary.
+      seed: The seed of the random halves.
+      alpha: The alpha of the bound that will take the errors.
+      objective: The function that the threshold maximises, of upper limits for half the
+        runs.
 
     Raises:
       ValueError: For scores that are NaN, or too few to bound anything at `alpha`.
@@ -139,21 +145,23 @@ def preregistered(
     alpha: float,
     objective: Objective = gaussian_shift,
 ) -> Errors:
-    """Chooses the threshold on scores of the claimed mechanism, simulated without
-    looking at the audited one (`audit.claimed_scores`), and counts on all audited runs.
+    """Chooses the threshold on simulated scores, counts errors on all audited runs.
+
+    The simulated scores are those of the claimed mechanism, made without looking at the
+    audited mechanism (`audit.claimed_scores`).
 
     Args:
-      scores_in: Of independent runs with the canary.
-      scores_out: Of independent runs without it.
-      simulated_in: Of the claimed mechanism with the canary.
-      simulated_out: Of the claimed mechanism without it.
-      alpha: Of the bound that is to come.
-      objective: What the threshold is to maximise, in upper limits for as many runs as
-        are audited.
+      scores_in: Scores of independent runs with the canary.
+      scores_out: Scores of independent runs without the canary.
+      simulated_in: Scores of the claimed mechanism with the canary.
+      simulated_out: Scores of the claimed mechanism without the canary.
+      alpha: The alpha of the bound that will take the errors.
+      objective: The function that the threshold maximises, of upper limits for as many
+        runs as are audited.
 
     Raises:
       ValueError: For scores that are NaN, too few to bound anything at `alpha`, or
-        simulated scores that are the audited ones.
+        simulated scores that are audited scores.
     """
     inside, outside = check_scores(scores_in, scores_out)
     claim_in, claim_out = check_scores(simulated_in, simulated_out)
@@ -184,11 +192,12 @@ def preregistered(
 
 @arguments.checked
 def least_runs(alpha: float, epsilon: float = 0.0, delta: float = 0.0) -> int:
-    """The fewest runs on each side with which a perfect attack certifies more than
-    `epsilon` at `delta` by Clopper-Pearson: no audit can do with fewer.
+    """The fewest runs on each side that can certify more than `epsilon` at `delta`.
+
+    With them a perfect attack does, by Clopper-Pearson; no audit can do with fewer.
     """
     checks.probability("alpha", alpha, allow_one=False)
-    # Beyond, e^epsilon is no float, and no audit has so many runs.
+    # Beyond 700, e^epsilon is no float, and no audit has as many runs.
     checks.within("epsilon", epsilon, 0, 700)
     checks.within("delta", delta, 0, 1)
     # From (1 - delta - u) / u > e^epsilon, u the upper limit of no errors.
@@ -197,7 +206,7 @@ def least_runs(alpha: float, epsilon: float = 0.0, delta: float = 0.0) -> int:
 
 
 def check_enough(runs: int, alpha: float, *, factor: int = 1, name: str = "") -> None:
-    """Raises ValueError, naming the least number, where `runs` can bound nothing."""
+    """Raises ValueError, naming the least number, where `runs` are too few to bound."""
     least = least_runs(alpha)
     if runs < least:
         raise ValueError(
@@ -208,7 +217,7 @@ def check_enough(runs: int, alpha: float, *, factor: int = 1, name: str = "") ->
 
 
 def check_scores(*groups: Any) -> list[Scores]:
-    """The groups as float arrays; raises ValueError for NaN."""
+    """Converts groups of scores to float arrays; raises ValueError for NaN."""
     arrays = [np.asarray(group, np.float64).reshape(-1) for group in groups]
     for array in arrays:
         if np.isnan(array).any():
@@ -226,7 +235,7 @@ def _best_threshold(
     alpha: float,
     objective: Objective,
 ) -> float:
-    """Of all distinct scores, what does best for so many runs at these rates."""
+    """The score that is the best threshold for `runs` runs at these error rates."""
     every = np.concatenate([inside, outside])
     grid = np.unique(every)
     if len(grid) > 2000:
@@ -236,7 +245,7 @@ def _best_threshold(
         grid = np.unique(np.quantile(every, places, method="nearest"))
     missed = np.searchsorted(np.sort(inside), grid)
     alarms = len(outside) - np.searchsorted(np.sort(outside), grid)
-    # No better than they are likely to be: else the few errors in the tails decide.
+    # Likely upper limits of the rates: otherwise few errors in the tails would decide.
     likely_fnr = upper_limit(missed, len(inside), 0.05)
     likely_fpr = upper_limit(alarms, len(outside), 0.05)
     upper_fnr = upper_limit(likely_fnr * runs[0], runs[0], alpha / 2)

@@ -1,9 +1,9 @@
 """Layers and records made to slip through per-example clipping.
 
-The worlds of the contract clip rows that are there. DP-SGD clips gradients that may
-never be: their norms are told from a layer's inputs and outputs, in the layer's own
-float type, and their sum is one product. Here are the gradients of whole layers that
-such ways get wrong.
+The worlds of the contract clip rows that exist as arrays. DP-SGD clips gradients that
+may never exist: their norms are computed from a layer's inputs and outputs, in the
+layer's own float type, and their sum is one product. The layers here have gradients
+that these computations easily get wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ppml_lab import arguments, base, checks, dp, pairs
 from ppml_lab.audit.probes import Finding
 
 LOSS = 1e-5
-"""By how much a contribution may seem longer than the clip norm."""
+"""The relative amount by which a contribution may seem longer than the clip norm."""
 
 _WIDTH = 8
 
@@ -30,7 +30,7 @@ class Layer(NamedTuple):
     """A layer and the records that are difficult for it.
 
     Attributes:
-      module: From `x` to outputs, whose products with the records' `r` are the loss.
+      module: Maps `x` to outputs, whose products with the records' `r` are the loss.
       examples: `x` and `r`, arrays `[n, ...]`.
     """
 
@@ -48,14 +48,14 @@ class Twice(nn.Module):
 
 
 def layers(num_aligned: int = 1024) -> dict[str, Layer]:
-    """The difficult ones, by name."""
+    """The difficult layers, by name."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
         return rng.normal(size=shape).astype(np.float32)
 
-    # Two parts of norm 9e4 whose sum has norm 3, at inputs where they are 0: told from
-    # their products in float32, whatever their order, it is exactly 0.
+    # Two parts of norm 9e4 whose sum has norm 3, at inputs where they are 0: computed
+    # from their products in float32, in any order, this norm is exactly 0.
     n, wide = 8, 64
     part = 2.0**14 * np.sign(normal(n, wide))
     rest = normal(n, wide)
@@ -96,19 +96,21 @@ def check_clipping(
     state: PyTree = (),
     num_left_out: int = 3,
 ) -> tuple[Finding, ...]:
-    """Checks how far one example moves a sum of clipped gradients, for layers whose
-    norms or sums are easily wrong: places of an example that cancel, layers of short
-    floats, thousands of aligned examples, two names of one row of a table.
+    """Checks how far one example moves a sum of clipped gradients.
 
-    **Guarantee:** no chance is involved: what is found is an example that moves the sum
-    of these batches by more than `clip_norm` times 1 + 1e-5, or a sum that is not
+    It tries layers whose norms or sums are easily wrong: places of an example that
+    cancel, layers of short floats, thousands of aligned examples, two names of one row
+    of a table.
+
+    **Guarantee:** no chance is involved: a refuted layer has an example that moves the
+    sum of these batches by more than `clip_norm` times 1 + 1e-5, or a sum that is not
     finite. Passing is no proof for other layers and records.
 
     Args:
       make: From a loss of the audit's to `(keys, state, params, examples, weights) ->
         (sum, losses)`, such as `lambda loss: dp.clipped_total(loss, mechanism)`.
-      clip_norm: What it claims to clip to; not 1, at which several bugs are invisible.
-      state: The mechanism's.
+      clip_norm: The claimed clip norm; not 1, at which several bugs are invisible.
+      state: The mechanism's state.
       num_left_out: Examples of each batch that are left out, one at a time.
 
     Returns:
@@ -116,7 +118,7 @@ def check_clipping(
       `make` refuses by a ValueError is not refuted.
 
     Raises:
-      ValueError: For a clip norm that is no positive number or is 1.
+      ValueError: For a clip norm that is not a positive number or is 1.
     """
     checks.positive("clip_norm", clip_norm)
     checks.at_least("num_left_out", num_left_out, 1)
@@ -163,7 +165,7 @@ def _look(
         whole = summed(everyone)
     except ValueError as refusal:
         if type(refusal).__module__.startswith("jax"):
-            # A program that fails to be traced refuses nothing.
+            # A failure to trace the program is not a refusal.
             raise
         return Finding(detector, False, f"refused: {refusal}")
     places = np.linspace(0, n - 1, num_left_out).astype(int)

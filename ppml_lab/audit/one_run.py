@@ -21,12 +21,12 @@ from ppml_lab.dp import conversions
 
 
 class Guesses(NamedTuple):
-    """What an attacker who must not guess everywhere got right.
+    """The counts of an attacker's guesses; it need not guess for every canary.
 
     Attributes:
-      canaries: How many there are.
-      guessed: For how many it guessed.
-      correct: How many of these guesses were right.
+      canaries: The number of canaries.
+      guessed: The number of canaries for which the attacker guessed.
+      correct: The number of correct guesses.
     """
 
     canaries: int
@@ -42,8 +42,9 @@ def guess(
     num_in: int,
     num_out: int,
 ) -> Guesses:
-    """Guesses "in" for the `num_in` highest scores and "out" for the `num_out` lowest;
-    both counts are fixed before scores are seen.
+    """Guesses "in" for the `num_in` highest scores and "out" for the `num_out` lowest.
+
+    Both counts must be fixed before scores are seen.
 
     Raises:
       ValueError: For NaN, or more guesses than canaries.
@@ -60,7 +61,7 @@ def guess(
             f"got scores of {len(values)} canaries and coins of {len(coins)}; give one "
             "of each per canary"
         )
-    # In the order of storage equal scores could tell the coins.
+    # In the order of storage, equal scores could reveal the coins.
     mixed = np.random.default_rng(0).permutation(len(values))
     order = mixed[np.argsort(values[mixed], kind="stable")]
     said_in, said_out = order[len(order) - num_in :], order[:num_out]
@@ -70,15 +71,17 @@ def guess(
 
 @arguments.checked
 def steinke(guesses: Guesses, *, delta: float, alpha: float) -> LowerBound:
-    """Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS
+    """The lower bound on epsilon from one run, for any mechanism.
+
+    Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS
     2023, Theorem 5.2.
 
     **Guarantee:** valid for any mechanism, where each canary was in by its own fair
     coin.
 
     Raises:
-      ValueError: For alpha or delta out of range, counts that cannot be, or too few
-        guesses for alpha.
+      ValueError: For alpha or delta out of range, impossible counts, or too few guesses
+        for alpha.
     """
     _check(guesses, delta, alpha)
     epsilon = _largest(lambda e: steinke_p_value(guesses, e, delta) <= alpha)
@@ -87,8 +90,9 @@ def steinke(guesses: Guesses, *, delta: float, alpha: float) -> LowerBound:
 
 @arguments.checked
 def steinke_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
-    """A bound on the probability of guessing at least so well against an (epsilon,
-    delta)-DP mechanism.
+    """An upper bound on the probability of at least as many correct guesses.
+
+    It holds against any (epsilon, delta)-DP mechanism.
     """
     _check_counts(guesses)
     checks.non_negative("epsilon", epsilon)
@@ -107,15 +111,17 @@ def steinke_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
 
 @arguments.checked
 def gaussian(guesses: Guesses, *, delta: float, alpha: float) -> LowerBound:
-    """Mahloujifar, Melis, Chaudhuri, "Auditing f-Differential Privacy in One Run", ICML
-    2025, for Gaussian trade-off curves: the largest mu-GDP refuted.
+    """The epsilon of the largest mu-GDP that the guesses refute.
+
+    Mahloujifar, Melis, Chaudhuri, "Auditing f-Differential Privacy in One Run", ICML
+    2025, for Gaussian trade-off curves.
 
     **Guarantee:** valid where the mechanism's trade-off curve is at least the Gaussian
-    one of its mu; each canary in by its own fair coin.
+    curve of its mu, and each canary was in by its own fair coin.
 
     Raises:
-      ValueError: For alpha or delta out of range, counts that cannot be, or too few
-        guesses for alpha.
+      ValueError: For alpha or delta out of range, impossible counts, or too few guesses
+        for alpha.
     """
     _check(guesses, delta, alpha)
     mu = _largest(lambda mu: refutes_gaussian(guesses, mu, alpha))
@@ -132,8 +138,10 @@ def gaussian(guesses: Guesses, *, delta: float, alpha: float) -> LowerBound:
 
 @arguments.checked
 def refutes_gaussian(guesses: Guesses, mu: float, alpha: float) -> bool:
-    """Whether so many correct guesses refute mu-GDP: the recursion over how many
-    guesses are right, from the observed number down, of the paper's Algorithm 3.
+    """Returns whether the number of correct guesses refutes mu-GDP.
+
+    This is the recursion of the paper's Algorithm 3, over the number of correct
+    guesses, from the observed number down.
     """
     _check_counts(guesses)
     checks.at_least("guesses.guessed", guesses.guessed, 1)
@@ -154,7 +162,7 @@ def refutes_gaussian(guesses: Guesses, mu: float, alpha: float) -> bool:
 
 
 def _largest(refuted: Callable[[float], bool]) -> float:
-    """The largest parameter refuted; 0 if none is."""
+    """The largest refuted parameter; 0 if none is refuted."""
     if not refuted(1e-6):
         return 0.0
     low, high = 1e-6, 1.0
@@ -170,7 +178,7 @@ def _check(guesses: Guesses, delta: float, alpha: float) -> None:
     checks.probability("alpha", alpha, allow_one=False)
     checks.probability("delta", delta, allow_one=False)
     _check_counts(guesses)
-    # All correct by chance alone: 2^-guessed.
+    # The probability of all correct by chance alone is 2^-guessed.
     least = math.floor(-math.log2(alpha)) + 1
     if guesses.guessed < least:
         raise ValueError(
@@ -180,7 +188,7 @@ def _check(guesses: Guesses, delta: float, alpha: float) -> None:
 
 
 def _check_counts(guesses: Guesses) -> None:
-    """Raises ValueError for counts that cannot be."""
+    """Raises ValueError for impossible counts."""
     for name, count in guesses._asdict().items():
         checks.at_least(f"guesses.{name}", count, 0)
     checks.within(

@@ -1,8 +1,9 @@
-"""Audits of a training function of one's own, as it is: many trainings with and without
-one record, or a single one with many records that may or may not be in.
+"""Audits of any training function, unchanged: many trainings, or a single training.
 
-Nothing is asked of the function but `train(key, examples) -> model`, and of the attack
-but `score(model, rows)`, higher where the rows look as if they were in.
+Many trainings are made with and without one record; a single training has many records
+that may or may not be in. The function needs only the form `train(key, examples) ->
+model`, and the attack `score(model, rows)`, higher where the rows look as if they were
+in.
 """
 
 from __future__ import annotations
@@ -21,44 +22,45 @@ from ppml_lab import arguments, base, checks, trees
 from ppml_lab.audit import bounds, evidence, one_run, roc
 
 Train = Callable[[base.Key, PyTree], Any]
-"""`(key, examples)`: a model, anything that `Score` reads."""
+"""`(key, examples) -> model`, where the model is anything that `Score` reads."""
 Score = Callable[[Any, PyTree], Any]
-"""`(model, rows)`: numbers, higher where these rows look as if they were trained."""
+"""`(model, rows) -> numbers`, higher where the rows look as if they were trained on."""
 
 _OWN = 0x61756474
-"""Folded into keys, so that data made of `jax.random.key(seed)` share none of them."""
+"""Folded into keys, so that data made from `jax.random.key(seed)` share none of them.
+"""
 
 
 class Leak(NamedTuple):
-    """What an attack on many trainings found."""
+    """The result of an attack on many trainings."""
 
     bound: bounds.LowerBound
-    """Below epsilon, whatever the training is."""
+    """The lower bound on epsilon, valid for any training."""
     ceiling: float
-    """The most that so many runs can show: what comes near it speaks of the audit."""
+    """The most that this number of runs can show; a bound near it is the audit's."""
     auc: roc.Interval
-    """How well scores rank runs with the record above those without."""
+    """The AUC with which scores rank runs with the record above runs without it."""
     errors: evidence.Errors
-    """For other bounds, and for `tradeoff.judge`."""
+    """The errors, for other bounds and for `tradeoff.judge`."""
     scores_in: Float[np.ndarray, " runs"]
-    """Of trainings with the record."""
+    """Scores of trainings with the record."""
     scores_out: Float[np.ndarray, " runs"]
-    """Of trainings without it."""
+    """Scores of trainings without the record."""
 
 
 class LeakInOneRun(NamedTuple):
-    """What an attack on a single training found."""
+    """The result of an attack on a single training."""
 
     bound: bounds.LowerBound
-    """Below epsilon, whatever the training is."""
+    """The lower bound on epsilon, valid for any training."""
     ceiling: float
-    """The most that so many guesses can show."""
+    """The most that this number of guesses can show."""
     guesses: one_run.Guesses
-    """For other bounds, such as `one_run.gaussian`."""
+    """The guesses, for other bounds such as `one_run.gaussian`."""
     scores: Float[np.ndarray, " canaries"]
-    """Of each canary."""
+    """The score of each canary."""
     included: Bool[np.ndarray, " canaries"]
-    """Which were in."""
+    """True for the canaries that were in."""
 
 
 @arguments.checked
@@ -75,38 +77,40 @@ def training(
     delta: float,
     alpha: float = 0.05,
 ) -> Leak:
-    """A lower bound on the epsilon of a training function, from runs with a record and
-    runs without it: Jagielski, Ullman, Oprea, "Auditing Differentially Private Machine
-    Learning", NeurIPS 2020.
+    """A lower bound on the epsilon of a training function, from many runs.
 
-    The threshold on the scores is chosen on one half of the runs, errors are counted on
-    the other, and bounded after Clopper and Pearson.
+    Half of the runs have a record and half do not: Jagielski, Ullman, Oprea, "Auditing
+    Differentially Private Machine Learning", NeurIPS 2020. The threshold on the scores
+    is chosen on one half of the runs; errors are counted on the other half, and bounded
+    after Clopper and Pearson.
 
-    **Guarantee:** the bound is above the epsilon of `train`, about the unit that
-    `canary` is and the relation that `instead` says, with probability `alpha` at most,
-    for any function. An attack that finds nothing shows nothing.
+    **Guarantee:** the bound is above the epsilon of `train`, for the privacy unit that
+    `canary` is and the neighbouring relation that `instead` sets, with probability
+    `alpha` at most, for any function. An attack that finds nothing shows nothing.
 
     Args:
-      train: What is audited. It makes all its randomness of the key, and looks at
-        nothing of its own but the examples: their number is theirs to tell. With a
-        width it is traced once more to see whether that gives the same program.
-      examples: Whom it is trained on: arrays, rows along the leading axis.
-      canary: The record: rows of the same fields, one for a row of data, or all of one
-        person. `audit.canaries` has some that are easily found.
+      train: The audited function. All its randomness comes from the key, and it looks
+        at no data but the examples, whose number it must take from them. With a width
+        it is traced once more, to see whether that gives the same program.
+      examples: The training data: arrays, rows along the leading axis.
+      canary: The record: rows of the same fields, one for a row of data, or all rows of
+        one person. `audit.canaries` has some that are easily found.
       score: One number for the canary's rows, such as minus their loss.
-      instead: Rows in its place in the runs without it, which makes the two data sets
-        neighbours under "replace_one"; None leaves it out ("add_or_remove_one").
+      instead: Rows in place of the canary in the runs without it, which makes the two
+        data sets neighbours under "replace_one"; None leaves the canary out
+        ("add_or_remove_one").
       num_runs: Trainings on each side.
       width: Trainings at once in one compiled program, for functions that jax can
-        trace; None calls them one by one, as they are, both sides in random order.
-      seed: Of the runs' keys and of the halves.
-      delta: At which epsilon is bounded.
-      alpha: The chance that the bound is wrong.
+        trace; None calls the functions run by run, as they are, both sides in random
+        order.
+      seed: The seed of the runs' keys and of the halves.
+      delta: The delta at which epsilon is bounded.
+      alpha: The probability that the bound is wrong.
 
     Raises:
       ValueError: For rows that do not fit the examples, a score that is not one number
-        or NaN, functions that jax cannot trace with a width or that make randomness of
-        their own where it does, or too few runs.
+        or NaN, with a width functions that jax cannot trace or that make randomness of
+        their own, or too few runs.
     """
     checks.at_least("seed", seed, 0)
     check_runs(num_runs, alpha, delta)
@@ -135,7 +139,7 @@ def training(
 
 
 def check_runs(num_runs: int, alpha: float, delta: float) -> None:
-    """Raises ValueError where half of so many runs on a side bound nothing."""
+    """Raises ValueError where half of `num_runs` runs on a side bound nothing."""
     checks.at_least("num_runs", num_runs, 1)
     checks.probability("delta", delta, allow_one=False)
     evidence.check_enough(num_runs // 2, alpha, factor=2, name="num_runs")
@@ -144,7 +148,7 @@ def check_runs(num_runs: int, alpha: float, delta: float) -> None:
 def leak_of(
     scores_in: np.ndarray, scores_out: np.ndarray, seed: int, delta: float, alpha: float
 ) -> Leak:
-    """What scores show, with a threshold from one half of them."""
+    """The `Leak` that scores show, with a threshold from one half of the scores."""
     errors = evidence.halves(
         scores_in, scores_out, seed=seed, alpha=alpha, objective=evidence.ratio
     )
@@ -170,24 +174,25 @@ def training_in_one_run(
     delta: float,
     alpha: float = 0.05,
 ) -> LeakInOneRun:
-    """A lower bound on the epsilon of a training function from one call of it, with
-    many records of which each is in by its own fair coin: Steinke, Nasr, Jagielski,
-    "Privacy Auditing with One (1) Training Run", NeurIPS 2023.
+    """A lower bound on the epsilon of a training function, from a single call.
 
-    **Guarantee:** the bound is above the epsilon of `train`, about one row and
-    "add_or_remove_one", with probability `alpha` at most, for any function. It is
-    loose: with m canaries hardly more than log(m) can be shown.
+    The call has many records, and each is in by its own fair coin: Steinke, Nasr,
+    Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS 2023.
+
+    **Guarantee:** the bound is above the epsilon of `train`, for one row and
+    "add_or_remove_one", with probability `alpha` at most, for any function. The bound
+    is loose: with m canaries hardly more than log(m) can be shown.
 
     Args:
-      train: What is audited, called once, as it is; see `training`.
-      examples: Whom it is trained on, beside the canaries.
+      train: The audited function, called once, as it is; see `training`.
+      examples: The training data, beside the canaries.
       canaries: Rows of the same fields, each a record of its own.
       score: One number for each row.
-      guessed: The share of canaries that are guessed to be in or out, half of it each:
-        those with the highest and the lowest scores.
-      seed: Of the training's key, and of the coins.
-      delta: At which epsilon is bounded.
-      alpha: The chance that the bound is wrong.
+      guessed: The share of canaries for which the attack guesses: half of this share,
+        with the highest scores, "in", and half, with the lowest, "out".
+      seed: The seed of the training's key, and of the coins.
+      delta: The delta at which epsilon is bounded.
+      alpha: The probability that the bound is wrong.
 
     Raises:
       ValueError: For rows that do not fit the examples, scores that are not one number
@@ -199,9 +204,9 @@ def training_in_one_run(
     count = _count(canaries)
     each = int(guessed * count / 2)
     most = one_run.Guesses(count, 2 * each, 2 * each)
-    # Before what takes long: too few bound nothing.
+    # Raises before the training, which takes long: too few canaries bound nothing.
     ceiling = one_run.steinke(most, delta=delta, alpha=alpha).epsilon
-    # A stream of their own: canaries may be made of `default_rng(seed)`.
+    # The coins have a stream of their own: canaries may come from `default_rng(seed)`.
     included = np.random.default_rng([seed, *b"coins"]).random(count) < 0.5
     chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[included], canaries)
     model = train(
@@ -221,7 +226,7 @@ def training_in_one_run(
 def _compiled(
     train: Train, score: Score, keys: base.Key, rows: PyTree, canary: PyTree, width: int
 ) -> np.ndarray:
-    """All runs of a side in one program, `width` at once."""
+    """Runs all trainings of a side in one program, `width` at once."""
 
     def one(key: base.Key, rows: PyTree, canary: PyTree) -> Array:
         return _one_number(score(train(key, rows), canary))
@@ -250,9 +255,9 @@ def _compiled(
 
 
 def _traced(one: Callable[..., Array], *arguments: Any) -> tuple[str, list[bytes]]:
-    """What a function becomes when it is traced: its operations and constants."""
+    """The operations and constants that a function is traced to."""
 
-    # A function of its own, for jax remembers what it has traced.
+    # A new function at each call, because jax remembers what it has traced.
     def again(*arguments: Any) -> Array:
         return one(*arguments)
 
@@ -275,8 +280,9 @@ def _one_by_one(
     canary: PyTree,
     seed: int,
 ) -> np.ndarray:
-    """The runs of both sides in random order, so that what changes from call to call
-    tells nothing about a side; `[2, num_runs]`.
+    """Runs both sides in random order; returns scores `[2, num_runs]`.
+
+    In random order, a change from call to call tells nothing about a side.
     """
     num_runs = len(sides[0][0])
     found = np.zeros(2 * num_runs)
@@ -288,7 +294,7 @@ def _one_by_one(
 
 
 def _one_number(found: Any) -> Any:
-    """A score without axes."""
+    """Returns a score without axes; raises ValueError unless it is one number."""
     if np.size(found) != 1:
         raise ValueError(
             f"score must give one number for the canary, got shape "
@@ -298,7 +304,7 @@ def _one_number(found: Any) -> Any:
 
 
 def _check_rows(name: str, rows: PyTree, examples: PyTree) -> None:
-    """Raises ValueError unless rows are like the examples, and at least one."""
+    """Raises ValueError unless `rows` has at least one row like the examples'."""
     trees.check_arrays("examples", examples)
     trees.check_arrays(name, rows)
     if jax.tree.structure(rows) != jax.tree.structure(examples):
@@ -329,7 +335,7 @@ def _count(rows: PyTree) -> int:
 
 
 def _joined(examples: PyTree, rows: PyTree) -> PyTree:
-    """The examples, and these rows after them."""
+    """The examples, followed by these rows."""
     return jax.tree.map(
         lambda *both: np.concatenate([np.asarray(leaf) for leaf in both]),
         examples,

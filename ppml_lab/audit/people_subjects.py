@@ -1,4 +1,4 @@
-"""Trainings whose clients sum their people's gradients, as subjects of the contract."""
+"""Subjects of the contract: trainings whose clients sum their people's gradients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ppml_lab.federated.simulate import run_chunk
 
 NUM_CLIENTS = 3
 _APART = 0.25
-"""How far a person's two rows are from their mean."""
+"""The distance, on each coordinate, of a person's two rows from their mean."""
 
 
 @arguments.checked
@@ -43,17 +43,18 @@ def of_people(
 ) -> Subject:
     """Clients that draw and bound their own people, seen through the model.
 
-    A row of the worlds is a person; three clients have three of them each. A person has
-    as many examples as is said, whose mean the row is.
+    A row of the worlds is a person; three clients have three people each. A person has
+    `rows_each` examples, and the row is the mean of these examples.
 
     Args:
       make: Builds the algorithm from the audit's task and people, with a server's rate
         of 1.
-      mechanism: The one that it was built with.
-      sampling_prob: Of each person.
-      num_rounds: Of a run.
+      mechanism: The mechanism that the algorithm was built with.
+      sampling_prob: The probability that a person is drawn.
+      num_rounds: The rounds of a run.
       rows_each: Examples of a person, 1 or 2.
-      aggregator: The secure sum that it was built with, `smpc.clear()` by default.
+      aggregator: The secure sum that the algorithm was built with, `smpc.clear()` by
+        default.
 
     Raises:
       ValueError: For a probability outside (0, 1], no rounds, or other numbers of
@@ -105,13 +106,15 @@ def of_people(
 
 
 def _dealt(rows: Rows, present: Bool[Array, " rows"], rows_each: int) -> base.Clients:
-    """Clients of those who are present: a client's people come without gaps, the canary
-    last, so that the others keep their places.
+    """The clients of the people who are present.
+
+    A client's people come without gaps, the canary last, so that the others keep their
+    places.
     """
     person = jnp.arange(worlds.NUM_ROWS)
     owner = person % NUM_CLIENTS
     order = jnp.lexsort((person == 0, ~present, owner))
-    # Who is absent stands beyond the offsets, wherever that is.
+    # Absent people stand beyond the offsets, at any place.
     order = order[jnp.argsort(~present[order])]
     counts = jnp.zeros(NUM_CLIENTS, jnp.int32).at[owner].add(present.astype(jnp.int32))
     offsets = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts)])

@@ -1,10 +1,9 @@
-"""The lab's own trainings with canaries planted in them, seen in every iterate: the
-white box of Nasr et al., "Tight Auditing of Differentially Private Machine Learning",
-USENIX Security 2023.
+"""The lab's own trainings with planted canaries, seen in every iterate.
 
-Canaries are the last members of the population. They go through the real clipping,
-sampling, sums and noise, and the change of the model in a round, projected on their
-directions, is what an adversary sees of them.
+This is the white box of Nasr et al., "Tight Auditing of Differentially Private Machine
+Learning", USENIX Security 2023. Canaries are the last members of the population. They
+go through the real clipping, sampling, sums and noise. An adversary sees the change of
+the model in a round, projected on the canaries' directions.
 """
 
 from __future__ import annotations
@@ -24,30 +23,28 @@ from ppml_lab.data import columns
 
 
 class Planted(NamedTuple):
-    """A training whose last members are canaries; make it with `in_examples` or
-    `in_clients`.
-    """
+    """A training whose last members are canaries: see `in_examples`, `in_clients`."""
 
     make: Callable[[base.ClientSampler], base.FederatedAlgorithm]
-    """From a sampler to the algorithm."""
+    """Builds the algorithm from a sampler."""
     sampler: base.ClientSampler
-    """Of all members."""
+    """The sampler of all members."""
     clients: base.Clients
-    """Their data."""
+    """The data of all members."""
     directions: canaries.Directions
-    """Those of the canaries, in their order, and others that nobody has seen."""
+    """The directions of the canaries, in their order, then directions of no canary."""
     num_canaries: int
-    """How many members are canaries."""
+    """The number of members that are canaries."""
     gain: float
-    """From the change of the model along a canary to the noisy sum of its rounds, in
-    units of the sensitivity."""
+    """The factor from the change of the model along a canary to the round's noisy sum,
+    in units of the sensitivity."""
 
     def run(
         self,
         num_rounds: int,
         at_the_end: Callable[[PyTree, PyTree], PyTree] = lambda first, last: (),
     ) -> runs.Run:
-        """A training seen in the directions of its canaries; see `membership_run`."""
+        """A training seen in the canaries' directions; see `membership_run`."""
         return runs.membership_run(
             self.make,
             self.sampler,
@@ -60,8 +57,10 @@ class Planted(NamedTuple):
     def included(
         self, num_runs: int, canary: int = -1
     ) -> Bool[np.ndarray, "runs population"]:
-        """Who is in `2 * num_runs` trainings: everybody, and in the first half also the
-        canary at this place of the population.
+        """The members in each of `2 * num_runs` trainings.
+
+        Everybody is in, but the canary at this place of the population is in the first
+        half only.
         """
         found = np.ones((2 * num_runs, self.sampler.population), bool)
         found[num_runs:, canary] = False
@@ -82,15 +81,17 @@ def in_examples(
     """Pooled training with a canary for each direction among the examples.
 
     Args:
-      make: `(sampler, method)`: the algorithm, such as `federated.central_sgd` with
-        this `method`, which gives canaries their gradients.
-      loss: The task's.
+      make: `(sampler, method) -> algorithm`, such as `federated.central_sgd` with this
+        `method`, which gives canaries their gradients.
+      loss: The task's loss.
       examples: Rows of `x` and `y`.
-      directions: Best such that no example moves the model along them.
-      sampler: From the population, canaries too, to the sampler.
-      moves: By how much the model moves along a canary's direction in a step whose
-        clipped mean it is alone: minus the rate times the clip norm, of plain SGD.
-      num_canaries: How many directions, the first ones, have a canary; None for all.
+      directions: The canaries' directions; best are those along which no example moves
+        the model.
+      sampler: From the population, canaries included, to the sampler.
+      moves: The move of the model along a canary's direction in a step whose clipped
+        mean is the canary alone: for plain SGD, minus the rate times the clip norm.
+      num_canaries: The number of directions, from the first, that have a canary; None
+        for all.
 
     Raises:
       ValueError: For examples without `x` and `y`, a move of 0, or more canaries than
@@ -126,17 +127,19 @@ def in_clients(
     """Federated training with a client for each direction among the clients.
 
     Args:
-      make: `(sampler, trainer)`: the algorithm, such as `federated.averaging` with this
+      make: `(sampler, trainer) -> algorithm`, such as `federated.averaging` with this
         trainer, by which canary clients send their direction.
-      trainer: Of all clients.
+      trainer: The trainer of all clients.
       examples: Rows of `x` and `y`.
       owners: Each row's client, from 0 on.
-      directions: Best such that no client's update moves the model along them.
-      sampler: From the population, canaries too, to the sampler.
-      moves: By how much the model moves along a canary's direction in a round whose
-        clipped mean it is alone: the server's rate times the clip norm, of plain
-        averaging.
-      num_canaries: How many directions, the first ones, have a canary; None for all.
+      directions: The canaries' directions; best are those along which no client's
+        update moves the model.
+      sampler: From the population, canaries included, to the sampler.
+      moves: The move of the model along a canary's direction in a round whose clipped
+        mean is the canary alone: for plain averaging, the server's rate times the clip
+        norm.
+      num_canaries: The number of directions, from the first, that have a canary; None
+        for all.
 
     Raises:
       ValueError: For examples without `x` and `y`, owners that do not fit them, a move
@@ -172,29 +175,29 @@ def white_box(
     delta: float,
     alpha: float = 0.05,
 ) -> Leak:
-    """A lower bound on the epsilon of a whole training from all its iterates, with and
-    without its last canary, by likelihood ratios of the claimed Gaussians.
+    """A lower bound on the epsilon of a whole training from all its iterates.
 
-    The threshold is chosen on one half of the runs. Where the claim is right, one that
-    is chosen on its simulation (`claimed_scores`, `evidence.preregistered`) leaves all
-    runs to be counted, and comes nearer.
+    The training runs with and without its last canary; scores are likelihood ratios of
+    the claimed Gaussians. The threshold is chosen on one half of the runs. Where the
+    claim is right, a threshold chosen on the claim's simulation (`claimed_scores`,
+    `evidence.preregistered`) leaves all runs to be counted, and gives a tighter bound.
 
     **Guarantee:** the bound is above the truth with probability `alpha` at most, for
-    any training; what is claimed decides how near it comes.
+    any training; the claim affects only how tight the bound is.
 
     Args:
       planted: The training.
-      noise_multiplier: Claimed.
-      num_rounds: Of a training.
+      noise_multiplier: The claimed noise multiplier.
+      num_rounds: The rounds of a training.
       num_runs: Trainings on each side.
       width: Trainings at once in the compiled program.
-      seed: Of the trainings, and of the halves.
-      delta: At which epsilon is bounded.
-      alpha: The chance that the bound is wrong.
+      seed: The seed of the trainings, and of the halves.
+      delta: The delta at which epsilon is bounded.
+      alpha: The probability that the bound is wrong.
 
     Raises:
-      ValueError: For a sampler that draws members not by coins of their own, whose
-        releases are no sampled Gaussians, or too few runs.
+      ValueError: For a sampler that does not draw each member by a coin of its own,
+        whose releases are not sampled Gaussians, or too few runs.
     """
     prob = planted.sampler.participation(num_rounds).sampling_prob
     if prob is None:
@@ -214,11 +217,12 @@ def white_box(
 def untouched(
     task: base.Task, examples: Mapping[str, Any], count: int
 ) -> canaries.Directions:
-    """So many coordinates of the model that no example's gradient moves, in a random
-    order; see `canaries.untouched_weights`.
+    """`count` coordinates of the model that no example's gradient moves.
+
+    They are in a random order; see `canaries.untouched_weights`.
 
     Raises:
-      ValueError: If there are fewer.
+      ValueError: If there are fewer such coordinates.
     """
     checks.at_least("count", count, 1)
     params = task.init(jax.random.key(0))
@@ -234,7 +238,7 @@ def untouched(
 def _with_canaries(
     examples: Mapping[str, Any], directions: canaries.Directions, count: int | None
 ) -> dict[str, np.ndarray]:
-    """The examples, and a row for each canary, whose own gradient nobody takes."""
+    """The examples, and a row for each canary, whose own gradient is never used."""
     count = directions.count if count is None else count
     checks.at_least("num_canaries", count, 1)
     checks.within("num_canaries, of so many directions,", count, 1, directions.count)

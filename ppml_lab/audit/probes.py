@@ -1,8 +1,8 @@
-"""Quick looks inside a mechanism: its clipping, its noise, who takes part.
+"""Quick checks inside a mechanism: its clipping, its noise, its participation.
 
 With an explicit key the same noise falls on both neighbours, so that the difference of
 two releases IS the difference of the sums before noise. Probes say what is wrong; the
-mechanism audit (`mechanism_audit`) says what it costs.
+mechanism audit (`contract.audit`) says how much privacy the fault costs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ppml_lab.audit import worlds
 from ppml_lab.audit.subjects import Release, Rounds, Subject
 
 ALPHA = 1e-5
-"""The chance that a statistical probe accuses a mechanism that is as stated."""
+"""The probability that a statistical probe refutes a mechanism that is as stated."""
 
 _FLOAT_ROUNDING = 1e-3
 
 
 class Finding(NamedTuple):
-    """What a detector found.
+    """A detector's finding.
 
     Attributes:
       detector: One of `contract.DETECTORS`.
-      refuted: Whether the mechanism is not what it states.
-      detail: What was seen, and in which world.
+      refuted: True where the mechanism is not what it states.
+      detail: The observation, and its world.
     """
 
     detector: str
@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Many runs' `Release`s, `[runs, rounds, ...]`, on the host."""
+    """The `Release`s of many runs, `[runs, rounds, ...]`, on the host."""
 
     values: np.ndarray
     hidden: np.ndarray
@@ -52,7 +52,7 @@ class Seen(NamedTuple):
 
 Runner = Callable[..., Seen]
 """`(key numbers [runs], rows [worlds, ...], present, world of each run, numbers of the
-rounds [runs, rounds] (those from 0 on by default)) -> Seen`."""
+rounds [runs, rounds] (by default from 0 on)) -> Seen`."""
 
 
 def runner(subject: Subject, seed: int, chunk: int = 4096) -> Runner:
@@ -78,7 +78,7 @@ def runner(subject: Subject, seed: int, chunk: int = 4096) -> Runner:
         which: np.ndarray,
         rounds: np.ndarray | None = None,
     ) -> Seen:
-        # All callers' worlds in arrays of one shape: one compilation.
+        # All callers' worlds come in arrays of one shape: one compilation.
         data = _padded(rows, present)
         if rounds is None:
             of_a_run = subject.run.num_rounds if isinstance(subject.run, Rounds) else 1
@@ -118,8 +118,9 @@ def _padded(rows: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def replay(subject: Subject, run: Runner, num_keys: int = 100) -> Finding:
-    """Drives the clipping with adversarial neighbours under the same keys: how far one
-    contribution moves the first round's sum, which must be the sensitivity at most.
+    """Checks that a contribution moves the first sum by at most the sensitivity.
+
+    Neighbouring data sets that are made to be difficult run under the same keys.
     """
     if not subject.additive:
         return Finding("replay", False, "not applicable: noise depends on the data")
@@ -154,9 +155,10 @@ def replay(subject: Subject, run: Runner, num_keys: int = 100) -> Finding:
 
 
 def noise(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
-    """The noise alone, on nobody's data: its scale, its distribution, and whether it is
-    independent across coordinates, leaves, rounds, runs, and of the sampling; of rounds
-    that share noise, that which each adds.
+    """Checks the noise alone, on nobody's data: its scale, distribution, independence.
+
+    Noise must be independent across coordinates, leaves, rounds and runs, and of the
+    sampling. Where rounds share noise, this holds for the noise that each round adds.
     """
     if subject.noise is None:
         return Finding("noise", False, "not applicable: not Gaussian, by its own claim")
@@ -175,8 +177,10 @@ def noise(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
 
 
 def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
-    """Who takes part: the sampling rate, independence, and the counts per round; or how
-    far apart and how often, where that is what is claimed.
+    """Checks who takes part: the sampling rate, independence, and counts per round.
+
+    Where the claim is a participation pattern, checks how far apart and how often rows
+    take part instead.
     """
     if subject.pattern is not None:
         return _turns(subject, subject.pattern, run, num_runs)
@@ -198,7 +202,7 @@ def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Findin
     in_a_round = stats.binom.pmf(number, members * subject.steps, chance)
     if size is not None:
         in_a_round = stats.hypergeom.pmf(number, worlds.NUM_ROWS, size, members)
-    # Members of a round depend on each other if its size is fixed; rounds never do.
+    # Members of a round depend on each other if its size is fixed; rounds never depend.
     drawn = num_rounds * subject.steps
     laws = {
         "members per round": (took_part.sum(axis=2).reshape(-1), in_a_round),
@@ -208,7 +212,7 @@ def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Findin
         ),
     }
     if size is not None and subject.steps > 1:
-        # No law of this name for sums of such counts.
+        # Sums of hypergeometric counts have no named distribution.
         del laws["members per round"]
     for name, (counts, law) in laws.items():
         p_value = _law_p_value(counts, law)
@@ -221,7 +225,7 @@ def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Findin
 def _turns(
     subject: Subject, pattern: base.Participation, run: Runner, num_runs: int
 ) -> Finding:
-    """Whether nobody comes sooner, or more often, than a pattern allows."""
+    """Checks that nobody takes part sooner, or more often, than a pattern allows."""
     took_part = who_took_part(subject, run, np.arange(num_runs)) > 0
     most = int(took_part.sum(axis=1).max())
     if most > pattern.max_participations:
@@ -236,8 +240,9 @@ def _turns(
 
 
 def fresh(values: np.ndarray, mixing: tuple[float, ...]) -> np.ndarray:
-    """What every round adds to the noise that it shares with earlier ones: `[runs,
-    rounds, ...]` from the first round of a run on.
+    """The noise that every round adds to the noise that it shares with earlier rounds.
+
+    `values` and the result are `[runs, rounds, ...]`, from the first round of a run on.
     """
     found = values.astype(np.float64)
     for number in range(1, found.shape[1]):
@@ -247,7 +252,7 @@ def fresh(values: np.ndarray, mixing: tuple[float, ...]) -> np.ndarray:
 
 
 def alone(data: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and presence of one data set, as the only world of a run."""
+    """The rows and the presence of one data set, as the only world of a run."""
     rows, present = data
     return rows[None], present[None]
 
@@ -264,7 +269,10 @@ def who_took_part(
     numbers: np.ndarray,
     rounds: np.ndarray | None = None,
 ) -> np.ndarray:
-    """How often each of the first rows took part, `[runs, rounds, rows]`, by replay."""
+    """The number of times each of the first rows took part, `[runs, rounds, rows]`.
+
+    Counted by replay without these rows under the same keys.
+    """
     gap = gap_of_rows(subject, run, numbers, rounds)
     if subject.steps > 1:
         return np.rint(np.abs(gap)).astype(int)
@@ -277,7 +285,7 @@ def gap_of_rows(
     numbers: np.ndarray,
     rounds: np.ndarray | None = None,
 ) -> np.ndarray:
-    """How the first rows, each on a coordinate of its own, move the releases."""
+    """The moves of the releases by the first rows, each on a coordinate of its own."""
     relation = subject.event.neighboring_relation
     everyone = worlds.one_coordinate_each(subject.clip_norm, relation)
     nobody = worlds.nobody(relation)
@@ -291,7 +299,7 @@ def gap_of_rows(
 
 
 def _law_p_value(counts: np.ndarray, law: np.ndarray) -> float:
-    """Of a chi-squared test; outcomes expected fewer than 5 times are pooled."""
+    """The p-value of a chi-squared test; pools outcomes expected fewer than 5 times."""
     expected = law * len(counts)
     observed = np.bincount(counts.astype(int), minlength=len(law))[: len(law)]
     often = expected >= 5
@@ -327,7 +335,7 @@ def _scale(x: np.ndarray) -> str | None:
 
 
 def _grain(x: np.ndarray) -> str | None:
-    # 2^23 float32 normals: of so few draws hardly any two are equal.
+    # There are 2^23 float32 normals: of this few draws hardly any two are equal.
     drawn = x.reshape(-1)[: 1 << 17]
     distinct = len(np.unique(drawn)) / drawn.size
     if distinct < 0.9:
@@ -354,7 +362,7 @@ def _shape(x: np.ndarray) -> str | None:
 
 
 def _tied_to_sampling(subject: Subject, run: Runner, noise: np.ndarray) -> str | None:
-    """Whether noise tells who was sampled, `noise` being of the first keys."""
+    """Checks that noise does not tell who was sampled; `noise` is of the first keys."""
     claims = (subject.sampling_prob, subject.cohort_size, subject.pattern)
     if all(claim is None for claim in claims):
         return None

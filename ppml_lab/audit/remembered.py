@@ -1,4 +1,4 @@
-"""What stays after a release: only what was released may be remembered."""
+"""Checks of memory after a release: only what was released may be remembered."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ppml_lab.audit.subjects import Subject
 _CLOSE = 1e-3
 _NUM_PAIRS = 16
 _ROOM = 0.9
-"""Of the clip norm, so that no row is clipped."""
+"""The largest share of the clip norm that a row has, so that no row is clipped."""
 
 
 def state(subject: Subject, run: probes.Runner, num_runs: int = 4096) -> Finding:
-    """Whether a state is made of what was released alone.
+    """Checks that a state is made only of what was released.
 
     Two runs that release the same must remember the same. Where one run's noise differs
-    from another's by `d`, rows whose sum is `d` make up for it: nobody's data under one
-    key and these under the other release the same, and then every number of the state
-    has to be the same, too.
+    from another's by `d`, rows whose sum is `d` make up for the difference: nobody's
+    data under one key and these rows under the other release the same, and then every
+    number of the state has to be the same, too.
     """
     skipped = Finding("state", False, "not applicable: no state, or no release alike")
     if not subject.additive or subject.steps > 1:
@@ -72,7 +72,7 @@ def state(subject: Subject, run: probes.Runner, num_runs: int = 4096) -> Finding
 
 
 def frozen(subject: Subject, run: probes.Runner, num_runs: int = 64) -> Finding:
-    """Whether what must not move stays, and uses up nothing of the clip norm."""
+    """Checks that constant leaves do not move and use up nothing of the clip norm."""
     skipped = Finding("frozen", False, "not applicable: nothing is constant")
     relation = subject.event.neighboring_relation
     data = worlds.one_coordinate_each(subject.clip_norm, relation)

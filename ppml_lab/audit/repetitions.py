@@ -1,4 +1,4 @@
-"""Randomness that comes again: in rounds far apart, or in another run."""
+"""Checks for randomness that comes again: in rounds far apart, or in another run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ FAR_APART = (
     *range(12),
     *(place for power in range(4, 31) for place in (2**power, 2**power + 1)),
 )
-"""Rounds of which every two are compared: counters wrap around at powers of two."""
+"""Rounds of which every pair is compared: counters wrap around at powers of two."""
 
 _SHUFFLES = 100_000
 
 
 def rounds(subject: Subject, run: probes.Runner, num_runs: int = 256) -> Finding:
-    """Whether noise or cohorts of any two rounds have something in common that is not
-    claimed, near each other and up to 2^30 rounds apart.
+    """Checks that no two rounds have noise or cohorts in common, except as claimed.
+
+    Rounds are near each other and up to 2^30 apart.
     """
     if not isinstance(subject.run, Rounds):
         return Finding("rounds", False, "not applicable: a run begins at its beginning")
     length = subject.run.num_rounds
     missing = -len(FAR_APART) % length
-    # Rounds no earlier one of these is compared with.
+    # More rounds, to fill the last run.
     last = FAR_APART[-1] + 2 * np.arange(1, missing + 1)
     numbers = np.concatenate([FAR_APART, last]).astype(np.int64)
     groups = np.repeat(numbers.reshape(-1, length), num_runs, axis=0)
@@ -59,11 +60,11 @@ def rounds(subject: Subject, run: probes.Runner, num_runs: int = 256) -> Finding
 
 
 def _shared(numbers: np.ndarray, mixing: tuple[float, ...]) -> np.ndarray:
-    """How the noises of rounds correlate that share fresh ones."""
+    """The correlations between noises of rounds that share fresh noises."""
     fresh = np.unique(numbers[:, None] - np.arange(len(mixing)))
     made_of = np.zeros((len(numbers), len(fresh)))
     for ago, part in enumerate(mixing):
-        # Before the first round there is none.
+        # Before the first round there is no noise.
         rows = np.flatnonzero(numbers >= ago)
         made_of[rows, np.searchsorted(fresh, numbers[rows] - ago)] = part
     made_of /= np.linalg.norm(made_of, axis=1, keepdims=True)
@@ -73,16 +74,16 @@ def _shared(numbers: np.ndarray, mixing: tuple[float, ...]) -> np.ndarray:
 def _in_common(
     drawn: np.ndarray, numbers: np.ndarray, claimed: np.ndarray, alpha: float
 ) -> str | None:
-    """Two rounds of `[rounds, runs, values]` that correlate otherwise than claimed."""
+    """Names two rounds of `[rounds, runs, values]` that correlate unlike the claim."""
     centred = drawn - drawn.mean(axis=1, keepdims=True)
     spread = centred.std(axis=1, keepdims=True)
     standard = np.where(spread > 0, centred / np.maximum(spread, 1e-30), 0)
     flat = standard.reshape(len(drawn), -1)
-    # Members of a cohort of fixed size depend on each other: not more than all alike.
+    # Members of a cohort of fixed size depend on each other, at most as if all equal.
     table = flat @ flat.T / flat.shape[1]
     first, second = np.triu_indices(len(table), 1)
     due = claimed[first, second]
-    # A correlation's error is no larger where there is one to be found.
+    # The error of an estimated correlation is largest where there is none.
     sizes = np.abs(table[first, second] - due)
     worst = int(np.argmax(sizes))
     p_value = 2 * stats.norm.sf(sizes[worst] * np.sqrt(drawn.shape[1])) * len(sizes)
@@ -100,31 +101,31 @@ def check_independence(
     num_seeds: int = 12,
     seed: int = 0,
 ) -> Finding:
-    """Checks whether runs that share a seed share randomness: points of one sweep, or
-    one point on data that differ by one row.
+    """Checks whether runs that share a seed share randomness.
 
-    Whoever sees two releases with the same noise, or of the same cohort, can take one
-    from the other, so that composing them promises nothing. Every run is made at every
-    seed; what two runs of equal seeds have in common is compared with what those of
-    different seeds have.
+    The runs are points of one sweep, or one point on data that differ by one row.
+    Whoever sees two releases with the same noise, or of the same cohort, can subtract
+    one from the other, so that their composition promises nothing. Every run is made at
+    every seed; what two runs have in common at equal seeds is compared with what they
+    have in common at different seeds.
 
     **Guarantee:** it refutes runs that are independent with probability 1e-4 at most.
     It sees what most of a run's numbers are made of: give noise that is most of a
     release, and cohorts as numbers of their own. Passing is no proof.
 
     Args:
-      runs: By the name of the point: from a seed to all that it draws, such as
-        `{"model": change of the parameters, "cohort": who took part}`; trees of equal
-        structure whose leaves of one name are compared, at equal shapes.
-      num_seeds: From `seed` on; at least 9.
-      seed: The first.
+      runs: By the name of the point, a function from a seed to all that the run draws,
+        such as `{"model": change of the parameters, "cohort": who took part}`; trees of
+        equal structure whose leaves of one name are compared, at equal shapes.
+      num_seeds: The number of seeds, from `seed` on; at least 9.
+      seed: The first seed.
 
     Returns:
-      What was found, as detector "independence".
+      The finding, as detector "independence".
 
     Raises:
-      ValueError: For fewer than two runs, fewer than 9 seeds (at which all runs are
-        finite: others are left out, and counted in the detail), or different
+      ValueError: For fewer than two runs, fewer than 9 seeds at which all runs are
+        finite (other seeds are left out, and counted in the detail), or different
         structures.
     """
     checks.at_least("num_seeds", num_seeds, 9)
@@ -161,8 +162,9 @@ _RARE = 1e-4
 
 
 def _finite(drawn: dict[str, PyTree]) -> tuple[dict[str, PyTree], int]:
-    """What is drawn at seeds at which all of it is finite, and how many are not: a run
-    that diverged is like no other.
+    """The draws at seeds where all runs are finite, and the number of other seeds.
+
+    A run that diverged is like no other.
     """
     leaves = jax.tree.leaves(drawn)
     whole = np.all([np.isfinite(leaf).all(axis=1) for leaf in leaves], axis=0)
@@ -186,12 +188,12 @@ def _shuffles(count: int) -> np.ndarray:
 
 
 def _p_value(one: np.ndarray, other: np.ndarray, shuffles: np.ndarray) -> float:
-    """The chance that shuffled seeds have as much in common as these."""
+    """The probability that shuffled seeds have as much in common as equal seeds."""
     if one.shape != other.shape:
         return 1.0
     table = _standard(one) @ _standard(other).T
     seeds = np.arange(len(table))
-    # Noise with its sign turned, or scaled, cancels as well.
+    # Noise with the opposite sign, or scaled, cancels as well.
     seen = abs(np.trace(table))
     if seen == 0:
         return 1.0

@@ -1,7 +1,7 @@
-"""How well membership scores rank: AUC, and true positives at few false positives.
+"""Ranking by membership scores: AUC, and true positives at few false positives.
 
 Carlini et al., "Membership Inference Attacks From First Principles", IEEE S&P 2022: an
-average over all thresholds hides an attack that is sure of a few.
+average over all thresholds hides an attack that is sure of a few members.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ppml_lab.audit import evidence
 from ppml_lab.audit.evidence import Scores
 
 _NO_SPREAD = 1e-24
-"""A variance of ranks that is rounding alone."""
+"""The largest variance of ranks that is due to rounding alone."""
 
 
 class Interval(NamedTuple):
-    """A number and a confidence interval of it."""
+    """A number and its confidence interval."""
 
     value: float
     low: float
@@ -30,8 +30,9 @@ class Interval(NamedTuple):
 
 @arguments.checked
 def curve(members: Scores, others: Scores) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates at every distinct score, from (0, 0) on; equal
-    scores are one point, as no threshold parts them.
+    """The false and true positive rates at every distinct score, from (0, 0) on.
+
+    Equal scores are one point, because no threshold separates them.
     """
     inside, outside = evidence.check_scores(members, others)
     for name, group in (("members", inside), ("others", outside)):
@@ -47,12 +48,12 @@ def curve(members: Scores, others: Scores) -> tuple[np.ndarray, np.ndarray]:
 
 @arguments.checked
 def auc(members: Scores, others: Scores, *, alpha: float = 0.05) -> Interval:
-    """The chance that a member scores above another, ties counting half (Mann-Whitney),
-    with the normal interval of DeLong et al., Biometrics 1988.
+    """The probability that a member scores above a non-member, with its interval.
 
-    Scores that are parted without an error, or all equal, have no spread, and that
-    interval would be a point. Theirs is Clopper and Pearson's, of as many disjoint
-    pairs as there are, which all told the same.
+    Ties count half (Mann-Whitney); the interval is the normal interval of DeLong et
+    al., Biometrics 1988. Scores that are separated without an error, or all equal, have
+    no spread, and this interval would be a point. They get the Clopper-Pearson interval
+    of the largest number of disjoint pairs, which all agree.
 
     Raises:
       ValueError: For NaN, fewer than two scores of either, or an alpha outside (0, 1).
@@ -80,9 +81,10 @@ def auc(members: Scores, others: Scores, *, alpha: float = 0.05) -> Interval:
 def tpr_at_fpr(
     members: Scores, others: Scores, fpr: float, *, alpha: float = 0.05
 ) -> Interval:
-    """The true positive rate at the last threshold with at most `fpr` false positives,
-    not interpolated, with a Clopper-Pearson interval over members (the threshold's own
-    spread is not in it).
+    """The true positive rate at the last threshold with at most `fpr` false positives.
+
+    The rate is not interpolated. Its Clopper-Pearson interval is over members; the
+    spread of the threshold itself is not included.
 
     Raises:
       ValueError: For NaN, or fewer than 10 / fpr others.

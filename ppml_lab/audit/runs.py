@@ -31,19 +31,20 @@ def membership_run(
     per_round: Callable[[PyTree], PyTree],
     at_the_end: Callable[[PyTree, PyTree], PyTree],
 ) -> Run:
-    """One training of the members that are `included`, as its adversary sees it.
+    """A training of the members that are `included`, as its adversary sees it.
 
     Args:
       make: Builds the algorithm from a sampler, with everything else fixed.
-      sampler: Of all members, canaries too.
-      clients: Their data.
-      num_rounds: Of a training.
-      per_round: From the model's change in a round to what is kept of it: the white
-        box, which sees all iterates.
-      at_the_end: From the first and last model to what is kept: the black box.
+      sampler: The sampler of all members, canaries included.
+      clients: The data of all members.
+      num_rounds: The rounds of a training.
+      per_round: From the model's change in a round to what is kept of this change: the
+        white box, which sees all iterates.
+      at_the_end: From the first and the last model to what is kept: the black box.
 
     Returns:
-      `(key, included [population])` to per_round's, over rounds, and at_the_end's.
+      `(key, included [population]) -> (results of per_round, over rounds; result of
+      at_the_end)`.
 
     Raises:
       ValueError: If leaving a member out does not make a neighbour under the relation
@@ -117,13 +118,14 @@ def likelihood_ratio(
     noise_multiplier: float,
     sampling_prob: float,
 ) -> Float[np.ndarray, "*runs"]:
-    """The white-box score of a canary: the log-likelihood ratio of its projections, as
-    if each round were a sampled Gaussian whose mean the canary moves by 1.
+    """The white-box score of a canary: the log-likelihood ratio of its projections.
+
+    Each round counts as a sampled Gaussian whose mean the canary moves by 1.
 
     Args:
       values: Projections of noisy sums, in units of the sensitivity.
-      noise_multiplier: Claimed.
-      sampling_prob: Claimed.
+      noise_multiplier: The claimed noise multiplier.
+      sampling_prob: The claimed sampling probability.
 
     Raises:
       ValueError: For noise that is not positive, or a probability outside (0, 1].
@@ -148,8 +150,9 @@ def claimed_scores(
     num_runs: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """White-box scores of the claimed mechanism, simulated: of `num_runs` runs with the
-    canary, and as many without. For `evidence.preregistered`.
+    """Simulated white-box scores of the claimed mechanism, with and without a canary.
+
+    There are `num_runs` scores of either kind, for `evidence.preregistered`.
 
     Raises:
       ValueError: For noise that is not positive, a probability outside (0, 1], counts

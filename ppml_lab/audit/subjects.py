@@ -1,8 +1,8 @@
-"""What the mechanism contract checks: something that releases noisy sums of rows.
+"""The subjects of the mechanism contract: processes that release noisy sums of rows.
 
 A `Subject` runs a mechanism, or a whole training algorithm, on hand-made contributions
-(`worlds`) and hands over what its adversary sees: the noisy sum of every round. It goes
-through the production code with real sampling, clipping, sums and noise.
+(`worlds`) and returns what the adversary sees: the noisy sum of every round. The run
+goes through the production code with real sampling, clipping, sums and noise.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Present = Bool[Array, " rows"]
 
 
 class Release(NamedTuple):
-    """What a run shows.
+    """The numbers that a run shows.
 
     Attributes:
       values: Each round's noisy sum, over the sensitivity to adding or removing one.
-      hidden: Each round's sum before noise, over the same, with all that is released
-        of it; no columns where the subject does not let one see it.
-      extras: Whatever else is released.
-      hidden_low: What `hidden` lacks of a sum that is a `pairs.Pair`.
-      memory: All that is kept after each round and must be made of what was released.
-      unmoved: How far each round moved what it must not move.
+      hidden: Each round's sum before noise, over the same sensitivity, with all
+        released parts of the sum; no columns where the subject does not show it.
+      extras: Everything else that is released.
+      hidden_low: The low part, where the sum of `hidden` is a `pairs.Pair`.
+      memory: Everything that is kept after each round and must be made of releases.
+      unmoved: The moves, in each round, of what must not move.
     """
 
     values: Float[Array, "rounds dimension"]
@@ -45,11 +45,11 @@ class Release(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """A subject's `run` that can begin anywhere: the rounds of any numbers.
+    """A subject's `run` that can begin anywhere: it runs the rounds of any numbers.
 
     Attributes:
       at: `(key, rows, present, numbers [rounds]) -> Release`, pure.
-      num_rounds: Of a run, which has the rounds from 0 on.
+      num_rounds: The number of rounds of a run, which has the rounds from 0 on.
     """
 
     at: Callable[[base.Key, Rows, Present, Int[Array, " rounds"]], Release]
@@ -60,30 +60,32 @@ class Rounds(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A private process and what is claimed of it.
+    """A private process and its claims.
 
     Attributes:
       run: `(key, rows, present) -> Release`, pure; `Rounds` where rounds far apart can
         be compared.
-      event: The claim, of all rounds together.
-      clip_norm: To which contributions are clipped (at first).
+      event: The claimed event of all rounds together.
+      clip_norm: The norm to which contributions are clipped (at first).
       noise: The claimed standard deviation of each coordinate of `values`, by round,
         in a round's fresh noise; None where noise is not Gaussian and added.
       additive: Whether noise is added without looking at the data, so that the same
         key shows the same noise on both neighbours.
-      sampling_prob: With which each row takes part, independently; None where the
-        claim is not about sampling.
-      cohort_size: How many are drawn for every round, where that is fixed.
-      pattern: When a row may come again, where that is what is claimed.
-      mixing: What a round's noise is made of: so much of its own fresh noise, of that
-        of the round before, and so on; the first is 1.
-      modulus: At which values wrap around; None where they do not.
-      grid: The step of values that are rounded to one, as the claim knows.
-      steps: How many releases each value adds up.
+      sampling_prob: The probability with which each row takes part, independently;
+        None where the claim is not about sampling.
+      cohort_size: The number of rows drawn for every round, where it is fixed.
+      pattern: When a row may take part again, where this is the claim.
+      mixing: The weights, in a round's noise, of its own fresh noise, of the previous
+        round's fresh noise, and so on; the first is 1.
+      modulus: The modulus at which values wrap around; None where they do not.
+      grid: The step of the grid to which values are rounded, where the claim includes
+        this rounding.
+      steps: The number of releases that each value adds up.
       one_noise: From a key to the noise of a release, over its claimed standard
-        deviation, so that millions can be drawn; None where it cannot be had alone.
-      crowd: `(key, rows [n, dimension], present [n])` to one release of any number of
-        rows, as a pair (high, low); None where there is none.
+        deviation, so that millions can be drawn; None where noise cannot be drawn
+        alone.
+      crowd: `(key, rows [n, dimension], present [n]) -> (high, low)`, one release of
+        any number of rows as a pair; None where there is none.
     """
 
     run: Callable[[base.Key, Rows, Present], Release]
@@ -113,23 +115,23 @@ def of_mechanism(
     noise: float | None = None,
     mixing: tuple[float, ...] = (1.0,),
 ) -> Subject:
-    """A central mechanism: rows are sampled, clipped, summed and privatized.
+    """A subject of a central mechanism: rows are sampled, clipped, summed, privatized.
 
-    Clients' rows go through `clip`, examples' through `clip_examples`.
+    Clients' rows go through `clip`, examples' rows through `clip_examples`.
 
     Args:
-      mechanism: With Gaussian noise on the sum.
-      sampler: Of `worlds.NUM_ROWS` rows.
+      mechanism: A mechanism with Gaussian noise on the sum.
+      sampler: A sampler of `worlds.NUM_ROWS` rows.
       num_rounds: Releases of a run; few, 2 to 16.
-      tree: What a row looks like to the mechanism, `worlds.as_tree` or `as_nested`.
-      dtype: Of the rows that it clips, such as `jnp.bfloat16`.
+      tree: The form of a row for the mechanism, `worlds.as_tree` or `as_nested`.
+      dtype: The type of the rows that are clipped, such as `jnp.bfloat16`.
       noise: Standard deviation of a round's fresh noise over the sensitivity, where the
-        mechanism has no `noise_multiplier` that says it.
-      mixing: Of correlated noise, as in `Subject`: (1, -lambda) where a round takes
-        lambda of the last one's back.
+        mechanism has no `noise_multiplier`.
+      mixing: The mixing of correlated noise, as in `Subject`: (1, -lambda) where a
+        round subtracts lambda times the previous round's noise.
 
     Raises:
-      ValueError: If it promises nothing, or for another population.
+      ValueError: If the mechanism promises nothing, or for another population.
     """
     check_central(mechanism, sampler, num_rounds, noise, mixing)
     if not isinstance(dtype, type | jnp.dtype | type(jnp.float32)):
@@ -172,7 +174,7 @@ def of_mechanism(
                 hidden[0],
                 moved,
                 hidden[1],
-                # What moves a bound is a release of its own.
+                # A bound moves by a release of its own, which `values` do not show.
                 floats(() if moved.size else after),
             )
 
@@ -209,13 +211,14 @@ def of_local_mechanism(
     noise: float | None = None,
     additive: bool = True,
 ) -> Subject:
-    """A mechanism whose noise each client adds itself: what row 0's owner sends.
+    """A subject of a local mechanism: the messages of the client that owns row 0.
 
     Args:
-      mechanism: Local; its event is stated for replacing a client's data.
-      clip_norm: Its bound.
+      mechanism: A mechanism whose noise each client adds itself; its event is stated
+        for replacing a client's data.
+      clip_norm: The mechanism's bound.
       num_rounds: Messages of a run.
-      noise: Standard deviation of the noise over clip_norm, where it is Gaussian.
+      noise: Standard deviation of the noise over clip_norm, where noise is Gaussian.
       additive: Whether noise is added without looking at the update.
 
     Raises:
@@ -263,7 +266,7 @@ def _per_example(rows: PyTree) -> dp.PerExample:
 def bound_moved(
     mechanism: base.PrivacyMechanism, before: PyTree, after: PyTree
 ) -> Float[Array, " extras"]:
-    """What a mechanism's state tells beside the sum: how its bound moved."""
+    """The move of a mechanism's bound, which its state tells beside the sum."""
     if not jax.tree.leaves(mechanism.report(after)):
         return jnp.zeros(0)
     ratio = jnp.asarray(mechanism.norm_bound(after)) / mechanism.norm_bound(before)
@@ -293,13 +296,16 @@ def noise_of(
     noise: float | None = None,
     mixing: tuple[float, ...] = (1.0,),
 ) -> Callable[[base.Key], Float[Array, " dimension"]]:
-    """What a mechanism adds to nothing, over its stated standard deviation."""
+    """A function that draws a mechanism's noise over its stated standard deviation.
+
+    The noise is the mechanism's release of nothing.
+    """
     (fresh,) = stated_noise(mechanism, 1, noise=noise)
     bound = first_clip_norm(mechanism)
     stddev = fresh * bound * math.hypot(*mixing)
 
     def one_noise(key: base.Key) -> Array:
-        # After as many releases as it takes for all parts to be there.
+        # After enough releases for all parts of the noise to be present.
         state = begun_at(first_state(mechanism, key=key), len(mixing) - 1)
         noisy, _ = mechanism.privatize(key, state, _nothing(mechanism), bound)
         return worlds.as_rows(noisy) / stddev
@@ -308,7 +314,7 @@ def noise_of(
 
 
 def begun_at(state: PyTree, releases: Any) -> PyTree:
-    """A mechanism's state as it is after so many releases, where it counts them."""
+    """A mechanism's state after `releases` releases, if the state counts releases."""
     if "releases" in getattr(state, "_fields", ()):
         return state._replace(releases=jnp.int32(releases))
     return state
@@ -340,7 +346,7 @@ def first_clip_norm(mechanism: base.PrivacyMechanism) -> float:
 
 
 def floats(tree: PyTree) -> Float[Array, " n"]:
-    """All floating numbers of a tree; keys and counts are no secrets."""
+    """All floating-point numbers of a tree; keys and counts are not secrets."""
     leaves = [
         jnp.asarray(leaf, jnp.float32).reshape(-1)
         for leaf in jax.tree.leaves(tree)
@@ -350,7 +356,7 @@ def floats(tree: PyTree) -> Float[Array, " n"]:
 
 
 def stated_sampling(sampler: base.ClientSampler, num_rounds: int) -> dict[str, Any]:
-    """What a sampler says of who takes part, as fields of a `Subject`."""
+    """A sampler's claim about who takes part, as fields of a `Subject`."""
     if sampler.neighboring_relation == "replace_one":
         return {"cohort_size": round(sampler.expected_cohort)}
     pattern = sampler.participation(num_rounds)
@@ -372,7 +378,7 @@ def check_central(
     noise: float | None,
     mixing: tuple[float, ...],
 ) -> None:
-    """Raises ValueError unless these make a subject of central noise in the worlds."""
+    """Raises ValueError unless the arguments make a subject of central noise."""
     checks.at_least("num_rounds", num_rounds, 1)
     if noise is not None:
         checks.positive("noise", noise)

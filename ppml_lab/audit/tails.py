@@ -1,8 +1,8 @@
-"""The noise of millions of draws: its scale, its tails, its largest value.
+"""Checks of the noise in millions of draws: its scale, its tails, its largest value.
 
-Noise that ends too early, or of which there are few values, shows a threshold that one
-side alone can pass: then no delta below the chance of that holds, however well the bulk
-of it is distributed.
+Noise that ends too early, or takes few values, shows a threshold that one side alone
+can pass: then no delta below the probability of passing holds, however well the bulk of
+the noise is distributed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ppml_lab.audit.probes import Finding
 from ppml_lab.audit.subjects import Subject
 
 PLACES = (2.0, 3.0, 3.3, 4.0, 4.5, 4.75, 5.0)
-"""Beyond which draws are counted, in standard deviations."""
+"""Draws beyond these places are counted; in standard deviations."""
 
 _CHUNK = 1 << 16
 _ENOUGH_VALUES = 1 << 20
 
 
 def tails(subject: Subject, seed: int, num_draws: int = 1 << 22) -> Finding:
-    """The noise's scale to half a percent, its tails, and how many values it takes.
+    """Checks the noise's scale to half a percent, its tails, and its number of values.
 
-    Of 4 million draws 2.4 lie beyond 5 standard deviations, and equal ones are so rare
-    that a generator of few values is known by them: n values of equal chance end where
+    Of 4 million draws 2.4 lie beyond 5 standard deviations. Equal draws are so rare
+    that they reveal a generator of few values: n values of equal probability end where
     the tail is 1 / (2 n).
     """
     if subject.one_noise is None:
@@ -59,7 +59,7 @@ def _drawn(
 
 
 def _scale(x: np.ndarray) -> str | None:
-    """Energy follows a chi-squared law, whose normal approximation is good here."""
+    """Checks the energy, whose chi-squared distribution is nearly normal here."""
     ratio = float(np.mean(x**2))
     deviations = (ratio - 1) * np.sqrt(x.size / 2)
     if 2 * stats.norm.sf(abs(deviations)) < probes.ALPHA / 4:
@@ -81,7 +81,7 @@ def _ends(x: np.ndarray) -> str | None:
 
 
 def _too_few(x: np.ndarray) -> str | None:
-    """Equal draws: of as many from float32's Gaussian at any scale 1% at most."""
+    """Checks for equal draws: among this many, a float32 Gaussian has at most 1%."""
     some = x[:_ENOUGH_VALUES]
     repeated = 1 - len(np.unique(some)) / some.size
     if repeated <= 0.03:

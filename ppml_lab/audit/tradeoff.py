@@ -1,9 +1,9 @@
-"""Trade-off curves: what a claim allows every attack, and whether errors refute it.
+"""Trade-off curves: the error rates that a claim allows, and tests that refute claims.
 
 Dong, Roth, Su, "Gaussian Differential Privacy", JRSS B 2022: a mechanism's trade-off
 function gives, for each false positive rate, the least false negative rate that any
 test of "was this person in?" can have. An accountant's (epsilon, delta) at all epsilons
-bound it from below.
+bound this function from below.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TradeOff(NamedTuple):
 
     Attributes:
       epsilons: Ascending, at least 0.
-      deltas: At each of them.
+      deltas: The delta at each epsilon.
     """
 
     epsilons: Float[np.ndarray, " points"]
@@ -48,12 +48,13 @@ class TradeOff(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether errors refute a claim.
+    """The verdict of errors on a claim.
 
     Attributes:
-      refuted: Whether; wrong with probability alpha at most.
-      margin: By how much the false negative rate lies below what the claim allows;
-        negative where it does not.
+      refuted: Whether the errors refute the claim; a true claim is refuted with
+        probability alpha at most.
+      margin: The amount by which the false negative rate lies below what the claim
+        allows; negative where it does not.
       rates: The upper limits that were compared.
     """
 
@@ -76,7 +77,7 @@ def claimed(event: base.PrivacyEvent) -> TradeOff:
         )
     from ppml_lab.dp import accounting
 
-    # Events need not be hashable; what they say is.
+    # Events need not be hashable; their text is.
     known = repr(event)
     if known not in _PROFILES:
         name = "pld" if accounting.supports(event, "pld") else "rdp"
@@ -87,12 +88,14 @@ def claimed(event: base.PrivacyEvent) -> TradeOff:
 
 @arguments.checked
 def judge(errors: evidence.Errors, claim: TradeOff, alpha: float) -> Verdict:
-    """The trade-off test: the claim is refuted if the upper limit of the false negative
-    rate lies below what it allows at the upper limit of the false positive rate.
+    """Tests a claim's trade-off curve against errors.
+
+    The claim is refuted if the upper limit of the false negative rate lies below the
+    rate that the claim allows at the upper limit of the false positive rate.
 
     **Guarantee:** a true claim is refuted with probability `alpha` at most, whatever
     the mechanism; the whole curve is tested, not one (epsilon, delta). That a claim is
-    not refuted says nothing: it may be false, and the attack weak.
+    not refuted says nothing: the claim may be false, and the attack weak.
     """
     checks.probability("alpha", alpha, allow_one=False)
     limits = evidence.rates(errors, alpha)
@@ -118,9 +121,10 @@ def sampled_gaussian(
 def least_refuted_noise(
     errors: evidence.Errors, sampling_prob: float, num_rounds: int, alpha: float
 ) -> float:
-    """The smallest noise multiplier, on a grid of 2%, of the Poisson-sampled Gaussians
-    with this sampling and length whose trade-off curve the errors refute; inf if they
-    refute none.
+    """The smallest noise multiplier, on a grid of 2%, that the errors refute.
+
+    They refute the trade-off curve of a Poisson-sampled Gaussian with this sampling,
+    length and noise. The result is inf if they refute none.
     """
     checks.probability("alpha", alpha, allow_one=False)
     limits = evidence.rates(errors, alpha)
@@ -130,9 +134,7 @@ def least_refuted_noise(
 
 @arguments.checked
 def refuting(sampling_prob: float, num_rounds: int) -> evidence.Objective:
-    """The `Objective` of the family bound: the threshold that refutes the smallest
-    noise.
-    """
+    """The `Objective` of the family bound: the margin at the smallest refuted noise."""
     checks.probability("sampling_prob", sampling_prob, allow_one=True)
     checks.at_least("num_rounds", num_rounds, 1)
 
@@ -146,7 +148,7 @@ def refuting(sampling_prob: float, num_rounds: int) -> evidence.Objective:
 def _refuted(
     fnr: Any, fpr: Any, sampling_prob: float, num_rounds: int
 ) -> tuple[float, Any]:
-    """The smallest noise that any of the rates refute, and all their margins there."""
+    """The smallest noise that any of the rates refutes, and all margins there."""
 
     def margins(step: int) -> Any:
         noise = math.exp(0.02 * step)

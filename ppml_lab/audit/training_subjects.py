@@ -1,4 +1,4 @@
-"""Whole training algorithms as subjects of the mechanism contract."""
+"""Subjects of the mechanism contract: whole training algorithms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ppml_lab.smpc.computing import private
 
 _FROZEN = 3
 _HUGE = 1e7
-"""Far above `worlds.FAR`: counted, it would use up the whole clip norm."""
+"""A gradient far above `worlds.FAR`: if counted, it uses up the whole clip norm."""
 
 
 @arguments.checked
@@ -54,32 +54,34 @@ def of_algorithm(
 ) -> Subject:
     """A whole training algorithm, seen through the model after every round.
 
-    It learns a linear loss, whose gradient at an example is the example: with one
-    example per client, one local step and rates of 1, a round moves the model by minus
-    the noisy mean of the rows. Rounds are run as `federated.simulate` runs them.
+    The algorithm learns a linear loss, whose gradient at an example is the example:
+    with one example per client, one local step and rates of 1, a round moves the model
+    by minus the noisy mean of the rows. Rounds run as `federated.simulate` runs them.
 
     Args:
       make: Builds the algorithm from the audit's task and sampler, with rates of 1;
         for `crowd` also with a sampler of everyone of any population.
-      mechanism: The one that it was built with: what is claimed of norms and noise.
-      sampler: Of `worlds.NUM_ROWS` rows.
-      num_rounds: Of a run.
-      aggregator: The secure sum that it was built with, `smpc.clear()` by default.
+      mechanism: The mechanism that the algorithm was built with: its claims of norms
+        and noise.
+      sampler: A sampler of `worlds.NUM_ROWS` rows.
+      num_rounds: The rounds of a run.
+      aggregator: The secure sum that the algorithm was built with, `smpc.clear()` by
+        default.
       also_seen: From the state after a round to what the server knows beside the model,
         scaled so that a round moves it by a second noisy mean, such as SCAFFOLD's
-        control times population over expected cohort. All that is claimed of norms and
-        noise is claimed of both together.
-      steps_per_round: How many releases a round makes, of which the model shows the
-        sum; for a mechanism whose norm bound and noise stay.
-      tree: How the model is shaped, `worlds.as_tree` or `as_nested`.
+        control times population over expected cohort. All claims of norms and noise are
+        then claims of both together.
+      steps_per_round: The number of releases in a round, whose sum the model shows; for
+        a mechanism whose norm bound and noise are constant.
+      tree: The form of the model, `worlds.as_tree` or `as_nested`.
       frozen: Whether the model has a leaf that the task's roles call constant, with
         gradients far larger than all others.
       noise: As in `of_mechanism`.
-      mixing: As in `of_mechanism`; of rounds, which then are one release each.
+      mixing: As in `of_mechanism`, between rounds, each of which is then one release.
 
     Raises:
-      ValueError: If it promises nothing, for another population, or for correlated
-        releases within a round.
+      ValueError: If the mechanism promises nothing, for another population, or for
+        correlated releases within a round.
     """
     check_central(mechanism, sampler, num_rounds, noise, mixing)
     if len(mixing) > 1 and steps_per_round > 1:
@@ -138,7 +140,7 @@ def of_algorithm(
         values = _model_change(state, after) * len(rows)
         return values, jnp.zeros_like(values)
 
-    # Others are built for their own number of contributions, or count in integers.
+    # Others are built for one number of contributions, or sum in integers.
     has_crowd = clear and mechanism.expected_contributions is None
     return Subject(
         Rounds(at, num_rounds),
@@ -156,8 +158,10 @@ def of_algorithm(
 def linear_task(
     tree: Callable[[Array], PyTree] = worlds.as_tree, *, frozen: bool = False
 ) -> base.Task:
-    """Loss: the inner product of example and parameters, which start at zero; and of a
-    constant leaf, where there is one, with huge numbers.
+    """The task whose loss is the inner product of example and parameters.
+
+    Parameters start at zero. A constant leaf, where there is one, adds its inner
+    product with huge numbers.
     """
 
     def init(key: base.Key) -> PyTree:
@@ -192,7 +196,7 @@ def of_trainer(
     sampling_prob: float,
     num_rounds: int,
 ) -> Subject:
-    """A client's own DP-SGD on its examples, seen through what it sends every round.
+    """A client's own DP-SGD on its examples, seen through its message in every round.
 
     The client has the present rows as examples and takes one local step per round; its
     number of examples is public, as `federated.local_dp_sgd` states.
@@ -200,9 +204,9 @@ def of_trainer(
     Args:
       make: Builds the trainer from the audit's task, with a rate of 1, one step and
         room for `worlds.NUM_ROWS` examples.
-      mechanism: The one that it was built with.
-      sampling_prob: Of the client's examples.
-      num_rounds: Of a run.
+      mechanism: The mechanism that the trainer was built with.
+      sampling_prob: The probability that an example of the client is drawn.
+      num_rounds: The rounds of a run.
 
     Raises:
       ValueError: For a probability outside (0, 1], or no rounds.
@@ -217,8 +221,8 @@ def of_trainer(
     def at(
         key: base.Key, rows: Rows, present: Present, numbers: Int[Array, " rounds"]
     ) -> Release:
-        # A client's examples come without gaps, the canary, so that the others keep
-        # their places, last; a client that has none keeps a zero.
+        # A client's examples come without gaps, the canary last, so that the others
+        # keep their places; a client without examples keeps a zero.
         size = jnp.maximum(jnp.sum(present, dtype=jnp.int32), 1)
         examples = worlds.as_tree(rows[::-1][jnp.argsort(~present[::-1])])
         clients = base.Clients(examples, jnp.stack([jnp.int32(0), size]))
@@ -252,14 +256,14 @@ def of_shared_training(
 ) -> Subject:
     """Training on shares with the parties' own noise, seen through the opened model.
 
-    The sum of the rows, which their owner clips, is the gradient; only the parameters
-    after `num_steps` steps are opened, which show the sum of so many releases. All of
-    them are in the claim, so that with more than one it claims more than is seen.
+    The gradient is the sum of the rows, which their owner clips. Only the parameters
+    after `num_steps` steps are opened; they show the sum of `num_steps` releases. The
+    claim covers all releases, so with more than one step it covers more than is seen.
 
     Args:
-      protocol: How the parties compute.
-      clip_norm: To which rows are clipped before they are shared.
-      noise_multiplier: Over it, of one honest party's noise.
+      protocol: The protocol by which the parties compute.
+      clip_norm: The norm to which rows are clipped before they are shared.
+      noise_multiplier: The stddev of one honest party's noise over `clip_norm`.
       num_steps: Steps of training.
 
     Raises:
@@ -316,7 +320,7 @@ def _frozen_change(before: Any, after: Any) -> Float[Array, " frozen"]:
 
 
 def _memory(state: Any, *, with_mechanism: bool) -> Float[Array, " memory"]:
-    """All of a state but what clients keep and who was drawn."""
+    """The floats of a state, without what clients keep and who was drawn."""
     fields = getattr(state, "_fields", ("params",))
     own = {"kept", "sampler_state"} | set(() if with_mechanism else ["mechanism_state"])
     return floats([getattr(state, name) for name in fields if name not in own])
@@ -328,7 +332,7 @@ def _session(
     aggregator: base.SecureAggregator,
     sampler: base.ClientSampler,
 ) -> PyTree:
-    """Of a round in which all are invited and report."""
+    """The session of a round in which all are invited and report."""
     everyone = jnp.ones(sampler.max_cohort, bool)
     bound = mechanism.message_bound(mechanism_state)
     return aggregator.begin(jax.random.key(0), everyone, everyone, bound)
@@ -337,7 +341,7 @@ def _session(
 def _message_size(
     mechanism: base.PrivacyMechanism, tree: Callable[[Array], PyTree]
 ) -> int:
-    """Coordinates of what a client sends under this mechanism."""
+    """The number of coordinates of a client's message under this mechanism."""
     row = tree(jnp.zeros(worlds.DIMENSION))
     message = jax.eval_shape(
         lambda key: mechanism.clip(key, first_state(mechanism, tree), row),

@@ -3,8 +3,8 @@
 A contribution (a client's update, an example's gradient) is a row with `DIMENSION`
 coordinates, cut into two leaves; a world is two data sets that differ in row 0, the
 canary. Whole classes of bugs are invisible without the right world: opposed rows, no
-rows, a canary on one leaf, not finite, of a norm just below the square root of the
-clip norm.
+other rows, or a canary on one leaf, not finite, or of a norm just below the square root
+of the clip norm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jax import Array
 from jaxtyping import Bool, Float, PyTree
 
 LEAVES = {"w": 6, "b": 2}
-"""Coordinates of each leaf."""
+"""The number of coordinates of each leaf."""
 DIMENSION = sum(LEAVES.values())
 NUM_ROWS = 9
 FAR = 1e4
@@ -29,10 +29,11 @@ class World(NamedTuple):
     """Two neighbouring data sets; "in" has the canary, which is row 0.
 
     Attributes:
-      rows_in: Contributions; zeros where absent.
-      present_in: Which rows exist.
-      rows_out: Those of the neighbour, which does not even hold the canary's numbers.
-      present_out: Which of them exist.
+      rows_in: The contributions with the canary; zeros where absent.
+      present_in: True for rows that exist.
+      rows_out: The contributions of the neighbour, which does not even hold the
+        canary's numbers.
+      present_out: True for the neighbour's rows that exist.
     """
 
     rows_in: Float[np.ndarray, "rows dimension"]
@@ -42,7 +43,7 @@ class World(NamedTuple):
 
 
 def as_tree(rows: Float[Array, "*n dimension"]) -> PyTree:
-    """Rows as the model's parameters are shaped."""
+    """Rows in the form of the model's parameters."""
     tree, begin = {}, 0
     for name, size in LEAVES.items():
         tree[name] = rows[..., begin : begin + size]
@@ -51,7 +52,7 @@ def as_tree(rows: Float[Array, "*n dimension"]) -> PyTree:
 
 
 def as_nested(rows: Float[Array, "*n dimension"]) -> PyTree:
-    """Rows as a deeper model's: three layers in two modules, two blocks alike."""
+    """Rows in the form of a deeper model: three layers in two modules, two alike."""
     begin = 0
 
     def leaf(size: int) -> Array:
@@ -76,9 +77,9 @@ def as_rows(tree: PyTree) -> Float[Array, "*n dimension"]:
 def adversarial(clip_norm: float, relation: str) -> dict[str, World]:
     """The worlds, by name, for contributions that are clipped to `clip_norm`.
 
-    Under "add_or_remove_one" the neighbour lacks the canary; under "zero_out" it has
-    zeros in its place, under "replace_one" the opposite one (zeros, for a canary that
-    is not finite), and under both absent rows are zeros.
+    Under "add_or_remove_one" the neighbour lacks the canary. In the canary's place it
+    has zeros under "zero_out", and under "replace_one" the opposite canary (zeros, for
+    a canary that is not finite); under both relations absent rows are zeros.
     """
     unit = np.eye(DIMENSION)
     first, bias = unit[0], unit[LEAVES["w"]]
@@ -126,14 +127,15 @@ def _world(others: np.ndarray, canary: np.ndarray, relation: str) -> World:
 
 
 def nobody(relation: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and presence of a data set that contributes nothing."""
+    """The rows and the presence of a data set that contributes nothing."""
     rows = np.zeros((NUM_ROWS, DIMENSION), np.float32)
     return rows, np.full(NUM_ROWS, relation != "add_or_remove_one")
 
 
 def one_coordinate_each(clip_norm: float, relation: str) -> tuple[np.ndarray, ...]:
-    """A data set whose sum tells who took part: row j is along coordinate j, for all
-    but the last row.
+    """A data set whose sum tells who took part.
+
+    Row j is along coordinate j, for all rows but the last.
     """
     rows, present = nobody(relation)
     rows[:DIMENSION] = 10 * clip_norm * np.eye(DIMENSION)

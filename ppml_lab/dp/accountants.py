@@ -1,8 +1,9 @@
 """The two accountants behind `dp.accounting`: RDP and PLD of counted mechanisms.
 
-Each takes the least of what it can prove: pure differential privacy adds up, unsampled
-Gaussians have a closed form, and PLD is never above RDP. Only what an accountant has a
-bound for reaches it; what dp-accounting logs or warns about does not leave this file.
+Each accountant takes the least epsilon that it can prove: pure differential privacy
+adds up, unsampled Gaussians have a closed form, and PLD is never above RDP. An event
+reaches an accountant only if it has a bound for the event; the log lines and warnings
+of dp-accounting do not leave this file.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ppml_lab.dp import conversions, events, pld, rdp
 NAMES = ("rdp", "pld")
 UNITS = ("client", "example")
 
-# Fixed-size sampling costs time quadratic in each order: fewer above 64.
+# Fixed-size sampling takes time quadratic in each order: fewer orders above 64.
 _FIXED_SIZE = (*range(2, 64), *range(64, 128, 8), *range(128, 257, 32), 512, 1024)
 _FIXED_SIZE_ORDERS = (rdp.ORDERS < 11) | np.isin(rdp.ORDERS, _FIXED_SIZE)
 
@@ -42,12 +43,13 @@ _PLD_KINDS = {
 
 
 class Flat(NamedTuple):
-    """An event, flat.
+    """A flattened event.
 
     Attributes:
-      mechanisms: How often each runs.
-      failure: The probability that a run fails apart from any one contribution.
-      outside: That a release lies outside a neighbour's support (`dp.cut`).
+      mechanisms: The number of runs of each mechanism.
+      failure: The probability that a run fails, apart from any one contribution.
+      outside: The probability that a release lies outside a neighbour's support
+        (`dp.cut`).
     """
 
     mechanisms: Counter[Any]
@@ -56,7 +58,7 @@ class Flat(NamedTuple):
 
 
 def flat(privacy_event: PrivacyEvent, accountant: str) -> Flat:
-    """The event, flat; refuses what has no bound."""
+    """Flattens an event; refuses one for which the accountant has no bound."""
     import dp_accounting
 
     relation = privacy_event.neighboring_relation
@@ -106,11 +108,12 @@ def _kinds(mechanisms: Any) -> Iterator[str]:
 
 
 def delta_left(delta: float, failure: float, outside: float) -> float:
-    """What of delta remains beside the probability that something fails, and that noise
-    lies outside a neighbour's support; 0 where the latter uses it up.
+    """The part of delta that remains beside `failure` and `outside` (see `Flat`).
+
+    It is 0 where `outside` uses up delta.
 
     Raises:
-      ValueError: If the former does.
+      ValueError: If `failure` alone uses up delta.
     """
     if failure >= delta:
         raise ValueError(
@@ -122,7 +125,7 @@ def delta_left(delta: float, failure: float, outside: float) -> float:
 
 
 def promises(privacy_event: PrivacyEvent) -> bool:
-    """Whether an event promises anything to anybody."""
+    """Returns whether an event promises anything to anybody."""
     import dp_accounting
 
     mechanisms = events.flatten(privacy_event.event)
@@ -133,7 +136,7 @@ def promises(privacy_event: PrivacyEvent) -> bool:
 
 
 def rdp_total(mechanisms: Counter[Any]) -> np.ndarray:
-    """RDP of all of them at `rdp.ORDERS`, inf where unknown."""
+    """RDP of all mechanisms together at `rdp.ORDERS`, inf where unknown."""
     total = np.zeros_like(rdp.ORDERS)
     for mechanism, count in mechanisms.items():
         total = total + count * rdp_vector(mechanism)
@@ -142,8 +145,10 @@ def rdp_total(mechanisms: Counter[Any]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4096)
 def rdp_vector(mechanism: Any) -> np.ndarray:
-    """RDP of one run at `rdp.ORDERS`, inf where unknown; cached, so that an epsilon at
-    another time costs one weighted sum.
+    """RDP of one run at `rdp.ORDERS`, inf where unknown.
+
+    It is cached, so that an epsilon after other numbers of rounds costs one weighted
+    sum.
     """
     import dp_accounting.rdp
 
@@ -166,7 +171,7 @@ def rdp_vector(mechanism: Any) -> np.ndarray:
     vector = np.full_like(rdp.ORDERS, np.inf)
     with _quiet():
         vector[chosen] = accountant.compose(mechanism).rdp
-    # dp-accounting takes a negative value, which only rounding gives, for no cost.
+    # Only rounding gives a negative value, which dp-accounting counts as no cost.
     vector[~(vector >= 0)] = np.inf
     # No order's divergence exceeds the largest loss.
     vector = np.minimum(vector, pure_epsilon(mechanism))
@@ -189,12 +194,12 @@ def pure_epsilon(mechanism: Any) -> float:
 
 
 def pure_total(mechanisms: Counter[Any]) -> float:
-    """The epsilon at delta 0 of all of them."""
+    """The epsilon at delta 0 of all mechanisms together."""
     return sum(count * pure_epsilon(part) for part, count in mechanisms.items())
 
 
 def rdp_epsilon(mechanisms: Counter[Any], delta: float) -> float:
-    """By RDP, or by the pure mechanisms' own epsilon beside RDP of the others."""
+    """The epsilon by RDP, or by pure mechanisms' own epsilon plus RDP of the others."""
     everything = rdp.epsilon_of_rdp(rdp_total(mechanisms), rdp.ORDERS, delta)
     pure = {part: n for part, n in mechanisms.items() if pure_epsilon(part) < math.inf}
     if not pure:
@@ -233,7 +238,7 @@ def pld_deltas(
 def epsilon_from_below(
     mechanisms: pld.Mechanisms, delta: float, by_rdp: float
 ) -> float:
-    """An epsilon below which (epsilon, delta)-DP fails, of Gaussian releases."""
+    """An epsilon below which Gaussian releases are not (epsilon, delta)-DP."""
     mu = _gaussian_shift(mechanisms)
     if mu is not None:
         return conversions.gdp_epsilon(mu, delta)
@@ -242,7 +247,7 @@ def epsilon_from_below(
 
 
 def _gaussian_shift(mechanisms: pld.Mechanisms) -> float | None:
-    """The mu of Gaussian DP that unsampled Gaussian releases compose to."""
+    """The mu of Gaussian DP that unsampled Gaussian releases compose to, or None."""
     import dp_accounting
 
     total = 0.0
@@ -255,8 +260,9 @@ def _gaussian_shift(mechanisms: pld.Mechanisms) -> float | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps dp-accounting's log lines and NumPy's warnings to itself: what they are
-    about (an order that did not converge) is an infinite bound at that order.
+    """Silences dp-accounting's log lines and NumPy's warnings.
+
+    They are about orders that did not converge, whose bound is infinite here.
     """
     logger = logging.getLogger("absl")
     disabled, logger.disabled = logger.disabled, True
@@ -269,9 +275,10 @@ def _quiet() -> Iterator[None]:
 
 
 def warn_of_large_delta(privacy_event: PrivacyEvent, delta: float) -> None:
-    """Warns whoever asked for an epsilon at a delta that allows what is no privacy:
-    once, for a sweep asks many times, and what silences other warnings meanwhile makes
-    Python forget which it has shown.
+    """Warns once about a delta above 1 / population, which allows what is no privacy.
+
+    A sweep asks for many epsilons, and whatever silences other warnings in between
+    makes Python forget which warnings it has shown: hence the cache.
     """
     population, unit = privacy_event.population, privacy_event.privacy_unit
     if unit is not None and population is not None and delta > 1 / population:

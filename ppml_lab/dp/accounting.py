@@ -1,20 +1,20 @@
-"""Epsilon on the host: what a run costs, and the noise that a budget asks for.
+"""Epsilon on the host: the cost of a run, and the noise multiplier for a budget.
 
-Two accountants stand behind one function. "rdp" has a bound for everything, and alone
-runs inside compiled rounds and on resume: Rényi differential privacy (Mironov, "Rényi
-Differential Privacy", CSF 2017), of the sampled Gaussian mechanism (Mironov, Talwar and
-Zhang, 2019, arXiv:1908.10530; of fixed-size cohorts: Wang, Balle and Kasiviswanathan,
-AISTATS 2019, see FIXED_SIZE.md), converted by Canonne, Kamath and Steinke, "The
-Discrete Gaussian for Differential Privacy", NeurIPS 2020, Proposition 12. "pld" is
-tighter and never above it: privacy loss distributions (`dp.pld`), or the closed form
-where releases are Gaussians without sampling (`dp.conversions`). A budget
+Two accountants stand behind one function. "rdp" has a bound for everything, and it
+alone runs inside compiled rounds and on resume: Rényi differential privacy (Mironov,
+"Rényi Differential Privacy", CSF 2017), of the sampled Gaussian mechanism (Mironov,
+Talwar and Zhang, 2019, arXiv:1908.10530; of fixed-size cohorts: Wang, Balle and
+Kasiviswanathan, AISTATS 2019, see FIXED_SIZE.md), converted by Canonne, Kamath and
+Steinke, "The Discrete Gaussian for Differential Privacy", NeurIPS 2020, Proposition 12.
+"pld" is tighter and never above RDP: privacy loss distributions (`dp.pld`), or the
+closed form where releases are Gaussians without sampling (`dp.conversions`). A budget
 (`target_epsilon`) and a headline mean `stated`: PLD's epsilon where there is one, else
 RDP's.
 
 RDP of the Poisson-subsampled Gaussian, its conversion and PLD are our own (`dp.rdp`,
-`dp.pld`); RDP of other mechanisms is dp-accounting's. Before any accountant sees an
-event it is flattened (`dp.events`) into counted mechanisms whose parameters are checked
-Python floats.
+`dp.pld`); RDP of other mechanisms is dp-accounting's. Every event is flattened
+(`dp.events`) into counted mechanisms, whose parameters are checked Python floats,
+before an accountant sees it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ BEST = "best"
 
 
 class RdpCurve(NamedTuple):
-    """What RDP says of an event.
+    """The RDP of an event, and the probabilities that void it.
 
     Attributes:
       values: RDP in nats at `rdp.ORDERS`, given that nothing fails; inf where unknown.
       failure: The probability that something fails (`events.failing`), part of delta.
-      outside: That a release lies outside a neighbour's support (`dp.cut`), likewise.
+      outside: The same for a release outside a neighbour's support (`dp.cut`).
     """
 
     values: Float[np.ndarray, " orders"]
@@ -57,8 +57,8 @@ class Stated(NamedTuple):
 
 @arguments.checked
 def supports(privacy_event: PrivacyEvent, accountant: str) -> bool:
-    """Whether `epsilon` has an answer: leave the table's cell empty where it has none.
-    Invalid parameters raise all the same.
+    """Returns whether the accountant has a bound for the event: leave the table's cell
+    empty where it has none. Invalid parameters raise all the same.
     """
     try:
         accountants.flat(privacy_event, accountant)
@@ -81,20 +81,20 @@ def epsilon(
     Args:
       privacy_event: The event of a whole run and what it promises to whom.
       delta: In (0, 1), well below 1 / population: warns above it. Or 0, for pure
-        mechanisms: then it is about real-valued noise, for no float's noise is pure.
-      accountant: "rdp", or "pld", tighter: for Gaussian, Laplace and
+        mechanisms: the epsilon is that of real-valued noise; no float's noise is pure.
+      accountant: "rdp", or the tighter "pld", for Gaussian, Laplace and
         randomised-response releases and Poisson sampling. PLD discretises privacy loss
         by 1e-4, by less where a round's loss is little, and by more where RDP's epsilon
-        exceeds 10, so that it takes seconds at most; where delta is below 4e-15 for
-        each release, rounding would tell and it is RDP's answer.
+        exceeds 10, so that it takes seconds at most. Where delta is below 4e-15 for
+        each release, rounding would matter, and the answer is RDP's.
 
     Returns:
-      A Python float; inf where nothing is promised, where noise is below 1e-3 of the
-      sensitivity, or so little that its cut uses up delta: see `cut_note`.
+      A Python float; inf where nothing is promised, or where noise is below 1e-3 of the
+      sensitivity or is so little that its cut uses up delta: see `cut_note`.
 
     Raises:
-      events.UnsupportedEventError: A ValueError: the accountant has no bound;
-        `supports` asks without raising.
+      events.UnsupportedEventError: (a ValueError) If the accountant has no bound;
+        `supports` checks without raising.
       ValueError: If an argument or a parameter of the event is out of range, or if
         what may fail (`events.failing`) uses up delta.
     """
@@ -138,25 +138,26 @@ def stated(privacy_event: PrivacyEvent, delta: SupportsFloat) -> Stated:
 
 @arguments.checked
 def epsilon_public(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
-    """Against those who see the released models: the `stated` epsilon."""
+    """The `stated` epsilon, which holds against those who see the released models."""
     return stated(privacy_event, delta).epsilon
 
 
 @arguments.checked
 def epsilon_server(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
-    """Against whoever runs the protocol and sees who takes part: `stated` of
-    `against_server`; inf where that party itself adds the noise.
+    """The `stated` epsilon of `against_server`: against whoever runs the protocol and
+    sees who takes part; inf where that party itself adds the noise.
     """
     return stated(against_server(privacy_event), delta).epsilon
 
 
 @arguments.checked
 def against_server(privacy_event: PrivacyEvent) -> PrivacyEvent:
-    """What an event promises against whoever runs the protocol.
+    """The event as it holds against whoever runs the protocol.
 
-    That party follows it, but sees every message and who sends one, and makes the noise
-    that is not the clients' own. So nothing is promised but for releases inside an
-    `events.participating`: their cost is the same as against the public.
+    That party follows the protocol, but sees every message and its sender, and makes
+    the noise that is not the clients' own. So an event promises nothing unless its
+    releases are inside an `events.participating`; it then costs the same as against the
+    public.
     """
     import dp_accounting
 
@@ -177,7 +178,7 @@ def cut_share(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
 
 @arguments.checked
 def cut_note(privacy_event: PrivacyEvent, delta: SupportsFloat) -> str:
-    """What a guarantee's line says of the cut of the noise; "" up to 1e-3 of delta."""
+    """The words of a guarantee's line on the noise's cut; "" up to 1e-3 of delta."""
     return cut.in_words(cut_share(privacy_event, delta))
 
 
@@ -185,9 +186,9 @@ def cut_note(privacy_event: PrivacyEvent, delta: SupportsFloat) -> str:
 def epsilon_from_below(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
     """A lower bound on the true epsilon of Gaussian releases, sampled or not, at delta.
 
-    **Guarantee:** below it the event, with real-valued noise, is not (epsilon,
-    delta)-DP: at most that of the pair of neighbours that is hardest to hide. For what
-    an attack shows to be spent; never for what is promised.
+    **Guarantee:** below the bound the event, with real-valued noise, is not (epsilon,
+    delta)-DP: the bound is at most the epsilon of the worst pair of neighbours. Use it
+    for what an attack shows to be spent, never for what is promised.
 
     Raises:
       events.UnsupportedEventError: For an event that is more than Gaussian releases.
@@ -244,8 +245,8 @@ def epsilon_curve(
     delta: SupportsFloat,
     accountant: str = "rdp",
 ) -> list[float]:
-    """`epsilon` along a run: after each number of `rounds`, each at least 1, of an
-    event that states ONE round. Raises as `epsilon` does.
+    """The `epsilon` after each number of `rounds`, each at least 1, where the event
+    states ONE round. Raises as `epsilon` does.
     """
     once, rounds = privacy_event.event, list(rounds)
     for count in rounds:
@@ -302,18 +303,18 @@ def delta_curve(
 
 @arguments.checked
 def rdp_curve(privacy_event: PrivacyEvent) -> RdpCurve:
-    """The RDP of an event, for conversions other than `epsilon`; raises as it does."""
+    """The RDP of an event, for conversions of one's own. Raises as `epsilon` does."""
     mechanisms, failure, outside = accountants.flat(privacy_event, "rdp")
     return RdpCurve(accountants.rdp_total(mechanisms), failure, outside)
 
 
 @arguments.checked
 def old_conversion_epsilon(privacy_event: PrivacyEvent, delta: SupportsFloat) -> float:
-    """Epsilon by RDP as papers printed it before 2020, to compare with them.
+    """The epsilon by RDP as papers before 2020 state it, for comparison with them.
 
     The conversion of Mironov, "Rényi Differential Privacy", CSF 2017, Proposition 3:
-    `rdp + log(1 / delta) / (order - 1)`, never below `epsilon` and as true a bound.
-    Raises as `epsilon` does.
+    `rdp + log(1 / delta) / (order - 1)`, as valid a bound as `epsilon` and never below
+    `epsilon`. Raises as `epsilon` does.
     """
     delta = events.to_float("delta", delta)
     checks.probability("delta", delta, allow_one=False)
@@ -334,9 +335,9 @@ def calibrate_noise_multiplier(
     """The smallest noise multiplier whose epsilon does not exceed the target.
 
     **Guarantee:** `epsilon(make_event(result), delta, accountant) <= target_epsilon`
-    (for "best": the `stated` one), and never more noise than RDP asks for. Within a
-    relative 2e-6 of the smallest such multiplier; for "best" within 1e-3, by a handful
-    of PLDs.
+    (for "best": the `stated` epsilon), and never more noise than RDP asks for. The
+    result is within a relative 2e-6 of the smallest such multiplier; for "best" within
+    1e-3, by a handful of PLDs.
 
     Args:
       make_event: The whole run's event at a noise multiplier; more noise, less epsilon.

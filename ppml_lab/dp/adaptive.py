@@ -20,8 +20,8 @@ from ppml_lab.dp import clipping, looks, mechanisms
 from ppml_lab.dp.per_example import PerExample
 
 _SPAN = 1e4
-"""How far the clip norm may move from its first value, either way, unless told. At the
-default rate it is back from there within 93 rounds."""
+"""The default factor by which the clip norm may leave its first value, up or down. At
+the default rate it returns from there within 93 rounds."""
 
 _COUNT_WEIGHTS = (1e-6, 1e6)
 
@@ -40,26 +40,27 @@ def adaptive_gaussian(
     max_clip_norm: Any = None,
     privacy_unit: str = "client",
 ) -> base.PrivacyMechanism:
-    """`gaussian`, whose clip norm moves towards a quantile of the norms.
+    """`gaussian` with a clip norm that moves towards a quantile of the norms.
 
-    Beside its clipped contribution everyone sends whether it was within the clip norm,
-    as `+-count_weight * clip_norm`. So the whole message has L2 norm at most
-    `clip_norm * sqrt(1 + count_weight^2)`, one Gaussian mechanism releases it, and what
-    the count costs is in the accounting without a second event: the update's noise is
-    `sqrt(1 + count_weight^2)` times that of a fixed clip norm, and the count's has
-    standard deviation `noise_multiplier * sqrt(1 + count_weight^2) / (2 count_weight)`
-    contributions. Each round multiplies the clip norm by
-    `exp(-clip_learning_rate * (fraction within - target_quantile))`, where a noisy
-    fraction counts as -1 at least and 2 at most, and keeps it between `min_clip_norm`
-    and `max_clip_norm`: contributions that are zero for many rounds, or noise, cannot
-    take it where float32 ends, and it comes back from anywhere.
+    Beside its clipped contribution everyone sends whether the contribution was within
+    the clip norm, as `+-count_weight * clip_norm`. So the whole message has L2 norm at
+    most `clip_norm * sqrt(1 + count_weight^2)`, one Gaussian mechanism releases it, and
+    the accounting includes the cost of the count without a second event: the update's
+    noise is `sqrt(1 + count_weight^2)` times that of a fixed clip norm, and the count's
+    has standard deviation
+    `noise_multiplier * sqrt(1 + count_weight^2) / (2 count_weight)` contributions. Each
+    round multiplies the clip norm by
+    `exp(-clip_learning_rate * (fraction within - target_quantile))`, where the noisy
+    fraction is clamped to [-1, 2], and keeps the clip norm between `min_clip_norm` and
+    `max_clip_norm`. So neither noise nor contributions that are zero for many rounds
+    can take the clip norm out of float32's range, and it recovers from any value.
 
     The count is useful while its noise is small: where all norms differ by a factor e
     or so, the clip norm's logarithm wanders about the quantile by about
-    `sqrt(clip_learning_rate)` times the noise of the fraction. Where that is above 1,
-    or one step's noise is, the clip norm is noise, and building it is an error. A
-    search for a noise multiplier meets such ones: search with `gaussian`, whose event
-    is the same.
+    `sqrt(clip_learning_rate)` times the noise of the fraction. Where this product, or
+    the noise of one step, is above 1, the clip norm is noise, and building the
+    mechanism is an error. A search for a noise multiplier meets such values: search
+    with `gaussian`, whose event is the same.
 
     **Guarantee:** as `gaussian`'s, for update and count together; the clip norm in the
     state is made of noisy counts and public numbers. The fraction divides by the
@@ -68,24 +69,23 @@ def adaptive_gaussian(
     chosen by looking at the data.
 
     Args:
-      initial_clip_norm: The first round's, within its bounds.
+      initial_clip_norm: The clip norm of the first round, within its bounds.
       noise_multiplier: Standard deviation of the noise over the sensitivity of the
         message.
       expected_contributions: Clients (or examples) that are expected to report in a
         round: the sampler's `expected_cohort`, less those who drop out.
       target_quantile: The fraction of contributions that are to be within the clip
         norm, in [0, 1].
-      clip_learning_rate: Of the clip norm's logarithm, positive.
-      count_weight: How loudly the count is sent, in [1e-6, 1e6].
-      min_clip_norm: The least the clip norm ever is; the first divided by 10,000 by
-        default.
-      max_clip_norm: The largest; 10,000 times the first by default.
+      clip_learning_rate: The learning rate of the clip norm's logarithm, positive.
+      count_weight: The weight with which the count is sent, in [1e-6, 1e6].
+      min_clip_norm: The least clip norm; by default the first divided by 10,000.
+      max_clip_norm: The largest clip norm; by default 10,000 times the first.
       privacy_unit: Whose contribution is clipped, "client" or "example".
 
     Raises:
-      ValueError: For numbers outside these ranges, a clip norm that is infinite, or
-        outside [1e-18, 1e18], where float32 has no squares, bounds on the wrong side of
-        the first clip norm, or noise that drowns the count.
+      ValueError: For numbers outside these ranges, a clip norm that is infinite or
+        outside [1e-18, 1e18] (float32 cannot hold its square), bounds on the wrong side
+        of the first clip norm, or noise that drowns the count.
     """
     checks.positive("initial_clip_norm", initial_clip_norm)
     checks.within("initial_clip_norm", initial_clip_norm, *mechanisms.NORMS)
@@ -171,7 +171,7 @@ def _bounds(initial: Any, least: Any, most: Any) -> tuple[Array, Array]:
 def _check_count(
     noise_multiplier: Any, count_weight: Any, contributions: Any, rate: Any
 ) -> None:
-    """Raises ValueError unless the count says more than its noise; see above."""
+    """Raises ValueError where noise drowns the count; see `adaptive_gaussian`."""
     if any(
         map(checks.is_traced, (noise_multiplier, count_weight, contributions, rate))
     ):

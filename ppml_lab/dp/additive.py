@@ -1,4 +1,4 @@
-"""Mechanisms of one's own: clip each contribution, add noise to their sum."""
+"""Custom mechanisms: clip each contribution, add noise to their sum."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ def additive(
     norm_bound: Any,
     privacy_unit: str = "client",
 ) -> base.PrivacyMechanism:
-    """Clips each contribution and adds noise of one's own to their sum (central DP).
+    """Clips each contribution and adds custom noise to their sum (central DP).
 
-    **Guarantee:** what `event` says, if `clip` leaves no contribution with an L2 norm
-    above `norm_bound`, whatever it is given, and `noise` makes what `event` describes;
-    `audit` has the probes that try both. Who computes the sum and adds the noise is
-    trusted.
+    **Guarantee:** what `event` says, if `clip` returns no contribution with an L2 norm
+    above `norm_bound`, whatever its input, and `noise` draws the noise that `event`
+    describes; `audit` has the probes that test both. Whoever computes the sum and adds
+    the noise is trusted.
 
     Args:
-      clip: `(update) -> update`, of bounded norm; zero where it is not finite. For
-        examples it has to be one of `dp.clipping`.
-      noise: `(key, like, sensitivity) -> noise` for every coordinate of the sum, whose
-        shapes and types `like` has; the sensitivity is what adding or removing a
-        contribution can change in L2 norm.
-      event: `(change) -> DpEvent` of one release of everybody, where neighbours differ
-        by `change` times the sensitivity: 1 where one contribution is added or removed,
-        2 where it is replaced.
-      norm_bound: The L2 norm that is left.
+      clip: `(update) -> update`, of bounded norm; zero for an update that is not
+        finite. For examples it has to be one of `dp.clipping`.
+      noise: `(key, like, sensitivity) -> noise` for every coordinate of the sum; `like`
+        has the sum's shapes and types, and `sensitivity` is the most that adding or
+        removing a contribution can change the sum in L2 norm.
+      event: `(change) -> DpEvent` of one release in which everybody takes part, where
+        neighbouring data sets differ by `change` times the sensitivity: 1 where one
+        contribution is added or removed, 2 where it is replaced.
+      norm_bound: The L2 norm that clipped contributions do not exceed.
       privacy_unit: Whose contribution is clipped, "client" or "example".
 
     Raises:
-      ValueError: For a bound that is none, an unknown unit, or an event that is none.
+      ValueError: For a norm_bound that is not positive, an unknown privacy_unit, or an
+        `event` that does not give a `DpEvent`.
     """
     checks.positive("norm_bound", norm_bound, allow_inf=True)
     checks.known("privacy_unit", privacy_unit, ("client", "example"))
@@ -60,7 +61,7 @@ def additive(
         replaces = sampler.neighboring_relation == "replace_one"
         one = event(2.0 if replaces else 1.0)
         check_event(one)
-        # Noise is fresh in every round: who does not take part in one pays nothing.
+        # Noise is fresh in every round: a round costs nothing without taking part.
         paid = sampler.participation(num_releases).max_participations
         return base.PrivacyEvent(
             events.compose(sampler.amplify(one), paid),
@@ -114,8 +115,10 @@ def additive(
 
 
 def _check_noise(drawn: Any, like: PyTree) -> None:
-    """Raises ValueError unless every coordinate has noise of its own: one number would
-    be added to all of them, and their differences would be bare.
+    """Raises ValueError unless every coordinate has noise of its own.
+
+    A single number would be added to all coordinates, and their differences would have
+    no noise.
     """
     wanted, found = (
         [f"{leaf.dtype}{list(leaf.shape)}" for leaf in map(jnp.asarray, leaves)]

@@ -1,8 +1,8 @@
-"""Clipping: what bounds a client's or an example's influence.
+"""Clipping: bounds the influence of a client or an example.
 
-A clipping rule sees the norms of a contribution's leaves and says by which factors to
-scale them; so it serves updates, which are there, and per-example gradients, of which
-only the norms are (`ghost`).
+A clipping rule maps the norms of a contribution's leaves to factors that scale these
+leaves. So it works for updates, which exist as arrays, and for per-example gradients
+that are known by their norms only (`ghost`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ppml_lab.dp.sums import wide
 
 
 class Clipping(NamedTuple):
-    """A rule.
+    """A clipping rule.
 
     **Guarantee:** a contribution scaled by the factors has L2 norm at most
     `norm_bound`, up to float rounding (relative 1e-6); if any of it is NaN or infinite,
@@ -31,7 +31,7 @@ class Clipping(NamedTuple):
     Attributes:
       factors: `squared_norms -> factors`, both shaped like the contribution with `[]`
         or `[n]` at each leaf.
-      norm_bound: The bound.
+      norm_bound: The bound on the L2 norm.
     """
 
     factors: Callable[[PyTree], PyTree]
@@ -39,7 +39,7 @@ class Clipping(NamedTuple):
 
 
 def flat(clip_norm: Any) -> Clipping:
-    """Scales the whole contribution down to `clip_norm`; `inf` leaves it as it is."""
+    """Scales the whole contribution down to `clip_norm`; `inf` leaves it unchanged."""
 
     def factors(squared_norms: PyTree) -> PyTree:
         norm = total_norm(squared_norms)
@@ -109,7 +109,7 @@ def normalised(clip_norm: Any, stability: float = 0.01) -> Clipping:
 
 
 def _down_to(bound: Any, norm: Array) -> Array:
-    """The factor that scales a norm down to the bound, where it is above."""
+    """The factor that scales a norm above the bound down to it; 1 for other norms."""
     return jnp.where(norm > bound, bound / norm, 1.0)
 
 
@@ -117,12 +117,12 @@ RULES = {"flat": flat, "per_layer": per_layer, "normalised": normalised}
 
 
 def rule(name: str, clip_norm: Any) -> Clipping:
-    """A rule by its name.
+    """The clipping rule of this name.
 
     Raises:
-      ValueError: For a name not in RULES, or a clip_norm that is no positive number
-        (`inf` is one for "flat" and "per_layer") or, for "per_layer" alone, a mapping
-        of such.
+      ValueError: For a name not in RULES, or a clip_norm that is not a positive number
+        (`inf` is allowed for "flat" and "per_layer") nor, for "per_layer" alone, a
+        mapping to positive finite numbers.
     """
     checks.known("clipping", name, tuple(RULES), argument="rule")
     if isinstance(clip_norm, Mapping) and name != "per_layer":
@@ -135,7 +135,7 @@ def rule(name: str, clip_norm: Any) -> Clipping:
 
 
 def whole(clip_norm: Any) -> Any:
-    """The L2 norm that layers of these norms have together; a number is one already.
+    """The L2 norm of layers of these norms together; a number is returned as it is.
 
     Raises:
       ValueError: For a mapping with a norm that is not positive and finite.
@@ -150,15 +150,15 @@ def whole(clip_norm: Any) -> Any:
 
 
 def clip(clipping: Clipping, update: PyTree) -> PyTree:
-    """An update, scaled as the rule says."""
+    """Scales an update as the rule says."""
     return scale(update, clipping.factors(squared_norms(update)))
 
 
 def scale(update: PyTree, factors: PyTree) -> PyTree:
-    """Every leaf times its factor; zeros where that is 0.
+    """Multiplies every leaf by its factor; the result is zero where the factor is 0.
 
-    Short floats are multiplied in float32, for which their factors may be too large,
-    and rounded towards zero, so that what is bounded stays so.
+    Short floats are multiplied in float32, since factors may be too large for the short
+    type, and rounded towards zero, so that the bound survives rounding.
     """
 
     def scaled(leaf: Array, factor: Array) -> Array:
@@ -183,8 +183,9 @@ def _towards_zero(values: Array, dtype: Any) -> Array:
 def clip_examples(
     clipping: Clipping, gradients: PerExample, weights: Float[Array, " n"]
 ) -> pairs.Pair:
-    """The sum of per-example gradients, each scaled as the rule says; examples of
-    weight 0 are left out.
+    """The sum of per-example gradients, each scaled as the rule says.
+
+    Examples of weight 0 are left out.
     """
     factors = clipping.factors(gradients.squared_norms)
     return scaled_sum(gradients, factors, weights)
@@ -193,7 +194,7 @@ def clip_examples(
 def scaled_sum(
     gradients: PerExample, factors: PyTree, weights: Float[Array, " n"]
 ) -> pairs.Pair:
-    """The sum of per-example gradients times their factors, without weights of 0."""
+    """The sum of per-example gradients times factors; weights of 0 add nothing."""
     heard = jax.tree.map(lambda f: jnp.where(weights > 0, f, 0.0), factors)
     return pairs.of(gradients.weighted_sum(heard))
 
@@ -213,7 +214,7 @@ def squared_norms(update: PyTree) -> PyTree:
 def clip_by_global_norm(
     update: PyTree, clip_norm: Any
 ) -> tuple[PyTree, Float[Array, ""]]:
-    """`flat` clipping of one update.
+    """Clips one update by the `flat` rule.
 
     Returns:
       The clipped update and the norm that it had before (NaN or inf if it was bad).

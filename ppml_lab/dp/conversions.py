@@ -1,7 +1,7 @@
 """Conversions between notions of privacy: zCDP, Gaussian DP and (epsilon, delta).
 
-All on the host, for single numbers. Rényi DP's conversion is in `dp.rdp`, because
-compiled rounds use it too.
+All functions run on the host, on single numbers. Rényi DP's conversion is in `dp.rdp`,
+because compiled rounds use it too.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _MOST_MU = 1e5
 def gdp_delta(mu: SupportsFloat, epsilon: SupportsFloat) -> float:
     """The delta of mu-Gaussian DP at `epsilon`.
 
-    Dong, Roth, Su, "Gaussian Differential Privacy", JRSS B 2022, Corollary 2.13; of the
-    Gaussian mechanism, whose mu is sensitivity / stddev: Balle, Wang, "Improving the
-    Gaussian Mechanism for Differential Privacy", ICML 2018, Theorem 8. Mechanisms with
-    mu_1, mu_2, ... compose to `sqrt(mu_1^2 + mu_2^2 + ...)`.
+    Dong, Roth, Su, "Gaussian Differential Privacy", JRSS B 2022, Corollary 2.13. For
+    the Gaussian mechanism, whose mu is sensitivity / stddev: Balle, Wang, "Improving
+    the Gaussian Mechanism for Differential Privacy", ICML 2018, Theorem 8. Mechanisms
+    with mu_1, mu_2, ... compose to `sqrt(mu_1^2 + mu_2^2 + ...)`.
 
     **Guarantee:** exact up to rounding: a mu-GDP mechanism is (epsilon, delta)-DP, and
-    the Gaussian mechanism with that mu for no smaller delta.
+    the Gaussian mechanism with that mu is so for no smaller delta.
 
     Args:
       mu: The shift between unit Gaussians that are as hard to tell apart, at least 0.
@@ -49,7 +49,7 @@ def gdp_delta(mu: SupportsFloat, epsilon: SupportsFloat) -> float:
 
 
 def gdp_epsilon(mu: SupportsFloat, delta: SupportsFloat) -> float:
-    """The epsilon of mu-Gaussian DP at `delta`: `gdp_delta`'s inverse.
+    """The epsilon of mu-Gaussian DP at `delta`: the inverse of `gdp_delta`.
 
     **Guarantee:** `gdp_delta(mu, result) <= delta`, up to rounding.
 
@@ -97,21 +97,21 @@ def gdp_mu(epsilon: SupportsFloat, delta: SupportsFloat) -> float:
 def analytic_gaussian_stddev(
     epsilon: SupportsFloat, delta: SupportsFloat, sensitivity: SupportsFloat
 ) -> float:
-    """The least noise of ONE Gaussian release that is (epsilon, delta)-DP.
+    """The least noise stddev with which ONE Gaussian release is (epsilon, delta)-DP.
 
     Balle, Wang, "Improving the Gaussian Mechanism for Differential Privacy: Analytical
     Calibration and Optimal Denoising", ICML 2018, Algorithm 1's calibration, solved by
-    bisection of its exact delta. Runs of many releases, or sampled ones, are for
+    bisection of its exact delta. For runs of many releases, or sampled ones, take
     `accounting.calibrate_noise_multiplier`.
 
     **Guarantee:** a release of a function with this L2 sensitivity plus Gaussian noise
     of the returned standard deviation on every coordinate is (epsilon, delta)-DP under
-    the relation of the sensitivity; a relative 1e-12 less noise need not be.
+    the relation of the sensitivity; with a relative 1e-12 less noise it need not be.
 
     Args:
       epsilon: At least 0.
       delta: In (0, 1).
-      sensitivity: L2, in the units of what is released; positive.
+      sensitivity: L2, in the units of the release; positive.
 
     Returns:
       The standard deviation, in the units of the sensitivity; a Python float.
@@ -155,7 +155,7 @@ def zcdp_delta(rho: SupportsFloat, epsilon: SupportsFloat) -> float:
 
 
 def zcdp_epsilon(rho: SupportsFloat, delta: SupportsFloat) -> float:
-    """The epsilon of rho-zCDP at `delta`: `zcdp_delta`'s inverse.
+    """The epsilon of rho-zCDP at `delta`: the inverse of `zcdp_delta`.
 
     **Guarantee:** a rho-zCDP mechanism is (epsilon, delta)-DP; never more than the
     closed form `rho + 2 sqrt(rho log(1 / delta))` of Bun and Steinke's Proposition 1.3.
@@ -181,13 +181,14 @@ def zcdp_epsilon(rho: SupportsFloat, delta: SupportsFloat) -> float:
 
 
 def _log_slack(gap: float) -> float:
-    """log((1 - 1/a)^(a - 1) / a) of the order a = gap + 1."""
+    """log((1 - 1/a)^(a - 1) / a) at order a = gap + 1."""
     return gap * (math.log(gap) - math.log1p(gap)) - math.log1p(gap)
 
 
 def _least(bound: Any) -> float:
-    """The least of a bound over orders; any order's is valid, so where the search stops
-    costs tightness only.
+    """The least value of a bound over orders.
+
+    The bound at any order is valid, so the end of the search affects tightness only.
     """
     from scipy import optimize
 
@@ -201,9 +202,9 @@ def _least(bound: Any) -> float:
 
 
 def _last_above(excess: Any, safe: float, unsafe: float) -> float:
-    """Where `excess` turns from not positive, at `safe`, to positive, on the safe side.
+    """The last number from `safe` towards `unsafe` at which `excess` is not positive.
 
-    Bisection, down to neighbouring floats.
+    By bisection, down to neighbouring floats.
     """
     while True:
         middle = (safe + unsafe) / 2

@@ -1,10 +1,10 @@
-"""Gaussian noise that later rounds take back in part.
+"""Correlated Gaussian noise: later rounds subtract parts of earlier rounds' noise.
 
-A model is the sum of many rounds, and in sums correlated noise cancels: at equal
-epsilon it leaves less of itself there than independent noise does.
+A model is the sum of many rounds, and correlated noise cancels in sums: at equal
+epsilon it leaves less noise in the model than independent noise does.
 
-lambda-CGD (arXiv:2601.22334) takes back a part of the round before's noise, a banded
-inverse (arXiv:2505.12128) parts of several.
+lambda-CGD (arXiv:2601.22334) subtracts a part of the previous round's noise, a banded
+inverse (arXiv:2505.12128) parts of several rounds' noise.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from ppml_lab import arguments, base, checks, guards, pairs, random
 from ppml_lab.dp import mechanisms, strategies
 
 _COORDINATES = 2**36
-"""Of a release, more than any has: what the cut of its noise costs (`dp.cut`) is that
-of as many, times the rounds of a run."""
+"""More coordinates than any release has. The cost of the noise's cut (`dp.cut`) is that
+of this many coordinates times the rounds of a run."""
 
 
 class CorrelatedState(NamedTuple):
-    """What all noise of a run is made of.
+    """The seed of a run's noise, and the number of releases made so far.
 
     Attributes:
-      seed: Of the run's noise. It reveals all of it, of past and of later rounds.
-      releases: Made so far.
+      seed: The seed of the run's noise. It reveals the noise of all past and later
+        rounds.
+      releases: The number of releases made so far.
     """
 
     seed: UInt32[Array, " 2"]
@@ -48,42 +49,43 @@ def correlated_gaussian(
     privacy_unit: str = "client",
     rule: str = "flat",
 ) -> base.PrivacyMechanism:
-    """Clips each contribution and adds Gaussian noise to their sum, of which later
-    rounds take back parts (central DP).
+    """Clips each contribution and adds correlated Gaussian noise to their sum.
 
-    The noise of round t is `z_t - s_1 z_(t-1) - s_2 z_(t-2) - ...` of fresh noises z,
-    each of standard deviation `noise_multiplier * sensitivity`. One part, lambda, is
-    lambda-CGD; `dp.strategies.square_root` gives those of a banded inverse. No noise is
-    kept: the run has a seed of its own, of which rounds make earlier noise again, at
-    the cost of so many draws. Nothing is gained where everybody takes part in every
-    round: the last model then has no less noise than independent noise would leave.
+    This is central DP. The noise of round t is `z_t - s_1 z_(t-1) - s_2 z_(t-2) - ...`
+    for fresh noises z, each of standard deviation `noise_multiplier * sensitivity`. A
+    single part lambda gives lambda-CGD; `dp.strategies.square_root` gives the parts of
+    a banded inverse. No noise is stored: each round draws earlier noise again from the
+    run's own seed, at the cost of one draw for each part. Nothing is gained where
+    everybody takes part in every round: the last model then has no less noise than
+    independent noise would leave.
 
     **Guarantee:** the run is one Gaussian release, of noise multiplier
-    `noise_multiplier / s`, where s is how far one contributor, in the rounds that the
-    sampler's `participation` allows, moves the strategy (`strategies.sensitivity`). It
-    holds for a run of any length and for its beginnings, against whoever sees the
-    models and knows who takes part when; who computes the sums and adds the noise is
-    trusted. Clip norm and parts are fixed for the run. Sensitivities may differ from
-    round to round, as secure sums round differently, unless they follow from the data:
-    earlier noise is made again at the round's own scale, so that the releases over
-    their scales are those of constant ones. Whoever has the state, which checkpoints
-    hold, can take all noise off. Numerically as `gaussian`.
+    `noise_multiplier / s`, where s is the sensitivity of the strategy to one
+    contributor in the rounds that the sampler's `participation` allows
+    (`strategies.sensitivity`). The guarantee holds for a run of any length and for its
+    first rounds alone, against whoever sees the models and knows who takes part when;
+    whoever computes the sums and adds the noise is trusted. Clip norm and parts are
+    fixed for the run. Sensitivities may differ from round to round, because secure sums
+    round differently, but must not follow from the data: earlier noise is drawn again
+    at the current round's scale, so that the releases over their scales are those of a
+    constant scale. Whoever has the state, which checkpoints hold, can remove all noise.
+    Numerically as `gaussian`.
 
     Args:
       clip_norm: As in `gaussian`.
       noise_multiplier: Standard deviation of fresh noise over the sensitivity when one
         contribution is added or removed.
-      subtracted: The parts that a round takes back of the noise of the round before it,
-        the one before that, and so on: a number or several, each at least 0 and below 1
-        together.
+      subtracted: The parts s_1, s_2, ... of the noise of the previous round, the round
+        before that, and so on, that a round subtracts: a number or several, each at
+        least 0 and below 1 together.
       privacy_unit: Whose contribution is clipped, "client" or "example".
       rule: As in `gaussian`.
 
     Raises:
-      ValueError: As `gaussian`, and for parts that are none. For a sampler that draws
-        each cohort anew, when an algorithm is built with it: noise that rounds share
-        has no amplification by sampling, so that samplers without one are needed, such
-        as `federated.everyone` and `federated.min_separation`.
+      ValueError: As `gaussian`, and for invalid parts. When an algorithm is built, for
+        a sampler that draws each cohort at random: noise that rounds share has no
+        amplification by sampling, so it needs a sampler without amplification, such as
+        `federated.everyone` and `federated.min_separation`.
     """
     parts = _parts(subtracted)
     plain = mechanisms.gaussian(
@@ -96,7 +98,7 @@ def correlated_gaussian(
     def privatize(
         key: base.Key, state: CorrelatedState, total: PyTree, sensitivity: Any
     ) -> tuple[PyTree, CorrelatedState]:
-        # The run's own seed makes the noise; the round's key, another in each, cannot.
+        # Noise is drawn from the run's own seed: the key differs from round to round.
         pair = pairs.of(total)
         unit = _combined(state, pair.high, parts)
         noise = mechanisms.scaled(unit, noise_multiplier, sensitivity)
@@ -111,7 +113,7 @@ def correlated_gaussian(
 
         checks.at_least("num_releases", num_releases, 1)
         check_sampler(sampler)
-        # As programs have them.
+        # The parts as compiled programs use them.
         taken = [
             float(np.float32(events.to_float("subtracted", part))) for part in parts
         ]
@@ -131,7 +133,7 @@ def correlated_gaussian(
     return plain._replace(
         init=init,
         privatize=privatize,
-        # Rounds are not Gaussians that compose.
+        # Rounds are not independent Gaussian releases that compose.
         noise_multiplier=None,
         event=event,
         check_sampler=check_sampler,
@@ -140,8 +142,10 @@ def correlated_gaussian(
 
 @arguments.checked
 def check_sampler(sampler: base.ClientSampler) -> None:
-    """Raises ValueError unless noise that rounds share is accounted for the sampler's
-    cohorts: those of a pattern of each member's own, without amplification.
+    """Raises ValueError unless correlated noise can be accounted for a sampler.
+
+    The sampler must state each member's own participation pattern, and must not
+    amplify.
     """
     from ppml_lab.dp import events
 
@@ -157,7 +161,7 @@ def check_sampler(sampler: base.ClientSampler) -> None:
 
 
 def _parts(subtracted: Any) -> tuple[Any, ...]:
-    """The parts, checked where they are known."""
+    """The parts as a tuple, checked unless they are traced."""
     several = isinstance(subtracted, Sequence) or getattr(subtracted, "ndim", 0) == 1
     parts = tuple(subtracted) if several else (subtracted,)
     if not parts:
@@ -175,7 +179,7 @@ def _parts(subtracted: Any) -> tuple[Any, ...]:
 
 
 def _combined(state: CorrelatedState, like: PyTree, parts: tuple[Any, ...]) -> PyTree:
-    """A round's noise, made of fresh noises of standard deviation 1."""
+    """A round's noise, combined from fresh noises of standard deviation 1."""
     weights = jnp.stack([jnp.float32(1), *(-jnp.float32(part) for part in parts)])
     leaves, structure = jax.tree.flatten(like)
 
@@ -192,7 +196,7 @@ def _combined(state: CorrelatedState, like: PyTree, parts: tuple[Any, ...]) -> P
         ]
 
     nothing = [jnp.zeros(leaf.shape, jnp.float32) for leaf in leaves]
-    # One copy of the generator is compiled, however many parts there are.
+    # One copy of the generator is compiled, whatever the number of parts.
     noises = jax.lax.fori_loop(0, len(parts) + 1, add, nothing)
     return jax.tree.unflatten(
         structure,

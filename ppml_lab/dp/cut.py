@@ -1,8 +1,8 @@
-"""What it costs that noise from finitely many bits ends somewhere.
+"""The delta that the noise's cut costs: noise from finitely many bits is bounded.
 
 The noise of a release lies within `cut` standard deviations (Laplace: scales) on every
 coordinate. A release that a neighbour could not have made gives its data away, however
-small epsilon is, so that the chance of one is part of delta.
+small epsilon is, so the probability of such a release is part of delta.
 
 **Guarantee:** proof. Let N be the cut noise, t the neighbours' distance over its scale,
 and m the mass of `N + t` outside the support of N. For any set S, `P(M(D) in S) <= P(
@@ -16,8 +16,8 @@ restrict both to their common support. For a hockey-stick divergence of order 1 
 above, dropping from the part that both worlds share, and from what is subtracted, only
 helps; what remains is the part of cohorts with the unit, `q m` under Poisson sampling.
 (Orders below 1 follow by exchanging the worlds.) Cohorts of fixed size pair three ways,
-with the unit, with its replacement and without either: `2 q m`. So it is for each round
-given the others, and rounds add up.
+with the unit, with its replacement and without either: `2 q m`. The same holds for each
+round given the others, and rounds add up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def of_gaussian(noise_multiplier: float) -> float:
     """Mass of a release with Gaussian noise outside its neighbour's support.
 
     `sf(NORMAL_CUT - 1 / noise_multiplier)`, where neighbours differ on one coordinate;
-    `spread` is what many coordinates may add.
+    many coordinates may add `spread`.
 
     Args:
       noise_multiplier: Stddev over L2 sensitivity, positive.
@@ -54,13 +54,14 @@ def of_gaussian(noise_multiplier: float) -> float:
 def spread(noise_multiplier: float, dimension: int) -> float:
     """The mass beyond `of_gaussian` where neighbours differ on many coordinates.
 
-    A part's mass is concave in its square where that is small and convex beyond, so
-    that at worst one part is large and all others are equal; this is the others': about
+    A coordinate's mass is concave in the square of its part of the distance where that
+    square is small and convex beyond, so that at worst one part is large and all others
+    are equal. The result is the mass of the others: about
     `1e-18 sqrt(dimension) / noise_multiplier`, 4e-15 for 2^24 coordinates at noise 1.
 
     Args:
       noise_multiplier: Stddev over L2 sensitivity, positive.
-      dimension: Coordinates of what is released.
+      dimension: Coordinates of the release.
 
     Returns:
       In [0, 1].
@@ -75,8 +76,9 @@ def spread(noise_multiplier: float, dimension: int) -> float:
 def of_laplace(noise_multiplier: float) -> float:
     """Mass of a release with Laplace noise outside its neighbour's support.
 
-    Largest where neighbours differ on one coordinate, for a part's mass is convex in
-    it. `noise_multiplier` is the scale over the L1 sensitivity, positive.
+    It is largest where neighbours differ on one coordinate, because a coordinate's mass
+    is convex in its part of the distance. `noise_multiplier` is the scale over the L1
+    sensitivity, positive.
 
     Returns:
       In [0, 1].
@@ -88,8 +90,9 @@ def of_laplace(noise_multiplier: float) -> float:
 
 
 def in_words(share: float) -> str:
-    """What a guarantee's line says where the cut takes this share of delta; "" up to
-    1e-3 of it.
+    """The words of a guarantee's line on the share of delta that the cut takes.
+
+    They are "" for a share up to 1e-3.
     """
     if share <= _NOTED:
         return ""

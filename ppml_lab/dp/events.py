@@ -1,9 +1,9 @@
-"""Events: what ran how often, in dp-accounting's terms, made of checked numbers.
+"""Privacy events: which mechanism runs how often, in dp-accounting's terms.
 
 Noise multipliers are ALWAYS stddev / sensitivity under the neighbouring relation that
-stands beside the event in a `base.PrivacyEvent`. dp-accounting silently drops from
-sampled compositions what is not a Python float, so that every number is checked and
-converted here, on the way in and again when an event is flattened for an accountant.
+stands beside the event in a `base.PrivacyEvent`. dp-accounting silently drops numbers
+that are not Python floats from sampled compositions. So this module checks and converts
+every number: when an event is built, and again when it is flattened for an accountant.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ppml_lab.dp import cut, given
 from ppml_lab.dp.given import to_float
 
 LEAST_NOISE = 1e-3
-"""A single release with less noise has an epsilon above 500,000: it counts as none."""
+"""Less noise counts as none: a single release then has an epsilon above 500,000."""
 
 MOST_NOISE = 1e6
-"""Releases with more noise count as having this much."""
+"""The largest noise multiplier that counts: releases with more noise count as this."""
 
 
 class Failure(NamedTuple):
-    """Part of an event: with this `probability` anything is released.
+    """A part of an event in which anything may be released, with this `probability`.
 
     Attributes:
-      probability: Of one run.
-      reason: Why it adds to delta without a factor exp(epsilon): "apart" is drawn apart
-        from any one contribution (`failing`), "support" is the mass of noise of finite
-        support outside the neighbour's (`dp.cut`, which has the proof).
+      probability: The probability of failing in one run.
+      reason: Why the failure adds to delta without a factor exp(epsilon): "apart" is
+        drawn apart from any one contribution (`failing`), "support" is the mass of
+        noise of finite support outside the neighbour's (`dp.cut`, which has the proof).
     """
 
     probability: float
@@ -38,11 +38,11 @@ class Failure(NamedTuple):
 
 
 class Participation(NamedTuple):
-    """Part of an event: with this `probability` its unit takes part, for all to see.
+    """A part of an event: its unit takes part, for all to see, with this `probability`.
 
     Attributes:
-      probability: Of taking part in one run.
-      event: What taking part costs: a `DpEvent`; once flattened, a sorted tuple of
+      probability: The probability of taking part in one run.
+      event: The cost of taking part: a `DpEvent`; once flattened, a sorted tuple of
         (mechanism, count).
     """
 
@@ -56,7 +56,7 @@ class UnsupportedEventError(ValueError):
 
 @arguments.checked
 def gaussian(noise_multiplier: SupportsFloat) -> Any:
-    """One release of a sum with Gaussian noise.
+    """One release of a sum with Gaussian noise; `laplace` takes and raises the same.
 
     Args:
       noise_multiplier: Stddev over L2 sensitivity under the neighbouring relation; 0
@@ -79,9 +79,7 @@ def gaussian(noise_multiplier: SupportsFloat) -> Any:
 
 @arguments.checked
 def laplace(noise_multiplier: SupportsFloat) -> Any:
-    """One release with Laplace noise of scale `noise_multiplier` times the L1
-    sensitivity; otherwise as `gaussian`.
-    """
+    """One release with Laplace noise of scale `noise_multiplier` * L1 sensitivity."""
     import dp_accounting
 
     noise = given.noise(noise_multiplier)
@@ -92,8 +90,10 @@ def laplace(noise_multiplier: SupportsFloat) -> Any:
 
 @arguments.checked
 def randomised_response(random_prob: SupportsFloat, num_values: SupportsInt) -> Any:
-    """One value out of `num_values`, told truly but for a chance of `random_prob` to
-    tell any of them, evenly drawn. Its neighbours replace the value.
+    """One answer by k-ary randomised response over `num_values` values.
+
+    With probability `random_prob` the answer is a uniform value, else the true one.
+    Neighbouring data sets replace the value.
     """
     import dp_accounting
 
@@ -127,8 +127,8 @@ def fixed_size(population: SupportsInt, cohort_size: SupportsInt, event: Any) ->
     """`event` on a cohort of fixed size, drawn uniformly without replacement.
 
     Args:
-      population: How many clients (or examples) there are; public.
-      cohort_size: How many are drawn, in [1, population].
+      population: The number of clients (or examples); public.
+      cohort_size: The number that is drawn, in [1, population].
       event: A `DpEvent` of Gaussian releases.
     """
     import dp_accounting
@@ -145,15 +145,15 @@ def fixed_size(population: SupportsInt, cohort_size: SupportsInt, event: Any) ->
 
 @arguments.checked
 def participating(participation_prob: SupportsFloat, event: Any) -> Any:
-    """`event`, made by the unit itself whenever it takes part, which everybody sees.
+    """`event`, run by the unit itself whenever it takes part, which everybody sees.
 
-    Local noise: nobody hides who takes part, so that nothing is amplified, but a unit
-    pays only for the rounds that it takes part in. At order a the pair (took part,
-    release) has RDP `log(1 - q + q exp((a - 1) rdp(a))) / (a - 1)`. What is not inside
-    a `participating` is noise that a trusted party adds: it promises nothing against
-    that party (`accounting.against_server`).
+    This is the event of local noise: nobody hides who takes part, so sampling amplifies
+    nothing, but a unit pays only for the rounds in which it takes part. At order a the
+    pair (took part, release) has RDP `log(1 - q + q exp((a - 1) rdp(a))) / (a - 1)`.
+    An event outside a `participating` is noise that a trusted party adds; it promises
+    nothing against that party (`accounting.against_server`).
 
-    **Guarantee:** participation is drawn for each run afresh, without looking at the
+    **Guarantee:** participation is drawn afresh for each run, without looking at the
     data. The bound holds against whoever runs the protocol, and so against those who
     see only what is made of the messages.
 
@@ -176,7 +176,7 @@ def participating(participation_prob: SupportsFloat, event: Any) -> Any:
 
 
 def made_by_clients(event: Any) -> bool:
-    """Whether every release of an event is inside a `participating`."""
+    """Returns whether every release of an event is inside a `participating`."""
     import dp_accounting as dp
 
     match event:
@@ -191,7 +191,7 @@ def made_by_clients(event: Any) -> bool:
 
 @arguments.checked
 def compose(event: Any, num_rounds: SupportsInt) -> Any:
-    """`num_rounds` adaptive repetitions of `event`; an integer of at least 1."""
+    """`num_rounds` (an integer of at least 1) adaptive repetitions of `event`."""
     import dp_accounting
 
     given.check_event(event)
@@ -200,7 +200,7 @@ def compose(event: Any, num_rounds: SupportsInt) -> Any:
 
 
 def together(parts: Sequence[Any]) -> Any:
-    """All of these events, one after the other."""
+    """The composition of these events, one after the other."""
     import dp_accounting
 
     return parts[0] if len(parts) == 1 else dp_accounting.ComposedDpEvent([*parts])
@@ -208,12 +208,13 @@ def together(parts: Sequence[Any]) -> Any:
 
 @arguments.checked
 def failing(event: Any, probability: SupportsFloat) -> Any:
-    """`event` that with a small probability breaks its promise, each time that it runs.
+    """`event` that breaks its promise with a small probability each time that it runs.
 
-    **Guarantee:** accounting adds `probability` times the number of runs to delta. That
+    **Guarantee:** accounting adds `probability` times the number of runs to delta. This
     is right where the failure is drawn apart from any one client's (or example's)
-    presence: neighbours fail together, and given that nothing failed the event holds;
-    then delta gains the chance of a failure, once and without a factor exp(epsilon).
+    presence: neighbouring data sets then fail together, and the event holds given that
+    nothing failed. So delta grows by the probability of a failure, once and without a
+    factor exp(epsilon).
 
     Args:
       event: A `DpEvent`.
@@ -234,15 +235,17 @@ def failing(event: Any, probability: SupportsFloat) -> Any:
 
 @arguments.checked
 def on_coordinates(event: Any, dimension: SupportsInt) -> Any:
-    """`event`, of which each Gaussian release has so many coordinates: with what a
-    change of all of them loses by the cut of the noise (`cut.spread`).
+    """`event`, each of whose Gaussian releases has `dimension` coordinates.
+
+    Adds the delta that a change of all coordinates costs because the noise is cut
+    (`cut.spread`).
 
     Args:
       event: A `DpEvent`.
       dimension: Coordinates of a release, at least 1.
 
     Returns:
-      The event, beside a `Failure` where there is such a loss.
+      The event, beside a `Failure` where that cost is positive.
     """
     given.check_event(event)
     size = given.integer("dimension", dimension)
@@ -264,7 +267,7 @@ def _spread(mechanisms: Iterable[tuple[Any, int]], dimension: int) -> float:
             case dp.PoissonSampledDpEvent(sampling_probability=share, event=release):
                 pass
             case dp.SampledWithoutReplacementDpEvent(event=release):
-                # Twice: `dp.cut`.
+                # `dp.cut` explains the factor of 2.
                 share = 2 * mechanism.sample_size / mechanism.source_dataset_size
         if isinstance(release, dp.GaussianDpEvent):
             noise = release.noise_multiplier
@@ -275,10 +278,10 @@ def _spread(mechanisms: Iterable[tuple[Any, int]], dimension: int) -> float:
 def flatten(event: Any, count: int = 1) -> Counter[Any]:
     """Counts the mechanisms that an event composes, `count` times over.
 
-    They are the keys: dp-accounting's frozen events, rebuilt with checked Python
-    floats, the sampled ones around a single Gaussian; a `Participation` around counted
-    mechanisms; and a `Failure` for whatever may go wrong, among it what the cut of
-    every Gaussian's and Laplace release's noise costs (`dp.cut`).
+    The mechanisms are the keys: dp-accounting's frozen events, rebuilt with checked
+    Python floats, the sampled ones around a single Gaussian; a `Participation` around
+    counted mechanisms; and a `Failure` for whatever may go wrong, including the cost of
+    the cut noise of every Gaussian and Laplace release (`dp.cut`).
     """
     import dp_accounting as dp
 
@@ -327,7 +330,7 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
         ):
             release = _one_gaussian(inner)
             sampled = fixed_size(population, size, release)
-            # Twice: `dp.cut`.
+            # `dp.cut` explains the factor of 2.
             share = 1.0 if sampled == release else 2 * float(size) / float(population)
             return _with_cut(sampled, cut.of_gaussian, release, share, count)
     raise UnsupportedEventError(f"no accountant here has a bound for {event}")
@@ -336,8 +339,8 @@ def flatten(event: Any, count: int = 1) -> Counter[Any]:
 def _with_cut(
     mechanism: Any, mass: Callable[[float], float], release: Any, share: float, n: int
 ) -> Counter[Any]:
-    """A mechanism and the failure by the cut of its `release`'s noise, in which a unit
-    takes part with probability `share` at most.
+    """A mechanism, and the `Failure` that the cut of its `release`'s noise costs, where
+    a unit takes part in the release with probability `share` at most.
     """
     import dp_accounting as dp
 
@@ -367,8 +370,8 @@ def _flat_participation(prob: Any, event: Any, count: int) -> Counter[Any]:
 
 
 def _within_range(kind: Callable[[float], Any], noise: float) -> Any:
-    """A release whose noise the accountants' arithmetic survives: too little becomes
-    none and too much less, both on the safe side.
+    """A release whose noise the accountants' arithmetic can handle: too little becomes
+    none, and too much becomes `MOST_NOISE`, both on the safe side.
     """
     import dp_accounting
 
@@ -378,13 +381,13 @@ def _within_range(kind: Callable[[float], Any], noise: float) -> Any:
 
 
 def _one_gaussian(event: Any) -> Any:
-    """The single Gaussian release that Gaussian releases of one cohort amount to."""
+    """The single Gaussian release equivalent to the Gaussian releases of one cohort."""
     import dp_accounting as dp
 
     mechanisms = {
         part: count
         for part, count in flatten(event).items()
-        # That of the single release, below, covers them.
+        # `flatten` adds that of the single release, which covers them.
         if not (isinstance(part, Failure) and part.reason == "support")
     }
     if dp.NonPrivateDpEvent() in mechanisms:

@@ -1,11 +1,11 @@
 """Per-example gradient norms without per-example gradients: "ghost" norms.
 
 A layer's gradient for one example is made of the layer's input and of the gradient at
-its output. One forward and one backward pass give both for all layers and examples;
-they give every example's norm, and, once the clipping factors are known, the weighted
-sum of gradients without a second backward pass. Small parameters that act outside of
-known layers, such as a table of positions that is added to all examples or a scale, get
-gradients of their own, one per example, and they alone.
+its output. One forward and one backward pass give both for all layers and examples.
+These give every example's norm, and, once the clipping factors are known, the weighted
+sum of gradients without a second backward pass. Only small parameters that act outside
+of known layers, such as a scale or a table of positions that is added to all examples,
+get whole gradients, one per example.
 
 Goodfellow, "Efficient per-example gradient computations", 2015; Li, Tramer, Liang,
 Hashimoto, "Large Language Models Can Be Strong Differentially Private Learners", ICLR
@@ -34,13 +34,14 @@ from ppml_lab.dp.per_example import Method, PerExample, check_loss, single_loss
 
 
 class Call(NamedTuple):
-    """A layer that the model calls, of which the gradients are known.
+    """A model's call of a layer whose per-example gradients are known.
 
     Attributes:
-      layer: Unbound.
-      rule: How to tell its gradients.
-      leaves: Which leaf of the model's parameters each of its own is, by path.
-      outputs: What it returns, an array or a tree of them.
+      layer: The layer, unbound.
+      rule: The rule for its gradients.
+      leaves: By path of each parameter of the layer, the number of that leaf among the
+        model's parameters.
+      outputs: The shapes of its outputs, an array or a tree of arrays.
     """
 
     layer: nn.Module
@@ -50,11 +51,11 @@ class Call(NamedTuple):
 
 
 class UnknownLayerError(ValueError):
-    """A model whose per-example gradients `by_layers` cannot tell."""
+    """Raised for a model whose per-example gradients `by_layers` cannot compute."""
 
 
 def by_layers(loss: base.TaskLoss) -> Method:
-    """Gradients of a model of known layers, by their inputs and output gradients.
+    """Per-example gradients of known layers, by layer inputs and output gradients.
 
     The model may be any code that calls flax's Dense, DenseGeneral, Conv, Embed,
     LayerNorm, RMSNorm, GroupNorm, what is made of these, such as
@@ -63,13 +64,14 @@ def by_layers(loss: base.TaskLoss) -> Method:
     that nothing can mix examples.
 
     A parameter that reaches the loss in another way too, such as a table of positions
-    or of words that are read and told again, has its gradients made for every example,
-    of all its uses at once, where such parameters have no more entries together than
-    the known layers have outputs: as much is made of these anyway.
+    or a word embedding that is also the output layer, gets a whole gradient for every
+    example, over all its uses. This is done where such parameters together have no more
+    entries than the known layers have outputs, which take as much memory anyway.
 
     Raises:
       UnknownLayerError: When called, if larger parameters reach the loss other than
-        through such layers, outside of scans and other transformations; names them.
+        through such layers, outside of scans and other transformations; the message
+        names them.
     """
     single = single_loss(loss)
 
@@ -151,15 +153,17 @@ def _is_known(layer: nn.Module) -> bool:
 
 
 def _none(leaf: Any, n: int) -> tokens.Gradients:
-    """The gradients of a parameter that the loss does not use."""
+    """The zero gradients of a parameter that the loss does not use."""
     return tokens.Gradients(jnp.zeros(n), lambda factors: pairs.zero(leaf))
 
 
 def _calls(
     single: Callable[..., Array], params: PyTree, key: Any, example: PyTree
 ) -> tuple[list[Call | None], list[int]]:
-    """The calls of layers in the model's order, None where a layer uses none of
-    `params`; and which leaves of `params` reach the loss in another way.
+    """The layer calls in the model's order, and the leaves with other ways to the loss.
+
+    A call is None where the layer uses none of `params`; leaves are numbers of leaves
+    of `params`.
     """
     calls: list[Call | None] = []
 
@@ -176,15 +180,15 @@ def _calls(
                 if id(leaf) in places
             }
             others = [leaf for leaf in own.values() if id(leaf) not in places]
-            # A rule that needs all weights cannot do with some.
+            # A rule that needs all weights cannot work with some of them.
             if not leaves or (others and rule.names(layer) is None):
                 calls.append(None)
                 return outputs
             shapes = jax.eval_shape(lambda: outputs)
             calls.append(Call(layer.clone(parent=None), rule, leaves, shapes))
 
-            # Something of this shape that knows all but the parameters that the rule
-            # tells: the others are constant, or made of parameters, which shows.
+            # A stand-in of this shape that depends on all but the parameters that the
+            # rule covers: others are constant, or depend on parameters, which shows.
             def like(output: Array) -> Array:
                 rest = [jnp.sum(leaf).astype(output.dtype) for leaf in (value, *others)]
                 return jnp.zeros_like(output) + sum(rest)

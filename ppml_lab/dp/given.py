@@ -1,4 +1,4 @@
-"""What events are made of: numbers of the host, and other events."""
+"""Checks of the parts of events: host numbers, and other events."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from ppml_lab import checks
 
 
 def to_float(name: str, value: Any) -> float:
-    """A host number as a Python float, the only type that dp-accounting counts right:
-    others it drops silently from compositions under sampling.
+    """Converts a host number to a Python float.
+
+    dp-accounting counts only this type correctly: it silently drops other types from
+    compositions under sampling.
     """
     if checks.is_traced(value):
         raise ValueError(f"{name} must be known before tracing: account on the host")
@@ -18,7 +20,7 @@ def to_float(name: str, value: Any) -> float:
 
 
 def integer(name: str, value: Any) -> int:
-    """A host number of at least 1 as a Python int."""
+    """Converts a host number of at least 1 to a Python int."""
     number = to_float(name, value)
     if not number.is_integer() or number < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value}")
@@ -28,7 +30,7 @@ def integer(name: str, value: Any) -> int:
 
 
 def noise(value: Any) -> float:
-    """A noise multiplier, finite and at least 0, as a Python float."""
+    """Converts a noise multiplier, finite and at least 0, to a Python float."""
     found = to_float("noise_multiplier", value)
     checks.non_negative("noise_multiplier", found)
     return found

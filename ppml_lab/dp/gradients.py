@@ -32,9 +32,9 @@ ClippedTotal = Callable[
     [base.Key, PyTree, PyTree, PyTree, Float[Array, " n"]],
     tuple[pairs.Pair, dict[str, Float[Array, ""]]],
 ]
-"""As `ClippedGradient`, but the sum is not rounded to float32 yet, and beside it are
-sums over the examples for the researcher, which are not private: their `loss`, their
-gradients' `norm` before clipping, and how many were above the bound, `clipped`."""
+"""A `ClippedGradient` whose sum is not rounded to float32 yet. Beside the sum are other
+sums over the examples, for the researcher and not private: `loss`, `norm` (of gradients
+before clipping) and `clipped` (how many were above the bound)."""
 
 
 @arguments.checked
@@ -72,7 +72,7 @@ def clipped_gradient(
     method: str | per_example.Method = "auto",
     microbatch_size: int | None = None,
 ) -> ClippedGradient:
-    """The sum of each example's gradient, clipped by `mechanism`.
+    """The sum of per-example gradients, each clipped by `mechanism`.
 
     **Guarantee:** adding or removing one example moves the sum, before it is rounded
     to float32 once, by at most `mechanism.norm_bound` times 1 + 1e-5, whatever the
@@ -82,20 +82,22 @@ def clipped_gradient(
 
     Args:
       loss: Per-example losses.
-      mechanism: Its `clip_examples` bounds each example; its privacy_unit must say so.
-      method: "ghost" needs per-example gradients of few layers only and knows flax's
-        common layers (`dp.ghost`); "vmap" makes them all and knows any model; "auto"
-        takes the first where it can, and warns where it cannot. Or a function of
-        `(keys, params, examples)` that gives a `PerExample`.
+      mechanism: Its `clip_examples` bounds each example; its privacy_unit must be
+        "example".
+      method: "ghost" makes per-example gradients of few layers only and supports flax's
+        common layers (`dp.ghost`); "vmap" makes all of them and supports any model;
+        "auto" takes "ghost" where it can, and warns where it cannot. Or a function of
+        `(keys, params, examples)` that returns a `PerExample`.
       microbatch_size: How many examples go through the model at once; None for the
-        whole batch. The batch is padded up to a multiple of it; after the last
-        microbatch that holds an example nothing more is computed. What fits the
-        processor's cache is fastest on a CPU: 16 to 64 for convolutional models, all
-        for small dense ones (`experiments/benchmarks/dp_sgd_speed.py`).
+        whole batch. The batch is padded up to a multiple of it; nothing is computed
+        after the last microbatch that holds an example. On a CPU, sizes that fit the
+        processor's cache are fastest: 16 to 64 for convolutional models, the whole
+        batch for small dense ones (`experiments/benchmarks/dp_sgd_speed.py`).
 
     Raises:
       ValueError: If microbatch_size is below 1, the method unknown, or the mechanism
-        protects clients; with "ghost", when called, for a model that it does not know.
+        protects clients; with "ghost", when called, for a model that it does not
+        support.
     """
     total = clipped_total(
         loss, mechanism, method=method, microbatch_size=microbatch_size
@@ -123,10 +125,10 @@ def clipped_total(
     method: str | per_example.Method = "auto",
     microbatch_size: int | None = None,
 ) -> ClippedTotal:
-    """`clipped_gradient` as a `pairs.Pair`: noise is added before it is rounded.
+    """`clipped_gradient` as a `pairs.Pair`, so that noise is added before rounding.
 
-    Rounding a sum of n examples errs by up to `n * 2^-24` clip norms, which the noise
-    covers only once it is in.
+    Rounding a sum of n examples errs by up to `n * 2^-24` clip norms; noise covers this
+    error only if it is added before.
     """
     if mechanism.privacy_unit != "example":
         raise ValueError(
@@ -150,7 +152,7 @@ def clipped_total(
         seen = {
             "loss": sums.wide(gradients.losses),
             "norm": norms,
-            # What is not finite is dropped whole.
+            # A gradient that is not finite is dropped whole, and counts as clipped.
             "clipped": (~(norms <= mechanism.norm_bound(state))).astype(jnp.float32),
         }
         heard = trees.where(weights > 0, seen, 0.0)
@@ -203,7 +205,7 @@ def example_keys(key: base.Key, n: int) -> base.Key:
 def per_example_method(
     loss: base.TaskLoss, name: str | per_example.Method
 ) -> per_example.Method:
-    """How per-example gradients are found, by its name; see `clipped_gradient`."""
+    """The method of per-example gradients with this name; see `clipped_gradient`."""
     if not isinstance(name, str):
         return name
     checks.known("method", name, METHODS, argument="name")

@@ -15,12 +15,11 @@ def hearing(
     is_known: Callable[[nn.Module], bool],
     hear: Callable[[nn.Module, Array, Any], Any],
 ) -> AbstractContextManager[None]:
-    """While entered, `hear(layer, input, output)` says what known layers return, which
-    may be several arrays.
+    """A context in which `hear(layer, input, output)` replaces known layers' outputs.
 
-    It hears calls with one input and nothing else, and none from inside a
-    transformation that began later (the body of a scan, say), whose values could not be
-    told outside.
+    An output may be several arrays. `hear` sees calls with one input and nothing else,
+    and none from inside a transformation that began later (the body of a scan, say),
+    whose values cannot be used outside.
     """
     here = get_opaque_trace_state(convention="flax")
 

@@ -1,4 +1,4 @@
-"""The flax layers of which `ghost` knows the gradients."""
+"""The flax layers whose per-example gradients `ghost` can compute."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ppml_lab.dp.tokens import Tokens, places
 
 
 class Rule(NamedTuple):
-    """What there is to know about a type of layer.
+    """The rule for the per-example gradients of a type of layer.
 
     Attributes:
       tokens: `(layer, weights, inputs [n, ...], output gradients [n, ...]) -> tokens`,
-        nested as the weights are. Where a layer returns several arrays, the gradients
-        are such a tree.
-      holds: Whether that is right for a layer with its options.
-      names: What the layer's own parameters are called, for it may share its scope
-        with others; None for all in its scope.
+        nested as the weights are. Where a layer returns a tree of arrays, the gradients
+        are a tree of the same structure.
+      holds: Whether `tokens` is right for a layer with its options.
+      names: The names of the layer's own parameters, because others may share its
+        scope; None for all parameters in the scope.
       owner: The module whose parameters the layer uses.
     """
 
@@ -40,14 +40,14 @@ class Rule(NamedTuple):
 
 
 def rule_of(layer: nn.Module) -> Rule | None:
-    """How to tell the layer's gradients; None if that is not known."""
+    """The rule for a layer's gradients; None for a layer without one."""
     # By exact type: a subclass may do something else with its parameters.
     rule = _RULES.get(type(layer))
     return rule if rule is not None and rule.holds(layer) else None
 
 
 def parameters(layer: nn.Module, rule: Rule) -> dict[tuple[str, ...], Any]:
-    """The layer's own parameters, by path; empty where some are not there."""
+    """The layer's own parameters, by path; empty where any of them is missing."""
     names = rule.names(layer)
     found = flatten_dict(rule.owner(layer).variables.get("params", {}))
     if names is None:
@@ -61,7 +61,7 @@ def _dense(
 ) -> dict[str, Tokens]:
     del weights
     right = places(grads)
-    # What the layer multiplies may be shorter than what it is given.
+    # The layer may multiply in shorter floats than those of its inputs.
     seen = places(inputs.astype(grads.dtype))
     return {"kernel": Tokens(seen, right), "bias": Tokens(None, right)}
 
@@ -70,7 +70,7 @@ def _dense_general(
     layer: nn.DenseGeneral, weights: PyTree, inputs: Array, grads: Array
 ) -> dict[str, Tokens]:
     del weights
-    # Of an example; flax sorts them, whatever their order in the option.
+    # Axes of an example; flax sorts them, whatever their order in the option.
     summed = sorted(axis % (inputs.ndim - 1) + 1 for axis in _sequence(layer.axis))
     others = [axis for axis in range(1, inputs.ndim) if axis not in summed]
     size = math.prod(inputs.shape[axis] for axis in summed)
@@ -105,7 +105,7 @@ def _embed(
     if size == 1:
         rows = jnp.zeros(words.shape, jnp.int32)
         return {"embedding": Tokens(rows, places(grads))}
-    # As `jnp.take` has it: -1 is the last row, and what is beyond is none.
+    # As in `jnp.take`: -1 is the last row, and an index out of range is no row.
     if jnp.iinfo(words.dtype).bits < 32:
         words = words.astype(jnp.int32)
     edge = jnp.asarray(size, words.dtype)
@@ -122,7 +122,7 @@ def _norm(
     del weights
     switches = ("use_scale", "use_bias")
     off: dict[str, Any] = {name: False for name in switches if hasattr(layer, name)}
-    # Normalised in float32, as before a shorter output is rounded.
+    # Normalised in float32: flax rounds to a shorter output only afterwards.
     plain = layer.clone(parent=None, dtype=jnp.float32, **off)
     normalised = jax.vmap(lambda x: plain.apply({}, x))(inputs)
     return {
@@ -152,9 +152,10 @@ def _promotes_as_flax(
 
 
 def _is_convolution(layer: nn.Conv) -> bool:
-    """Whether the layer computes what `lax.conv_general_dilated` does.
+    """Returns whether the layer computes what `lax.conv_general_dilated` does.
 
-    Packages that never import each other know a function by its name.
+    The function of `ppml_lab.models` is known by its name, because neither package
+    imports the other.
     """
     function: Any = layer.conv_general_dilated
     if layer.conv_general_dilated_cls is not None:
@@ -212,9 +213,9 @@ def _patches(
     feature_group_count: int,
     precision: Any,
 ) -> Array:
-    """What the kernel `rhs` sees at every position, in the order of its entries.
+    """The inputs under the kernel `rhs` at every position, in the order of its entries.
 
-    In place of a convolution whose inputs and kernels have their channels last.
+    Replaces a convolution whose inputs and kernels have their channels last.
     """
     del dimension_numbers, feature_group_count, precision
     kernel_shape, spatial = rhs.shape[:-2], lhs.shape[1:-1]

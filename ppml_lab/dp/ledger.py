@@ -3,8 +3,8 @@
 A run may mix mechanisms: model updates, metrics, an adaptive clip norm, example-level
 noise inside client-level noise, or the runs of a sweep. Each is a named entry. Entries
 that promise the same thing (the same privacy unit under the same neighbouring relation)
-add up; others are reported side by side, because no sum of them means anything. What an
-event says beside itself, of other units (`PrivacyEvent.beside`), is entries of its own.
+add up; others are reported side by side, because no sum of them means anything. An
+event's promises to other units (`PrivacyEvent.beside`) become entries of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ppml_lab.dp import accountants, accounting, events
 
 
 class Entry(NamedTuple):
-    """A release: what it is called and what it costs in the whole run."""
+    """A named release, and its cost in the whole run."""
 
     name: str
     event: PrivacyEvent
@@ -33,14 +33,14 @@ class Ledger(NamedTuple):
 
 
 class Promise(NamedTuple):
-    """Whom an event protects, from which change; a unit of None promises nothing."""
+    """An event's privacy unit and neighbouring relation; unit None promises nothing."""
 
     privacy_unit: str | None
     neighboring_relation: str
 
 
 class MixedPromisesError(ValueError):
-    """Entries were to be added up that promise different things."""
+    """Raised where entries with different promises are to be added up."""
 
 
 @arguments.checked
@@ -50,14 +50,14 @@ def add(
     privacy_event: PrivacyEvent,
     times: SupportsInt = 1,
 ) -> Ledger:
-    """The ledger with one more entry; the one given stays as it was.
+    """Returns the ledger with one more entry; the given ledger is unchanged.
 
     Args:
-      ledger: To be added to.
-      name: What is released; new in this ledger.
-      privacy_event: What one release costs; what stands beside it becomes entries named
+      ledger: The ledger to extend.
+      name: The name of the release; new in this ledger.
+      privacy_event: The cost of one release; events beside it become entries named
         "NAME (UNIT)".
-      times: How often it happens in the run, at least 1.
+      times: How often the release happens in the run, at least 1.
 
     Raises:
       events.UnsupportedEventError: If no accountant has a bound for the event.
@@ -80,14 +80,17 @@ def add(
 
 
 def each(privacy_event: PrivacyEvent) -> list[PrivacyEvent]:
-    """An event's own promise, and then those that stand beside it, each alone."""
+    """An event's own promise, then the promises that stand beside it, each alone."""
     others = [part for other in privacy_event.beside for part in each(other)]
     return [privacy_event._replace(beside=()), *others]
 
 
 @arguments.checked
 def by_promise(ledger: Ledger) -> dict[Promise, Ledger]:
-    """The entries sorted into ledgers that can be added up, in order of appearance."""
+    """Groups the entries into ledgers of equal promise, in order of appearance.
+
+    Each of these ledgers can be added up.
+    """
     groups: dict[Promise, Ledger] = {}
     for entry in ledger.entries:
         promise = _promise(entry)
@@ -101,14 +104,14 @@ def total(ledger: Ledger) -> PrivacyEvent:
     """All entries as one event, for `accounting.epsilon` and the curves.
 
     **Guarantee:** adaptive composition: whoever sees all the releases learns what the
-    event allows, even if one release was made in the light of another. The entries'
-    parameters must not depend on the data, and their randomness is independent. The
-    population is the smallest of the entries', so that a large delta is warned of.
+    event allows, even if a release depended on earlier ones. The entries' parameters
+    must not depend on the data, and their randomness is independent. The population is
+    the smallest of the entries', so that a large delta is warned of.
 
     Raises:
-      MixedPromisesError: If entries differ in privacy unit or neighbouring relation; it
-        says which.
-      ValueError: If there are none.
+      MixedPromisesError: If entries differ in privacy unit or neighbouring relation;
+        the message says which.
+      ValueError: If the ledger is empty.
     """
     import dp_accounting
 
@@ -142,7 +145,7 @@ def total(ledger: Ledger) -> PrivacyEvent:
 def report(
     ledger: Ledger, delta: SupportsFloat | Mapping[str, SupportsFloat]
 ) -> dict[str, list[dict[str, Any]]]:
-    """What the run costs: every entry alone, and the total of every promise.
+    """The cost of a run: every entry alone, and the total of every promise.
 
     **Guarantee:** each total covers the releases that it names, and nothing else. It is
     the run's cost for its privacy unit only if everything that the run releases is
@@ -151,17 +154,17 @@ def report(
     an infinite epsilon.
 
     Args:
-      ledger: What the run releases.
+      ledger: Everything that the run releases.
       delta: In (0, 1); one for all, or one for each privacy unit by name.
 
     Returns:
       Lists of rows of plain Python values under "entries" and "totals": `name` (of an
       entry; of a total the list `names`), `privacy_unit`, `neighboring_relation`,
       `delta` (None where nothing is promised), `epsilon_rdp`, and `epsilon_pld`, None
-      where there is no PLD, both against the public; `accountant`, the name of the one
-      whose epsilon a budget means, and that epsilon as `epsilon_public`;
-      `epsilon_server`, against whoever runs the protocol; `cut`, what is to be said of
-      the noise's (`accounting.cut_note`). Entries have their `mechanisms` in words too.
+      where there is no PLD, both against the public; `epsilon_public`, the epsilon that
+      a budget means, and `accountant`, the name of the accountant that proves it;
+      `epsilon_server`, against whoever runs the protocol; `cut`, the words on the
+      noise's cut (`accounting.cut_note`). Entries have their `mechanisms` in words too.
 
     Raises:
       ValueError: If a delta is missing or out of range.
@@ -185,8 +188,9 @@ def report(
 
 
 def in_words(event: PrivacyEvent) -> list[str]:
-    """What an event composes, counted: "50 x GaussianDpEvent(...)" and so on; without
-    the cut of its noise, of which `accounting.cut_note` speaks.
+    """The mechanisms of an event, counted: "50 x GaussianDpEvent(...)" and so on.
+
+    The cut of the noise is left out: `accounting.cut_note` states it.
     """
     counted = events.flatten(event.event)
     return [
@@ -198,7 +202,7 @@ def in_words(event: PrivacyEvent) -> list[str]:
 
 @arguments.checked
 def to_json(ledger: Ledger, delta: SupportsFloat | Mapping[str, SupportsFloat]) -> str:
-    """`report` as strict JSON, which has no infinity: that epsilon is "inf"."""
+    """`report` as strict JSON, which has no infinity: an infinite epsilon is "inf"."""
     parts = {
         part: [
             {name: "inf" if cell == math.inf else cell for name, cell in row.items()}

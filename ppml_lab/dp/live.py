@@ -1,4 +1,4 @@
-"""Epsilon inside the compiled round, for noise that only the run itself decides."""
+"""Epsilon inside the compiled round, for noise that is decided during the run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from ppml_lab.dp import cut, looks, rdp
 
 
 class LiveState(NamedTuple):
-    """A mechanism's state, and what its releases have cost.
+    """A mechanism's state, and the cost of its releases so far.
 
     Attributes:
       inner: The mechanism's own state.
       spent: RDP of all releases so far at `rdp.ORDERS`, in nats.
-      excess: What rounding has added to `spent` (Kahan's compensated summation: plain
-        float32 sums of 10,000 terms may be off by 1e-4, of a million by 1e-2).
+      excess: The amount that rounding has added to `spent` (Kahan's compensated
+        summation: plain float32 sums of 10,000 terms may be off by 1e-4, of a million
+        by 1e-2).
       noise: The last release's noise multiplier.
       cost: RDP of a release with that noise.
       failure: The probability that something has failed (`events.failing`), or that a
@@ -41,11 +42,11 @@ class LiveState(NamedTuple):
 def live(
     mechanism: base.PrivacyMechanism, sampler: base.ClientSampler, delta: float
 ) -> base.PrivacyMechanism:
-    """`mechanism`, which also accounts for every release as it makes it and reports
-    the epsilon so far with each round. `live_delta=` of an algorithm does this.
+    """`mechanism` that also reports, with each round, the epsilon spent so far.
 
-    Noise may then depend on earlier releases, which no event can state beforehand, and
-    may differ between the points of a compiled sweep.
+    It accounts for every release as it is made; `live_delta=` of an algorithm does
+    this. Noise may then depend on earlier releases, which no event can state
+    beforehand, and may differ between the points of a compiled sweep.
 
     **Guarantee:** where noise is fixed beforehand, the epsilon reported is that of the
     releases so far, as `accounting.epsilon` states it by RDP, up to a relative 2e-4 in
@@ -56,9 +57,9 @@ def live(
     what `mechanism` says.
 
     Args:
-      mechanism: Gaussian noise on sums: one with a `noise_multiplier`.
+      mechanism: Adds Gaussian noise to sums: a mechanism with a `noise_multiplier`.
       sampler: Draws the participants of every release; `poisson` or `everyone`.
-      delta: Of the epsilon reported, in (0, 1).
+      delta: The delta of the reported epsilon, in (0, 1).
 
     Raises:
       ValueError: For a mechanism or a sampler whose releases are not those of the
@@ -133,7 +134,7 @@ def live(
 
 
 def _sampling(sampler: base.ClientSampler) -> tuple[float, float]:
-    """The probability of taking part, and that of a failure in every release."""
+    """The probability of taking part, and the probability of a failure, per release."""
     import dp_accounting
 
     from ppml_lab.dp import events
@@ -146,7 +147,7 @@ def _sampling(sampler: base.ClientSampler) -> tuple[float, float]:
         if isinstance(part, events.Failure) and part.reason == "apart"
     )
     (drawn,) = [part for part in parts if not isinstance(part, events.Failure)]
-    # A contribution that is zeroed moves the sum as far as one that is gone.
+    # Zeroing a contribution moves the sum as far as removing it.
     if sampler.neighboring_relation != "replace_one":
         if isinstance(drawn, dp_accounting.PoissonSampledDpEvent):
             return drawn.sampling_probability, failure

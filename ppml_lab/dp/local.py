@@ -1,11 +1,11 @@
-"""Local differential privacy: what leaves a client is already private.
+"""Local differential privacy: a client's messages are private when they leave it.
 
-The neighbours of all of these are "replace_one": the client's data become any others.
-The server sees who takes part, so sampling amplifies nothing, but a client's rounds add
-up only where it takes part (`events.participating`): so it is accounted, against the
-server and against whoever sees what the server makes of the messages. The noise comes
-from generators
-fit for research, not cryptographic, and a client with other plans can send anything.
+The neighbouring relation of all mechanisms here is "replace_one": the client's data
+become any others. The server sees who takes part, so sampling amplifies nothing, but a
+client pays only for the rounds in which it takes part (`events.participating`). The
+accounting holds against the server and against whoever sees what the server makes of
+the messages. The noise comes from generators fit for research, not cryptographic, and a
+malicious client can send anything.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from ppml_lab.dp import clipping, looks, mechanisms, own_noise
 _MOST_EPSILON = 700.0
 
 _LEAST_EPSILON = 1e-5
-"""Where what float32 adds to the chance of a lie takes a tenth of the answers' mean."""
+"""The epsilon where float32's addition to the probability of a lie takes a tenth of the
+answers' mean."""
 
 
 @arguments.checked
@@ -32,9 +33,10 @@ _LEAST_EPSILON = 1e-5
 def local_gaussian(clip_norm: Any, noise_multiplier: Any) -> base.PrivacyMechanism:
     """Clips each update and adds Gaussian noise to it on the client.
 
-    **Guarantee:** what each client sends hides which update it had: any two updates
-    differ by at most `2 * clip_norm`, and the client's own noise has standard deviation
-    `noise_multiplier * clip_norm` on every coordinate, so nobody else is trusted.
+    **Guarantee:** a client's message hides which update the client had: any two clipped
+    updates differ by at most `2 * clip_norm`, and the client's own noise has standard
+    deviation `noise_multiplier * clip_norm` on every coordinate, so nobody else is
+    trusted.
 
     Args:
       clip_norm: L2 bound; `inf` only without noise.
@@ -120,8 +122,8 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
     """Each client sends the sign of one random coordinate, or the opposite one.
 
     The coordinate's value, bounded by `max_abs`, is first rounded to `+-max_abs` at
-    random without bias, then its sign goes through Warner's randomised response; what
-    is sent is scaled so that its mean is the bounded update. Duchi, Jordan, Wainwright,
+    random without bias, then its sign goes through Warner's randomised response; the
+    message is scaled so that its mean is the bounded update. Duchi, Jordan, Wainwright,
     "Minimax Optimal Procedures for Locally Private Estimation", JASA 2018, for one
     coordinate (Warner, "Randomized Response", JASA 1965).
 
@@ -131,7 +133,8 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
 
     Args:
       max_abs: Bound of every coordinate, positive.
-      target_epsilon: Of one participation, at least 1e-5; above 700 it counts as none.
+      target_epsilon: The epsilon of one participation, at least 1e-5; above 700 the
+        mechanism counts as not private.
 
     Raises:
       ValueError: For numbers that are not positive and finite, or too small or large
@@ -159,7 +162,7 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
 
     def shrinks(state: PyTree, update: PyTree) -> jax.Array:
         vector, _ = trees.as_vector(update)
-        # NaN is not within, either.
+        # NaN is not within the bound, either.
         return ~jnp.all(jnp.abs(vector) <= max_abs)
 
     def event() -> Any:
@@ -167,7 +170,7 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
 
         from ppml_lab.dp import events
 
-        # No float is as small as the chance of a lie.
+        # The probability of a lie is too small for a float.
         if target_epsilon > _MOST_EPSILON:
             return dp_accounting.NonPrivateDpEvent()
         shrunk = math.exp(-float(target_epsilon))
@@ -175,7 +178,7 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
 
     made = _at_the_client(looks.WatchedClip(clip, shrinks), float("inf"), event)
     return made._replace(
-        # What is sent is as loud as there are coordinates, which `like` shows.
+        # A message is proportional to the number of coordinates of `like`.
         init=lambda key, like: jnp.float32(
             loudness(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like)))
         ),
@@ -186,9 +189,10 @@ def randomised_response(max_abs: Any, target_epsilon: Any) -> base.PrivacyMechan
 
 
 def _chance_of_lies(target_epsilon: Any) -> jax.Array:
-    """`1 / (1 + e^epsilon)`, never less: with what float32 loses of it and of epsilon.
+    """The probability of a lie: `1 / (1 + e^epsilon)` plus a margin for rounding.
 
-    Lies remain at any epsilon, and are never more than half of all answers.
+    The margin covers what float32 loses of this number and of epsilon. The probability
+    is positive at any epsilon, and never above one half.
     """
     epsilon = jnp.float32(target_epsilon)
     margin = 1 + (epsilon + 4) * np.float32(2.0**-23)
@@ -197,7 +201,7 @@ def _chance_of_lies(target_epsilon: Any) -> jax.Array:
 
 
 def _at_the_client(clip: Any, norm_bound: Any, event: Any) -> base.PrivacyMechanism:
-    """A mechanism that has nothing left to do once updates are summed."""
+    """A mechanism that does nothing to the sum of updates."""
 
     @arguments.checked
     def releases(

@@ -1,7 +1,7 @@
-"""A look at what clipping does to each contribution: for the researcher, not private.
+"""The effect of clipping on each contribution: for the researcher, not private.
 
-Nobody can choose a clip norm without it. Which updates a clip makes smaller only its
-mechanism knows: its norm may be another one than L2, or have a share for each layer.
+Choosing a clip norm takes this. Only the mechanism knows which updates its clip makes
+smaller: its norm may be another norm than L2, or have a share for each layer.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ppml_lab.dp import clipping
 
 @dataclass(frozen=True, eq=False)
 class WatchedClip:
-    """A mechanism's `clip`, called as any other, that says which updates it shrinks.
+    """A mechanism's `clip` that can also tell which updates it shrinks.
 
     Attributes:
       send: The `clip`.
-      shrinks: `(state, update)`: whether it scales any of the update down.
+      shrinks: `(state, update)`: whether the `clip` scales any of the update down.
     """
 
     send: Callable[[base.Key, PyTree, PyTree], PyTree]
@@ -37,11 +37,13 @@ class WatchedClip:
 def clipped(
     mechanism: base.PrivacyMechanism, state: PyTree, update: PyTree
 ) -> Bool[Array, ""]:
-    """Whether the mechanism's `clip` scales any of an update down, or drops it for not
-    being finite; of a `clip` that does not say it, whether the L2 norm is above the
-    mechanism's `norm_bound`.
+    """Returns whether the mechanism's `clip` scales any of an update down.
+
+    Also True where the `clip` drops the update because it is not finite. For a `clip`
+    that does not tell, returns whether the L2 norm is above the mechanism's
+    `norm_bound`.
     """
-    # A guarded clip is no `WatchedClip` any more, and has its attributes.
+    # A guarded clip is not a `WatchedClip`, but has its attributes.
     shrinks = getattr(mechanism.clip, "shrinks", None)
     if shrinks is not None:
         return shrinks(state, update)
@@ -49,7 +51,7 @@ def clipped(
 
 
 def scaled_down(rule: clipping.Clipping, update: PyTree) -> Bool[Array, ""]:
-    """Whether any factor of a clipping rule is below 1 for an update."""
+    """Returns whether any factor of a clipping rule is below 1 for an update."""
     factors = rule.factors(clipping.squared_norms(update))
     return jnp.any(jnp.stack(jax.tree.leaves(factors)) < 1)
 

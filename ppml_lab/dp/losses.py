@@ -1,14 +1,13 @@
-"""The privacy loss of one run of a mechanism, on a grid, from above or from below.
+"""The privacy loss of one run of a mechanism on a grid, bounded from above or below.
 
-From above, what the loss does between two points of the grid is split between them so
-that both worlds' probabilities are kept: the privacy profile then connects its dots
-(Doroshenko, Ghazi, Kamath, Kumar, Manurangsi, "Connect the Dots: Tighter Discrete
-Approximations of Privacy Loss Distributions", PoPETs 2022). From below, only the cell
-around a point is told, which is less than what is released, and the cell's loss is
-rounded down.
+From above, the mass between two points of the grid is split between these so that both
+worlds' probabilities are kept: the privacy profile then connects its dots (Doroshenko,
+Ghazi, Kamath, Kumar, Manurangsi, "Connect the Dots: Tighter Discrete Approximations of
+Privacy Loss Distributions", PoPETs 2022). From below, only the cell around a point is
+observed, which tells less than the release, and the cell's loss is rounded down.
 
-A loss is `log(P / Q)` under P, P being the world with the unit's contribution or the
-one without it.
+A loss is `log(P / Q)` under P, where P is the world with the unit's contribution or the
+world without it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ from jaxtyping import Float
 from ppml_lab.dp import rdp
 
 _TAIL = 10.0
-"""Standard deviations of a release's noise on the grid; 8e-24 are beyond each side."""
+"""Standard deviations of a release's noise on the grid; 8e-24 of it are beyond each
+side."""
 
 
 class Grid(NamedTuple):
@@ -33,9 +33,9 @@ class Grid(NamedTuple):
     Attributes:
       first: Index of the first point: it lies at `first * step`.
       mass: Probability of each point.
-      infinite: Of an infinite loss; may be negative from below, where it makes up for
-        rounding.
-      shift: What every loss is more than its point.
+      infinite: Probability of an infinite loss; may be negative from below, where it
+        makes up for rounding.
+      shift: The amount by which every loss exceeds its point.
     """
 
     first: int
@@ -49,10 +49,10 @@ class Pieces(NamedTuple):
 
     Attributes:
       first: Index of the point below the first cell.
-      one: Of the world whose loss is taken, `[cells]`.
-      other: Of the other world.
-      below: Of the first world, below all cells.
-      above: And above.
+      one: Probabilities in the world whose loss is taken, `[cells]`.
+      other: Probabilities in the other world.
+      below: Probability below all cells in the first world.
+      above: Probability above all cells in the first world.
     """
 
     first: int
@@ -63,7 +63,7 @@ class Pieces(NamedTuple):
 
 
 def above(mechanism: Any, step: float, with_unit: bool) -> Grid:
-    """One run's loss, at least the true one."""
+    """The loss of one run, at least the true loss."""
     import dp_accounting as dp
 
     match mechanism:
@@ -83,7 +83,7 @@ def above(mechanism: Any, step: float, with_unit: bool) -> Grid:
 
 
 def below(mechanism: Any, step: float, with_unit: bool) -> Grid:
-    """One run's loss, at most the true one; Gaussian releases alone."""
+    """The loss of one run, at most the true loss; Gaussian releases only."""
     import dp_accounting as dp
 
     match mechanism:
@@ -99,7 +99,7 @@ def below(mechanism: Any, step: float, with_unit: bool) -> Grid:
 
 
 def _ends(prob: float, noise: float) -> tuple[float, float]:
-    """The losses, with against without, of the noise's two ends."""
+    """The losses (with against without the unit) at the two ends of the noise."""
     ends = np.array([-_TAIL * noise, 1 + _TAIL * noise])
     exponent = (2 * ends - 1) / (2 * noise**2)
     if prob == 1:
@@ -112,13 +112,14 @@ def _ends(prob: float, noise: float) -> tuple[float, float]:
 def _gaussian(
     prob: float, noise: float, step: float, with_unit: bool, offset: float
 ) -> Pieces:
-    """A sampled Gaussian release of stddev `noise`, a contribution being 1; its cells
-    begin `offset` steps after points.
+    """The cells of a sampled Gaussian release of stddev `noise` and contributions of 1.
+
+    The cells begin `offset` steps after the grid's points.
     """
     low, high = _ends(prob, noise)
     indices = np.arange(math.floor(low / step), math.ceil(high / step) + 1)
     losses = step * (indices + offset)
-    # Where on the line the loss is: s^2 log(1 + (e^loss - 1) / q) + 1/2.
+    # Places on the line with these losses: s^2 log(1 + (e^loss - 1) / q) + 1/2.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         small = np.log1p(np.maximum(np.expm1(np.minimum(losses, 30.0)) / prob, -1.0))
         large = losses - math.log(prob) + np.log1p((prob - 1) * np.exp(-losses))
@@ -137,7 +138,7 @@ def _gaussian(
 
 
 def _masses(edges: np.ndarray) -> np.ndarray:
-    """Of a standard normal between edges, from whichever tail is nearer."""
+    """Masses of a standard normal between edges, computed from the nearer tail."""
     from scipy import special
 
     left = np.diff(special.ndtr(edges))
@@ -146,7 +147,7 @@ def _masses(edges: np.ndarray) -> np.ndarray:
 
 
 def _split(pieces: Pieces, step: float) -> Grid:
-    """Each cell's probabilities in both worlds, on its two ends."""
+    """Splits each cell's mass between its two ends, keeping both probabilities."""
     losses = step * (pieces.first + np.arange(len(pieces.one)))
     with np.errstate(over="ignore", invalid="ignore"):
         higher = (pieces.one - np.exp(losses) * pieces.other) / -math.expm1(-step)
@@ -158,8 +159,10 @@ def _split(pieces: Pieces, step: float) -> Grid:
 
 
 def _told(pieces: Pieces, step: float) -> Grid:
-    """Each cell's own loss, rounded down: to the cell's point less a shift that is the
-    same for all, or else to the point before.
+    """Rounds each cell's own loss down.
+
+    A loss becomes the cell's point less a shift that is the same for all cells, or else
+    the point before.
     """
     points = step * (pieces.first + np.arange(len(pieces.one)))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -171,7 +174,7 @@ def _told(pieces: Pieces, step: float) -> Grid:
     down = errors < -shift
     mass = np.append(np.where(down, pieces.one, 0.0), 0.0)
     mass[1:] += np.where(down, 0.0, pieces.one)
-    # Rounding apart, no cell's loss is a step below its point.
+    # Up to rounding, no cell's loss is a step below its point.
     mass[:-1][errors < -step] = 0.0
     mass[-1] += pieces.above
     # What lies below all cells has a loss of minus infinity.
@@ -193,7 +196,7 @@ def _laplace(top: float, step: float) -> Grid:
 
 
 def _of_points(points: Iterable[tuple[float, float]], step: float) -> Grid:
-    """Answers by their probability in both worlds."""
+    """The loss of answers that have these probabilities in the two worlds."""
     found = Grid(0, np.zeros(1), 0.0)
     for one, other in points:
         if one <= 0:
@@ -216,13 +219,13 @@ def mixed(a: Grid, b: Grid) -> Grid:
 
 
 def _answers(prob: float, values: int) -> tuple[float, float]:
-    """The chances of the true answer, and of each other one."""
+    """The probabilities of the true answer, and of each other answer."""
     return 1 - prob + prob / values, prob / values
 
 
 @functools.lru_cache(maxsize=1024)
 def divergence(mechanism: Any) -> float:
-    """About the KL divergence of a run, by RDP at an order near 1."""
+    """The approximate KL divergence of one run, by RDP at an order near 1."""
     import dp_accounting as dp
 
     order = np.array([1.05])
@@ -244,7 +247,7 @@ def divergence(mechanism: Any) -> float:
 
 
 def span(mechanism: Any) -> float:
-    """Between the least and the largest loss on the grid."""
+    """The distance between the least and the largest loss on the grid."""
     import dp_accounting as dp
 
     match mechanism:
@@ -263,7 +266,7 @@ def span(mechanism: Any) -> float:
 
 
 def is_symmetric(mechanism: Any) -> bool:
-    """Whether both directions of the neighbours have the same loss distribution."""
+    """Returns whether both directions of neighbours have the same loss distribution."""
     import dp_accounting as dp
 
     if isinstance(mechanism, dp.DpEvent):

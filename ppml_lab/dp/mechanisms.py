@@ -1,4 +1,4 @@
-"""Privacy mechanisms: clip on the client, noise on the sum, the event of a round."""
+"""Privacy mechanisms: clipping on the client, noise on the sum, the event of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ppml_lab.dp import clipping
 from ppml_lab.dp.additive import additive
 
 NORMS = (1e-18, 1e18)
-"""Norms whose squares float32 has."""
+"""The least and the largest norm whose squares float32 can hold."""
 
 _FLOATS = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -68,23 +68,24 @@ def gaussian(
     McMahan et al., "Learning Differentially Private Recurrent Language Models", ICLR
     2018 (clients).
 
-    **Guarantee:** every contribution has L2 norm at most `clip_norm` (of several, the
-    root of the sum of their squares); the sum gets independent Gaussian noise of
-    standard deviation `noise_multiplier * sensitivity` on every coordinate, whether or
-    not anybody took part, where `sensitivity` is that norm plus what rounding in a
-    secure sum can add. Who computes the sum and adds the noise is trusted. The noise
-    comes from `ppml_lab.random` in float32: fit for research, not protected against a
-    party that predicts the generator or exploits floating point (Mironov, CCS 2012).
+    **Guarantee:** every contribution has L2 norm at most `clip_norm` (for a mapping of
+    norms, the root of the sum of their squares); the sum gets independent Gaussian
+    noise of standard deviation `noise_multiplier * sensitivity` on every coordinate,
+    whether or not anybody took part, where `sensitivity` is that norm plus what
+    rounding in a secure sum can add. Whoever computes the sum and adds the noise is
+    trusted. The noise comes from `ppml_lab.random` in float32: fit for research, not
+    protected against a party that predicts the generator or exploits floating point
+    (Mironov, CCS 2012).
 
     Args:
       clip_norm: L2 bound; `inf` only without noise. With rule "per_layer" also a
-        mapping from layers to bounds of their own. One that changes over a run is
-        `scheduled_gaussian`'s.
+        mapping from layers to bounds of their own. For a norm that changes over a run
+        take `scheduled_gaussian`.
       noise_multiplier: Standard deviation of the noise over the sensitivity when one
         contribution is added or removed.
       privacy_unit: Whose contribution is clipped, "client" or "example".
-      rule: How: "flat" (all of it together), "per_layer" or "normalised"; see
-        `dp.clipping`.
+      rule: The clipping rule: "flat" (the whole contribution together), "per_layer" or
+        "normalised"; see `dp.clipping`.
 
     Raises:
       ValueError: For a clip_norm or noise_multiplier that is not a bound or a scale, or
@@ -116,9 +117,11 @@ def gaussian_event(
     releases: Mapping[float, int],
     privacy_unit: str,
 ) -> base.PrivacyEvent:
-    """Gaussian releases of sampled sums: how many with each noise multiplier, which is
-    relative to what adding or removing a contribution can change. Everyone pays for the
-    rounds that the sampler's pattern allows it.
+    """The event of Gaussian releases of sampled sums.
+
+    `releases` has the number of releases with each noise multiplier, which is relative
+    to what adding or removing a contribution can change. Everyone pays for as many
+    rounds as the sampler's participation pattern allows.
     """
     from ppml_lab.dp import events
 
@@ -139,7 +142,7 @@ def gaussian_event(
 def _worst(
     sampler: base.ClientSampler, releases: Mapping[float, int]
 ) -> Mapping[float, int]:
-    """The releases that cost the most, as many as anyone takes part in."""
+    """The costliest releases, as many as any one contributor may take part in."""
     left = sampler.participation(sum(releases.values())).max_participations
     found: dict[float, int] = {}
     for noise in sorted(releases):
@@ -150,7 +153,7 @@ def _worst(
 
 
 def clips_no_examples(state: PyTree, gradients: Any, weights: jax.Array) -> PyTree:
-    """The `clip_examples` of mechanisms that know clients only."""
+    """The `clip_examples` of mechanisms that protect clients only; always raises."""
     raise ValueError("this mechanism does not bound examples")
 
 
@@ -188,10 +191,10 @@ def check_noise(clip_norm: Any, noise_multiplier: Any) -> None:
 def add_noise(
     key: base.Key, tree: PyTree, noise_multiplier: Any, sensitivity: Any
 ) -> PyTree:
-    """A sum with `gaussian_noise` on every coordinate.
+    """Adds `gaussian_noise` to every coordinate of a sum.
 
-    The sum, a tree or a `pairs.Pair` of trees, is rounded to float32 once, noise
-    included; short floats get the noise of float32 and stay it.
+    The sum, a tree or a `pairs.Pair` of trees, is rounded to float32 once, after the
+    noise is added; sums in short floats get float32 noise and become float32.
     """
     total = pairs.of(tree)
     noise = gaussian_noise(key, total.high, noise_multiplier, sensitivity)
@@ -201,8 +204,10 @@ def add_noise(
 def gaussian_noise(
     key: base.Key, like: PyTree, noise_multiplier: Any, sensitivity: Any
 ) -> PyTree:
-    """Independent Gaussian noise on every coordinate, of `noise_multiplier *
-    sensitivity`; none without a multiplier, whatever the sensitivity.
+    """Independent Gaussian noise for every coordinate of `like`.
+
+    Its standard deviation is `noise_multiplier * sensitivity`; noise is zero where the
+    multiplier is 0, whatever the sensitivity.
     """
 
     def normal(leaf_key: base.Key, leaf: jax.Array) -> jax.Array:
@@ -214,7 +219,7 @@ def gaussian_noise(
 
 
 def scaled(unit: PyTree, noise_multiplier: Any, sensitivity: Any) -> PyTree:
-    """Noise of standard deviation 1 as noise of `noise_multiplier * sensitivity`."""
+    """Scales noise of standard deviation 1 to `noise_multiplier * sensitivity`."""
     # Without noise the sensitivity may be infinite, and 0 * inf is NaN.
     silent = jnp.asarray(noise_multiplier) == 0
     stddev = jnp.where(

@@ -1,4 +1,4 @@
-"""What noise of a client's own costs in a run: it pays where it takes part."""
+"""The cost of a client's own noise in a run: a client pays where it takes part."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from ppml_lab import base
 def over_rounds(event: Any, sampler: base.ClientSampler, num_rounds: int) -> Any:
     """The `DpEvent` of a run for a client whose every participation costs `event`.
 
-    Everybody sees when it takes part. Where its chance is the same in each round,
-    whatever happens in others, that is an `events.participating` in every round. Where
-    its rounds depend on each other, as turns do, it is as many participations as anyone
-    may have, whatever the chance of them.
+    Everybody sees when the client takes part. Where the probability of taking part is
+    the same in each round, whatever happens in others, the event is an
+    `events.participating` in every round. Where rounds depend on each other, as turns
+    do, the event is the most participations that anyone may have, whatever their
+    probability.
     """
     from ppml_lab.dp import events
 

@@ -1,4 +1,4 @@
-"""What clipping needs of per-example gradients: their norms, and a weighted sum.
+"""Per-example gradients as clipping needs them: their norms, and a weighted sum.
 
 Two ways give the same numbers: this module's `by_vmap`, the general one, and
 `ghost.by_layers`, which needs no per-example gradient of most layers.
@@ -41,7 +41,7 @@ Method = Callable[[base.Key, PyTree, PyTree], PerExample]
 
 
 def by_vmap(loss: base.TaskLoss) -> Method:
-    """Every gradient of the batch at once: any model, n times its memory."""
+    """Makes all gradients of the batch at once: any model, in n times its memory."""
 
     def gradients(keys: base.Key, params: PyTree, examples: PyTree) -> PerExample:
         check_loss(loss, keys, params, examples, 2)
@@ -53,7 +53,7 @@ def by_vmap(loss: base.TaskLoss) -> Method:
 
 
 def whole(losses: Float[Array, " n"], grads: PyTree) -> PerExample:
-    """Gradients that are there, leaves `[n, ...]` of any float type."""
+    """A `PerExample` of whole gradients, leaves `[n, ...]` of any float type."""
 
     def weighted_sum(factors: PyTree) -> pairs.Pair:
         return pairs.together(jax.tree.map(sums.weighted_rows, factors, grads))
@@ -62,7 +62,7 @@ def whole(losses: Float[Array, " n"], grads: PyTree) -> PerExample:
 
 
 def single_loss(loss: base.TaskLoss) -> Callable[..., Float[Array, ""]]:
-    """`(params, key, example) -> loss` of a batch of one."""
+    """The function `(params, key, example) -> loss` of a batch of one."""
 
     def single(params: PyTree, key: base.Key, example: PyTree) -> Float[Array, ""]:
         batch = jax.tree.map(lambda leaf: leaf[None], example)
@@ -76,11 +76,11 @@ def single_loss(loss: base.TaskLoss) -> Callable[..., Float[Array, ""]]:
 def check_loss(
     loss: base.TaskLoss, key: base.Key, params: PyTree, examples: PyTree, *counts: int
 ) -> None:
-    """Raises ValueError unless a loss gives one number for each of so many examples.
+    """Raises ValueError unless a loss gives one number for each of `counts` examples.
 
-    It is tried on shapes alone, those of `examples` but for their number: in a batch of
-    one, or of as many as an example has places, a mean over the wrong axis has the
-    right shape. Of several keys it gets one.
+    The loss is tried on shapes alone: those of `examples`, with another number of rows.
+    A mean over the wrong axis has the right shape in a batch of one, or of as many
+    examples as an example has places. From several keys the loss gets one.
     """
     one = jax.ShapeDtypeStruct((), key.dtype)
     for count in counts:
@@ -89,7 +89,7 @@ def check_loss(
 
 
 def resized(examples: PyTree, count: int) -> PyTree:
-    """The shapes of so many examples like these."""
+    """The shapes of `count` examples like these."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype),
         examples,
@@ -97,7 +97,7 @@ def resized(examples: PyTree, count: int) -> PyTree:
 
 
 def check_one_each(name: str, values: Any, num_examples: int) -> None:
-    """Raises ValueError unless `name` gave one number for each of so many examples."""
+    """Raises ValueError unless `values`, from `name`, are one number per example."""
     shape = getattr(values, "shape", None)
     if shape != (num_examples,):
         got = type(values).__name__

@@ -1,4 +1,4 @@
-"""Privacy loss distributions of many releases: composed by FFT, read from either side.
+"""Privacy loss distributions of many releases, composed by FFT, as bounds on each side.
 
 Koskela, Jälkö and Honkela, "Computing Tight Differential Privacy Guarantees Using FFT",
 AISTATS 2020; `dp.losses` has the distributions of one run.
@@ -15,12 +15,12 @@ from ppml_lab.dp import events, losses
 from ppml_lab.dp.losses import Grid
 
 _MOST_POINTS, _MOST_IN_ALL = 2**18, 2**20
-"""Points of one release's distribution, and of the composition's."""
+"""The most points of one release's distribution, and of the composition's."""
 
 _COARSE = 1e-4
 _LOG_TAIL = math.log(1e-15)
 _ROUNDING = 1e-15
-"""What rounding in a transform may do to a tail probability, for each release."""
+"""The most that rounding in a transform changes a tail probability, per release."""
 
 _ANGLES = 2.0 ** np.arange(-8, 9)
 
@@ -39,14 +39,12 @@ class Composed(NamedTuple):
         return max(_delta(grid, self.step, epsilon) for grid in self.directions)
 
     def epsilon(self, delta: float) -> float:
-        """The least epsilon at `delta`, on the side from which the losses were taken;
-        inf where there is none.
-        """
+        """The least epsilon at `delta`, bounded from the losses' side; inf for none."""
         return max(_epsilon(grid, self.step, delta) for grid in self.directions)
 
 
 def least_delta(num_releases: int) -> float:
-    """Below it rounding says more than the distribution."""
+    """The delta below which rounding outweighs the distribution."""
     return 4 * _ROUNDING * (num_releases + 1)
 
 
@@ -54,7 +52,7 @@ def composed(mechanisms: Mechanisms, by_rdp: float, from_above: bool) -> Compose
     """The privacy loss of counted mechanisms.
 
     **Guarantee:** from above, `delta` and `epsilon` are at least the true ones, and
-    from below at most, but for rounding, for which 1e-15 a release is allowed.
+    from below at most, up to rounding, for which 1e-15 a release is allowed.
 
     Args:
       mechanisms: `events.flatten`'s Gaussian, Laplace, randomised-response and
@@ -72,8 +70,10 @@ def composed(mechanisms: Mechanisms, by_rdp: float, from_above: bool) -> Compose
 
 
 def _step(mechanisms: Mechanisms, by_rdp: float) -> float:
-    """Losses much smaller than the step would count as if they were one: it follows
-    their standard deviation in a round, twice whose square over the order is RDP.
+    """The step of the grid, which follows the losses' standard deviation in a round.
+
+    Losses much smaller than the step would count as a whole step. Half the square of
+    the standard deviation is about the KL divergence.
     """
     total = sum(count for _, count in mechanisms)
     kl = sum(count * losses.divergence(mechanism) for mechanism, count in mechanisms)
@@ -85,7 +85,7 @@ def _step(mechanisms: Mechanisms, by_rdp: float) -> float:
 
 
 def _at_step(mechanisms: Mechanisms, step: float, from_above: bool) -> Composed | float:
-    """The composition, or the factor by which the step is too fine."""
+    """The composition at this step, or the factor by which the step is too fine."""
     ways, one_run = [], _above if from_above else losses.below
     for with_unit in (True, False):
         parts = [
@@ -108,7 +108,7 @@ def _above(mechanism: Any, step: float, with_unit: bool) -> Grid:
 
 
 def _taking_part(mechanism: Any, step: float, with_unit: bool) -> Grid:
-    """The release with the participation's probability, and otherwise no loss."""
+    """The loss of the release with the participation's probability, else no loss."""
     parts = [(_above(part, step, with_unit), count) for part, count in mechanism.event]
     inner = _compose(parts, step, from_above=True)
     if isinstance(inner, float):
@@ -123,8 +123,8 @@ def _compose(
 ) -> Grid | float:
     """The sum of independent losses, or the factor by which the step is too fine.
 
-    What lies outside the window, where 1e-15 may on either side, comes back into it at
-    its other end; from above it is counted as infinite besides.
+    Mass outside the window, at most 1e-15 on either side, wraps around to the window's
+    other end; from above it counts as an infinite loss besides.
     """
     from scipy import fft
 
@@ -155,8 +155,9 @@ def _compose(
 
 
 def _window(parts: list[tuple[Grid, int]]) -> tuple[int, int]:
-    """Indices between which all but 1e-15 of the sum lies on either side, by Chernoff's
-    bound; angles in units of the sum's standard deviation.
+    """The first and last index of a window that leaves 1e-15 of the sum on either side.
+
+    By Chernoff's bound, at angles in units of one over the sum's standard deviation.
     """
     variance = sum(n * _variance(grid) for grid, n in parts)
     unit = 1 / math.sqrt(max(variance, 1e-30))

@@ -26,15 +26,15 @@ from jaxtyping import Float
 
 from ppml_lab import checks
 
-# All of dp-accounting's own orders, and between them enough that the best order is
-# never far: its jump from 63 to 128 alone costs up to a factor of 1.9.
+# All of dp-accounting's orders, and enough between them that the best order is never
+# far: dp-accounting's jump from 63 to 128 alone costs up to a factor of 1.9.
 _FRACTIONS = {1 + i / 10 for i in range(1, 100)} | {1.05 + i / 10 for i in range(30)}
 _SPARSE = (*range(288, 513, 32), 640, 768, 1024, 1536, 2048)
 ORDERS = np.array(sorted({*_FRACTIONS, *range(2, 257), *_SPARSE}))
 """The orders at which `dp.accounting` evaluates RDP."""
 
 _TAIL = 9.0
-"""How many standard deviations of a Gaussian count: beyond are 1e-18 of it."""
+"""The standard deviations of a Gaussian that count; 1e-18 of it are beyond."""
 
 _STEP = 0.2
 """The quadrature's step over min(s, s^2), the scale on which its integrand varies."""
@@ -85,11 +85,11 @@ def random_participation(
     orders: Float[np.ndarray, " orders"],
     participation_prob: float,
 ) -> Float[np.ndarray, " orders"]:
-    """RDP of a release that is made with some probability, for all to see; host side.
+    """RDP of a release that is made with some probability, for all to see; on the host.
 
     **Guarantee:** exact: the pair (made or not, release) has the Rényi divergence
-    `log(1 - q + q exp((a - 1) values)) / (a - 1)` at order a if the release has that of
-    `values`, as whether it is made does not depend on the data.
+    `log(1 - q + q exp((a - 1) values)) / (a - 1)` at order a if the release has the
+    divergence `values`, because whether it is made does not depend on the data.
 
     Args:
       values: RDP of the release, in nats; inf where unknown.
@@ -149,10 +149,10 @@ def delta_of_rdp(
     orders: Float[np.ndarray, " orders"],
     epsilon: Float[np.ndarray, "..."],
 ) -> Float[np.ndarray, "..."]:
-    """The delta at each `epsilon`, `epsilon_of_rdp`'s inverse; host side.
+    """The delta at each `epsilon`: the inverse of `epsilon_of_rdp`, on the host.
 
     Returns:
-      Of epsilon's shape, in [0, 1]; the same **Guarantee:** holds.
+      An array of epsilon's shape, in [0, 1]; the same **Guarantee:** holds.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         log_delta = (orders - 1) * (rdp - epsilon[..., None] + np.log1p(-1 / orders))
@@ -170,8 +170,8 @@ def _check(sampling_prob: Any, noise_multiplier: Any) -> None:
 def _of_device(q: Any, s: Any, orders: np.ndarray) -> jax.Array:
     dtype = _dtype(jnp)
     q, s = jnp.asarray(q, dtype), jnp.asarray(s, dtype)
-    # Without noise, or where sampling is all or nothing, the formulas meet log(0) and
-    # division by 0: keep those away from them.
+    # Without noise, or where sampling is all or nothing, the formulas would meet log(0)
+    # and division by 0.
     inner, noisy = (q > 0) & (q < 1), s > 0
     s = jnp.where(noisy, s, 1.0)
     points = max(_DEVICE_POINTS, int(100 * _highest_fraction(orders)))
@@ -186,11 +186,11 @@ def _highest_fraction(orders: np.ndarray) -> float:
 
 
 def _rdp(xp: Any, q: Any, s: Any, orders: np.ndarray, points: int) -> Any:
-    """RDP at all orders, integers and fractions put back where they came from."""
+    """RDP at all orders, integers and fractions alike, in the given sequence."""
     if xp is np and q in (0.0, 1.0):
         return q * orders / (2 * s * s)
     whole = orders == np.round(orders)
-    # An order's sum has as many terms as it is high, padded to the highest of a block.
+    # The sum at order a has a terms, padded to the highest order of a block.
     blocks = [whole & (low < orders) & (orders <= high) for low, high in _BLOCKS]
     parts = [_at_integers(xp, q, s, tuple(orders[block])) for block in blocks]
     parts.append(_by_quadrature(xp, q, s, orders[~whole], points))
@@ -202,7 +202,7 @@ def _rdp(xp: Any, q: Any, s: Any, orders: np.ndarray, points: int) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def _binomials(orders: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For k from 2 to the highest order a: k, a - k, and log C(a, k), -inf above a."""
+    """The k from 2 to the highest order a, a - k, and log C(a, k), -inf above a."""
     from scipy.special import gammaln
 
     a, k = np.array(orders)[:, None], np.arange(2.0, max(orders) + 1)
@@ -212,7 +212,7 @@ def _binomials(orders: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _at_integers(xp: Any, q: Any, s: Any, orders: tuple[float, ...]) -> Any:
-    """log(A - 1) at integer orders: the terms of k = 0 and 1 vanish."""
+    """log(A - 1) at integer orders, where the terms of k = 0 and 1 vanish."""
     dtype = _dtype(xp)
     if not orders:
         return xp.zeros(0, dtype)
@@ -277,7 +277,7 @@ def _log_expm1(xp: Any, y: Any) -> Any:
 
 
 def _logsumexp(xp: Any, terms: Any) -> Any:
-    """Over the last axis, which holds a finite term."""
+    """The log-sum-exp over the last axis, which holds a finite term."""
     top = xp.max(terms, axis=-1)
     return top + xp.log(xp.sum(xp.exp(terms - top[..., None]), axis=-1))
 

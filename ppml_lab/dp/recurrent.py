@@ -1,7 +1,7 @@
 """Per-example gradients of flax's recurrent networks, whose steps are a scan.
 
-The scan runs once more and tells what every dense layer of the cell sees and which
-gradient comes back to it in every step; a step is one more place where the layer acts.
+The scan runs once more and records, in every step, the input of every dense layer of
+the cell and the gradient at its output; a step is one more place where the layer acts.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ _CELLS = (nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.MGUCell, nn.SimpleCe
 
 
 def is_plain_rnn(layer: nn.RNN) -> bool:
-    """Whether all steps share the parameters of a cell of dense layers."""
+    """Returns whether all steps share the parameters of a cell of dense layers."""
     lifted = (layer.variable_broadcast, layer.variable_carry, dict(layer.variable_axes))
     return type(layer.cell) in _CELLS and lifted == ("params", False, {})
 
 
 def rnn(layer: nn.RNN, weights: PyTree, inputs: Array, grads: Any) -> dict[str, Any]:
-    """The tokens of the cell's parameters; `grads` is that of all steps' outputs, or of
-    the last carry and these.
+    """The tokens of the cell's parameters.
+
+    `grads` are the gradients at all steps' outputs, or at the last carry and these
+    outputs.
     """
     cell, time = _of_dense_layers(layer.cell), 0 if layer.time_major else -2
     names: dict[int, tuple[str, ...]] = {}
@@ -76,7 +78,7 @@ def rnn(layer: nn.RNN, weights: PyTree, inputs: Array, grads: Any) -> dict[str, 
 
 
 def _of_dense_layers(cell: nn.RNNCellBase) -> nn.RNNCellBase:
-    """The cell itself, or the plain one that has the same parameters and outputs."""
+    """The cell itself, or the plain cell that has the same parameters and outputs."""
     if not isinstance(cell, nn.OptimizedLSTMCell):
         return cell.clone(parent=None)
     own = {

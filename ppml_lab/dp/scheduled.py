@@ -1,7 +1,7 @@
 """Gaussian noise, and clip norms, that follow a schedule over a run's releases.
 
 Yu, Liu, Pu, Gursoy, Truex, "Differentially Private Model Publishing for Deep Learning",
-IEEE S&P 2019, decays it, so that late gradients, which are small, are less noisy.
+IEEE S&P 2019, decay the noise, so that late gradients, which are small, are less noisy.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ppml_lab import arguments, base, checks, guards
 from ppml_lab.dp import clipping, looks, mechanisms
 
 Schedule: TypeAlias = Callable[[Int[Array, ""]], Any]
-"""From the number of earlier releases (int32, from 0) to a value; any optax schedule.
-"""
+"""A function from the number of earlier releases (int32, from 0) to a value; any optax
+schedule."""
 
 
 @arguments.checked
@@ -33,12 +33,13 @@ def scheduled_gaussian(
     privacy_unit: str = "client",
     rule: str = "flat",
 ) -> base.PrivacyMechanism:
-    """`gaussian`, whose clip norm and noise multiplier are functions of the number of
-    releases made.
+    """`gaussian` with schedules for the clip norm and the noise multiplier.
+
+    A schedule is a function of the number of releases made.
 
     **Guarantee:** as `gaussian`'s, release by release, each with its own clip norm and
-    the noise that goes with it; the event composes them, and depends on the noise
-    multipliers alone. The schedules must not look at the data.
+    the noise that goes with it; the event composes the releases, and depends on the
+    noise multipliers alone. The schedules must not look at the data.
 
     Args:
       clip_norm: L2 bound, finite: a number or a schedule.
@@ -48,7 +49,7 @@ def scheduled_gaussian(
 
     Raises:
       ValueError: For a first clip norm that is not a bound, an unknown rule, or a first
-        noise multiplier that is not a scale; `event` for any later one.
+        noise multiplier that is not a scale; `event` raises for any later one.
     """
     norm_at, noise_at = _schedule(clip_norm), _schedule(noise_schedule)
     start = jnp.int32(0)

@@ -1,4 +1,4 @@
-"""The least noise that meets a target epsilon, sought in few evaluations."""
+"""Searches for the least noise that meets a target epsilon, in few evaluations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WRONG_WAY = (
     "make_event gives an event that costs more with more noise; give it the noise "
     "multiplier as it is"
 )
-"""What is wrong with an event whose epsilon grows with its noise."""
+"""The error message for an event whose epsilon grows with its noise."""
 
 
 def refined(
@@ -22,9 +22,11 @@ def refined(
     safe: float | None,
     slope: float,
 ) -> float | None:
-    """Less noise than `safe`, which meets the target (None: most of all), that meets it
-    all the same: by the secant of logarithms, kept between a noise that meets the
-    target and one that misses it, until they are a relative 1e-3 apart.
+    """Less noise than `safe` that still meets the target; None if no noise does.
+
+    `safe` meets the target; None stands for the most noise. The search is a secant of
+    logarithms, kept between a noise that meets the target and one that misses it, until
+    the two are a relative 1e-3 apart.
     """
     if safe == 0:
         return 0.0
@@ -58,13 +60,14 @@ def refined(
 def smallest(
     epsilon_at: Callable[[float], float], target: float, start: float
 ) -> float | None:
-    """The root of `epsilon_at` = target from the safe side, sought around `start`; None
-    if even the most noise misses.
+    """The root of `epsilon_at` = target on the safe side; None if no noise meets it.
+
+    The search begins at `start`.
     """
     from scipy import optimize
 
     epsilon_at = functools.cache(epsilon_at)
-    # As good as none; some mechanisms refuse 0.
+    # Noise as good as none; some mechanisms refuse 0.
     if epsilon_at(events.LEAST_NOISE / 2) <= target:
         if epsilon_at(events.MOST_NOISE) > target:
             raise ValueError(WRONG_WAY)

@@ -1,8 +1,8 @@
-"""What it costs to release only the best of several private runs.
+"""The cost of releasing only the best of several private runs.
 
 Papernot, Steinke, "Hyperparameter Tuning with Renyi Differential Privacy", ICLR 2022:
-if the number of runs is random and secret, the best of them costs little more than one,
-however many they were; the composition of all of them (`dp.ledger`) costs far more.
+if the number of runs is random and secret, the best run costs little more than one run,
+whatever their number; the composition of all runs (`dp.ledger`) costs far more.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Stopping(NamedTuple):
     """A distribution of the number of runs.
 
     Attributes:
-      mean: How many runs are expected.
-      shape: Of the truncated negative binomial distribution, eta in the paper: 1 is the
-        geometric, 0 the logarithmic one; inf is the Poisson distribution.
-      stop: log(1 / gamma) of gamma, its other parameter; 0 for Poisson.
+      mean: The expected number of runs.
+      shape: The shape of the truncated negative binomial distribution, eta in the
+        paper: 1 is the geometric, 0 the logarithmic, inf the Poisson distribution.
+      stop: log(1 / gamma) for gamma, its other parameter; 0 for Poisson.
     """
 
     mean: float
@@ -38,15 +38,17 @@ class Stopping(NamedTuple):
 
 @arguments.checked
 def negative_binomial(mean: SupportsFloat, shape: SupportsFloat) -> Stopping:
-    """At least one run, and a truncated negative binomial number of them: the
-    probability of k is in proportion to `(1 - gamma)^k prod_{l<k} (l + shape)/(l + 1)`.
+    """A truncated negative binomial number of runs, at least one.
+
+    The probability of k is in proportion to
+    `(1 - gamma)^k prod_{l<k} (l + shape)/(l + 1)`.
 
     Args:
       mean: The expected number of runs, at least 1.
-      shape: Above -1; the smaller, the heavier the tail, and the less it costs.
+      shape: Above -1; the smaller, the heavier the tail and the lower the cost.
 
     Raises:
-      ValueError: If an argument is out of range, or no gamma has that mean.
+      ValueError: If an argument is out of range, or no gamma gives this mean.
     """
     mean, shape = _mean(mean), events.to_float("shape", shape)
     if not (-1 < shape < math.inf):
@@ -66,20 +68,25 @@ def negative_binomial(mean: SupportsFloat, shape: SupportsFloat) -> Stopping:
 
 @arguments.checked
 def geometric(mean: SupportsFloat) -> Stopping:
-    """After every run, stop with probability 1 / mean; `mean` is at least 1."""
+    """A geometric number of runs: stop after each with probability 1 / mean.
+
+    `mean` is at least 1.
+    """
     return negative_binomial(mean, 1.0)
 
 
 @arguments.checked
 def logarithmic(mean: SupportsFloat) -> Stopping:
-    """The logarithmic distribution with this `mean`, at least 1."""
+    """A logarithmic number of runs with this `mean`, at least 1."""
     return negative_binomial(mean, 0.0)
 
 
 @arguments.checked
 def poisson(mean: SupportsFloat) -> Stopping:
-    """A Poisson number of runs; with probability exp(-mean) there is none, and nothing
-    is released. The least spread of the distributions here; `mean` is at least 1.
+    """A Poisson number of runs, with the least spread of the distributions here.
+
+    With probability exp(-mean) there is no run, and nothing is released; `mean` is at
+    least 1.
     """
     return Stopping(_mean(mean), math.inf, 0.0)
 
@@ -93,7 +100,7 @@ def rdp_of_best(
 
     Theorem 2 (truncated negative binomial) at its best second order, and Theorem 6
     (Poisson), of Papernot and Steinke. The divergence never falls with the order, so
-    that every order's bound holds for those below.
+    that the bound at an order holds at all lower orders.
 
     **Guarantee:** holds if every run has RDP `values` for its output and its score
     together (or the score uses no private data), draws its hyperparameters afresh from
@@ -133,7 +140,7 @@ def epsilon(
     fail in a run (`events.failing`) counts for every expected run.
 
     Args:
-      privacy_event: What ONE run costs; if they differ, the one that costs most.
+      privacy_event: The cost of ONE run; if runs differ, of the costliest run.
       delta: In (0, 1).
       stopping: How the number of runs is drawn.
 

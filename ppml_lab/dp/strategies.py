@@ -1,10 +1,10 @@
-"""Strategies of correlated noise, on the host: what one contributor moves in a run.
+"""Strategies of correlated noise, and their sensitivity in a run; on the host.
 
-A round that takes back the parts `s_1, s_2, ...` of the fresh noise of the rounds
-before it releases `x_t + z_t - s_1 z_(t-1) - s_2 z_(t-2) - ...`. That is `x + C^-1 z`,
-where the strategy C is lower triangular and Toeplitz; its first column is the power
-series of `1 / (1 - s_1 x - s_2 x^2 - ...)`. Whoever sees `C x + z`, one Gaussian
-release of the whole run, can make it, so that it costs what that costs.
+A round that subtracts the parts `s_1, s_2, ...` of the fresh noise of the rounds before
+it releases `x_t + z_t - s_1 z_(t-1) - s_2 z_(t-2) - ...`. A run so releases
+`x + C^-1 z`, where the strategy C is lower triangular and Toeplitz; its first column is
+the power series of `1 / (1 - s_1 x - s_2 x^2 - ...)`. These releases can be made from
+`C x + z`, one Gaussian release of the whole run, and so they cost what that costs.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from ppml_lab import arguments, base, checks
 
 @arguments.checked
 def square_root(width: int) -> tuple[float, ...]:
-    """The parts that the banded inverse square root takes back, `width - 1` of them.
+    """The `width - 1` parts that the banded inverse square root subtracts.
 
-    The first coefficients of `1 - sqrt(1 - x)`: with as many as rounds the inverse of
-    the square root of the prefix sums, which is nearly optimal where everybody takes
-    part once (Fichtenberger, Henzinger, Upadhyay, ICML 2023); cut off it is good for
-    several participations, too (BISR, arXiv:2505.12128).
+    They are the first coefficients of `1 - sqrt(1 - x)`. With as many as rounds they
+    give the inverse of the square root of the prefix sums, which is nearly optimal
+    where everybody takes part once (Fichtenberger, Henzinger, Upadhyay, ICML 2023); cut
+    off it is good for several participations, too (BISR, arXiv:2505.12128).
 
     Args:
-      width: Noises that a round's is made of, its own among them; at least 2.
+      width: The number of fresh noises in a round's noise, its own included; at least
+        2.
 
     Raises:
       ValueError: For a width below 2.
@@ -42,7 +43,7 @@ def square_root(width: int) -> tuple[float, ...]:
 def column(
     subtracted: Sequence[float], num_rounds: int
 ) -> Float[np.ndarray, " num_rounds"]:
-    """The first column of the strategy that takes these parts back.
+    """The first column of the strategy that subtracts these parts.
 
     Raises:
       ValueError: For a number of rounds below 1.
@@ -60,18 +61,18 @@ def column(
 def sensitivity(
     column: Float[np.ndarray, " num_rounds"], pattern: base.Participation
 ) -> float:
-    """How far one contributor of norm 1 moves `C x`, in the L2 norm of all rounds.
+    """The L2 sensitivity of `C x`, over all rounds, to one contributor of norm 1.
 
-    **Guarantee:** an upper bound for contributions that are vectors, chosen in the
-    light of earlier releases, in any rounds that the pattern allows. It is exact where
-    no entry of the column is negative or above the one before: worst is then to come as
-    early and as often as may be (Kalinin, Lampert, "Banded Square Root Matrix
-    Factorization for Differentially Private Model Training", NeurIPS 2024, Theorem 2).
-    Any other column counts as the least such one that is nowhere below its absolute
-    values.
+    **Guarantee:** an upper bound for contributions that are vectors, chosen depending
+    on earlier releases, in any rounds that the pattern allows. It is exact where no
+    entry of the column is negative or above the entry before: the worst case is then to
+    take part as early and as often as allowed (Kalinin, Lampert, "Banded Square Root
+    Matrix Factorization for Differentially Private Model Training", NeurIPS 2024,
+    Theorem 2). Any other column counts as the least such column that is nowhere below
+    its absolute values.
 
     Args:
-      column: The first column of the strategy, of as many rounds as the run has.
+      column: The first column of the strategy, with an entry for each round of the run.
       pattern: Separations count from round to round: 1 is adjacent rounds.
 
     Raises:
@@ -87,7 +88,7 @@ def sensitivity(
     by_turn = np.zeros(turns * apart)
     by_turn[: len(sizes)] = sizes
     by_turn = np.cumsum(by_turn.reshape(turns, apart), axis=0)
-    # Of those who come at the rounds 0, apart, 2 apart, ..., so many times.
+    # For a contributor who takes part `times` times, in rounds 0, apart, 2 apart, ...
     moved = by_turn.copy()
     moved[times:] -= by_turn[: turns - times]
     return float(np.linalg.norm(moved.reshape(-1)[: len(sizes)]))

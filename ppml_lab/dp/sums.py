@@ -1,9 +1,9 @@
-"""Norms of a batch's gradients and their weighted sums, without what float32 loses.
+"""Norms and weighted sums of a batch's gradients, more precise than float32 sums.
 
-One float32 product adds few examples and its total joins a pair (`ppml_lab.pairs`):
-where 64 aligned examples are added at once, taking one away moves the sum by its norm
-times 1 + 7e-6 at most; where 256 are, by 1 + 3.4e-5 (measured on a CPU, worst of many
-magnitudes). All products are float32 ones on every device: the short floats that
+One float32 product adds few examples, and its total joins a pair (`ppml_lab.pairs`).
+Where 64 aligned examples are added at once, removing one moves the sum by at most its
+norm times 1 + 7e-6; where 256 are, by 1 + 3.4e-5 (measured on a CPU, the worst of many
+magnitudes). All products are in float32 on every device: the short floats that
 accelerators take by default would lose more than clipping may.
 """
 
@@ -20,14 +20,14 @@ from jaxtyping import Float
 from ppml_lab import pairs
 
 EXAMPLES = 64
-"""How many examples one product adds at most."""
+"""The most examples that one product adds."""
 
 EXACT = lax.Precision.HIGHEST
 _CHUNKS = 4
 
 
 def wide(values: Array) -> Array:
-    """Floats of at least 32 bits."""
+    """Converts values to floats of at least 32 bits."""
     short = not jnp.issubdtype(values.dtype, jnp.floating) or values.dtype.itemsize < 4
     return values.astype(jnp.float32) if short else values
 
@@ -41,7 +41,7 @@ def squared_norms(rows: Float[Array, "n *s"]) -> Float[Array, " n"]:
 def weighted_rows(
     factors: Float[Array, " n"], rows: Float[Array, "n *s"]
 ) -> pairs.Pair:
-    """The sum of rows, each times its factor; nothing of rows whose factor is 0."""
+    """The sum of rows times their factors; a row whose factor is 0 adds nothing."""
 
     def block(factors: Array, rows: Array) -> pairs.Pair:
         n = len(rows)
@@ -67,7 +67,7 @@ def weighted_rows(
         return by_blocks(block, _CHUNKS * EXAMPLES, factors, rows)
 
     rows = wide(rows)
-    # Silencing copies all rows, for a batch that seldom needs it.
+    # Silencing copies all rows, and few batches need it.
     return lax.cond(
         jnp.all(jnp.isfinite(squared_norms(rows))),
         summed,
@@ -84,7 +84,7 @@ def weighted_products(
     """The sum over examples of factor times `left_i^T right_i`, `[d, o]`."""
     scaled = factors[:, None, None] * silenced(factors, right)
     heard = silenced(factors, left)
-    # Places that do not all agree are like so many more roundings.
+    # Places of an example that do not all agree round like more examples.
     size = max(1, min(EXAMPLES, int(2 * EXAMPLES / math.sqrt(left.shape[1]))))
 
     def product(left: Array, right: Array) -> Array:
@@ -129,6 +129,6 @@ def by_blocks(
 def silenced(
     factors: Float[Array, " n"], rows: Float[Array, "n *s"]
 ) -> Float[Array, "n *s"]:
-    """Rows, but zeros where the factor is 0: 0 times NaN would be NaN."""
+    """The rows, with zeros where the factor is 0: 0 times NaN would be NaN."""
     heard = (factors != 0).reshape(-1, *[1] * (rows.ndim - 1))
     return jnp.where(heard, rows, 0)

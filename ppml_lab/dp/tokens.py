@@ -1,9 +1,9 @@
-"""A parameter's per-example gradients, kept as the factors they are made of.
+"""A parameter's per-example gradients, kept as the factors of their products.
 
-What is released and what is bounded must be one thing. Where a gradient is made before
-it is measured, rounding is part of it; where only its norm is told (`_outer`), what
-rounding can hide is added to the norm, and where that would be much the gradients are
-made one by one.
+The gradient that is released must be the gradient that is bounded. Where a gradient is
+made before its norm is taken, rounding is part of the gradient. Where only its norm is
+computed (`_outer`), the norm includes what rounding can hide; where that would be much,
+the gradients are made one by one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ppml_lab import pairs
 from ppml_lab.dp import sums
 
 CONDITION = 64.0
-"""How many times smaller than the sum of its parts' norms a gradient may be to be told
-from its parts."""
+"""The largest ratio, of the sum of its parts' norms to a gradient's norm, at which the
+norm is computed from the parts."""
 
 
 class Tokens(NamedTuple):
@@ -30,10 +30,10 @@ class Tokens(NamedTuple):
     on the example (positions of an image, words, repeated uses of a layer).
 
     Attributes:
-      left: What is multiplied with `right` at each place: a vector, `[n, t, d]`, for
-        gradients `left_i x right_i` of a matrix; the row of a table, integers `[n, t]`,
-        negative for none; nothing, None, for gradients that are the sum of `right`.
-      right: `[n, t, o]`.
+      left: The factor of `right` at each place: a vector, `[n, t, d]`, for gradients
+        `left_i x right_i` of a matrix; the row of a table, integers `[n, t]`, negative
+        for none; None for gradients that are the sum of `right`.
+      right: The other factor at each place, `[n, t, o]`.
     """
 
     left: Array | None
@@ -48,15 +48,15 @@ class Gradients(NamedTuple):
 
 
 def places(values: Array) -> Array:
-    """`[n, ..., features]` as `[n, places, features]`."""
+    """Reshapes `[n, ..., features]` to `[n, places, features]`."""
     return values.reshape(len(values), -1, values.shape[-1])
 
 
 def gradients(uses: Sequence[Tokens], shape: tuple[int, ...]) -> Gradients:
-    """The gradients of a parameter of this shape, over all its uses in the model, which
-    are of one kind.
+    """The gradients of a parameter of this shape, over all its uses in the model.
 
-    Uses are added up before anything is squared, in float32 whatever they come in.
+    All uses are of one kind. They are added up in float32, whatever their type, before
+    anything is squared.
     """
     right = jnp.concatenate([sums.wide(use.right) for use in uses], axis=1)
     lefts = [use.left for use in uses if use.left is not None]
@@ -67,13 +67,13 @@ def gradients(uses: Sequence[Tokens], shape: tuple[int, ...]) -> Gradients:
     left = jnp.concatenate([sums.wide(left) for left in lefts], axis=1)
     t, d, o = right.shape[1], left.shape[2], right.shape[2]
     # Products between the places, which `_outer` makes, cost t (d + o) per place and
-    # product; gradients that are kept cost no second product but memory.
+    # product; gradients that are kept need no second product, but memory.
     cheaper, small = t * t * (d + o) >= d * o, d * o <= 4 * t * (d + o)
     return (_products if cheaper and small else _outer)(left, right, shape)
 
 
 def kept(rows: Float[Array, "n *s"], shape: tuple[int, ...]) -> Gradients:
-    """Gradients that are there whole, of a parameter of this shape."""
+    """The `Gradients` of a parameter of this shape, from whole gradients `rows`."""
     return Gradients(
         sums.squared_norms(rows),
         lambda factors: _shaped(sums.weighted_rows(factors, rows), shape),
@@ -81,7 +81,7 @@ def kept(rows: Float[Array, "n *s"], shape: tuple[int, ...]) -> Gradients:
 
 
 def _products(left: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
-    """Gradients kept whole because that is cheaper than telling their norms."""
+    """Gradients kept whole, where this is cheaper than `_outer`."""
     d, o = left.shape[-1], right.shape[-1]
     if d < o:
         return kept(_contracted("ntd,nto->ndo", left, right), shape)
@@ -96,11 +96,11 @@ def _products(left: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
 
 
 def _outer(left: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
-    """|sum_i l_i x r_i|^2 = sum_ij (l_i . l_j) (r_i . r_j), and what rounding of the
-    parts can hide of it.
+    """Norms from products of places, plus what rounding of the parts can hide.
 
-    Gradients that are less than 1 / `CONDITION` of their parts are made, one after the
-    other. Which do depends on each example alone.
+    |sum_i l_i x r_i|^2 = sum_ij (l_i . l_j) (r_i . r_j). Gradients that are less than
+    1 / `CONDITION` of their parts are made, one after the other. Which gradients are
+    made depends on each example alone.
     """
     t, d, o = right.shape[1], left.shape[2], right.shape[2]
     if t == 1:
@@ -119,7 +119,7 @@ def _outer(left: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
     unit = float(jnp.finfo(right.dtype).eps) / 2
     hidden = (4 + math.sqrt(d) + math.sqrt(o) + math.sqrt(t)) * unit * gross
     told = jnp.maximum(jnp.sum(grams[0] * grams[1], axis=(1, 2)), 0) + hidden
-    # What is not finite is silenced and needs no better norm.
+    # A gradient that is not finite is silenced and needs no better norm.
     cancels = jnp.isfinite(gross) & (gross > CONDITION**2 * told)
     order, count = jnp.argsort(~cancels), jnp.sum(cancels)
 
@@ -143,7 +143,7 @@ def _outer(left: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
 
 
 def _table(rows: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
-    """Every example's places of one row are added up at the first of them."""
+    """The gradients of a table: an example's places of a row add up at the first."""
     same = rows[:, :, None] == rows[:, None, :]
     later = jnp.any(jnp.tril(same, -1), axis=2)
     counts = (rows >= 0) & ~later
@@ -162,7 +162,7 @@ def _table(rows: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
 
 
 def _squares(rows: Float[Array, "n *s"]) -> Float[Array, " n"]:
-    """Squared norms, and what squares that underflow hide: a factor may be large."""
+    """Squared norms, plus what underflowing squares hide: a factor may be large."""
     squares = jnp.where(rows != 0, rows * rows + jnp.finfo(rows.dtype).tiny, 0)
     return jnp.sum(squares, axis=tuple(range(1, rows.ndim)))
 
