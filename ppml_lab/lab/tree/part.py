@@ -53,9 +53,7 @@ def part(cls: type[T]) -> type[T]:
     own_check = getattr(cls, "__post_init__", None)
 
     def check(self: Any) -> None:
-        if (
-            "__children__" not in self.__dict__
-        ):  # an inherited check may have run already
+        if "__children__" not in self.__dict__:  # unless a base class did it
             _check(self)
         if own_check is not None:
             own_check(self)
