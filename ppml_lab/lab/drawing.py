@@ -50,7 +50,7 @@ class Across(NamedTuple):
     ticks: list[Value]
     """Values that are written at the axis."""
     edge: float | None
-    """Where the area for infinite values begins; None if no value is infinite."""
+    """The place where the area for infinite values begins; None if none is infinite."""
     linear_within: float
     """The distance from 0 up to which a symlog scale is linear."""
 

@@ -117,12 +117,12 @@ def members(setup: Any) -> Members:
 
 
 class Common(NamedTuple):
-    """How one run uses the train rows of another."""
+    """The uses that one run makes of the train rows of another."""
 
     trained: bool
-    """Whether the run trains on some of these rows."""
+    """True if the run trains on some of these rows."""
     held_out: bool
-    """Whether the run holds some of these rows out."""
+    """True if the run holds some of these rows out."""
 
 
 def in_common(setup: Any, other: Any) -> Common:

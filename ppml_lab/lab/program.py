@@ -33,7 +33,7 @@ class Group(NamedTuple):
     delta: float | None
     """The delta with which live epsilon is compiled."""
     keeps_best: bool = False
-    """Whether states carry the parameters of the best evaluation so far."""
+    """If true, states carry the parameters of the best evaluation so far."""
 
     @property
     def setup(self) -> Any:

@@ -77,7 +77,7 @@ class Schedule:
     """The metric that stopping and choosing look at, such as "loss" for
     `validation_loss`."""
     higher_is_better: bool | None = None
-    """Whether higher values of the metric are better; None where its name says so, such
+    """True if higher values of the metric are better; None where its name says so, such
     as "accuracy" and "loss"."""
     stop_at: float | None = None
     """The value of the metric that ends a run, after the chunk that reached it."""
@@ -164,7 +164,7 @@ class Layout:
     """Number of devices that share a round's clients; None takes all devices. Where
     there are at least twice as many devices, several points of a sweep run at once."""
     shard_data: bool = False
-    """Whether a device holds, draws and trains its own clients only; otherwise every
+    """If true, a device holds, draws and trains its own clients only; otherwise every
     device holds all examples, and the devices share the work evenly."""
 
     def __post_init__(self) -> None:

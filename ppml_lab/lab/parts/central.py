@@ -30,7 +30,7 @@ class Central(Modelled):
     data: Data = Digits()
     """The data set."""
     partition: Partition = Iid(1)
-    """Which client owns which rows; batches are drawn from all rows alike."""
+    """Dealing of rows to clients; batches are drawn from all rows alike."""
     model: Model = Logistic()
     """The model that is trained."""
     optimizer: Optimizer = Sgd(0.1)
@@ -42,19 +42,19 @@ class Central(Modelled):
     mechanism: Mechanism = NoPrivacy()
     """The privacy mechanism that protects examples."""
     method: Literal["auto", "ghost", "vmap"] = "auto"
-    """How examples' gradients are clipped; auto takes ghost where it supports the
+    """Method of clipping examples' gradients; auto takes ghost where it supports the
     model."""
     microbatch_size: int | None = None
     """Examples whose gradients are clipped at once; None for the whole batch."""
     live_epsilon: bool = False
-    """Whether every round computes the epsilon spent so far, inside the compiled
+    """If true, every round computes the epsilon spent so far, inside the compiled
     program."""
     metrics: tuple[Metric, ...] = (Accuracy(),)
     """Metrics of all test rows together, beside the means of the task's own metrics."""
     schedule: Schedule = Schedule()
-    """How long the run is, and when it is evaluated."""
+    """Length of the run, and times of its evaluations."""
     layout: Layout = Layout()
-    """How the run is laid out on devices."""
+    """Layout of the run on devices."""
 
     def algorithm(self, facts: Facts) -> base.FederatedAlgorithm:
         """See `federated.central_sgd`."""

@@ -104,7 +104,7 @@ class Shakespeare:
 
 @part
 class Location30:
-    """Where 5,010 people of Bangkok were, one row each: which of 30 clusters is it?"""
+    """Places of 5,010 people of Bangkok, one row each: which of 30 clusters is it?"""
 
     num_classes = 30
 

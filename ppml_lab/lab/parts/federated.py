@@ -36,7 +36,7 @@ class Federated(Modelled):
     data: Data = Digits()
     """The data set."""
     partition: Partition = Iid(100)
-    """How the rows are dealt to clients."""
+    """Dealing of rows to clients."""
     model: Model = Logistic()
     """The model that is trained."""
     trainer: Trainer = FedAvg()
@@ -48,20 +48,20 @@ class Federated(Modelled):
     mechanism: Mechanism = NoPrivacy()
     """The privacy mechanism that protects clients."""
     rule: Rule = Mean()
-    """How the server combines updates."""
+    """Rule by which the server combines updates."""
     secure_sum: Sum = Clear()
     """The secure aggregation, which decides who sees which updates."""
     dropout_prob: Traced = 0.0
     """Probability that a participant drops out before its upload."""
     live_epsilon: bool = False
-    """Whether every round computes the epsilon spent so far, inside the compiled
+    """If true, every round computes the epsilon spent so far, inside the compiled
     program."""
     metrics: tuple[Metric, ...] = (Accuracy(),)
     """Metrics of all test rows together, beside the means of the task's own metrics;
     both are left out where clients keep a part of the model."""
     client_metrics: bool = False
-    """Whether evaluations also cover every client's own rows: the held-out rows, or the
-    train rows where no rows are held out."""
+    """If true, evaluations also cover every client's own rows: the held-out rows, or
+    the train rows where no rows are held out."""
     held_out: float = 0.0
     """Share of each client's rows that is never trained and judges the client's own
     model; at least one row of a client with two or more."""
@@ -69,9 +69,9 @@ class Federated(Modelled):
     """The model's leaves that each client keeps for itself, by layer: "Dense_1" is a
     personal head, "BatchNorm_*" is FedBN. See `models.personal`."""
     schedule: Schedule = Schedule()
-    """How long the run is, and when it is evaluated."""
+    """Length of the run, and times of its evaluations."""
     layout: Layout = Layout()
-    """How the run is laid out on devices."""
+    """Layout of the run on devices."""
 
     def algorithm(self, facts: Facts) -> base.FederatedAlgorithm:
         """See `federated.averaging`."""

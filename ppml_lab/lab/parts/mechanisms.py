@@ -12,7 +12,7 @@ from ppml_lab.lab.tree.fields import Traced
 from ppml_lab.lab.tree.part import part
 
 Rule = Literal["flat", "per_layer", "normalised"]
-"""How contributions are clipped; see `dp.clipping`."""
+"""Rules for clipping contributions; see `dp.clipping`."""
 
 
 class Mechanism(Protocol):
@@ -69,7 +69,7 @@ class Gaussian(_Multiplied):
     noise_multiplier: Traced = 0.0
     """Standard deviation of the noise over the clip norm."""
     rule: Rule = "flat"
-    """How contributions are clipped."""
+    """Rule for clipping contributions, see `dp.clipping`."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.gaussian`."""
@@ -135,7 +135,7 @@ class ScheduledGaussian(_Multiplied):
     noise_schedule: Factor | None = None
     """Factor of the noise multiplier, release by release; None for 1."""
     rule: Rule = "flat"
-    """How contributions are clipped."""
+    """Rule for clipping contributions, see `dp.clipping`."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.scheduled_gaussian`."""
@@ -169,7 +169,7 @@ class CorrelatedGaussian(_Multiplied):
     """The part of the noise that the next round subtracts, below 1: a larger part
     cancels more noise, and costs more privacy."""
     rule: Rule = "flat"
-    """How contributions are clipped."""
+    """Rule for clipping contributions, see `dp.clipping`."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.correlated_gaussian`."""
@@ -196,7 +196,7 @@ class BandedGaussian(_Multiplied):
     """Number of fresh noises in a round's noise, its own among them; at least 2. A
     round draws all of them again."""
     rule: Rule = "flat"
-    """How contributions are clipped."""
+    """Rule for clipping contributions, see `dp.clipping`."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.correlated_gaussian`."""

@@ -58,15 +58,15 @@ class OnShares:
     data: Data = HeartDisease()
     """The data set, of examples `{"x": features, "y": 0 or 1}`."""
     partition: Partition = Natural()
-    """Who owns which rows."""
+    """Dealing of rows to owners."""
     kind: Literal["replicated", "additive"] = "replicated"
-    """How values are shared; see `private.protocol`."""
+    """Kind of secret sharing; see `private.protocol`."""
     num_parties: int = 3
     """Number of computing parties."""
     fraction_bits: int = 16
     """Fraction bits of fixed-point numbers."""
     ideal: bool = True
-    """Whether only values are computed, with the same roundings, messages and costs;
+    """If true, only values are computed, with the same roundings, messages and costs;
     False makes every party's shares."""
     learning_rate: float = 1.0
     """Learning rate of a step along the mean gradient."""
@@ -78,9 +78,9 @@ class OnShares:
     metrics: tuple[Metric, ...] = (Accuracy(),)
     """Metrics of all test rows together."""
     schedule: Schedule = Schedule()
-    """How many steps the run has, and when it is evaluated."""
+    """Number of steps of the run, and times of its evaluations."""
     layout: Layout = Layout()
-    """How the run is laid out on devices."""
+    """Layout of the run on devices."""
 
     def training(self, facts: Facts, num_steps: int) -> federated.SharedTraining:
         """See `federated.training_on_shares`."""

@@ -132,7 +132,7 @@ class Sgd(_Scheduled):
     """Weight decay: this times the parameters is added to the gradient; None for none.
     """
     nesterov: bool = False
-    """Whether momentum is Nesterov's, which looks ahead."""
+    """If true, momentum is Nesterov's, which looks ahead."""
     schedule: Factor | None = None
     """Factor of the learning rate over the rounds; None for 1."""
 

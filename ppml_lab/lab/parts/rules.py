@@ -1,4 +1,4 @@
-"""How the server combines a cohort's updates, as parts."""
+"""Rules by which the server combines a cohort's updates, as parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Rule(Protocol):
 
     @property
     def weighting(self) -> str:
-        """How clients are weighted; see `federated.averaging`."""
+        """The weighting of clients; see `federated.averaging`."""
         ...
 
     def build(self, summed: base.SecureAggregator) -> base.SecureAggregator:
@@ -30,7 +30,7 @@ class Mean:
     """The mean of updates."""
 
     weighting: Literal["uniform", "realised", "examples"] = "uniform"
-    """How clients are weighted: all the same (the mean divides by the expected number
+    """Weighting of clients: all the same (the mean divides by the expected number
     of reports for "uniform", by the realised number for "realised"), or by their number
     of examples."""
 
@@ -45,7 +45,7 @@ class Median:
 
     @property
     def weighting(self) -> str:
-        """All clients count the same."""
+        """The weighting "uniform": all clients count the same."""
         return "uniform"
 
     def build(self, summed: base.SecureAggregator) -> base.SecureAggregator:
@@ -64,7 +64,7 @@ class TrimmedMean:
 
     @property
     def weighting(self) -> str:
-        """All clients count the same."""
+        """The weighting "uniform": all clients count the same."""
         return "uniform"
 
     def build(self, summed: base.SecureAggregator) -> base.SecureAggregator:

@@ -63,9 +63,9 @@ class AdditiveSharing:
     least_reports: int = 1
     """The fewest reports whose sum is opened; a round with fewer has no sum."""
     wraps: bool = False
-    """Whether a sum, noise included, may outgrow its modulus and wrap around."""
+    """If true, a sum, noise included, may outgrow its modulus and wrap around."""
     mode: SameBits[Literal["identity", "full"]] = "full"
-    """How messages are emulated: "full" makes all of them, "identity" adds integers in
+    """Emulation of messages: "full" makes all of them, "identity" adds integers in
     the clear. Sums and stated costs are the same."""
 
     def build(self, sampler: base.ClientSampler) -> base.SecureAggregator:
@@ -141,7 +141,7 @@ class PairwiseMasking:
     """One server adds updates under masks that cancel."""
 
     graph: Graph = Complete()
-    """Who shares masks: Complete or KRegular."""
+    """The graph of clients that share masks: Complete or KRegular."""
     scale_bits: Traced = 16.0
     """Fixed-point precision: 2^scale_bits steps per unit."""
     modulus_bits: Traced = 32.0
@@ -149,9 +149,9 @@ class PairwiseMasking:
     max_abs: Traced | None = None
     """Bound of each coordinate of an update, needed where the mechanism states none."""
     wraps: bool = False
-    """Whether a sum, noise included, may outgrow its modulus and wrap around."""
+    """If true, a sum, noise included, may outgrow its modulus and wrap around."""
     mode: SameBits[Literal["identity", "ideal", "full"]] = "full"
-    """How messages are emulated: "full" makes all of them, "ideal" draws uploads of the
+    """Emulation of messages: "full" makes all of them, "ideal" draws uploads of the
     same distribution, "identity" adds integers in the clear. Sums, aborts and stated
     costs are the same."""
 
@@ -181,9 +181,9 @@ class LightSecAgg:
     max_abs: Traced | None = None
     """Bound of each coordinate of an update, needed where the mechanism states none."""
     wraps: bool = False
-    """Whether a sum, noise included, may outgrow its modulus and wrap around."""
+    """If true, a sum, noise included, may outgrow its modulus and wrap around."""
     mode: SameBits[Literal["identity", "ideal", "full"]] = "full"
-    """How messages are emulated: "full" makes all of them, "ideal" draws uploads of the
+    """Emulation of messages: "full" makes all of them, "ideal" draws uploads of the
     same distribution, "identity" adds integers in the clear. Sums, aborts and stated
     costs are the same."""
 

@@ -41,7 +41,7 @@ class TableFile:
     """The columns of `columns` that hold categories; each category becomes a column of
     0 and 1."""
     labels: Literal["classes", "numbers"] = "classes"
-    """Whether the target is a class or a number."""
+    """Kind of the target: classes, or numbers."""
     test_share: float = 0.2
     """Share of the rows that is held out for testing, drawn with `seed`."""
     test_column: str | None = None
@@ -49,12 +49,12 @@ class TableFile:
     seed: int = 0
     """Seed of the draw of test rows."""
     missing: Literal["drop", "fill"] = "drop"
-    """Whether rows that lack a feature are left out, or filled with the mean of the
-    train rows (a missing category becomes the category "missing")."""
+    """Treatment of rows that lack a feature: drop leaves them out, fill takes the mean
+    of the train rows (for a category, the category "missing")."""
     missing_words: tuple[str, ...] = own_table.MISSING
     """Texts that stand for a missing cell in a CSV file."""
     standardise: bool = True
-    """Whether numeric columns are scaled to mean 0 and standard deviation 1 of the
+    """If true, numeric columns are scaled to mean 0 and standard deviation 1 of the
     train rows."""
     delimiter: str = ","
     """The character between the cells of a CSV file."""

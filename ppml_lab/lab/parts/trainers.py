@@ -121,9 +121,9 @@ class LocalDpSgd:
     num_steps: int = 1
     """Local steps of every client per round."""
     rule: Rule = "flat"
-    """How gradients are clipped."""
+    """Rule for clipping gradients, see `dp.clipping`."""
     method: Literal["auto", "ghost", "vmap"] = "auto"
-    """How examples' gradients are clipped; auto takes ghost where it supports the
+    """Method of clipping examples' gradients; auto takes ghost where it supports the
     model."""
 
     def build(
@@ -163,7 +163,7 @@ class ExampleGradients:
     expected_people: float = 32.0
     """Expected number of people of all clients that a round draws."""
     method: Literal["auto", "ghost", "vmap"] = "auto"
-    """How gradients are clipped; auto takes ghost where it supports the model."""
+    """Method of clipping gradients; auto takes ghost where it supports the model."""
     microbatch_size: int | None = None
     """People of a client whose gradients are clipped at once; None for all."""
 

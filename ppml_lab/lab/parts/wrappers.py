@@ -37,7 +37,7 @@ class TopK:
     share: float = 0.01
     """Share of an update's coordinates that is sent; at least one coordinate."""
     error_feedback: bool = True
-    """Whether clients keep the coordinates that they do not send for later rounds."""
+    """If true, clients keep the coordinates that they do not send for later rounds."""
 
     def build(
         self, task: base.Task, facts: Facts, server: optax.GradientTransformation
