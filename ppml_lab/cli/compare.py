@@ -77,7 +77,7 @@ def compare(
     Example: python -m ppml_lab compare dp_sgd /tmp/mine --metric accuracy
 
     Args:
-      first: An experiment (NAME, or such as NAME/smoke), or the path of a table.
+      first: An experiment, as NAME or NAME/smoke, or the path of a table.
       second: The other table, named likewise.
       metric: The column to compare, in both tables.
       labels: Match rows by these columns and "seed" instead.

@@ -33,7 +33,7 @@ def plot(
     algorithm
 
     Args:
-      table: An experiment (NAME, or such as NAME/smoke), or the path of a table.
+      table: An experiment, as NAME or NAME/smoke, or the path of a table.
       x: The column on the horizontal axis; a value that is no number is a category.
       y: The column on the vertical axis, of numbers.
       by: Columns whose values name the lines.

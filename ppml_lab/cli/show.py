@@ -25,7 +25,7 @@ def show(
     best_accuracy --rows 6
 
     Args:
-      table: An experiment (NAME, or such as NAME/smoke), or the path of a table.
+      table: An experiment, as NAME or NAME/smoke, or the path of a table.
       columns: Show these columns only, in this order.
       rows: Number of rows from the top; all by default.
       latex: Print a LaTeX table (booktabs): a line for each configuration, with means

@@ -273,8 +273,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Shard | Non
 def take(points: Sequence[Point], shard: Shard) -> list[Point]:
     """Returns the points of a shard.
 
-    Shards differ by at most one point in size. Points of a group, which share a
-    program, stay together.
+    Shards differ by at most one point in size. Points are ordered by group, because
+    points of a group share a program.
     """
     groups: dict[Group, list[Point]] = {}
     for point in points:

@@ -238,7 +238,7 @@ def check_traced(group: Group) -> None:
 
 
 def compile_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Program:
-    """Compiles a chunk for slices of `size` points, of which `width` run at once."""
+    """Compiles a chunk for slices of `size` points; `width` of them run at once."""
     begin = time.perf_counter()
     compiled = traced_chunk(group, chunk, size, width).lower().compile()
     return Program(compiled, time.perf_counter() - begin)

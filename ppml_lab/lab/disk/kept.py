@@ -11,8 +11,8 @@ and so of its checkpoints, where a killed run finds them again.
 kept parameters are one of these models; the promise is for the rows that it trained.
 Choosing the best reads validation rows as well: nothing is promised for validation
 rows, and the choice may tell of them. What `OnShares` reveals before its last round is
-for the researcher only, and so are its best parameters. Leaves that clients keep for
-themselves are not kept here.
+for the researcher only, and so are best parameters from such a round. Leaves that
+clients keep for themselves are not kept here.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Accuracy:
     """The share of rows whose largest score is the score of their label."""
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`accuracy`."""
+        """Returns `accuracy`."""
         labels = _labels("Accuracy", labels, weights)
         if scores.ndim != 2 or scores.shape[1] < 2:
             raise ValueError(
@@ -91,7 +91,7 @@ class Auroc:
     """The chance that a row of label 1 scores above one of label 0; ties count half."""
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`auroc`."""
+        """Returns `auroc`."""
         score = _one_score("Auroc", scores)
         labels = _labels("Auroc", labels, weights)
         ups = jnp.where(labels == 1, weights, 0.0)
@@ -116,7 +116,7 @@ class F1:
     """Threshold on the single score, or on the difference of two logits."""
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`f1`."""
+        """Returns `f1`."""
         score = _one_score("F1", scores)
         labels = _labels("F1", labels, weights)
         said, true = score > self.threshold, labels == 1
@@ -130,7 +130,7 @@ class MeanSquaredError:
     """The mean of squared differences between scores and labels."""
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`mse`."""
+        """Returns `mse`."""
         scores, labels = _alike("MeanSquaredError", scores, labels, weights)
         squares = jnp.square(scores - labels).mean(axis=1)
         value = _weighted(squares, weights)
@@ -147,7 +147,7 @@ class R2:
     """
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`r2`."""
+        """Returns `r2`."""
         scores, labels = _alike("R2", scores, labels, weights)
         share = (weights / jnp.sum(weights))[:, None]
         heard = jnp.where(share > 0, labels, 0.0)
@@ -192,7 +192,7 @@ class Concordance:
     """
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`concordance`."""
+        """Returns `concordance`."""
         score = _one_score("Concordance", scores)
         if isinstance(labels, dict):
             time, event = labels["time"], labels["event"]

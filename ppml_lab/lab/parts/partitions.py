@@ -76,7 +76,7 @@ class Dirichlet:
 
 @part
 class Shards:
-    """Examples sorted by label and cut into shards; clients get random shards."""
+    """Examples sorted by label and cut into shards, dealt to clients at random."""
 
     num_clients: int = 100
     """Number of clients."""
