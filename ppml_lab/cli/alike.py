@@ -1,4 +1,4 @@
-"""What two rows must share to be compared: data, experiment and promise."""
+"""Checks that two rows can be compared: same data, experiment and privacy promise."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ppml_lab.tables import is_epsilon
 
 NEEDED = ("dataset", "model", "metric")
 NEEDED += ("privacy_unit", "neighboring_relation", "adversary")
-"""Columns that a table has to have, and two rows have to agree on."""
+"""Columns that a table must have, and that two rows must agree on."""
 BESIDE = ("experiment", "data_digest", "delta", "measured_or_projected")
-"""Columns that they have to agree on where both tables have them."""
+"""Columns that two rows must agree on where both tables have them."""
 OF_EPSILONS = ("delta", "trust")
-"""Columns without which an epsilon means nothing: where one is compared, a table has to
-have the first, and rows have to agree on all that both tables have."""
+"""Columns that give an epsilon its meaning: where epsilons are compared, a table must
+have the first, and rows must agree on all that both tables have."""
 ANY = "all"
-"""Every column, even of tables that do not have it."""
+"""The word for every column, also of tables that lack some."""
 
 Differing = dict[str, tuple[str, str]]
-"""By column, what each side has there."""
+"""Columns that differ, and the text of each side."""
 
 
 def check_asked(across: Sequence[str]) -> None:
-    """Raises ValueError for columns that two rows never have to agree on."""
+    """Raises ValueError for columns that two rows need not agree on anyway."""
     from ppml_lab import checks
 
     for name in across:
@@ -33,7 +33,7 @@ def check_asked(across: Sequence[str]) -> None:
 
 
 def unsaid(rows: Sequence[Row], metric: str) -> list[str]:
-    """The columns that a metric needs and that a table does not have."""
+    """Returns the columns that a metric needs and that a table lacks."""
     needed = (*NEEDED, *(OF_EPSILONS[:1] if is_epsilon(metric) else ()))
     return [name for name in needed if name not in rows[0]]
 
@@ -41,7 +41,9 @@ def unsaid(rows: Sequence[Row], metric: str) -> list[str]:
 def check_said(
     path: Path, rows: Sequence[Row], metric: str, across: Sequence[str]
 ) -> None:
-    """Raises ValueError for a table without columns that are needed, unless asked."""
+    """Raises ValueError for a table that lacks needed columns, except those in
+    `across`.
+    """
     missing = unsaid(rows, metric)
     if ANY in across or set(missing) <= set(across):
         return
@@ -61,8 +63,10 @@ def differing(
     metric: str,
     paired: bool,
 ) -> Differing:
-    """Where two groups of rows, by seed, are not of the same data, experiment or
-    promise, as far as a metric goes: seed by seed for pairs, else taken together.
+    """Returns the columns in which two groups of rows, by seed, differ in data,
+    experiment or promise, as far as they matter for a metric.
+
+    Pairs are compared seed by seed, other groups as a whole.
     """
     found: Differing = {}
     every = [*first.values(), *second.values()]
@@ -81,7 +85,7 @@ def differing(
 
 
 def check(found: Differing, paths: tuple[Path, Path], across: Sequence[str]) -> None:
-    """Raises ValueError for what differs, unless it was asked for."""
+    """Raises ValueError for columns that differ, except those in `across`."""
     wrong = {n: v for n, v in found.items() if n not in across and ANY not in across}
     if wrong:
         raise ValueError(
@@ -91,7 +95,7 @@ def check(found: Differing, paths: tuple[Path, Path], across: Sequence[str]) -> 
 
 
 def in_words(found: Differing, paths: tuple[Path, Path]) -> str:
-    """What differs, and how."""
+    """Returns a text about which columns differ, and how."""
     first, second = paths
     return "; ".join(
         f"{name} is {one} in {first} and {other} in {second}"
@@ -100,6 +104,6 @@ def in_words(found: Differing, paths: tuple[Path, Path]) -> str:
 
 
 def _values(side: Mapping[Value, Row], name: str) -> dict[Value, str]:
-    """A column by seed, as it is shown."""
+    """Returns the texts of a column by seed."""
     cells = {seed: row[name] for seed, row in side.items()}
     return {s: "nothing" if c is None else str(c) for s, c in cells.items()}

@@ -1,4 +1,6 @@
-"""`epsilon` and `calibrate`: what a budget costs, before anything is trained."""
+"""`epsilon` and `calibrate`: epsilon of noise, and noise for epsilon, before
+training.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,9 @@ def epsilon(
 
     Args:
       sampling_prob: Probability of joining a step's cohort or batch, in (0, 1].
-      noise_multiplier: Noise stddev over L2 sensitivity; 0 is no privacy.
-      num_steps: Rounds of client-level, or steps of example-level privacy.
-      delta: In (0, 1), well below 1 / population.
+      noise_multiplier: Noise stddev over L2 sensitivity; 0 gives no privacy.
+      num_steps: Rounds (client-level privacy) or steps (example-level privacy).
+      delta: The delta of epsilon, in (0, 1), well below 1 / population.
       as_json: Print one JSON object (an infinite epsilon is the string "inf").
     """
     from ppml_lab.dp import accounting
@@ -56,17 +58,17 @@ def calibrate(
     delta: float,
     as_json: AsJson = False,
 ) -> None:
-    """Prints the smallest noise multiplier for a target, by PLD (what a budget means)
-    and by RDP.
+    """Prints the smallest noise multiplier for a target epsilon, by PLD (what a budget
+    means) and by RDP.
 
     Example: python -m ppml_lab calibrate --target-epsilon 2 --sampling-prob 0.01
     --num-steps 1000 --delta 1e-5
 
     Args:
-      target_epsilon: The budget, above 0.
+      target_epsilon: The epsilon to meet, above 0.
       sampling_prob: Probability of joining a step's cohort or batch, in (0, 1].
-      num_steps: Rounds of client-level, or steps of example-level privacy.
-      delta: In (0, 1), well below 1 / population.
+      num_steps: Rounds (client-level privacy) or steps (example-level privacy).
+      delta: The delta of epsilon, in (0, 1), well below 1 / population.
       as_json: Print one JSON object.
     """
     from ppml_lab.dp import accounting

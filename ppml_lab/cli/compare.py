@@ -1,4 +1,4 @@
-"""`compare`: one metric of two tables, in pairs of runs that differ in nothing else."""
+"""`compare`: one metric of two tables, for each group of equal labels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ppml_lab.cli import alike, tables
 from ppml_lab.cli.output import AsJson, Table, print_json, print_table
 from ppml_lab.cli.tables import Row, Value
 
-# Tables keep six digits: what differs by less is rounding of the subtraction.
+# Tables keep six digits: a smaller difference is rounding of the subtraction.
 _ROUNDING = 1e-9
 _SEED_ALONE = "seed"
-# Columns that say that a run is private, in tables from before there were keys.
+# Columns that show that a run is private, in tables without a column "key".
 _PROMISES = ("privacy_unit", "epsilon", "epsilon_rdp", "epsilon_pld")
 
 Labels = tuple[Value, ...]
@@ -24,9 +24,9 @@ class Run(NamedTuple):
     """A row of a table.
 
     Attributes:
-      key: What its randomness was made of beside its seed; None where nobody says.
-      value: Of the metric; nan where it is missing.
-      row: All of it.
+      key: The key of the row's randomness, beside its seed; None where not known.
+      value: Value of the metric; nan where it is missing.
+      row: The whole row.
     """
 
     key: Value
@@ -35,11 +35,13 @@ class Run(NamedTuple):
 
 
 Groups = Mapping[Labels, Mapping[Value, Run]]
-"""Rows by the labels other than the seed, and by seed."""
+"""Rows by their labels other than the seed, and by seed."""
 
 
 class Compared(NamedTuple):
-    """What was compared, what was left out, and what the tables differ in beside."""
+    """The results of a comparison, numbers of rows left out, and columns that
+    differ.
+    """
 
     groups: list[dict[str, Any]]
     unmatched: tuple[int, int]
@@ -56,37 +58,37 @@ def compare(
     across: tuple[str, ...] = (),
     as_json: AsJson = False,
 ) -> None:
-    """Prints how much a metric is higher in the second table, for each group of labels.
+    """Prints how much higher a metric is in the second table, for each group of labels.
 
-    Rows belong to a group if all labels but the seed are equal: labels are the columns
-    up to "seed" that both tables have. Two rows of a seed are a pair if they share
-    their key, as runs without privacy do, and runs made twice: the column `key` says
-    so. Of pairs the 95% interval and p value are those of a paired t-test. Private runs
-    that differ in anything have keys of their own, and so have those of tables that do
-    not say: they are compared as independent runs, by Welch's t-test. The column `test`
-    says which it was.
+    Rows belong to a group if all labels except the seed are equal: labels are the
+    columns up to "seed" that both tables have. Two rows of one seed are a pair if they
+    have the same value in the column `key`, as runs without privacy have, and runs made
+    twice. Pairs get the 95% interval and p value of a paired t-test. Private runs that
+    differ in anything have different keys; they are compared as independent runs, by
+    Welch's t-test, and so are private runs of tables without keys. The column `test`
+    says which test was used.
 
-    Rows of a group have to be of the same dataset (and data, by their digest),
-    experiment, model, metric, privacy unit, neighbouring relation, adversary and delta,
-    and all be measured or all projected; epsilons have to have the same trust too.
-    Otherwise `across` names what may differ. Rows without a finite metric, such as
-    those of runs that diverged, are left out and counted.
+    Rows of a group must have the same dataset (and data, by their digest), experiment,
+    model, metric, privacy unit, neighbouring relation, adversary and delta, and must
+    all be measured or all be projected; to compare epsilons, they must have the same
+    trust too. `across` names columns that may differ. Rows without a finite metric,
+    such as those of runs that diverged, are left out and counted.
 
     Example: python -m ppml_lab compare dp_sgd /tmp/mine --metric accuracy
 
     Args:
-      first: An experiment, "NAME/smoke" or the like, or the path of a table.
-      second: Another.
-      metric: A column of both.
-      labels: Match by these columns and "seed" instead.
-      across: Columns that may differ, by which rows are not matched either; "all" also
-        takes tables that do not have them.
+      first: An experiment, as NAME or NAME/smoke, or the path of a table.
+      second: The other table, named likewise.
+      metric: The column to compare, in both tables.
+      labels: Match rows by these columns and "seed" instead.
+      across: Columns that may differ; rows are not matched by them either. "all" also
+        takes tables that lack needed columns.
       as_json: Print one JSON object.
 
     Raises:
-      ValueError: If a table, the metric or a label is not there, labels are not unique
-        in a table, no group has two pairs, or two independent runs on each side, or
-        tables differ in, or do not say, what `across` does not name.
+      ValueError: If a table, the metric or a label is missing, labels are not unique in
+        a table, no group has two pairs or two independent runs on each side, or tables
+        differ in, or lack, a column that `across` does not name.
     """
     alike.check_asked(across)
     paths = tables.find(first), tables.find(second)
@@ -126,10 +128,10 @@ def compare(
 
 
 def paired_test(values: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Means, mean difference, its 95% interval and a paired t-test's p value.
+    """Returns means, mean difference, its 95% interval and a paired t-test's p value.
 
-    Of a single pair there is no interval, and where all differences are equal no test:
-    these are None.
+    The interval and p value of a single pair are None, and so is the p value where all
+    differences are equal.
     """
     import numpy as np
     from scipy import stats
@@ -148,11 +150,11 @@ def paired_test(values: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def welch_test(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
-    """Means, their difference, its 95% interval and Welch's p value, of independent
-    runs; without `pairs`, which are None.
+    """Returns means, their difference, its 95% interval and Welch's p value for
+    independent runs; `pairs` is None.
 
-    Of a single run on one side there is no interval, and where all runs of each side
-    are equal no test: these are None.
+    The interval and p value are None for a single run on a side, and so is the p value
+    where all runs of each side are equal.
     """
     import numpy as np
     from scipy import stats
@@ -202,7 +204,7 @@ def _label_names(
     labels: Sequence[str],
     across: Sequence[str],
 ) -> list[str]:
-    """The columns to match by, "seed" last."""
+    """Returns the columns to match by, "seed" last."""
     from ppml_lab import checks
 
     columns = [list(table[0]) for table in rows]
@@ -231,7 +233,7 @@ def _check_metric(metric: str, names: Sequence[str], rows: Sequence[list[Row]]) 
     checks.known("metric", metric, shared)
     for table in rows:
         for row in table:
-            # Tables spell out what a run that diverged has.
+            # Tables spell out the nan of a run that diverged.
             if isinstance(row[metric], str) and row[metric] != "nan":
                 raise ValueError(
                     f"metric {metric} must be a number, got '{row[metric]}'"
@@ -295,7 +297,7 @@ def _compare(
 def _are_paired(
     sides: tuple[Mapping[Value, Run], Mapping[Value, Run]], seeds: Sequence[Value]
 ) -> bool:
-    """Whether all rows of the seeds in common share their keys."""
+    """Returns whether all rows of the common seeds share their keys."""
     keys = [(sides[0][seed].key, sides[1][seed].key) for seed in seeds]
     return bool(keys) and all(one == other is not None for one, other in keys)
 
@@ -334,7 +336,7 @@ def _by_labels(
 
 
 def _key_of(row: Row) -> Value:
-    """What a row's randomness is known to be made of beside its seed."""
+    """Returns the key of a row's randomness beside its seed; None where not known."""
     if "key" in row:
         return row["key"]
     private = [row.get(name) for name in _PROMISES]

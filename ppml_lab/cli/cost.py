@@ -1,4 +1,4 @@
-"""`cost`: what a secure sum sends, and how long that takes."""
+"""`cost`: what secure aggregation sends, and how long that takes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ def cost(
     input_bits: int = 16,
     as_json: AsJson = False,
 ) -> None:
-    """Prints bytes by party, rounds and LAN/WAN seconds of every kind of secure sum.
+    """Prints bytes by party, rounds and LAN/WAN seconds of each kind of secure
+    aggregation.
 
-    Of additive sharing all shares but one are sent as seeds, and the server is the one
-    that gets vectors. The sum of LightSecAgg is modulo 2^31 - 1 where it fits, else
+    Additive sharing sends all shares except one as seeds; "server" is the server that
+    gets vectors. The sum of LightSecAgg is modulo 2^31 - 1 where it fits, else modulo
     2^61 - 1.
 
     Example: python -m ppml_lab cost --num-clients 1000 --dimension 100000
     --num-dropped 100
 
     Args:
-      num_clients: How many take part, at least 3.
-      dimension: Entries of a client's vector.
-      num_dropped: Clients that drop out; graph and code are made for so many.
-      corrupt_share: Of the clients, in [0, 1), who collude with the server: graph and
+      num_clients: Number of clients that take part, at least 3.
+      dimension: Number of entries of a client's vector.
+      num_dropped: Clients that drop out; graph and code are made for this number.
+      corrupt_share: Share of clients who collude with the server, in [0, 1); graph and
         code are made for it.
-      num_servers: Of additive sharing, at least 2.
-      input_bits: Of an entry before the sum.
+      num_servers: Number of servers of additive sharing, at least 2.
+      input_bits: Bits of an entry before the sum.
       as_json: Print one JSON array.
 
     Raises:
@@ -97,7 +98,7 @@ def cost(
 
 
 def _row(protocol: str, build: Callable[[], Messages]) -> dict[str, Any]:
-    """A protocol's numbers, or why these clients cannot run it."""
+    """Returns a protocol's numbers, or the reason why these clients cannot run it."""
     from ppml_lab.smpc import cost
     from ppml_lab.smpc.network import LAN, WAN
 

@@ -1,4 +1,4 @@
-"""`doctor`: can the lab run here, on what, and with which data?"""
+"""`doctor`: whether the lab can run here, on which devices, and with which data."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ def doctor(
     chips: bool = False,
     as_json: AsJson = False,
 ) -> None:
-    """Says whether the lab can run here, on what, with which data, and what fits.
+    """Says whether the lab can run here, on which devices, with which data, and what
+    fits.
 
     It writes nothing and downloads nothing. The exit code is 1 if there are problems.
 
-    What fits is read off compiled programs: how many clients train side by side
-    (lanes), how many runs are computed side by side (width), how many of a sweep's runs
-    the memory holds, and how many would be chosen.
+    Compiled programs show what fits: how many clients train at once (lanes), how many
+    runs are computed at once (width), how many of a sweep's runs the memory holds, and
+    how many a sweep would choose.
 
     Example: python -m ppml_lab doctor --experiment dp_fedavg --config smoke --chips
 
     Args:
-      experiment: Whose runs are to fit; a run of the default setup if left out.
+      experiment: The experiment whose runs should fit; by default a run of the default
+        setup.
       config: The experiment's configuration.
-      chips: Say it of accelerators that are not here too, as an estimate.
+      chips: Also estimate what fits accelerators that are not here.
       as_json: Print one JSON object: packages, devices, data, folders, fits, problems,
         warnings.
 

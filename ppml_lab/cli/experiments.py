@@ -1,4 +1,4 @@
-"""`list`: which experiments there are, and which have results."""
+"""`list`: the experiments of this folder, and their results."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def list_experiments(*, as_json: AsJson = False) -> None:
     Example: python -m ppml_lab list
 
     Args:
-      as_json: Print one JSON array; `results` has the tables' paths by configuration.
+      as_json: Print one JSON array; `results` has the paths of tables by configuration.
 
     Raises:
-      ValueError: If there is no folder of experiments here, or one does not parse.
+      ValueError: If there are no experiments here, or one does not parse.
     """
     found = [_describe(path) for path in find().values()]
     if as_json:
@@ -41,11 +41,13 @@ def list_experiments(*, as_json: AsJson = False) -> None:
 
 
 def find() -> dict[str, Path]:
-    """The experiments below the current folder, by name: what lies in experiments/, and
-    what further down has CONFIGS, such as benchmarks.
+    """Returns the experiments below the current folder, by name.
+
+    These are the files in experiments/, and files further down that have CONFIGS, such
+    as benchmarks.
 
     Raises:
-      ValueError: If there are none, or two of one name.
+      ValueError: If there are none, or two with the same name.
     """
     paths = sorted(_FOLDER.glob("[!_]*.py"))
     paths += [
@@ -67,20 +69,21 @@ def find() -> dict[str, Path]:
 
 
 def module(path: Path) -> str:
-    """What `python -m` calls the experiment of a file."""
+    """Returns the module name of an experiment's file, for `python -m`."""
     return ".".join(path.with_suffix("").parts)
 
 
 def question(path: Path) -> str:
-    """What an experiment asks: the first line of its docstring."""
+    """Returns an experiment's question, the first line of its docstring."""
     return (ast.get_docstring(_parsed(path)) or "").partition("\n")[0]
 
 
 def literal(path: Path, name: str) -> Any:
-    """What a file assigns to a name, without running it; None if it does not.
+    """Returns the literal that a file assigns to a name, without running the file; None
+    if it assigns nothing.
 
     Raises:
-      ValueError: If it is computed.
+      ValueError: If the value is computed.
     """
     value = _assigned(_parsed(path), name)
     try:
@@ -90,19 +93,19 @@ def literal(path: Path, name: str) -> Any:
 
 
 def configurations(path: Path) -> list[str]:
-    """The names of an experiment's configurations, without running it."""
+    """Returns the names of an experiment's configurations, without running it."""
     return _configurations(_parsed(path)) or []
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    """What its source says, without running it, and the tables it has."""
+    """Returns facts from an experiment's source, without running it, and its tables."""
     folder = RESULTS / path.stem
     return {
         "name": path.stem,
         "question": question(path),
         "configurations": configurations(path),
         "results": {
-            # As `lab.command.parse` has it, the paper's results are at the top.
+            # `lab.command.parse` puts the results of "paper" at the top.
             "paper" if table.parent == folder else table.parent.name: str(table)
             for table in sorted(folder.rglob("table.csv"))
         },
@@ -110,8 +113,9 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _is_one(path: Path) -> bool:
-    """Whether a file has CONFIGS; files that do not name them are not parsed, for
-    workers may be of another Python.
+    """Returns whether a file has CONFIGS.
+
+    Files that do not name CONFIGS are not parsed: workers may be for another Python.
     """
     named = b"CONFIGS" in path.read_bytes()
     return named and _configurations(_parsed(path)) is not None
@@ -125,8 +129,8 @@ def _parsed(path: Path) -> ast.Module:
 
 
 def _configurations(tree: ast.Module) -> list[str] | None:
-    """The keys of the module's CONFIGS, as far as they are written out; None if it has
-    none.
+    """Returns the keys of the module's CONFIGS that are literals; None if it has no
+    CONFIGS.
     """
     configs = _assigned(tree, "CONFIGS")
     keys = configs.keys if isinstance(configs, ast.Dict) else []
@@ -135,7 +139,7 @@ def _configurations(tree: ast.Module) -> list[str] | None:
 
 
 def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
-    """The first expression that a module assigns to a name."""
+    """Returns the first expression that a module assigns to a name."""
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         targets = [node.target] if isinstance(node, ast.AnnAssign) else targets

@@ -1,4 +1,4 @@
-"""What `doctor` says of memory: how many runs of a sweep fit a device."""
+"""The memory report of `doctor`: how many runs of a sweep fit a device."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ppml_lab.units import shown
 
 
 def rows(experiment: str, config: str, chips: bool) -> list[dict[str, Any]]:
-    """A row of every group of runs that share a program, and of every device.
+    """Returns a row for every group of runs that share a program, and every device.
 
     Args:
-      experiment: The experiment whose runs they are; "" for a run of the default setup.
-      config: Which of its configurations.
+      experiment: The experiment of the runs; "" for a run of the default setup.
+      config: The name of its configuration.
       chips: Whether chips that are not here have rows too.
 
     Raises:
       ValueError: If there is no such experiment or configuration, or it has no runs.
     """
-    # Imported late: jax is not looked for before versions are known to be right.
+    # Imported here: versions are checked before jax is imported.
     from ppml_lab.lab import fits, memory, parts
     from ppml_lab.lab.chips import CHIPS
     from ppml_lab.lab.program import group_of
@@ -50,7 +50,7 @@ def rows(experiment: str, config: str, chips: bool) -> list[dict[str, Any]]:
 
 
 def printed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row as people read it."""
+    """Returns the row with bytes in readable units."""
     return {
         name.removesuffix("_bytes"): shown(value) if name.endswith("_bytes") else value
         for name, value in row.items()

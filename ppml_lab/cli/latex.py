@@ -1,4 +1,4 @@
-"""A results table as LaTeX: means over seeds, with their spread."""
+"""Results tables in LaTeX: means over seeds, with their spread."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ _ESCAPED |= {
 }
 _INFINITE = {math.inf: r"$\infty$", -math.inf: r"$-\infty$"}
 _DIGITS = 2
-"""Of a spread; its mean ends with the same one."""
+"""Digits of a spread; its mean ends at the same decimal."""
 
 
 def table(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
-    """A `tabular` with booktabs' rules: one line for each configuration, numbers that
-    differ between seeds as mean and standard deviation.
+    """Returns a `tabular` with booktabs' rules: one line for each configuration, with
+    mean and standard deviation of numbers that differ between seeds.
 
     Args:
-      rows: At least one, of equal columns.
-      columns: These only, in this order. By default those in which configurations
-        differ, without what is each run's own; what all share is a comment.
+      rows: At least one row; all rows have the same columns.
+      columns: The columns to show, in this order. By default those in which
+        configurations differ, without columns that differ between seeds and hold no
+        numbers; columns with one value are comments.
 
     Raises:
       ValueError: If two lines would look alike in all columns that tell configurations
@@ -46,7 +47,7 @@ def table(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
     lines: dict[tuple[str, ...], Mapping[str, Value]] = {}
     told_by = [name for name in kept if name in tables.labels(rows)]
     for group in groups:
-        # As it is printed: spaces in a row are one, and none at the ends.
+        # LaTeX prints several spaces as one, and none at the ends.
         name = tuple(" ".join(_cell(n, group).split()) for n in told_by)
         if name in lines:
             raise ValueError(_alike(lines[name], group[0], told_by, rows))
@@ -68,12 +69,12 @@ def table(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Returns text escaped for LaTeX."""
     return "".join(_ESCAPED.get(letter, letter) for letter in text)
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A number in mathematics, with so many decimals or six digits."""
+    """Returns a number in math mode, with `decimals` decimals or six digits."""
     if value in _INFINITE:
         return _INFINITE[value]
     shown = f"{value:.6g}" if decimals is None else f"{value:.{decimals}f}"
@@ -83,10 +84,10 @@ def number(value: float, decimals: int | None = None) -> str:
 
 
 def with_spread(mean: float, std: float) -> str:
-    """A mean and a standard deviation, to two digits of the latter."""
+    """Returns a mean and a standard deviation, to two digits of the deviation."""
     size = max(abs(mean), std)
     power = math.floor(math.log10(size))
-    # Plain numbers where they are short, else with one power of ten.
+    # Long numbers share one power of ten.
     power = 0 if -4 <= power < 6 else power
     scaled, spread = mean / 10.0**power, std / 10.0**power
     decimals = max(0, _DIGITS - 1 - math.floor(math.log10(spread)))
@@ -100,7 +101,7 @@ def _alike(
     told_by: Sequence[str],
     rows: Sequence[Row],
 ) -> str:
-    """What is wrong with two lines that nobody could tell apart."""
+    """Returns the error text about two lines that nobody could tell apart."""
     name = ", ".join(str(one[column]) for column in told_by)
     pair = [{n: row[n] for n in tables.labels(rows)} for row in (one, other)]
     same = [
@@ -116,7 +117,7 @@ def _alike(
 
 
 def _means(groups: Sequence[Sequence[Mapping[str, Value]]]) -> list[str]:
-    """Columns that have one value, or a mean, in each configuration."""
+    """Returns the columns that have one value, or a mean, in each configuration."""
 
     def is_kept(name: str) -> bool:
         cells = [[row[name] for row in group] for group in groups]
@@ -163,7 +164,7 @@ def _is_numeric(rows: Sequence[Row], name: str) -> bool:
 
 def _line(cells: Iterable[str]) -> str:
     line = f"{' & '.join(cells)} \\\\"
-    # What is before takes a star, or something in brackets, for its own.
+    # The command before would take a star or a bracket for its argument.
     return f"{{}}{line}" if line.lstrip().startswith(("[", "*")) else line
 
 
@@ -172,7 +173,7 @@ def _remarks(
     groups: Sequence[Sequence[Mapping[str, Value]]],
     kept: Sequence[str],
 ) -> list[str]:
-    """What the reader of the source has to know, as comments."""
+    """Returns comments for readers of the LaTeX source."""
     found = ["needs \\usepackage{booktabs}"]
     if tables.SEED in rows[0]:
         counts = sorted({len(group) for group in groups})

@@ -1,4 +1,4 @@
-"""What `doctor` says of the software, and of the devices that jax finds."""
+"""The report of `doctor` on the software, and on the devices that jax finds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _UNUSUAL = {
 
 
 class Finding(NamedTuple):
-    """Facts by name; what keeps the lab from running; what the user should know."""
+    """A part of the report: facts by name, problems that keep the lab from running, and
+    warnings.
+    """
 
     facts: dict[str, Any]
     problems: list[str]
@@ -26,7 +28,7 @@ class Finding(NamedTuple):
 
 
 def packages() -> Finding:
-    """Python's version and those of the packages that the lab needs."""
+    """Returns the versions of Python and of the packages that the lab needs."""
     try:
         wanted = metadata.requires("ppml_lab") or []
         python = metadata.metadata("ppml_lab")["Requires-Python"]
@@ -41,7 +43,9 @@ def packages() -> Finding:
 
 
 def versions(requirements: Sequence[str]) -> Finding:
-    """Installed versions (None where there is none), each held to "name>=version"."""
+    """Returns installed versions (None if not installed), checked against requirements
+    "name>=version".
+    """
     facts: dict[str, str | None] = {}
     problems = []
     for requirement in requirements:
@@ -60,7 +64,7 @@ def versions(requirements: Sequence[str]) -> Finding:
 
 
 def devices() -> Finding:
-    """What jax computes on, as experiments will have it."""
+    """Returns the devices that jax computes on in experiments."""
     flags = {
         name: value
         for name, value in sorted(os.environ.items())
@@ -99,7 +103,9 @@ def devices() -> Finding:
 
 
 def idle_gpus(folder: Path) -> list[str]:
-    """Why jax leaves alone the NVIDIA devices that `folder` has; none, no reason."""
+    """Returns why jax does not use the NVIDIA devices in `folder`; empty if there are
+    none.
+    """
     gpus = sorted(path.name for path in folder.glob("nvidia[0-9]*"))
     if not gpus:
         return []
@@ -122,7 +128,9 @@ def _installed(name: str) -> str | None:
 
 
 def _numbers(version: str) -> list[int]:
-    """Of the release, so that lists compare as versions do: 2.0.0 equals 2."""
+    """Returns the numbers of a release, so that lists compare as versions: 2.0.0 equals
+    2.
+    """
     release = re.match(r"[\d.]*", version)
     numbers = [int(part) for part in re.findall(r"\d+", release[0] if release else "")]
     while numbers and not numbers[-1]:

@@ -1,19 +1,20 @@
-"""Tables of means and spreads in Markdown, made of the rows of a results table.
+"""Tables of means and spreads in Markdown, made from the rows of a results table.
 
-What a table shows is declared as
+A dictionary declares what a table shows:
 
     {"title": "...", "by": [...], "of": ..., "where": {...}, "across": "...",
      "percent": [...]}
 
-It has a line for every value of the columns `by`, of rows whose cells are those of
-`where` (one, or several in a list), and beside that
+The table has a line for every value of the columns `by`. It shows rows whose cells
+match `where` (one value, or several in a list), and in each line
 
     "of": ["accuracy", ...]            means over seeds, and standard deviations
     "of": {"accuracy": "its_spread", "bytes": [], "time": ["low", "high"]}
-                                       what rows have already, its spread or its range
-    "across": "algorithm"              of the only column of `of`, one for every value
+                                       means in the rows, with their spread or range
+    "across": "algorithm"              the only column of `of`, once for every value
 
-Columns in `percent` are shown so; `by`, `of` and what tells rows apart are needed.
+Columns in `percent` are shown in percent. `by` and `of` are needed, and must tell rows
+apart together with `across` and the seed.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ _KEYS = ("title", "by", "of", "where", "across", "percent")
 
 
 def table(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """A declared table and a line that says what it shows; "" if no row is meant.
+    """Returns a declared table after a line that says what it shows; "" if `where`
+    matches no row.
 
     Raises:
-      ValueError: If it does not fit the rows: a column that they lack, or cells of rows
-        that differ in more than their seeds.
+      ValueError: If the declaration does not fit the rows: they lack a column, or rows
+        of one cell differ in more than their seeds.
     """
     rows = [row for row in rows if _is_meant(about, row)]
     if not rows:
@@ -66,14 +68,16 @@ def table(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
 def _is_meant(about: Mapping[str, Any], row: Row) -> bool:
     for name, cells in about.get("where", {}).items():
         wanted = cells if isinstance(cells, list) else [cells]
-        # Infinity has no literal.
+        # Infinity has no literal, so that texts match too.
         if row.get(name) not in wanted and _text(row.get(name)) not in wanted:
             return False
     return True
 
 
 def _ends(about: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What is shown, and the columns of its spread: none, one, or a range's ends."""
+    """Returns the shown columns, each with those of its spread: none, one, or a range's
+    ends.
+    """
     of = about["of"]
     given = of if isinstance(of, dict) else {name: [] for name in of}
     return {name: [end] if isinstance(end, str) else end for name, end in given.items()}
@@ -107,7 +111,7 @@ def _check(about: Mapping[str, Any], rows: Sequence[Row]) -> None:
 
 
 def _caption(about: Mapping[str, Any], counts: Sequence[int]) -> str:
-    """What the cells are, in words."""
+    """Returns a sentence about what the cells are."""
     said = [about["title"]] if "title" in about else []
     if about.get("across"):
         (name,) = about["of"]
@@ -127,7 +131,9 @@ def _caption(about: Mapping[str, Any], counts: Sequence[int]) -> str:
 
 
 def _cell(rows: Sequence[Row], name: str, ends: Sequence[str], unit: int) -> str:
-    """A mean with its standard deviation (over n - 1), or what a row says."""
+    """Returns a mean with its standard deviation (over n - 1), or with the spread that
+    the row has.
+    """
     values = [row[name] for row in rows if row.get(name) is not None]
     numbers = [value for value in values if isinstance(value, int | float)]
     if not values or len(numbers) < len(values):

@@ -1,4 +1,4 @@
-"""How commands print: strict JSON, or a table as wide as the terminal."""
+"""Output of commands: strict JSON, or a table as wide as the terminal."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ AsJson = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOf
 
 Table = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
 
-# Between two columns.
+# Spaces between two columns.
 _GAP = 2
 _UNBOUNDED = 100_000
 
 
 def print_json(value: Any) -> None:
-    """Prints one JSON value on a line; infinity, which JSON lacks, as "inf"."""
+    """Prints one JSON value on a line, with "inf" for infinity, which JSON lacks."""
     print(json.dumps(_strict(value), allow_nan=False))
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> None:
     """Prints rows in full, in blocks of columns where a terminal is too narrow.
 
-    From the second block on, rows are known by their number, which leads every block.
+    If there are several blocks, each begins with the numbers of the rows.
 
     Args:
-      rows: At least one; all with the columns of the first. None is an empty cell.
-      width: Of a line, in characters; the terminal's if None, and without a bound where
-        the output is no terminal.
+      rows: At least one row; all have the columns of the first. None is an empty cell.
+      width: Characters of a line; if None, the terminal's, or unbounded where the
+        output is no terminal.
     """
     from rich import box, console, table
 
@@ -46,7 +46,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> 
     numbers = [str(number) for number in range(len(rows))]
     blocks = _blocks(cells, len(numbers[-1]), width)
     for names in blocks:
-        # Of the gap, the box itself draws one column.
+        # The box itself draws one column of the gap.
         shown = table.Table(
             box=box.SIMPLE_HEAD,
             padding=(0, _GAP - 1, 0, 0),
@@ -70,7 +70,9 @@ def print_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> 
 def _blocks(
     cells: Mapping[str, Sequence[str]], lead: int, width: int | None
 ) -> list[list[str]]:
-    """All columns, or those that fit into `width` beside one of `lead` characters."""
+    """Returns blocks of columns that fit into `width` beside a column of `lead`
+    characters.
+    """
     widths = {
         name: _GAP + max(map(len, [name, *column])) for name, column in cells.items()
     }
@@ -92,7 +94,7 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    # What a table holds does not move the cursor.
+    # Escaped, so that cells cannot move the cursor.
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in str(value)

@@ -1,12 +1,12 @@
-"""`pages`: what results pages say of tables, made of the tables.
+"""`pages`: brings the parts of results pages that are made from tables up to date.
 
-An experiment declares beside itself, written out as a literal,
+An experiment's file declares, as a literal,
 
     PAGE = {"minutes": {"paper": 33}, "tables": [...]}
 
-`minutes` are those that a configuration should take on two cores, until its provenance
-says how many it took; for `tables` see `means`. Where several configurations have
-tables, the page joins them: `configuration` is a column of theirs.
+`minutes` is the expected time of a configuration on two cores, which the page shows
+until the configuration's provenance has the real time; for `tables` see `means`. Where
+several configurations have tables, the page joins them, with a column `configuration`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ Check = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 def pages(*, check: Check = False, as_json: AsJson = False) -> None:
     """Brings results pages up to date with the tables.
 
-    Of results/NAME/README.md it makes the title, which is the experiment's question,
-    the means between the lines `<!-- table -->` and `<!-- end -->`, and what made them,
-    between `<!-- made -->` and `<!-- end -->`; of results/README.md the list between
-    `<!-- list -->` and `<!-- end -->`; and all of a named configuration's own page.
+    In results/NAME/README.md it writes the title, which is the experiment's question;
+    the means between the lines `<!-- table -->` and `<!-- end -->`; and the commands,
+    devices and commits between `<!-- made -->` and `<!-- end -->`. In results/README.md
+    it writes the list between `<!-- list -->` and `<!-- end -->`. It writes all of the
+    page of each configuration other than "paper" and "smoke".
 
     Example: python -m ppml_lab pages --check
 
@@ -42,7 +43,7 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
     Raises:
       ValueError: If a page or one of its lines is missing, or a PAGE does not fit its
         tables.
-      SystemExit: If `check` finds something.
+      SystemExit: If `check` finds a page that is not up to date.
     """
     declared = {
         path: about
@@ -71,7 +72,9 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
 
 
 def _pages(path: Path, about: Mapping[str, Any]) -> dict[Path, str]:
-    """An experiment's page, and those of its named configurations."""
+    """Returns an experiment's page, and those of its configurations other than
+    "paper".
+    """
     folders = _folders(path.stem)
     if not folders:
         return {}
@@ -103,8 +106,9 @@ def _pages(path: Path, about: Mapping[str, Any]) -> dict[Path, str]:
 
 
 def _folders(stem: str) -> dict[str, Path]:
-    """Where tables are, by configuration. Those of `smoke` show that an experiment
-    runs; nothing is read from them.
+    """Returns the folders of tables by configuration, without `smoke`.
+
+    A table of `smoke` only shows that an experiment runs.
     """
     top = RESULTS / stem
     found = {"paper": top} if (top / "table.csv").exists() else {}
@@ -117,7 +121,7 @@ def _read(path: Path) -> str:
 
 
 def _between(page: Path, text: str, name: str, content: str) -> str:
-    """The text with another content between a mark and the next `<!-- end -->`."""
+    """Returns the text with new content between a mark and the next `<!-- end -->`."""
     begin, end = f"<!-- {name} -->\n", "<!-- end -->"
     before, _, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
@@ -133,7 +137,9 @@ def _tables(about: Mapping[str, Any], rows: list[Row]) -> str:
 
 
 def _made(page: Path, path: Path, minutes: Mapping[str, float | None]) -> str:
-    """Which command made each table, on what, in how long, at which commits."""
+    """Returns a table of commands, devices, minutes and commits that made each
+    table.
+    """
     folders = _folders(path.stem)
     lines = ["| configuration | command | device | minutes | commits | format |"]
     lines += ["|---|---|---|--:|---|--:|"]
@@ -151,7 +157,7 @@ def _made(page: Path, path: Path, minutes: Mapping[str, float | None]) -> str:
 
 
 def _stamp(folder: Path | None) -> dict[str, Any] | None:
-    """A configuration's provenance.json; None if it has made no table."""
+    """Returns a configuration's provenance.json; None if it has no table."""
     if folder is None:
         return None
     path = folder / "provenance.json"
@@ -174,7 +180,9 @@ def _device_and_commits(stamp: Mapping[str, Any] | None) -> tuple[str, str, str]
 
 
 def _minutes(stamp: Mapping[str, Any] | None, expected: float | None) -> str:
-    """What a table took, if that was recorded, else what is expected."""
+    """Returns the minutes that a table took if they are recorded, else those
+    expected.
+    """
     spent = (stamp or {}).get("cost", {})
     if spent.get("run_seconds") is not None:
         total = spent["run_seconds"] + (spent["compile_seconds"] or 0.0)
@@ -185,7 +193,9 @@ def _minutes(stamp: Mapping[str, Any] | None, expected: float | None) -> str:
 def _overview(
     declared: Mapping[Path, Mapping[str, Any]], texts: Mapping[Path, str]
 ) -> dict[Path, str]:
-    """results/README.md: every experiment's question, and its answer in one line."""
+    """Returns results/README.md, with every experiment's question and answer in a
+    line.
+    """
     page = RESULTS / "README.md"
     lines = ["| experiment | question | answer | configurations (minutes) |"]
     lines += ["|---|---|---|---|"]
@@ -207,7 +217,7 @@ def _overview(
 
 
 def _answer(page: Path, text: str) -> str:
-    """A page's first paragraph, which is in bold letters, as one line."""
+    """Returns a page's first paragraph, which must be bold, as one line."""
     first = " ".join([*text.split("\n\n"), ""][1].split())
     if not (first.startswith("**") and first.endswith("**")):
         raise ValueError(

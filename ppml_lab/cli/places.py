@@ -1,4 +1,4 @@
-"""What `doctor` says of data sets, caches and the results folder."""
+"""The report of `doctor` on data sets, caches and the results folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ppml_lab.cli.machine import Finding
 from ppml_lab.cli.tables import RESULTS
 
 _OF_PACKAGES = {"rossi": "lifelines"}
-"""Data sets that come with packages which need not be there."""
+"""Data sets that come with optional packages."""
 _LITTLE_SPACE = 500 * 2**20
 
 
 def data_sets() -> Finding:
-    """Every data set by name: where it is, or what to do about it. No downloads."""
+    """Returns for every data set where it is, or how to get it; downloads nothing."""
     from ppml_lab.data import datasets
 
     rows = [_data_set(name) for name in datasets.names()]
@@ -40,7 +40,9 @@ def data_sets() -> Finding:
 
 
 def folders() -> Finding:
-    """Where the lab writes: size, free space, and whether it can."""
+    """Returns the folders that the lab writes: size, free space, and whether it can
+    write.
+    """
     from ppml_lab.data import datasets, files
     from ppml_lab.lab.run import compiled_programs
 
@@ -112,7 +114,7 @@ def _data_set(name: str) -> dict[str, Any]:
 
 
 def _folder(path: Path, counted: list[Path]) -> dict[str, Any]:
-    """What is known of a folder, which need not be there yet, and the size of parts."""
+    """Returns facts about a folder, which need not exist, and the size of `counted`."""
     path = path.absolute()
     nearest = next(place for place in (path, *path.parents) if place.exists())
     files = (file for part in counted for file in part.rglob("*") if file.is_file())

@@ -1,4 +1,4 @@
-"""`plot`: a column of a results table against another, as a figure."""
+"""`plot`: a figure of one column of a results table against another."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ def plot(
     """Draws means over seeds with 95% intervals, one line for each value of `by`.
 
     Rows that differ in more than the seed are never averaged: the error names the
-    columns to add to --by, or to choose by with --where. Without privacy epsilon is
-    infinite: a mark at the right, with a dashed level across.
+    columns to add to --by, or to choose rows by with --where. The epsilon of a run
+    without privacy is infinite: a mark at the right, with a dashed level across.
 
     Example: python -m ppml_lab plot heterogeneity --x partition --y best_accuracy --by
     algorithm
 
     Args:
-      table: An experiment, "NAME/smoke" or the like, or the path of a table.
-      x: The column on the horizontal axis; what is no number is a category.
-      y: A column of numbers.
-      by: Columns that lines are named by.
-      where: Rows alone with these values, each as COLUMN=VALUE.
-      out: The figure's file, whose ending says its kind; without one, a PDF and a PNG
-        of this name. By default Y_against_X in this folder.
-      x_scale: Of numbers; auto is log where these are spaced so.
-      y_scale: The same.
+      table: An experiment, as NAME or NAME/smoke, or the path of a table.
+      x: The column on the horizontal axis; a value that is no number is a category.
+      y: The column on the vertical axis, of numbers.
+      by: Columns whose values name the lines.
+      where: Draw only rows with these values, each as COLUMN=VALUE.
+      out: The figure's file; its ending says the format, and without an ending a PDF
+        and a PNG are written. By default Y_against_X in this folder.
+      x_scale: Scale of numbers on the horizontal axis; auto is log where they are
+        spaced so.
+      y_scale: Scale of the vertical axis.
       as_json: Print one JSON object: files, lines, places, and notes on what is drawn.
 
     Raises:
       ValueError: If there is no such table or column, nothing can be drawn, or rows do
         not belong on one line or axis.
     """
-    # Imported late: the prompt starts without jax and matplotlib.
+    # Imported here so that the command line starts without jax and matplotlib.
     from ppml_lab.lab import plots
 
     path = tables.find(table)
@@ -70,7 +71,7 @@ def plot(
 
 
 def _choice(text: str) -> tuple[str, tables.Value]:
-    """A column and its value."""
+    """Returns the column and the value of a text COLUMN=VALUE."""
     name, found, cell = text.partition("=")
     if not found:
         raise ValueError(f"where must be COLUMN=VALUE, got {text!r}")

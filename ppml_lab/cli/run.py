@@ -1,4 +1,4 @@
-"""`run` and `merge`: an experiment of this folder, with all options of its own."""
+"""`run` and `merge`: run an experiment of this folder with any of its options."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def run(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Runs an experiment of the folder experiments/ here.
+    """Runs an experiment from the folder experiments/ here.
 
     Example: python -m ppml_lab run dp_fedavg smoke --num-seeds 2 --out /tmp/mine
 
     Args:
-      experiment: Its name, as `list` prints it.
+      experiment: Name of the experiment, as `list` prints it.
       options: A configuration and any option of the experiment; --help lists them.
       as_json: Print one JSON object at the end: table, rows, seconds and provenance.
-        The table is null if this run did not complete it. What the experiment itself
-        prints goes to stderr.
+        The table is null if this run did not complete it. The experiment's own output
+        goes to stderr.
 
     Raises:
       ValueError: If there is no such experiment.
@@ -67,12 +67,12 @@ def merge(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Makes an experiment's table of its finished runs, without training.
+    """Makes an experiment's table from its finished runs, without training.
 
     Example: python -m ppml_lab merge dp_fedavg smoke --out /tmp/mine
 
     Args:
-      experiment: Its name, as `list` prints it.
+      experiment: Name of the experiment, as `list` prints it.
       options: The configuration and options that the runs were made with.
       as_json: Print one JSON object at the end, as `run` does.
 
@@ -84,7 +84,7 @@ def merge(
 
 
 class _Relay(io.StringIO):
-    """Keeps what is printed and passes it on to stderr."""
+    """Keeps printed text and passes it on to stderr."""
 
     def write(self, text: str, /) -> int:
         sys.stderr.write(text)
@@ -98,13 +98,13 @@ class _Relay(io.StringIO):
 
 
 def _run(experiment: str, options: Sequence[str]) -> None:
-    """What `python -m` of the experiment does, in this process."""
+    """Runs the experiment in this process, as `python -m` does."""
     found = experiments.find()
     if experiment not in found:
         from ppml_lab import checks
 
         checks.known("experiment", experiment, found)
-    # An installed `ppml-lab` does not look for modules here by itself.
+    # An installed `ppml-lab` does not find modules in this folder by itself.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     sys.argv = [experiment, *options]
@@ -113,13 +113,15 @@ def _run(experiment: str, options: Sequence[str]) -> None:
             experiments.module(found[experiment]), run_name="__main__", alter_sys=True
         )
     except ValueError:
-        # Not a bad argument of ours, so not one line: show where it comes from.
+        # An error of the experiment, not of an argument here: show its traceback.
         traceback.print_exc()
         sys.exit(1)
 
 
 def _written(printed: str) -> dict[str, str | int | None]:
-    """The table that an experiment says it wrote, and what lies beside it."""
+    """Returns the table that an experiment printed that it wrote, and its
+    provenance.
+    """
     said = _WROTE.findall(printed)
     if not said:
         return {"table": None, "rows": None, "provenance": None}

@@ -1,4 +1,4 @@
-"""`show`: a results table in the terminal, or as LaTeX."""
+"""`show`: prints a results table in the terminal, or as LaTeX."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def show(
     best_accuracy --rows 6
 
     Args:
-      table: An experiment, "NAME/smoke" or the like, or the path of a table.
-      columns: These only, in this order.
-      rows: So many from the top; all by default.
+      table: An experiment, as NAME or NAME/smoke, or the path of a table.
+      columns: Show these columns only, in this order.
+      rows: Number of rows from the top; all by default.
       latex: Print a LaTeX table (booktabs): a line for each configuration, with means
         and standard deviations over its seeds.
       as_json: Print one JSON array of rows (an infinite number is the string "inf").

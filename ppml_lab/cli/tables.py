@@ -1,4 +1,4 @@
-"""Where results tables lie, and their rows."""
+"""Results tables: finding their files, and their rows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ RESULTS = Path("results")
 
 
 def find(name: str) -> Path:
-    """The table that a command's argument means.
+    """Returns the path of the table that a command's argument names.
 
     Args:
-      name: A table, a folder with a table.csv, or what stands for
-        results/<name>/table.csv: "dp_sgd", "privacy_utility/smoke".
+      name: The path of a table, a folder with a table.csv, or the <name> in
+        results/<name>/table.csv, such as "dp_sgd" or "privacy_utility/smoke".
 
     Raises:
-      ValueError: If there is none; names those below results.
+      ValueError: If there is no such table; names those below results.
     """
     from ppml_lab import checks
 
@@ -43,5 +43,5 @@ def find(name: str) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # such as a name that is too long for one
+    except OSError:  # for example, the name is too long
         return False

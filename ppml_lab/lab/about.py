@@ -13,7 +13,9 @@ from ppml_lab.lab.setup import Facts
 
 
 def stored_rows(clients: base.Clients) -> Any:
-    """What rows are like, leaves `[any, ...]`, however they are stored."""
+    """Returns rows with the shapes and types of the stored ones, leaves `[any,
+    ...]`.
+    """
     if isinstance(clients.examples, data.storage.Generated):
         return jax.eval_shape(clients.examples.make, jax.ShapeDtypeStruct((), np.int32))
     if isinstance(clients.examples, data.storage.ByShard):
@@ -39,7 +41,9 @@ def of_rows(
     judged_by: Any,
     num_classes: int | None,
 ) -> Facts:
-    """Facts about rows on the host, of which some are held out."""
+    """Returns the facts about rows on the host; `held_out` marks rows that clients hold
+    out.
+    """
     facts = Facts(
         num_clients=num_clients,
         num_examples=len(owners),
@@ -65,14 +69,16 @@ def of_rows(
 
 
 def _people(train: Any, owners: np.ndarray, num_clients: int) -> data.People | None:
-    """Whose rows clients have; None where rows do not say so as they should, which only
-    matters to who asks for people.
+    """Returns the people of clients' rows; None where the rows do not name them
+    rightly.
+
+    Only trainers that ask for people need them.
     """
     sizes = np.bincount(owners, minlength=num_clients)
     offsets: Any = np.concatenate([[0], np.cumsum(sizes)])
     names: Any = {}
     if persons.has_names(train):
-        # Of all leaves this one alone is read.
+        # Only this leaf is read.
         order = np.argsort(owners, kind="stable")
         names = {persons.LEAF: np.asarray(train[persons.LEAF])[order]}
     try:
@@ -82,12 +88,12 @@ def _people(train: Any, owners: np.ndarray, num_clients: int) -> data.People | N
 
 
 def chosen(tree: Any, which: np.ndarray) -> Any:
-    """The rows of these places, or of a mask, on the host."""
+    """Returns the rows at these places, or of a mask, on the host."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[which], tree)
 
 
 def of_clients(clients: base.Clients, test: Any, num_classes: int | None) -> Facts:
-    """Facts about clients that were dealt before."""
+    """Returns the facts about clients that are already dealt."""
     sizes = data.client_sizes(clients)
     if not isinstance(clients.examples, data.storage.ByShard | data.storage.Generated):
         host, owners, held_out = on_host(clients)
@@ -105,13 +111,13 @@ def of_clients(clients: base.Clients, test: Any, num_classes: int | None) -> Fac
 
 
 def on_host(clients: base.Clients) -> tuple[Any, np.ndarray, np.ndarray | None]:
-    """Rows on the host, each one's owner, and which are held out (None for none), of
-    clients that are stored.
+    """Returns stored clients' rows on the host, the owner of each row, and a mask of
+    rows that are held out (None for no such rows).
     """
     sizes, held = data.client_sizes(clients), _sizes_held_out(clients)
     host = jax.tree.map(np.asarray, clients.examples)
     owners = np.repeat(np.arange(len(sizes)), sizes)
-    # The last of a client's rows.
+    # A client holds out its last rows.
     left = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(owners))
     return host, owners, left <= held[owners] if held.any() else None
 

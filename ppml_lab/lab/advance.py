@@ -1,4 +1,4 @@
-"""Advances a slice, chunk by chunk, and writes down what its runs do."""
+"""Advances a slice chunk by chunk, and records what its runs do."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from ppml_lab.lab.setup import Schedule, by_point, lab_mesh
 from ppml_lab.lab.stopping import StoppedError
 
 Report = Callable[[int, str], None]
-"""`(rounds done since the last call, what is running)`."""
+"""Callback `(rounds done since the last call, what is running)`."""
 
 
 OnMetrics = Callable[[Run, int, Mapping[str, float]], None]
-"""`(run, round, scalars)` of an evaluation: its metrics, epsilon if there is one, and
-the round's own scalars."""
+"""Callback `(run, round, scalars)` of an evaluation: its metrics, epsilon if there is
+one, and the round's own scalars."""
 
 
 class Sweep(NamedTuple):
-    """How and where slices run.
+    """The options and state of a running sweep.
 
     Attributes:
       folder: The results folder.
-      report: Told of rounds done.
-      on_metrics: Told of every evaluation.
-      width: Points vmapped at once.
+      report: Called with rounds done.
+      on_metrics: Called at every evaluation.
+      width: Number of points that are vmapped at once.
       checkpoint_seconds: The least time between two checkpoints of a slice.
-      programs: (group, chunk, slice size) -> its program.
-      reported: Run id -> its rounds that `report` knows of.
-      keep: Whose parameters are kept, see `run_sweep`.
-      stop: Asked after every chunk why the sweep should stop there; "" for no reason.
+      programs: Programs by (group, chunk, slice size).
+      reported: Rounds that `report` knows of, by run id.
+      keep: Which parameters are kept, see `run_sweep`.
+      stop: Called after every chunk; returns a reason to stop, or "".
     """
 
     folder: Path
@@ -59,20 +59,20 @@ class Sweep(NamedTuple):
     stop: Callable[[], str]
 
     def group_of(self, run: Run) -> Group:
-        """What a run has in common with those that share its programs."""
+        """Returns the group of runs that share programs with this run."""
         return program.group_of(run.point, keeps_best=self.keep == "best")
 
 
 class Done(NamedTuple):
-    """What a chunk gave, as NumPy arrays.
+    """The results of a chunk, as NumPy arrays.
 
     Attributes:
-      chunk: Its evaluations and rounds.
-      rounds_done: Rounds behind its end.
-      infos: The rounds' scalars `[points, rounds]`.
-      metrics: The evaluations' metrics `[points, evaluations]`.
-      params_are_finite: After its last round `[points]`.
-      timing: `seconds` of one point, `compile_seconds` of the program.
+      chunk: The chunk's evaluations and rounds.
+      rounds_done: Rounds from the start of the run to the chunk's end.
+      infos: Scalars of the rounds, `[points, rounds]`.
+      metrics: Metrics of the evaluations, `[points, evaluations]`.
+      params_are_finite: Whether parameters are finite at its end, `[points]`.
+      timing: `seconds` per point, and `compile_seconds` of the program.
     """
 
     chunk: Chunk
@@ -87,7 +87,7 @@ def advance(part: Slice, sweep: Sweep) -> None:
     """Runs a slice until each of its runs has a result.
 
     Raises:
-      ValueError: If a checkpoint does not fit the runs that are to go on from it.
+      ValueError: If a checkpoint does not fit the runs that continue from it.
       StoppedError: If the sweep is asked to stop; its state is saved.
     """
     if sweep.reported and (reason := processes.first_said(sweep.stop())):
@@ -143,7 +143,7 @@ def advance(part: Slice, sweep: Sweep) -> None:
 
 
 def _first_states(part: Slice, group: Group, inputs: program.Inputs) -> PyTree:
-    """The slice's saved states, or fresh ones."""
+    """Returns the slice's saved states, or initial ones."""
     if not part.rounds_done:
         return program.init_program(group)(*inputs)
     like = program.states_of(group, part.size)
@@ -154,14 +154,14 @@ def _first_states(part: Slice, group: Group, inputs: program.Inputs) -> PyTree:
     mesh = lab_mesh(part.runs[0].point.setup.layout.num_devices)
     rows, everywhere = by_point(mesh), federated.on_every_device(mesh)
     return jax.tree.map(
-        # XLA deals no empty arrays.
+        # XLA cannot shard empty arrays.
         lambda leaf: trees.place(leaf, rows if leaf.size else everywhere),
         processes.from_first(states),
     )
 
 
 def _saved_states(part: Slice, like: PyTree) -> PyTree:
-    """The states that the slice goes on from, once its ledgers are found right."""
+    """Checks the ledgers of a slice, and returns the states that it continues from."""
     for run, saved in zip(part.runs, part.saved, strict=True):
         spent = _spent(run, saved.rounds)
         if saved.spent != spent:
@@ -209,13 +209,13 @@ def _chunks_after(schedule: Schedule, rounds_done: int) -> list[Chunk]:
 
 
 def first_program(group: Group, size: int, sweep: Sweep) -> program.Program:
-    """The compiled first chunk of slices of `size` points, kept for when it runs."""
+    """Returns the compiled first chunk of slices of `size` points, and caches it."""
     return _program(group, chunks_of(group.setup.schedule)[0], size, sweep)
 
 
 def slice_bytes(group: Group, size: int, sweep: Sweep) -> float:
-    """What a slice of `size` points takes of a device beside the data; infinity where
-    the compiler itself finds no room.
+    """Returns the bytes of a device that a slice of `size` points takes beside the
+    data; infinity where the compiler itself finds no room.
     """
     try:
         return _needed(group, size, sweep)[1].total
@@ -226,7 +226,7 @@ def slice_bytes(group: Group, size: int, sweep: Sweep) -> float:
 
 
 def slice_in_words(group: Group, size: int, sweep: Sweep) -> str:
-    """What takes the memory of a slice; where the compiler found no room, its words."""
+    """Returns a text on what takes a slice's memory, or the compiler's error."""
     try:
         return memory.in_words(*_needed(group, size, sweep))
     except jax.errors.JaxRuntimeError as error:
@@ -246,8 +246,9 @@ def _program(group: Group, chunk: Chunk, size: int, sweep: Sweep) -> program.Pro
 
 
 def _record(run: Run, row: int, done: Done, sweep: Sweep) -> bool:
-    """Writes a chunk's lines of one run and says whether the run ends with it: by
-    itself, so that a run does not depend on the others of its slice.
+    """Writes a run's lines of a chunk, and returns whether the run ends with the chunk.
+
+    Runs of a slice do not depend on each other in this.
     """
     lines = _lines(run, row, done)
     diverged = diverged_round(lines, bool(done.params_are_finite[row]))
@@ -263,7 +264,7 @@ def _record(run: Run, row: int, done: Done, sweep: Sweep) -> bool:
 
 
 def _has_arrived(schedule: Schedule, row: int, done: Done) -> bool:
-    """Whether an evaluation's metric, of validation rows, reached the goal."""
+    """Returns whether the validation metric of an evaluation reached `stop_at`."""
     if schedule.stop_at is None:
         return False
     values = done.metrics[schedule.judged][row]
@@ -273,7 +274,7 @@ def _has_arrived(schedule: Schedule, row: int, done: Done) -> bool:
 
 
 def _lines(run: Run, row: int, done: Done) -> list[dict[str, Any]]:
-    """What a chunk gave of one run, round by round."""
+    """Returns one run's results of a chunk, a line for each round."""
     scalars = {name: values[row].tolist() for name, values in done.infos.items()}
     metrics = {name: values[row].tolist() for name, values in done.metrics.items()}
     length = done.chunk.num_evals * done.chunk.num_rounds
@@ -291,7 +292,7 @@ def _lines(run: Run, row: int, done: Done) -> list[dict[str, Any]]:
 
 
 def _forward(run: Run, lines: list[dict[str, Any]], sweep: Sweep) -> None:
-    """Tells of the evaluations among the lines."""
+    """Passes the evaluations among the lines to `on_metrics`."""
     for line in lines:
         if "epsilon" in line:
             scalars = {k: v for k, v in line.items() if k != "round" and v is not None}
@@ -301,7 +302,7 @@ def _forward(run: Run, lines: list[dict[str, Any]], sweep: Sweep) -> None:
 def _finish(
     run: Run, params: PyTree, best: Any, keep: str | None, metrics: list[str]
 ) -> None:
-    """Writes a run's result, and before it the parameters that are kept."""
+    """Writes the parameters that are kept, and then the run's result."""
     if not processes.is_first():
         return
     lines = records.read_lines(run.folder / "rounds.jsonl")
@@ -321,12 +322,12 @@ def _finish(
             params, place, metric = best.params, int(best.round), schedule.judged
         kept.save(run.folder, params)
         last["kept"] = kept.Kept(keep, place, metric, trees.digest(params))._asdict()
-    # Last, because a run with a result is finished.
+    # The result comes last, because a run with a result is finished.
     records.write_result(run.folder, last)
 
 
 def _result(schedule: Schedule, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """The line that a run's result is."""
+    """Returns the line of rounds.jsonl that is the run's result."""
     if schedule.keep == "last":
         return lines[-1]
     evaluated = [line for line in lines if "epsilon" in line]
@@ -347,14 +348,14 @@ def _save(
     if processes.is_first():
         spent = {run.name: (row, _spent(run, rounds_done)) for row, run in going}
         for _, run in going:
-            # What a checkpoint goes on from is on the disk before it is.
+            # The rounds before a checkpoint are on the disk before it is.
             records.to_disk(run.folder / "rounds.jsonl")
         made_by = provenance.made_by()
         checkpoints.save(folder, part.name, rounds_done, states, spent, made_by)
 
 
 def _tell(runs: list[Run], rounds_done: int, sweep: Sweep) -> None:
-    """Reports what the runs did since they were last told of."""
+    """Reports the rounds that the runs did since their last report."""
     if runs:
         before = sum(sweep.reported.get(run.name, 0) for run in runs)
         sweep.reported.update({run.name: rounds_done for run in runs})
@@ -367,12 +368,12 @@ _LOSSES = ("train_loss", "loss")
 def diverged_round(
     lines: Sequence[Mapping[str, Any]], params_are_finite: bool
 ) -> int | None:
-    """The first round of a chunk that is not finite, if the model at its end is not;
-    else None: clients that diverge may be clipped to nothing, and rounds recover.
+    """Returns a chunk's first round that is not finite; None if its last model is
+    finite: clients that diverge may be clipped to nothing, and rounds recover.
 
     Args:
       lines: The chunk's rounds, with `round` and the losses that were recorded.
-      params_are_finite: Whether the parameters after the last of them are.
+      params_are_finite: Whether the parameters after the last round are finite.
     """
     last = lines[-1]
     if params_are_finite and math.isfinite(last.get("loss", 0.0)):
@@ -388,7 +389,7 @@ def diverged_round(
 
 @jax.jit
 def are_finite(params: PyTree) -> Bool[Array, " points"]:
-    """Which points have finite parameters, of leaves `[points, ...]`."""
+    """Returns which points have finite parameters; leaves are `[points, ...]`."""
     leaves = [
         jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)
         for leaf in jax.tree.leaves(params)

@@ -1,4 +1,4 @@
-"""Privacy budgets of setups: calibrate the noise, state what it buys, what is spent."""
+"""Privacy budgets of setups: calibrate noise, state guarantees, tell what is spent."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from ppml_lab.lab.setup import check_setup
 from ppml_lab.lab.tree import paths
 
 _PROBE = 1.2345
-"""A noise that nobody has set."""
+"""A noise that no user would set."""
 
 
 @arguments.checked
 def calibrated(setup: Any, target_epsilon: float, delta: float) -> Any:
-    """The setup with the least noise whose epsilon meets the target, by the
-    `accountant` of `statement`: PLD where there is one, else RDP. The noise is a
-    float32, as programs take it, rounded up.
+    """Returns the setup with the least noise whose epsilon meets the target.
+
+    Epsilon is by the `accountant` of `statement`: PLD where there is one, else RDP. The
+    noise is a float32, as programs take it, rounded up.
 
     Raises:
-      ValueError: If no noise reaches the target, or the setup has none and the target
-        is finite.
+      ValueError: If no noise reaches the target, or the setup has no noise and the
+        target is finite.
     """
     check_setup(setup)
     checks.positive("target_epsilon", target_epsilon, allow_inf=True)
@@ -61,7 +62,7 @@ def calibrated(setup: Any, target_epsilon: float, delta: float) -> Any:
 
 
 def _silent(setup: Any) -> Any:
-    """The setup without noise; built, for some mechanisms cannot be."""
+    """Returns the setup with noise 0, after building it: some mechanisms refuse 0."""
     try:
         setup.with_noise(_PROBE)
     except ValueError:
@@ -72,7 +73,7 @@ def _silent(setup: Any) -> Any:
 
 
 def _float32(noise: float) -> float:
-    """The least float32 that is not below."""
+    """Returns the least float32 that is not below `noise`."""
     single = np.float32(noise)
     if single < noise:
         single = np.nextafter(single, np.float32(np.inf))
@@ -80,18 +81,18 @@ def _float32(noise: float) -> float:
 
 
 Noises = dict[tuple[float, float], list[tuple[Any, base.PrivacyEvent]]]
-"""By target epsilon and delta: noises, and the whole runs' events for which they were
-found."""
+"""Noises that were found, by target epsilon and delta, each with its whole run's
+event."""
 
 
 def calibrated_once(
     setup: Any, target_epsilon: float, delta: float, noises: Noises
 ) -> Any:
-    """Calibrates as `calibrated` does, by one search for all runs that spend alike.
+    """Calibrates as `calibrated` does, with one search for all runs of equal events.
 
-    A noise found before is taken if the run's own event with it is the same to the last
-    number, such as at another learning rate or with another secure sum; nothing else
-    decides it. `noises` is what earlier calls found, and grows.
+    A noise that was found before is taken if it gives the run an event equal to the
+    last number, such as at another learning rate or with another secure aggregation;
+    nothing else decides. `noises` holds the findings of earlier calls, and grows.
     """
     path = noise_path(setup)
     found = noises.setdefault((target_epsilon, delta), [])
@@ -106,8 +107,9 @@ def calibrated_once(
 
 
 def noise_path(setup: Any) -> str | None:
-    """The key path of the field that `with_noise` sets, a number or structure; None if
-    there is no noise, or more than one field that bears it.
+    """Returns the key path of the field that `with_noise` sets, a number or structure.
+
+    Returns None if the setup has no noise, or if more than one field changes with it.
     """
     if not hasattr(setup, "with_noise"):
         return None
@@ -133,14 +135,15 @@ def noise_path(setup: Any) -> str | None:
 
 
 def whole_run(setup: Any) -> base.PrivacyEvent:
-    """The event of all rounds."""
+    """Returns the privacy event of all rounds."""
     return events_of(setup)(setup.schedule.num_rounds)
 
 
 @functools.lru_cache(maxsize=8192)
 def epsilon_after(setup: Any, delta: float | None, num_rounds: int) -> float | None:
-    """The epsilon, by RDP, of a run's first so many rounds; None where nothing is
-    promised.
+    """Returns the epsilon, by RDP, of a run's first `num_rounds` rounds.
+
+    Returns None where nothing is promised.
     """
     event = events_of(setup)(num_rounds)
     if delta is None or event.privacy_unit is None:
@@ -150,8 +153,8 @@ def epsilon_after(setup: Any, delta: float | None, num_rounds: int) -> float | N
 
 
 def spent(setup: Any, key: str, delta: float | None, num_rounds: int) -> dict[str, Any]:
-    """What a run's first so many rounds released and cost, and whose randomness they
-    took, as plain values.
+    """Returns plain values about a run's first `num_rounds` rounds: what they released,
+    what they cost, and the key of their randomness.
     """
     event = events_of(setup)(num_rounds)
     return {
@@ -167,16 +170,16 @@ def spent(setup: Any, key: str, delta: float | None, num_rounds: int) -> dict[st
 
 @arguments.checked
 def statement(setup: Any, delta: float | None = None) -> dict[str, Any]:
-    """What a whole run guarantees, as columns of a results table.
+    """Returns the guarantees of a whole run, as columns of a results table.
 
     Returns:
-      `epsilon_rdp`, `epsilon_pld` (None where no PLD exists), `accountant` (the one of
-      the two, "pld" where it exists, that a target_epsilon is met by),
-      `epsilon_public` (who sees the released models) and `epsilon_server` (who runs the
+      `epsilon_rdp`, `epsilon_pld` (None where no PLD exists), `accountant` ("pld" where
+      it exists, else "rdp": a target_epsilon is met by this one), `epsilon_public`
+      (against who sees the released models) and `epsilon_server` (against who runs the
       protocol, see `accounting.epsilon_server`), `delta`, `noise_multiplier` (the
       number that `with_noise` sets), `privacy_unit`, `neighboring_relation` and
-      `cut_share`, what of delta the cut of the noise takes (`accounting.cut_share`);
-      without privacy epsilon is inf and the rest None.
+      `cut_share`, the share of delta that the cut of the noise takes
+      (`accounting.cut_share`). Without privacy each epsilon is inf and the rest None.
 
     Raises:
       ValueError: If the run is private and no delta is given.

@@ -1,4 +1,4 @@
-"""The algorithm of a setup: built once, and what building and tracing it shows."""
+"""The algorithm of a setup: building it once, and checks by building and tracing."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ppml_lab.lab.setup import ON_HOST, Facts
 from ppml_lab.lab.tree import paths
 
 _known: dict[Any, bool] = {}
-"""By the structure of setups."""
+"""Results of `reads_schedule`, by the structure of setups."""
 _MOST_KNOWN = 256
 
 
 @functools.lru_cache(maxsize=256)
 def built(setup: Any) -> base.FederatedAlgorithm:
-    """The algorithm of a setup with concrete numbers, which it checks.
+    """Builds the algorithm of a setup with concrete numbers, which are checked.
 
     Raises:
-      ValueError: For a setup that is none, numbers that do not go together, or a number
-        that decides a shape or a branch; names it.
+      ValueError: For an object that is no setup, numbers that do not go together, or a
+        number that decides a shape or a branch; names the number.
     """
     if not callable(getattr(setup, "algorithm", None)):
         raise ValueError(
@@ -45,8 +45,10 @@ def built(setup: Any) -> base.FederatedAlgorithm:
 def check_numbers(
     setup: Any, delta: float | None, swept: frozenset[str] = frozenset()
 ) -> None:
-    """Raises ValueError unless a setup can be built with its numbers and, where its
-    epsilon is live, with this delta; names the field to blame, a swept one if it can.
+    """Raises ValueError unless a setup can be built with its numbers and, where it has
+    live epsilon, with this delta.
+
+    The error names the field to blame, preferably a swept one.
     """
     facts = facts_of(setup)
     is_live = getattr(setup, "live_epsilon", False)
@@ -65,8 +67,8 @@ def check_numbers(
 
 
 def _wrong(setup: Any, facts: Facts, swept: frozenset[str]) -> str | None:
-    """The path of a field with another value of which a setup could be built: of those
-    that can be, the deepest swept one.
+    """Returns the key path of a field that would let the setup be built with another
+    value; swept fields come first, and deeper fields before others.
     """
     names = [n for n in paths.every(setup) if n.split(".")[0] not in ON_HOST]
 
@@ -85,8 +87,8 @@ def _wrong(setup: Any, facts: Facts, swept: frozenset[str]) -> str | None:
 
 
 def _usual(setup: Any, path: str) -> list[Any]:
-    """Values that are likely to be right where another is not: a field's default, and
-    for a number some in a usual range.
+    """Returns values of a field that are likely to be valid: its default, and for a
+    number some values in a usual range.
     """
     above, _, name = path.rpartition(".")
     held = paths.value_at(setup, above)
@@ -106,7 +108,9 @@ def _usual(setup: Any, path: str) -> list[Any]:
 
 @functools.lru_cache(maxsize=2048)
 def events_of(setup: Any) -> Callable[[int], base.PrivacyEvent]:
-    """`num_rounds -> event` of a run; cached, because the seeds of a sweep share it.
+    """Returns the function `num_rounds -> event` of a run.
+
+    It is cached, because the seeds of a sweep share it.
 
     Raises:
       ValueError: If the run cannot be built.
@@ -116,15 +120,15 @@ def events_of(setup: Any) -> Callable[[int], base.PrivacyEvent]:
 
 @functools.lru_cache(maxsize=1024)
 def promises_privacy(setup: Any) -> bool:
-    """Whether a run protects anything: also where its noise is 0."""
+    """Returns whether a run has a privacy unit, even if its noise is 0."""
     event = events_of(setup)(1)
     return event.privacy_unit is not None or bool(event.beside)
 
 
 @contextmanager
 def blaming(setup: Any) -> Iterator[None]:
-    """Turns an error in building or tracing a setup into one that names the number
-    which decides a shape or a branch, if there is one.
+    """Turns an error in building or tracing a setup into one that names the number that
+    decides a shape or a branch, if there is such a number.
     """
     try:
         yield
@@ -139,7 +143,7 @@ def blaming(setup: Any) -> Iterator[None]:
 
 
 def _deciding(setup: Any) -> str | None:
-    """The path of a number with which tracing fails, and without which it does not."""
+    """Returns the key path of a number that makes tracing fail if it is traced."""
     facts, clients = facts_of(setup), load_data(setup).clients
     leaves, structure = jax.tree.flatten(setup)
     whole = [int(v) if isinstance(v, float) and v.is_integer() else v for v in leaves]
@@ -168,24 +172,25 @@ def _deciding(setup: Any) -> str | None:
 
 
 class _Watched:
-    """A schedule that notes what is read of it."""
+    """A schedule that records which of its fields are read."""
 
     def __init__(self, schedule: Any) -> None:
-        """Nothing is read yet."""
+        """Starts with no field read."""
         self._schedule, self._read = schedule, set[str]()
 
     def __getattr__(self, name: str) -> Any:
-        """What the schedule has."""
+        """Records the name, and returns the schedule's attribute."""
         self._read.add(name)
         return getattr(self._schedule, name)
 
 
 def reads_schedule(setup: Any) -> bool:
-    """Whether a setup's algorithm looks at its schedule, when it is built or traced:
-    two runs of different length may then differ from their first round on.
+    """Returns whether a setup's algorithm reads its schedule when it is built or
+    traced.
 
-    Only a setup's own class sees the schedule, and the package's own do not look. What
-    cannot be found out counts as read.
+    If it does, two runs of different length may differ from their first round on. Only
+    a setup's own class sees the schedule, and the package's own classes do not read it.
+    True where this cannot be found out.
     """
     method = getattr(type(setup), "algorithm", None)
     if getattr(method, "__module__", "").partition(".")[0] == __name__.split(".")[0]:
@@ -212,5 +217,5 @@ def _reads(setup: Any) -> bool:
         jax.eval_shape(program, jax.random.key(0))
     except Exception:
         return True
-    # The share held out says which data there are, and these are in the key.
+    # The share held out decides the data, which are in the key.
     return bool(schedule._read - {"validation"})

@@ -1,8 +1,9 @@
-"""Accelerators' memory, as their makers state it: what fits a chip that is not here.
+"""The memory of accelerators, as their makers state it, to estimate what fits a chip
+that is not here.
 
-The one that is here says its own (`memory.bytes_free`). Makers' gigabytes of GPUs are
-10^9 bytes, of TPUs 2^30; jax keeps a quarter of a GPU's free unless
-XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+A chip that is here states its own memory (`memory.bytes_free`). A gigabyte is 10^9
+bytes for makers of GPUs, and 2^30 bytes for TPUs; jax leaves a quarter of a GPU's
+memory free unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ class Chip(NamedTuple):
     """A kind of accelerator."""
 
     name: str
-    """As people call it."""
+    """The usual name."""
     kind: str
-    """What jax's `device_kind` says."""
+    """The `device_kind` in jax."""
     memory_bytes: int
-    """Of one chip."""
+    """Memory of one chip."""
     source: str
-    """Who says so."""
+    """The source of the number."""
 
     @property
     def usable_bytes(self) -> int:
-        """What programs get of it by default."""
+        """The bytes that programs get by default."""
         is_gpu = not self.kind.startswith("TPU")
         return int(self.memory_bytes * _GPU_SHARE) if is_gpu else self.memory_bytes
 
@@ -57,5 +58,5 @@ CHIPS = (
 
 
 def of_kind(kind: str) -> Chip | None:
-    """The chip of a `device_kind`; None where it is in no table."""
+    """Returns the chip of a `device_kind`; None if it is not in the table."""
     return next((chip for chip in CHIPS if chip.kind == kind), None)

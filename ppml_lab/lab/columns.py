@@ -1,7 +1,8 @@
-"""What a table says of every row, beside what was swept and what came out.
+"""The columns that a table has for every row, beside swept fields and results.
 
-Derived here alone, from a run's setup, its algorithm and its record: no experiment
-tells it again. What cannot be known of a setup of one's own is empty.
+They are derived here alone, from a run's setup, its algorithm and its record: no
+experiment repeats them. A cell is empty where a setup of your own does not say its
+value.
 """
 
 from __future__ import annotations
@@ -27,41 +28,44 @@ from ppml_lab.smpc import network
 
 @arguments.checked
 def columns(result: Result) -> dict[str, Any]:
-    """What a table says of a finished run, by column; None where it is not known.
+    """Returns the columns of a results table for a finished run; None where not known.
 
-    `lab.run_experiment` puts these into every row, with `experiment` before them.
+    `lab.run_experiment` adds them to every row, with `experiment` before them.
 
     Returns:
-      dataset, model: The parts' classes, with their fields that are no defaults, or
-        what the data call themselves by an attribute `title`.
-      data_digest: Of the examples that are trained, in any order and whoever owns them,
-        and of the rows that they are judged by.
-      pattern: "federated", "central", "on shares", or what a setup of one's own calls
-        itself by an attribute `pattern`; its class otherwise.
-      privacy_unit, neighboring_relation: What is promised to whom.
+      dataset, model: The parts' classes, with their fields that differ from defaults;
+        for data with an attribute `title`, the title.
+      data_digest: Digest of the examples that are trained, in any order and whoever
+        owns them, and of the rows that judge the run.
+      pattern: "federated", "central", "on shares", or a setup's own attribute
+        `pattern`; the setup's class if it has none.
+      privacy_unit, neighboring_relation: The unit that is protected, and the relation
+        of neighbouring data.
       trust: Who has to be honest, see `base.PrivacyMechanism`.
-      epsilon_public, epsilon_server, delta, accountant: See `lab.statement`, which all
-        further columns of the guarantee are from.
-      adversary: Against whom the budget, a `target_epsilon`, is: always "public", who
+      epsilon_public, epsilon_server, delta, accountant: See `lab.statement`, the source
+        of all further columns of the guarantee.
+      adversary: The adversary of the budget, a `target_epsilon`: always "public", who
         sees the released models.
-      metric: What the run is judged by: the schedule's metric if it has one of that
-        name, else the only one there is beside the loss.
-      seed: Of the run.
-      num_clients: Who own the examples.
-      cohort, dropout_prob: Clients that a round is expected to begin with, and each
-        one's chance not to report.
-      num_rounds: That its epsilon is of; a run may end before.
-      protocol_rounds: Rounds of messages, in one of training, that wait for each other.
-      uplink_bytes, downlink_bytes: What a client, or the busiest of computing parties,
+      metric: The metric that judges the run: the schedule's metric if the run has it,
+        else the only metric beside the loss.
+      seed: The run's seed.
+      num_clients: Number of clients who own the examples.
+      cohort, dropout_prob: Expected number of clients that begin a round, and each
+        client's probability not to report.
+      num_rounds: Rounds that epsilon covers; a run may end before.
+      protocol_rounds: Rounds of messages that wait for each other, in one round of
+        training.
+      uplink_bytes, downlink_bytes: Bytes that a client, or the busiest computing party,
         sends and receives in a round of training.
-      lan_seconds, wan_seconds: How long these take on `smpc.network`'s links, the
-        servers' as if they were infinitely fast: a round trip for each protocol round
-        with clients, half of one for others, and the busier direction's bytes.
-      compute_seconds: Of a round of training on this machine, wall, without
-        compilation, divided among the runs that went at once.
+      lan_seconds, wan_seconds: Time of these messages on the links of `smpc.network`,
+        as if the servers' links were infinitely fast: a round trip for each protocol
+        round with clients, half a round trip for others, and the bytes of the busier
+        direction.
+      compute_seconds: Wall time of a round of training on this machine, without
+        compilation, divided among the runs that ran at once.
       measured_or_projected: "measured"; an experiment's own rows may be "projected".
-      command: What makes it again, for a shell.
-      commit: At which the run was made, "-dirty" behind it if there were changes.
+      command: The shell command that makes the run again.
+      commit: The commit at which the run was made, with "-dirty" if there were changes.
     """
     point, setup = result.point, result.point.setup
     found = _of_setup(setup) | result.guarantee
@@ -87,7 +91,7 @@ _ORDER = (
     *("lan_seconds", "wan_seconds", "compute_seconds"),
     *("measured_or_projected", "command", "commit"),
 )
-"""Then what else is in a guarantee."""
+"""The order of columns; other columns of a guarantee follow."""
 
 
 def completed(
@@ -97,16 +101,16 @@ def completed(
     experiment: str,
     command: str | None,
 ) -> list[dict[str, Any]]:
-    """An experiment's rows, with the columns that they do not have themselves.
+    """Returns an experiment's rows, completed by the lab's columns that they lack.
 
-    A row is of the runs whose labels it has: of one, of several (a mean over seeds, in
-    whose columns is what all of them agree on), or of all.
+    A row belongs to the runs that have its labels: one run, several (such as a mean
+    over seeds; its columns hold what all of these runs agree on), or all.
 
     Args:
-      rows: Of the experiment.
-      results: Of which they were made.
-      experiment: Its name, the first of the columns.
-      command: What makes it again.
+      rows: The experiment's rows.
+      results: The results from which the rows were made.
+      experiment: The experiment's name, the first column.
+      command: The shell command that makes the table again.
     """
     first, last = {"experiment": experiment}, {"command": command}
     said = [first | columns(result) | last for result in results]
@@ -123,14 +127,14 @@ def _completed(
     ]
     whole = {name: _agreed(name, own or said) for name in said[0]}
     labels = {k: row[k] for k in row if k in results[0].point.labels}
-    if "seed" not in row:  # which is the last of the labels
+    if "seed" not in row:  # the seed is the last label
         labels["seed"] = whole["seed"]
         return labels | dict(row) | whole | dict(row)
     return dict(row) | whole | dict(row)
 
 
 def _agreed(name: str, said: list[dict[str, Any]]) -> Any:
-    """What all runs say, None where they differ; of what is measured the mean."""
+    """Returns the value that all runs share, or None; the mean for measured seconds."""
     values = [columns[name] for columns in said]
     if name == "compute_seconds" and None not in values:
         return sum(values) / len(values)
@@ -139,7 +143,7 @@ def _agreed(name: str, said: list[dict[str, Any]]) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _of_setup(setup: Any) -> dict[str, Any]:
-    """What a setup and its algorithm say, which the seeds of a sweep share."""
+    """Returns the columns from a setup and its algorithm, which seeds share."""
     algorithm, facts, event = built(setup), facts_of(setup), whole_run(setup)
     trust = algorithm.trust
     if event.privacy_unit is None:
@@ -162,7 +166,7 @@ def _of_setup(setup: Any) -> dict[str, Any]:
 
 
 def _messages(cost: Any) -> dict[str, Any]:
-    """What is sent in a round of training, and how long that takes."""
+    """Returns the columns of the messages in a round of training, and their time."""
     if cost is None:
         names = ("protocol_rounds", "uplink_bytes", "downlink_bytes")
         return dict.fromkeys((*names, "lan_seconds", "wan_seconds"))
@@ -189,14 +193,14 @@ def _number(value: Any) -> float | None:
 
 
 def title_of(held: Any) -> str:
-    """What a data part calls itself, where it does."""
+    """Returns a data part's title, or its class and fields."""
     title = getattr(held, "title", None)
     return title if isinstance(title, str) else _words(held) or type(held).__name__
 
 
 def _words(held: Any) -> str | None:
-    """A part by its class and those of its fields that are no defaults, a function by
-    where it is from, a text as it is; None for anything else.
+    """Returns a text: a part's class with the fields that differ from defaults, a
+    function's import path, or a text itself; None for anything else.
     """
     if inspect.isroutine(held):
         return f"{held.__module__}.{held.__qualname__}"
@@ -224,7 +228,7 @@ def _shown(value: Any) -> str:
 
 
 def _metric(result: Result) -> str | None:
-    """What a run is judged by."""
+    """Returns the name of the metric that judges a run."""
     wanted = result.point.setup.schedule.metric
     if wanted in result.outcome.last:
         return wanted
@@ -235,7 +239,7 @@ def _metric(result: Result) -> str | None:
 
 
 def _compute_seconds(result: Result) -> float | None:
-    """Seconds of a round, of those that there were."""
+    """Returns the mean seconds of the rounds that ran."""
     outcome = result.outcome
     if "seconds" not in outcome.last:
         return None
@@ -249,6 +253,6 @@ def _commit(result: Result) -> str | None:
 
 
 def _stamp(result: Result) -> dict[str, Any]:
-    """Where a run came from; nothing where that is not recorded."""
+    """Returns a run's provenance; empty where none is recorded."""
     path = result.outcome.folder / "provenance.json"
     return records.read_json(path) if path.exists() else {}

@@ -1,7 +1,8 @@
 """A configuration's command line: key paths are flags, parts are chosen by name.
 
-Stock parts are choices wherever a field is annotated by the protocol that they serve;
-a researcher's own are, wherever one of the configurations holds one.
+A stock part is a choice for every field annotated by a protocol that it serves. A
+researcher's own part is a choice for a field if one of the configurations holds it
+there.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from ppml_lab.lab.tree.fields import fields_of, is_part_class, members, parts_in
 C = TypeVar("C", bound=Any)
 
 Choices = Mapping[Any, Sequence[type]]
-"""Protocol -> the stock parts that serve it."""
+"""The stock parts that serve each protocol, by protocol."""
 
 SWEEP_OPTIONS = (
     (
@@ -104,7 +105,7 @@ SWEEP_OPTIONS = (
         None,
     ),
 )
-"""How a sweep is run, beside what it runs: name, type and default."""
+"""Options for how a sweep is run: name, type and default."""
 
 _FOLDER = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
@@ -122,19 +123,19 @@ def parse(
     options: Sequence[tuple[str, Any, Any]] = (),
     choices: Choices | None = None,
 ) -> Any:
-    """What the command line says, by name: config, out and the options.
+    """Returns what the command line says, by name: config, out and the options.
 
     Args:
       stem: The experiment's name.
-      description: Shown by `--help`.
+      description: The text that `--help` shows.
       configs: Dataclasses or parts by name; the first argument chooses one, flags
         override its fields.
-      options: Each of a name, a type and a default.
+      options: Further options, each a name, a type and a default.
       choices: The stock parts.
 
     Raises:
-      ValueError: For no stem or no configurations, or two parts of one name to choose
-        from.
+      ValueError: For no stem or no configurations, or two parts with the same name to
+        choose from.
     """
     if not stem:
         raise ValueError("stem must name the experiment, got ''")
@@ -146,7 +147,7 @@ def parse(
     kind = type(configs[name])
     invocation = dataclasses.make_dataclass(
         "Invocation",
-        # No prefix: the configuration's fields are the command's options.
+        # Without a prefix, the configuration's fields are the command's options.
         [
             ("config", Annotated[kind, tyro.conf.arg(name="")]),
             ("out", Annotated[Path, _FOLDER]),
@@ -173,7 +174,7 @@ def parse(
 
 
 def _command() -> str | None:
-    """How the program was started, as a person types it; None at a prompt."""
+    """Returns the command that started the program; None at a prompt."""
     main = sys.modules["__main__"]
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec:
@@ -186,10 +187,10 @@ def _command() -> str | None:
 
 
 def again(without: Mapping[str, bool] | None = None) -> str | None:
-    """The shell command that started this program; None where there was none.
+    """Returns the shell command that started this program; None if there was none.
 
     Args:
-      without: Options to leave out, and whether a value follows them.
+      without: Options to leave out, and whether a value follows each of them.
     """
     started, kept = _command(), []
     given = iter(sys.argv[1:])
@@ -207,7 +208,7 @@ def again(without: Mapping[str, bool] | None = None) -> str | None:
 def _named(
     prog: str, description: str, configs: Mapping[str, Any], arguments: Sequence[str]
 ) -> tuple[str, list[str]]:
-    """The configuration that is named first, and what follows it."""
+    """Returns the configuration that is named first, and the arguments after it."""
     names = "{" + ",".join(configs) + "}"
     if arguments and arguments[0] in configs:
         return arguments[0], [*arguments[1:]]
@@ -222,7 +223,7 @@ def _named(
 
 
 def _table(configs: Mapping[str, Any], choices: Choices) -> _Table:
-    """For each field of each class: which classes of parts may stand there."""
+    """Returns the classes of parts that each field of each class may hold."""
     own: dict[tuple[type, str], list[type]] = {}
     for config in configs.values():
         for owner, name, held in _held(config):
@@ -231,16 +232,18 @@ def _table(configs: Mapping[str, Any], choices: Choices) -> _Table:
 
 
 class _Table(dict):
-    """Classes by field; a field that no configuration fills has the stock ones."""
+    """Classes of parts by field; a field without own classes has the stock ones."""
 
     def __init__(self, own: dict[tuple[type, str], list[type]], choices: Choices):
-        """One's own, and the stock."""
+        """Takes the configurations' own classes, and the stock choices."""
         super().__init__(own)
         self.choices = choices
 
     def at(self, cls: type, name: str, kind: Any) -> list[type]:
-        """All classes, those of the annotation's protocols first. A part around another
-        of its kind has plain ones in it, unless a configuration puts others there.
+        """Returns all classes for a field, those of the annotation's protocols first.
+
+        A part that wraps another of its kind holds plain parts, unless a configuration
+        puts others there.
         """
         stock = self._stock(kind)
         if cls in stock:
@@ -248,7 +251,7 @@ class _Table(dict):
         return list(dict.fromkeys([*stock, *self.get((cls, name), [])]))
 
     def _is_around(self, cls: type) -> bool:
-        """Whether a part has a field for parts of which it is one itself."""
+        """Returns whether a part wraps parts of its own kind."""
         return any(cls in self._stock(kind) for kind in fields_of(cls).values())
 
     def _stock(self, kind: Any) -> list[type]:
@@ -264,7 +267,9 @@ def _stock(kind: Any, choices: Choices) -> Sequence[type]:
 
 
 def _held(config: Any) -> Iterator[tuple[type, str, Any]]:
-    """Every part below a configuration, with the class and the field that hold it."""
+    """Yields every part below a configuration, with the class and field that hold
+    it.
+    """
     if not dataclasses.is_dataclass(config):
         return
     for field in dataclasses.fields(config):
@@ -274,7 +279,7 @@ def _held(config: Any) -> Iterator[tuple[type, str, Any]]:
 
 
 def _struct(table: _Table, invocation: type, info: Any) -> Any:
-    """What tyro needs to know of a class: its fields, and what may stand there."""
+    """Returns tyro's specification of a class: its fields, and what each may hold."""
     cls = info.type
     is_record = isinstance(cls, type) and dataclasses.is_dataclass(cls)
     if not is_record or cls is invocation:
@@ -300,11 +305,11 @@ def _struct(table: _Table, invocation: type, info: Any) -> Any:
 
 
 def _widened(kind: Any, classes: list[type], given: Any) -> Any:
-    """An annotation as the classes that may stand there."""
+    """Returns an annotation as a union of the classes that a field may hold."""
     if not classes:
         return kind
     if get_origin(kind) is tuple:
-        # How many there are stays: flags reach each of them.
+        # The length is fixed: flags reach each part of the tuple.
         held: Any = tuple(type(one) for one in given)
         return types.GenericAlias(tuple, held) if held else kind
     plain = [m for m in members(kind) if not getattr(m, "_is_protocol", False)]
@@ -319,7 +324,7 @@ def _widened(kind: Any, classes: list[type], given: Any) -> Any:
 
 
 def _help(cls: type, name: str) -> str | None:
-    """The string below a field, where there is source to read."""
+    """Returns the docstring below a field, where the source can be read."""
     for owner in cls.__mro__:
         found = _docs(owner).get(name)
         if found:
@@ -329,7 +334,7 @@ def _help(cls: type, name: str) -> str | None:
 
 @functools.cache
 def _docs(cls: type) -> Mapping[str, str]:
-    """The strings below a class's own fields."""
+    """Returns the docstrings below a class's own fields."""
     try:
         tree: Any = ast.parse(textwrap.dedent(inspect.getsource(cls)))
         body = tree.body[0].body

@@ -1,4 +1,4 @@
-"""What the runs of a sweep cost together: they look at the same data."""
+"""The privacy cost of all runs of a sweep together, as they train on the same data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from ppml_lab.lab.setup import Facts
 
 
 class _Release(NamedTuple):
-    """The longest run of one key, and how many points are it or its beginning."""
+    """The longest run of one key, and the number of points that are this run or its
+    beginning.
+    """
 
     point: Point
     event: base.PrivacyEvent
@@ -25,36 +27,38 @@ class _Release(NamedTuple):
 
 
 _Releases = dict[tuple[str, int, int], _Release]
-"""By key, seed and which of a run's promises."""
+"""Releases by key, seed, and the number of a run's promise."""
 
 
 @arguments.checked
 def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """The epsilon of releasing every private run, for each promise to the same people.
+    """Returns the epsilon of releasing every private run, for each promise to the same
+    people.
 
-    Who chooses a setting by the runs' results has looked at all of them. Runs without
-    noise promise nothing and are left out, so the cost is that of a choice among the
-    others. `dp.selection` says how a choice may cost less.
+    Whoever chooses a setting by the runs' results has looked at all of them. Runs
+    without noise promise nothing and are left out, so the cost is that of a choice
+    among the private runs. `dp.selection` says how a choice may cost less.
 
-    Runs add up whose data have units in common: an example in whatever data set it is,
-    a client with the same rows, or with some of them where no two clients of one run
-    share them with a client of the other (`data.overlap`), such as users of whom other
-    shares are held out. So nobody in several runs pays more than their row says; who is
-    in some of them pays less. Clients dealt otherwise are other units: their runs are
-    in rows of their own, each of which counts the other's as `elsewhere`.
+    The epsilons of runs add up if their data have units in common. A unit in common is
+    an example in whatever data set it is; or a client with the same rows, or with some
+    of them where no two clients of one run share them with a client of the other
+    (`data.overlap`), such as a user of whom different shares are held out. So nobody in
+    several runs pays more than their row says, and a unit in some of the runs pays
+    less. Clients that are dealt differently are other units: their runs are in rows of
+    their own, and each row counts the runs of the other as `elsewhere`.
 
     **Guarantee:** adaptive composition, by RDP, of the `runs` that a row counts, for
-    whoever is one unit in each of them. Their randomness is independent, for no two of
-    them have the same key (`results.key_identity`): points with the same key are one
-    release, of which the longest run is counted. It says nothing about runs that are
-    `elsewhere` or `unprotected`.
+    whoever is one unit in each of them. The randomness of these runs is independent,
+    because no two of them have the same key (`results.key_identity`): points with the
+    same key are one release, and its longest run is counted. The guarantee says nothing
+    about runs that are `elsewhere` or `unprotected`.
 
     Returns:
       Rows of `dataset`, `privacy_unit`, `neighboring_relation`, `delta` (the smallest
       that a point asks for), `runs`, `epsilon_rdp` (against those who see the released
       models) and `epsilon_server` (against whoever runs the protocol, by RDP too, see
-      `accounting.against_server`); and what is left out of them:
-      `same_release`, points that are a counted run once more or the beginning of one,
+      `accounting.against_server`); and the numbers of points that are not counted:
+      `same_release`, points that repeat a counted run or are the beginning of one,
       `elsewhere`, private runs on some of the same examples that promise it to other
       units or under another relation, and `unprotected`, points that train on some of
       the same examples and promise nothing, or hold some out.
@@ -63,7 +67,7 @@ def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:
     unprotected = []
     for point in points:
         facts, protects = facts_of(point.setup), False
-        # What it promises to other units adds up among runs that promise the same.
+        # A run's promises to several units each add up with equal promises.
         for number, event in enumerate(ledger.each(whole_run(point.setup))):
             if _protects(event):
                 protects = True
@@ -88,15 +92,15 @@ def cost_together(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def _protects(event: base.PrivacyEvent) -> bool:
-    """Whether it promises anything that is finite."""
+    """Returns whether an event promises a finite epsilon to a unit."""
     has_unit = event.privacy_unit is not None
     return has_unit and bool(np.isfinite(accounting.rdp_curve(event).values).any())
 
 
 def _data(facts: Facts, unit: str) -> str:
-    """A name of the units that a run's data have."""
+    """Returns a name of the units in a run's data."""
     assert facts.digests is not None
-    # Another partition has other clients, but the same examples.
+    # Another partition has other clients and the same examples.
     return facts.digests.clients if unit == "client" else facts.digests.examples
 
 
@@ -117,7 +121,7 @@ def _rounds(point: Point) -> int:
 
 
 def _of_same_people(unit: str, by_data: Mapping[str, _Releases]) -> list[_Releases]:
-    """The releases of data sets that have units in common, together."""
+    """Returns releases, merged where their data sets have units in common."""
     each = [*by_data.values()]
     if len(each) == 1:
         return each
@@ -136,15 +140,15 @@ def _first(releases: _Releases) -> Point:
 def _row(
     promise: tuple[str, str], releases: list[_Release], delta: float
 ) -> dict[str, Any]:
-    """What a row says of the runs that it counts."""
+    """Returns the columns of a row about the runs that it counts."""
     runs = ledger.Ledger()
     for number, release in enumerate(releases):
         runs = ledger.add(runs, str(number), release.event)
     populations = [release.event.population for release in releases]
     known = [population for population in populations if population is not None]
-    # So that a delta too large for the population is warned of.
+    # With the population, a delta that is too large for it gives a warning.
     total = ledger.total(runs)._replace(population=min(known, default=None))
-    # Of which the server's side need not warn again.
+    # The server's side need not warn again.
     server = accounting.against_server(total._replace(population=None))
     names = dict.fromkeys(type(r.point.setup.data).__name__ for r in releases)
     return {
@@ -164,13 +168,15 @@ def _left_out(
     private: Mapping[tuple[str, int], Point],
     unprotected: Sequence[Point],
 ) -> dict[str, int]:
-    """How many runs a row does not count that look at some of its people's rows."""
+    """Returns the numbers of runs that a row does not count, and that use rows of its
+    people.
+    """
     own = {which[:2] for which in releases}
     counted = [one.point.setup for one in releases.values()]
     counted = [*{_data(facts_of(one), ""): one for one in counted}.values()]
 
     def looks(point: Point) -> tuple[bool, bool]:
-        """Whether it trains on some of the rows, and holds some out."""
+        """Returns whether a point trains on some of the rows, and holds some out."""
         both = [in_common(one, point.setup) for one in counted]
         return any(common.trained for common in both), any(
             common.held_out for common in both

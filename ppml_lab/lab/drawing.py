@@ -1,4 +1,4 @@
-"""How lines of means are drawn: scales, ticks, colours, markers and names."""
+"""Drawing of lines of means: scales, ticks, colours, markers and names."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from ppml_lab.tables import Value
 Scale = Literal["auto", "linear", "log", "symlog"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart by the colour-blind: Okabe and Ito's, without yellow."""
+"""Okabe and Ito's colours, which the colour-blind can tell apart, without yellow."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-"""One more than colours, so that both together come again after 56 lines."""
+"""One marker more than colours, so that pairs of both repeat after 56 lines only."""
 DASHES = ("-", "--", ":", "-.")
 MOST_LINES = len(COLOURS) * len(MARKERS) * len(DASHES)
 
 _INSIDE = 8
-"""Lines whose names fit into the axes."""
+"""The largest number of lines whose names fit into the axes."""
 _SHORT = 5
-"""Letters of a number that is written below its place."""
+"""The most letters of a number that is written below its place."""
 _ROOM = 0.07
-"""Of the axis, which such a number takes."""
+"""Share of the axis that a number of this length takes."""
 
 
 class Place(NamedTuple):
-    """One configuration on a line."""
+    """One configuration as a point on a line."""
 
     x: Value
-    """A number, infinity too, or a category."""
+    """A number (which may be infinite) or a category."""
     y: tables.Mean
-    """Over its seeds."""
+    """Mean over the configuration's seeds."""
 
 
 Lines = Mapping[tuple[Value, ...], Sequence[Place]]
-"""Places by the values that name a line."""
+"""The places of each line, by the values that name the line."""
 
 
 class Across(NamedTuple):
@@ -46,30 +46,30 @@ class Across(NamedTuple):
     scale: str
     """"category", or one of matplotlib's."""
     at: Callable[[Value], float]
-    """From a value to its place."""
+    """Function from a value to its place on the axis."""
     ticks: list[Value]
-    """Values that are written out."""
+    """Values that are written at the axis."""
     edge: float | None
-    """Where what is infinite begins; None where nothing is."""
+    """The place where the area for infinite values begins; None if none is infinite."""
     linear_within: float
-    """Of symlog: the distance from 0 up to which it is linear."""
+    """The distance from 0 up to which a symlog scale is linear."""
 
 
 class Titles(NamedTuple):
-    """What a figure says in words."""
+    """The texts of a figure."""
 
     x: str
     y: str
     legend: str
-    """What names the lines; "" for a figure without names."""
+    """Title of the lines' names; "" for a figure without names."""
     notes: str
 
 
 def across(name: str, values: Sequence[Value], scale: Scale) -> Across:
-    """The axis of these values: numbers, or categories where one is no number.
+    """Returns the axis of these values: numbers, or categories if any is no number.
 
     Raises:
-      ValueError: For numbers that the scale does not have.
+      ValueError: For numbers that the scale cannot show.
     """
     finite = sorted({float(v or 0) for v in values if tables.is_finite(v)})
     if not finite or not all(map(tables.is_number, values)):
@@ -90,7 +90,7 @@ def across(name: str, values: Sequence[Value], scale: Scale) -> Across:
 
 
 def _scale_of(name: str, values: Sequence[float], scale: str) -> str:
-    """The scale of distinct ascending numbers."""
+    """Returns the scale of distinct ascending numbers."""
     positive = [value for value in values if value > 0]
     if scale == "log" and len(positive) < len(values):
         raise ValueError(
@@ -115,7 +115,7 @@ def _unevenness(steps: Sequence[float]) -> float:
 
 
 def _beyond(least: float, most: float, kind: str) -> tuple[float, float]:
-    """Where what is infinite begins, and its mark, right of all numbers."""
+    """Returns where the area of infinity begins, and its mark, right of all numbers."""
     if kind == "linear":
         room = (most - least or abs(most) or 1.0) / 8
         return most + room, most + 2 * room
@@ -124,7 +124,7 @@ def _beyond(least: float, most: float, kind: str) -> tuple[float, float]:
 
 
 def _ticks(finite: Sequence[float], kind: str) -> list[Value]:
-    """The values themselves where they have room, else round numbers."""
+    """Returns the values themselves if they have room, else round numbers."""
     from matplotlib import ticker
 
     low, high = finite[0], finite[-1]
@@ -144,21 +144,21 @@ def _ticks(finite: Sequence[float], kind: str) -> list[Value]:
 
 
 def _place(value: float, kind: str, least: float) -> float:
-    """Where a value is on its scale."""
+    """Returns the place of a value on its scale."""
     if kind == "linear":
         return value
-    # Up to the least, symlog is as wide as a decade.
+    # Up to the least positive value, symlog is as wide as a decade.
     return 1 + math.log10(value / least) if value >= least else value / least
 
 
 def figure(lines: Lines, axis: Across, titles: Titles, y_scale: Scale) -> Any:
-    """A `matplotlib.figure.Figure` of the lines, with their intervals.
+    """Returns a `matplotlib.figure.Figure` of the lines, with their intervals.
 
     Raises:
-      ValueError: For means that the scale does not have.
+      ValueError: For means that the scale cannot show.
     """
-    # Imported late, because it takes half a second; and without pyplot, whose figures
-    # stay until they are closed.
+    # Imported here because the import takes half a second, and without pyplot, whose
+    # figures stay until they are closed.
     from matplotlib import figure
 
     size = (6.4 if len(lines) <= _INSIDE else 8.4, 4.4)
@@ -193,7 +193,7 @@ def _draw(
     apart: float,
     name: str,
 ) -> None:
-    """One line; what is infinite is a mark for itself, and its level goes across."""
+    """Draws a line; a place at infinity is a separate mark with a level across."""
     colour = COLOURS[number % len(COLOURS)]
     dash = DASHES[number // (len(COLOURS) * len(MARKERS))]
     far = [place for place in places if axis.edge is not None and place.x == math.inf]
@@ -217,7 +217,7 @@ def _draw(
 
 
 def _half(found: tables.Mean) -> float:
-    """Half the width of an interval; nan for none."""
+    """Returns half the width of an interval; nan if there is none."""
     return math.nan if found.high is None else found.high - found.mean
 
 
@@ -239,7 +239,7 @@ def _set_across(axes: Any, axis: Across) -> None:
 
 
 def _set_upwards(axes: Any, name: str, means: Sequence[float], scale: Scale) -> None:
-    # A metric has its own scale, unless it spans orders of magnitude.
+    # A metric keeps its linear scale, unless it spans orders of magnitude.
     if scale == "auto" and means[-1] < 100 * means[0]:
         return
     kind = _scale_of(name, means, scale)
@@ -250,7 +250,7 @@ def _set_upwards(axes: Any, name: str, means: Sequence[float], scale: Scale) -> 
 
 
 def word(value: Value) -> str:
-    """A value as figures say it."""
+    """Returns the text of a value in figures."""
     if value is None:
         return "none"
     if tables.is_number(value):
@@ -259,5 +259,5 @@ def word(value: Value) -> str:
 
 
 def literal(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
+    """Returns the text escaped, so that matplotlib does not take it for mathematics."""
     return text.replace("$", r"\$")

@@ -1,9 +1,9 @@
 """Sweeps: many runs, one compiled program per structure of setups.
 
-Points whose setups have one structure differ only in numbers and seeds. They run in
-slices: a slice is a `lax.map` over its points, vmapped as wide as the backend likes,
-and advances chunk by chunk of some evaluations. Now and then its runs are saved, so
-that a killed sweep goes on where it was, to the same bits.
+Points whose setups have the same structure differ only in numbers and seeds. They run
+in slices: a slice is a `lax.map` over its points, vmapped over as many as suits the
+backend, and advances in chunks of some evaluations. From time to time its runs are
+saved, so that a killed sweep continues where it was, to the same bits.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from ppml_lab.lab.tree.identity import digest
 
 
 class MadeElsewhereError(RuntimeError):
-    """Other processes are making some of the runs that were asked for."""
+    """Other processes are making some of the requested runs."""
 
 
 @arguments.checked
@@ -67,45 +67,46 @@ def run_sweep(
 ) -> list[Outcome]:
     """Runs every point that has no result in `folder` yet.
 
-    Several processes may do so at once: each takes what no other has. Processes that
-    `processes.connect` joined compute together instead, and the first alone reads and
-    writes the folder.
+    Several processes may do so at once: each takes runs that no other process has.
+    Processes that `processes.connect` joined compute together instead, and the first
+    alone reads and writes the folder.
 
     Args:
-      points: The runs.
-      folder: Where run folders go.
-      report: Told of rounds done.
-      on_metrics: Told of every evaluation, again of those that a killed sweep repeats.
-      width: Points vmapped at once; chosen by backend if None.
-      slice_size: Points in one program, at most; chosen by backend if None, and fewer
-        if the memory does not suffice.
+      points: The points to run.
+      folder: The results folder, where run folders go.
+      report: Called with rounds done.
+      on_metrics: Called at every evaluation, again for those that a killed sweep
+        repeats.
+      width: Points that are vmapped at once; None chooses by backend.
+      slice_size: The most points in one program; None chooses by backend, and fewer if
+        the memory does not suffice.
       memory_bytes: Bytes of a device that a slice may take; measured if None.
-      checkpoint_seconds: A slice is saved after a chunk if so many seconds have passed;
-        0 saves after every chunk.
-      again: Whether runs are made anew that finished under other code, that lack the
-        parameters which `keep` asks for, or that were on other data; the first two are
-        kept and reported otherwise.
-      go_on: Whether unfinished runs go on from checkpoints that other code made; they
-        start again otherwise.
-      keep: Whose parameters stay beside a run's result, for `Outcome.params`: those of
-        its "last" round, or of its "best" evaluation by the metric of validation rows
-        that its schedule names. None keeps none. Changes no result.
-      stop: Asked after every chunk why the sweep should end there, "" while it should
-        not; `lab.stopping.asked` makes one of SIGTERM or of a time.
+      checkpoint_seconds: Least time between two checkpoints of a slice, which is saved
+        after a chunk; 0 saves after every chunk.
+      again: Whether to repeat runs that finished under other code, that lack the
+        parameters which `keep` asks for, or that were on other data; if False, the
+        first two are kept and reported.
+      go_on: Whether unfinished runs continue from checkpoints that other code made; if
+        False, they start again.
+      keep: Which parameters are kept with a run's result, for `Outcome.params`: those
+        of its "last" round, or of its "best" evaluation by the schedule's validation
+        metric. None keeps none. Changes no result.
+      stop: Called after every chunk; returns a reason to end the sweep there, or "".
+        `lab.stopping.asked` makes such a function from SIGTERM or a time.
 
     Returns:
-      The outcome of each point, in their order; of joined processes, at the first.
+      The outcome of each point, in their order; at the first of joined processes only.
 
     Raises:
-      ValueError: If a point cannot be built, the folder has it on other data, or the
-        best is to be kept of one that has no validation rows or not that metric;
+      ValueError: If a point cannot be built, the folder has it on other data, or
+        `keep="best"` meets a point without validation rows or without the metric;
         nothing is run then.
       OSError: If the folder cannot be written, or its disk has no room or runs full.
       TooLargeError: If a single run takes more memory than a device has; says what
-        takes it.
-      MadeElsewhereError: If everything is done but for what other processes are making.
-      StoppedError: If `stop` said so; all that was done is saved, and the same call
-        goes on from there.
+        takes the memory.
+      MadeElsewhereError: If only runs that other processes are making are missing.
+      StoppedError: If `stop` gave a reason; all work is saved, and the same call
+        continues from there.
     """
     for name, value in (
         ("width", width),
@@ -136,7 +137,7 @@ def run_sweep(
     sweep = Sweep(folder, *how, {}, {}, keep, stop)
     groups: dict[Group, list[Run]] = {}
     for run in unfinished.values():
-        # With numbers the builder checks what it cannot check of traced values.
+        # Building with concrete numbers checks what traced values cannot show.
         check_numbers(run.point.setup, run.point.delta, run.point.swept)
         groups.setdefault(sweep.group_of(run), []).append(run)
     for group, its in groups.items():
@@ -180,7 +181,7 @@ def run_sweep(
 
 
 def _what_hosts_share(runs: Sequence[Run]) -> dict[str, str]:
-    """What joined processes have to agree on, by what a person calls it."""
+    """Returns what joined processes must agree on, by a name for the user."""
     stored = [facts_of(run.point.setup).digests for run in runs]
     return {
         "points (another configuration, seed or number of runs)": digest(
@@ -192,14 +193,16 @@ def _what_hosts_share(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _setup_digest(run: Run) -> str:
-    """What a run's setup says, as a digest; what its data hold is not in it."""
+    """Returns a digest of a run's setup and delta, without the data's content."""
     return digest(run.point.setup, run.point.delta)
 
 
 def _finished(
     runs: Sequence[Run], again: bool, keep: str | None, report: Report
 ) -> list[str]:
-    """The names of the runs that need not be made; says of the others why not."""
+    """Returns the names of the runs that need not be made, and reports on runs that are
+    damaged, of other code, or without the parameters.
+    """
     code, over = made_by()["code"], []
     others: dict[str, list[Run]] = {}
     for run in {run.name: run for run in runs}.values():
@@ -230,22 +233,26 @@ SLICE_ON_ACCELERATORS = 1024
 
 
 def default_width() -> int:
-    """Points vmapped at once: 1 on a CPU, where width gains little."""
+    """Returns the number of points vmapped at once: 1 on a CPU, where more gain
+    little.
+    """
     return 1 if jax.default_backend() == "cpu" else WIDTH_ON_ACCELERATORS
 
 
 def largest_slice(at_once: int) -> int:
-    """On a CPU what runs at once, else what keeps a device busy for long."""
+    """Returns the largest slice: `at_once` points on a CPU, else enough to keep a
+    device busy for long.
+    """
     return at_once if jax.default_backend() == "cpu" else SLICE_ON_ACCELERATORS
 
 
 def _fitting_size(
     group: Group, count: int, largest: int, memory_bytes: int | None, sweep: Sweep
 ) -> int:
-    """The size of a group's slices; says where memory makes it less than `largest`.
+    """Returns the size of a group's slices, and reports if memory makes them smaller.
 
     Raises:
-      TooLargeError: If the smallest takes more than there is.
+      TooLargeError: If the smallest slice takes more memory than is free.
     """
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
     free = memory_bytes
@@ -277,8 +284,8 @@ def _fitting_size(
 
 
 def _bytes_written(group: Group, count: int, size: int, sweep: Sweep) -> int:
-    """About what running `count` runs writes: two checkpoints of a slice, the lines of
-    all runs, and their parameters if they are kept.
+    """Returns roughly the bytes that `count` runs write: two checkpoints of a slice,
+    the lines of all runs, and parameters if they are kept.
     """
 
     def num_bytes(tree: Any) -> int:
@@ -301,7 +308,7 @@ def _run_group(
 ) -> None:
     """Runs the points of a group that no other process has.
 
-    The process with claims decides for all that are joined.
+    The process with claims decides for all joined processes.
     """
     left = [*group]
 

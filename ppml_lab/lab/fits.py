@@ -1,7 +1,7 @@
-"""How many runs of a sweep fit a device side by side, known before they run.
+"""Estimates, before a sweep runs, of how many of its runs fit a device at once.
 
-What a slice takes is read off two compiled programs, of two points and of four: each
-further point has a state of its own, and temporaries too while no more than `width` are
+Two compiled programs, of two points and of four, show the memory of a slice: each
+further point adds a state, and also temporaries as long as at most `width` points are
 computed side by side.
 """
 
@@ -24,28 +24,29 @@ from ppml_lab.lab.setup import lab_mesh, num_rows
 
 
 class Fit(NamedTuple):
-    """What slices of some runs take of a device, and how many points it holds."""
+    """The memory that slices of a group take on a device, and the points that fit."""
 
     lanes: int
-    """Clients that a point trains side by side, where it has clients."""
+    """Clients that a point trains at once, where it has clients."""
     width: int
-    """Points that are computed side by side."""
+    """Points that are computed at once."""
     data_bytes: int
-    """Of the data, which all points share."""
+    """Bytes of the data, which all points share."""
     one_bytes: int
-    """Of a slice of one point."""
+    """Bytes of a slice of one point."""
     state_bytes: int
-    """That every further point adds."""
+    """Bytes of state that every further point adds."""
     side_bytes: int
-    """That it adds while it is one of `width`."""
+    """Bytes of temporaries that a further point adds while it is among the first
+    `width`."""
     free_bytes: int
-    """That the device has for slices."""
+    """Bytes that the device has for slices."""
     largest: int
-    """Points of a slice that a sweep tries at most."""
+    """The most points of a slice that a sweep tries."""
 
     @property
     def most(self) -> int:
-        """Points that fit at once."""
+        """The number of points that fit at once."""
         free = self.free_bytes - self.one_bytes
         if free < 0:
             return 0
@@ -57,12 +58,12 @@ class Fit(NamedTuple):
 
     @property
     def chosen(self) -> int:
-        """Points of a slice that a sweep of many runs would choose."""
+        """The slice size that a sweep of many runs would choose."""
         return min(self.most, self.largest)
 
 
 def here(group: Group, free: int) -> Fit:
-    """On a device that is here, of which so many bytes are free."""
+    """Returns the fit on a device that is here and has `free` bytes free."""
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
     width = engine.default_width()
     lanes = group.setup.layout.num_lanes or default_num_lanes(_dimension(group))
@@ -72,8 +73,10 @@ def here(group: Group, free: int) -> Fit:
 
 
 def elsewhere(group: Group, chip: Chip) -> Fit:
-    """On one chip that is not here, by the program that this machine would run with the
-    lanes of an accelerator: an estimate, for other compilers keep other temporaries.
+    """Returns an estimate of the fit on one chip that is not here.
+
+    It is read off the program that this machine would run with the lanes of an
+    accelerator; the compiler for the chip may need other temporaries.
     """
     layout = group.setup.layout
     lanes = layout.num_lanes or ON_ACCELERATORS
@@ -94,8 +97,8 @@ def elsewhere(group: Group, chip: Chip) -> Fit:
 
 @functools.lru_cache(maxsize=64)
 def _taken(group: Group, width: int) -> tuple[int, int, int, int]:
-    """Bytes of the data, of a slice of a point, and of a further one's state and
-    temporaries.
+    """Returns the bytes of the data, of a slice of one point, and of a further point's
+    state and temporaries.
     """
     loaded = load_data(group.setup)[:3]
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
@@ -105,7 +108,7 @@ def _taken(group: Group, width: int) -> tuple[int, int, int, int]:
             program.compile_chunk(group, chunk, size * rows, min(size, width)).run,
             loaded,
         )
-        # One point alone needs no loop, whose arrays two points have already.
+        # Two points have the arrays of a loop, which one point alone lacks.
         for size in (2, 4)
     )
     states = more.arguments + more.outputs - few.arguments - few.outputs

@@ -26,21 +26,21 @@ class LabData(NamedTuple):
     """Federated train data, the rows beside them, and the facts about them."""
 
     clients: base.Clients
-    """What is trained."""
+    """The clients with the train rows."""
     test: PyTree
-    """Rows that nothing is chosen by."""
+    """Test rows, which choose nothing."""
     validation: PyTree | None
-    """Rows that stopping and choosing look at; None for none."""
+    """Rows that stopping and choosing look at; None if there are none."""
     facts: Facts
-    """About `clients`."""
+    """Facts about `clients`."""
 
 
 @arguments.checked
 def load_data(setup: Any) -> LabData:
-    """The data of a setup on the devices of its sweep.
+    """Loads the data of a setup onto the devices of its sweep.
 
     Raises:
-      ValueError: For data that do not fit together or cannot be dealt so.
+      ValueError: For data that do not fit together, or cannot be dealt to clients.
       FileNotFoundError: If files are missing; says where to put them.
     """
     check_setup(setup)
@@ -48,8 +48,9 @@ def load_data(setup: Any) -> LabData:
 
 
 def facts_of(setup: Any) -> Facts:
-    """The facts about a setup's data, kept for many data sets; raises as `load_data`
-    does.
+    """Returns the facts about a setup's data, cached for many data sets.
+
+    Raises as `load_data` does.
     """
     if not is_part(setup) or not hasattr(setup, "data"):
         check_setup(setup)
@@ -57,10 +58,10 @@ def facts_of(setup: Any) -> Facts:
 
 
 class _Source:
-    """Where data come from; equal if they are the same data, dealt alike."""
+    """The source of data; sources are equal if data and dealing are the same."""
 
     def __init__(self, setup: Any) -> None:
-        """What decides the data: the layout does not."""
+        """Takes the fields of a setup that decide the data; the layout is not one."""
         self.data = setup.data
         self.partition = getattr(setup, "partition", None)
         self.validation = setup.schedule.validation
@@ -79,7 +80,7 @@ class _Source:
 
 
 class _Dealt(NamedTuple):
-    """Data on the host, or clients that were dealt before."""
+    """Data on the host, or clients that are already dealt."""
 
     train: Any
     owners: np.ndarray | None
@@ -95,7 +96,7 @@ def _facts(source: _Source) -> Facts:
 
 
 class Members(NamedTuple):
-    """Whose rows a run looks at: digests of rows, see `data.digests`."""
+    """Digests of the rows that a run uses, by owner; see `data.digests`."""
 
     clients: overlap.Units
     """The train rows of each client."""
@@ -104,26 +105,28 @@ class Members(NamedTuple):
 
     @property
     def rows(self) -> overlap.Units:
-        """The train rows, each by itself."""
+        """The train rows as units of one row each."""
         return [frozenset([row]) for row in frozenset().union(*self.clients)]
 
 
 def members(setup: Any) -> Members:
-    """The members of a setup's data; kept for some data sets, for they are large."""
+    """Returns the members of a setup's data; cached for a few data sets, as they are
+    large.
+    """
     return _members(_Source(setup))
 
 
 class Common(NamedTuple):
-    """What is done with rows that a run trains on by another run."""
+    """The uses that one run makes of the train rows of another."""
 
     trained: bool
-    """It trains on some of them."""
+    """True if the run trains on some of these rows."""
     held_out: bool
-    """It holds some of them out."""
+    """True if the run holds some of these rows out."""
 
 
 def in_common(setup: Any, other: Any) -> Common:
-    """What a setup does with the train rows of another."""
+    """Returns how `other` uses the train rows of `setup`."""
     return _in_common(_Source(setup), _Source(other))
 
 
@@ -131,10 +134,10 @@ def in_common(setup: Any, other: Any) -> Common:
 def _in_common(source: _Source, other: _Source) -> Common:
     here, there = _facts(source).digests, _facts(other).digests
     if here is None or there is None:
-        # Of rows that are made as they are trained, nobody keeps a digest.
+        # Rows that are generated in training have no digest.
         return Common(trained=source.data == other.data, held_out=False)
     if here.examples == there.examples:
-        # The rows that are held out are others.
+        # Held-out rows are other rows.
         return Common(trained=True, held_out=False)
     own, its = _members(source), _members(other)
     return Common(
@@ -154,14 +157,14 @@ def _members(source: _Source) -> Members:
         count = columns.num_examples("validation", validation)
         held_out = by_client(validation, np.zeros(count, int))
     if aside is not None:
-        # What each client holds out for itself is judged and not trained.
+        # Rows that a client holds out are judged and not trained.
         held_out = (*held_out, *by_client(about.chosen(train, aside), owners[aside]))
         train, owners = about.chosen(train, ~aside), owners[~aside]
     return Members(by_client(train, owners), held_out)
 
 
 def _dealt_as_known(source: _Source) -> _Dealt:
-    """The data, which are those that the facts are about, however long ago."""
+    """Returns the data; raises ValueError unless the facts are about the same data."""
     facts, dealt = _facts(source), _dealt(source)
     if dealt.facts != facts:
         name = type(source.data).__name__
@@ -209,7 +212,7 @@ def _dealt(source: _Source) -> _Dealt:
     if source.held_out:
         rng = np.random.default_rng(0)
         held_out = data.partition.hold_out(rng, owners, source.held_out)
-    # Of the data as they are loaded, wherever they lie.
+    # Facts do not depend on the devices that hold the data.
     facts = about.of_rows(
         train, owners, int(owners.max()) + 1, held_out, (test, validation), num_classes
     )
@@ -234,8 +237,9 @@ def _loaded(part: Any) -> tuple[Any, Any, Any]:
 
 
 def _hold_out(train: Any, users: Any, share: float) -> tuple[Any, Any, Any]:
-    """Train rows and their users without validation rows, and these: whole users where
-    there are users.
+    """Returns train rows and users without validation rows, and the validation rows.
+
+    Whole users are held out where there are users.
     """
     if not share:
         return train, users, None
@@ -262,7 +266,7 @@ def _hold_out(train: Any, users: Any, share: float) -> tuple[Any, Any, Any]:
 
 
 def _owners(source: _Source, train: Any, users: Any) -> np.ndarray:
-    """Each row's client, from 0 on, none without rows."""
+    """Returns each row's client, from 0; every client has rows."""
     if source.partition is None:
         if users is None:
             return np.zeros(columns.num_examples("train", train), np.int64)
@@ -294,7 +298,7 @@ def _placed(source: _Source, num_devices: int | None, shard_data: bool) -> LabDa
     mesh = lab_mesh(num_devices)
     everywhere = federated.on_every_device(mesh)
     if isinstance(dealt.train, base.Clients):
-        # Where they lie is the loader's choice.
+        # The loader chose the devices.
         clients = dealt.train
     else:
         clients = data.federate(

@@ -1,4 +1,6 @@
-"""What fits a device's memory: the bytes of a compiled slice, the size that fits."""
+"""The memory of a device: bytes that a compiled slice takes, and slice sizes that
+fit.
+"""
 
 from __future__ import annotations
 
@@ -31,27 +33,27 @@ class TooLargeError(RuntimeError):
 
 
 class Needed(NamedTuple):
-    """Bytes that a run of a program takes on a device, beside its data."""
+    """Bytes of a device that running a program takes, beside its data."""
 
     arguments: int
-    """What it is given anew: numbers, keys, states."""
+    """Bytes of new arguments: numbers, keys, states."""
     outputs: int
-    """What it gives and does not write over its arguments."""
+    """Bytes of outputs that do not overwrite arguments."""
     temporaries: int
-    """What it computes with in between."""
+    """Bytes of intermediate results."""
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all bytes."""
         return sum(self)
 
 
 def needed_by(compiled: Any, data: PyTree) -> Needed:
-    """What XLA's buffer assignment says.
+    """Returns the bytes that XLA's buffer assignment states.
 
     Args:
       compiled: A compiled jax function; inputs that it may overwrite count once.
-      data: Those of its arguments that are on the devices already.
+      data: Arguments that are on the devices already.
     """
     stats = compiled.memory_analysis()
     there = sum(_bytes_on_a_device(leaf) for leaf in jax.tree.leaves(data))
@@ -63,8 +65,9 @@ def needed_by(compiled: Any, data: PyTree) -> Needed:
 
 
 def bytes_free() -> int | None:
-    """Bytes that a device can still hold: on a CPU its share of the free memory; None
-    where nobody says.
+    """Returns the free bytes of a device; on a CPU, its share of the free memory.
+
+    Returns None where neither the device nor the system tells.
     """
     if jax.default_backend() == "cpu":
         free = _system_bytes()
@@ -76,20 +79,22 @@ def bytes_free() -> int | None:
 
 
 def to_be_used(free: int) -> int:
-    """How much of what is free slices are made for: on a CPU, whose memory others use
-    too, half.
+    """Returns the free bytes that slices may use: half of them on a CPU, because other
+    programs use its memory too.
     """
     return free // 2 if jax.default_backend() == "cpu" else free
 
 
 def has_run_out(error: jax.errors.JaxRuntimeError) -> bool:
-    """Whether an error of jax's says that there was too little memory."""
+    """Returns whether jax raised the error because memory ran out."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def equal_size(count: int, largest: int, multiple: int) -> int:
-    """The size of equal slices of `count` runs, as few as `largest` allows; a multiple
-    of `multiple`.
+    """Returns the size of equal slices of `count` runs, as few slices as `largest`
+    allows.
+
+    The size is a multiple of `multiple`.
     """
     largest = max(multiple, largest // multiple * multiple)
     num_slices = -(-count // largest)
@@ -99,26 +104,27 @@ def equal_size(count: int, largest: int, multiple: int) -> int:
 def fitting_size(
     count: int, largest: int, multiple: int, needed: Callable[[int], float], free: int
 ) -> int:
-    """The size of the slices of `count` runs that fits the memory, if any does.
+    """Returns a size of slices of `count` runs that fits the memory, or `multiple` if
+    none does.
 
     Args:
-      count: Runs.
+      count: Number of runs.
       largest: The largest size to try.
-      multiple: Of which sizes are multiples.
-      needed: Bytes that a slice of a size takes, infinity where that is not known;
-        costs a compilation each time.
-      free: Bytes that there are.
+      multiple: Sizes are multiples of this.
+      needed: Returns the bytes that a slice of a size takes, infinity where this is not
+        known; costs a compilation each time.
+      free: Free bytes.
     """
     size = equal_size(count, largest, multiple)
     while size > multiple and (bytes_of_slice := needed(size)) > free:
-        # In proportion; what does not grow with the size takes some more tries.
+        # Shrinks in proportion; memory that does not grow with size takes more tries.
         share = free / bytes_of_slice if math.isfinite(bytes_of_slice) else 0.5
         size = equal_size(count, min(size - multiple, int(size * share)), multiple)
     return size
 
 
 def in_words(compiled: Any, needed: Needed) -> str:
-    """What takes a program's memory, with its largest arrays."""
+    """Returns a text about what takes a program's memory, with its largest arrays."""
     parts = ", ".join(
         f"{units.shown(value)} of {name}"
         for name, value in needed._asdict().items()
@@ -132,15 +138,17 @@ def in_words(compiled: Any, needed: Needed) -> str:
 
 
 def largest_arrays(text: str, count: int) -> list[tuple[str, int, str]]:
-    """Type and shape, bytes and origin of the largest arrays that a compiled program
-    makes, from its text; those of one type, shape and origin once.
+    """Returns type and shape, bytes and origin of the largest arrays that a compiled
+    program makes, from its text.
+
+    Arrays of equal type, shape and origin are listed once.
     """
-    # What is inside of a fusion, or of a reduction's function, is never an array.
+    # Values inside a fusion, or a reduction's function, are never arrays.
     inside = {*re.findall(r"(?:\), kind=\w+, calls|to_apply)=%?([\w.-]+)", text)}
     own = [body for name, body in _COMPUTATION.findall(text) if name not in inside]
     made: dict[tuple[str, str], int] = {}
     for kind, shape, operation, origin in _RESULT.findall("\n".join(own)):
-        # Truth values, whose type names no bits, take a byte.
+        # A truth value, whose type names no bits, takes a byte.
         bits = re.search(r"\d+", kind)
         item = max(1, int(bits[0]) // 8) if bits else 1
         if operation in _NO_BUFFER:

@@ -1,12 +1,12 @@
-"""Figures of results tables: a metric against epsilon, or against anything that was
-swept, with means over seeds and their 95% intervals.
+"""Figures of results tables: a metric against epsilon or any swept column, with means
+over seeds and their 95% intervals.
 
     plot = lab.plots.plot("results/heterogeneity", "partition", "loss", by="algorithm")
     plot.save("mine")
 
-A place of a line is one configuration: rows that differ in anything but their seed are
-never averaged, and epsilons that mean different things share an axis only where every
-line says which is which. What is left out is counted, on the figure too.
+A place on a line is one configuration: rows that differ in more than their seed are
+never averaged. Epsilons that mean different things share an axis only if the names of
+lines tell them apart. Rows that are left out are counted, on the figure too.
 """
 
 from __future__ import annotations
@@ -24,27 +24,31 @@ from ppml_lab.lab.drawing import Place, Scale
 from ppml_lab.tables import Row, Value
 
 _MEANS_OF_EPSILON = ("privacy_unit", "neighboring_relation", "adversary", "delta")
-"""Columns in which rows agree whose epsilons can be compared; to say nothing is not to
-agree with those that do."""
+"""Columns that rows must agree on for their epsilons to be comparable; an empty cell
+does not agree with a filled one."""
 _MEANS_OF_METRICS = ("experiment", "dataset", "metric", "measured_or_projected")
-"""The same of what else is drawn."""
+"""Columns that rows must agree on for other values to be comparable."""
 _OF_THE_RUN = re.compile(r"(target_)?epsilon(_|$)")
-"""Epsilons that the columns above are about; a projected one has its own delta."""
+"""Names of the epsilons that the columns above describe; a projected epsilon has its
+own delta."""
 
 
 class Plot(NamedTuple):
-    """A figure, and what it shows."""
+    """A figure, the lines that it shows, and notes."""
 
     figure: Any
     """A `matplotlib.figure.Figure`."""
     lines: dict[tuple[Value, ...], list[Place]]
     """The places of each line, by its values of the `by` columns."""
     notes: tuple[str, ...]
-    """What is said below the axes: what is left out, and how infinity is drawn."""
+    """Notes below the axes: which rows are left out, and how infinity is drawn."""
 
     def save(self, path: str | Path) -> list[Path]:
-        """Writes the figure as PDF and PNG, or, where `path` ends like a picture's
-        name, as that alone; makes its folder. Returns what was written.
+        """Writes the figure as PDF and PNG, or as one file if `path` has the suffix of
+        a picture; makes its folder.
+
+        Returns:
+          The paths that were written.
 
         Raises:
           OSError: If the files cannot be written.
@@ -55,13 +59,13 @@ class Plot(NamedTuple):
         names = [path] if is_one else [Path(f"{path}{end}") for end in (".pdf", ".png")]
         path.parent.mkdir(parents=True, exist_ok=True)
         for name in names:
-            # The same figure is the same file.
+            # Without a date, equal figures are equal files.
             dated = {"CreationDate": None} if name.suffix.lower() == ".pdf" else None
             self.figure.savefig(name, dpi=150, metadata=dated)
         return names
 
     def _repr_png_(self) -> bytes:
-        """What notebooks show."""
+        """Returns the PNG that notebooks show."""
         picture = io.BytesIO()
         self.figure.savefig(picture, dpi=100, format="png")
         return picture.getvalue()
@@ -78,28 +82,28 @@ def plot(
     x_scale: Scale = "auto",
     y_scale: Scale = "auto",
 ) -> Plot:
-    """Draws a column against another: means over seeds with 95% intervals by Student's
-    t, one line for each value of the columns `by`.
+    """Draws one column against another: means over seeds with 95% intervals by
+    Student's t, and one line for each value of the columns `by`.
 
-    An infinite x, such as the epsilon of a run without privacy, is a mark at the right
-    of the axis, "∞", with a dashed level across. What is a text or a truth value in
-    some row is a category in all. A scale that is "auto" is logarithmic where values
+    An infinite x, such as the epsilon of a run without privacy, is a mark "∞" at the
+    right of the axis, with a dashed level across. A column with a text or a truth value
+    in any row is a column of categories. The scale "auto" is logarithmic where values
     are spaced more like a geometric series than like an arithmetic one.
 
     Args:
       table: The path of a table.csv or of the folder that holds it, or rows.
-      x: What is on the horizontal axis: a column.
-      y: A column of numbers.
-      by: What lines are named by: a column, or several.
-      where: Rows alone that have these values in these columns.
-      x_scale: Of numbers.
-      y_scale: The same.
+      x: The column on the horizontal axis.
+      y: The column on the vertical axis, of numbers.
+      by: The column, or columns, whose values name the lines.
+      where: Draws only rows with these values in these columns.
+      x_scale: The scale of numbers on the horizontal axis.
+      y_scale: The scale of the vertical axis.
 
     Raises:
-      ValueError: For a table that cannot be read or has no such column, no row that can
-        be drawn, rows of one place that differ in more than the seed, epsilons or data
-        sets that are not the same and do not say so, numbers that the scale does not
-        have, or more than 224 lines; says what to add to `by` or `where`.
+      ValueError: For a table that cannot be read or lacks a column, no row that can be
+        drawn, rows of one place that differ in more than the seed, epsilons or data
+        sets that differ where the lines' names do not say so, numbers that the scale
+        cannot show, or more than 224 lines; says what to add to `by` or `where`.
     """
     rows = _rows(table)
     by = (by,) if isinstance(by, str) else tuple(by)
@@ -126,7 +130,7 @@ def plot(
 
 
 def _rows(table: Any) -> list[Row]:
-    """Rows that all have the same columns, of plain values."""
+    """Returns rows of plain values that all have the same columns."""
     if isinstance(table, str | Path):
         path = Path(table)
         return tables.read(path / "table.csv" if path.is_dir() else path)
@@ -137,7 +141,7 @@ def _rows(table: Any) -> list[Row]:
 
 
 def _plain(cell: Any) -> Value:
-    """A cell as Python has it, whatever array it comes from."""
+    """Returns a cell as a Python value, also if it is an array's."""
     cell = cell.item() if getattr(cell, "shape", None) == () else cell
     return cell if isinstance(cell, str | int | float | None) else str(cell)
 
@@ -152,7 +156,7 @@ def _chosen(rows: list[Row], where: Mapping[str, Any]) -> list[Row]:
 
 
 def _drawable(rows: list[Row], x: str, y: str) -> tuple[list[Row], list[str]]:
-    """Rows with a place and a finite value, and how many have none."""
+    """Returns the rows with an x and a finite y, and notes on how many lack them."""
     placed = [row for row in rows if not _is_missing(row[x])]
     drawn = [row for row in placed if tables.is_finite(row[y])]
     if not drawn:
@@ -167,22 +171,22 @@ def _drawable(rows: list[Row], x: str, y: str) -> tuple[list[Row], list[str]]:
 
 
 def _is_missing(cell: Value) -> bool:
-    """Whether a cell has no place on an axis; tables spell nan out."""
+    """Returns whether a cell has no place on an axis; tables spell out nan."""
     return cell in (None, "nan", -math.inf) or cell != cell
 
 
 def _check_alike(rows: list[Row], x: str, y: str, by: Sequence[str]) -> None:
-    """Raises ValueError where values on one axis do not mean the same, unless lines are
-    named by what they mean.
+    """Raises ValueError if values on one axis mean different things that the names of
+    lines do not tell apart.
     """
     for axis in (x, y):
         is_epsilon = tables.is_epsilon(axis)
-        # An infinite epsilon means nothing, whatever the unit.
+        # An infinite epsilon promises nothing, whatever the unit.
         own = [row for row in rows if tables.is_finite(row[axis]) or not is_epsilon]
         for name in _MEANS_OF_EPSILON if is_epsilon else _MEANS_OF_METRICS:
             values = [row.get(name) for row in own]
             if is_epsilon:
-                # What nobody tells of an epsilon is not what others tell of theirs.
+                # An empty cell does not agree with a filled one.
                 values = ["not said" if v is None else v for v in values]
             found = [*dict.fromkeys(map(str, (v for v in values if v is not None)))]
             if len(found) > 1 and name not in (x, *by):
@@ -196,7 +200,9 @@ def _check_alike(rows: list[Row], x: str, y: str, by: Sequence[str]) -> None:
 def _lines(
     rows: list[Row], x: str, y: str, by: Sequence[str]
 ) -> dict[tuple[Value, ...], list[Place]]:
-    """Each line's places; numbers ascend, and categories come as in the table."""
+    """Returns each line's places; numbers ascend, and categories keep the table's
+    order.
+    """
     found: dict[tuple[Value, ...], dict[Value, list[Mapping[str, Value]]]] = {}
     for its in tables.over_seeds(rows, by):
         line = found.setdefault(tuple(its[0][name] for name in by), {})
@@ -223,7 +229,7 @@ def _lines(
 
 
 def _at(rows: Sequence[Mapping[str, Value]], x: str) -> Value:
-    """Where a configuration is: what its rows share, or the mean of what each has."""
+    """Returns a configuration's x: the value that its rows share, or their mean."""
     values = [row[x] for row in rows]
     if len(set(values)) == 1:
         return values[0]
@@ -248,7 +254,7 @@ def _about_intervals(rows: list[Row], places: Sequence[Place]) -> list[str]:
 
 
 def _titled(name: str, rows: list[Row]) -> str:
-    """A column's name; of a run's epsilon, what it means in all rows."""
+    """Returns a column's name; for a run's epsilon, also what it means in all rows."""
     if not _OF_THE_RUN.match(name):
         return name
     private = [row for row in rows if tables.is_finite(row[name])]

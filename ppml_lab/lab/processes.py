@@ -1,13 +1,14 @@
-"""Several processes: joined ones that compute together, and others that share a folder.
+"""Several processes: some are joined and compute together, others share a folder.
 
 *Joined* processes (`jax.distributed`, on one host or many) all run the same command and
 act as one machine; the first alone reads and writes the results folder.
 
-Processes that are *not* joined may write one folder: a claim says which makes which
-run. It is a lock on one byte of `<folder>/.claims`, at a place that the run's id says.
-The system drops a process's locks when it ends, however it ends, so that no claim is
-left behind. A folder on a network needs a file system with POSIX locks. The tasks of a
-job array take *shards*, parts of a sweep that each runs by itself.
+Processes that are *not* joined may write to the same folder: a claim says which process
+makes a run. A claim is a lock on one byte of `<folder>/.claims`, at a place given by
+the run's id. The system drops a process's locks when the process ends, however it ends,
+so that no claim is left behind. A folder on a network needs a file system with POSIX
+locks. The tasks of a job array take *shards*: each task runs its part of a sweep by
+itself.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ from ppml_lab.lab.results import Point
 from ppml_lab.lab.stopping import StoppedError
 
 HEARTBEAT_SECONDS = 30
-"""A process that is not heard of for so long is lost, and all others end."""
+"""Seconds without a heartbeat after which a process is lost, and all others end."""
 
 
 def connect() -> None:
-    """Joins the processes that the environment names; nothing happens if there is one.
+    """Joins the processes that the environment names; does nothing for one process.
 
-    To be called before jax computes anything. The environment names them by
+    Call it before jax computes anything. The environment names processes by
     JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID, or it is a SLURM step of several tasks, or a TPU pod whose
-    TPU_WORKER_HOSTNAMES lists several. PPML_LAB_HOSTS=auto leaves it to jax to find
-    out, as on a Cloud TPU VM.
+    JAX_PROCESS_ID, by a SLURM step of several tasks, or by several
+    TPU_WORKER_HOSTNAMES of a TPU pod. With PPML_LAB_HOSTS=auto, jax finds the
+    processes, as on a Cloud TPU VM.
 
     Raises:
-      ValueError: For numbers that are none, or do not fit each other.
+      ValueError: For variables that are no whole numbers, or do not fit each other.
     """
     environment = os.environ
     if jax.distributed.is_initialized():
@@ -62,7 +63,7 @@ def connect() -> None:
     )
     if address is None and not several:
         return
-    # It would keep SIGTERM from ending the process.
+    # This service would keep SIGTERM from ending the process.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         address,
@@ -73,12 +74,14 @@ def connect() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process reads and writes files and speaks to the user."""
+    """Returns whether this is the process that reads and writes files and prints."""
     return jax.process_index() == 0
 
 
 def agreed(value: Any) -> Any:
-    """The first process's value, at all of them; anything that JSON can say."""
+    """Returns the first process's value at all processes; JSON must be able to hold
+    it.
+    """
     if jax.process_count() == 1:
         return value
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -88,7 +91,7 @@ def agreed(value: Any) -> Any:
 
 
 def first_said(text: str) -> str:
-    """What the first process that says anything says, at all that are joined."""
+    """Returns, at all joined processes, the first text that is not empty."""
     if jax.process_count() == 1:
         return text
     mine = np.zeros(64, np.uint8)
@@ -101,7 +104,7 @@ def first_said(text: str) -> str:
 
 
 def check_alike(told: Mapping[str, str]) -> None:
-    """Raises ValueError, at all of the joined processes, unless all tell the same; says
+    """Raises ValueError at all joined processes unless their `told` is the same; says
     what differs and where.
     """
     words = np.stack(
@@ -121,8 +124,9 @@ def check_alike(told: Mapping[str, str]) -> None:
 
 
 def from_first(tree: PyTree) -> PyTree:
-    """The first process's arrays, at all of them, which give some of the same shapes;
-    NumPy arrays.
+    """Broadcasts the first process's arrays; the others pass arrays of the same shapes.
+
+    Returns NumPy arrays.
     """
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, tree)
@@ -132,7 +136,7 @@ def from_first(tree: PyTree) -> PyTree:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Whole NumPy arrays of arrays that lie anywhere; all processes have to call it."""
+    """Returns whole NumPy arrays of sharded arrays; all processes must call it."""
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, tree)
     return multihost_utils.process_allgather(tree, tiled=True)
@@ -140,14 +144,14 @@ def to_host(tree: PyTree) -> PyTree:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends this process at once if something fails inside while there are others.
+    """Ends this process at once if the block fails while there are other processes.
 
-    These would wait for it; so they fail, too, and say so, instead.
+    The other processes would wait for this one; instead they fail, too, and say so.
     """
     try:
         yield
     except BaseException as error:
-        # Who stop, stop together.
+        # A stop is the same at all processes.
         if jax.process_count() == 1 or isinstance(error, StoppedError):
             raise
         if not isinstance(error, SystemExit):
@@ -160,7 +164,7 @@ def together() -> Iterator[None]:
             file=sys.stderr,
             flush=True,
         )
-        # Leaving in order would wait for the others.
+        # A normal exit would wait for the others.
         os._exit(1)
 
 
@@ -176,17 +180,18 @@ def _number(name: str) -> int | None:
 class Claims:
     """The claims of a process in one results folder.
 
-    A process may open a folder's claims once at a time: closing them, the system drops
-    all that it has on the file.
+    A process may open a folder's claims only once at a time: when it closes them, the
+    system drops all its locks on the file.
     """
 
     def __init__(self, descriptor: int) -> None:
-        """Claims by locks on an open file."""
+        """Takes an open file, whose locks are the claims."""
         self._descriptor = descriptor
 
     def take(self, name: str) -> bool:
-        """Claims a run or slice, by its id of hexadecimal digits; False if another
-        process has it.
+        """Claims a run or slice by its id of hexadecimal digits.
+
+        Returns False if another process has it.
         """
         try:
             self._lock(name, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -200,13 +205,15 @@ class Claims:
             self._lock(name, fcntl.LOCK_UN)
 
     def _lock(self, name: str, what: int) -> None:
-        # 60 bits: places of files are signed and have 64.
+        # 60 bits, because places in files are signed 64-bit numbers.
         fcntl.lockf(self._descriptor, what, 1, int(name[:15], 16))
 
 
 @contextmanager
 def open_claims(folder: Path) -> Iterator[Claims]:
-    """The claims of this process in a folder; dropped at the end of the block."""
+    """Opens the claims of this process in a folder; drops them at the end of the
+    block.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / ".claims", os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -222,12 +229,12 @@ class Shard(NamedTuple):
     count: int
 
     def __str__(self) -> str:
-        """Writes it as `parse_shard` reads it."""
+        """Returns the text that `parse_shard` reads."""
         return f"{self.index}/{self.count}"
 
 
 def parse_shard(text: str) -> Shard:
-    """The shard "i/n".
+    """Returns the shard that a text "i/n" names.
 
     Raises:
       ValueError: For another text, or an index that is not from 1 to n.
@@ -244,7 +251,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Shard | None:
-    """The shard of this task of a SLURM job array; None outside of one.
+    """Returns the shard of this task of a SLURM job array; None outside of one.
 
     Raises:
       ValueError: If the array's tasks are no range.
@@ -264,8 +271,10 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Shard | Non
 
 
 def take(points: Sequence[Point], shard: Shard) -> list[Point]:
-    """The points of a shard: equal parts but for one point, ordered so that those of a
-    group, which share a program, are together.
+    """Returns the points of a shard.
+
+    Shards differ by at most one point in size. Points are ordered by group, because
+    points of a group share a program.
     """
     groups: dict[Group, list[Point]] = {}
     for point in points:

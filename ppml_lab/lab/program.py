@@ -1,7 +1,7 @@
-"""A chunk of a slice as one compiled program, what goes into it, and its time.
+"""A chunk of a slice as one compiled program, its inputs, and its time.
 
-Points of one structure share a program: their setups, stacked, are an argument of it,
-and inside it each point's numbers are traced.
+Points of one structure share a program: their stacked setups are an argument of the
+program, and each point's numbers are traced in it.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from ppml_lab.lab.setup import Facts, Schedule, lab_mesh, num_rows, over_points
 
 
 class Group(NamedTuple):
-    """What runs have in common that share their programs."""
+    """The properties that runs share if they share programs."""
 
     structure: Any
-    """`jax.tree.structure` of their setups."""
+    """`jax.tree.structure` of the runs' setups."""
     delta: float | None
-    """At which live epsilon is compiled."""
+    """The delta with which live epsilon is compiled."""
     keeps_best: bool = False
-    """Whether states carry the parameters of the best evaluation so far."""
+    """If true, states carry the parameters of the best evaluation so far."""
 
     @property
     def setup(self) -> Any:
-        """A setup of this structure, whose numbers mean nothing."""
+        """A setup of this structure; its numbers are placeholders."""
         return jax.tree.unflatten(self.structure, [0.0] * self.structure.num_leaves)
 
     @property
     def facts(self) -> Facts:
-        """About the data of all of them."""
+        """Facts about the data of these runs, with the group's delta."""
         return facts_of(self.setup)._replace(delta=self.delta)
 
 
 def group_of(point: Point, *, keeps_best: bool = False) -> Group:
-    """The group of a point."""
+    """Returns the group of a point."""
     return Group(jax.tree.structure(point.setup), point.delta, keeps_best)
 
 
 class Chunk(NamedTuple):
-    """A piece of a run between two visits to the host: `num_evals` times `num_rounds`
-    rounds and an evaluation.
+    """A piece of a run between two visits to the host: `num_evals` evaluations, with
+    `num_rounds` rounds before each.
     """
 
     num_evals: int
@@ -61,7 +61,9 @@ class Chunk(NamedTuple):
 
 
 def chunks_of(schedule: Schedule) -> list[Chunk]:
-    """How a run is cut: full chunks, evaluations left over, rounds left over."""
+    """Returns the chunks of a run: full ones, one of remaining evaluations, and one of
+    remaining rounds.
+    """
     evals, rounds_left = divmod(schedule.num_rounds, schedule.eval_every)
     full, evals_left = divmod(evals, schedule.evals_per_chunk)
     chunks = [Chunk(schedule.evals_per_chunk, schedule.eval_every)] * full
@@ -71,23 +73,23 @@ def chunks_of(schedule: Schedule) -> list[Chunk]:
 
 
 class Program(NamedTuple):
-    """A compiled chunk of a slice and the seconds that compiling it took."""
+    """A compiled chunk of a slice, and the seconds that compiling it took."""
 
     run: Callable[..., tuple[PyTree, PyTree, PyTree]]
     compile_seconds: float
 
 
 class Inputs(NamedTuple):
-    """What a slice's program gets beside data and states, stacked over its points."""
+    """Inputs of a slice's program beside data and states, stacked over its points."""
 
     setups: PyTree
-    """Their setups, with leaves float32 `[points]`."""
+    """The points' setups, with leaves float32 `[points]`."""
     words: Any
-    """Of their keys, uint32 `[points, 2]`."""
+    """Seed words of the points' keys, uint32 `[points, 2]`."""
 
 
 def inputs_of(points: Sequence[Point]) -> Inputs:
-    """The numbers and keys of points."""
+    """Returns the numbers and keys of points."""
     setups = jax.tree.map(
         lambda *values: np.asarray(values, np.float32), *[p.setup for p in points]
     )
@@ -96,7 +98,7 @@ def inputs_of(points: Sequence[Point]) -> Inputs:
 
 
 def shapes_of(group: Group, size: int) -> Inputs:
-    """Shapes and types of the inputs of `size` points."""
+    """Returns the shapes and types of the inputs of `size` points."""
     number = jax.ShapeDtypeStruct((size,), jnp.float32)
     setups = jax.tree.map(lambda _: number, group.setup)
     return Inputs(setups, jax.ShapeDtypeStruct((size, 2), jnp.uint32))
@@ -104,19 +106,20 @@ def shapes_of(group: Group, size: int) -> Inputs:
 
 @functools.lru_cache(maxsize=8)
 def init_program(group: Group) -> Callable[..., PyTree]:
-    """`(setups, words) -> states`; one function for all slices of a group, so that jax
-    compiles it once for each of their sizes.
+    """Returns the jitted `(setups, words) -> states` of a group.
+
+    All slices of a group share it, so that jax compiles it once for each slice size.
     """
     return jax.jit(mapped_init(group))
 
 
 def states_of(group: Group, size: int) -> PyTree:
-    """Shapes and types of the states of `size` points."""
+    """Returns the shapes and types of the states of `size` points."""
     return jax.eval_shape(init_program(group), *shapes_of(group, size))
 
 
 def mapped_init(group: Group) -> Callable[..., PyTree]:
-    """`(setups, words) -> states`, stacked over points."""
+    """Returns the function `(setups, words) -> states`, stacked over points."""
     facts = group.facts
 
     def one(point: tuple[Any, Array]) -> PyTree:
@@ -131,7 +134,7 @@ def mapped_init(group: Group) -> Callable[..., PyTree]:
 
 
 def _keys(words: Array) -> tuple[base.Key, base.Key]:
-    """The keys of a run's initial parameters and of its rounds."""
+    """Returns the keys of a run's initial parameters and of its rounds."""
     init_key, rounds_key = jax.random.split(jax.random.wrap_key_data(words))
     return init_key, rounds_key
 
@@ -139,7 +142,7 @@ def _keys(words: Array) -> tuple[base.Key, base.Key]:
 def mapped_chunk(
     group: Group, chunk: Chunk, width: int
 ) -> Callable[..., tuple[PyTree, PyTree, PyTree]]:
-    """A chunk of a whole slice as one pure function.
+    """Returns a chunk of a whole slice as one pure function.
 
     Returns:
       `(setups, words, states, clients, test, validation, first_round) -> (states, the
@@ -200,7 +203,7 @@ def mapped_chunk(
 
 @functools.lru_cache(maxsize=64)
 def traced_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Any:
-    """The chunk of slices of `size` points, traced: what is compiled."""
+    """Returns the traced chunk of slices of `size` points, ready to compile."""
     data = load_data(group.setup)
     at_once = size // num_rows(lab_mesh(group.setup.layout.num_devices))
     run = mapped_chunk(group, chunk, min(width, at_once))
@@ -209,29 +212,33 @@ def traced_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Any:
 
 
 def first_traced(group: Group) -> Any:
-    """The first chunk of the smallest slices, traced; a CPU's slices are these."""
+    """Returns the traced first chunk of the smallest slices, the size that a CPU
+    uses.
+    """
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
     return traced_chunk(group, chunks_of(group.setup.schedule)[0], rows, 1)
 
 
 def check_traced(group: Group) -> None:
-    """Traces a group's programs as far as errors are not to come late: how runs begin,
-    and, where a metric ends them or chooses among them, what evaluations give.
+    """Traces a group's programs so that errors come early.
+
+    It traces how runs begin and, where a metric stops runs or chooses a result, also
+    the evaluations.
 
     Raises:
-      ValueError: If no evaluation has the metric; names those that there are.
+      ValueError: If no evaluation has the metric; names the metrics that it has.
     """
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
     states_of(group, rows)
     schedule = group.setup.schedule
     if schedule.stop_at is not None or schedule.keep == "best" or group.keeps_best:
-        # Without what is kept: a metric that is not there cannot be carried.
+        # Traced without the best so far, which needs the metric to be there.
         traced = first_traced(group._replace(keeps_best=False))
         schedule.check_judged(traced.out_info[2])
 
 
 def compile_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Program:
-    """Compiles a chunk for slices of `size` points, of which `width` run at once."""
+    """Compiles a chunk for slices of `size` points; `width` of them run at once."""
     begin = time.perf_counter()
     compiled = traced_chunk(group, chunk, size, width).lower().compile()
     return Program(compiled, time.perf_counter() - begin)
@@ -241,11 +248,10 @@ def compile_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Program:
 def seconds_in_turns(
     points: Sequence[Point], turns: int = 7
 ) -> Float[np.ndarray, "turns points"]:
-    """Wall seconds of one chunk of `eval_every` rounds of every point.
+    """Measures the wall seconds of one chunk of `eval_every` rounds of every point.
 
-    Each turn runs all points once, so that a machine that is busy for a while is busy
-    for all alike: take ratios within a turn, and their median. Compilation and a first
-    run are not counted.
+    Each turn runs all points once, so that a busy machine slows all points alike: take
+    ratios within a turn, and their median. Compilation and a first run are not counted.
     """
     checks.at_least("turns", turns, 1)
     programs = [_ready_chunk(point) for point in points]
@@ -265,11 +271,11 @@ def _ready_chunk(point: Point) -> Callable[[], Any]:
     copies = num_rows(lab_mesh(setup.layout.num_devices))
     inputs = inputs_of([point] * copies)
     states = [init_program(group)(*inputs)]
-    # As a sweep runs it, whose compiled program is found again.
+    # A sweep compiles the same program, so that the cache has it.
     chunk = compile_chunk(group, Chunk(1, setup.schedule.eval_every), copies, 1).run
 
     def run() -> None:
-        # The states' buffers go to the next ones.
+        # The call donates the states' buffers.
         after = chunk(*inputs, states.pop(), *data[:3], np.int32(0))
         states.append(jax.block_until_ready(after)[0])
 

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 Report = Callable[[int, str], None]
-"""`(units done since the last call, what is going on)`."""
+"""Callback `(units done since the last call, what is running)`."""
 
 
 @contextmanager
@@ -27,8 +27,8 @@ def progress(
 ) -> Iterator[Report]:
     """Reports progress towards `total` units while the block runs.
 
-    On a terminal: a bar with the time left. Elsewhere: a line now and then, so that log
-    files stay short.
+    On a terminal it shows a bar with the time left; elsewhere it prints a line from
+    time to time, so that log files stay short.
     """
     console = Console(file=sys.stdout)
     if console.is_terminal:

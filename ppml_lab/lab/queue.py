@@ -1,5 +1,5 @@
-"""What runs next: slices of runs that go on side by side in one program, halved where
-memory runs out.
+"""The choice of the next slice: runs that advance together in one program. Slices are
+halved where memory runs out.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from ppml_lab.lab.processes import Claims
 from ppml_lab.lab.results import Run
 
 Found = Callable[[Path], Mapping[str, checkpoints.Saved]]
-"""From a results folder, the checkpoints that runs may go on from, by run."""
+"""Function from a results folder to the checkpoints that runs may continue from, by
+run."""
 
 
 def usable(
     report: Callable[[int, str], None], *, go_on: bool, keeps_best: bool
 ) -> Found:
-    """Finds checkpoints whose runs have all their rounds on record, which carry the
-    best parameters if these are kept, and which this code made (or any, with `go_on`);
-    says of the others, once, why their runs start again.
+    """Returns a function that finds usable checkpoints.
+
+    A checkpoint is usable if its run has all rounds on record, it carries the best
+    parameters if and only if they are kept, and this code made it (or any code, with
+    `go_on`). `report` is told once why other runs start again.
     """
     now, told = made_by(), set[str]()
 
@@ -73,15 +76,15 @@ def usable(
 
 
 class Slice(NamedTuple):
-    """Runs of one group that have done the same rounds.
+    """Runs of one group that have done the same number of rounds.
 
     Attributes:
-      runs: At least one.
-      size: Points of the program, at least as many as runs; the last run is repeated to
-        fill it, and what the copies give is dropped.
-      rounds_done: Rounds that they have done.
-      saved: Where each run's state is; empty if they begin, and where another process
-        reads the files.
+      runs: The runs, at least one.
+      size: Points of the program, at least as many as runs; copies of the last run fill
+        it, and their results are dropped.
+      rounds_done: Rounds that the runs have done.
+      saved: The place of each run's state; empty if the runs begin, and where another
+        process reads the files.
     """
 
     runs: list[Run]
@@ -91,7 +94,7 @@ class Slice(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of its checkpoints."""
+        """The name of the slice's checkpoints."""
         return checkpoints.slice_name(run.name for run in self.runs)
 
 
@@ -102,15 +105,17 @@ def next_slice(
     claims: Claims,
     found: Found,
 ) -> Slice | None:
-    """What is to be done next, and from which round: the one place that decides it.
+    """Returns the next slice to run, with its round; None if nothing is left.
+
+    Only this function decides what runs next.
 
     Args:
-      left: Runs of one group that were not begun yet; those of the slice are
-        taken out, and those that another process has or has finished.
+      left: Runs of one group that have not begun. The function removes the slice's
+        runs, and runs that another process has or has finished.
       folder: The results folder.
       size: Points in one program.
-      claims: Gets those on the slice's runs and its name.
-      found: From the folder, the checkpoints that runs may go on from, by run.
+      claims: Receives the claims on the slice's runs and name.
+      found: Returns a folder's checkpoints that runs may continue from, by run.
     """
     while left:
         saved = found(folder)
@@ -123,7 +128,7 @@ def next_slice(
             left.remove(run)
             if claims.take(run.name):
                 mine.append(run)
-        # From here on, no other process moves them.
+        # The claims keep other processes from advancing these runs.
         saved = found(folder)
         going = [run for run in mine if not run.is_finished]
         part = [run for run in going if _rounds(run, saved) == rounds]
@@ -138,11 +143,11 @@ def next_slice(
 
 
 def agreed_slice(part: Slice | None, left: list[Run]) -> Slice | None:
-    """The slice that the first process decided on, at all processes.
+    """Returns at all processes the slice that the first process chose.
 
     Args:
-      part: It at the first, anything at the others.
-      left: Runs that were not begun yet; those of the slice are taken out.
+      part: The slice at the first process, anything at the others.
+      left: Runs that have not begun; the function removes the slice's runs.
     """
     told = part and ([run.name for run in part.runs], part.size, part.rounds_done)
     told = processes.agreed(told)
@@ -169,25 +174,25 @@ def run_what_fits(
     report: Callable[[str], None],
     taken: Callable[[], str] = lambda: "",
 ) -> None:
-    """Runs slices until there are none; halves them when memory runs out.
+    """Runs slices until none is left; halves their size when memory runs out.
 
     Args:
-      slices: `size -> the next slice`, or None; after a failure, it has to give the
-        failed runs again.
-      run: Runs one.
-      size: The size to begin with.
-      multiple: Of which sizes are multiples.
-      report: Told of every halving.
-      taken: What takes the memory, in words.
+      slices: Returns the next slice of a size, or None; after a failure, it must return
+        the failed runs again.
+      run: Runs a slice.
+      size: The first size.
+      multiple: Sizes are multiples of this.
+      report: Called at every halving.
+      taken: Returns a text about what takes the memory.
 
     Raises:
-      TooLargeError: If memory runs out of the smallest.
+      TooLargeError: If memory runs out for the smallest slice.
     """
     while (part := slices(size)) is not None:
         try:
             run(part)
         except jax.errors.JaxRuntimeError as error:
-            # Other processes may have had enough memory, and would not halve.
+            # Joined processes may have had enough memory, and would not halve.
             alone = jax.process_count() == 1
             if not memory.has_run_out(error) or not alone:
                 raise

@@ -1,8 +1,8 @@
-"""What a sweep is made of and what it gives: points, their runs, outcomes, results.
+"""The points of a sweep, and their runs, outcomes and results.
 
-A run's key is that of its seed. A run that promises privacy folds in what it is, its
-setup and the data: so no two private runs share initial parameters, cohorts, batches or
-noise, which whoever sees both could else cancel.
+A run's key is made from its seed. A run that promises privacy also folds its identity
+into the key, its setup and the data: so no two private runs share initial parameters,
+cohorts, batches or noise, which anybody who sees both runs could cancel.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from ppml_lab.lab.setup import Facts
 from ppml_lab.lab.tree.identity import described, digest
 
 SEED_ALONE = "seed"
-"""The key identity of runs that promise nothing: a seed's are paired."""
+"""The key identity of runs that promise nothing: runs of one seed are paired."""
 
 
 class Point(NamedTuple):
     """One run of a sweep."""
 
     setup: Any
-    """What runs, with concrete numbers."""
+    """The setup that runs, with concrete numbers."""
     seed: int
-    """Of initial parameters, sampling, batches, noise and rounding; see `key`."""
+    """Seed of initial parameters, sampling, batches, noise and rounding; see `key`."""
     labels: Mapping[str, Any]
-    """Columns that say which point this is, first in the table."""
+    """Columns that say which point this is; they come first in the table."""
     delta: float | None = None
-    """At which its epsilon is stated; needed by private runs only."""
+    """The delta at which its epsilon is stated; only private runs need it."""
     swept: frozenset[str] = frozenset()
     """The key paths that the sweep sets."""
 
     @property
     def key(self) -> str:
-        """What the run's key is made of beside its seed, see `key_identity`.
+        """The identity that the run's key folds in beside its seed, see `key_identity`.
 
-        Loads the data, as `id` does.
+        Reading it loads the data, as reading `id` does.
         """
         promises = promises_privacy(self.setup)
         return key_identity(
@@ -59,11 +59,11 @@ class Point(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The name of its run: of all that the result depends on."""
+        """The name of the point's run, made from all that the result depends on."""
         return run_id(self.setup, self.seed, self.delta, facts_of(self.setup))
 
     def record(self) -> dict[str, Any]:
-        """What the run is, as plain values."""
+        """Returns plain values that say what the run is."""
         facts = facts_of(self.setup)
         return {
             "setup": described(self.setup),
@@ -77,7 +77,7 @@ class Point(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A point and its run folder, whose name is the run's id."""
+    """A point and its run folder; the folder's name is the run's id."""
 
     point: Point
     folder: Path
@@ -89,17 +89,17 @@ class Run(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The point's labels in words."""
+        """The point's labels as a text."""
         return ", ".join(f"{name} {v}" for name, v in self.point.labels.items())
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is a result, as it was written."""
+        """True where there is a result that is not damaged."""
         return (self.folder / "result.json").exists() and not self.damage
 
     @property
     def damage(self) -> str:
-        """What is wrong with a result that is there; "" if nothing is."""
+        """A text about what is wrong with an existing result; "" if nothing is."""
         try:
             records.read_result(self.folder)
             records.read_json(self.folder / "provenance.json")
@@ -112,16 +112,20 @@ class Run(NamedTuple):
 
     @property
     def kept(self) -> Kept | None:
-        """Which parameters the finished run has kept; None for none."""
+        """The parameters that the finished run kept; None if it kept none."""
         return _kept(records.read_result(self.folder))
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """What code made the result, see `provenance.made_by`."""
+        """The code that made the result, see `provenance.made_by`."""
         return records.read_json(self.folder / "provenance.json").get("made_by", {})
 
     def outcome(self, keep: str | None = None) -> Outcome:
-        """What the finished run left, to a sweep that asked it to `keep` parameters."""
+        """Returns the outcome of the finished run.
+
+        Args:
+          keep: Which parameters the sweep asked the run to keep.
+        """
         last = records.read_result(self.folder)
         kept = _kept(last)
         last.pop("kept", None)
@@ -130,13 +134,15 @@ class Run(NamedTuple):
 
 @arguments.checked
 def run_of(point: Point, folder: str | Path) -> Run:
-    """A point's run in a results folder."""
+    """Returns a point's run in a results folder."""
     return Run(point, Path(folder) / "runs" / point.id)
 
 
 def check_same_data(runs: Sequence[Run], folder: Path) -> None:
-    """Raises ValueError if a folder has a run like one that is yet to begin, but on
-    other data: `load()` gave others, or they were changed.
+    """Raises ValueError if the folder has a run that differs from a new one in its data
+    alone.
+
+    Then `load()` returned other data, or the data were changed.
     """
     names = {run.name for run in runs}
     others = [
@@ -162,7 +168,9 @@ def check_same_data(runs: Sequence[Run], folder: Path) -> None:
 
 
 def _but_for_data(record: Any) -> str | None:
-    """A name of what a run is, without its data; None for the record of no run."""
+    """Returns a name of what a run is, without its data; None if `record` is no
+    run's.
+    """
     try:
         fields = record["setup"]["fields"] | {"layout": None}
         setup = record["setup"] | {"fields": fields}
@@ -172,36 +180,39 @@ def _but_for_data(record: Any) -> str | None:
 
 
 class Outcome(NamedTuple):
-    """What a finished run left."""
+    """The outcome of a finished run."""
 
     last: dict[str, Any]
-    """Scalars of the round that it is judged by (the last, or the best of
-    `Schedule.keep`) with its metrics by name, `params_digest` (of the last parameters:
-    equal for those that are equal to the bit), `seconds` (wall, without compilation,
-    divided among a slice's points) and `compile_seconds` (of the slice's programs)."""
+    """Scalars of the round that judges the run (the last, or the best of
+    `Schedule.keep`): its metrics by name, `params_digest` (of the last parameters;
+    equal where parameters are equal to the bit), `seconds` (wall time without
+    compilation, divided among a slice's points) and `compile_seconds` (of the slice's
+    programs)."""
     folder: Path
-    """Its run folder."""
+    """The run's folder."""
     kept: Kept | None = None
-    """Which of its parameters are kept beside it; None if none are."""
+    """The parameters that are kept in the folder; None if none are."""
     setup: Any = None
-    """What ran."""
+    """The setup that ran."""
     asked: str | None = None
-    """Which parameters the sweep asked for; a run that was finished before keeps what
-    it was asked for then."""
+    """The parameters that this sweep asked for; a run that was already finished keeps
+    those that an earlier sweep asked for."""
 
     def params(self) -> PyTree:
-        """The parameters that the sweep kept (`run_sweep(..., keep=)`), as arrays on
-        this process's device in the structure of `setup.algorithm(facts).init`'s: what
-        `setup.predict` takes. `kept` says after which round, and by which metric.
+        """Loads the parameters that the sweep kept (`run_sweep(..., keep=)`).
 
-        **Guarantee:** of a private run they are one of the models that it releases,
-        which its epsilon covers for the rows that it trained; see `lab.disk.kept` for
-        what choosing by validation rows costs these.
+        They are arrays on this process's device, in the structure of
+        `setup.algorithm(facts).init`'s parameters, as `setup.predict` takes them.
+        `kept` says after which round they were kept, and by which metric.
+
+        **Guarantee:** the parameters of a private run are one of the models that the
+        run releases, and its epsilon covers them for the rows that it trained; see
+        `lab.disk.kept` for what choosing by validation rows costs these rows.
 
         Raises:
-          FileNotFoundError: If none were kept, or others than the sweep asked for; says
-            how to get them.
-          DamagedError: If they changed since the run ended, or are gone; says where.
+          FileNotFoundError: If the run kept no parameters, or others than the sweep
+            asked for; says how to get them.
+          DamagedError: If the file changed since the run ended, or is gone; says where.
         """
         if self.kept and self.asked not in (None, self.kept.keep):
             raise FileNotFoundError(
@@ -214,32 +225,35 @@ class Outcome(NamedTuple):
 
     @property
     def diverged(self) -> bool:
-        """Whether it ended early, because a loss or a parameter was no longer finite;
-        `last["diverged_round"]` says when.
+        """True if the run ended early because a loss or a parameter was not finite.
+
+        `last["diverged_round"]` is the round in which this happened.
         """
         return "diverged_round" in self.last
 
     def history(self, name: str) -> list[Any]:
-        """A scalar at every round where it was recorded."""
+        """Returns the values of a scalar at every round that recorded it."""
         return [value for _, value in self.curve(name)]
 
     def curve(self, *names: str) -> list[tuple[Any, ...]]:
-        """The number of the round and these scalars, wherever all were recorded."""
+        """Returns the round and these scalars, for every round that recorded all of
+        them.
+        """
         lines = map(_with_nan, records.read_lines(self.folder / "rounds.jsonl"))
         asked = ("round", *names)
         return [tuple(map(line.get, asked)) for line in lines if {*asked} <= {*line}]
 
 
 class Result(NamedTuple):
-    """A finished run: which it was, what it guaranteed, what came out."""
+    """A finished run: its point, its privacy guarantee, and its outcome."""
 
     point: Point
-    """The run."""
+    """The point of the run."""
     guarantee: dict[str, Any]
-    """The columns of `lab.statement`, and `key`: runs of one seed and one key share
-    their randomness, and only they do (`key_identity`)."""
+    """The columns of `lab.statement`, and `key`: runs share their randomness if and
+    only if they have the same seed and the same key (`key_identity`)."""
     outcome: Outcome
-    """What it left."""
+    """The outcome of the run."""
 
 
 def _kept(result: Mapping[str, Any]) -> Kept | None:
@@ -247,7 +261,10 @@ def _kept(result: Mapping[str, Any]) -> Kept | None:
 
 
 def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Strict JSON has null for nan; an epsilon is None where nothing is promised."""
+    """Returns the row with nan for None, as strict JSON stores null for nan.
+
+    An epsilon stays None: nothing is promised there.
+    """
     return {
         name: math.nan if value is None and name != "epsilon" else value
         for name, value in row.items()
@@ -255,8 +272,9 @@ def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_id(setup: Any, seed: int, delta: float | None, facts: Facts) -> str:
-    """The name of a run: of all that its result depends on. Labels and layout are left
-    out.
+    """Returns the name of a run, made from all that its result depends on.
+
+    Labels and layout are left out.
     """
     told = (setup, seed, delta, _stored(facts), facts.judged_by)
     return digest(*told, without=("layout",))[:16]
@@ -265,26 +283,27 @@ def run_id(setup: Any, seed: int, delta: float | None, facts: Facts) -> str:
 def key_identity(
     setup: Any, facts: Facts, *, promises: bool, by_schedule: bool = False
 ) -> str:
-    """What a run's key is made of beside its seed, as a short text.
+    """Returns the identity that a run's key folds in beside its seed, as a short text.
 
-    **Guarantee:** two runs of equal seeds and identities are the same run, up to its
-    length, how it lies on devices, and the rounding of that: one release, of which the
-    shorter is the beginning of the longer. Two private runs that differ in a number, a
-    class or a single value of the train examples have independent keys, as far as the
-    generator (no cryptographic one) makes them so.
+    **Guarantee:** two runs with equal seeds and identities are the same run, up to its
+    length, its layout on devices, and the rounding that depends on the layout: one
+    release, and the shorter run is the beginning of the longer. Two private runs that
+    differ in a number, a class or a single value of the train examples have independent
+    keys, as far as the generator (no cryptographic one) makes them so.
 
     Args:
-      setup: The run's.
-      facts: About its data.
-      promises: Whether it promises anything to anybody.
-      by_schedule: Whether its rounds depend on its schedule, such as a rate that falls
-        until the last round: then a shorter run is not the beginning of a longer one.
+      setup: The run's setup.
+      facts: Facts about its data.
+      promises: Whether the run promises privacy to anybody.
+      by_schedule: Whether its rounds depend on its schedule, such as a learning rate
+        that falls until the last round: then a shorter run is not the beginning of a
+        longer one.
 
     Returns:
-      `SEED_ALONE` if it promises nothing, else a text of 64 hexadecimal digits.
+      `SEED_ALONE` if the run promises nothing, else a text of 64 hexadecimal digits.
 
     Raises:
-      ValueError: If it does and `facts` are of no data.
+      ValueError: If the run promises privacy and `facts` have no data.
     """
     if not promises:
         return SEED_ALONE
@@ -293,13 +312,13 @@ def key_identity(
             "facts.digests is None: a private run's key depends on the data, and these "
             "have no rows to make a digest of"
         )
-    # How long it runs, and what it is judged by, changes no round.
+    # The length of a run, and what judges it, changes no round.
     left_out = ("layout",) if by_schedule else ("layout", "schedule")
     return digest(setup, _stored(facts), same_bits=True, without=left_out)
 
 
 def key_words(seeds: Any, identities: list[str]) -> UInt32[np.ndarray, "points 2"]:
-    """The seed words of runs' keys, from their seeds and `key_identity`."""
+    """Returns the seed words of runs' keys, from seeds and `key_identity`."""
     own = [identity != SEED_ALONE for identity in identities]
     words = [
         np.frombuffer(bytes.fromhex(identity), "<u4") if is_own else np.zeros(8, "<u4")

@@ -1,4 +1,6 @@
-"""From an experiment's command line to its results folder."""
+"""The `main` of experiments and benchmarks: from the command line to the results
+folder.
+"""
 
 from __future__ import annotations
 
@@ -51,23 +53,23 @@ def run_experiment(
     table: Callable[[C, list[Result]], list[dict[str, Any]]],
     on_metrics: OnMetrics = lambda run, round, scalars: None,
 ) -> None:
-    """An experiment's `main`: parse, state epsilon, sweep, write the table.
+    """Runs an experiment as its `main`: parse, state epsilon, sweep, write the table.
 
     The command line names one of `configs` and overrides any of its fields. Results go
     to `results/<stem>` for "paper" and `results/<stem>/<name>` for the others, or to
-    `--out`. `--shard` runs a part of the points; `--merge` writes the table of what
-    others ran. What every run guarantees is printed before anything is trained, and
-    what all of them cost together, which is in privacy.json too. Where the environment
-    names several processes (`processes.connect`), they run it together.
+    `--out`. `--shard` runs a part of the points; `--merge` writes the table of finished
+    runs. Before any training, it prints the guarantee of every run and the cost of all
+    runs together, which it also writes to privacy.json. Where the environment names
+    several processes (`processes.connect`), they run the experiment together.
 
     Args:
       stem: The experiment's name.
-      description: Its docstring, shown by `--help`.
+      description: The experiment's docstring, shown by `--help`.
       configs: Frozen dataclasses by name.
-      points: The runs of a configuration.
-      table: Rows of table.csv, which gets the lab's own columns beside theirs, see
+      points: Returns the points of a configuration.
+      table: Returns the rows of table.csv; the lab adds its own columns, see
         `lab.columns`.
-      on_metrics: Told of every evaluation, see `run_sweep`.
+      on_metrics: Called at every evaluation, see `run_sweep`.
     """
     chosen = parse(stem, description, configs, SWEEP_OPTIONS, choices())
     try:
@@ -94,7 +96,7 @@ def _together(
     on_metrics: OnMetrics,
     stop: Callable[[], str],
 ) -> None:
-    """What joined processes do: the first leads, the others compute with it."""
+    """Runs the experiment on joined processes: the first leads, the others compute."""
     with processes.together():
         if processes.is_first():
             try:
@@ -115,11 +117,11 @@ def _lead(
     on_metrics: OnMetrics,
     stop: Callable[[], str],
 ) -> None:
-    """All of an experiment but what other hosts help to compute."""
+    """Does what the first process does: state guarantees, train, write the table."""
     config, out = chosen.config, chosen.out
     try:
         shard = _shard(chosen.shard)
-        # Before all noise is calibrated.
+        # Fails early, before noise is calibrated.
         check_writable(out)
         if chosen.merge and not (out / "provenance.json").exists():
             raise ValueError(f"{out} holds no results to merge")
@@ -164,7 +166,9 @@ def _lead(
 
 
 def _print_mixed(made: Mapping[str, Sequence[Any]]) -> None:
-    """Where a table's runs come from, if that is not one place."""
+    """Prints which codes, jax releases and devices made the runs, if there are
+    several.
+    """
     for name in ("codes", "jaxs", "devices"):
         if len(made[name]) > 1:
             print(
@@ -181,7 +185,7 @@ def _shard(text: str | None) -> Shard:
 
 
 def _how(chosen: Any, stop: Callable[[], str]) -> dict[str, Any]:
-    """What the command line says to `run_sweep`, the same at all joined processes."""
+    """Returns the options for `run_sweep`, the same at all joined processes."""
     return {name: getattr(chosen, name) for name in ("again", "go_on", "keep")} | {
         "stop": stop
     }
@@ -214,21 +218,21 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _guarantee(run: Point) -> dict[str, Any]:
-    """What tables say of a run: its promise, and whose randomness it has."""
+    """Returns a run's columns of guarantees, and the key of its randomness."""
     return statement(run.setup, run.delta) | {"key": run.key[:16]}
 
 
 def choices() -> Any:
-    """The stock parts that the command line offers by name."""
-    # Imported late: the engine knows no part.
+    """Returns the stock parts that the command line offers by name."""
+    # Imported here because the engine knows no part.
     from ppml_lab.lab.parts.choices import CHOICES
 
     return CHOICES
 
 
 def compiled_programs() -> Path:
-    """Where experiments keep compiled programs: where the user has chosen, or beside
-    the data that were downloaded.
+    """Returns the folder of compiled programs: the user's choice, or a folder beside
+    the downloaded data.
     """
     chosen = jax.config.values["jax_compilation_cache_dir"]
     return Path(chosen) if chosen else files.cache() / "xla"
@@ -237,7 +241,7 @@ def compiled_programs() -> Path:
 def _print_guarantees(
     points: Sequence[Point], guarantees: Sequence[Mapping[str, Any]]
 ) -> None:
-    """What runs will guarantee, one line for all that guarantee the same."""
+    """Prints what runs will guarantee, one line for all runs of equal guarantees."""
     print(
         "Privacy of each run, stated before training (epsilon by PLD where there is "
         "one; RDP beside it):"
@@ -254,7 +258,7 @@ def _print_guarantees(
 
 
 def _promise(row: Mapping[str, Any]) -> str:
-    """A run's guarantee in words."""
+    """Returns a run's guarantee as a text."""
     if not row["privacy_unit"]:
         return "no privacy"
     epsilon = f"epsilon {_show(row['epsilon_rdp'])} (RDP)"
@@ -270,14 +274,16 @@ def _promise(row: Mapping[str, Any]) -> str:
 
 
 def _against_server(row: Mapping[str, Any]) -> str:
-    """What the same run promises against whoever runs the protocol, in words."""
+    """Returns a text: what the run promises against whoever runs the protocol."""
     epsilon = row["epsilon_server"]
     promised = "nothing" if math.isinf(epsilon) else f"epsilon {_show(epsilon)}"
     return f"{promised} against who runs it and sees who takes part"
 
 
 def _in_common(labels: Sequence[Mapping[str, Any]]) -> str:
-    """Every label that does not differ, or its values where they are few."""
+    """Returns a text of the labels of several runs; labels of many values are left
+    out.
+    """
     shown = []
     for name in labels[0]:
         values = list(dict.fromkeys(_show(label[name]) for label in labels))
@@ -287,7 +293,7 @@ def _in_common(labels: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _print_together(together: Sequence[Mapping[str, Any]]) -> None:
-    """What choosing among the runs by their results costs, if all are shown."""
+    """Prints the privacy cost of all runs together, as if all results are shown."""
     for row in together:
         print(
             f"All {row['runs']} private runs on {row['dataset']} together: epsilon "
@@ -298,7 +304,7 @@ def _print_together(together: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _left_out(row: Mapping[str, Any]) -> str:
-    """What a row of `cost_together` does not count, in words."""
+    """Returns a text: the runs that a row of `cost_together` does not count."""
     parts = {
         "same_release": "that are one of these once more or its beginning",
         "elsewhere": "on some of the same examples that promise it to other units",
@@ -324,16 +330,16 @@ def run_benchmark(
     configs: Mapping[str, C],
     measure: Callable[[C], list[dict[str, Any]]],
 ) -> None:
-    """A benchmark's `main`: parse, measure, write the table.
+    """Runs a benchmark as its `main`: parse, measure, write the table.
 
     The command line and the results folder are those of `run_experiment`. Compiled
-    programs are not kept on disk, so that times of compilation mean what they say.
+    programs are not kept on disk, so that times of compilation are real.
 
     Args:
       stem: The experiment's name.
-      description: Its docstring, shown by `--help`.
+      description: The benchmark's docstring, shown by `--help`.
       configs: Frozen dataclasses by name.
-      measure: Rows of table.csv.
+      measure: Returns the rows of table.csv.
     """
     chosen = parse(stem, description, configs, choices=choices())
     config, out = chosen.config, chosen.out

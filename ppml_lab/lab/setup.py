@@ -1,8 +1,9 @@
-"""What the lab knows of a run: the protocol of setups, and what all of them have.
+"""The protocol of setups, and the parts and facts that all setups share.
 
 A setup is a part (`lab.part`) whose class has the attributes and methods of `Setup`.
-Its structure is what compiles, its numbers are what a sweep may change, and a number's
-key path, such as "trainer.optimizer.learning_rate", is its name everywhere.
+Its structure decides what compiles, its numbers may change in a sweep without compiling
+again, and a number's key path, such as "trainer.optimizer.learning_rate", is its name
+everywhere.
 """
 
 from __future__ import annotations
@@ -24,63 +25,65 @@ from ppml_lab.lab.tree.fields import fields_of, is_part
 from ppml_lab.lab.tree.part import part
 
 OF_A_POINT = ("seed", "delta", "target_epsilon")
-"""What a sweep sets that is no field of a setup."""
+"""The names that a sweep may set and that are no fields of a setup."""
 
 ON_HOST = ("data", "partition", "schedule", "layout")
 """The fields of a setup that are read on the host and hold no traced number."""
 
 
 class Facts(NamedTuple):
-    """What algorithms need to know about the data when they are built."""
+    """Facts about the data that algorithms need when they are built."""
 
     num_clients: int
-    """How many clients there are."""
+    """Number of clients."""
     num_examples: int
-    """How many examples are trained."""
+    """Number of examples that are trained."""
     max_client_size: int
-    """The most that one client trains on."""
+    """The largest number of examples that one client trains on."""
     example: PyTree
     """Shapes and types of one example (`jax.ShapeDtypeStruct`)."""
     num_classes: int | None = None
-    """How many labels there are, if the data say."""
+    """Number of labels; None where the data do not say."""
     delta: float | None = None
-    """At which epsilon is stated; read by live epsilon alone."""
+    """The delta at which epsilon is stated; only live epsilon reads it."""
     digests: data.Digests | None = None
-    """What the train examples are; None for facts about no data, of which nothing is
-    trained."""
+    """Digests of the train examples; None for facts without data, which train
+    nothing."""
     judged_by: str | None = None
-    """A digest of the test and validation rows, and of those that clients hold out, of
-    which no key is made; None for facts about no data."""
+    """Digest of the test and validation rows, and of the rows that clients hold out; no
+    key depends on it. None for facts without data."""
     num_held_out: int = 0
-    """How many rows clients hold out, to judge their own models."""
+    """Number of rows that clients hold out to judge their own models."""
     people: data.People | None = None
-    """Whose examples these are; None where that is not known."""
+    """The people whose examples these are; None where they are not known."""
 
 
 @part
 class Schedule:
-    """How long a run is, when it is evaluated, and what it is judged by."""
+    """The length of a run, its evaluations, and the metric that judges it."""
 
     num_rounds: int = 50
-    """Rounds of training."""
+    """Number of training rounds."""
     eval_every: int = 10
     """Rounds between evaluations."""
     evals_per_chunk: int = 1
-    """Evaluations between two visits to the host; a killed run loses at most so many.
-    """
+    """Evaluations in a chunk, between two visits to the host; a killed run loses at
+    most one chunk."""
     validation: float = 0.0
-    """Share of the train rows that is held out (of the users, where there are users),
-    the only rows that stopping and choosing look at. Nothing is promised for them."""
+    """Share of the train rows (or of the users, where there are users) that is held out
+    for validation. Stopping and choosing look at these rows only. No privacy is
+    promised for them."""
     metric: str = "accuracy"
-    """What stopping and choosing look at: "loss" for `validation_loss`."""
+    """The metric that stopping and choosing look at, such as "loss" for
+    `validation_loss`."""
     higher_is_better: bool | None = None
-    """Of the metric; None for one whose name says it, as those of "accuracy" and
-    "loss" do."""
+    """True if higher values of the metric are better; None where its name says so, such
+    as "accuracy" and "loss"."""
     stop_at: float | None = None
-    """Ends a run after a chunk in which the metric reached this."""
+    """The value of the metric that ends a run, after the chunk that reached it."""
     keep: Literal["last", "best"] = "last"
-    """Which evaluation a run's result is: its last, or its best by the metric. Whose
-    parameters are kept is `run_sweep`'s, in the same words."""
+    """The evaluation that is a run's result: the last, or the best by the metric. The
+    argument `keep` of `run_sweep` says in the same words which parameters are kept."""
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -92,7 +95,7 @@ class Schedule:
             self.check_chosen()
 
     def check_chosen(self) -> None:
-        """Raises ValueError unless there are rows to choose by."""
+        """Raises ValueError if no validation rows are held out to choose by."""
         if not self.validation:
             raise ValueError(
                 "stop_at and keep='best' choose by validation rows, and there are "
@@ -103,12 +106,15 @@ class Schedule:
 
     @property
     def judged(self) -> str:
-        """The name of the metric, of validation rows."""
+        """The name of the metric on validation rows."""
         return f"validation_{self.metric}"
 
     def check_judged(self, metrics: Collection[str]) -> None:
-        """Raises ValueError unless the metric is one of an evaluation's, of which it is
-        known which values are good.
+        """Raises ValueError unless the evaluation has the metric, and it is known
+        whether high or low values are good.
+
+        Args:
+          metrics: The names of an evaluation's metrics.
         """
         if self.judged not in metrics:
             start = len("validation_")
@@ -121,7 +127,11 @@ class Schedule:
 
     @property
     def smaller_is_better(self) -> bool:
-        """Whether the least metric is the best; ValueError where nothing says so."""
+        """True where the least value of the metric is the best.
+
+        Raises:
+          ValueError: If neither the schedule nor the metric's name says so.
+        """
         higher = self.higher_is_better
         if higher is None:
             higher = evaluation.says_higher_is_better(self.metric)
@@ -133,8 +143,10 @@ class Schedule:
         return not higher
 
     def rank(self, value: Any) -> Array:
-        """A float32 that is least for the best value of the metric, and largest for one
-        that is not finite; of equal ones the first counts. May be traced.
+        """Returns a float32 that is least for the best value of the metric, and
+        infinite for a value that is not finite.
+
+        The first of equal values counts. `value` may be traced.
         """
         wide = jnp.asarray(value, jnp.float32)
         signed = wide if self.smaller_is_better else -wide
@@ -143,16 +155,17 @@ class Schedule:
 
 @part
 class Layout:
-    """How a run lies on devices; changes no result but for rounding."""
+    """The layout of a run on devices, which changes results by rounding only."""
 
     num_lanes: int | None = None
-    """Clients trained at once on a device; None chooses by backend and model."""
+    """Number of clients that a device trains at once; None chooses by backend and
+    model."""
     num_devices: int | None = None
-    """Devices that a round's clients are dealt to; None takes all. Where there are
-    twice as many or more, other points of a sweep run beside."""
+    """Number of devices that share a round's clients; None takes all devices. Where
+    there are at least twice as many devices, several points of a sweep run at once."""
     shard_data: bool = False
-    """Whether a device holds the examples of its own clients only, trains those and
-    draws them; otherwise each holds all and they share the work evenly."""
+    """If true, a device holds, draws and trains its own clients only; otherwise every
+    device holds all examples, and the devices share the work evenly."""
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -161,22 +174,24 @@ class Layout:
                 checks.at_least(name, getattr(self, name), 1)
 
     def mesh(self) -> Mesh:
-        """The devices of one run."""
+        """Returns the mesh of the devices of one run."""
         return federated.client_mesh(self.num_devices)
 
     def owners(self) -> Mesh | None:
-        """The devices that own members of the population; None if all hold all."""
+        """Returns the devices that own members of the population; None if every device
+        holds all examples.
+        """
         return self.mesh() if self.shard_data else None
 
 
 class Setup(Protocol):
-    """What the engine knows of a run. `parts.Federated` is the stock one; a
-    researcher's own is a part of 10 to 15 lines, which inherits from it or not.
+    """The protocol that the engine needs of a run.
 
-    A setup may have a field `partition` too, a part with `deal(train, users) -> owner
-    of each row`; without one, users are the clients. So it may have a number
-    `held_out`: the share of each client's rows that is never trained. Tables name its
-    `model`, a part or a text, and its `pattern`, a text, where it has them.
+    `parts.Federated` is the stock setup; a researcher's own is a part of 10 to 15
+    lines, which may inherit from it. Three further fields are optional: a `partition`,
+    a part with `deal(train, users) -> owner of each row` (without it, users are the
+    clients); a number `held_out`, the share of each client's rows that is never
+    trained; and `model`, a part or a text, and `pattern`, a text, which tables show.
     """
 
     @property
@@ -186,39 +201,39 @@ class Setup(Protocol):
 
     @property
     def schedule(self) -> Schedule:
-        """How long it runs."""
+        """The run's length and evaluations."""
         ...
 
     @property
     def layout(self) -> Layout:
-        """How it lies on devices."""
+        """The run's layout on devices."""
         ...
 
     def algorithm(self, facts: Facts) -> base.FederatedAlgorithm:
-        """The algorithm; called with numbers, which it checks, and with traced ones."""
+        """Builds the algorithm; numbers are concrete, and then checked, or traced."""
         ...
 
     def evaluate(
         self, state: Any, clients: base.Clients, rows: PyTree
     ) -> dict[str, Array]:
-        """Scalars about a state, on rows that are not trained; traced."""
+        """Returns scalars about a state, on rows that are not trained; traced."""
         ...
 
     def with_noise(self, noise: float) -> Setup:
-        """The same with so much noise: the more, the less epsilon.
+        """Returns a copy with this noise; more noise gives less epsilon.
 
         Raises:
-          ValueError: If it has none; says which part.
+          ValueError: If the setup has no noise to set; says which part.
         """
         ...
 
     def predict(self, params: PyTree, rows: PyTree) -> Array:
-        """Scores `[n, ...]` of rows."""
+        """Returns scores `[n, ...]` of rows."""
         ...
 
 
 def check_setup(setup: Any) -> None:
-    """Raises ValueError unless `setup` is a part with what every setup has."""
+    """Raises ValueError unless `setup` is a part with the fields of every setup."""
     if not is_part(setup):
         shown = setup.__name__ if isinstance(setup, type) else type(setup).__name__
         cure = f"{shown}()" if isinstance(setup, type) else "parts.Federated()"
@@ -250,8 +265,12 @@ POINTS = "sweep"
 
 
 def lab_mesh(num_devices: int | None) -> Mesh:
-    """All devices in rows of `num_devices` (all of them if None) for a point's clients;
-    devices left over by whole rows are idle.
+    """Returns a mesh of devices in rows: each row trains one point's clients.
+
+    Devices that do not fill a row are idle.
+
+    Args:
+      num_devices: Devices in a row; None for all.
 
     Raises:
       ValueError: For fewer than one device in a row, or more than there are.
@@ -268,25 +287,25 @@ def lab_mesh(num_devices: int | None) -> Mesh:
 
 
 def num_rows(mesh: Mesh) -> int:
-    """How many points run at once, each on its own devices."""
+    """Returns the number of points that run at once, each on its own devices."""
     return mesh.shape[POINTS]
 
 
 def by_point(mesh: Mesh) -> NamedSharding:
-    """The sharding of what has a leading axis of points."""
+    """Returns the sharding of arrays with a leading axis of points."""
     return NamedSharding(mesh, PartitionSpec(POINTS))
 
 
 def over_points(
     function: Callable[..., PyTree], num_stacked: int, mesh: Mesh
 ) -> Callable[..., PyTree]:
-    """The same function, with each row of devices working on its own points.
+    """Returns the function with its points dealt to the rows of devices.
 
     Args:
       function: Takes `num_stacked` arguments with leaves `[points, ...]`, then others;
         returns leaves `[points, ...]`.
-      num_stacked: How many.
-      mesh: From `lab_mesh`; points come in multiples of its rows.
+      num_stacked: Number of arguments with a leading axis of points.
+      mesh: From `lab_mesh`; the number of points is a multiple of its rows.
     """
 
     @functools.wraps(function)

@@ -1,5 +1,5 @@
-"""Ends a sweep after a chunk, with all that was done saved: when SIGTERM comes, as from
-a scheduler whose time is over, or after a time of one's own.
+"""Stops a sweep after a chunk, with all work saved: at SIGTERM, which schedulers send
+when the time is over, or after a time that the user gives.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from typing import Any
 from ppml_lab import arguments
 
 EXIT_CODE = 75
-"""Of a command that was stopped: EX_TEMPFAIL of sysexits, as it may be tried again."""
+"""Exit code of a stopped command: EX_TEMPFAIL of sysexits, as it may be tried again."""
 
 
 class StoppedError(Exception):
-    """A sweep ended after a chunk because it was asked to; the same sweep goes on."""
+    """A sweep stopped after a chunk on request; the same command or call continues
+    it.
+    """
 
 
 @arguments.checked
 def seconds_of(text: str) -> float:
-    """The seconds of a time such as "3h", "90m", "1h30m" or "45s".
+    """Returns the seconds of a time such as "3h", "90m", "1h30m" or "45s".
 
     Raises:
       ValueError: For another text.
@@ -40,14 +42,14 @@ def seconds_of(text: str) -> float:
 
 @contextlib.contextmanager
 def asked(after: float | None = None) -> Iterator[Callable[[], str]]:
-    """What says why to stop, an empty text until there is a reason.
+    """Yields a function that returns the reason to stop, "" until there is a reason.
 
     Args:
-      after: Seconds from now on; None for as long as it takes.
+      after: Seconds from now on; None for no limit.
 
     Yields:
-      A function for `run_sweep(..., stop=)`. Until the block ends SIGTERM is a reason
-      and does not end the process, if this is its main thread.
+      A function for `run_sweep(..., stop=)`. In the main thread, SIGTERM is a reason to
+      stop until the block ends, and does not end the process.
     """
     begin, signals = time.monotonic(), list[int]()
 

@@ -37,12 +37,12 @@ from ppml_lab.lab.tree.identity import check_classes
 
 
 class Setting(NamedTuple):
-    """What one point of a sweep changes."""
+    """The changes that one point of a sweep makes to a setup."""
 
     fields: Mapping[str, Any]
-    """New values by key path; that of "" is a whole setup."""
+    """New values by key path; the key path "" sets a whole setup."""
     columns: Mapping[str, Any]
-    """What the table shows of them."""
+    """The table's columns and what they show for this setting."""
 
 
 Sweep: TypeAlias = tuple[Setting, ...]
@@ -52,12 +52,12 @@ Sweep: TypeAlias = tuple[Setting, ...]
 def axis(
     name: str, values: Iterable[Any] | Mapping[Any, Any], *, column: str = ""
 ) -> Sweep:
-    """One setting for each value at a key path.
+    """Returns one setting for each value at a key path.
 
     Args:
       name: The key path, such as "mechanism.clip_norm".
-      values: What the field may hold: numbers, or parts. Parts have labels: a mapping's
-        keys are what the table shows, such as `{"none": NoPrivacy()}`.
+      values: Values of the field: numbers, or parts. Parts need labels, the keys of a
+        mapping, which the table shows, such as `{"none": NoPrivacy()}`.
       column: The table's column; the key path if it is empty.
 
     Raises:
@@ -89,20 +89,20 @@ def _settings(path: str, values: Any, column: str) -> list[Setting]:
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy scalar as Python's, anything else as it is."""
+    """Returns a NumPy scalar as a Python one, and anything else unchanged."""
     is_plain = isinstance(value, np.number | np.bool_ | np.str_)
     return value.item() if is_plain else value
 
 
 @arguments.checked
 def seeds(count: int) -> Sweep:
-    """Seeds 0 to `count - 1`.
+    """Returns settings for the seeds 0 to `count - 1`.
 
-    Every method of a product gets the same. Runs that promise no privacy have with a
-    seed the same initial parameters, cohorts and batches: their differences at a seed
-    are paired. Private runs share none of these, for noise and cohorts that two of them
-    had in common could be cancelled (`results.key_identity`): compare them as
-    independent runs.
+    Every method of a product gets the same seeds. Runs of one seed that promise no
+    privacy have the same initial parameters, cohorts and batches: their differences at
+    a seed are paired. Private runs share none of these, because noise and cohorts that
+    two runs share could be cancelled (`results.key_identity`): compare private runs as
+    independent.
     """
     checks.at_least("count: the number of seeds", count, 1)
     return axis("seed", range(count))
@@ -112,11 +112,11 @@ def seeds(count: int) -> Sweep:
 def uniform(
     name: str, low: float, high: float, count: int, seed: int, *, column: str = ""
 ) -> Sweep:
-    """`count` draws of a field, uniform in [low, high).
+    """Returns `count` random values of a field, uniform in [low, high).
 
-    Draws depend on `seed` and `name` alone: those of two fields are independent even
-    with the same seed, and a larger `count` begins with the same values. For random
-    search `zipped` takes the draws of several fields.
+    The values depend on `seed` and `name` alone: draws of two fields are independent
+    even with the same seed, and a larger `count` begins with the same values. For
+    random search, combine the draws of several fields by `zipped`.
     """
     return axis(name, _draws(name, low, high, count, seed), column=column)
 
@@ -125,7 +125,7 @@ def uniform(
 def log_uniform(
     name: str, low: float, high: float, count: int, seed: int, *, column: str = ""
 ) -> Sweep:
-    """`count` draws of a field whose logarithm is uniform; see `uniform`."""
+    """Returns `count` random values whose logarithm is uniform; see `uniform`."""
     checks.positive(f"low of {name}", low)
     checks.positive(f"high of {name}", high)
     logs = _draws(name, math.log(low), math.log(high), count, seed)
@@ -143,14 +143,14 @@ def _draws(name: str, low: float, high: float, count: int, seed: int) -> np.ndar
 
 @arguments.checked
 def variants(column: str, choices: Mapping[Any, Any]) -> Sweep:
-    """Named choices: whole setups, or values of several fields.
+    """Returns one setting for each named choice: a whole setup, or values of fields.
 
-    The table shows the name, in a column that is no field, and nothing else.
+    The table shows the name alone, in a column that is no field.
 
     Args:
       column: The column's name.
-      choices: By what the column shows: a setup, of any class, or a mapping from key
-        paths to values.
+      choices: Choices by the name that the column shows. A choice is a setup of any
+        class, or a mapping from key paths to values.
 
     Raises:
       ValueError: For no choices, or a column without a name.
@@ -171,23 +171,23 @@ def variants(column: str, choices: Mapping[Any, Any]) -> Sweep:
 
 @arguments.checked
 def hidden(sweep: Sweep) -> Sweep:
-    """The same settings, of which the table shows nothing."""
+    """Returns the same settings without columns in the table."""
     return tuple(setting._replace(columns={}) for setting in sweep)
 
 
 @arguments.checked
 def product(*sweeps: Sweep) -> Sweep:
-    """Every combination; the last sweep varies fastest.
+    """Returns every combination of settings; the last sweep varies fastest.
 
     Raises:
-      ValueError: If two of them set the same field.
+      ValueError: If two sweeps set the same field.
     """
     return tuple(map(_together, itertools.product(*sweeps)))
 
 
 @arguments.checked
 def zipped(*sweeps: Sweep) -> Sweep:
-    """The first settings of all together, then the second ones, and so on.
+    """Combines the first settings of all sweeps, then the second ones, and so on.
 
     Raises:
       ValueError: If lengths differ, or two sweeps set the same field.
@@ -200,31 +200,33 @@ def zipped(*sweeps: Sweep) -> Sweep:
 
 @arguments.checked
 def chain(*sweeps: Sweep) -> Sweep:
-    """One sweep after the other; they need not set the same fields."""
+    """Returns one sweep after the other; they need not set the same fields."""
     return tuple(itertools.chain(*sweeps))
 
 
 @arguments.checked
 def points(sweep: Sweep, setup: Any = None, delta: float | None = None) -> list[Point]:
-    """The runs of a sweep, in its order.
+    """Returns the points of a sweep, in its order.
 
-    Labels come in the order of the sweep's columns, but for the seed, which is last
-    however the loops are nested. Where a part of a chain does not set another's column,
-    the label is the point's value there, or None if there is none.
+    Labels come in the order of the sweep's columns, except the seed, which is always
+    last. Where one sweep of a chain does not set a column of another, the label is the
+    point's value at that key path, or None if the setup has no such field.
 
-    A point that several parts of a chain have in common comes once, at its first place:
-    its run is made once, and a second row would count it twice in every mean.
+    A point that several sweeps of a chain share comes once, at its first place: its run
+    is made once, and a second row would count it twice in every mean.
 
     Args:
-      sweep: What changes from point to point.
-      setup: Where the sweep does not say; not needed where `variants` gives whole ones.
-      delta: At which epsilon is stated, and met where the sweep sets target_epsilon.
+      sweep: The settings that make the points.
+      setup: The setup that settings change; not needed where `variants` gives whole
+        setups.
+      delta: The delta at which epsilon is stated, and at which a target_epsilon of the
+        sweep is met.
 
     Raises:
       ValueError: For a key path that does not exist, a number swept in data, schedule
-        or layout, numbers of which no run can be built, two classes of parts of one
-        name, or a target_epsilon that has no delta or cannot be reached, also because
-        the point has no noise.
+        or layout, numbers with which no run can be built, two classes of parts with one
+        name, or a target_epsilon that has no delta or cannot be reached (a point
+        without noise included).
       TypeError: For a value that a field cannot hold.
       FileNotFoundError: If files of the data are missing; says where to put them.
     """
@@ -248,8 +250,8 @@ def points(sweep: Sweep, setup: Any = None, delta: float | None = None) -> list[
 def _point(
     fields: Mapping[str, Any], setup: Any, delta: float | None, noisy: Noises
 ) -> Point:
-    """The point of a setting, without labels."""
-    # What is nearer to the root first.
+    """Returns the point of a setting, without labels."""
+    # Fields nearer to the root come first.
     order = sorted(fields, key=lambda path: path.count(".") + bool(path))
     for path in order:
         if path in OF_A_POINT:
@@ -284,7 +286,7 @@ def _point(
 
 
 def check_seed(seed: Any) -> None:
-    """Raises ValueError unless there is a key of this seed."""
+    """Raises ValueError unless `seed` is a whole number from 0 to 2^32 - 1."""
     is_whole = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not is_whole or not 0 <= int(seed) < 2**32:
         raise ValueError(f"seed must be from 0 to 2^32 - 1, a whole number, got {seed}")

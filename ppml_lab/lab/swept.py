@@ -1,4 +1,6 @@
-"""Sweeps that change something: runs under different labels must not be the same."""
+"""Checks that a sweep's fields matter: runs of different labels must not be the
+same.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,15 @@ from ppml_lab.lab.tree import paths
 from ppml_lab.lab.tree.fields import fields_of, gives_same_bits
 
 _OTHER = 0.7071
-"""A factor that moves a number to another."""
+"""A factor that changes a number to another one."""
 
 
 def check_swept(points: Sequence[Point]) -> None:
-    """Raises ValueError for a swept field on which nothing depends, naming it: neither
-    an output of the traced program, nor a cost, nor the privacy of a run; so that all
-    its runs would be the same under different labels.
+    """Raises ValueError for a swept field on which nothing depends; names the field.
+
+    Nothing depends on a field if no output of the traced program, no cost and no
+    privacy of a run depends on it: all its runs would be the same under different
+    labels.
     """
     groups: dict[Group, list[Point]] = {}
     for point in points:
@@ -65,7 +69,9 @@ def _check_numbers(group: Group, points: list[Point]) -> None:
 
 
 def _traces(group: Group) -> list[Any]:
-    """How the runs of a group begin, and their rounds, traced."""
+    """Returns the traced programs of a group: the initial state, and the first
+    chunk.
+    """
     rows = num_rows(lab_mesh(group.setup.layout.num_devices))
     init: Any = init_program(group)
     first = init.trace(*shapes_of(group, rows))
@@ -73,7 +79,9 @@ def _traces(group: Group) -> list[Any]:
 
 
 def _read(point: Point) -> list[bool]:
-    """Which of a setup's numbers the programs' outputs depend on."""
+    """Returns, for each of a setup's numbers, whether the programs' outputs depend on
+    it.
+    """
     count = len(jax.tree.leaves(point.setup))
     with blaming(point.setup):
         traces = _traces(group_of(point))
@@ -85,20 +93,20 @@ def _read(point: Point) -> list[bool]:
 
 
 def _is_stated(point: Point, place: int) -> bool:
-    """Whether a number is in what is stated before training."""
+    """Returns whether the privacy event or the cost depends on a number."""
     leaves, structure = jax.tree.flatten(point.setup)
     moved = [v * _OTHER + (v == 0) if i == place else v for i, v in enumerate(leaves)]
     try:
         other = jax.tree.unflatten(structure, moved).algorithm(facts_of(point.setup))
     except ValueError:
-        return True  # a number that can be wrong is looked at
+        return True  # a check reads the number
     here = built(point.setup)
     return here.event(1) != other.event(1) or here.cost() != other.cost()
 
 
 def _check_structure(groups: dict[Group, list[Point]]) -> None:
-    """Of the fields that are compiled: two groups that differ in nothing but what the
-    sweep sets must not be one program.
+    """Raises ValueError if two groups that differ only in a swept structural field have
+    the same program, cost and privacy.
     """
     firsts = [its[0] for its in groups.values()]
     structural = {
@@ -120,7 +128,7 @@ def _check_structure(groups: dict[Group, list[Point]]) -> None:
 
 
 def _may_matter(setup: Any, path: str) -> bool:
-    """Whether a field is meant to change results."""
+    """Returns whether a field is meant to change results."""
     above, _, name = path.rpartition(".")
     held = paths.value_at(setup, above) if above else setup
     kind = fields_of(type(held)).get(name) if not isinstance(held, tuple) else None
@@ -142,7 +150,7 @@ def _differ_there_alone(one: Point, other: Point, path: str) -> bool:
 
 def _same(one: Point, other: Point) -> bool:
     facts = facts_of(one.setup)
-    # Of data that are made as they are trained, nobody knows.
+    # Data that are generated in training cannot be compared.
     if facts.digests is None or facts != facts_of(other.setup):
         return False
     here, there = built(one.setup), built(other.setup)
@@ -156,7 +164,7 @@ def _same(one: Point, other: Point) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _program(group: Group) -> str:
-    """A digest of the programs' texts and of the arrays that they hold."""
+    """Returns a digest of the programs' texts and of the arrays that they hold."""
     found = hashlib.sha256()
     for closed in _traces(group):
         found.update(str(closed.jaxpr).encode())
@@ -166,7 +174,7 @@ def _program(group: Group) -> str:
 
 
 def _arrays(inner: Any) -> Iterator[Any]:
-    """The arrays of a program, in loops and calls too, which its text does not show."""
+    """Yields the arrays of a program, in loops and calls too; its text lacks them."""
     if isinstance(inner, ClosedJaxpr):
         yield from inner.consts
         inner = inner.jaxpr
@@ -179,17 +187,17 @@ def _arrays(inner: Any) -> Iterator[Any]:
 
 
 def _beside(point: Point) -> str:
-    """A digest of the rows that are not trained."""
+    """Returns a digest of the rows that are not trained."""
     loaded = load_data(point.setup)
     return trees.digest((loaded.test, loaded.validation))
 
 
 def reads(jaxpr: Any, live_outs: Sequence[bool]) -> list[bool]:
-    """For each input of a jaxpr, whether an output that is live depends on it.
+    """Returns for each input of a jaxpr whether a live output depends on it.
 
     Args:
       jaxpr: An open jaxpr (the `jaxpr` of a closed one).
-      live_outs: For each output, whether anything needs it.
+      live_outs: For each output, whether anything needs it (it is live).
     """
     outs = zip(jaxpr.outvars, live_outs, strict=True)
     live = {var for var, needed in outs if needed and not isinstance(var, Literal)}
@@ -202,7 +210,9 @@ def reads(jaxpr: Any, live_outs: Sequence[bool]) -> list[bool]:
 
 
 def _through(equation: Any, outs: list[bool]) -> list[bool]:
-    """Which inputs an equation's live outputs need; all where its inside is unknown."""
+    """Returns which inputs an equation's live outputs need; all if its inside is
+    unknown.
+    """
     params, name = equation.params, equation.primitive.name
     if name == "scan":
         body = _opened(params["jaxpr"])
@@ -214,7 +224,7 @@ def _through(equation: Any, outs: list[bool]) -> list[bool]:
     if name == "while":
         of_test, of_body = params["cond_nconsts"], params["body_nconsts"]
         test = reads(_opened(params["cond_jaxpr"]), [True])
-        # Whether it goes on depends on what the test reads.
+        # Whether the loop continues depends on what the test reads.
         carry = [a or b for a, b in zip(outs, test[of_test:], strict=True)]
         return test[:of_test] + _loop(_opened(params["body_jaxpr"]), of_body, carry, [])
     if name == "cond":
@@ -229,20 +239,23 @@ def _through(equation: Any, outs: list[bool]) -> list[bool]:
 
 
 def _opened(jaxpr: Any) -> Any:
-    """A jaxpr without its constants, closed or not."""
+    """Returns the open jaxpr of a jaxpr that may be closed."""
     return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 def _num_stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
-    """How many have an axis more outside of a scan's body: versions of jax differ in
-    how they say it.
+    """Returns how many variables have one axis more outside of a scan's body.
+
+    The shapes tell it for all versions of jax, which record it in different ways.
     """
     pairs = zip(outside, inside, strict=True)
     return sum(one.aval.ndim > other.aval.ndim for one, other in pairs)
 
 
 def _loop(body: Any, consts: int, carry: list[bool], stacked: list[bool]) -> list[bool]:
-    """What a loop reads, once all that its live carry needs is live."""
+    """Returns the inputs that a loop reads, repeated until its live carry is
+    complete.
+    """
     while True:
         inputs = reads(body, carry + stacked)
         of_carry = inputs[consts : consts + len(carry)]

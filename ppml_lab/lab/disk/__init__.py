@@ -1,1 +1,1 @@
-"""What a sweep writes and reads back: records, checkpoints, parameters, provenance."""
+"""Files of a sweep: records, checkpoints, kept parameters and provenance."""

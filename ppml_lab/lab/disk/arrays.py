@@ -1,4 +1,4 @@
-"""Arrays on disk, by the names of their places in a tree, written in one step."""
+"""Arrays on disk, named by their key paths in a tree and written in one step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from ppml_lab.lab.disk.records import DamagedError
 
 
 def named(tree: PyTree) -> dict[str, np.ndarray]:
-    """The leaves that hold values, by their key paths: orbax refuses empty arrays."""
+    """Returns the leaves by their key paths, without empty ones, which orbax
+    refuses.
+    """
     leaves = jax.tree.leaves_with_path(tree)
     found = {jax.tree_util.keystr(at): np.asarray(leaf) for at, leaf in leaves}
     return {name: array for name, array in found.items() if array.size}
@@ -26,10 +28,10 @@ def named(tree: PyTree) -> dict[str, np.ndarray]:
 def save(
     path: Path, arrays: Mapping[str, np.ndarray], ledger: Mapping[str, Any]
 ) -> None:
-    """Writes arrays to a new folder, and beside them what JSON can say.
+    """Writes arrays and a JSON ledger to a new folder.
 
     Raises:
-      OSError: If it cannot be written; there is no such folder then.
+      OSError: If the folder cannot be written; then it does not exist.
     """
     import orbax.checkpoint as ocp
 
@@ -47,20 +49,21 @@ def save(
 
 
 def load(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The arrays that were saved under these names, which are all.
+    """Returns the arrays that were saved under these names; they must be all arrays of
+    the folder.
 
     Raises:
-      DamagedError: If they cannot be read.
+      DamagedError: If the arrays cannot be read.
     """
     import orbax.checkpoint as ocp
 
-    # As NumPy arrays, whatever devices there were.
+    # NumPy arrays do not depend on the devices that saved them.
     kinds = dict.fromkeys(names, ocp.RestoreArgs(restore_type=np.ndarray))
     parts = ocp.args.Composite(states=ocp.args.PyTreeRestore(restore_args=kinds))
     try:
         arrays = _checkpointer().restore(path, args=parts)["states"]
     except Exception as error:
-        # Whatever a file's damage makes of it: orbax and tensorstore have many.
+        # Damaged files raise many kinds of errors in orbax and tensorstore.
         raise DamagedError(f"its arrays cannot be read ({error})") from error
     missing = sorted({*names} - {*arrays})
     if missing:
@@ -70,7 +73,7 @@ def load(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=1)
 def _checkpointer() -> Any:
-    # Imported late, because it takes half a second.
+    # Imported here because the import takes half a second.
     import orbax.checkpoint as ocp
 
     # One process of several saves; orbax would wait for the others.

@@ -1,13 +1,13 @@
-"""Checkpoints: where unfinished runs stand, and what they have spent.
+"""Checkpoints: the states of unfinished runs, and their privacy ledgers.
 
     <folder>/checkpoints/<slice>/<rounds done>/
 
-is an orbax checkpoint: the states of the slice's runs, stacked, and ledger.json, which
-says which run is in which row, what it has released so far, and digests of all this: a
-checkpoint in which one bit has changed is refused.
+is an orbax checkpoint. It holds the stacked states of the slice's runs, and
+ledger.json, which says which run is in which row, what the run has released so far, and
+digests of all this: a checkpoint in which one bit has changed is refused.
 
-A checkpoint appears in one step, and the slice's older one goes after that. Which runs
-share a slice is free to change: rows are gathered from any checkpoints.
+A checkpoint appears in one step, and the slice's older checkpoint is removed after
+that. The runs that share a slice may change: rows are gathered from any checkpoints.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Saved(NamedTuple):
 
     Attributes:
       path: The checkpoint.
-      row: The run's row of its arrays.
-      rounds: Rounds done.
+      row: The run's row in the checkpoint's arrays.
+      rounds: Number of rounds done.
       spent: The run's privacy ledger, see `budget.spent`.
-      made_by: What code made it, see `provenance.made_by`.
+      made_by: The code that made it, see `provenance.made_by`.
       keeps_best: Whether its states carry the best parameters so far.
     """
 
@@ -51,7 +51,7 @@ class Saved(NamedTuple):
 
 
 def slice_name(runs: Iterable[str]) -> str:
-    """A name for runs that are saved together."""
+    """Returns a name for runs that are saved together."""
     return hashlib.sha256("".join(runs).encode()).hexdigest()[:16]
 
 
@@ -63,18 +63,18 @@ def save(
     spent: Mapping[str, tuple[int, Mapping[str, Any]]],
     made_by: Mapping[str, str],
 ) -> None:
-    """Saves a slice and removes what it saved before.
+    """Saves a slice and removes its earlier checkpoints.
 
     Args:
       folder: The results folder.
       name: The slice's name.
-      rounds: Rounds done.
+      rounds: Number of rounds done.
       states: Leaves `[rows, ...]`.
       spent: Run id -> its row and its privacy ledger.
-      made_by: What code made it.
+      made_by: The code that made it.
 
     Raises:
-      OSError: If it cannot be written; the older checkpoint stays.
+      OSError: If the checkpoint cannot be written; the older one stays.
     """
     path = _slices(folder) / name / str(rounds)
     whole = arrays.named(states)
@@ -87,7 +87,7 @@ def save(
     }
     ledger["digest"] = _digest(ledger)
     if path.exists():
-        # Nothing went on from it, such as from one of other code.
+        # No run continued from it, for example because other code made it.
         shutil.rmtree(path)
     arrays.save(path, whole, ledger)
     for older in path.parent.iterdir():
@@ -100,8 +100,9 @@ def find(
     is_usable: Callable[[str, Saved], bool] = lambda run, saved: True,
     report: Callable[[str], None] = print,
 ) -> dict[str, Saved]:
-    """The furthest usable checkpoint of every run that has one; damaged ones are
-    reported and left aside.
+    """Returns the usable checkpoint with the most rounds, for every run that has one.
+
+    Damaged checkpoints are reported and left out.
     """
     found: dict[str, Saved] = {}
     for path in _places(folder):
@@ -118,15 +119,15 @@ def find(
 
 
 def load(saved: Sequence[Saved], like: PyTree) -> PyTree:
-    """The states of runs, stacked in their order, as NumPy arrays.
+    """Returns the states of runs, stacked in their order, as NumPy arrays.
 
     Args:
-      saved: Where each is.
+      saved: The place of each run.
       like: States of the wanted structure, shapes `[any, ...]` and types.
 
     Raises:
-      ValueError: If a checkpoint holds other arrays, or they have changed since they
-        were saved.
+      ValueError: If a checkpoint holds other arrays, or arrays that have changed since
+        they were saved.
     """
     loaded = {path: _load(path) for path in {one.path for one in saved}}
     names = [jax.tree_util.keystr(at) for at, _ in jax.tree.leaves_with_path(like)]
@@ -156,8 +157,9 @@ def drop(folder: Path, name: str) -> None:
 
 
 def clean(folder: Path, is_finished: Callable[[str], bool], claims: Claims) -> None:
-    """Removes half-written checkpoints, and those whose runs are all finished, but for
-    what another process is at.
+    """Removes half-written checkpoints, and checkpoints whose runs are all finished.
+
+    Slices that another process has claimed stay.
     """
     for place in _slices(folder).glob("*"):
         if not _is_slice(place) or not claims.take(place.name):
@@ -173,7 +175,7 @@ def clean(folder: Path, is_finished: Callable[[str], bool], claims: Claims) -> N
 
 
 def _known(path: Path) -> Collection[str]:
-    """The runs in a checkpoint; none if it is damaged, and no one goes on from it."""
+    """Returns the runs in a checkpoint; none if it is damaged, and so of no use."""
     try:
         return _runs(path)
     except DamagedError:
@@ -181,12 +183,14 @@ def _known(path: Path) -> Collection[str]:
 
 
 def _is_slice(place: Path) -> bool:
-    """Whether a file of the folder is a slice's: others are somebody else's."""
+    """Returns whether a path is a slice's folder; other files belong to somebody
+    else.
+    """
     return place.is_dir() and bool(re.fullmatch(r"[0-9a-f]+", place.name))
 
 
 def _places(folder: Path) -> list[Path]:
-    """Every checkpoint."""
+    """Returns the paths of all checkpoints."""
     slices = [place for place in _slices(folder).glob("*") if _is_slice(place)]
     return [path for place in slices for path in place.glob("*") if path.is_dir()]
 
@@ -196,7 +200,9 @@ def _slices(folder: Path) -> Path:
 
 
 def _runs(path: Path) -> dict[str, Saved]:
-    """The runs in a checkpoint; none if it is half-written or was just removed."""
+    """Returns the runs in a checkpoint; none if it is half-written or was just
+    removed.
+    """
     if not path.name.isdigit():
         return {}
     try:
@@ -229,9 +235,10 @@ def _ledger(path: Path) -> dict[str, Any]:
 
 
 def _digest(ledger: Mapping[str, Any]) -> str:
-    """The digest of which run is in which row, and of all arrays.
+    """Returns the digest of which run is in which row, and of all arrays.
 
-    What runs have spent is compared with their configurations.
+    The digest leaves out what runs have spent: that is compared with their
+    configurations.
     """
     rows = [[row["run"], row["row"]] for row in ledger["runs"]]
     text = json.dumps([rows, ledger["arrays"]], sort_keys=True)

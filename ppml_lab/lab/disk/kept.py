@@ -1,17 +1,18 @@
-"""The parameters that a run ends with, kept on request: those of its last round, or of
-its best evaluation by the validation metric.
+"""The parameters that a run keeps on request: those of its last round, or of its best
+evaluation by the validation metric.
 
     <folder>/runs/<id>/params/    an orbax checkpoint
 
-lies on the disk before the run's result, which has a digest of them: what has changed
-since is not believed. The best ones so far travel in the state of a run's program, and
-so in its checkpoints, in which a killed run finds them again.
+is on the disk before the run's result, which holds a digest of the parameters: changed
+files are refused. The best parameters so far are part of the state of a run's program,
+and so of its checkpoints, where a killed run finds them again.
 
-**Guarantee:** what a private run promises covers every model that it releases, of which
-these are one; for the rows that it trained. Choosing the best reads validation rows as
-well: nothing is promised for these, and the choice may tell of them. What `OnShares`
-reveals before its last round is the researcher's look, and so is a best one of these.
-What clients keep for themselves is not here.
+**Guarantee:** what a private run promises covers every model that it releases, and the
+kept parameters are one of these models; the promise is for the rows that it trained.
+Choosing the best reads validation rows as well: nothing is promised for validation
+rows, and the choice may tell of them. What `OnShares` reveals before its last round is
+for the researcher only, and so are best parameters from such a round. Leaves that
+clients keep for themselves are not kept here.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ from ppml_lab.lab.disk import arrays
 from ppml_lab.lab.disk.records import DamagedError
 
 HOW = "run_sweep(..., keep='last', again=True), or --keep last --again"
-"""How a finished run gets parameters."""
+"""Instructions for keeping the parameters of a finished run."""
 
 
 class Kept(NamedTuple):
-    """Which parameters of a run are kept."""
+    """A record of the parameters that a run keeps."""
 
     keep: str
     """"last" or "best"."""
     round: int
-    """The round after which the model had them."""
+    """The round after which the model had these parameters."""
     metric: str | None
-    """By which they are the best, of validation rows; None for the last."""
+    """The validation metric that chose the best parameters; None for the last."""
     digest: str
-    """See `trees.digest`."""
+    """Digest of the parameters, see `trees.digest`."""
 
 
 class Best(NamedTuple):
@@ -52,28 +53,30 @@ class Best(NamedTuple):
     params: PyTree
     """The parameters that were evaluated."""
     rank: Array
-    """See `Schedule.rank`."""
+    """The rank of the evaluation, see `Schedule.rank`."""
     round: Array
-    """The round after which; 0 before the first evaluation."""
+    """The round of the evaluation; 0 before the first one."""
 
 
 class Carried(NamedTuple):
-    """What a run whose best parameters are kept carries over chunks."""
+    """The state that a run carries from chunk to chunk if its best parameters are
+    kept.
+    """
 
     state: Any
-    """The algorithm's."""
+    """The algorithm's state."""
     best: Best
-    """Its best evaluation."""
+    """The best evaluation so far."""
 
 
 def begin(state: Any) -> Carried:
-    """What is carried before the first round."""
+    """Returns the carried state before the first round."""
     return Carried(state, Best(state.params, jnp.float32(jnp.inf), jnp.int32(0)))
 
 
 def after(before: Carried, state: Any, rank: Array, done: Array) -> Carried:
-    """What is carried after an evaluation of this rank, `done` rounds from the start;
-    of evaluations of one rank the first stays.
+    """Returns the carried state after an evaluation of this rank, `done` rounds from
+    the start; among evaluations of equal rank the first stays.
     """
     best = before.best
     is_better = (best.round == 0) | (rank < best.rank)
@@ -82,28 +85,28 @@ def after(before: Carried, state: Any, rank: Array, done: Array) -> Carried:
 
 
 def latest(states: Any) -> Any:
-    """The algorithm's state, or states, of what programs carry."""
+    """Returns the algorithm's state, or states, from the state that programs carry."""
     return states.state if isinstance(states, Carried) else states
 
 
 def save(run: Path, params: PyTree) -> None:
-    """Puts parameters into a run folder, in place of others that are there."""
+    """Writes parameters to a run folder, in place of earlier ones."""
     drop(run)
     arrays.save(run.resolve() / "params", arrays.named(params), {})
 
 
 def drop(run: Path) -> None:
-    """Removes parameters from a run folder, half-written ones too."""
+    """Removes parameters from a run folder, including half-written ones."""
     for path in run.glob("params*"):
         shutil.rmtree(path)
 
 
 def load(run: Path, kept: Kept | None, like: PyTree) -> PyTree:
-    """What was saved, as jax arrays in the structure of `like`.
+    """Returns the saved parameters, as jax arrays in the structure of `like`.
 
     Raises:
-      FileNotFoundError: If none are kept; says how to get them.
-      DamagedError: If they are not those that were saved, or not there any more.
+      FileNotFoundError: If no parameters are kept; says how to keep them.
+      DamagedError: If the parameters are not those that were saved, or are gone.
     """
     if kept is None:
         raise FileNotFoundError(

@@ -1,5 +1,5 @@
-"""Where results came from, and results folders: what ran, on which code, versions and
-devices, at what cost; and whether a folder may take more of it.
+"""Provenance of results (what ran, on which code, versions and devices, at what cost),
+and checks of results folders.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ppml_lab import arguments
 from ppml_lab.lab.disk import records
 
 FORMAT = 3
-"""Of results folders; 1 and 2 are from before setups."""
+"""Format of results folders; formats 1 and 2 are older than setups."""
 
 _PACKAGES = ("ppml_lab", "jax", "jaxlib", "optax", "flax", "dp-accounting", "numpy")
 _FLAGS = (
@@ -37,8 +37,8 @@ _FLAGS = (
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration (with its seed), command, commit, versions, devices and flags, to
-    stand beside results.
+    """Returns the provenance of results: configuration (with its seed), command,
+    commit, versions, devices and flags.
     """
     return {
         "format": FORMAT,
@@ -61,11 +61,11 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def made_by() -> dict[str, str]:
-    """What decides the numbers that this process makes, beside setup, seed and data:
-    `code` (a digest of the package and of every loaded module outside the standard
-    library and the installed packages), `jax` and `device`.
+    """Returns what decides this process's numbers, beside setup, seed and data: `code`
+    (a digest of the package and of every loaded module outside the standard library and
+    the installed packages), `jax` and `device`.
     """
-    # Modules come late, such as those that write checkpoints.
+    # Some modules are loaded late, such as those that write checkpoints.
     return dict(_made_by(len(sys.modules)))
 
 
@@ -79,7 +79,7 @@ def _made_by(num_modules: int) -> Mapping[str, str]:
 
 
 def _own_files() -> set[str]:
-    """The package's files and those of the user's modules."""
+    """Returns the files of the package and of the user's modules."""
     package = Path(__file__).parents[2]
     found = {str(path) for path in package.rglob("*.py")}
     installed = tuple(
@@ -103,8 +103,8 @@ def _code(files: tuple[str, ...]) -> str:
 
 
 def of_runs(folders: Iterable[Path]) -> dict[str, list[Any]]:
-    """What the runs of a table were made at: every commit, whether it had changes, and
-    every device, jax and code, each once.
+    """Returns where the runs of a table were made: every commit and whether it had
+    changes, and every device, jax and code, each once.
     """
     stamps = [records.read_json(folder / "provenance.json") for folder in folders]
     commits = {(s.get("git_commit"), bool(s.get("git_dirty"))) for s in stamps}
@@ -123,11 +123,11 @@ def of_runs(folders: Iterable[Path]) -> dict[str, list[Any]]:
 
 
 def cost(compile_seconds: float | None, run_seconds: float) -> dict[str, Any]:
-    """What something took, and the most memory that was used until now.
+    """Returns the time that a computation took, and the peak memory until now.
 
     Args:
-      compile_seconds: None if they were not told apart.
-      run_seconds: The others.
+      compile_seconds: Seconds of compilation; None if they were not told apart.
+      run_seconds: All other seconds.
 
     Returns:
       `compile_seconds`, `run_seconds`, `peak_memory_bytes`, and `peak_memory_of`:
@@ -144,10 +144,11 @@ def cost(compile_seconds: float | None, run_seconds: float) -> dict[str, Any]:
 
 
 def total_cost(run_folders: Iterable[Path]) -> dict[str, Any]:
-    """What finished runs took together; a program that many ran in counts once.
+    """Returns the total cost of finished runs; a program that several runs shared
+    counts once.
 
     Returns:
-      Sums of seconds and the largest memory; None where runs from before do not say.
+      Sums of seconds and the largest memory; None where older runs do not record them.
     """
     stamps = [records.read_json(folder / "provenance.json") for folder in run_folders]
     costs = [stamp["cost"] for stamp in stamps if "cost" in stamp]
@@ -162,17 +163,17 @@ def total_cost(run_folders: Iterable[Path]) -> dict[str, Any]:
 
 
 def _peak_resident() -> int:
-    """The most memory that this process held, in bytes."""
+    """Returns the peak resident memory of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # getrusage has the peak of the process that started this one, if larger.
+        # getrusage gives the parent process's peak, if that is larger.
         return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @functools.lru_cache(maxsize=1)
 def _commit() -> dict[str, Any]:
-    """Asked once, so that all runs of a process say the same."""
+    """Returns the commit; cached, so that all runs of a process say the same."""
     changes = _git("status", "--porcelain", "--untracked-files=no")
     return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": bool(changes)}
 
@@ -197,22 +198,22 @@ def _git(*arguments: str) -> str | None:
 
 
 SPARE_BYTES = 16 * 2**20
-"""Room that a sweep wants beside its checkpoints."""
+"""Free bytes that a sweep needs beside its checkpoints."""
 
 
 @arguments.checked
 def named(out: str | Path) -> Path:
-    """The results folder that a text names.
+    """Returns the results folder that a text names.
 
     Raises:
-      ValueError: If it names none: an empty text would be the current folder.
+      ValueError: For an empty text, which would be the current folder.
     """
     return Path(out)
 
 
 @arguments.checked
 def check_writable(folder: str | Path) -> None:
-    """Raises OSError, naming the folder, unless it can be made or written."""
+    """Raises OSError, naming the folder, unless the folder can be made or written."""
     folder = Path(folder)
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     try:
@@ -224,7 +225,7 @@ def check_writable(folder: str | Path) -> None:
 
 @arguments.checked
 def check_own(folder: str | Path, config: Mapping[str, Any]) -> None:
-    """Raises ValueError as `open_folder` does, and writes nothing."""
+    """Raises ValueError as `open_folder` does, but writes nothing."""
     path = Path(folder, "provenance.json")
     if path.exists():
         _check(Path(folder), records.read_json(path), config)
@@ -232,11 +233,11 @@ def check_own(folder: str | Path, config: Mapping[str, Any]) -> None:
 
 @arguments.checked
 def open_folder(folder: str | Path, config: Mapping[str, Any]) -> None:
-    """Makes a results folder for `config`, or checks that an existing one is its own,
-    as far as the options go that there were when it was made and are still there.
+    """Makes a results folder for `config`, or checks that an existing one belongs to
+    `config`; options added or removed since are ignored.
 
     Raises:
-      ValueError: If the folder holds another configuration, and what differs; or if a
+      ValueError: If the folder holds another configuration (says what differs), or a
         later version wrote it.
       OSError: If the folder cannot be written.
     """
@@ -253,10 +254,10 @@ def open_folder(folder: str | Path, config: Mapping[str, Any]) -> None:
 
 @arguments.checked
 def check_room(folder: str | Path, num_bytes: int) -> None:
-    """Checks that a disk has room for what will be written.
+    """Checks that a disk has room for `num_bytes` more bytes.
 
     Raises:
-      OSError: If not; says how much is missing.
+      OSError: If there is too little room; says how much is free and needed.
     """
     free, wanted = shutil.disk_usage(folder).free, num_bytes + SPARE_BYTES
     if free < wanted:
@@ -298,8 +299,8 @@ def _check(folder: Path, stamp: Any, config: Mapping[str, Any]) -> None:
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:
     if isinstance(there, dict) and isinstance(here, dict):
-        # Options that came or went after the folder was made are not held against it:
-        # a run's name depends on all options, so that none is taken for another.
+        # Options added or removed after the folder was made are ignored: a run's name
+        # depends on all options, so that no run is taken for another.
         parts = [
             _differences(value, here[key], f"{name}.{key}".strip("."))
             for key, value in sorted(there.items())

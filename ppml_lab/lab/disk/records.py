@@ -1,14 +1,14 @@
-"""What a sweep leaves on disk: run folders, tables, and where they came from.
+"""The files of a sweep: run folders, tables and provenance.
 
-    <folder>/provenance.json      where they come from (`lab.disk.provenance`)
+    <folder>/provenance.json      how results were made (`lab.disk.provenance`)
     <folder>/table.csv            one row per finished run
     <folder>/runs/<id>/config.json, provenance.json, rounds.jsonl, result.json (its
                        presence means that the run is finished)
-    <folder>/checkpoints/    where unfinished runs stand (`lab.disk.checkpoints`)
+    <folder>/checkpoints/    states of unfinished runs (`lab.disk.checkpoints`)
 
-Every file is replaced in one step, so that a killed process leaves no half of one. What
-a result or a checkpoint builds on lies on the disk before it does, and a result holds
-digests of itself and of its rounds: what has changed since is not believed.
+Every file is replaced in one step, so that a killed process leaves no half-written
+file. The files that a result or a checkpoint builds on are on the disk before it is. A
+result holds digests of itself and of its rounds: changed files are refused.
 """
 
 from __future__ import annotations
@@ -30,22 +30,24 @@ import numpy as np
 
 
 def canonical(config: Any) -> str:
-    """One text for equal configurations, whatever the order of their keys."""
+    """Returns one text for equal configurations, whatever the order of their keys."""
     return json.dumps(config, sort_keys=True, default=_plain)
 
 
 def name_of(config: Any) -> str:
-    """A name of 16 hexadecimal digits, the same for equal configurations alone."""
+    """Returns a name of 16 hexadecimal digits, equal for equal configurations only."""
     return hashlib.sha256(canonical(config).encode()).hexdigest()[:16]
 
 
 def described(config: Any) -> Any:
-    """A configuration as strict JSON has it: infinity is "inf"."""
+    """Returns a configuration as strict JSON has it: infinity is "inf"."""
     return json.loads(json.dumps(_strict(config, words=True), default=_plain))
 
 
 class DamagedError(ValueError):
-    """A file that holds other than what was written; says which, and what to do."""
+    """A file does not hold what was written; the error says which file, and what to
+    do.
+    """
 
 
 def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
@@ -53,18 +55,18 @@ def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
 
     Args:
       path: The file.
-      value: Anything that JSON can say.
-      durable: Whether it lies on the disk before the function returns.
+      value: A value that JSON can hold.
+      durable: Whether the file is on the disk before the function returns.
     """
     text = json.dumps(_strict(value), indent=1, default=_plain, allow_nan=False)
     _replace(path, f"{text}\n".encode(), durable)
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote: an object.
+    """Returns the object or list that `write_json` wrote.
 
     Raises:
-      DamagedError: If it cannot be read as one.
+      DamagedError: If the file holds no such value.
     """
     try:
         found = json.loads(path.read_text(errors="replace"))
@@ -76,16 +78,18 @@ def read_json(path: Path) -> Any:
 
 
 def once(folder: Path, about: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-    """What `compute()` gives, as JSON has it, computed once for each `about` and read
-    from `folder` after that; None is no result, and is computed again.
+    """Returns the result of `compute()`, computed once for each `about` and read from
+    `folder` after that.
+
+    None is no result, and is computed again.
 
     Args:
-      folder: Where files of such results go.
-      about: All that the result depends on, as values that JSON can say.
-      compute: Anything that JSON can say.
+      folder: The folder of the files of results.
+      about: All that the result depends on, as values that JSON can hold.
+      compute: Returns a value that JSON can hold, or None.
 
     Raises:
-      DamagedError: If the file of the result is not what was written; says which.
+      DamagedError: If the result's file is not what was written; says which file.
     """
     path = folder / f"{name_of(about)}.json"
     if not path.exists():
@@ -110,11 +114,11 @@ def write_result(folder: Path, last: Mapping[str, Any]) -> None:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """What `write_result` wrote, without its digests.
+    """Returns the result that `write_result` wrote, without its digests.
 
     Raises:
-      DamagedError: If it, or the run's rounds.jsonl, has changed since.
-      FileNotFoundError: If there is none.
+      DamagedError: If the result, or the run's rounds.jsonl, has changed since.
+      FileNotFoundError: If there is no result.
     """
     path, lines = folder / "result.json", folder / "rounds.jsonl"
     found = read_json(path)
@@ -139,7 +143,9 @@ def to_disk(path: Path) -> None:
 
 
 def has_rounds(path: Path, rounds_done: int) -> bool:
-    """Whether a JSON-lines file begins with rounds 1 to so many, each once."""
+    """Returns whether a JSON-lines file has the rounds 1 to `rounds_done`, each once
+    and in order.
+    """
     if not path.exists():
         return rounds_done == 0
     with warnings.catch_warnings():
@@ -156,7 +162,9 @@ def append_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def keep_rounds(path: Path, rounds_done: int) -> None:
-    """Cuts a JSON-lines file to its rounds so far; a killed run may have more."""
+    """Cuts a JSON-lines file to its first `rounds_done` rounds; a killed run may have
+    written more.
+    """
     if path.exists():
         rows = read_lines(path)
         kept = [row for row in rows if row.get("round", math.inf) <= rounds_done]
@@ -176,7 +184,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; warns of lines that are none and skips them."""
+    """Returns the rows of a JSON-lines file; warns of broken lines and skips them."""
     rows = []
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         try:
@@ -198,7 +206,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def _replace(path: Path, content: bytes, durable: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of processes in containers, several may have one number.
+    # Processes in several containers may share a process number.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with temporary.open("wb") as file:
         file.write(content)
@@ -217,7 +225,7 @@ def _cell(value: Any) -> Any:
 
 
 def _strict(value: Any, words: bool = False) -> Any:
-    """The value without what JSON has no number for: inf and nan become None, or their
+    """Returns the value with inf and nan, which JSON lacks, as None or as their
     names.
     """
     if isinstance(value, np.ndarray | np.generic | jax.Array):
@@ -225,7 +233,7 @@ def _strict(value: Any, words: bool = False) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value) if words else None
     if hasattr(value, "_asdict"):
-        # By name: JSON would make a list of a named tuple.
+        # Keeps names: JSON would make a list of a named tuple.
         value = value._asdict()
     if isinstance(value, Mapping):
         return {key: _strict(part, words) for key, part in value.items()}

@@ -22,37 +22,39 @@ from ppml_lab.lab.tree.part import part
 
 @part
 class Central(Modelled):
-    """SGD on pooled examples; with a mechanism DP-SGD, which protects examples."""
+    """SGD on pooled examples; with a mechanism, DP-SGD, which protects examples."""
 
     pattern = "central"
-    """What tables call it."""
+    """The name of this kind of training in tables."""
 
     data: Data = Digits()
-    """Which data."""
+    """The data set."""
     partition: Partition = Iid(1)
-    """Whose rows are whose; batches are drawn from all alike."""
+    """Dealing of rows to clients; batches are drawn from all rows alike."""
     model: Model = Logistic()
-    """What is learnt."""
+    """The model that is trained."""
     optimizer: Optimizer = Sgd(0.1)
-    """Of the steps."""
+    """The optimizer of the training steps."""
     batch: Sampler = Poisson(256)
-    """Which examples a step takes."""
+    """The sampler of the examples of a step."""
     steps_per_round: int = 1
-    """Steps in a round."""
+    """Training steps per round."""
     mechanism: Mechanism = NoPrivacy()
-    """What protects examples."""
+    """The privacy mechanism that protects examples."""
     method: Literal["auto", "ghost", "vmap"] = "auto"
-    """How examples' gradients are clipped; auto for ghost where it knows the model."""
+    """Method of clipping examples' gradients; auto takes ghost where it supports the
+    model."""
     microbatch_size: int | None = None
-    """Examples that are clipped at once; None for the whole batch."""
+    """Examples whose gradients are clipped at once; None for the whole batch."""
     live_epsilon: bool = False
-    """Whether every round says what it has spent so far, inside the program."""
+    """If true, every round computes the epsilon spent so far, inside the compiled
+    program."""
     metrics: tuple[Metric, ...] = (Accuracy(),)
-    """Of all test rows together, beside the means of the task's own."""
+    """Metrics of all test rows together, beside the means of the task's own metrics."""
     schedule: Schedule = Schedule()
-    """How long it runs, and when it is evaluated."""
+    """Length of the run, and times of its evaluations."""
     layout: Layout = Layout()
-    """How it lies on devices."""
+    """Layout of the run on devices."""
 
     def algorithm(self, facts: Facts) -> base.FederatedAlgorithm:
         """See `federated.central_sgd`."""
@@ -77,5 +79,5 @@ class Central(Modelled):
     def evaluate(
         self, state: Any, clients: base.Clients, rows: PyTree
     ) -> dict[str, Array]:
-        """The task's and the metrics' scalars."""
+        """Returns the scalars of the task and of the metrics."""
         return self.judged(state, rows)

@@ -1,4 +1,4 @@
-"""What a user may choose by name: the stock parts of each protocol."""
+"""The stock parts of each protocol, which a user chooses by name."""
 
 from __future__ import annotations
 

@@ -10,15 +10,20 @@ from ppml_lab.lab.tree.part import part
 
 
 class Data(Protocol):
-    """A part that loads examples. A field or attribute `num_classes`, where there is
-    one, says how many labels there are; an attribute `title`, what tables call the
-    data, where that is more than the part's class and fields.
+    """A part that loads examples.
+
+    It may have a field or attribute `num_classes`, the number of labels, and an
+    attribute `title`, the name of the data in tables where the part's class and fields
+    do not say enough.
     """
 
     def load(self) -> tuple[Any, Any, Any]:
-        """`(train, users, test)`: pytrees of host arrays `[n, ...]` and, for each row
-        of train, who produced it (None where nobody knows). In place of train and users
-        `base.Clients` and None, for data that are dealt already.
+        """Returns `(train, users, test)`: train and test are pytrees of host arrays
+        `[n, ...]`, and users says who produced each row of train (None where not
+        known).
+
+        For data that are already dealt to clients, train is `base.Clients` and users
+        None.
         """
         ...
 
@@ -34,7 +39,7 @@ class Digits:
     num_classes = 10
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads scikit-learn's copy; nobody knows the users."""
+        """Reads scikit-learn's copy; users are not known."""
         return _loaded(data.load("digits"))
 
 
@@ -45,7 +50,7 @@ class Mnist:
     num_classes = 10
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads the disk, else the network."""
+        """Reads the files on disk, or downloads them."""
         return _loaded(data.load("mnist"))
 
 
@@ -56,23 +61,25 @@ class FashionMnist:
     num_classes = 10
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads the disk, else the network; there are no users."""
+        """Reads the files on disk, or downloads them; there are no users."""
         return _loaded(data.load("fashion_mnist"))
 
 
 @part
 class Cifar10:
-    """50,000 images of 32x32 pixels in colour, of ten things; 10,000 test."""
+    """50,000 colour images of 32x32 pixels in ten classes; 10,000 test."""
 
     num_classes = 10
 
     @property
     def title(self) -> str:
-        """With "JPEG q75" where that is what is read: see `data.cifar`."""
+        """The name in tables, with "JPEG q75" where JPEG files are read: see
+        `data.cifar`.
+        """
         return cifar.JPEG_NAME if cifar.reads_jpeg() else "CIFAR-10"
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads the disk, else the network; there are no users."""
+        """Reads the files on disk, or downloads them; there are no users."""
         return _loaded(data.load("cifar10"))
 
 
@@ -81,14 +88,14 @@ class Shakespeare:
     """Speeches of 1,377 roles in 37 plays: which character comes next?"""
 
     sequence_length: int = 80
-    """Characters of a row."""
+    """Number of characters in a row."""
     least_speeches: int = 1
-    """Roles with fewer are left out; LEAF's rule is 2."""
+    """Roles with fewer speeches are left out; LEAF's rule is 2."""
 
     num_classes = plays.NUM_TOKENS
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads the disk; users are the roles. See `data.shakespeare`."""
+        """Reads the files on disk; users are the roles. See `data.shakespeare`."""
         dataset = data.shakespeare(
             sequence_length=self.sequence_length, least_speeches=self.least_speeches
         )
@@ -97,12 +104,12 @@ class Shakespeare:
 
 @part
 class Location30:
-    """Where 5,010 people of Bangkok were, a row each: of 30 clusters, which is it?"""
+    """Places of 5,010 people of Bangkok, one row each: which of 30 clusters is it?"""
 
     num_classes = 30
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads the disk; there are no users."""
+        """Reads the files on disk; there are no users."""
         return _loaded(data.load("location30"))
 
 
@@ -119,7 +126,7 @@ class BreastCancer:
 
 @part
 class Diabetes:
-    """How far diabetes went in 442 patients, a number."""
+    """Diabetes progression of 442 patients, a number."""
 
     def load(self) -> tuple[Any, Any, Any]:
         """Reads scikit-learn's copy; there are no users, and no classes."""
@@ -128,7 +135,9 @@ class Diabetes:
 
 @part
 class Rossi:
-    """Weeks until 432 released prisoners were arrested again, or were not."""
+    """Weeks until arrest of 432 released prisoners; some were not arrested
+    (censored).
+    """
 
     def load(self) -> tuple[Any, Any, Any]:
         """Reads lifelines' copy; rows have a time and an event, and no classes."""
@@ -137,40 +146,44 @@ class Rossi:
 
 @part
 class Adult:
-    """Census incomes above 50,000 dollars or not, from 30,162 people."""
+    """Census data of 30,162 people: is the income above 50,000 dollars?"""
 
     num_classes = 2
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads the disk, else the network."""
+        """Reads the files on disk, or downloads them."""
         return _loaded(data.load("adult"))
 
 
 @part
 class HeartDisease:
-    """Patients of four hospitals, with heart disease or without."""
+    """Patients of four hospitals: do they have heart disease?"""
 
     num_classes = 2
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads the disk, else the network; users are the hospitals."""
+        """Reads the files on disk, or downloads them; users are the hospitals."""
         return _loaded(data.load("heart_disease"))
 
 
 @part
 class Synthetic:
-    """FedProx's made data: each client labels its own inputs with its own model."""
+    """FedProx's synthetic data: each client labels its own inputs with its own
+    model.
+    """
 
     num_clients: int = 100
-    """Clients, which are the data's users."""
+    """Number of clients, which are the data's users."""
     beta: float = 1.0
-    """Variance of the clients' input centres."""
+    """Variance between the clients' input centres."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the draws."""
 
     num_classes = 10
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Made anew; see `data.synthetic`, whose alpha changes nothing."""
+        """Draws the data from `seed`; see `data.synthetic`, whose alpha changes
+        nothing.
+        """
         made = data.synthetic(self.seed, self.num_clients, 1.0, self.beta)
         return _loaded(made)

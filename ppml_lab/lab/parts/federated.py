@@ -28,49 +28,50 @@ from ppml_lab.lab.tree.part import part
 
 @part
 class Federated(Modelled):
-    """Rounds of clients that train, and of a server that learns a private sum."""
+    """Rounds in which clients train, and the server learns a private sum of updates."""
 
     pattern = "federated"
-    """What tables call it."""
+    """The name of this kind of training in tables."""
 
     data: Data = Digits()
-    """Which data."""
+    """The data set."""
     partition: Partition = Iid(100)
-    """How they are dealt to clients."""
+    """Dealing of rows to clients."""
     model: Model = Logistic()
-    """What is learnt."""
+    """The model that is trained."""
     trainer: Trainer = FedAvg()
-    """What clients do."""
+    """The training that clients do in a round."""
     server: Optimizer = Sgd(1.0)
-    """The server's optimizer, which takes the mean update for a direction."""
+    """The server's optimizer; it steps along the mean update."""
     sampler: Sampler = Poisson(10)
-    """Who takes part in a round."""
+    """The sampler of the clients that take part in a round."""
     mechanism: Mechanism = NoPrivacy()
-    """What protects clients."""
+    """The privacy mechanism that protects clients."""
     rule: Rule = Mean()
-    """What is made of updates."""
+    """Rule by which the server combines updates."""
     secure_sum: Sum = Clear()
-    """Who sees which updates."""
+    """The secure aggregation, which decides who sees which updates."""
     dropout_prob: Traced = 0.0
-    """Chance of a participant to drop out before its upload."""
+    """Probability that a participant drops out before its upload."""
     live_epsilon: bool = False
-    """Whether every round says what it has spent so far, inside the program."""
+    """If true, every round computes the epsilon spent so far, inside the compiled
+    program."""
     metrics: tuple[Metric, ...] = (Accuracy(),)
-    """Of all test rows together, beside the means of the task's own; of neither where
-    clients keep a part of the model."""
+    """Metrics of all test rows together, beside the means of the task's own metrics;
+    both are left out where clients keep a part of the model."""
     client_metrics: bool = False
-    """Whether evaluations also go through every client's own rows: those held out, or
-    the train rows where none are."""
+    """If true, evaluations also cover every client's own rows: the held-out rows, or
+    the train rows where no rows are held out."""
     held_out: float = 0.0
-    """Share of each client's rows that is never trained, by which it judges its own
-    model; of one with two rows or more at least one."""
+    """Share of each client's rows that is never trained and judges the client's own
+    model; at least one row of a client with two or more."""
     kept: tuple[str, ...] = ()
     """The model's leaves that each client keeps for itself, by layer: "Dense_1" is a
     personal head, "BatchNorm_*" is FedBN. See `models.personal`."""
     schedule: Schedule = Schedule()
-    """How long it runs, and when it is evaluated."""
+    """Length of the run, and times of its evaluations."""
     layout: Layout = Layout()
-    """How it lies on devices."""
+    """Layout of the run on devices."""
 
     def algorithm(self, facts: Facts) -> base.FederatedAlgorithm:
         """See `federated.averaging`."""
@@ -89,7 +90,7 @@ class Federated(Modelled):
             sampler,
             server=server,
             mechanism=self.mechanism.build(whose.unit, expected),
-            # What servers see is the sum's matter, whatever the rule makes of it.
+            # The secure aggregation decides what servers see, whatever the rule.
             aggregator=self.rule.build(summed)._replace(shows=summed.shows),
             weighting=self.rule.weighting,
             dropout_prob=self.dropout_prob,
@@ -101,8 +102,10 @@ class Federated(Modelled):
     def evaluate(
         self, state: Any, clients: base.Clients, rows: PyTree
     ) -> dict[str, Array]:
-        """The task's and the metrics' scalars, with `client_metrics` and their spread
-        over clients; this spread alone of models that clients keep a part of.
+        """Returns the scalars of the task and of the metrics.
+
+        With `client_metrics` it adds the spread over clients. Where clients keep a part
+        of the model, it returns this spread alone.
         """
         if self.client_metrics and self.schedule.metric.startswith("client_"):
             raise ValueError(
@@ -122,13 +125,13 @@ class Federated(Modelled):
         return found
 
     def task(self, facts: Facts) -> base.Task:
-        """What is learnt, with what each client keeps of it."""
+        """Returns the model's task; each client keeps the leaves that `kept` names."""
         task = self.model.build(facts)
         return models.personal(task, self.kept) if self.kept else task
 
     def _check_judged(self, task: base.Task, facts: Facts) -> None:
-        """Raises ValueError unless there are rows by which clients' own models are
-        judged, and none that nobody's model fits.
+        """Raises ValueError if clients keep a part of the model, and no rows are held
+        out to judge their models, or metrics or validation rows need one model for all.
         """
         kept = roles.keeps(task)
         if kept and not facts.num_held_out:

@@ -12,26 +12,30 @@ from ppml_lab.lab.tree.fields import Traced
 from ppml_lab.lab.tree.part import part
 
 Rule = Literal["flat", "per_layer", "normalised"]
-"""How contributions are clipped; see `dp.clipping`."""
+"""Rules for clipping contributions; see `dp.clipping`."""
 
 
 class Mechanism(Protocol):
-    """A part that makes a privacy mechanism. One that can be calibrated has
-    `with_noise(z)` too: itself with more noise for more z.
+    """A part that builds a privacy mechanism.
+
+    A part that can be calibrated also has `with_noise(z)`, which returns the part with
+    another amount of noise: a larger z gives more noise.
     """
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
-        """The mechanism.
+        """Builds the mechanism.
 
         Args:
           privacy_unit: Whose contributions are clipped, "client" or "example".
-          expected: Contributions that a round expects, drop-outs left out.
+          expected: Number of contributions that a round expects, without drop-outs.
         """
         ...
 
 
 def only_clients(name: str, privacy_unit: str) -> None:
-    """Raises ValueError for examples, which noise at a client does not protect."""
+    """Raises ValueError if examples are the privacy unit: local noise protects
+    clients.
+    """
     if privacy_unit != "client":
         raise ValueError(
             f"mechanism {name} is a client's own noise, and here examples are summed; "
@@ -40,16 +44,16 @@ def only_clients(name: str, privacy_unit: str) -> None:
 
 
 class _Multiplied:
-    """What mechanisms with a field `noise_multiplier` have in common."""
+    """The base of mechanisms with a field `noise_multiplier`."""
 
     def with_noise(self, noise_multiplier: float) -> Any:
-        """The same with this noise multiplier, which is the first of a schedule."""
+        """Returns a copy with this noise multiplier (the first one of a schedule)."""
         return dataclasses.replace(cast(Any, self), noise_multiplier=noise_multiplier)
 
 
 @part
 class NoPrivacy:
-    """Changes nothing and promises nothing."""
+    """No mechanism: updates are not changed, and nothing is promised."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.no_privacy`."""
@@ -65,7 +69,7 @@ class Gaussian(_Multiplied):
     noise_multiplier: Traced = 0.0
     """Standard deviation of the noise over the clip norm."""
     rule: Rule = "flat"
-    """How contributions are clipped."""
+    """Rule for clipping contributions, see `dp.clipping`."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.gaussian`."""
@@ -79,22 +83,23 @@ class Gaussian(_Multiplied):
 
 @part
 class AdaptiveGaussian(_Multiplied):
-    """Gaussian noise, and a clip norm that moves to a quantile of the norms."""
+    """Gaussian noise, and a clip norm that moves towards a quantile of the norms."""
 
     initial_clip_norm: Traced = 1.0
     """L2 bound of the first round."""
     noise_multiplier: Traced = 0.0
     """Standard deviation of the noise over the sensitivity."""
     target_quantile: Traced = 0.5
-    """Share of contributions that are to be within the clip norm."""
+    """The share of contributions whose norm should be within the clip norm."""
     clip_learning_rate: Traced = 0.2
-    """Of the clip norm's logarithm."""
+    """Learning rate of the logarithm of the clip norm."""
     count_weight: Traced = 0.1
-    """How loudly a contribution says whether it was within."""
+    """Size of the part of a message that says whether its contribution was within the
+    clip norm, over the clip norm."""
     min_clip_norm: Traced | None = None
-    """The least the clip norm ever is; by default the first over 10,000."""
+    """Lower bound of the clip norm; None for the initial clip norm over 10,000."""
     max_clip_norm: Traced | None = None
-    """The most; by default 10,000 times the first."""
+    """Upper bound of the clip norm; None for 10,000 times the initial clip norm."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.adaptive_gaussian`."""
@@ -111,7 +116,9 @@ class AdaptiveGaussian(_Multiplied):
         )
 
     def accounted(self) -> Gaussian:
-        """What costs the same, and bears all the noise that a search tries."""
+        """Returns a mechanism of the same privacy cost, which can be built with any
+        noise that a calibration tries.
+        """
         return Gaussian(self.initial_clip_norm, self.noise_multiplier)
 
 
@@ -122,13 +129,13 @@ class ScheduledGaussian(_Multiplied):
     clip_norm: Traced = 1.0
     """L2 bound of the first release."""
     noise_multiplier: Traced = 0.0
-    """Of the first release."""
+    """Noise multiplier of the first release."""
     clip_schedule: Factor | None = None
-    """What the clip norm is multiplied by, release by release; None for 1."""
+    """Factor of the clip norm, release by release; None for 1."""
     noise_schedule: Factor | None = None
-    """What the noise multiplier is multiplied by; None for 1."""
+    """Factor of the noise multiplier, release by release; None for 1."""
     rule: Rule = "flat"
-    """How contributions are clipped."""
+    """Rule for clipping contributions, see `dp.clipping`."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.scheduled_gaussian`."""
@@ -141,7 +148,7 @@ class ScheduledGaussian(_Multiplied):
 
 
 def _over(first: Any, schedule: Any) -> Any:
-    """A number, or a function of the number of earlier releases."""
+    """Returns the number itself, or a function of the number of earlier releases."""
     if schedule is None:
         return first
     return lambda releases: first * schedule.at(releases)
@@ -149,19 +156,20 @@ def _over(first: Any, schedule: Any) -> Any:
 
 @part
 class CorrelatedGaussian(_Multiplied):
-    """Gaussian noise of which each round takes back a part of the last one's.
+    """Gaussian noise; each round subtracts a part of the previous round's noise.
 
-    lambda-CGD; for cohorts without amplification, such as MinSeparation's.
+    This is lambda-CGD, for cohorts without amplification, such as MinSeparation's.
     """
 
     clip_norm: Traced = 1.0
-    """L2 bound of a contribution, of the whole run."""
+    """L2 bound of a contribution, fixed for the whole run."""
     noise_multiplier: Traced = 0.0
     """Standard deviation of a round's fresh noise over the clip norm."""
     subtracted: Traced = 0.9
-    """The part, below 1: more cancels more, and costs more."""
+    """The part of the noise that the next round subtracts, below 1: a larger part
+    cancels more noise, and costs more privacy."""
     rule: Rule = "flat"
-    """How contributions are clipped."""
+    """Rule for clipping contributions, see `dp.clipping`."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.correlated_gaussian`."""
@@ -176,16 +184,19 @@ class CorrelatedGaussian(_Multiplied):
 
 @part
 class BandedGaussian(_Multiplied):
-    """Gaussian noise of which rounds take back what the inverse square root says."""
+    """Gaussian noise; rounds subtract earlier noise by the banded inverse square
+    root.
+    """
 
     clip_norm: Traced = 1.0
-    """L2 bound of a contribution, of the whole run."""
+    """L2 bound of a contribution, fixed for the whole run."""
     noise_multiplier: Traced = 0.0
     """Standard deviation of a round's fresh noise over the clip norm."""
     bands: int = 4
-    """Fresh noises that a round's is made of, at least 2; each is drawn anew."""
+    """Number of fresh noises in a round's noise, its own among them; at least 2. A
+    round draws all of them again."""
     rule: Rule = "flat"
-    """How contributions are clipped."""
+    """Rule for clipping contributions, see `dp.clipping`."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.correlated_gaussian`."""
@@ -236,7 +247,7 @@ class RandomisedResponse:
     max_abs: Traced = 1.0
     """Bound of every coordinate."""
     epsilon: Traced = 1.0
-    """Of one participation."""
+    """Epsilon of one participation."""
 
     def build(self, privacy_unit: str, expected: Any) -> base.PrivacyMechanism:
         """See `dp.randomised_response`."""
@@ -244,8 +255,10 @@ class RandomisedResponse:
         return dp.randomised_response(self.max_abs, self.epsilon)
 
     def with_noise(self, noise: float) -> RandomisedResponse:
-        """With epsilon 1 / noise, as far as `dp.randomised_response` takes it: for 0
-        one that counts as no privacy.
+        """Returns a copy with epsilon 1 / noise, within what `dp.randomised_response`
+        takes.
+
+        Noise 0 gives an epsilon that counts as no privacy.
         """
         epsilon = min(1.0 / noise, 1e6) if noise else 1e6
         return dataclasses.replace(self, epsilon=max(epsilon, 1e-5))

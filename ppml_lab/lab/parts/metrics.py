@@ -1,9 +1,9 @@
 """Metrics over all rows of a test set, on device, as parts.
 
-A metric is a part that is called: `(scores, labels, weights) -> scalars` by name, where
-scores are what the model predicts for all rows, `[n, ...]`, labels the rows' "y" and
-weights 1 for a row that counts, 0 for padding. Where anything that counts is not
-finite, so is the metric: NaN.
+A metric is a part that can be called: `(scores, labels, weights) -> scalars` by name.
+Scores are the model's predictions for all rows, `[n, ...]`, labels are the rows' "y",
+and weights are 1 for a row that counts and 0 for padding. A metric is NaN where
+anything that counts is not finite.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ppml_lab.lab.tree.part import part
 
 
 class Metric(Protocol):
-    """A part that judges scores."""
+    """A part that computes metrics from scores."""
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """Scalars by name, of all rows together."""
+        """Returns scalars by name, computed over all rows together."""
         ...
 
 
@@ -32,13 +32,13 @@ def _weighted(values: Array, weights: Array) -> Array:
 
 
 def _or_nan(value: Array, judged: Array, weights: Array) -> Array:
-    """The value, or NaN where a row that counts is not finite."""
+    """Returns the value, or NaN if any row that counts is not finite."""
     finite = jnp.isfinite(judged).reshape(len(weights), -1).all(axis=1)
     return jnp.where(jnp.all(finite | (weights == 0)), value, jnp.nan)
 
 
 def _labels(name: str, labels: Any, weights: Array) -> Array:
-    """`[n]`: one label per row."""
+    """Returns one label per row, `[n]`."""
     if isinstance(labels, dict):
         raise ValueError(f'metric {name} needs labels "y", got {sorted(labels)}')
     found = jnp.asarray(labels)
@@ -53,7 +53,7 @@ def _labels(name: str, labels: Any, weights: Array) -> Array:
 
 
 def _one_score(name: str, scores: Array) -> Array:
-    """`[n]`: a score, or of two classes' logits their difference."""
+    """Returns one score per row, `[n]`; the difference of logits for two classes."""
     if scores.ndim == 1:
         return scores
     if scores.ndim == 2 and scores.shape[1] == 1:
@@ -68,10 +68,10 @@ def _one_score(name: str, scores: Array) -> Array:
 
 @part
 class Accuracy:
-    """The share of rows whose largest score is their label's."""
+    """The share of rows whose largest score is the score of their label."""
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`accuracy`."""
+        """Returns `accuracy`."""
         labels = _labels("Accuracy", labels, weights)
         if scores.ndim != 2 or scores.shape[1] < 2:
             raise ValueError(
@@ -91,7 +91,7 @@ class Auroc:
     """The chance that a row of label 1 scores above one of label 0; ties count half."""
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`auroc`."""
+        """Returns `auroc`."""
         score = _one_score("Auroc", scores)
         labels = _labels("Auroc", labels, weights)
         ups = jnp.where(labels == 1, weights, 0.0)
@@ -108,15 +108,15 @@ class Auroc:
 
 @part
 class F1:
-    """The harmonic mean of precision and recall of label 1, whose scores are above the
-    threshold.
+    """The harmonic mean of precision and recall of label 1, predicted for scores above
+    the threshold.
     """
 
     threshold: float = 0.0
-    """On one score, or on the difference of two logits."""
+    """Threshold on the single score, or on the difference of two logits."""
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`f1`."""
+        """Returns `f1`."""
         score = _one_score("F1", scores)
         labels = _labels("F1", labels, weights)
         said, true = score > self.threshold, labels == 1
@@ -130,7 +130,7 @@ class MeanSquaredError:
     """The mean of squared differences between scores and labels."""
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`mse`."""
+        """Returns `mse`."""
         scores, labels = _alike("MeanSquaredError", scores, labels, weights)
         squares = jnp.square(scores - labels).mean(axis=1)
         value = _weighted(squares, weights)
@@ -139,13 +139,15 @@ class MeanSquaredError:
 
 @part
 class R2:
-    """The share of the labels' variance that scores explain, 1 - squared errors over
-    squared distances from the labels' mean; below 0 for scores worse than this mean,
-    and NaN for labels that are all the same. Of several targets the mean over these.
+    """The share of the labels' variance that scores explain: 1 - squared errors over
+    squared distances from the labels' mean.
+
+    It is below 0 for scores worse than this mean, and NaN for labels that are all the
+    same. For several targets it is the mean over the targets.
     """
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`r2`."""
+        """Returns `r2`."""
         scores, labels = _alike("R2", scores, labels, weights)
         share = (weights / jnp.sum(weights))[:, None]
         heard = jnp.where(share > 0, labels, 0.0)
@@ -163,7 +165,9 @@ class R2:
 def _alike(
     name: str, scores: Array, labels: Any, weights: Array
 ) -> tuple[Array, Array]:
-    """Both as `[n, targets]`; they may differ in an axis of one alone."""
+    """Returns scores and labels as `[n, targets]`; shapes may differ in axes of length
+    one only.
+    """
     if isinstance(labels, dict):
         raise ValueError(f'metric {name} needs labels "y", got {sorted(labels)}')
     labels = jnp.asarray(labels)
@@ -179,16 +183,16 @@ def _alike(
 
 @part
 class Concordance:
-    """Harrell's C: of the pairs of rows whose order is known, the share in which who
-    had the event first has the higher score; ties in score count half. Of rows of one
-    time who had the event comes before who was censored.
+    """Harrell's C: among pairs of rows with a known order, the share in which the row
+    that had the event first has the higher score.
 
-    Labels are `{"time": [n], "event": [n]}`, or `[n, 2]` of both; event is 1 where it
-    was seen, 0 where the row was censored.
+    Ties in score count half. Among rows with the same time, a row that had the event
+    comes before a censored one. Labels are `{"time": [n], "event": [n]}`, or `[n, 2]`
+    of both; event is 1 where the event was seen, 0 where the row was censored.
     """
 
     def __call__(self, scores: Array, labels: Any, weights: Array) -> dict[str, Array]:
-        """`concordance`."""
+        """Returns `concordance`."""
         score = _one_score("Concordance", scores)
         if isinstance(labels, dict):
             time, event = labels["time"], labels["event"]
@@ -203,7 +207,7 @@ class Concordance:
         seen = _labels("Concordance", event, weights) > 0
         judged = jnp.stack([score, time.astype(score.dtype)], axis=1)
         score = jnp.where(weights > 0, score, 0.0)
-        # Who was censored when another had the event had it later.
+        # A row censored at the time of another's event has its own event later.
         won, pairs = _wins(score, _dense_ranks(time, ~seen), weights)
         counted = jnp.where(seen, weights, 0.0)
         value = jnp.sum(counted * won) / jnp.sum(counted * pairs)
@@ -211,25 +215,29 @@ class Concordance:
 
 
 def _dense_ranks(first: Array, second: Array) -> Array:
-    """Ranks `[n]` by `first`, then by `second`, from 0 on; equal rows share one."""
+    """Returns ranks `[n]` by `first`, then by `second`, from 0; equal rows share a
+    rank.
+    """
     order = jnp.lexsort((second, first))
     ranks = jnp.cumsum(_differs(first[order], second[order]), dtype=jnp.int32) - 1
     return jnp.zeros(len(order), jnp.int32).at[order].set(ranks)
 
 
 def _differs(*columns: Array) -> Array:
-    """`[n]`, whether a row differs from the one before; the first does."""
+    """Returns `[n]`: True for the first row and where a row differs from its
+    predecessor.
+    """
     new = [jnp.concatenate([jnp.ones(1, bool), c[1:] != c[:-1]]) for c in columns]
     return functools.reduce(jnp.logical_or, new)
 
 
 def _wins(score: Array, rank: Array, weights: Array) -> tuple[Array, Array]:
-    """Counts for each row the weight of the rows of higher rank that score lower (half
-    of it where they score the same), and of all rows of higher rank; exact for whole
-    weights, in O(n log^2 n) steps and O(n) memory.
+    """Returns for each row two sums of weights: of the rows of higher rank that score
+    lower (half the weight where the scores are equal), and of all rows of higher rank.
 
-    Ranks of which one is higher differ from some bit down: rows that are alike above
-    this bit, sorted by score, are counted in one pass.
+    Exact for whole weights, in O(n log^2 n) steps and O(n) memory. Two different ranks
+    agree above some bit and differ in it: one pass per bit counts rows that agree above
+    this bit, sorted by score.
     """
     count = len(score)
     places = jnp.arange(count, dtype=jnp.int32)
@@ -244,7 +252,9 @@ def _wins(score: Array, rank: Array, weights: Array) -> tuple[Array, Array]:
         before = jnp.concatenate([jnp.zeros(1, high.dtype), high])
 
         def outside(new: Array) -> tuple[Array, Array]:
-            """The weight before each row's stretch of alike rows, and up to its end."""
+            """Returns the weight before each row's stretch of equal rows, and up to its
+            end.
+            """
             starts = jax.lax.cummax(jnp.where(new, places, 0))
             is_last = jnp.concatenate([new[1:], jnp.ones(1, bool)])
             ends = jnp.where(is_last, places + 1, count)

@@ -1,4 +1,4 @@
-"""What setups have in common that train a model part, under a mechanism part."""
+"""The base of setups that train a model part under a mechanism part."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from ppml_lab.lab.parts.wrappers import with_noise
 
 
 class Modelled:
-    """Fields `model`, `mechanism`, `metrics` and `layout` make these methods. A private
-    `trainer`, where there is one, has noise of its own.
+    """Methods of setups with fields `model`, `mechanism`, `metrics` and `layout`.
+
+    A private `trainer`, where there is one, has noise of its own.
     """
 
     def predict(self: Any, params: PyTree, rows: PyTree) -> Array:
-        """The model's scores.
+        """Returns the model's scores of rows.
 
         Raises:
-          ValueError: If each client has a model of its own: what it keeps is not among
-            the parameters.
+          ValueError: If each client has a model of its own: the parameters lack the
+            leaves that clients keep.
         """
         if kept := getattr(self, "kept", ()):
             raise ValueError(
@@ -34,13 +35,15 @@ class Modelled:
         return self.model.predict(facts_of(self), params, rows)
 
     def judged(self: Any, state: Any, rows: PyTree) -> dict[str, Array]:
-        """The task's and the metrics' scalars."""
+        """Returns the scalars of the task and of the metrics."""
         task, mesh = self.model.build(facts_of(self)), self.layout.mesh()
         judge = scoring.scorer(task, self.predict, self.metrics, mesh=mesh)
         return judge(state.params, rows)
 
     def with_noise(self, noise: float) -> Any:
-        """With so much noise in its mechanism, or in a trainer that is private."""
+        """Returns a copy with this noise in its mechanism, or in its private
+        trainer.
+        """
         bearers = {
             name: getattr(self, name)
             for name in ("mechanism", "trainer")
@@ -57,6 +60,8 @@ class Modelled:
         )
 
     def accounted(self: Any) -> Any:
-        """What costs the same, and bears all the noise that a search tries."""
+        """Returns a setup of the same privacy cost, which can be built with any noise
+        that a calibration tries.
+        """
         own = getattr(self.mechanism, "accounted", None)
         return self if own is None else dataclasses.replace(self, mechanism=own())

@@ -1,4 +1,4 @@
-"""Models and what they learn, as parts."""
+"""Models and the tasks that they learn, as parts."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ppml_lab.lab.tree.part import part
 
 
 class Model(Protocol):
-    """A part that makes a task, and predicts with its parameters."""
+    """A part that builds a task, and predicts with its parameters."""
 
     def build(self, facts: Facts) -> base.Task:
-        """What is learnt, on data with these facts."""
+        """Builds the task for data with these facts."""
         ...
 
     def predict(self, facts: Facts, params: Any, rows: Any) -> jax.Array:
-        """Scores `[n, ...]` of rows, such as one logit per class."""
+        """Returns scores `[n, ...]` of rows, such as one logit per class."""
         ...
 
 
 def inputs(facts: Facts) -> tuple[int, ...]:
-    """The shape of one example's x.
+    """Returns the shape of one example's x.
 
     Raises:
-      ValueError: If the data have none.
+      ValueError: If the data's examples have no x.
     """
     if not isinstance(facts.example, Mapping) or "x" not in facts.example:
         raise ValueError(
@@ -42,10 +42,10 @@ def inputs(facts: Facts) -> tuple[int, ...]:
 
 
 def num_classes(facts: Facts) -> int:
-    """How many labels there are.
+    """Returns the number of labels.
 
     Raises:
-      ValueError: If the data do not say.
+      ValueError: If the data do not say how many labels there are.
     """
     if facts.num_classes is None:
         raise ValueError(
@@ -56,25 +56,25 @@ def num_classes(facts: Facts) -> int:
 
 
 class FlaxClassifier(abc.ABC):
-    """What flax modules with one logit per class have in common: `module(classes)`."""
+    """The base of flax classifiers: `module(classes)` gives one logit per class."""
 
     @abc.abstractmethod
     def module(self, num_classes: int) -> nn.Module:
-        """The network."""
+        """Returns the network."""
 
     def build(self, facts: Facts) -> base.Task:
-        """Softmax classification; see `models.flax_classification`."""
+        """Builds softmax classification; see `models.flax_classification`."""
         make = _task.__wrapped__ if jax.tree.leaves(self) else _task
         return make(self, num_classes(facts), inputs(facts))
 
     def predict(self, facts: Facts, params: Any, rows: Any) -> Any:
-        """Logits `[n, classes]`."""
+        """Returns logits `[n, classes]`."""
         return self.module(num_classes(facts)).apply(params, rows["x"])
 
 
 @functools.lru_cache(maxsize=32)
 def _task(model: Any, num_classes: int, input_shape: tuple[int, ...]) -> base.Task:
-    """One object for equal models, so that jax knows what it traced of another."""
+    """Returns one object for equal models, so that jax finds what it traced before."""
     return models.flax_classification(model.module(num_classes), input_shape)
 
 
@@ -83,16 +83,16 @@ class Logistic(FlaxClassifier):
     """Multinomial logistic regression, starting from zero."""
 
     def module(self, num_classes: int) -> nn.Module:
-        """One layer."""
+        """Returns one layer."""
         return models.logistic(num_classes)
 
 
 @part
 class TwoNN(FlaxClassifier):
-    """McMahan's 2NN: two hidden layers of 200."""
+    """McMahan's 2NN: two hidden layers of width 200."""
 
     def module(self, num_classes: int) -> nn.Module:
-        """Three layers."""
+        """Returns three layers."""
         return models.two_nn(num_classes)
 
 
@@ -101,24 +101,26 @@ class Mlp(FlaxClassifier):
     """A ReLU network with hidden layers of these widths."""
 
     widths: tuple[int, ...] = (128,)
-    """Of the hidden layers."""
+    """Widths of the hidden layers."""
 
     def module(self, num_classes: int) -> nn.Module:
-        """One layer more than widths."""
+        """Returns a network with one layer more than `widths`."""
         return models.MLP((*self.widths, num_classes))
 
 
 @part
 class BatchNormMlp(FlaxClassifier):
-    """An Mlp with BatchNorm, whose running statistics each client keeps; with
-    `kept=("BatchNorm_*",)` of the setup, scales and biases too: FedBN.
+    """An Mlp with BatchNorm; each client keeps its running statistics.
+
+    With `kept=("BatchNorm_*",)` in the setup, each client keeps scales and biases too:
+    FedBN.
     """
 
     widths: tuple[int, ...] = (128,)
-    """Of the hidden layers."""
+    """Widths of the hidden layers."""
 
     def module(self, num_classes: int) -> nn.Module:
-        """One layer more than widths."""
+        """Returns a network with one layer more than `widths`."""
         return models.BatchNormMLP((*self.widths, num_classes))
 
 
@@ -127,16 +129,16 @@ class Cnn(FlaxClassifier):
     """McMahan's CNN: 1,663,370 parameters on MNIST."""
 
     def module(self, num_classes: int) -> nn.Module:
-        """Two convolutions and two layers."""
+        """Returns two convolutions and two layers."""
         return models.CNN(num_classes)
 
 
 @part
 class LeNet(FlaxClassifier):
-    """LeNet-5 as NIID-Bench has it."""
+    """LeNet-5, as in NIID-Bench."""
 
     def module(self, num_classes: int) -> nn.Module:
-        """Two convolutions and three layers."""
+        """Returns two convolutions and three layers."""
         return models.LeNet(num_classes)
 
 
@@ -145,23 +147,23 @@ class TutorialCnn(FlaxClassifier):
     """The small CNN of DP-SGD tutorials."""
 
     activation: Callable[..., Any] = jax.nn.relu
-    """Between layers; jax.nn.tanh bounds gradients."""
+    """Activation between layers; jax.nn.tanh bounds gradients."""
 
     def module(self, num_classes: int) -> nn.Module:
-        """Two convolutions and two layers."""
+        """Returns two convolutions and two layers."""
         return models.TutorialCNN(num_classes, activation=self.activation)
 
 
 @part
 class Flax(FlaxClassifier):
-    """A flax module of one's own, with one logit per class.
+    """A flax module of your own, with one logit per class.
 
     Flax(my_module)    # a function of the number of classes, at a module's top
     """
 
     make: Callable[[int], nn.Module] = models.logistic
-    """From the number of classes to the module; it has to be importable."""
+    """A function from the number of classes to the module; it must be importable."""
 
     def module(self, num_classes: int) -> nn.Module:
-        """What `make` makes."""
+        """Returns the module that `make` makes."""
         return self.make(num_classes)

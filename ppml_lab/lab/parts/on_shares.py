@@ -1,4 +1,6 @@
-"""Training on shares as a setup: owners' data, and parties who see none of it."""
+"""Training on shares as a setup: owners share their data with parties who see none of
+it.
+"""
 
 from __future__ import annotations
 
@@ -25,58 +27,60 @@ from ppml_lab.smpc.computing import approximations, private
 
 
 class State(NamedTuple):
-    """A training on shares between two steps."""
+    """The state of a training on shares between two steps."""
 
     params: PyTree
-    """In the clear: the researcher's look, which no party has before the end."""
+    """Parameters in the clear, for the researcher; no party has them before the end."""
     shares: PyTree
-    """What the parties hold, see `federated.on_shares`."""
+    """The shares that the parties hold, see `federated.on_shares`."""
     key: Array
     """Seed words of the training's key."""
     rounds_done: Int[Array, ""]
-    """Steps."""
+    """Number of steps so far."""
 
 
 @part
 class OnShares:
     """Logistic regression of two classes by parties who compute on shares.
 
-    A round is one step of gradient descent on everybody's examples. Metrics in between
-    are the researcher's look; the last parameters alone are a release. Its cost is what
-    the busiest party sends and receives in a step, online; what owners share before
-    the first, and parties before there are inputs, is in `smpc.transcript`, see
-    `experiments.private_training`.
+    A round is one step of gradient descent on everybody's examples. Metrics between
+    steps are for the researcher; the last parameters alone are a release. The stated
+    cost is what the busiest party sends and receives online in a step. It leaves out
+    what owners share before the first step, and what parties exchange before there are
+    inputs: `smpc.transcript` has both, see `experiments.private_training`.
     """
 
     pattern = "on shares"
-    """What tables call it."""
+    """The name of this kind of training in tables."""
     model = "Logistic"
-    """What they call its model."""
+    """The name of its model in tables."""
 
     data: Data = HeartDisease()
-    """Which data: `{"x": features, "y": 0 or 1}`."""
+    """The data set, of examples `{"x": features, "y": 0 or 1}`."""
     partition: Partition = Natural()
-    """Who owns which rows."""
+    """Dealing of rows to owners."""
     kind: Literal["replicated", "additive"] = "replicated"
-    """How values are shared; see `private.protocol`."""
+    """Kind of secret sharing; see `private.protocol`."""
     num_parties: int = 3
-    """Who computes."""
+    """Number of computing parties."""
     fraction_bits: int = 16
-    """Of fixed-point numbers."""
+    """Fraction bits of fixed-point numbers."""
     ideal: bool = True
-    """Whether shares are drawn by their law; False makes every party's."""
+    """If true, only values are computed, with the same roundings, messages and costs;
+    False makes every party's shares."""
     learning_rate: float = 1.0
-    """Of a step along the mean gradient."""
+    """Learning rate of a step along the mean gradient."""
     clip_norm: float = 4.0
-    """To which owners scale their rows down."""
+    """L2 bound to which owners scale their rows down."""
     noise_multiplier: float = 0.0
-    """Standard deviation of all parties' noise over the clip norm."""
+    """Standard deviation of the noise over the clip norm; see
+    `federated.training_on_shares`."""
     metrics: tuple[Metric, ...] = (Accuracy(),)
-    """Of all test rows together."""
+    """Metrics of all test rows together."""
     schedule: Schedule = Schedule()
-    """How many steps, and when they are looked at."""
+    """Number of steps of the run, and times of its evaluations."""
     layout: Layout = Layout()
-    """How it lies on devices."""
+    """Layout of the run on devices."""
 
     def training(self, facts: Facts, num_steps: int) -> federated.SharedTraining:
         """See `federated.training_on_shares`."""
@@ -100,7 +104,7 @@ class OnShares:
         )
 
     def algorithm(self, facts: Facts) -> base.FederatedAlgorithm:
-        """Steps on shares that the state keeps."""
+        """Builds an algorithm whose rounds are steps on the shares in its state."""
         training = self.training(facts, 1)
         shapes = (facts.num_examples, _width(facts) + 1)
         like = {
@@ -148,21 +152,21 @@ class OnShares:
     def evaluate(
         self, state: Any, clients: base.Clients, rows: PyTree
     ) -> dict[str, Array]:
-        """The metrics' scalars, and the mean cross-entropy in nats."""
+        """Returns the metrics' scalars, and the mean cross-entropy in nats."""
         judge = scoring.scorer(self._task(), self.predict, self.metrics)
         return judge(state.params, rows)
 
     def with_noise(self, noise: float) -> OnShares:
-        """With so much noise in every step."""
+        """Returns a copy with this noise multiplier in every step."""
         return dataclasses.replace(self, noise_multiplier=noise)
 
     def predict(self, params: PyTree, rows: PyTree) -> Array:
-        """Logits of both classes, `[n, 2]`."""
+        """Returns logits of both classes, `[n, 2]`."""
         logit = self._rows(rows)["x"] @ params
         return jnp.stack([jnp.zeros_like(logit), logit], 1)
 
     def _cost(self, training: federated.SharedTraining, shares: PyTree) -> base.Cost:
-        """What a party sends and receives in a step."""
+        """Returns what the busiest party sends and receives in a step."""
         sent = transcript.priced(training.step, jax.random.key(0), shares, jnp.int32(1))
         parties, rounds = range(self.num_parties), sent.num_rounds()
         return base.Cost(
@@ -173,7 +177,7 @@ class OnShares:
         )
 
     def _rows(self, rows: Any) -> dict[str, Array]:
-        """Rows as owners give them: with a constant feature, and clipped."""
+        """Returns rows as owners share them: with a constant feature, and clipped."""
         x = jnp.reshape(rows["x"], (len(rows["x"]), -1)).astype(jnp.float32)
         x = jnp.concatenate([x, jnp.ones((len(x), 1), jnp.float32)], 1)
         norms = jnp.linalg.norm(x, axis=1, keepdims=True)
@@ -193,8 +197,9 @@ class OnShares:
 
 
 def _check_labels(clients: base.Clients) -> None:
-    """Raises ValueError for labels other than 0 and 1, which no data part has to say
-    are two classes', and for rows that are held out.
+    """Raises ValueError for labels other than 0 and 1, and for rows that are held out.
+
+    Labels are checked because a data part need not state its number of classes.
     """
     if clients.held_out is not None:
         raise ValueError(
@@ -210,13 +215,13 @@ def _check_labels(clients: base.Clients) -> None:
 
 
 def _gradient(weights: Any, examples: Any) -> Any:
-    """The sum of the examples' gradients: each is a row times a residual in [-1, 1]."""
+    """Returns the sum of gradients, each a row times a residual in [-1, 1]."""
     x, y = examples["x"], examples["y"]
     return x.T @ (approximations.piecewise_sigmoid(x @ weights) - y)
 
 
 def _width(facts: Facts) -> int:
-    """Features of a row."""
+    """Returns the number of features of a row."""
     example = facts.example
     if not isinstance(example, Mapping) or not {"x", "y"} <= set(example):
         raise ValueError('OnShares reads examples {"x": features, "y": 0 or 1}')

@@ -15,68 +15,74 @@ from ppml_lab.lab.tree.part import part
 
 
 class Factor(Protocol):
-    """A part that gives what a number is multiplied by, round by round."""
+    """A part that gives the factor of a number, round by round."""
 
     def at(self, round_number: Any) -> Any:
-        """The factor of a round; rounds count from 0."""
+        """Returns the factor of a round; rounds count from 0."""
         ...
 
 
 class Optimizer(Protocol):
-    """A part that makes an optax optimizer."""
+    """A part that builds an optax optimizer."""
 
     def build(self, steps_per_round: int = 1) -> optax.GradientTransformation:
-        """An optimizer that lives as long as the run."""
+        """Builds an optimizer whose state lasts for the whole run."""
         ...
 
 
 @part
 class ExponentialDecay:
-    """Shrinks by the same factor in every round."""
+    """Exponential decay: the factor shrinks by the same ratio in every round."""
 
     decay: Traced = 0.99
-    """What a round's number is multiplied by for the next."""
+    """The ratio of a round's factor to that of the round before."""
 
     def at(self, round_number: Any) -> Any:
-        """The decay to the power of the round."""
+        """Returns the decay to the power of the round."""
         return self.decay ** jnp.float32(round_number)
 
 
 @part
 class Cosine:
-    """Falls from 1 along half a cosine; Loshchilov, Hutter, ICLR 2017, no restarts."""
+    """Cosine decay from 1 to `end`, without restarts; Loshchilov, Hutter, ICLR 2017."""
 
     num_rounds: int = 100
-    """Rounds in which it falls."""
+    """Number of rounds in which the factor falls."""
     end: Traced = 0.0
-    """What it is from then on."""
+    """The factor after these rounds."""
 
     def at(self, round_number: Any) -> Any:
-        """Falls from 1 to `end`."""
+        """Returns the factor, which falls from 1 to `end`."""
         done = jnp.clip(jnp.float32(round_number) / self.num_rounds, 0, 1)
         return self.end + (1 - self.end) * (1 + jnp.cos(jnp.pi * done)) / 2
 
 
 def for_clients(optimizer: Any) -> Any:
-    """What a client's trainer takes of an optimizer part: an optax optimizer, or, where
-    its rate follows rounds, the function of the round that makes one.
+    """Returns what a client's trainer takes for an optimizer part: an optax optimizer,
+    or a function from the round to one where the learning rate has a schedule.
     """
     own = getattr(optimizer, "for_clients", None)
     return optimizer.build() if own is None else own()
 
 
 class _Scheduled:
-    """What optimizers have in common: `_make(rate)` at the rates of a schedule."""
+    """The base of optimizers: calls `_make(rate)` with the learning rates of a
+    schedule.
+    """
 
     def build(self: Any, steps_per_round: int = 1) -> optax.GradientTransformation:
-        """For a server or central training, which count the steps of the whole run."""
+        """Builds the optimizer of a server or of central training, which count the
+        steps of the whole run.
+        """
         rate, schedule = self.learning_rate, self.schedule
         if schedule is None:
             return self._made(rate)
         return self._made(lambda count: rate * schedule.at(count // steps_per_round))
 
     def for_clients(self: Any) -> Any:
-        """For clients, whose optimizers start afresh in every round."""
+        """Builds the optimizer of clients, which starts from its initial state in every
+        round.
+        """
         rate, schedule = self.learning_rate, self.schedule
         if schedule is None:
             return self._made(rate)
@@ -105,7 +111,7 @@ _CHECKS = {
 
 
 def _check(optimizer: Any) -> None:
-    """Raises ValueError for numbers that no training has."""
+    """Raises ValueError for a hyperparameter outside its range."""
     for name, check in _CHECKS.items():
         value = getattr(optimizer, name, None)
         if value is not None:
@@ -114,18 +120,21 @@ def _check(optimizer: Any) -> None:
 
 @part
 class Sgd(_Scheduled):
-    """Gradient descent, with momentum and weight decay where they are given."""
+    """Stochastic gradient descent, with momentum and weight decay where they are
+    given.
+    """
 
     learning_rate: Traced = 0.1
-    """Of the first round."""
+    """Learning rate of the first round."""
     momentum: Traced | None = None
-    """Of Polyak; None for none."""
+    """Polyak momentum; None for no momentum."""
     weight_decay: Traced | None = None
-    """Times the parameters, added to the gradient; None for none."""
+    """Weight decay: this times the parameters is added to the gradient; None for none.
+    """
     nesterov: bool = False
-    """Whether momentum looks ahead."""
+    """If true, momentum is Nesterov's, which looks ahead."""
     schedule: Factor | None = None
-    """What it is multiplied by over the rounds; None for 1."""
+    """Factor of the learning rate over the rounds; None for 1."""
 
     def _make(self, rate: Any) -> optax.GradientTransformation:
         steps = (
@@ -140,22 +149,25 @@ class Sgd(_Scheduled):
 
 @part
 class Adam(_Scheduled):
-    """Kingma, Ba, ICLR 2015; as a server's optimizer FedAdam (Reddi et al., ICLR 2021,
-    who take b2 = 0.99 and eps = 1e-3), with weight decay AdamW.
+    """Adam; Kingma, Ba, ICLR 2015.
+
+    As a server's optimizer it is FedAdam (Reddi et al., ICLR 2021, who take b2 = 0.99
+    and eps = 1e-3), with weight decay AdamW.
     """
 
     learning_rate: Traced = 0.001
-    """Of the first round."""
+    """Learning rate of the first round."""
     b1: Traced = 0.9
     """Decay of the first moment."""
     b2: Traced = 0.999
     """Decay of the second moment."""
     eps: Traced = 1e-8
-    """Added to the root of the second moment: how adaptive it is."""
+    """Added to the root of the second moment; a larger eps is less adaptive."""
     weight_decay: Traced | None = None
-    """Times rate and parameters, taken off them (AdamW); None for none."""
+    """Weight decay of AdamW: this times learning rate and parameters is subtracted from
+    the parameters; None for none."""
     schedule: Factor | None = None
-    """What it is multiplied by over the rounds; None for 1."""
+    """Factor of the learning rate over the rounds; None for 1."""
 
     def _make(self, rate: Any) -> optax.GradientTransformation:
         decay = (
@@ -172,10 +184,10 @@ class Adam(_Scheduled):
 
 @part
 class Yogi(_Scheduled):
-    """Zaheer et al., NeurIPS 2018; as a server's optimizer FedYogi."""
+    """Yogi; Zaheer et al., NeurIPS 2018. As a server's optimizer it is FedYogi."""
 
     learning_rate: Traced = 0.01
-    """Of the first round."""
+    """Learning rate of the first round."""
     b1: Traced = 0.9
     """Decay of the first moment."""
     b2: Traced = 0.99
@@ -183,7 +195,7 @@ class Yogi(_Scheduled):
     eps: Traced = 1e-3
     """Added to the root of the second moment."""
     schedule: Factor | None = None
-    """What it is multiplied by over the rounds; None for 1."""
+    """Factor of the learning rate over the rounds; None for 1."""
 
     def _make(self, rate: Any) -> optax.GradientTransformation:
         return optax.yogi(rate, self.b1, self.b2, self.eps)
@@ -191,14 +203,16 @@ class Yogi(_Scheduled):
 
 @part
 class Adagrad(_Scheduled):
-    """Duchi, Hazan, Singer, JMLR 2011; as a server's optimizer FedAdagrad."""
+    """Adagrad; Duchi, Hazan, Singer, JMLR 2011. As a server's optimizer it is
+    FedAdagrad.
+    """
 
     learning_rate: Traced = 0.01
-    """Of the first round."""
+    """Learning rate of the first round."""
     eps: Traced = 1e-3
     """Added to the root of the summed squares."""
     schedule: Factor | None = None
-    """What it is multiplied by over the rounds; None for 1."""
+    """Factor of the learning rate over the rounds; None for 1."""
 
     def _make(self, rate: Any) -> optax.GradientTransformation:
         return optax.adagrad(rate, eps=self.eps)
@@ -212,13 +226,13 @@ class Optax(_Scheduled):
     """
 
     make: Callable[..., optax.GradientTransformation] = optax.sgd
-    """A function of the learning rate and `arguments`; it has to be importable."""
+    """A function of the learning rate and `arguments`; it must be importable."""
     learning_rate: Traced = 0.1
-    """Of the first round."""
+    """Learning rate of the first round."""
     arguments: tuple[tuple[str, Any], ...] = ()
-    """Pairs of names and values, which are compiled."""
+    """Further arguments, as pairs of name and value; their values are compiled in."""
     schedule: Factor | None = None
-    """What it is multiplied by over the rounds; None for 1."""
+    """Factor of the learning rate over the rounds; None for 1."""
 
     def _make(self, rate: Any) -> optax.GradientTransformation:
         return self.make(rate, **dict(self.arguments))

@@ -16,11 +16,11 @@ class Partition(Protocol):
     """A part that says who owns which example."""
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
-        """The client, from 0 on, of each row of `train`.
+        """Returns the client of each row of `train`, counted from 0.
 
         Args:
           train: A pytree of host arrays `[n, ...]`.
-          users: `[n]`, who produced each row; None where nobody knows.
+          users: `[n]`, who produced each row; None where this is not known.
         """
         ...
 
@@ -44,9 +44,9 @@ class Iid:
     """Shuffled examples, dealt out evenly."""
 
     num_clients: int = 100
-    """Clients."""
+    """Number of clients."""
     seed: int = 0
-    """Of the shuffle."""
+    """Seed of the shuffle."""
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.iid`."""
@@ -60,11 +60,11 @@ class Dirichlet:
     """Label skew: each class is divided by its own draw from Dirichlet(alpha)."""
 
     num_clients: int = 100
-    """Clients."""
+    """Number of clients."""
     alpha: float = 0.5
-    """Concentration; small is skewed."""
+    """Concentration of the Dirichlet distribution; small values are more skewed."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the draws."""
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.dirichlet`."""
@@ -76,14 +76,14 @@ class Dirichlet:
 
 @part
 class Shards:
-    """Examples sorted by label and cut into shards, of which each client gets some."""
+    """Examples sorted by label and cut into shards, dealt to clients at random."""
 
     num_clients: int = 100
-    """Clients."""
+    """Number of clients."""
     shards_per_client: int = 2
-    """Shards of each."""
+    """Shards per client."""
     seed: int = 0
-    """Of the shuffle."""
+    """Seed of the shuffle."""
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.shards`."""
@@ -95,14 +95,14 @@ class Shards:
 
 @part
 class LabelLimited:
-    """Every client has exactly so many classes."""
+    """Every client has examples of exactly `labels_per_client` classes."""
 
     num_clients: int = 100
-    """Clients."""
+    """Number of clients."""
     labels_per_client: int = 2
-    """Classes of each."""
+    """Classes per client."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the draws."""
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.label_limited`."""
@@ -114,14 +114,14 @@ class LabelLimited:
 
 @part
 class QuantitySkew:
-    """Random examples, in amounts that follow a log-normal distribution."""
+    """Random examples; the number per client follows a log-normal distribution."""
 
     num_clients: int = 100
-    """Clients."""
+    """Number of clients."""
     sigma: float = 1.0
-    """Standard deviation of an amount's logarithm."""
+    """Standard deviation of the logarithm of a client's number of examples."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the draws."""
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.quantity_skew`."""
@@ -132,7 +132,7 @@ class QuantitySkew:
 
 @part
 class Natural:
-    """The data's own users."""
+    """The data's own users: each is one client."""
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.natural`."""

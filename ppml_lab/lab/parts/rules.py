@@ -1,4 +1,4 @@
-"""What the server makes of a cohort's updates, as parts."""
+"""Rules by which the server combines a cohort's updates, as parts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ppml_lab.lab.tree.part import part
 
 
 class Rule(Protocol):
-    """A part that says what is made of a cohort's updates."""
+    """A part that says how the server combines a cohort's updates."""
 
     @property
     def weighting(self) -> str:
-        """How they count; see `federated.averaging`."""
+        """The weighting of clients; see `federated.averaging`."""
         ...
 
     def build(self, summed: base.SecureAggregator) -> base.SecureAggregator:
-        """What the server makes of messages that this secure sum would add up.
+        """Builds the combination of the messages that `summed` would add up.
 
-        A rule that needs each of them (`base.SecureAggregator.needs`) is refused where
-        the sum shows no more than itself.
+        A rule that needs each message (`base.SecureAggregator.needs`) is refused where
+        the secure aggregation shows the sum alone.
         """
         ...
 
@@ -30,11 +30,12 @@ class Mean:
     """The mean of updates."""
 
     weighting: Literal["uniform", "realised", "examples"] = "uniform"
-    """Whether clients count the same (the mean divides by the expected or by the
-    realised number of reports) or by their examples."""
+    """Weighting of clients: all the same (the mean divides by the expected number
+    of reports for "uniform", by the realised number for "realised"), or by their number
+    of examples."""
 
     def build(self, summed: base.SecureAggregator) -> base.SecureAggregator:
-        """The sum itself, which averaging divides."""
+        """Returns `summed` unchanged; averaging divides the sum."""
         return summed
 
 
@@ -44,7 +45,7 @@ class Median:
 
     @property
     def weighting(self) -> str:
-        """Clients count the same."""
+        """The weighting "uniform": all clients count the same."""
         return "uniform"
 
     def build(self, summed: base.SecureAggregator) -> base.SecureAggregator:
@@ -54,16 +55,16 @@ class Median:
 
 @part
 class TrimmedMean:
-    """The mean of updates in each coordinate without its lowest and its highest; Yin et
-    al., ICML 2018.
+    """The mean of updates in each coordinate without the lowest and highest values; Yin
+    et al., ICML 2018.
     """
 
     num_trimmed: int = 1
-    """How many are left out at each end."""
+    """Values that are left out at each end."""
 
     @property
     def weighting(self) -> str:
-        """Clients count the same."""
+        """The weighting "uniform": all clients count the same."""
         return "uniform"
 
     def build(self, summed: base.SecureAggregator) -> base.SecureAggregator:

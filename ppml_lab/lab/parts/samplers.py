@@ -1,4 +1,4 @@
-"""Who takes part in a round (or whose examples in a step), as parts."""
+"""Samplers of the clients of a round, or of the examples of a step, as parts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from ppml_lab.lab.tree.part import part
 
 
 class Sampler(Protocol):
-    """A part that makes a sampler of a population."""
+    """A part that builds a sampler of a population."""
 
     def build(self, population: int, mesh: Mesh | None = None) -> base.ClientSampler:
-        """Draws from so many; `mesh` is of devices that own members (`data.shard`)."""
+        """Builds a sampler of `population` members.
+
+        `mesh` has the devices that own members (`data.shard`).
+        """
         ...
 
 
 @part
 class Everyone:
-    """Everybody, in every round: nothing is amplified."""
+    """Everybody takes part in every round: sampling amplifies nothing."""
 
     def build(self, population: int, mesh: Mesh | None = None) -> base.ClientSampler:
         """See `federated.everyone`."""
@@ -31,10 +34,10 @@ class Everyone:
 
 @part
 class Poisson:
-    """Each member by a coin of its own."""
+    """Poisson sampling: each member is drawn by a coin of its own."""
 
     expected_cohort: float = 10.0
-    """How many take part on average."""
+    """Expected number of participants per round."""
 
     def build(self, population: int, mesh: Mesh | None = None) -> base.ClientSampler:
         """See `federated.poisson`."""
@@ -48,13 +51,16 @@ class Poisson:
 
 @part
 class MinSeparation:
-    """Everybody in turn, in a random order that a run keeps: nothing is amplified."""
+    """Everybody takes part in turn, in a random order that is fixed for the run:
+    sampling amplifies nothing.
+    """
 
     cohort_size: int = 10
-    """How many take part."""
+    """Number of participants per round."""
     separation: int | None = None
-    """Asked for: each member once in so many rounds at most. The most that population
-    and cohort allow is kept; None asks for nothing."""
+    """The separation that is needed: each member takes part at most once in this many
+    rounds. A run always keeps the largest separation that population and cohort allow;
+    None needs nothing."""
 
     def build(self, population: int, mesh: Mesh | None = None) -> base.ClientSampler:
         """See `federated.min_separation`."""
@@ -63,13 +69,15 @@ class MinSeparation:
 
 @part
 class FixedSize:
-    """Exactly so many, uniformly without replacement."""
+    """Exactly `cohort_size` members, drawn uniformly without replacement."""
 
     cohort_size: int = 10
-    """How many take part; with a `share` the length of the cohort's arrays."""
+    """Number of participants per round; with a `share`, the length of the cohort's
+    arrays."""
     share: Traced | None = None
-    """Part of `cohort_size` that a round draws: one program for cohorts of any size.
-    What is built for the whole cohort (masks in full, LightSecAgg) takes None alone."""
+    """Share of `cohort_size` that a round draws: one program serves cohorts of any
+    size. Protocols that are built for the whole cohort (masks in full, LightSecAgg)
+    take None alone."""
 
     def build(self, population: int, mesh: Mesh | None = None) -> base.ClientSampler:
         """See `federated.fixed_size`."""

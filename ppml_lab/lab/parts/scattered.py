@@ -1,4 +1,4 @@
-"""Images as their scattering features, as a part."""
+"""The scattering features of images, as a part."""
 
 from __future__ import annotations
 
@@ -18,33 +18,37 @@ from ppml_lab.lab.tree.part import part
 
 @part
 class Scattered:
-    """Images of another part as features that nobody learns: a linear model of them
-    learns privately what one of pixels cannot. See `data.scattering.features`.
+    """Fixed features of the images of another data part.
+
+    A linear model of these features learns privately what a linear model of pixels
+    cannot. See `data.scattering.features`.
 
     Scattered(data=FashionMnist())    # 28x28 pixels become 7 x 7 x 81 features
 
     Features take 5 times the memory of grey pixels: 952 MB for Fashion-MNIST's train
-    rows. Those of the last train and test rows are kept, for every way of dealing them
-    loads them again.
+    rows. The features of the last train and test rows are cached, because every way of
+    dealing the rows to clients loads them again.
     """
 
     data: Data = FashionMnist()
-    """Whose images."""
+    """The part that loads the images."""
     num_scales: int = 2
-    """Lengths of waves, each twice the one before; sides shrink by 2 to this power."""
+    """Number of wavelengths, each twice the one before; sides shrink by 2 to this
+    power."""
     num_angles: int = 8
-    """Directions of each."""
+    """Number of directions of each wavelength."""
     num_groups: int = 27
-    """Groups of a place's features, each normalised in every image by itself."""
+    """Number of groups of a place's features; each group is normalised in every image
+    by itself."""
 
     @property
     def num_classes(self) -> int | None:
-        """How many labels the images have."""
+        """The number of labels of the images; None where the data do not say."""
         return getattr(self.data, "num_classes", None)
 
     @property
     def title(self) -> str:
-        """What the images are called, and which of the transform's numbers are no
+        """The images' title, and the numbers of the transform that differ from their
         defaults.
         """
         default = {field.name: field.default for field in dataclasses.fields(self)}
@@ -56,8 +60,9 @@ class Scattered:
         return f"{title_of(self.data)} ({', '.join(['scattering', *given])})"
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Transforms the images, which takes a minute or two on 2 cores; users are
-        those of the images.
+        """Transforms the images, which takes a minute or two on 2 cores.
+
+        The users are those of the images.
 
         Raises:
           ValueError: If the rows are no images that fit, or are dealt to clients.
@@ -93,10 +98,10 @@ def _shown(rows: Any) -> str:
 
 
 class _Images:
-    """Images, equal to others of the same values."""
+    """Images that equal other images of the same values, so that a cache knows them."""
 
     def __init__(self, images: np.ndarray) -> None:
-        """Reads them once, for their digest."""
+        """Computes the digest of the images."""
         self.images, self.digest = images, trees.digest(images)
 
     def __eq__(self, other: object) -> bool:
@@ -111,5 +116,5 @@ class _Images:
 @functools.lru_cache(maxsize=2)
 def _features(images: _Images, *numbers: int) -> np.ndarray:
     found = scattering.features(images.images, *numbers)
-    found.setflags(write=False)  # Others get the same array.
+    found.setflags(write=False)  # The cache gives callers this same array.
     return found

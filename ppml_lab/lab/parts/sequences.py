@@ -15,19 +15,21 @@ from ppml_lab.lab.tree.part import part
 
 
 class SequenceModel(tasks.FlaxTask):
-    """What flax modules with logits for each token have in common.
+    """The base of flax modules with logits for each token.
 
-    The data's `num_classes` say how many tokens there are.
+    The data's `num_classes` is the number of tokens.
     """
 
     @abc.abstractmethod
     def module(self, num_tokens: int, length: int) -> nn.Module:
-        """Makes the network, from tokens `[n, length]` to logits `[n, length,
+        """Returns the network, from tokens `[n, length]` to logits `[n, length,
         num_tokens]`.
         """
 
     def network(self, facts: Facts) -> nn.Module:
-        """The module of as many tokens, and for rows as long, as the data have."""
+        """Returns the module for the number of tokens, and the length of rows, of the
+        data.
+        """
         return self.module(num_classes(facts), _length(inputs(facts)))
 
     def task(self, network: nn.Module, shape: tuple[int, ...]) -> base.Task:
@@ -37,33 +39,33 @@ class SequenceModel(tasks.FlaxTask):
 
 @part
 class FlaxSequence(SequenceModel):
-    """A sequence model of one's own.
+    """A flax sequence model of your own.
 
     FlaxSequence(my_module)    # a function of the number of tokens
     """
 
     make: Callable[[int], nn.Module]
-    """From the number of tokens to the module; it has to be importable."""
+    """A function from the number of tokens to the module; it must be importable."""
 
     def module(self, num_tokens: int, length: int) -> nn.Module:
-        """What `make` makes."""
+        """Returns the module that `make` makes."""
         del length
         return self.make(num_tokens)
 
 
 @part
 class CharLstm(SequenceModel):
-    """McMahan's LSTM for the next character: 820,522 parameters of 90 characters."""
+    """McMahan's LSTM for the next character: 820,522 parameters for 90 characters."""
 
     embedding: int = 8
-    """Dimensions in which characters are embedded."""
+    """Dimension of the embedding of characters."""
     width: int = 256
-    """Of a layer."""
+    """Width of an LSTM layer."""
     num_layers: int = 2
-    """Of the LSTM."""
+    """Number of LSTM layers."""
 
     def module(self, num_tokens: int, length: int) -> nn.Module:
-        """An embedding, the layers and logits."""
+        """Returns an embedding, the layers and logits."""
         del length
         return models.CharLSTM(num_tokens, self.embedding, self.width, self.num_layers)
 
@@ -73,23 +75,23 @@ class Transformer(SequenceModel):
     """A causal transformer with a learned position for each place of a row."""
 
     width: int = 128
-    """Dimensions in which tokens and positions are embedded."""
+    """Dimension of the embedding of tokens and positions."""
     num_blocks: int = 2
-    """Of attention and two dense layers each."""
+    """Number of blocks; a block is attention and two dense layers."""
     num_heads: int = 4
-    """Which share width evenly."""
+    """Number of attention heads, which share `width` evenly."""
     hidden: int = 512
-    """Width inside of a block's dense layers."""
+    """Width between the two dense layers of a block."""
 
     def module(self, num_tokens: int, length: int) -> nn.Module:
-        """An embedding, the blocks and logits."""
+        """Returns an embedding, the blocks and logits."""
         return models.Transformer(
             num_tokens, length, self.width, self.num_blocks, self.num_heads, self.hidden
         )
 
 
 def _length(shape: tuple[int, ...]) -> int:
-    """Tokens of a row."""
+    """Returns the number of tokens in a row."""
     if len(shape) != 1:
         raise ValueError(
             'model reads sequences of tokens "x", [n, length], and the data have '

@@ -1,4 +1,4 @@
-"""Secure sums, as parts."""
+"""Secure aggregation, as parts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ppml_lab.lab.tree.part import part
 
 
 class Sum(Protocol):
-    """A part that makes a secure sum."""
+    """A part that builds secure aggregation."""
 
     def build(self, sampler: base.ClientSampler) -> base.SecureAggregator:
-        """A sum over cohorts that this sampler draws. What bounds an update is the
-        mechanism's matter (`base.SecureAggregator.begin`).
+        """Builds secure aggregation for the cohorts that `sampler` draws.
+
+        The mechanism states the bounds of updates (`base.SecureAggregator.begin`).
         """
         ...
 
@@ -25,12 +26,15 @@ class Graph(Protocol):
     """A part that says who shares pairwise masks."""
 
     def build(self, sampler: base.ClientSampler) -> smpc.graphs.Graph:
-        """On the sampler's places."""
+        """Builds the graph on the places of the sampler's cohorts."""
         ...
 
 
 def least_reports(sampler: base.ClientSampler) -> Any:
-    """More than two thirds of the expected cohort; traced where a traced share is."""
+    """Returns the least count above two thirds of the expected cohort.
+
+    Traced where the expected cohort is.
+    """
     least = 2 * sampler.expected_cohort // 3 + 1
     return least.astype(jnp.int32) if checks.is_traced(least) else int(least)
 
@@ -46,22 +50,23 @@ class Clear:
 
 @part
 class AdditiveSharing:
-    """Each client shares its update among several servers."""
+    """Each client secret-shares its update among several servers."""
 
     num_parties: int = 3
-    """Servers."""
+    """Number of servers."""
     scale_bits: Traced = 16.0
-    """Fixed point: 2^scale_bits steps per unit."""
+    """Fixed-point precision: 2^scale_bits steps per unit."""
     modulus_bits: Traced = 32.0
     """The sum is modulo 2^modulus_bits."""
     max_abs: Traced | None = None
-    """Bound of a coordinate where the mechanism states none."""
+    """Bound of each coordinate of an update, needed where the mechanism states none."""
     least_reports: int = 1
-    """Fewer make no sum."""
+    """The fewest reports whose sum is opened; a round with fewer has no sum."""
     wraps: bool = False
-    """Whether a sum may outgrow its modulus, its noise with it."""
+    """If true, a sum, noise included, may outgrow its modulus and wrap around."""
     mode: SameBits[Literal["identity", "full"]] = "full"
-    """Whether messages are made in full; sums and costs are equal."""
+    """Emulation of messages: "full" makes all of them, "identity" adds integers in
+    the clear. Sums and stated costs are the same."""
 
     def build(self, sampler: base.ClientSampler) -> base.SecureAggregator:
         """See `smpc.additive_sharing`."""
@@ -77,7 +82,7 @@ class AdditiveSharing:
 
 
 def _scale(bits: Any) -> Any:
-    """Steps per unit."""
+    """Returns 2^bits, the fixed-point steps per unit."""
     try:
         return smpc.power_of_two(bits)
     except ValueError as error:
@@ -85,7 +90,7 @@ def _scale(bits: Any) -> Any:
 
 
 def _whole(name: str, bits: Any) -> Any:
-    """Bits as an int where they are known."""
+    """Returns bits as an int, or as they are where they are traced."""
     if checks.is_traced(bits):
         return bits
     if not float(bits).is_integer():
@@ -98,8 +103,8 @@ class Complete:
     """Everybody shares masks with everybody; Bonawitz et al., CCS 2017."""
 
     threshold: int | None = None
-    """Reports without which the sum aborts; None for more than two thirds of the
-    expected cohort."""
+    """The fewest reports with which the sum completes; None for the least number above
+    two thirds of the expected cohort."""
 
     def build(self, sampler: base.ClientSampler) -> smpc.graphs.Graph:
         """See `smpc.graphs.complete`."""
@@ -109,12 +114,14 @@ class Complete:
 
 @part
 class KRegular:
-    """As few neighbours as are safe; Bell et al., CCS 2020."""
+    """Each client shares masks with as few neighbours as are safe; Bell et al., CCS
+    2020.
+    """
 
     corrupt_share: float = 0.1
     """Share of a cohort that may tell the server all it sees."""
     dropout_share: float = 0.1
-    """Share of a cohort whose dropping out is survived."""
+    """Share of a cohort that may drop out without making the sum abort."""
 
     def build(self, sampler: base.ClientSampler) -> smpc.graphs.Graph:
         """See `smpc.graphs.k_regular`."""
@@ -134,17 +141,19 @@ class PairwiseMasking:
     """One server adds updates under masks that cancel."""
 
     graph: Graph = Complete()
-    """Who shares masks: Complete or KRegular."""
+    """The graph of clients that share masks: Complete or KRegular."""
     scale_bits: Traced = 16.0
-    """Fixed point: 2^scale_bits steps per unit."""
+    """Fixed-point precision: 2^scale_bits steps per unit."""
     modulus_bits: Traced = 32.0
     """The sum is modulo 2^modulus_bits."""
     max_abs: Traced | None = None
-    """Bound of a coordinate where the mechanism states none."""
+    """Bound of each coordinate of an update, needed where the mechanism states none."""
     wraps: bool = False
-    """Whether a sum may outgrow its modulus, its noise with it."""
+    """If true, a sum, noise included, may outgrow its modulus and wrap around."""
     mode: SameBits[Literal["identity", "ideal", "full"]] = "full"
-    """Whether messages are made in full; sums and costs are equal."""
+    """Emulation of messages: "full" makes all of them, "ideal" draws uploads of the
+    same distribution, "identity" adds integers in the clear. Sums, aborts and stated
+    costs are the same."""
 
     def build(self, sampler: base.ClientSampler) -> base.SecureAggregator:
         """See `smpc.pairwise_masking`."""
@@ -165,16 +174,18 @@ class LightSecAgg:
     corrupt_share: float = 0.1
     """Share of a cohort that may tell the server all it sees."""
     surviving: int | None = None
-    """Reports without which the sum aborts; None for more than two thirds of the
-    expected cohort."""
+    """The fewest reports with which the sum completes; None for the least number above
+    two thirds of the expected cohort."""
     scale_bits: Traced = 16.0
-    """Fixed point: 2^scale_bits steps per unit."""
+    """Fixed-point precision: 2^scale_bits steps per unit."""
     max_abs: Traced | None = None
-    """Bound of a coordinate where the mechanism states none."""
+    """Bound of each coordinate of an update, needed where the mechanism states none."""
     wraps: bool = False
-    """Whether a sum may outgrow its modulus, its noise with it."""
+    """If true, a sum, noise included, may outgrow its modulus and wrap around."""
     mode: SameBits[Literal["identity", "ideal", "full"]] = "full"
-    """Whether messages are made in full; sums and costs are equal."""
+    """Emulation of messages: "full" makes all of them, "ideal" draws uploads of the
+    same distribution, "identity" adds integers in the clear. Sums, aborts and stated
+    costs are the same."""
 
     def build(self, sampler: base.ClientSampler) -> base.SecureAggregator:
         """See `smpc.light_secagg`."""

@@ -1,4 +1,4 @@
-"""A CSV or Parquet file of one's own, as a part."""
+"""A CSV or Parquet file of your own, as a part."""
 
 from __future__ import annotations
 
@@ -20,49 +20,55 @@ class TableFile:
 
     TableFile("people.csv", target="income", user="town", one_hot=("work",))
 
-    What was done to its rows is printed to stderr when they are read, and rows that
-    were left out or filled stand in the column `dataset` of tables. A run is known by
-    what the file holds, not by where it lies. See `data.read_table`.
+    Reading it prints to stderr what was done to the rows. The column `dataset` of
+    tables says which rows were left out or filled. The file's content, not its path,
+    identifies a run. See `data.read_table`.
     """
 
     path: File
-    """Of the file: .csv, .tsv, .txt, .parquet or .pq; tables show its name alone."""
+    """Path of the file: .csv, .tsv, .txt, .parquet or .pq; tables show its name alone.
+    """
     target: str
     """The column to predict."""
     event: str | None = None
-    """Where the target is a time: the column that says 1 where the event was seen then
-    and 0 where watching ended."""
+    """The column with 1 where the event was seen at the time in `target`, and 0 where
+    watching ended then; None where the target is no time."""
     user: str | None = None
-    """The column that says who produced each row; None for no users."""
+    """The column that says who produced each row; None where rows have no users."""
     columns: tuple[str, ...] = ()
-    """The features; none for all that are left."""
+    """The columns of features; empty for all columns without another use."""
     one_hot: tuple[str, ...] = ()
-    """Which of them are categories, each to become a column of 0 and 1."""
+    """The columns of `columns` that hold categories; each category becomes a column of
+    0 and 1."""
     labels: Literal["classes", "numbers"] = "classes"
-    """What the target is."""
+    """Kind of the target: classes, or numbers."""
     test_share: float = 0.2
-    """The share of the rows that is test, drawn with `seed`."""
+    """Share of the rows that is held out for testing, drawn with `seed`."""
     test_column: str | None = None
-    """A column that says train or test of each row, in place of a share."""
+    """The column that says train or test for each row; it replaces `test_share`."""
     seed: int = 0
-    """Of the draw of test rows."""
+    """Seed of the draw of test rows."""
     missing: Literal["drop", "fill"] = "drop"
-    """Rows that lack a feature are left out, or filled by the mean of train."""
+    """Treatment of rows that lack a feature: drop leaves them out, fill takes the mean
+    of the train rows (for a category, the category "missing")."""
     missing_words: tuple[str, ...] = own_table.MISSING
     """Texts that stand for a missing cell in a CSV file."""
     standardise: bool = True
-    """Whether numbers are brought to mean 0 and std 1, by the train rows."""
+    """If true, numeric columns are scaled to mean 0 and standard deviation 1 of the
+    train rows."""
     delimiter: str = ","
-    """Between the cells of a CSV file."""
+    """The character between the cells of a CSV file."""
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes the target has; None for numbers."""
+        """The number of classes of the target; None where it is a number."""
         return self._read().num_classes
 
     @property
     def title(self) -> str:
-        """The file's name, what is no default, and which rows are not as they were."""
+        """The file's name, the fields that differ from their defaults, and notes on
+        missing cells.
+        """
         default = {field.name: field.default for field in dataclasses.fields(self)}
         given = [
             f"{name}={getattr(self, name)!r}"
@@ -74,7 +80,7 @@ class TableFile:
         return "; ".join([f"TableFile({inside})", *notes])
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads the file; users are those of the column `user`."""
+        """Reads the file; users are the values of the column `user`."""
         dataset = self._read()
         return dataset.train, dataset.train_users, dataset.test
 
@@ -89,7 +95,7 @@ class TableFile:
 
 @functools.lru_cache(maxsize=2)
 def _read(table: TableFile, content: str) -> data.Dataset:
-    del content  # Another content is another table.
+    del content  # The cache tells tables apart by it.
     fields = {
         field.name: getattr(table, field.name) for field in dataclasses.fields(table)
     }

@@ -18,34 +18,34 @@ from ppml_lab.lab.tree.part import part
 
 
 class FlaxTask(abc.ABC):
-    """What flax modules that learn something else than classes have in common."""
+    """The base of flax modules for tasks other than classification."""
 
     @abc.abstractmethod
     def network(self, facts: Facts) -> nn.Module:
-        """The network, for data with these facts."""
+        """Returns the network for data with these facts."""
 
     @abc.abstractmethod
     def task(self, network: nn.Module, shape: tuple[int, ...]) -> base.Task:
-        """What it learns of inputs of this shape."""
+        """Returns the task of the network for inputs of this shape."""
 
     def build(self, facts: Facts) -> base.Task:
-        """What is learnt."""
+        """Builds the task for data with these facts."""
         make = _task.__wrapped__ if jax.tree.leaves(self) else _task
         return make(self, self.network(facts), inputs(facts))
 
     def predict(self, facts: Facts, params: Any, rows: Any) -> Any:
-        """What the network says of rows, `[n, ...]`."""
+        """Returns the network's outputs for rows, `[n, ...]`."""
         return self.network(facts).apply(params, rows["x"])
 
 
 @functools.lru_cache(maxsize=32)
 def _task(own: FlaxTask, network: nn.Module, shape: tuple[int, ...]) -> base.Task:
-    """One object for equal parts, so that jax knows what it traced of another."""
+    """Returns one object for equal parts, so that jax finds what it traced before."""
     return own.task(network, shape)
 
 
 def _targets(facts: Facts) -> int:
-    """How many numbers are predicted of an example."""
+    """Returns the number of targets of an example."""
     y = facts.example.get("y") if isinstance(facts.example, Mapping) else None
     shape = getattr(y, "shape", None)
     if shape is None or len(shape) > 1:
@@ -57,8 +57,9 @@ def _targets(facts: Facts) -> int:
 
 
 class Regressor(FlaxTask):
-    """What flax modules with an output for each target have in common. Fields `loss`
-    and `huber_delta` say what is minimised.
+    """The base of flax modules with one output per target.
+
+    Fields `loss` and `huber_delta` say what is minimised.
     """
 
     def task(self: Any, network: nn.Module, shape: tuple[int, ...]) -> base.Task:
@@ -70,20 +71,20 @@ class Regressor(FlaxTask):
 
 @part
 class FlaxRegression(Regressor):
-    """Regression by a flax module of one's own.
+    """Regression by a flax module of your own.
 
     FlaxRegression(my_module)    # a function of the number of targets
     """
 
     make: Callable[[int], nn.Module] = models.linear
-    """From the number of targets to the module; it has to be importable."""
+    """A function from the number of targets to the module; it must be importable."""
     loss: Literal["squared", "absolute", "huber"] = "squared"
-    """What is minimised; see `models.regression`."""
+    """The loss that is minimised; see `models.regression`."""
     huber_delta: float = 1.0
-    """Where the loss "huber" becomes straight, in units of the targets."""
+    """The error from which the loss "huber" is linear, in units of the targets."""
 
     def network(self, facts: Facts) -> nn.Module:
-        """What `make` makes."""
+        """Returns the module that `make` makes."""
         return self.make(_targets(facts))
 
 
@@ -92,20 +93,21 @@ class Regression(Regressor):
     """Regression by a linear model that starts from zero, or by a ReLU network."""
 
     widths: tuple[int, ...] = ()
-    """Of the hidden layers."""
+    """Widths of the hidden layers; none for a linear model."""
     loss: Literal["squared", "absolute", "huber"] = "squared"
-    """What is minimised; see `models.regression`."""
+    """The loss that is minimised; see `models.regression`."""
     huber_delta: float = 1.0
-    """Where the loss "huber" becomes straight, in units of the targets."""
+    """The error from which the loss "huber" is linear, in units of the targets."""
 
     def network(self, facts: Facts) -> nn.Module:
-        """One layer more than widths."""
+        """Returns a network with one layer more than `widths`."""
         return _mlp(self.widths, _targets(facts))
 
 
 class Hazards(FlaxTask):
-    """What flax modules with a hazard for each interval have in common. A field `edges`
-    says where these end.
+    """The base of flax modules with one hazard per interval of time.
+
+    A field `edges` says where the intervals end.
     """
 
     def task(self: Any, network: nn.Module, shape: tuple[int, ...]) -> base.Task:
@@ -113,70 +115,71 @@ class Hazards(FlaxTask):
         return models.flax_survival(network, shape, self.edges)
 
     def predict(self: Any, facts: Facts, params: Any, rows: Any) -> Any:
-        """Risks `[n]`: minus the time until the event that is to be expected."""
+        """Returns risks `[n]`: minus the expected time until the event."""
         logits = self.network(facts).apply(params, rows["x"])
         return -models.mean_survival_time(logits, self.edges)
 
 
 @part
 class LogisticHazard(Hazards):
-    """The hazard of an event in intervals of time, linear or by a ReLU network; see
-    `models.survival`.
+    """The hazard of an event in intervals of time, by a linear model or a ReLU network;
+    see `models.survival`.
     """
 
     edges: tuple[float, ...]
-    """Where intervals end, in the unit of times; known in advance, not from the data.
-    """
+    """The ends of the intervals, in the unit of times; choose them in advance, not from
+    the data."""
     widths: tuple[int, ...] = ()
-    """Of the hidden layers."""
+    """Widths of the hidden layers; none for a linear model."""
 
     def network(self, facts: Facts) -> nn.Module:
-        """One layer more than widths."""
+        """Returns a network with one layer more than `widths`."""
         return _mlp(self.widths, len(self.edges))
 
 
 @part
 class FlaxSurvival(Hazards):
-    """Survival by a flax module of one's own.
+    """Survival by a flax module of your own.
 
     FlaxSurvival(my_module, (1.0, 2.0))    # a function of the number of intervals
     """
 
     make: Callable[[int], nn.Module]
-    """From the number of intervals to the module; it has to be importable."""
+    """A function from the number of intervals to the module; it must be importable."""
     edges: tuple[float, ...]
-    """Where intervals end, in the unit of times; known in advance, not from the data.
-    """
+    """The ends of the intervals, in the unit of times; choose them in advance, not from
+    the data."""
 
     def network(self, facts: Facts) -> nn.Module:
-        """What `make` makes."""
+        """Returns the module that `make` makes."""
         return self.make(len(self.edges))
 
 
 @part
 class Factorisation:
-    """Ratings by vectors of items, which all learn, and of a user, which each client
-    keeps; see `models.factorisation`. The setup has to set `held_out`, by which users
-    are judged.
+    """Ratings from vectors of items, which all clients learn together, and the vector
+    of a user, which each client keeps; see `models.factorisation`.
+
+    The setup must set `held_out`, the rows that judge each user's model.
     """
 
     num_items: int
-    """How many items there are."""
+    """Number of items."""
     rank: int = 8
     """Length of the vectors."""
     mean: Traced = 0.0
-    """What is known of ratings beforehand, such as the middle of their scale."""
+    """The rating that is expected before training, such as the middle of the scale."""
     scale: Traced = 0.1
     """Standard deviation of the vectors before training."""
 
     def build(self, facts: Facts) -> base.Task:
-        """What is learnt."""
+        """Builds the task for data with these facts."""
         return models.factorisation(
             self.num_items, self.rank, mean=self.mean, scale=self.scale
         )
 
     def predict(self, facts: Facts, params: Any, rows: Any) -> Any:
-        """Nothing: nobody's vector is among the parameters."""
+        """Raises ValueError: no user's vector is among the parameters."""
         raise ValueError(
             "clients keep their users' vectors, so that each has a model of its own; "
             "`client_` metrics judge these, and no parameters predict for all users"

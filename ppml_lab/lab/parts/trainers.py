@@ -1,4 +1,4 @@
-"""What clients do, as parts."""
+"""The training that clients do, as parts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ppml_lab.lab.tree.part import part
 
 
 class Trainer(Protocol):
-    """A part that makes a client's training, and the server that understands it."""
+    """A part that builds a client's training, and the server that fits it."""
 
     def build(
         self, task: base.Task, facts: Facts, server: optax.GradientTransformation
     ) -> tuple[base.ClientTrainer, base.Server]:
-        """Both sides of an algorithm.
+        """Builds both sides of an algorithm.
 
         Args:
-          task: What is learnt.
-          facts: About the data.
+          task: The task that is learnt.
+          facts: Facts about the data.
           server: The server's optimizer.
         """
         ...
@@ -33,14 +33,14 @@ class Trainer(Protocol):
 
 @part
 class FedAvg:
-    """Local SGD and a mean; McMahan et al., AISTATS 2017."""
+    """Local SGD and a mean of updates; McMahan et al., AISTATS 2017."""
 
     optimizer: Optimizer = Sgd(0.1)
-    """The clients'."""
+    """The clients' optimizer."""
     batch_size: int = 10
     """Examples per local step."""
     local_epochs: int = 1
-    """Passes over its data that a client makes per round."""
+    """Passes that a client makes over its data per round."""
 
     def build(
         self, task: base.Task, facts: Facts, server: optax.GradientTransformation
@@ -60,13 +60,13 @@ class FedProx:
     """Local SGD pulled towards the server's model; Li et al., MLSys 2020."""
 
     optimizer: Optimizer = Sgd(0.1)
-    """The clients'."""
+    """The clients' optimizer."""
     mu: Traced = 0.01
     """Weight of the proximal term."""
     batch_size: int = 10
     """Examples per local step."""
     local_epochs: int = 1
-    """Passes over its data that a client makes per round."""
+    """Passes that a client makes over its data per round."""
 
     def build(
         self, task: base.Task, facts: Facts, server: optax.GradientTransformation
@@ -87,11 +87,11 @@ class Scaffold:
     """Local SGD with control variates; Karimireddy et al., ICML 2020."""
 
     optimizer: Optimizer = Sgd(0.1)
-    """The clients'."""
+    """The clients' optimizer."""
     batch_size: int = 10
     """Examples per local step."""
     local_epochs: int = 1
-    """Passes over its data that a client makes per round."""
+    """Passes that a client makes over its data per round."""
 
     def build(
         self, task: base.Task, facts: Facts, server: optax.GradientTransformation
@@ -111,19 +111,20 @@ class LocalDpSgd:
     """DP-SGD by each client on its own examples; protects examples, not clients."""
 
     optimizer: Optimizer = Sgd(0.1)
-    """The clients'."""
+    """The clients' optimizer."""
     clip_norm: Traced = 1.0
     """L2 bound of an example's gradient."""
     noise_multiplier: Traced = 0.0
     """Standard deviation of a step's noise over the clip norm."""
     batch_size: int = 10
-    """Expected examples of the largest client in a step."""
+    """Expected number of examples of the largest client in a step."""
     num_steps: int = 1
-    """Steps of every client per round."""
+    """Local steps of every client per round."""
     rule: Rule = "flat"
-    """How gradients are clipped."""
+    """Rule for clipping gradients, see `dp.clipping`."""
     method: Literal["auto", "ghost", "vmap"] = "auto"
-    """How examples' gradients are clipped; auto for ghost where it knows the model."""
+    """Method of clipping examples' gradients; auto takes ghost where it supports the
+    model."""
 
     def build(
         self, task: base.Task, facts: Facts, server: optax.GradientTransformation
@@ -147,22 +148,24 @@ class LocalDpSgd:
         return trainer, federated.fedopt(server)
 
     def with_noise(self, noise_multiplier: float) -> LocalDpSgd:
-        """With this noise multiplier."""
+        """Returns a copy with this noise multiplier."""
         return dataclasses.replace(self, noise_multiplier=noise_multiplier)
 
 
 @part
 class ExampleGradients:
-    """DP-SGD across silos: a client sends the sum of one bounded gradient for each of
-    its people whom it drew. The mechanism protects people; everybody takes part.
+    """DP-SGD across silos: a client draws some of its people, and sends the sum of one
+    clipped gradient per person.
+
+    The mechanism protects people; every client takes part in every round.
     """
 
     expected_people: float = 32.0
-    """How many people of all clients' are drawn in a round, on average."""
+    """Expected number of people of all clients that a round draws."""
     method: Literal["auto", "ghost", "vmap"] = "auto"
-    """How gradients are bounded; auto for ghost where it knows the model."""
+    """Method of clipping gradients; auto takes ghost where it supports the model."""
     microbatch_size: int | None = None
-    """People of a client whose gradients are bounded at once; None for all."""
+    """People of a client whose gradients are clipped at once; None for all."""
 
     def build(
         self, task: base.Task, facts: Facts, server: optax.GradientTransformation

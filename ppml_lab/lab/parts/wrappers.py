@@ -1,4 +1,4 @@
-"""Trainers around other trainers, as parts."""
+"""Trainers that wrap other trainers, as parts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from ppml_lab.lab.tree.part import part
 
 
 def with_noise(own: Any, noise: float) -> Any:
-    """A part with so much noise, its own or that of the trainer in it; None for a part
-    that has none to set.
+    """Returns `own` with its noise, or that of the trainer in it, set to `noise`.
+
+    Returns None for a part that has no noise to set.
     """
     if hasattr(own, "with_noise"):
         return own.with_noise(noise)
@@ -27,14 +28,16 @@ def with_noise(own: Any, noise: float) -> Any:
 
 @part
 class TopK:
-    """Clients send the largest part of their update, and later what is left."""
+    """Clients send the largest coordinates of their update, and the rest in later
+    rounds.
+    """
 
     trainer: Trainer = FedAvg()
-    """What clients do beside."""
+    """The training whose updates are sent."""
     share: float = 0.01
-    """The part of an update's coordinates that is sent, one of them at least."""
+    """Share of an update's coordinates that is sent; at least one coordinate."""
     error_feedback: bool = True
-    """Whether clients keep for later rounds what they do not send."""
+    """If true, clients keep the coordinates that they do not send for later rounds."""
 
     def build(
         self, task: base.Task, facts: Facts, server: optax.GradientTransformation
@@ -53,16 +56,17 @@ class TopK:
 
 @part
 class SignFlipping:
-    """The first clients are attackers, who send the opposite of their update; see
-    `federated.attacks` for what else they do and do not.
+    """The first clients are attackers and send the opposite of their update.
+
+    `federated.attacks` states the threat model.
     """
 
     trainer: Trainer = FedAvg()
-    """What all clients do."""
+    """The training that all clients do."""
     num_attackers: int = 1
-    """How many of all clients lie."""
+    """Number of attackers among all clients."""
     scale: Traced = 1.0
-    """What attackers multiply the opposite by."""
+    """Factor by which attackers multiply the opposite of their update."""
 
     def build(
         self, task: base.Task, facts: Facts, server: optax.GradientTransformation

@@ -1,1 +1,1 @@
-"""What a setup is made of: parts, what their fields hold, and how both are named."""
+"""Trees of parts: parts, the values of their fields, key paths and identities."""

@@ -1,4 +1,4 @@
-"""What a part's fields may hold: annotations, and values as their fields keep them."""
+"""The fields of parts: their annotations, and checks of the values that they hold."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SameBits = Annotated[T, _SAME_BITS]
 """Annotates a part's field that changes no bit of any result: `SameBits[int]`."""
 
 File = Annotated[str, _FILE]
-"""Annotates a part's field that holds the path of a file: what the file holds counts
-for what the part is, not where it lies."""
+"""Annotates a part's field that holds the path of a file: the part is identified by the
+file's content, not by its path."""
 
 _PLAIN: Mapping[type, Any] = {
     bool: (bool, np.bool_),
@@ -33,28 +33,31 @@ _PLAIN: Mapping[type, Any] = {
     float: Real,
     str: (str, np.str_),
 }
-"""What may be given for a plain type."""
+"""The types that are accepted for each plain type."""
 
 
 def is_part(value: Any) -> bool:
-    """Whether a value is a part; a class that inherits from one and is not decorated
-    makes none.
+    """Returns whether a value is a part.
+
+    Objects of a class that inherits from a part and is not decorated are no parts.
     """
     return "__part__" in vars(type(value))
 
 
 def is_part_class(value: Any) -> bool:
-    """Whether a value is a class of parts, not one of them."""
+    """Returns whether a value is a class of parts, not a part."""
     return isinstance(value, type) and "__part__" in vars(value)
 
 
 def fields_of(cls: Any) -> Mapping[str, Any]:
-    """The annotations of a part's (or its class's) fields, by name."""
+    """Returns the annotations of the fields of a part or its class, by name."""
     return cls.__part__
 
 
 def parts_in(value: Any) -> list[tuple[str, Any]]:
-    """The parts that a field's value holds: itself, or those of a tuple by place."""
+    """Returns the parts in a field's value, by place: the value itself at "", or the
+    parts in a tuple.
+    """
     if is_part(value):
         return [("", value)]
     places = enumerate(value) if isinstance(value, tuple) else ()
@@ -62,22 +65,22 @@ def parts_in(value: Any) -> list[tuple[str, Any]]:
 
 
 def may_be_number(kind: Any) -> bool:
-    """Whether an annotation lets a field hold a traced number."""
+    """Returns whether an annotation lets a field hold a traced number."""
     return any(_is_marked(member, _TRACED) for member in members(kind))
 
 
 def gives_same_bits(kind: Any) -> bool:
-    """Whether an annotation says that a field changes no bit."""
+    """Returns whether an annotation says that a field changes no bit of a result."""
     return _is_marked(kind, _SAME_BITS)
 
 
 def names_file(kind: Any) -> bool:
-    """Whether an annotation says that a field is the path of a file."""
+    """Returns whether an annotation says that a field is the path of a file."""
     return _is_marked(kind, _FILE)
 
 
 def members(kind: Any) -> tuple[Any, ...]:
-    """What an annotation is a union of; itself if it is none."""
+    """Returns the members of a union; the annotation itself if it is no union."""
     if get_origin(kind) is Annotated and not _is_marked(kind, _TRACED):
         return members(get_args(kind)[0])
     if get_origin(kind) in (typing.Union, types.UnionType):
@@ -90,8 +93,8 @@ def _is_marked(kind: Any, mark: str) -> bool:
 
 
 def check_kind(where: str, kind: Any) -> None:
-    """Raises TypeError for an annotation that mixes Traced with what jax cannot trace;
-    `where` names the field.
+    """Raises TypeError for an annotation that mixes Traced with types that jax cannot
+    trace; `where` names the field.
     """
     for member in members(kind):
         is_number = _is_marked(member, _TRACED)
@@ -118,7 +121,7 @@ def _mentions_traced(kind: Any) -> bool:
 
 
 def taken(where: str, kind: Any, value: Any) -> tuple[Any, bool]:
-    """A field's value as the part keeps it, and whether it is a child."""
+    """Returns a field's value as the part keeps it, and whether it is a child."""
     if is_part_class(value):
         raise TypeError(f"{where} is a class of parts; write {value.__name__}(...)")
     for one in value if isinstance(value, tuple) else ():
@@ -139,7 +142,7 @@ def taken(where: str, kind: Any, value: Any) -> tuple[Any, bool]:
 
 
 def _may_be_part(kind: Any, value: Any) -> bool:
-    """Whether a field may hold this part, or this tuple of parts."""
+    """Returns whether a field may hold this part, or this tuple of parts."""
     others = {*_PLAIN, type(None)}
     is_tuple = isinstance(value, tuple)
     inner = get_args(next((m for m in members(kind) if get_origin(m) is tuple), None))
@@ -151,7 +154,7 @@ def _may_be_part(kind: Any, value: Any) -> bool:
 
 
 def _serves(member: Any, inner: tuple[Any, ...], value: Any) -> bool:
-    """Whether a part, or each of a tuple's, has what a protocol asks for."""
+    """Returns whether a part, or each part in a tuple, has a protocol's methods."""
     if isinstance(value, tuple):
         return all(_serves(inner[0], (), one) for one in value) if inner else True
     return not _is_protocol(member) or _has_methods(type(value), member)
@@ -159,7 +162,7 @@ def _serves(member: Any, inner: tuple[Any, ...], value: Any) -> bool:
 
 @functools.cache
 def _has_methods(cls: type, protocol: type) -> bool:
-    """Whether a class's methods can be called as a protocol says."""
+    """Returns whether a class's methods can be called as a protocol says."""
     for name, asked in vars(protocol).items():
         if isinstance(asked, property):
             if not hasattr(cls, name) and name not in cls.__part__:
@@ -192,7 +195,7 @@ def _number(where: str, kind: Any, value: Any) -> Any:
     number = _float(where, value)
     with np.errstate(over="ignore", under="ignore"):
         single = float(np.float32(number))
-    # Programs would take inf, or 0, in its place.
+    # Programs would compute with inf, or 0, instead.
     if math.isinf(single) != math.isinf(number) or (single == 0) != (number == 0):
         raise ValueError(f"{where} must be a number that float32 has, got {value!r}")
     return number
@@ -209,13 +212,13 @@ def _float(where: str, value: Any) -> float:
 
 
 def _structure(where: str, kind: Any, value: Any) -> Any:
-    """A structural value as its annotated type, found to be hashable."""
+    """Returns a structural value converted to its annotated type; checks its hash."""
     choices = members(kind)
     if value is None and type(None) in choices:
         return None
     plain = [choice for choice in choices if choice in _PLAIN]
     for choice in sorted(plain, key=lambda choice: type(value) is not choice):
-        # To Python a bool is an int, to a user it is a mistake.
+        # Python takes a bool for an int; from a user it is a mistake.
         is_bool = isinstance(value, bool | np.bool_)
         if isinstance(value, _PLAIN[choice]) and is_bool == (choice is bool):
             if choice is int and not -(2**63) <= int(value) < 2**63:

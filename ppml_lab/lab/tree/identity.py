@@ -1,6 +1,6 @@
-"""What a setup is, as a text that differs wherever a result could.
+"""The identity of a setup: a text that differs wherever a result could differ.
 
-Not `dataclasses.asdict`, which forgets classes: `Gaussian(1, 1)` and
+`dataclasses.asdict` does not serve, because it forgets classes: `Gaussian(1, 1)` and
 `LocalGaussian(1, 1)` would be one run.
 """
 
@@ -32,13 +32,12 @@ from ppml_lab.lab.tree.fields import (
 
 
 def digest(*values: Any, same_bits: bool = False, without: Collection[str] = ()) -> str:
-    """A name of 64 hexadecimal digits for values: parts, plain values, functions that
-    can be imported, and tuples of these.
+    """Returns a digest of values, as 64 hexadecimal digits.
 
     Args:
-      *values: What is named together.
+      *values: Parts, plain values, functions that can be imported, and tuples of these.
       same_bits: Whether fields annotated `lab.SameBits` are left out.
-      without: Names of fields of the values themselves that are left out.
+      without: Fields of the values themselves (not of parts in them) that are left out.
 
     Raises:
       ValueError: For a value that has no name, such as a lambda; says where it is.
@@ -55,15 +54,15 @@ def described(
     without: Collection[str] = (),
     within: tuple[type, ...] = (),
 ) -> Any:
-    """A value as JSON has it: classes by their import path, numbers as programs get
-    them (float32), functions by where they are imported from, arrays by a digest.
+    """Returns a value as JSON has it: classes and functions as import paths, numbers as
+    programs get them (float32), arrays as digests.
 
     Args:
-      value: A part, or what stands in one, or what a local class captures.
-      where: Its key path, for errors.
+      value: A part, a value in a part, or a value that a local class captures.
+      where: The value's key path, for errors.
       same_bits: Whether fields annotated `lab.SameBits` are left out.
       without: Names of fields of `value` itself that are left out.
-      within: Local classes that this is told of, which may refer to themselves.
+      within: Local classes that are being described; they may refer to themselves.
 
     Raises:
       ValueError: As `digest`.
@@ -93,8 +92,10 @@ def described(
 
 
 def check_classes(setups: Iterable[Any]) -> None:
-    """Raises ValueError if two classes of parts have one name, so that runs of one
-    would be taken for runs of the other; local classes differ by what they capture.
+    """Raises ValueError if two classes of parts have the same name.
+
+    Runs of one class would be taken for runs of the other. Local classes differ by what
+    they capture.
     """
     known: dict[str, type] = {}
     for cls in {type(one) for setup in setups for one in paths.parts_below(setup)}:
@@ -107,8 +108,9 @@ def check_classes(setups: Iterable[Any]) -> None:
 
 
 def path_of(thing: Any) -> str:
-    """`module.qualname` of a class or function, the same whether its module is imported
-    or run by `python -m`.
+    """Returns `module.qualname` of a class or function.
+
+    It is the same whether its module is imported or run by `python -m`.
     """
     module = thing.__module__
     if module == "__main__":
@@ -136,7 +138,7 @@ def _fields(
 
 
 def _content(path: str, where: str) -> dict[str, str]:
-    """What a file holds, as its SHA-256."""
+    """Returns the SHA-256 of a file's content."""
     try:
         return {"file": files.sha256(Path(path).expanduser())}
     except OSError as error:
@@ -147,8 +149,8 @@ def _content(path: str, where: str) -> dict[str, str]:
 
 
 def _captured(cls: type, where: str, within: tuple[type, ...]) -> dict[str, Any]:
-    """What a local class takes from the function around it: what its methods refer to,
-    their defaults, and what its body holds beside them.
+    """Returns what a local class takes from the function around it: the values that its
+    methods refer to, their defaults, and other values in the class's body.
     """
     if cls in within:
         return {}
@@ -158,7 +160,7 @@ def _captured(cls: type, where: str, within: tuple[type, ...]) -> dict[str, Any]
         if _is_of_no_file(owner):
             found[f"code of {owner.__qualname__}"] = _code_of(owner)
         if "<locals>" not in owner.__qualname__:
-            continue  # its module says it all
+            continue  # the name of its module identifies it
         fields = getattr(owner, "__dataclass_fields__", {})
         for name, held in vars(owner).get("__written__", vars(owner)).items():
             if name in fields or name.startswith(("_abc_", "_is_")):
@@ -175,15 +177,16 @@ def _captured(cls: type, where: str, within: tuple[type, ...]) -> dict[str, Any]
 
 
 def _is_of_no_file(cls: type) -> bool:
-    """Whether a class was written at a prompt or in a notebook: no digest of files sees
-    that it was written again.
+    """Returns whether a class was written at a prompt or in a notebook.
+
+    A digest of files does not change when such a class is written again.
     """
     main = sys.modules["__main__"]
     return cls.__module__ == "__main__" and not hasattr(main, "__file__")
 
 
 def _code_of(cls: type) -> str:
-    """A digest of what a class's functions do."""
+    """Returns a digest of the code of a class's functions."""
     found = hashlib.sha256()
 
     def add(code: types.CodeType) -> None:
@@ -206,8 +209,8 @@ def _code_of(cls: type) -> str:
 
 
 def _functions(held: Any) -> list[Any]:
-    """The functions of a class's attribute: a method, and what is below a property or
-    below decorators.
+    """Returns the functions of a class's attribute: a method, and the functions below a
+    property or below decorators.
     """
     found = []
     while held is not None:
@@ -220,7 +223,9 @@ def _functions(held: Any) -> list[Any]:
 
 
 def _around(function: Any) -> Iterator[tuple[str, Any]]:
-    """What a function refers to in the functions around it, and its defaults."""
+    """Yields the values that a function refers to in functions around it, and its
+    defaults.
+    """
     names = function.__code__.co_freevars
     for name, cell in zip(names, function.__closure__ or (), strict=True):
         try:
@@ -234,7 +239,7 @@ def _around(function: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _import_path(value: Any, where: str) -> str:
-    """Where a function is imported from."""
+    """Returns the import path of a function."""
     if not _is_imported(value):
         raise ValueError(
             f"{where} holds {value!r}, which has no name to record: define it at the "
@@ -244,7 +249,7 @@ def _import_path(value: Any, where: str) -> str:
 
 
 def _is_imported(value: Any) -> bool:
-    """Whether the place that a function names gives this very function."""
+    """Returns whether a function's import path leads to this very function."""
     found = sys.modules.get(getattr(value, "__module__", None) or "")
     for step in getattr(value, "__qualname__", "").split("."):
         found = getattr(found, step, None)

@@ -1,8 +1,9 @@
-"""Parts: the small frozen classes that a setup is a tree of.
+"""Parts: the small frozen classes that make up the tree of a setup.
 
-A part is a dataclass and a jax pytree. Fields annotated `Traced` are numbers, and these
-and fields that hold parts are its children: what a sweep may change without compiling.
-All else is structure: it is converted to its annotated type, hashed, and compiled.
+A part is a dataclass and a jax pytree. Its children are the fields annotated `Traced`,
+which hold numbers, and the fields that hold parts: a sweep may change the numbers
+without compiling again. All other fields are structure: they are converted to their
+annotated types, hashed, and compiled.
 
     @lab.part
     class FedProx:
@@ -33,13 +34,13 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def part(cls: type[T]) -> type[T]:
-    """Makes a class a part: frozen, a pytree of its numbers and parts, checked when a
-    person makes one.
+    """Makes a class a part: frozen, a pytree of its numbers and parts, and checked when
+    a person makes one.
 
-    Annotations may be of classes of the function or notebook cell around.
+    Annotations may name classes of the surrounding function or notebook cell.
 
     Raises:
-      TypeError: For a field whose annotation is unknown or no part can have.
+      TypeError: For a field whose annotation is unknown, or one that no part can have.
     """
     made: Any = cls
     scope = {**_around(cls), cls.__name__: cls}
@@ -47,12 +48,12 @@ def part(cls: type[T]) -> type[T]:
         name: _evaluated(f"{cls.__name__}.{name}", kind, scope)
         for name, kind in vars(cls).get("__annotations__", {}).items()
     }
-    # Before a dataclass's own methods come among them.
+    # Taken before dataclass adds methods of its own.
     made.__written__ = dict(vars(cls))
     own_check = getattr(cls, "__post_init__", None)
 
     def check(self: Any) -> None:
-        if "__children__" not in self.__dict__:  # not again for a class above
+        if "__children__" not in self.__dict__:  # unless a base class did it
             _check(self)
         if own_check is not None:
             own_check(self)
@@ -68,7 +69,7 @@ def part(cls: type[T]) -> type[T]:
     for name, kind in kinds.items():
         check_kind(f"{cls.__name__}.{name}", kind)
     made.__part__ = kinds
-    # Who checks annotations on every call would refuse the tracers that pass here.
+    # Libraries that check annotations on every call would refuse tracers here.
     made.__no_type_check__ = True
     jax.tree_util.register_pytree_with_keys(
         made,
@@ -80,19 +81,20 @@ def part(cls: type[T]) -> type[T]:
 
 
 class _Structure:
-    """What is compiled of a part: which fields are children, and what the others hold.
+    """The structure of a part, which is compiled: the names of its children, and the
+    values of its other fields.
 
-    Not a tuple, which jax would compare without looking at types: 1, 1.0 and True are
-    three structures.
+    It is no tuple because jax would compare tuples without looking at types: 1, 1.0 and
+    True are three structures.
     """
 
     def __init__(self, children: tuple[str, ...], rest: tuple[tuple[str, Any], ...]):
-        """Names of fields; names and values of the others."""
+        """Takes names of children; names and values of the other fields."""
         self.children, self.rest = children, rest
 
     @functools.cached_property
     def _told(self) -> tuple[Any, int]:
-        """What is compared beside the values, and a hash of these."""
+        """The types, which are compared beside the values, and a hash of the values."""
         both = (self.children, self.rest)
         return _types(both), hash(both)
 
@@ -106,11 +108,11 @@ class _Structure:
         return mine == theirs and self._told == other._told
 
     def __hash__(self) -> int:
-        """Hashes what is compared, but for the types."""
+        """Hashes the values, without their types."""
         return self._told[1]
 
     def __repr__(self) -> str:
-        """Writes what jax prints in a tree's structure."""
+        """Returns the text that jax prints in a tree's structure."""
         return ", ".join([*self.children, *(f"{k}={v!r}" for k, v in self.rest)])
 
 
@@ -122,7 +124,7 @@ def _types(value: Any) -> Any:
 
 
 def _equal(self: Any, other: object) -> bool:
-    """Whether both are the same class with the same numbers and structure."""
+    """Returns whether both have the same class, numbers and structure."""
     return type(self) is type(other) and _flat(self) == _flat(other)
 
 
@@ -148,7 +150,7 @@ def _flat_with_keys(self: Any) -> tuple[list[Any], _Structure]:
 
 
 def _rebuilt(cls: type, structure: _Structure, children: Sequence[Any]) -> Any:
-    # Not by calling the class: jax puts tracers and bare objects in the leaves.
+    # The class is not called: jax puts tracers and bare objects in the leaves.
     self = object.__new__(cls)
     values = dict(zip(structure.children, children, strict=True))
     self.__dict__.update(
@@ -161,8 +163,8 @@ def _rebuilt(cls: type, structure: _Structure, children: Sequence[Any]) -> Any:
 
 
 def _around(cls: type) -> dict[str, Any]:
-    """The names that annotations of a class may use: those of the frame that defines
-    it, whatever wraps the decorator.
+    """Returns the names that a class's annotations may use: those of the frame that
+    defines the class, whatever wraps the decorator.
     """
     module = vars(sys.modules.get(cls.__module__, typing))
     frame: Any = sys._getframe(1)
@@ -172,7 +174,7 @@ def _around(cls: type) -> dict[str, Any]:
 
 
 def _evaluated(where: str, kind: Any, scope: dict[str, Any]) -> Any:
-    """An annotation as what it names, so that nobody has to look it up elsewhere."""
+    """Returns the type that an annotation names, evaluated in `scope`."""
     if not isinstance(kind, str):
         return kind
     try:
@@ -185,7 +187,7 @@ def _evaluated(where: str, kind: Any, scope: dict[str, Any]) -> Any:
 
 
 def _check(self: Any) -> None:
-    """Converts and checks what a person gave, field by field."""
+    """Converts and checks the given values, field by field."""
     cls = type(self)
     if not is_part(self):
         raise TypeError(

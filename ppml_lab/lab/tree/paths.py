@@ -1,4 +1,4 @@
-"""Key paths: the names of what a setup holds, and setups with other values there."""
+"""Key paths: the names of a setup's fields, and setups with other values there."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from ppml_lab.lab.tree.fields import (
 
 
 def numbers(setup: Any) -> list[str]:
-    """The paths of a setup's numbers, in the order of its leaves."""
+    """Returns the key paths of a setup's numbers, in the order of its leaves."""
     found = jax.tree_util.tree_leaves_with_path(setup)
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in found]
 
 
 def every(setup: Any, above: str = "") -> list[str]:
-    """The paths of all fields, numbers and structure alike, from the root down."""
+    """Returns the key paths of all fields, numbers and structure, from the root
+    down.
+    """
     found = []
     for name in fields_of(type(setup)):
         found.append(above + name)
@@ -35,7 +37,7 @@ def every(setup: Any, above: str = "") -> list[str]:
 
 
 def parts_below(setup: Any) -> Iterator[Any]:
-    """A setup and every part below it."""
+    """Yields a setup and every part below it."""
     yield setup
     for name in fields_of(type(setup)):
         for _, inner in parts_in(getattr(setup, name)):
@@ -43,7 +45,7 @@ def parts_below(setup: Any) -> Iterator[Any]:
 
 
 def value_at(setup: Any, path: str) -> Any:
-    """What stands at a path; None where nothing does."""
+    """Returns the value at a key path; None where there is no such path."""
     held = setup
     for step in path.split(".") if path else ():
         if isinstance(held, tuple):
@@ -54,8 +56,9 @@ def value_at(setup: Any, path: str) -> Any:
 
 
 def replaced(setup: Any, path: str, value: Any) -> Any:
-    """A setup with another value at a path, checked again on every level above it; the
-    path "" is the whole setup.
+    """Returns a setup with another value at a key path; "" replaces the whole setup.
+
+    Every part above the value is checked again.
 
     Raises:
       ValueError: If there is no such path (the nearest is suggested).
@@ -91,7 +94,7 @@ def _replaced(held: Any, path: str, value: Any, setup: Any, above: str) -> Any:
 
 
 def _is_place(step: str, held: tuple[Any, ...]) -> bool:
-    """Whether a step is a place in a tuple, by the one name that it has."""
+    """Returns whether a step is a place in a tuple, in its only spelling."""
     return step in map(str, range(len(held)))
 
 
