@@ -20,7 +20,7 @@ UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 \
   --xla_disable_hlo_passes=$(NO_PASSES)"
 
-.PHONY: run test test-all test-lowest test-slurm figures pages lint clean
+.PHONY: run test test-all test-lowest test-slurm figures pages docs lint clean
 .DELETE_ON_ERROR:
 
 run: .venv/ready
@@ -47,6 +47,12 @@ figures: .venv/ready
 
 pages: .venv/ready
 	$(BIN)/python -m ppml_lab pages
+
+# The API reference, from docstrings, to read from files: docs/ppml_lab.html.
+docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m pdoc ppml_lab --docformat google --output-directory docs
 
 lint: .venv/ready
 	$(BIN)/ruff check

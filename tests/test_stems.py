@@ -34,6 +34,10 @@ TINY = {
     ],
     "fedavg_rounds": ["--cells.0.max-rounds", "30"],
     "heterogeneity": ["--num-seeds", "1", "--base.schedule.num-rounds", "1"],
+    "next_character": [
+        *("--base.schedule.num-rounds", "2", "--base.schedule.eval-every", "1"),
+        *("--base.model.width", "8"),
+    ],
     "throughput": ["--rounds-2nn.ppml-lab", "4", "--cohorts", "10", "--lanes", "2"],
     "dp_sgd_speed": ["--models", "mlp", "--microbatches", "64", "--blocks", "1"],
     "dp_fedavg": [
@@ -69,8 +73,11 @@ LONG = (
     *("audit_epsilon", "bits_accuracy", "heterogeneity"),
     *("private_inference", "private_training"),
     *("privacy_utility", "dp_sgd", "dp_fedavg", "secure_aggregation_cost"),
+    "next_character",
 )
 """What their smoke runs run is tested elsewhere."""
+TO_RUN = ("next_character",)
+"""Their pages say that no table is committed yet."""
 
 
 def marks(stem: str) -> list[pytest.MarkDecorator]:
@@ -99,7 +106,7 @@ def test_every_experiment_is_listed_here(monkeypatch: pytest.MonkeyPatch) -> Non
     assert experiments.find() == FOUND
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("stem", [stem for stem in STEMS if stem not in TO_RUN])
 def test_results_and_figure_are_committed(stem: str) -> None:
     folder = ROOT / "results" / stem
     tables = [folder / "table.csv", *folder.glob("*/table.csv")]

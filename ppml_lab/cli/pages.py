@@ -76,7 +76,7 @@ def _pages(path: Path, about: Mapping[str, Any]) -> dict[Path, str]:
     "paper".
     """
     folders = _folders(path.stem)
-    if not folders:
+    if not folders and not (RESULTS / path.stem / "README.md").exists():
         return {}
     rows = {
         name: [
@@ -131,6 +131,8 @@ def _between(page: Path, text: str, name: str, content: str) -> str:
 
 
 def _tables(about: Mapping[str, Any], rows: list[Row]) -> str:
+    if not rows:
+        return "No table is committed yet."
     return "\n\n".join(
         filter(None, (means.table(one, rows) for one in about["tables"]))
     )

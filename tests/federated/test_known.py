@@ -1,7 +1,5 @@
 """Data that no task can learn from are refused before anything runs."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,17 +143,16 @@ def test_right_ones_are_taken():
         algorithm.check(clients)
 
 
-def test_what_a_task_s_functions_raise_is_said_of_them():
+@pytest.mark.parametrize(
+    ("name", "wrong", "why"),
+    [
+        ("loss", lambda key, params, examples: examples["x"] @ jnp.ones(5), "contract"),
+        ("loss", lambda params, examples: examples["x"], "positional argument"),
+        ("evaluate", lambda params: params, "positional argument"),
+    ],
+)
+def test_what_a_task_s_functions_raise_is_said_of_them(name, wrong, why):
     """As of an `apply` for one example, or a loss without a key."""
-    task = reduced()
-    one = task._replace(loss=lambda key, params, examples: examples["x"] @ jnp.ones(5))
-    without: Any = lambda params, examples: examples["x"]
-    short = task._replace(loss=without)
-    for wrong, why in ((one, "contracting dimensions"), (short, "positional arg")):
-        algorithm, clients = all_algorithms(wrong)["local"]
-        with pytest.raises(ValueError, match=f"task.loss raised TypeError: .*{why}"):
-            algorithm.check(clients)
-    alone: Any = lambda params: params
-    algorithm, clients = all_algorithms(task._replace(evaluate=alone))["local"]
-    with pytest.raises(ValueError, match=r"task\.evaluate raised TypeError"):
+    algorithm, clients = all_algorithms(reduced()._replace(**{name: wrong}))["local"]
+    with pytest.raises(ValueError, match=f"task.{name} raised TypeError: .*{why}"):
         algorithm.check(clients)

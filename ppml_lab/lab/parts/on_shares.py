@@ -73,7 +73,7 @@ class OnShares:
     clip_norm: float = 4.0
     """L2 bound to which owners scale their rows down."""
     noise_multiplier: float = 0.0
-    """Standard deviation of the noise over the clip norm; see
+    """Standard deviation of the honest parties' noise together over the clip norm; see
     `federated.training_on_shares`."""
     metrics: tuple[Metric, ...] = (Accuracy(),)
     """Metrics of all test rows together."""

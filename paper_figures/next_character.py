@@ -1,0 +1,34 @@
+"""Accuracy of the next character over the rounds, beside the published.
+
+    python -m paper_figures.next_character [results folder]
+
+A line for each seed.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from paper_figures import common
+
+REDDI_ROUNDS, REDDI = 1200, 56.9
+MCMAHAN = 54
+
+
+def draw(rows: common.Rows) -> Figure:
+    figure, axis = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
+    for (seed,), look in common.looks(common.distinct(rows, "seed")).items():
+        own = common.where(rows, seed=seed)
+        x, y = (common.column(own, name) for name in ("round", "accuracy"))
+        axis.plot(x, 100 * y, **look._asdict(), ms=3, label=f"here, seed {seed}")
+    axis.axhline(MCMAHAN, color="0.5", ls=":", label="McMahan et al. count to 54%")
+    axis.plot(REDDI_ROUNDS, REDDI, "kD", mfc="none", label="Reddi et al., FedAvg")
+    axis.set(xlabel="rounds", ylabel="test accuracy, %")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    common.main(__file__, draw)
