@@ -273,7 +273,7 @@ def _check_moves(trainer: base.ClientTrainer) -> None:
 def check_population(
     sampler: base.ClientSampler, kept: PyTree, clients: base.Clients
 ) -> None:
-    """Raises ValueError unless sampler, state and data set have the same clients."""
+    """Raises ValueError unless sampler, state and data set are for as many clients."""
     num_clients = clients.offsets.shape[0] - 1
     if sampler.population != num_clients:
         raise ValueError(

@@ -113,8 +113,7 @@ def example_gradients(
     )
 
     def loss_of(sent: PyTree) -> base.TaskLoss:
-        """The negative loss, as the server takes an update for a direction of descent.
-        """
+        """The negative loss: the server takes an update for a direction of descent."""
         own_loss = roles.loss_of_part(task, sent)
         each = _of_people(own_loss) if people.most_each > 1 else own_loss
         return lambda key, part, those: -each(key, part, those)

@@ -207,8 +207,7 @@ def _queue(
 
 
 def _deal(steps: Int[Array, " cohort"], num_devices: int) -> Int[Array, " cohort"]:
-    """The device of each client when clients go in turn to the device with least work.
-    """
+    """The device of each client when clients go in turn to the least loaded device."""
 
     def give(loads: Array, more: Array) -> tuple[Array, Array]:
         owner = jnp.argmin(loads)

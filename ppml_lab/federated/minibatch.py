@@ -276,8 +276,7 @@ def trainer(
 
 
 def still_leaves(task: base.Task, optimizer: optimizers.Optimizer) -> tuple[str, ...]:
-    """The trainable leaves of the task's model that a client's optimizer never changes.
-    """
+    """The trainable leaves of a task's model that a client's optimizer never moves."""
     model = roles.model(task)
     shared = jax.tree_util.tree_leaves_with_path(roles.trainable(task, model))
     names = {jax.tree_util.keystr(path) for path, _ in shared}
