@@ -53,7 +53,7 @@ _MAKERS = {
     "Setting": "lab.axis and its like make them",
     "Task": "make one with models.flax_classification or models.classification",
 }
-"""What makes a value of a type, by the type's name; errors say so."""
+"""Hints for errors: what makes a value of a type, by the type's name."""
 
 
 class _Kind(NamedTuple):

@@ -71,7 +71,7 @@ class Cost(NamedTuple):
     rounds: int = 1
     """Rounds of messages that wait for each other; 1 for a message and its answer."""
     exchanges: int = 0
-    """Those of the rounds between servers, or parties, who wait for no answer."""
+    """The part of `rounds` between servers, or parties, who wait for no answer."""
 
 
 class PrivacyEvent(NamedTuple):
@@ -153,10 +153,10 @@ class Server(NamedTuple):
 
 
 class Participation(NamedTuple):
-    """How often, and how far apart, a member of the population takes part in a run."""
+    """A pattern: how often, and how far apart, a member takes part in a run."""
 
     unit: str
-    """Whose pattern this is: "member" where every member has such a pattern."""
+    """The pattern's unit: "member" where every member has a pattern of its own."""
     min_separation: int
     """Rounds from one participation to the next, at least; 1 for adjacent ones."""
     max_participations: int
@@ -240,8 +240,8 @@ class PrivacyMechanism(NamedTuple):
     privacy_unit: str | None
     """The unit whose contribution is bounded, "client" or "example"; None for none."""
     trust: str | None
-    """Who has to be honest: "central" (who sums and adds the noise), "local" (nobody
-    else), "shuffler", "distributed" (enough of the clients); None without promise."""
+    """The honest party: "central" (who sums and adds the noise), "local" (nobody else),
+    "shuffler", "distributed" (enough of the clients); None without promise."""
     expected_contributions: Any = None
     """Contributions per round that the mechanism counts on; None if it does not."""
     grid: Grid | None = None
@@ -281,12 +281,12 @@ class SecureAggregator(NamedTuple):
     ends_in: str = "sum"
     """"sum", which averaging divides by a public number, or "estimate" of the mean."""
     needs: str = "sum"
-    """What it computes with: the messages' "sum", or each "individual" message."""
+    """The input of the result: the messages' "sum", or each "individual" message."""
     change: Callable[[PyTree, Any, int], Any] | None = None
     """`(session, norm, dimension)`: the largest L2 change of a client's part in the
     exact sum when its update changes by `norm`; None where that is not known."""
     shows: str = "individual"
-    """What the servers see: only the messages' "sum", or each "individual" message."""
+    """The servers' view: only the messages' "sum", or each "individual" message."""
     name: str = "this aggregator"
     """The aggregator's name in errors."""
     check: Callable[[int, Any], None] = lambda num_places, max_abs: None

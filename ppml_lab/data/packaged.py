@@ -73,10 +73,10 @@ def diabetes() -> Dataset:
     mass index, blood pressure and six blood measures of 442 patients; from
     scikit-learn.
 
-    Labels are float32 `[n]`, as measured: there are no classes. 353 train and
-    89 test patients, split with seed 0; columns of x are standardised with the train
-    rows' mean and std (scikit-learn's own scaling takes all rows). One row is one
-    person; no users.
+    Labels are float32 `[n]`, as measured: there are no classes. 353 train and 89 test
+    patients, split with seed 0; columns of x are standardised with the train rows' mean
+    and std (scikit-learn's own scaling takes all rows). One row is one person; no
+    users.
 
     **What privacy does not cover:** one row changes the mean and std, and so the
     features of all rows. An epsilon that is stated for training on these features takes

@@ -64,7 +64,8 @@ def clip(
     state: PyTree,
     update: PyTree,
 ) -> PyTree:
-    """What a client sends: its clipped update, or unchanged a sum of clipped ones."""
+    """A client's update to send: clipped here, or unchanged if a sum of clipped ones.
+    """
     if whose.unit == "client":
         return mechanism.clip(key, state, update)
     return update

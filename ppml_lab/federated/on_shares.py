@@ -23,7 +23,7 @@ Gradient = Callable[[PyTree, PyTree], PyTree]
 
 
 class OnShares(NamedTuple):
-    """What the parties hold between steps.
+    """The parties' state between steps.
 
     Attributes:
       params: Shares of the parameters.

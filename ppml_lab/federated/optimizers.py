@@ -209,8 +209,8 @@ def _changes_with_its_count(optimizer: Optimizer, params: PyTree) -> bool:
 
 
 def _number_of_counts(start: Array, end: Array) -> int:
-    """How often a number was counted up or down at equal distances; 0 if it changed in
-    another way.
+    """The times that a number was counted up or down, at equal distances; 0 if it
+    changed in another way.
     """
     change = float(abs(end - start))
     if change == 0 or not change.is_integer() or _MANY_STEPS % change:

@@ -22,7 +22,7 @@ from ppml_lab.federated.server import fedopt
 
 
 class Kept(NamedTuple):
-    """What a client keeps between rounds, and its state within a round.
+    """A client's memory between rounds, and its state within a round.
 
     Attributes:
       own: What the wrapped trainer keeps; within a round, that trainer's state.

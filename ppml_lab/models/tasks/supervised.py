@@ -36,7 +36,7 @@ class Model(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """How a kind of task reads examples and judges a model's outputs."""
+    """A kind of task: functions that read examples and judge a model's outputs."""
 
     read: Callable[[PyTree], tuple[Any, Any]]
     """`(examples)`: inputs and labels; raises for examples of another form."""
