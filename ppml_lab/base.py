@@ -130,7 +130,7 @@ class ClientTrainer(NamedTuple):
     max_client_size: int | None = None
     """The most examples that a client may have; None for any number."""
     contributions: Any = None
-    """A `federated.Contributions` that updates are sums of; None if each is one."""
+    """The `federated.Contributions` that updates sum; None: updates are their own."""
     still_leaves: Callable[[], tuple[str, ...]] = tuple
     """`()`: the trainable leaves that its optimizer never changes while it changes
     others: no client contributes to their sum, which noise would move all the same."""
@@ -147,7 +147,7 @@ class Server(NamedTuple):
     """`(params, memory)`: what every participant receives, with the whole model."""
     step: Callable[[PyTree, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
     """`(params, memory, mean, share)`: the next trainable leaves and memory. The mean
-    is over a `share` in (0, 1] of the population: `share * mean` is one over all."""
+    is over a `share` in (0, 1] of the population: `share * mean` is over all of it."""
     weighting: str | None
     """The only weighting under which `step` is right; None if any is."""
 
@@ -175,7 +175,7 @@ class ClientSampler(NamedTuple):
     amplify: Callable[[Any], Any]
     """`(event)`: the `DpEvent` of a round of sampled participants; on the host."""
     participation: Callable[[int], Participation]
-    """`(num_rounds)`: a run's pattern, for noise that rounds share; on the host."""
+    """`(num_rounds)`: a run's pattern for noise correlated over rounds; on the host."""
     expected_cohort: Any
     """Expected members: the public denominator of averages, never the realised size."""
     max_cohort: int
@@ -238,10 +238,10 @@ class PrivacyMechanism(NamedTuple):
     each of participants drawn by `sampler`; on the host. `sums` is for noise of the
     clients. Raises for traced hyperparameters, and cohorts that it does not cover."""
     privacy_unit: str | None
-    """The unit whose contribution is bounded, "client" or "example"; None for none."""
+    """Unit whose contribution is bounded, "client" or "example"; None: no promise."""
     trust: str | None
-    """The honest party: "central" (who sums and adds the noise), "local" (nobody else),
-    "shuffler", "distributed" (enough of the clients); None without promise."""
+    """Required trust: "central" (in who sums and adds the noise), "local" (in nobody
+    else), "shuffler", "distributed" (in enough of the clients); None: no promise."""
     expected_contributions: Any = None
     """Contributions per round that the mechanism counts on; None if it does not."""
     grid: Grid | None = None

@@ -64,8 +64,7 @@ def clip(
     state: PyTree,
     update: PyTree,
 ) -> PyTree:
-    """A client's update to send: clipped here, or unchanged if a sum of clipped ones.
-    """
+    """A client's update to send: clipped, or unchanged if a sum of clipped ones."""
     if whose.unit == "client":
         return mechanism.clip(key, state, update)
     return update
