@@ -2,10 +2,10 @@
 
 Claim (Nasr et al., "Tight Auditing of Differentially Private Machine Learning", USENIX
 Security 2023): the stronger the adversary, the nearer the audited lower bound comes to
-the upper bound; in the strongest threat model, with enough runs, they meet. One run
-with many canaries (Steinke et al., NeurIPS 2023; Mahloujifar et al., ICML 2025) gets
-part of the way. Fits of two Gaussians (Andrew et al., ICLR 2024) are estimates and may
-lie above.
+the upper bound; in the strongest threat model, with enough runs, the bounds meet. One
+run with many canaries (Steinke et al., NeurIPS 2023; Mahloujifar et al., ICML 2025)
+closes part of the gap. Fits of two Gaussians (Andrew et al., ICLR 2024) are estimates
+and may lie above the upper bound.
 
 Every attack is on real training of the handwritten digits, pooled (DP-SGD, examples are
 private) and federated (DP-FedAvg, clients are private), with Poisson sampling and noise
@@ -49,30 +49,30 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Experiment:
-    """Privacy, sizes and numbers of runs."""
+    """The privacy parameters, sizes and numbers of runs."""
 
     target_epsilons: tuple[float, ...] = (2.0, 8.0)
-    """Of a whole training, by PLD."""
+    """Target epsilons of a whole training, by PLD."""
     delta: float = 1e-5
-    """Of every epsilon and bound."""
+    """Delta of every epsilon and bound."""
     alpha: float = 0.05
     """The chance that a bound is wrong."""
     sampling_prob: float = 0.1
-    """Of an example in a step, and of a client in a round."""
+    """Sampling probability of an example in a step, and of a client in a round."""
     num_rounds: int = 20
     """Steps of pooled training, and rounds of federated."""
     num_clients: int = 100
-    """Among whom the digits are dealt, beside canaries."""
+    """Number of clients that share the digits, beside canaries."""
     mechanism_runs: int = 4096
-    """On each side, of the mechanism alone."""
+    """Runs of the mechanism alone, on each side."""
     white_box_runs: int = 64
     """Trainings on each side."""
     black_box_runs: int = 32
     """Trainings on each side, for each image."""
     one_run_canaries: int = 100
-    """In one training."""
+    """Canaries in one training."""
     one_run_repeats: int = 2
-    """Such trainings, each a whole audit; they show the spread."""
+    """Trainings with many canaries; each is a whole audit, and they show the spread."""
     width: int = 16
     """Trainings at once in the compiled program."""
 
@@ -119,7 +119,7 @@ def simulated(experiment: Experiment, noise: float) -> tuple[np.ndarray, np.ndar
 def bounds_of(
     experiment: Experiment, choose: Callable[..., evidence.Errors]
 ) -> Iterator[Row]:
-    """All bounds of the same runs; `choose` makes errors at a threshold for each."""
+    """All bounds from the same runs; `choose` makes errors at a threshold for each."""
     prob, rounds = experiment.sampling_prob, experiment.num_rounds
     family = partial(bounds.sampled_gaussian, sampling_prob=prob, num_rounds=rounds)
     for bound, objective in (
@@ -133,7 +133,7 @@ def bounds_of(
 
 
 def row_of(found: list[Any]) -> Row:
-    """One or several bounds, or estimates, of one kind: their mean and spread."""
+    """The mean and spread of one or several bounds, or estimates, of one kind."""
     values = tables.mean(one.epsilon for one in found)
     is_bound = isinstance(found[0], bounds.LowerBound)
     row = {
@@ -149,7 +149,7 @@ def row_of(found: list[Any]) -> Row:
 
 
 def scored(inside: np.ndarray, outside: np.ndarray) -> Row:
-    """How well scores rank, beside what they certify."""
+    """Measures of how well scores rank, beside the bounds that they certify."""
     found: Row = {"auc": audit.roc.auc(inside, outside).value, "tpr_at_1_percent": None}
     if len(outside) >= 1000:
         rate = audit.roc.tpr_at_fpr(inside, outside, 0.01)
@@ -158,7 +158,7 @@ def scored(inside: np.ndarray, outside: np.ndarray) -> Row:
 
 
 def mechanism(experiment: Experiment, noise: float) -> Iterator[Row]:
-    """The production mechanism alone, with one contribution or none."""
+    """Audits the production mechanism alone, with one contribution or none."""
     prob, runs = experiment.sampling_prob, experiment.mechanism_runs
     subject = audit.of_mechanism(
         dp.gaussian(CLIP_NORM, noise),
@@ -189,7 +189,7 @@ def mechanism(experiment: Experiment, noise: float) -> Iterator[Row]:
 
 
 def run_of(planted: Planted, task: base.Task, rounds: int) -> Any:
-    """A training seen in the directions of its canaries, and by its test accuracy."""
+    """A training, observed in the directions of its canaries and by test accuracy."""
     test = jax.tree.map(jnp.asarray, data.load("digits").test)
     evaluate = federated.evaluator(task)
     return planted.run(rounds, lambda first, last: evaluate(last, test)["accuracy"])
@@ -198,7 +198,7 @@ def run_of(planted: Planted, task: base.Task, rounds: int) -> Any:
 def white_box(
     experiment: Experiment, noise: float, planted: Planted, task: base.Task, runs: int
 ) -> Iterator[Row]:
-    """Many trainings with and without one gradient-space canary."""
+    """Audits many trainings with and without one gradient-space canary."""
     run = run_of(planted, task, experiment.num_rounds)
     many = audit.many_runs(run, experiment.width)
     seen, accuracy = many(3, planted.included(runs))
@@ -214,7 +214,7 @@ def white_box(
 
 
 def speeds(run: Any, many: Any, planted: Planted) -> Row:
-    """Models per CPU second, vmapped and one at a time, in turns."""
+    """Models trained per CPU second, vmapped and one at a time, in turns."""
     single = audit.many_runs(run, 1)
     included = planted.included(32)
     found: dict[str, list[float]] = {"vmapped": [], "one_at_a_time": []}
@@ -228,7 +228,7 @@ def speeds(run: Any, many: Any, planted: Planted) -> Row:
 
 
 def black_box(experiment: Experiment, noise: float, task: base.Task) -> Iterator[Row]:
-    """Many trainings with and without one image, which only the last loss betrays."""
+    """Audits many trainings with and without one image by its last loss alone."""
     train = data.load("digits").train
     images = {
         "mislabelled": canaries.mislabelled(train, 0, 10),
@@ -251,7 +251,7 @@ def black_box(experiment: Experiment, noise: float, task: base.Task) -> Iterator
 
 
 def coins(experiment: Experiment, planted: Planted) -> np.ndarray:
-    """Who is in, in runs of their own: every canary by a fair coin."""
+    """The canaries that each single run includes, every one by a fair coin."""
     count, repeats = experiment.one_run_canaries, experiment.one_run_repeats
     included = np.ones((repeats, planted.sampler.population), bool)
     fair = np.random.default_rng(5).random((repeats, count)) < 0.5
@@ -262,7 +262,7 @@ def coins(experiment: Experiment, planted: Planted) -> np.ndarray:
 def in_one_run(
     experiment: Experiment, noise: float, planted: Planted, task: base.Task
 ) -> Iterator[Row]:
-    """Single trainings with many canaries, each of them an audit of its own."""
+    """Audits single trainings with many canaries; each training is a whole audit."""
     run = run_of(planted, task, experiment.num_rounds)
     included = coins(experiment, planted)
     seen, accuracy = audit.many_runs(run, 1)(6, included)
@@ -283,11 +283,11 @@ def in_one_run(
 
 
 def one_shot(experiment: Experiment, noise: float) -> Iterator[Row]:
-    """Random canary clients that took part, and others that did not, by cosines."""
+    """Compares the cosines of random canary clients that took part or did not."""
     task = task_of(models.two_nn(10))
     count = experiment.one_run_canaries
     params = task.init(jax.random.key(0))
-    # The first half are clients; the others nobody has seen.
+    # The first half are clients; the others never take part.
     directions = canaries.isotropic(jax.random.key(7), params, 2 * count)
     planted = dealt(
         experiment.sampling_prob, experiment.num_clients, noise, task, directions, count
@@ -316,7 +316,7 @@ def one_shot(experiment: Experiment, noise: float) -> Iterator[Row]:
 
 
 def attacks(experiment: Experiment, noise: float) -> Iterator[tuple[Planted, Row]]:
-    """Every attack's rows, with the training that they belong to."""
+    """The rows of every attack, with the training that they belong to."""
     logistic, two_nn = task_of(models.logistic(10)), task_of(models.two_nn(10))
     count, runs = experiment.one_run_canaries, experiment.white_box_runs
     prob, clients = experiment.sampling_prob, experiment.num_clients
@@ -341,7 +341,7 @@ def attacks(experiment: Experiment, noise: float) -> Iterator[tuple[Planted, Row
 
 
 def measure(experiment: Experiment) -> list[Row]:
-    """Every attack at every epsilon, beside both upper bounds."""
+    """Measures every attack at every epsilon, beside both upper bounds."""
     table = []
     for target in experiment.target_epsilons:
         noise = accounting.calibrate_noise_multiplier(

@@ -1,20 +1,22 @@
 """What do few bits cost a private federated model, and when do sums wrap around?
 
 Claim to check: the accuracy of secure training with central noise does not depend on
-the modulus until the sum and its noise outgrow it, and falls at once where they do; and
-a coarse scale costs accuracy through the noise, because rounding after clipping widens
-what one client can change.
+the modulus until the sum and its noise outgrow it, and falls at once where they do. A
+coarse scale costs accuracy through the noise, because rounding after clipping raises
+the sensitivity to one client.
 
 A cohort drawn without replacement sums its clipped updates under pairwise masks, modulo
-2^modulus_bits, at 2^scale_bits steps per unit; clients drop out before their upload,
-and a round with at most two thirds of its cohort aborts. Noise for the target epsilon
-is added by the server and reduced with the sum, so that epsilon holds whether the sum
-wraps around or not (`smpc.FixedPoint.wrap`). All of bits, scale, cohort, drop-out rate,
-epsilon and seed are traced: the whole grid is one compiled program, whose masks are not
-made (`mode="identity"`: the sums are those of the full protocol, to the bit).
+2^modulus_bits, at 2^scale_bits steps per unit. Clients drop out before their upload,
+and a round with at most two thirds of its cohort aborts. The server adds noise for the
+target epsilon and reduces it modulo the modulus together with the sum, so that epsilon
+holds whether the sum wraps around or not (`smpc.FixedPoint.wrap`). Bits, scale, cohort,
+dropout rate, epsilon and seed are all traced: the whole grid is one compiled program.
+It makes no masks (`mode="identity"`: the sums are those of the full protocol, to the
+bit).
 
-Logistic regression on MNIST dealt to 3,000 clients. `paper` makes 2,835 runs in about
-8 minutes on 2 cores; `smoke` some on the embedded digits in half a minute.
+The model is logistic regression on MNIST, dealt to 3,000 clients. `paper` makes 2,835
+runs in about 8 minutes on 2 cores; `smoke` some on the embedded digits in half a
+minute.
 
     python -m experiments.bits_accuracy smoke
     python -m experiments.bits_accuracy paper
@@ -45,24 +47,24 @@ def base(
 
 @lab.part
 class Experiment:
-    """A grid of numbers that one program takes."""
+    """The grid of numbers, which are traced arguments of one program."""
 
     base: parts.Federated = base(parts.Digits(), 100, 40, num_rounds=5)
-    """What all runs share; its cohort is the largest."""
+    """The setup that all runs share; its cohort is the largest."""
     modulus_bits: tuple[int, ...] = (6, 12, 24)
-    """Sums are modulo 2 to these."""
+    """Bits of the modulus of sums."""
     scale_bits: tuple[int, ...] = (4, 10)
-    """Updates have 2 to these steps per unit."""
+    """Binary logarithms of the steps per unit of an update."""
     cohort_shares: tuple[float, ...] = (0.5, 1.0)
-    """Parts of the largest cohort."""
+    """Cohort sizes as shares of the largest cohort."""
     dropout_probs: tuple[float, ...] = (0.0, 0.3)
-    """Chance of a participant to drop out."""
+    """Chances that a participant drops out."""
     target_epsilons: tuple[float, ...] = (8.0, float("inf"))
-    """Of the whole run, for clients; inf is training without noise."""
+    """Epsilons of the whole run, for clients; inf is training without noise."""
     delta: float = 1e-3
-    """Below one over the clients."""
+    """Delta, below one over the number of clients."""
     num_seeds: int = 1
-    """Runs of each."""
+    """Runs of each setting."""
 
 
 CONFIGS = {
@@ -101,7 +103,7 @@ PAGE = {
 
 
 def points(experiment: Experiment) -> list[lab.Point]:
-    """The whole grid."""
+    """Every point of the grid."""
     sweep = lab.product(
         lab.hidden(lab.axis("sampler.share", experiment.cohort_shares)),
         lab.axis("target_epsilon", experiment.target_epsilons),
@@ -119,12 +121,12 @@ def points(experiment: Experiment) -> list[lab.Point]:
 
 
 def cohort(sampler: parts.FixedSize) -> int:
-    """How many clients a round draws."""
+    """The number of clients that a round draws."""
     return round(sampler.cohort_size * (sampler.share or 1.0))
 
 
 def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, Any]]:
-    """One row per setting: the mean over seeds, and their spread."""
+    """One row per setting, with the mean and the spread over seeds."""
     settings: dict[tuple[Any, ...], list[lab.Result]] = {}
     for run in results:
         labels = run.point.labels

@@ -7,12 +7,13 @@ multiplier at the same accuracy, and a population that can afford such cohorts g
 small epsilon. Adaptive clipping (Andrew et al., NeurIPS 2021) spares the choice of the
 clip norm.
 
-The clients are the 539 writers of MNIST's training digits. Every run has cohort,
-noise multiplier and clip rule; epsilon is that of this population, whose sampling
-probability is large. The columns `projected_*` are a **projection**, not a run: the
-same noise in the mean with `projection` times the cohort and noise, in a population so
-large that the sampling probability is `projected_sampling_prob`, taken as equally
-accurate. `paper` takes about half an hour on 2 cores, `smoke` (digits) a minute.
+The clients are the 539 writers of MNIST's training digits. Runs differ in cohort, noise
+multiplier and clip rule; epsilon is that of this population, whose sampling probability
+is large. The columns `projected_*` are a **projection**, not a run. It multiplies
+cohort and noise by `projection`, which keeps the noise in the mean and, by assumption,
+the accuracy, in a population so large that the sampling probability is
+`projected_sampling_prob`. `paper` takes about half an hour on 2 cores, `smoke` (digits)
+a minute.
 
     python -m experiments.dp_fedavg smoke
     python -m experiments.dp_fedavg paper
@@ -34,18 +35,18 @@ CLIPS: tuple[Clip, ...] = (
     ("adaptive", 0.1),
 )
 MECHANISMS = {"flat": parts.Gaussian, "adaptive": parts.AdaptiveGaussian}
-"""By how updates are clipped, from a (first) clip norm."""
+"""Mechanisms by clip rule; each takes a (first) clip norm."""
 
 
 @lab.part
 class Experiment:
-    """A grid of cohorts, noises and clips."""
+    """The grid of cohorts, noises and clips."""
 
     base: parts.Federated = parts.Federated(
         trainer=parts.FedAvg(parts.Sgd(0.1), batch_size=10),
         schedule=lab.Schedule(num_rounds=4, eval_every=2),
     )
-    """What all runs share; the grid sets cohort and mechanism."""
+    """The setup that all runs share; the grid sets cohort and mechanism."""
     cohorts: tuple[int, ...] = (10, 20)
     """Expected clients per round."""
     noises: tuple[float, ...] = (0.0, 1.0)
@@ -53,15 +54,15 @@ class Experiment:
     clips: tuple[Clip, ...] = CLIPS[1::2]
     """Names of MECHANISMS and (first) clip norms."""
     num_seeds: int = 2
-    """Runs of each."""
+    """Runs of each setting."""
     delta: float = 1e-3
-    """Of every epsilon; below one over the number of clients."""
+    """Delta of every epsilon; below one over the number of clients."""
     projection: int = 50
-    """How many times larger cohort and noise are in the projection."""
+    """Factor by which cohort and noise are larger in the projection."""
     projected_population: int = 1_000_000
     """Clients to sample from in the projection."""
     projected_delta: float = 1e-8
-    """Of the projection's epsilon."""
+    """Delta of the projection's epsilon."""
 
 
 CONFIGS = {
@@ -100,7 +101,7 @@ PAGE = {
 
 
 def points(experiment: Experiment) -> list[lab.Point]:
-    """Every cohort, noise, clip and seed."""
+    """A point for every cohort, noise, clip and seed."""
     clips = tuple(
         lab.Setting(
             {"mechanism": MECHANISMS[rule](norm)},
@@ -143,7 +144,7 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
 
 
 def projected(experiment: Experiment, noise: float, prob: float) -> float:
-    """The epsilon of as many rounds with this noise and sampling."""
+    """The epsilon of the same number of rounds with this noise and sampling."""
     if noise == 0:
         return float("inf")
     sampler = federated.poisson(experiment.projected_population, prob)

@@ -6,13 +6,14 @@ a small CNN trained by DP-SGD reaches 95.0, 96.6 and 97.0% on MNIST in the tutor
 three settings, and with tanh and momentum 98.1% on MNIST and 86.0% on Fashion-MNIST at
 epsilon 3 (by the conversion of that time).
 
-`PUBLISHED` are their settings; the curve is the two settings of Tramer and Boneh with
-20 epochs in place of 40 and the noise that five epsilons (by the column `accountant`)
-ask for, so that the rates which suit epsilon 3 are kept at all of them. Every step
-draws a Poisson sample, as it is accounted; the published runs of TensorFlow Privacy and
-of Tramer and Boneh shuffled. An epoch is as many steps as expected batches fit into the
-training set. `paper` is the tutorials' settings, `tanh` those of Tramer and Boneh, and
-each data set's curve stands by itself; minutes are in PAGE. `smoke` (digits) takes one.
+`PUBLISHED` holds the published settings. The curve is the two settings of Tramer and
+Boneh with 20 epochs in place of 40 and the noise for each of five epsilons (by the
+column `accountant`); it keeps the learning rates that suit epsilon 3 at every epsilon.
+Every step draws a Poisson sample, as accounted; the published runs of TensorFlow
+Privacy and of Tramer and Boneh shuffled. An epoch is as many steps as expected batches
+fit into the training set. `paper` is the tutorials' settings, `tanh` those of Tramer
+and Boneh, and each data set's curve has its own configuration; minutes are in PAGE.
+`smoke` (digits) takes one minute.
 
     python -m experiments.dp_sgd smoke
     python -m experiments.dp_sgd paper
@@ -44,26 +45,26 @@ MODELS = {
     "tanh_cnn": parts.TutorialCnn(jax.nn.tanh),
 }
 MOMENTA = {"sgd": None, "momentum": 0.9}
-"""Of SGD, by what sources call the optimizer."""
+"""Momentum of SGD, by the optimizer's name in the sources."""
 
 
 class Setting(NamedTuple):
-    """A way to train, and what its source reports.
+    """A setting of training, and the results that its source reports.
 
     Attributes:
-      name: What the table calls it.
+      name: The setting's name in the table.
       dataset: One of DATA, pooled.
       model: One of MODELS.
       optimizer: One of MOMENTA.
       batch: Expected examples per step.
-      learning_rate: The optimizer's.
-      clip_norm: Of an example's gradient.
+      learning_rate: The optimizer's learning rate.
+      clip_norm: Clip norm of an example's gradient.
       noise: Noise multiplier; 0 trains without privacy, None asks for `target_epsilon`.
       epochs: Passes over the training set, in expectation.
-      target_epsilon: Of the whole run, where `noise` is None.
-      source_percent: Reported test accuracy; None where there is none.
-      source_spread: Its standard deviation over runs.
-      source_epsilon: Reported, by the old conversion.
+      target_epsilon: Epsilon of the whole run, where `noise` is None.
+      source_percent: Reported test accuracy in percent; None where none is reported.
+      source_spread: Reported standard deviation of the accuracy over runs.
+      source_epsilon: Reported epsilon, by the old conversion.
     """
 
     name: str
@@ -84,7 +85,7 @@ class Setting(NamedTuple):
 def tutorial(
     name: str, rate: float, noise: float, clip: float, epochs: int, *source: float
 ) -> Setting:
-    """A setting of the tutorials' CNN; what Opacus reports is the source."""
+    """A setting of the tutorials' CNN; the source is what Opacus reports."""
     return Setting(
         name, "mnist", "tutorial_cnn", "sgd", 256, rate, clip, noise, epochs, None,
         *source,
@@ -110,7 +111,7 @@ PUBLISHED = (
 def curve(
     setting: Setting, epochs: int, target_epsilons: tuple[float, ...]
 ) -> tuple[Setting, ...]:
-    """A setting with the noise of other epsilons."""
+    """Copies of a setting with the noise for other epsilons."""
     return tuple(
         setting._replace(
             name="curve", epochs=epochs, noise=None, target_epsilon=target,
@@ -126,22 +127,22 @@ SMOKE = Setting("smoke", "digits", "logistic", "sgd", 128, 1.0, 0.5, 1.0, 10)
 
 @lab.part
 class Experiment:
-    """Settings to train."""
+    """The settings to train."""
 
     settings: tuple[Setting, ...] = (SMOKE, *curve(SMOKE, 5, (1.0, 8.0)))
-    """In the table's order."""
+    """The settings, in the table's order."""
     num_seeds: int = 2
-    """Runs of each."""
+    """Runs of each setting."""
     delta: float = 1e-5
-    """Of every epsilon."""
+    """Delta of every epsilon."""
     eval_every: int = 5
     """Epochs between evaluations."""
     microbatch_size: int | None = None
-    """Examples that are clipped at once; changes the speed only."""
+    """Examples clipped at once; only the speed depends on it."""
 
 
 def whole(*settings: Setting) -> Experiment:
-    """These settings, as often as the published ones."""
+    """An experiment of these settings, with as many runs as the published ones."""
     return Experiment(settings, num_seeds=3, microbatch_size=32)
 
 
@@ -181,7 +182,7 @@ PAGE = {
 
 
 def setup_of(experiment: Experiment, setting: Setting) -> parts.Central:
-    """What a setting trains; a round is an epoch."""
+    """The training setup of a setting; a round is an epoch."""
     plain = parts.Central(
         data=DATA[setting.dataset],
         model=MODELS[setting.model],
@@ -199,7 +200,7 @@ def setup_of(experiment: Experiment, setting: Setting) -> parts.Central:
 
 
 def points(experiment: Experiment) -> list[lab.Point]:
-    """Every setting and seed, seeds outermost."""
+    """A point for every setting and seed, seeds outermost."""
     runs, delta = [], experiment.delta
     for setting in experiment.settings:
         setup = setup_of(experiment, setting)

@@ -6,12 +6,12 @@ reaches 97% and the CNN 99% test accuracy in the rounds that the cells below lis
 with the best client learning rate of a grid.
 
 As in the paper, accuracy is made monotone over the rounds and interpolated between
-them, and the best rate of the grid is the one that counts. Every run goes through all
-of its cell's `max_rounds`, for the test accuracy may not end it, and rows held out to
-end it by would leave clients less than the paper's 600 examples. `paper` is the 2NN
-with batches of 10, `full_batch_iid` and `full_batch_shards` the 2NN with one batch of
-all, `cnn` and `cnn_non_iid` (of its non-IID cells one, at one rate) the CNN; minutes
-are in PAGE. `smoke` (logistic regression on digits to 90%) takes a few seconds.
+them, and the best rate of the grid counts. Every run goes through all of its cell's
+`max_rounds`: the test accuracy must not end a run, and validation rows would leave
+clients less than the paper's 600 examples. `paper` is the 2NN with batches of 10,
+`full_batch_iid` and `full_batch_shards` are the 2NN with all examples in one batch,
+`cnn` and `cnn_non_iid` (one of the non-IID cells, at one rate) are the CNN; minutes are
+in PAGE. `smoke` (logistic regression on digits to 90%) takes a few seconds.
 
     python -m experiments.fedavg_rounds smoke
     python -m experiments.fedavg_rounds paper
@@ -32,26 +32,27 @@ from ppml_lab import lab
 from ppml_lab.lab import parts
 
 PARTITIONS = {"iid": parts.Iid(100), "shards": parts.Shards(100)}
-"""Shards: two digits per client."""
+"""Partitions by name; with shards a client has two digits."""
 MODELS = {"logistic": parts.Logistic(), "2nn": parts.TwoNN(), "cnn": parts.Cnn()}
 TARGETS = {"logistic": 0.9, "2nn": 0.97, "cnn": 0.99}
-"""The test accuracy that a model is to reach."""
+"""The target test accuracy of each model."""
 ALL = 600
-"""The batch size that is all of a client's examples: infinity in the paper."""
+"""The batch size of all of a client's examples: infinity in the paper."""
 
 
 class Cell(NamedTuple):
-    """A cell of the paper's tables, and how it is tried here.
+    """A cell of the paper's tables, and the runs of it here.
 
     Attributes:
       model: One of TARGETS.
       partition: One of PARTITIONS.
       cohort: Clients per round; a hundredth of it is the paper's C.
-      epochs: E.
-      batch_size: B.
-      paper_rounds: What the paper reports; None where it did not reach the target.
+      epochs: Local epochs, the paper's E.
+      batch_size: Local batch size, the paper's B.
+      paper_rounds: Rounds that the paper reports; None where it did not reach the
+        target.
       learning_rates: The grid of client learning rates.
-      max_rounds: Where a run ends.
+      max_rounds: Rounds of a run.
       num_seeds: Repetitions of every rate.
     """
 
@@ -99,12 +100,12 @@ CNN = (  # as far as two cores allow
 
 @lab.part
 class Experiment:
-    """Cells on a data set."""
+    """The data set and the cells."""
 
     data: parts.Data = parts.Mnist()
-    """Among 100 clients."""
+    """The data set, split among 100 clients."""
     cells: tuple[Cell, ...] = PAPER
-    """The cells."""
+    """The cells of the paper's tables that are run."""
 
 
 CONFIGS = {
@@ -141,7 +142,7 @@ PAGE = {
 
 def rounds_to(target: float, accuracy: Sequence[float]) -> float | None:
     """The interpolated round at which the monotone accuracy meets the target."""
-    # In float32, as it was computed: 0.9 is met by 0.9.
+    # In float32, as accuracy is computed, so that 0.9 meets a target of 0.9.
     best = np.fmax.accumulate(np.array([0.0, *accuracy], np.float32))
     if best[-1] < np.float32(target):
         return None
@@ -151,7 +152,7 @@ def rounds_to(target: float, accuracy: Sequence[float]) -> float | None:
 
 
 def setup_of(data: parts.Data, cell: Cell, rate: float) -> parts.Federated:
-    """A cell at a rate of its grid."""
+    """The training setup of a cell at a learning rate of its grid."""
     return parts.Federated(
         data=data,
         partition=PARTITIONS[cell.partition],
@@ -164,7 +165,7 @@ def setup_of(data: parts.Data, cell: Cell, rate: float) -> parts.Federated:
 
 
 def points(experiment: Experiment) -> list[lab.Point]:
-    """Every cell, rate and seed."""
+    """A point for every cell, rate and seed."""
     return [
         lab.Point(
             setup_of(experiment.data, cell, rate),

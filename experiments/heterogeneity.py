@@ -3,16 +3,17 @@
 Claim (Li, Diao, Chen and He, "Federated Learning on Non-IID Data Silos: An Experimental
 Study", ICDE 2022): on MNIST with 10 clients that all take part, FedAvg, FedProx and
 SCAFFOLD are close to each other when labels are spread by a Dirichlet distribution, and
-all lose when every client has two labels only. On CIFAR-10 under a Dirichlet
+all are worse when every client has only two labels. On CIFAR-10 under a Dirichlet
 distribution of 0.5 SCAFFOLD is ahead by some points.
 
-The setting is that of a published run of the study's (batches of 64, SGD of rate 0.01
-and momentum 0.9, the same small CNN; best test accuracy over the rounds), but shorter:
-10 rounds (CIFAR-10: 50) of 2 local epochs where it has 50 of 10, and no weight decay of
-1e-5. Beside the global test accuracy stand the accuracies on each client's own training
-examples: their mean, their spread, and the worst tenth of the clients. `paper` is
-MNIST, the others are CIFAR-10, one algorithm each; each takes about half an hour on 2
-cores, `smoke` (digits, logistic regression) a minute.
+The setting is that of a published run of the study (batches of 64, SGD of rate 0.01 and
+momentum 0.9, the same small CNN; best test accuracy over the rounds), but shorter: 10
+rounds (CIFAR-10: 50) of 2 local epochs instead of 50 rounds of 10, and without its
+weight decay of 1e-5. The table has the global test accuracy and the accuracies on each
+client's own training examples: their mean, their spread, and the mean of the worst
+tenth of the clients. `paper` is MNIST; the other configurations are CIFAR-10 with one
+algorithm each. Each takes about half an hour on 2 cores, `smoke` (digits, logistic
+regression) a minute.
 
     python -m experiments.heterogeneity smoke
     python -m experiments.heterogeneity paper
@@ -37,7 +38,8 @@ PARTITIONS = {
     "dirichlet 10": parts.Dirichlet(10, alpha=10.0),
     "2 labels": parts.LabelLimited(10, labels_per_client=2),
 }
-# Of that run, 50 rounds of 10 epochs: mean and spread of the best accuracy in percent.
+# The published run, 50 rounds of 10 epochs: mean and spread of the best accuracy in
+# percent.
 BENCHMARK: dict[Any, tuple[float, float]] = {
     (parts.Mnist, "dirichlet 0.5", "fedavg"): (98.89, 0.07),
     (parts.Mnist, "dirichlet 0.5", "scaffold"): (99.07, 0.06),
@@ -53,7 +55,7 @@ BENCHMARK: dict[Any, tuple[float, float]] = {
 
 @lab.part
 class Experiment:
-    """Algorithms on partitions."""
+    """The algorithms and the partitions."""
 
     base: parts.Federated = parts.Federated(
         trainer=parts.FedAvg(
@@ -63,19 +65,19 @@ class Experiment:
         client_metrics=True,
         schedule=lab.Schedule(num_rounds=5, eval_every=1, evals_per_chunk=5),
     )
-    """FedAvg; partitions and the other algorithms change its parts."""
+    """The setup of FedAvg; partitions and other algorithms change its parts."""
     algorithms: tuple[Literal["fedavg", "fedprox", "scaffold"], ...] = (
         "fedavg",
         "fedprox",
         "scaffold",
     )
-    """Algorithms."""
+    """The algorithms to compare."""
     partitions: tuple[str, ...] = tuple(PARTITIONS)
-    """Names of PARTITIONS."""
+    """Partitions, by their names in PARTITIONS."""
     proximal_mu: lab.Traced = 0.01
-    """FedProx's."""
+    """Weight of FedProx's proximal term."""
     num_seeds: int = 2
-    """Runs of each; a seed also deals the data anew."""
+    """Runs of each; every seed has its own partition of the data."""
 
 
 MNIST = Experiment(
@@ -140,7 +142,7 @@ PAGE = {
 
 
 def trainers(experiment: Experiment) -> dict[str, parts.Trainer]:
-    """What clients do in each algorithm: the same local steps."""
+    """The trainer of each algorithm; local steps are the same."""
     plain = experiment.base.trainer
     if not isinstance(plain, parts.FedAvg):
         raise ValueError(
@@ -157,7 +159,7 @@ def trainers(experiment: Experiment) -> dict[str, parts.Trainer]:
 
 
 def points(experiment: Experiment) -> list[lab.Point]:
-    """Every seed, partition and algorithm."""
+    """A point for every seed, partition and algorithm."""
     for name in experiment.partitions:
         checks.known("partitions", name, PARTITIONS)
     partitions = {name: PARTITIONS[name] for name in experiment.partitions}

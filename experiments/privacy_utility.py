@@ -1,21 +1,22 @@
 """What does privacy cost in accuracy, bytes and time?
 
-Claim: on the same data and model, federated learning costs a little accuracy, a secure
-sum costs bytes and time but no accuracy, central differential privacy costs accuracy
-that shrinks as epsilon grows, and local differential privacy costs most of it.
+Claim: on the same data and model, federated learning costs a little accuracy; secure
+aggregation costs bytes and time but no accuracy; central differential privacy costs
+accuracy, and less as epsilon grows; local differential privacy costs most of it.
 
-Rows: central training (with DP-SGD that protects single examples), federated averaging,
-with a secure sum, with central DP, with both, with local DP (these protect whole
-clients), for each target epsilon and seed. Every pattern is tuned alike, by its own
-`search_SET` (`experiments.tuned.search`): 16 random settings of its rates and clip norm
-on validation rows and other seeds, private ones at epsilon 1; `paper_SET` takes what it
-finds, at every epsilon. Time on 2 cores: `smoke` (digits, 350 clients, not tuned) under
-two minutes, `search_fashion` about 8 minutes and `paper_fashion` about 15
-(Fashion-MNIST, 2,000 clients, 7,850 parameters). `search_scattering` and
-`paper_scattering` (likely 30 and 25 minutes, not run yet) learn from features that
-nobody learns in place of pixels (`data.scattering`, 39,700 parameters, 5 GB of memory);
-from such features, with larger batches, Tramer and Boneh (ICLR 2021) report 89.7% for
-central DP-SGD at epsilon 3 and delta 1e-5.
+The patterns are central training (also with DP-SGD, which protects single examples) and
+federated averaging: plain, with secure aggregation, with central DP, with both, and
+with local DP (DP protects whole clients here). A row is a pattern at one target epsilon
+and seed. Every pattern is tuned in the same way, by its own `search_SET`
+(`experiments.tuned.search`): 16 random settings of learning rates and clip norm are
+compared on validation rows and other seeds, private patterns at epsilon 1; `paper_SET`
+uses the best setting at every epsilon. Time on 2 cores: `smoke` (digits, 350 clients,
+not tuned) under two minutes, `search_fashion` about 8 minutes and `paper_fashion` about
+15 (Fashion-MNIST, 2,000 clients, 7,850 parameters). `search_scattering` and
+`paper_scattering` (likely 30 and 25 minutes, not run yet) learn from scattering
+features in place of pixels, which need no learning (`data.scattering`, 39,700
+parameters, 5 GB of memory); from such features, with larger batches, Tramer and Boneh
+(ICLR 2021) report 89.7% for central DP-SGD at epsilon 3 and delta 1e-5.
 
     python -m experiments.privacy_utility smoke
     python -m experiments.privacy_utility search_fashion
@@ -38,15 +39,15 @@ RESULTS = "results/privacy_utility"
 
 @lab.part
 class Comparison:
-    """Every pattern shares the data, the model and the number of rounds."""
+    """The comparison: all patterns share data, model and number of rounds."""
 
     study: patterns.Study = patterns.Study()
     """The data set, the model and the patterns."""
     settings: str = ""
-    """Folder of the search whose best settings are used; none for those in the middle
-    of the patterns' boxes."""
+    """Folder of the search whose best settings are used; if empty, the settings in the
+    middle of the patterns' boxes are used."""
     target_epsilons: tuple[float, ...] = (patterns.INF, 16.0, 4.0, 1.0, 0.25)
-    """Epsilon of a whole run; inf is without privacy."""
+    """Epsilons of a whole run; inf is without privacy."""
     num_seeds: int = 3
     """Repetitions of every setting; the same seeds in every pattern."""
 
@@ -61,7 +62,7 @@ FASHION = patterns.Study(
         schedule=lab.Schedule(num_rounds=51, eval_every=51),
     ),
     central_batch=parts.Poisson(600),
-    # Below one over the examples, so that it is for those whom central DP-SGD protects.
+    # Below one over the number of examples, the unit that central DP-SGD protects.
     delta=1e-5,
     central=patterns.Box((0.03, 3.0)),
     private_central=patterns.Box((0.03, 3.0), clip_norm=(0.1, 10.0)),
@@ -93,9 +94,9 @@ ADULT = replace(
         schedule=lab.Schedule(num_rounds=51, eval_every=51),
     ),
 )
-# Features are 4 times as long as pixels, which makes gradients longer, models shorter,
-# and a step of the same rate 16 times as large: FASHION's boxes are moved by 10, and
-# those of clip norms by 3.
+# The norm of features is 4 times that of pixels, which makes gradients longer, models
+# shorter, and a step of the same rate 16 times as large: FASHION's boxes are moved by
+# 10, and those of clip norms by 3.
 SCATTERING = replace(
     FASHION,
     base=replace(FASHION.base, data=parts.Scattered(data=parts.FashionMnist())),
@@ -119,7 +120,7 @@ CONFIGS = {
     "paper_scattering": Comparison(
         SCATTERING,
         f"{RESULTS}/search_scattering",
-        # At 3 there is a published number.
+        # A number is published for epsilon 3.
         (patterns.INF, 8.0, 3.0, 1.0),
         3,
     ),
@@ -187,7 +188,7 @@ PAGE = {
 
 
 def points(config: Comparison | search.Search) -> list[lab.Point]:
-    """Every run, seeds outermost so that patterns share the machine's moods."""
+    """Every run, seeds outermost so that the machine's load falls on all patterns."""
     if isinstance(config, search.Search):
         return search.points(config)
     setups = config.study.setups()
@@ -212,7 +213,7 @@ def points(config: Comparison | search.Search) -> list[lab.Point]:
 
 
 def overheads(results: list[lab.Result]) -> dict[str, list[float]]:
-    """Quartiles of each pattern's run time over plain federated learning's."""
+    """Quartiles of each pattern's run time divided by plain federated learning's."""
     firsts = {run.point.labels["pattern"]: run.point for run in reversed(results)}
     print("measuring the patterns' run times in turns", flush=True)
     seconds = lab.seconds_in_turns(list(firsts.values()))
@@ -224,7 +225,7 @@ def overheads(results: list[lab.Result]) -> dict[str, list[float]]:
 def table(
     config: Comparison | search.Search, results: list[lab.Result]
 ) -> list[dict[str, Any]]:
-    """One row per run; a pattern's overhead is measured apart, in turns."""
+    """One row per run; a pattern's overhead is measured separately, in turns."""
     if isinstance(config, search.Search):
         return search.table(config, results)
     overhead = overheads(results)

@@ -1,14 +1,14 @@
 """What do few bits, and computing on shares at all, cost a trained model?
 
 Claims to check: with enough fraction bits a model classifies on shares as in the clear;
-below, it falls off a cliff (Piranha, Watson et al., USENIX Security 2022, published a
-cliff between 14 and 16 bits, of networks *trained* on shares); what goes wrong is first
-the encoding, and in a ring of 32 bits the wrap-around of products.
+with fewer bits accuracy falls sharply (Piranha, Watson et al., USENIX Security 2022,
+published such a fall between 14 and 16 bits, for networks *trained* on shares). The
+encoding fails first, and in a ring of 32 bits the wrap-around of products.
 
-Models are trained in the clear on all of the training set, then run on shares of test
-images and of the parameters (`smpc.private`), emulated in `ideal` mode: values,
-messages and rounding of three parties, replicated shares. All fraction bits of a ring
-are one compiled program. Columns, means over seeds:
+Models are trained in the clear on the whole training set, then run on shares of test
+images and of the parameters (`smpc.private`). They are emulated in `ideal` mode, which
+has the values, messages and rounding of three parties with replicated shares. All
+fraction bits of a ring are one compiled program. Columns, means over seeds:
 
     accuracy, agreement   of classes with the labels, and with the clear model
     encoding              RMS error of logits from rounded parameters and images alone
@@ -17,12 +17,11 @@ are one compiled program. Columns, means over seeds:
     approximation         RMS error of probabilities, from the softmax in exact reals
     probabilities         and of probabilities on shares, all errors together
 
-Rows with a `layer` are costs: bytes that the busiest party sends for 128 images,
-offline and online, rounds (of a layer those in which it sends: layers that need nothing
-of each other share them), and seconds of messages on a LAN and a WAN, by layer and in
-all; the last row is CrypTen's own counters for the 784-128-10 perceptron, if
-PPML_LAB_CRYPTEN_PYTHON names an interpreter (`secure_throughput`). `paper` takes about
-20 minutes on 2 cores.
+Rows with a `layer` are costs, by layer and in all: bytes that the busiest party sends
+for 128 images, offline and online; rounds (for a layer those in which it sends:
+independent layers share rounds); and seconds of messages on a LAN and a WAN. The last
+row has CrypTen's own counters for the 784-128-10 perceptron, if PPML_LAB_CRYPTEN_PYTHON
+names an interpreter (`secure_throughput`). `paper` takes about 20 minutes on 2 cores.
 
     python -m experiments.private_inference smoke
     python -m experiments.private_inference paper
@@ -48,22 +47,22 @@ from ppml_lab.smpc import ring as rings
 
 @dataclass(frozen=True)
 class Experiment:
-    """Models, bits and how many images."""
+    """The models, bits and numbers of images."""
 
     dataset: str = "digits"
-    """Of images."""
+    """The data set of images."""
     models: tuple[str, ...] = ("logistic", "2nn")
-    """logistic, 2nn or cnn."""
+    """Models: logistic, 2nn or cnn."""
     fraction_bits: tuple[int, ...] = (4, 8, 16)
-    """Of fixed-point numbers."""
+    """Fraction bits of fixed-point numbers."""
     num_steps: int = 300
-    """Of training, in the clear."""
+    """Steps of training, in the clear."""
     test_images: int = 200
     """Test images that are classified."""
     cnn_images: int = 50
-    """The same for the CNN, which takes longer."""
+    """Test images that the CNN classifies, which takes longer."""
     batch_size: int = 50
-    """Images that are classified at once."""
+    """Images classified at once."""
     num_seeds: int = 2
     """Trainings of each model; the CNN has one."""
 
@@ -169,7 +168,7 @@ def on_shares(
 
 
 def encoded_only(module: Any, params: Any, batches: Any, bits: int) -> np.ndarray:
-    """Logits of rounded parameters and images, in float64."""
+    """The logits of rounded parameters and images, in float64."""
     with jax.enable_x64(True):
         scale = 2.0**bits
 
@@ -186,7 +185,7 @@ def rms(error: np.ndarray) -> float:
 
 
 def errors(name: str, config: Experiment, dataset: data.Dataset, seed: int) -> Any:
-    """By ring and bits, everything that is measured with one trained model."""
+    """Everything measured with one trained model, by ring and bits."""
     count = config.cnn_images if name == "cnn" else config.test_images
     batch = min(config.batch_size, count)
     assert dataset.num_classes is not None
@@ -250,7 +249,7 @@ def costs(name: str, function: Callable[..., Any], params: Any, images: Any) -> 
 
 
 def perceptron(params: Any, images: jax.Array) -> jax.Array:
-    """784-128-10, without biases: what peers are counted on."""
+    """The 784-128-10 perceptron without biases, by which peers are compared."""
     with jax.named_scope("first"):
         hidden = images @ params["first"]
     with jax.named_scope("relu"):
@@ -260,7 +259,7 @@ def perceptron(params: Any, images: jax.Array) -> jax.Array:
 
 
 def counted_by_crypten(folder: Path) -> list[Row]:
-    """CrypTen's bytes and rounds for the perceptron, and what the lab makes of them."""
+    """CrypTen's bytes and rounds for the perceptron, beside the lab's."""
     if not bench.is_here("crypten"):
         return []
     scripts = Path(bench.__file__).with_name("secure_throughput_workers")

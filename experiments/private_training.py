@@ -1,12 +1,13 @@
 """What does it cost to train on data that nobody may pool, on shares and with noise?
 
 Claims to check: parties who compute on shares get the model of pooled training, which
-beats what each owner gets alone; central differential privacy for the same epsilon
-needs no trusted server; below some number of fraction bits training fails (Piranha,
+is better than what each owner gets alone; central differential privacy for the same
+epsilon needs no trusted server; with too few fraction bits training fails (Piranha,
 Watson et al., USENIX Security 2022: a network on MNIST reaches 96% from 16 bits on and
 10% up to 14).
 
-Three cases (`federated.training_on_shares`), full gradient descent but for the last:
+There are three cases (`federated.training_on_shares`), all by full gradient descent
+except the last:
 
     heart    logistic regression on heart disease: four hospitals share their rows among
              three parties, replicated shares
@@ -15,16 +16,16 @@ Three cases (`federated.training_on_shares`), full gradient descent but for the 
     mnist    the 2NN on MNIST, rows split between three parties, batches of 128, which
              is also trained with fewer and more fraction bits, in one compiled program
 
-Methods: `alone` (each owner, in the clear, of which the rows give the best and the
-worst), `pooled` (in the clear), `shares`, and `shares + DP`, where examples' features
-are clipped by their owners, the sigmoid is piecewise linear, and each party adds its
-noise on shares, which it deals beforehand, so that noise costs no round; epsilon is the
+The methods are `alone` (each owner in the clear; rows give the best and the worst
+owner), `pooled` (in the clear), `shares`, and `shares + DP`. In the last, owners clip
+their examples' features, the sigmoid is piecewise linear, and each party adds its noise
+on shares; it shares the noise beforehand, so that noise costs no round. Epsilon is the
 accountant's, for adding or removing an example of *these features*: heart's and adult's
-are standardised with means and stds of the train rows (`data.tabular`), which epsilon
-does not cover and takes as public. Values are those of the protocols,
-emulated in `ideal` mode; `full_agrees` says whether shares of every party, computed in
-full, gave the same bits. Bytes are the busiest party's, a round is one exchange, half a
-round trip; seconds are those of messages and, `compute_seconds`, of the emulation.
+features are standardised with means and stds of the train rows (`data.tabular`), which
+epsilon does not cover and takes as public. Values are those of the protocols, emulated
+in `ideal` mode; `full_agrees` says whether a full computation of every party's shares
+gave the same bits. Bytes are the busiest party's; a round is one exchange, half a round
+trip. Seconds are those of messages; `compute_seconds` are those of the emulation.
 `smoke` uses heart disease's shape with random data; `paper` (heart and adult) and
 `mnist` take about 10 minutes each on 2 cores.
 
@@ -56,20 +57,20 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Experiment:
-    """Cases, budgets and lengths."""
+    """The cases, budgets and lengths of training."""
 
     cases: tuple[str, ...] = ("random",)
-    """heart, adult, mnist; or random, of heart's shape."""
+    """Cases: heart, adult, mnist; or random, of heart's shape."""
     target_epsilons: tuple[float, ...] = (8.0,)
-    """Budgets of training with noise."""
+    """Epsilons of training with noise."""
     num_steps: int = 20
-    """Of logistic regressions."""
+    """Steps of logistic regressions."""
     mnist_steps: int = 20
-    """Of the 2NN."""
+    """Steps of the 2NN."""
     fraction_bits: int = 16
-    """Of fixed-point numbers."""
+    """Fraction bits of fixed-point numbers."""
     swept_bits: tuple[int, ...] = ()
-    """Of the 2NN's trainings."""
+    """Fraction bits of the 2NN's trainings."""
     num_seeds: int = 2
     """Trainings of each kind."""
 
@@ -114,7 +115,7 @@ COLUMNS += ("compute_seconds", "full_agrees", "largest_difference")
 
 
 class Case:
-    """Owners' parts, and what is learnt from them."""
+    """A case: the owners' parts of the data, and the model that learns from them."""
 
     def __init__(
         self,
@@ -134,14 +135,16 @@ class Case:
         self.num_examples = len(self.join(parts)["y"])
 
     def join(self, parts: Any) -> Any:
-        """Rows one after the other, or columns side by side and the first's labels."""
+        """Joins rows one after the other, or columns side by side with the first's
+        labels.
+        """
         some = list(parts.values())
         x = jnp.concatenate([part["x"] for part in some], axis=self.axis)
         labels = [part["y"] for part in some if "y" in part]
         return {"x": x, "y": jnp.concatenate(labels)}
 
     def clipped(self) -> Parts:
-        """Each owner bounds its own features: where columns are split, to its part of
+        """Clips each owner's features; where columns are split, to the owner's part of
         the norm.
         """
         share = np.sqrt(len(self.parts)) if self.axis == 1 else 1.0
@@ -213,7 +216,7 @@ def images(dataset: data.Dataset) -> Case:
 
 
 def random_rows() -> data.Dataset:
-    """Two classes, 13 features, four owners."""
+    """Random data of two classes, 13 features and four owners."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 13)).astype(np.float32)
     y = (x @ rng.normal(size=13) > 0).astype(np.int32)
@@ -252,7 +255,7 @@ def perceptron(softmax: Callable[[Any], Any]) -> Any:
 
 def in_the_clear(case: Case, gradient: Any, start: Any, parts: Any, steps: int,
                  batch: int | None) -> Any:  # fmt: skip
-    """The same training, of floats."""
+    """The same training on floats in the clear."""
     count = len(case.join(parts)["y"])
     training = federated.training_on_shares(
         case.protocol(16), gradient, case.join, num_steps=steps,
@@ -270,7 +273,7 @@ def accuracy(params: Any, test: dict[str, np.ndarray]) -> float:
 
 def on_shares(case: Case, gradient: Any, start: Any, parts: Any, config: Experiment,
               steps: int, **options: Any) -> tuple[Row, list[Any]]:  # fmt: skip
-    """What one kind of training costs and gives, over seeds."""
+    """The costs and the results of one kind of training, over seeds."""
 
     def trainer(*, ideal: bool) -> federated.SharedTraining:
         return federated.training_on_shares(
@@ -286,7 +289,7 @@ def on_shares(case: Case, gradient: Any, start: Any, parts: Any, config: Experim
     training = trainer(ideal=True)
     keys = [jax.random.key(seed) for seed in range(config.num_seeds)]
     if training.noise_stddev:
-        # Two private trainings of a seed must not have one noise.
+        # Two private trainings with one seed must not have the same noise.
         what = f"{trees.digest(parts)} {case.kind} {steps} {sorted(options.items())}"
         word = zlib.crc32(what.encode())
         keys = [jax.random.fold_in(key, word) for key in keys]
@@ -325,7 +328,7 @@ def regressions(name: str, config: Experiment) -> list[Row]:
     exact, bounded = jax.nn.sigmoid, approximations.piecewise_sigmoid
     alone, place = [], 0
     for part in case.parts.values():
-        # Who has columns only is lent the labels.
+        # An owner that has only columns gets the labels here.
         y = part.get("y", case.join(case.parts)["y"])
         test, width = case.test, part["x"].shape[1]
         if case.axis == 1:

@@ -1,29 +1,29 @@
 """What does secure aggregation cost, ours beside the published tables?
 
-Claims to check: bytes, degrees and thresholds are the published ones, but for a server
-that lies: here clients hold a share of their own secrets too, which the paper does not
-count, so that its threshold would open both secrets. In time the shape is: as soon as
-anyone drops out, the server of the complete graph takes tens of times as long, in
-proportion to dropped times clients times entries, while a client's time is linear in
-the clients.
+Claims to check: bytes, degrees and thresholds are the published ones, except for a
+server that lies: here clients also hold a share of their own secrets, which the paper
+does not count, so that its threshold would open both secrets. Times have the published
+shape: as soon as a client drops out, the server of the complete graph takes tens of
+times as long, in proportion to dropped times clients times entries, while a client's
+time is linear in the number of clients.
 
-Bytes, rounds, expansions (what a client sends and receives over its bare input) and
-seconds on LAN and WAN are `smpc.cost`'s closed forms, with everybody staying; of
-additive sharing all shares but one are seeds, and pieces of LightSecAgg go through the
-server, as Bonawitz et al.'s shares do. Published
-expansions and LightSecAgg's bytes are values of the papers' own formulas; where a graph
-has k neighbours that formula got k, but k + 1 hold shares: ours are 7 x 256 bits above.
+Bytes, rounds, expansions (a client's traffic over its bare input) and seconds on LAN
+and WAN are `smpc.cost`'s closed forms without dropouts. In additive sharing all shares
+except one are seeds, and pieces of LightSecAgg go through the server, as shares do in
+Bonawitz et al. Published expansions and LightSecAgg's bytes are values of the papers'
+own formulas. For a graph with k neighbours the published formula takes k, but k + 1
+clients hold shares: our numbers are 7 x 256 bits larger.
 
-Times are the emulation's, on one device, after a check that the server finds the sum.
-Client: agrees on keys, adds all its masks, shares two secrets; encrypts nothing.
-Server: `opening` secrets, which here also computes the shares that clients would have
-sent; then it removes masks, 1,024 entries at a time, and adds uploads. Published are
-CPU times of another machine, one thread of Java: what is comparable is the ratio
-between rows (`server_cpu_times_no_dropouts`), and ours stands on masks and keys that
-are cheaper than theirs (threefry, 61 bits). `dropout` is how many vanish, all after
-sharing their keys; elsewhere it is what a graph is made for, in the timed one 20%. What
-was timed into a folder is not timed again. `paper` takes about 5 minutes on 2 idle
-cores, `smoke` 15 seconds.
+Times are the emulation's, on one device, after a check that the server finds the sum. A
+client agrees on keys, adds all its masks and shares two secrets; it encrypts nothing.
+The server opens secrets (`opening`), which here includes computing the shares that
+clients would have sent; then it removes masks, 1,024 entries at a time, and adds
+uploads. Published CPU times are of another machine and one thread of Java: only ratios
+between rows are comparable (`server_cpu_times_no_dropouts`), and our masks and keys
+(threefry, 61 bits) are cheaper than the published ones. `dropout` is the share of
+clients that vanish, all after sharing their keys; in rows without times it is the share
+that a graph is made for. The timed graph is made for 20%. Times found in the folder are
+not measured again. `paper` takes about 5 minutes on 2 idle cores, `smoke` 15 seconds.
 
     python -m experiments.secure_aggregation_cost smoke
     python -m experiments.secure_aggregation_cost paper
@@ -53,20 +53,20 @@ from ppml_lab.smpc.ring import Z32, Wide
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is timed; closed forms are always in the table."""
+    """The timed protocols; closed forms are always in the table."""
 
     clients: tuple[int, ...] = (20,)
-    """Clients, in the complete graph."""
+    """Numbers of clients in the complete graph."""
     dropouts: tuple[int, ...] = (0, 10, 30)
-    """Percent of them that drop out."""
+    """Percentages of these clients that drop out."""
     regular_clients: int = 30
-    """Clients in the k-regular graph, made for 20% dropouts."""
+    """Number of clients in the k-regular graph, made for 20% dropouts."""
     regular_dropouts: tuple[int, ...] = (0, 10, 20)
-    """Percent of them that drop out."""
+    """Percentages of these clients that drop out."""
     corrupt: float = 0.0
     """Share of corrupt clients that the k-regular graph is made for."""
     entries: int = 2048
-    """Of a client's vector."""
+    """Entries of a client's vector."""
     repetitions: int = 2
     """Turns in which everything runs once."""
 
@@ -160,7 +160,7 @@ def degrees() -> list[Row]:
 
 
 def protocols(n: int, dimension: int) -> dict[str, tuple[int, cost.Messages, Row]]:
-    """Bits of a word, messages and parameters of each protocol."""
+    """The bits of a word, messages and parameters of each protocol."""
     bits, few = cost.modulus_bits(n, 16), graphs.k_regular(n, 0.2, 0.2)
     clear = cost.Message("input", "client", "server", 16 * dimension, n, 1, 0)
     all_of, (_, k, t) = graphs.complete(n), few
@@ -181,7 +181,7 @@ def protocols(n: int, dimension: int) -> dict[str, tuple[int, cost.Messages, Row
 
 
 def traffic() -> list[Row]:
-    """Expansions; for some, bytes by message, rounds and seconds too."""
+    """Rows of expansions and, for some, bytes by message, rounds and seconds."""
     rows, whole = [], [*itertools.product((100, 1000, 10_000), (10**5, 10**6))]
     between = itertools.product((200, 500, 2000, 5000), (10**5, 10**6))
     for n, m in dict.fromkeys([*whole, *between, *(key[:2] for key in EXPANSIONS)]):
@@ -227,7 +227,7 @@ def client(graph: graphs.Graph, keys: Any, place: Any, values: Any) -> Any:
 
 
 def remove(graph: graphs.Graph, opened: Any, alive: Any, uploads: Any) -> Any:
-    """The sum of the uploads less what is left of the masks, as `masking.run` does."""
+    """The sum of the uploads minus the remaining masks, as in `masking.run`."""
     length, block = uploads.shape[1], masking.CHUNK
 
     def masks(number: Any) -> Any:
@@ -239,7 +239,7 @@ def remove(graph: graphs.Graph, opened: Any, alive: Any, uploads: Any) -> Any:
 
 
 def timed(function: Any, *given: Any) -> tuple[Any, np.ndarray]:
-    """What comes out, and wall and CPU milliseconds."""
+    """Calls a function; returns its result and wall and CPU milliseconds."""
     jax.block_until_ready(given)
     meter = bench.Meter()
     meter.start()
@@ -248,7 +248,9 @@ def timed(function: Any, *given: Any) -> tuple[Any, np.ndarray]:
 
 
 def programs(graph: graphs.Graph, entries: int) -> Any:
-    """Times by percentage of dropouts; compiled, checked, and run without dropouts."""
+    """A function from percentage of dropouts to times; compiled, checked, and warmed
+    up.
+    """
     n, rng = graph.num_clients, np.random.default_rng(0)
     keys = jax.jit(lambda seed: mask_keys.setup(seed, graph))(jnp.array([20, 17], "u4"))
     opening = jax.jit(lambda keys, alive: mask_keys.unmask(keys, graph, alive))

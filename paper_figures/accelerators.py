@@ -1,9 +1,9 @@
-"""Memory that programs take of accelerators for which they were compiled.
+"""Memory of compiled programs on accelerators.
 
     python -m paper_figures.accelerators [results folder]
 
-Temporaries of each program beside the chip's memory (the line), as XLA's buffer
-assignment has them; a program that does not compile is a cross at the left.
+It shows each program's temporaries, by XLA's buffer assignment, beside the chip's
+memory (the line). A program that does not compile is a cross at the left.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from paper_figures import common
 
 LEAST = 1e-3
-"""MiB; less is drawn here."""
+"""The smallest MiB that is drawn; smaller values are drawn there."""
 
 
 def draw_programs(
@@ -25,7 +25,7 @@ def draw_programs(
     names: Sequence[str],
     looks: Mapping[str, common.Look],
 ) -> None:
-    """A line of the chart per program, and on it a dot per target."""
+    """Draws a line of the chart per program, and on it a dot per target."""
     for row in rows:
         place = names.index(row["program"])
         look = looks[row["target"]]

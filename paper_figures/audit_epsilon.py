@@ -2,7 +2,7 @@
 
     python -m paper_figures.audit_epsilon [results folder]
 
-Bounds are filled, estimates, which promise nothing, hollow.
+Bounds are filled; estimates, which have no guarantee, are hollow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN = {  # attack, canary, by whom: label
 
 
 def draw_training(axis: plt.Axes, rows: common.Rows) -> None:
-    """One training: both upper bounds, and every attack's points."""
+    """Draws one training: both upper bounds, and every attack's points."""
     targets = [float(target) for target in common.numbers(rows, "target_epsilon")]
     for name, style in (("rdp", "k--"), ("pld", "k-")):
         _, upper, _ = common.over(rows, "target_epsilon", f"epsilon_{name}")

@@ -2,9 +2,9 @@
 
     python -m paper_figures.bits_accuracy [results folder]
 
-From left to right: the whole grid of modulus and scale at one epsilon, with the line
-left of which the largest possible sum does not fit; the best scale for each modulus, by
-epsilon; the same by cohort; drop-outs, by cohort, with the rounds that abort (hollow).
+From left to right: the whole grid of modulus and scale at one epsilon, with a line left
+of which the largest possible sum does not fit; the best scale for each modulus, by
+epsilon; the same by cohort; dropouts, by cohort, with the rounds that abort (hollow).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from paper_figures import common
 
 
 def best(rows: common.Rows) -> dict[str, str]:
-    """The row of the largest accuracy."""
+    """The row with the largest accuracy."""
     return max(rows, key=lambda row: float(row["accuracy"]))
 
 
 def heat(axis: plt.Axes, rows: common.Rows) -> None:
-    """Accuracy of every modulus and scale."""
+    """Draws the accuracy of every modulus and scale."""
     bits = common.numbers(rows, "modulus_bits")
     scales = common.numbers(rows, "scale_bits")
     lines = [
@@ -43,7 +43,7 @@ def heat(axis: plt.Axes, rows: common.Rows) -> None:
 
 
 def best_by(axis: plt.Axes, rows: common.Rows, name: str) -> None:
-    """The best scale's accuracy against bits, a line for each value of `name`."""
+    """Draws the best scale's accuracy against bits, a line for each value of `name`."""
     for value, look in common.looks(common.numbers(rows, name)).items():
         mine = common.where(rows, **{name: value})
         bits = common.numbers(mine, "modulus_bits")
@@ -60,7 +60,7 @@ def best_by(axis: plt.Axes, rows: common.Rows, name: str) -> None:
 
 
 def drop_outs(axis: plt.Axes, rows: common.Rows) -> None:
-    """Accuracy and aborted rounds against drop-outs, a line for each cohort."""
+    """Draws accuracy and aborted rounds against dropouts, a line for each cohort."""
     for cohort, look in common.looks(common.numbers(rows, "cohort")).items():
         mine = common.where(rows, cohort=cohort)
         mine.sort(key=lambda row: float(row["dropout_prob"]))
@@ -85,7 +85,7 @@ def draw(rows: common.Rows) -> Figure:
     heat(axes[0], at)
     best_by(axes[1], common.where(whole, cohort=cohort), "target_epsilon")
     best_by(axes[2], common.where(whole, target_epsilon=epsilon), "cohort")
-    # Enough bits, and the scale that is best there.
+    # The most bits, and the scale that is best there.
     most = {"modulus_bits": common.numbers(rows, "modulus_bits")[-1]}
     most["scale_bits"] = best(common.where(at, **most))["scale_bits"]
     drop_outs(axes[3], common.where(rows, target_epsilon=epsilon, **most))

@@ -1,11 +1,11 @@
-"""What figures share: reading tables, means over seeds, looks of series, files.
+"""Shared parts of figures: reading tables, means over seeds, looks of series, files.
 
-A figure is a script with a function from a table's rows to what matplotlib draws:
+A figure is a script with a function from a table's rows to a matplotlib figure:
 
     python -m paper_figures.STEM [results folder]
 
-It reads results/STEM and writes STEM.pdf and STEM.png beside itself; of a folder that
-is named, it reads that and writes there. Numpy and matplotlib are all that is needed.
+It reads results/STEM and writes STEM.pdf and STEM.png beside itself; with a folder as
+argument it reads from and writes to the folder. It needs only numpy and matplotlib.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-COLOURS = (  # Okabe and Ito's, which the colour-blind tell apart; grey for their yellow
+COLOURS = (  # Okabe and Ito's, which the colour-blind can distinguish; yellow is grey
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
     *("#56B4E9", "#E69F00", "#000000", "#737373"),
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LARGEST = 300_000
-"""Bytes that a file of a figure stays below."""
+"""Largest size of a figure's file in bytes."""
 T_QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-"""97.5%, of Student's t with 1, 2, ... degrees of freedom."""
+"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom."""
 
 Rows = list[dict[str, str]]
-"""Cells as text, by column."""
+"""Rows of a table: cells as text, by column."""
 Name = TypeVar("Name", bound=Hashable)
 
 
 class Look(NamedTuple):
-    """What tells a series from the others."""
+    """Colour and marker of a series."""
 
     color: str
     marker: str
 
 
 def looks(names: Iterable[Name]) -> dict[Name, Look]:
-    """A look for every name, no two alike: neither colour nor marker repeats among the
-    first eight, and no pair of them ever.
+    """A different look for every name: neither colour nor marker repeats among the
+    first eight, and no pair of both ever repeats.
 
     Raises:
       ValueError: For more names than there are looks.
@@ -65,8 +65,8 @@ def looks(names: Iterable[Name]) -> dict[Name, Look]:
 
 
 def read(folder: Path) -> Rows:
-    """A folder's table, and those of its named configurations but for `smoke`; the
-    column `configuration` says which ("" is the folder's own).
+    """Reads a folder's table, and those of its named configurations except `smoke`; the
+    column `configuration` has the name ("" for the folder's own table).
 
     Raises:
       FileNotFoundError: If there is no table.
@@ -84,18 +84,18 @@ def read(folder: Path) -> Rows:
 
 
 def where(rows: Rows, **wanted: str) -> Rows:
-    """The rows whose cells are these."""
+    """The rows with the wanted cells."""
     return [row for row in rows if all(row[k] == v for k, v in wanted.items())]
 
 
 def distinct(rows: Rows, *names: str) -> list[Any]:
-    """A column's cells, or tuples of several columns', each once and in their order."""
+    """A column's distinct cells, or tuples of several columns' cells, in order."""
     cells = [tuple(row[name] for name in names) for row in rows]
     return list(dict.fromkeys(cell[0] if len(names) == 1 else cell for cell in cells))
 
 
 def numbers(rows: Rows, *names: str) -> list[str]:
-    """A column's distinct cells, sorted as numbers."""
+    """The distinct cells of a column, sorted as numbers."""
     return sorted(distinct(rows, *names), key=float)
 
 
@@ -105,15 +105,15 @@ def column(rows: Rows, name: str) -> np.ndarray:
 
 
 def check_known(rows: Rows, name: str, known: Collection[Any]) -> None:
-    """Raises ValueError for what a figure has no place for, lest it is left out."""
+    """Raises ValueError for values that have no place in the figure."""
     strangers = [cell for cell in distinct(rows, name) if cell not in known]
     if strangers:
         raise ValueError(f"nothing here draws {name} {', '.join(map(str, strangers))}")
 
 
 def mean_and_spread(values: np.ndarray) -> tuple[float, float]:
-    """Of runs that differ in their seeds, the mean and the standard deviation (over
-    n - 1; NaN of a single run), without those that have no value.
+    """The mean and the standard deviation (over n - 1; NaN for a single run) over runs
+    that differ in their seeds, without runs that have no value.
     """
     known = values[~np.isnan(values)]
     spread = known.std(ddof=1) if len(known) > 1 else np.nan
@@ -121,7 +121,7 @@ def mean_and_spread(values: np.ndarray) -> tuple[float, float]:
 
 
 def half_interval(values: np.ndarray) -> float:
-    """Half of the 95% interval of the mean, by Student's t; NaN of a single run."""
+    """Half of the 95% interval of the mean, by Student's t; NaN for a single run."""
     degrees = len(values) - 1
     if degrees < 1:
         return np.nan
@@ -132,7 +132,7 @@ def half_interval(values: np.ndarray) -> float:
 def over(
     rows: Rows, x: str, y: str, scale: float = 1.0
 ) -> tuple[list[float], list[float], list[float]]:
-    """A line: sorted places, and mean and spread of what lies there."""
+    """The points of a line: sorted x, and mean and spread of y at each."""
     places = numbers(rows, x)
     found = [mean_and_spread(scale * column(where(rows, **{x: p}), y)) for p in places]
     means, spreads = zip(*found, strict=True)
@@ -140,7 +140,7 @@ def over(
 
 
 def accountants(rows: Rows) -> str:
-    """By what epsilon is stated; tables without the column had it by RDP."""
+    """The accountants by which epsilon is stated; RDP for tables without the column."""
     names = {row.get("accountant", "rdp").upper() for row in rows} - {""}
     return " or ".join(sorted(names))
 
@@ -165,11 +165,11 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def main(script: str, draw: Callable[[Rows], Figure]) -> None:
-    """What a figure's script does.
+    """Runs a figure's script: reads the table, draws and saves the figure.
 
     Args:
-      script: Its __file__.
-      draw: The figure of a table's rows.
+      script: The script's __file__.
+      draw: Makes the figure from a table's rows.
     """
     here, stem = Path(script).resolve().parent, Path(script).stem
     named = [*map(Path, sys.argv[1:])]

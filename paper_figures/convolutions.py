@@ -2,8 +2,8 @@
 
     python -m paper_figures.convolutions [results folder]
 
-CPU time where the backend is a CPU, because clients are dealt to all cores; wall time
-elsewhere. Medians, with quartiles as bars.
+Times are CPU time where the backend is a CPU, because clients are spread over all
+cores, and wall time elsewhere. Points are medians, with quartiles as bars.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def draw_groups(
     time: str,
     groups: str,
 ) -> None:
-    """A line of the chart per group, and in it a dot per way."""
+    """Draws a line of the chart per group, and on it a dot per way."""
     names = common.distinct(rows, groups)
     ways = [way for way in looks if common.where(rows, way=way)]
     for row in rows:

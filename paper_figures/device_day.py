@@ -1,9 +1,9 @@
-"""What each device computes in a second, by how much it does at once.
+"""Speed of each device, by the amount of work done at once.
 
     python -m paper_figures.device_day [results folder]
 
-Rounds of federated averaging by lanes, steps by batch, private inference by images,
-sweeps by width; and below, the time of a word, a share, a mask and a multiplication.
+Above are rounds of federated averaging by lanes, steps by batch, private inference by
+images, and sweeps by width; below is the time per word, share, mask and multiplication.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accuracy of DP-FedAvg by noise, clip and cohort, and what it would cost at scale.
+"""Accuracy of DP-FedAvg by noise, clip and cohort, and its projected cost at scale.
 
     python -m paper_figures.dp_fedavg [results folder]
 
@@ -14,7 +14,7 @@ from paper_figures import common
 
 
 def draw_clips(axis: plt.Axes, rows: common.Rows, over: str) -> None:
-    """A line for every clip rule."""
+    """Draws a line for every clip rule."""
     clips = common.looks(common.distinct(rows, "clipping", "clip_norm"))
     for (rule, norm), look in clips.items():
         own = common.where(rows, clipping=rule, clip_norm=norm)

@@ -1,8 +1,8 @@
-"""Accuracy of DP-SGD: published settings beside their sources, and over epsilon.
+"""Accuracy of DP-SGD, in published settings beside their sources, and over epsilon.
 
     python -m paper_figures.dp_sgd [results folder]
 
-Means over seeds with their standard deviations; hollow: the source's.
+Points are means over seeds with their standard deviations; the sources' are hollow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from paper_figures import common
 
 
 def draw_published(axis: plt.Axes, rows: common.Rows) -> None:
-    """A line for every setting: ours, and its source's."""
+    """Draws a line for every setting, with our accuracy and its source's."""
     settings = common.distinct(rows, "name", "dataset")
     blue = common.COLOURS[0]
     for place, (name, dataset) in enumerate(settings):
@@ -36,7 +36,7 @@ def draw_published(axis: plt.Axes, rows: common.Rows) -> None:
 
 
 def draw_curve(axis: plt.Axes, rows: common.Rows) -> None:
-    """Accuracy over epsilon, a line for every data set."""
+    """Draws accuracy over epsilon, a line for every data set."""
     for dataset, look in common.looks(sorted(common.distinct(rows, "dataset"))).items():
         line = common.over(
             common.where(rows, dataset=dataset), "target_epsilon", "accuracy", 100

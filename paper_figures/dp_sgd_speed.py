@@ -2,8 +2,9 @@
 
     python -m paper_figures.dp_sgd_speed [results folder]
 
-Filled: the fastest microbatch size, its range over the turns and its ratio to our step
-without privacy; hollow: other sizes; dashed: 1.5 times that step, plus the noise draw.
+Filled markers are the fastest microbatch size, with its range over the turns and its
+ratio to our step without privacy; other sizes are hollow. The dashed line is 1.5 times
+that step, plus the noise draw.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ TIME = "milliseconds_per_step"
 def draw_model(
     axis: plt.Axes, rows: common.Rows, names: dict[tuple[str, str], str]
 ) -> None:
-    """One model: a line of the chart for every method."""
+    """Draws one model: a line of the chart for every method."""
     fastest: dict[tuple[str, str], float] = {}
     for row in sorted(rows, key=lambda row: float(row[TIME])):
         name, time = (row["system"], row["method"]), float(row[TIME])

@@ -2,11 +2,11 @@
 
     python -m paper_figures.privacy_utility [results folder]
 
-A panel for every promise (who is protected against whom): means over seeds with their
-95% intervals, on an axis of the differences; lines without epsilon are horizontal. Then
-what the random search found: the settings' worst, median and best on validation rows,
-with the seeds' spread at epsilon 1 beside. One figure shows one data set: of several in
-the folder, Fashion-MNIST if it is there.
+There is a panel for every guarantee (who is protected against whom), with means over
+seeds and their 95% intervals, on an axis of the differences; lines without epsilon are
+horizontal. Another panel shows the random search: the settings' worst, median and best
+on validation rows, beside the seeds' spread at epsilon 1. A figure shows one data set:
+if the folder has several, Fashion-MNIST if it is among them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def draw_accuracy(
 
 
 def draw_search(axis: plt.Axes, rows: common.Rows) -> None:
-    """A line per pattern: what its settings reached, and how far seeds are apart."""
+    """Draws a line per pattern: the range of its settings, and the spread of seeds."""
     for place, (pattern, (color, marker, _)) in enumerate(STYLE.items()):
         mine = common.where(rows, pattern=pattern)
         if not mine or not mine[0].get("search_best"):
@@ -92,7 +92,7 @@ def draw_search(axis: plt.Axes, rows: common.Rows) -> None:
 def draw_cost(
     axis: plt.Axes, rows: common.Rows, name: str, unit: float, text: str
 ) -> None:
-    """A bar per pattern, with quartiles where the table has them."""
+    """Draws a bar per pattern, with quartiles where the table has them."""
     for place, (pattern, (color, _, _)) in enumerate(STYLE.items()):
         found = [row for row in common.where(rows, pattern=pattern) if row[name]]
         if not found:
@@ -126,7 +126,7 @@ def draw(rows: common.Rows) -> Figure:
     figure = plt.figure(figsize=(11, 7), layout="constrained")
     grid = figure.add_gridspec(2, 6, height_ratios=[1.3, 1])
     for place, (title, private) in enumerate(PANELS.items()):
-        # Each on an axis of its own differences.
+        # Each panel has an axis of its own differences.
         axis = figure.add_subplot(grid[0, 2 * place : 2 * place + 2])
         draw_accuracy(axis, rows, private, targets)
         axis.set_title(title, fontsize=9)

@@ -1,4 +1,4 @@
-"""What fraction bits do to models on shares, and what their layers cost.
+"""Effect of fraction bits on models on shares, and the cost of their layers.
 
     python -m paper_figures.private_inference [results folder]
 
@@ -49,7 +49,7 @@ def errors(axis: plt.Axes, rows: common.Rows, model: str) -> None:
 
 
 def layers(axis: plt.Axes, rows: common.Rows, model: str) -> None:
-    """Bars for the innermost layers of the model."""
+    """Draws bars for the innermost layers of the model."""
     mine = common.where(rows, model=model)
     inner = [row for row in mine if row["layer"].count("/") == 2]
     inner = [row for row in inner if row["layer"].startswith("model/")]

@@ -1,10 +1,11 @@
-"""Accuracy of training on shares, with noise and with few bits, and what it sends.
+"""Accuracy of training on shares, with noise and with few bits, and its traffic.
 
     python -m paper_figures.private_training [results folder]
 
-A panel for each regression: accuracy on shares with DP against epsilon, with lines for
-pooled training, training on shares without noise, and the best and worst owner alone.
-Then the network's accuracy against fraction bits, if it was trained.
+A panel for each regression shows accuracy on shares with DP against epsilon, with lines
+for pooled training, training on shares without noise, and the best and worst owner
+alone. Another panel shows the network's accuracy against fraction bits, if it was
+trained.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LEVELS = {
 
 
 def levels(axis: plt.Axes, rows: common.Rows) -> None:
-    """Lines for what has no epsilon."""
+    """Draws lines for methods without epsilon."""
     (alone,) = common.where(rows, method="alone")
     low, high = float(alone["worst"]), float(alone["accuracy"])
     axis.axhspan(low, high, color="0.5", alpha=0.2, label="owners alone")

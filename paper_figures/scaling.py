@@ -29,13 +29,13 @@ BLUE, ORANGE = common.COLOURS[:2]
 
 
 def rates(rows: common.Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Medians, and how far minimum and maximum are from them."""
+    """Medians, and the distances of minimum and maximum from them."""
     low, middle, high = (common.column(rows, name) for name in ("low", RATE, "high"))
     return middle, np.array([middle - low, high - middle])
 
 
 def draw_devices(axis: plt.Axes, rows: common.Rows, model: str) -> None:
-    """Rates relative to one device."""
+    """Draws rates relative to one device."""
     own = common.where(rows, model=model)
     for what, look in common.looks(LAYOUTS).items():
         found = common.where(own, what=what)
@@ -54,7 +54,7 @@ def draw_devices(axis: plt.Axes, rows: common.Rows, model: str) -> None:
 
 
 def draw_curve(axis: plt.Axes, rows: common.Rows, what: str) -> None:
-    """Clients per second and memory over a column."""
+    """Draws clients per second and memory over a column."""
     over, text, _ = CURVES[what]
     found = common.where(rows, what=what)
     places, mib = (common.column(found, name) for name in (over, "peak_mib"))

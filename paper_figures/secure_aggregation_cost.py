@@ -1,9 +1,9 @@
-"""Bytes, time and neighbours of secure aggregation, beside what is published.
+"""Bytes, time and neighbours of secure aggregation, beside published numbers.
 
     python -m paper_figures.secure_aggregation_cost [results folder]
 
-Filled: ours, times with their range over the turns. Hollow: published. The CPU times
-are of different machines: compare slopes, not heights.
+Our numbers are filled, times with their range over the turns; published numbers are
+hollow. The CPU times are of different machines: compare slopes, not heights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ENTRIES = {100_000: ("-", "o"), 1_000_000: ("--", "s"), 2**20: ("", "s"),
 def draw_line(
     axis: plt.Axes, rows: common.Rows, x: str, label: str, **look: Any
 ) -> None:
-    """A line through ours, hollow markers where something is published."""
+    """Draws a line through our numbers, and hollow markers for published ones."""
     rows = sorted(rows, key=lambda row: float(row[x]))
     known = [row for row in rows if row["published"]]
     axis.plot(common.column(rows, x), common.column(rows, "ours"), **look, ms=3,
@@ -52,7 +52,7 @@ def expansions(axis: plt.Axes, rows: common.Rows) -> None:
 
 
 def times(axis: plt.Axes, rows: common.Rows) -> None:
-    """CPU time of a client and of the server against drop-outs."""
+    """Draws CPU time of a client and of the server against dropouts."""
     whose = {f"{party}_cpu_milliseconds": party for party in ("server", "client")}
     rows = [row for row in rows if row["quantity"] in whose]
     rows.sort(key=lambda row: [*whose].index(row["quantity"]))
@@ -66,7 +66,7 @@ def times(axis: plt.Axes, rows: common.Rows) -> None:
 
 
 def degrees(axis: plt.Axes, rows: common.Rows) -> None:
-    """Neighbours against clients, a line for each pair of shares."""
+    """Draws neighbours against clients, a line for each pair of shares."""
     rows = common.where(rows, quantity="degree", detail="semi-honest")
     pairs = common.looks(common.distinct(rows, "corrupt", "dropout"))
     for (corrupt, dropout), look in pairs.items():

@@ -2,9 +2,9 @@
 
     python -m paper_figures.secure_throughput [results folder]
 
-Above: each work's time by system, ours filled, with its range over the turns, and times
-over our fastest. Below: a whole masked sum of all clients against drop-outs; what part
-of the machine's limits our fastest rows reach.
+Above is each work's time by system, ours filled, with its range over the turns, and the
+factor to our fastest time. Below are a whole masked sum of all clients against
+dropouts, and the part of the machine's limits that our fastest rows reach.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LIMITS = {
 
 
 def work_of(row: dict[str, str]) -> tuple[str, str]:
-    """What rows that are compared share."""
+    """The key that compared rows share."""
     task = row["task"].removesuffix("_aes").removeprefix("plain_")
     return task, "" if task in ("shamir", "masks") else row["variant"]
 
@@ -38,7 +38,7 @@ def compare(
     tasks: tuple[str, ...],
     looks: Mapping[str, common.Look],
 ) -> None:
-    """A line of the chart for each work."""
+    """Draws a line of the chart for each work."""
     rows = [row for row in rows if work_of(row)[0] in tasks]
     works = [*dict.fromkeys(map(work_of, rows))]
     near = 0
@@ -66,7 +66,7 @@ def compare(
 
 
 def masked(axis: plt.Axes, rows: common.Rows) -> None:
-    """Seconds of whole sums by number of clients and kind of graph."""
+    """Draws seconds of whole sums by number of clients and kind of graph."""
     kinds: dict[tuple[str, bool], common.Rows] = {}
     for row in common.where(rows, task="masked_round"):
         kinds.setdefault((row["clients"], row["variant"] == "complete"), []).append(row)
@@ -88,7 +88,7 @@ def masked(axis: plt.Axes, rows: common.Rows) -> None:
 
 
 def limits(axis: plt.Axes, rows: common.Rows) -> None:
-    """Bars of fractions, for the most threads."""
+    """Draws bars of fractions, for the largest number of threads."""
     ours = common.where(rows, system="ppml_lab")
     most = common.numbers(ours, "threads")[-1]
     ours = common.where(ours, threads=most)
@@ -107,7 +107,7 @@ def limits(axis: plt.Axes, rows: common.Rows) -> None:
 
 
 def draw(rows: common.Rows) -> Figure:
-    # `generator` times again what is in the others.
+    # `generator` repeats work that the other configurations time.
     rows = [row for row in rows if row["configuration"] != "generator"]
     systems = common.distinct(rows, "system")
     looks = common.looks(sorted(systems, key=lambda system: system != "ppml_lab"))

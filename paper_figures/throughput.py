@@ -1,4 +1,4 @@
-"""Client updates per second of the lab and its peers, and how ours grow.
+"""Client updates per second of the lab and its peers, and the lab's growth curves.
 
     python -m paper_figures.throughput [results folder]
 
@@ -14,18 +14,18 @@ from matplotlib.figure import Figure
 from paper_figures import common
 
 HATCHES = ("", "///", "...", "xxx")
-"""Of a system's first, second, ... variant."""
+"""Hatches of a system's first, second, ... variant."""
 RATE = "client_updates_per_second"
 
 
 def rates(rows: common.Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Medians, and how far minimum and maximum are from them."""
+    """Medians, and the distances of minimum and maximum from them."""
     low, middle, high = (common.column(rows, name) for name in ("low", RATE, "high"))
     return middle, np.array([middle - low, high - middle])
 
 
 def draw_comparison(axis: plt.Axes, rows: common.Rows) -> None:
-    """A group of bars for every model and kind of sizes, a bar for every system."""
+    """Draws bars for every system, grouped by model and kind of sizes."""
     cells = common.distinct(rows, "model", "sizes")
     looks = common.looks(common.distinct(rows, "system"))
     series = common.distinct(rows, "system", "variant")
@@ -50,7 +50,7 @@ def draw_comparison(axis: plt.Axes, rows: common.Rows) -> None:
 
 
 def draw_curve(axis: plt.Axes, rows: common.Rows, over: str, text: str) -> None:
-    """Updates per second over a column, a line for every model."""
+    """Draws updates per second over a column, a line for every model."""
     for model, look in common.looks(common.distinct(rows, "model")).items():
         found = common.where(rows, model=model)
         axis.errorbar(

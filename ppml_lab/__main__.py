@@ -42,8 +42,8 @@ Example: python -m ppml_lab epsilon --sampling-prob 0.01 --noise-multiplier 1.1
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code: 0, 2 if an argument is bad, or 1 if
-    nobody reads what it prints.
+    """Runs one command and returns its exit code: 0, 2 if an argument is bad, or 1 if
+    the reader of its output has gone.
     """
     args = _forwarded(sys.argv[1:] if args is None else args)
     try:
@@ -65,7 +65,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _forwarded(args: Sequence[str]) -> list[str]:
-    """Marks an experiment's own options, --help too, as no options of ours."""
+    """Marks an experiment's own options, --help too, as not ours, by a "--" before
+    them.
+    """
     command, rest = args[:1], args[1:]
     ours = [arg for arg in rest if arg == "--json"]
     theirs = [arg for arg in rest if arg != "--json"]

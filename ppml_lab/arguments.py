@@ -1,8 +1,8 @@
-"""Arguments that are what their annotations say: an error in words where a thing is
-built, in place of one that comes from somewhere inside it.
+"""Checks of arguments against their annotations: a clear error where a thing is built,
+in place of one from somewhere inside it.
 
-`@arguments.checked` looks at each argument's kind alone, a number, a text, a sampler;
-ranges are the function's own matter (`checks`). Traced values pass.
+`@arguments.checked` looks only at each argument's kind: a number, a text, a sampler.
+Functions check ranges themselves (`checks`). Traced values pass.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ _MAKERS = {
     "Setting": "lab.axis and its like make them",
     "Task": "make one with models.flax_classification or models.classification",
 }
-"""Who makes what, by the name of its type."""
+"""Hints for errors: what makes a value of a type, by the type's name."""
 
 
 class _Kind(NamedTuple):
-    """What an annotation asks for.
+    """The kind of value that an annotation asks for.
 
     Attributes:
-      words: For an error.
-      fits: Whether a value that is not traced is one.
-      maker: Who makes one, or "".
-      plain: What the function gets in its place, such as Python's own number for one of
-        numpy's.
+      words: The kind's name in an error.
+      fits: `(value)`: True for a value of this kind, which is not traced.
+      maker: What makes such a value, or "".
+      plain: `(value)`: what the function gets in its place, such as Python's own number
+        for one of numpy's.
     """
 
     words: str
@@ -74,9 +74,9 @@ class _Kind(NamedTuple):
 
 
 def checked(function: F) -> F:
-    """`function`, which raises ValueError naming any argument that is not of its
-    annotation's kind: an integer of 64 bits, a number (no truth value), a text,
-    a function, an array with these axes, one of the lab's types.
+    """Wraps `function` to raise ValueError, naming the argument, for any argument that
+    is not of its annotation's kind: an integer of 64 bits, a number (no truth value), a
+    text, a function, an array with these axes, one of the lab's types.
     """
     signature = inspect.signature(function)
     names = [
@@ -105,7 +105,7 @@ def checked(function: F) -> F:
 
 
 def _taken(kinds: dict[str, _Kind], name: str, value: Any) -> Any:
-    """The argument, as the function gets it; raises ValueError unless it fits."""
+    """Returns the argument for the function; raises ValueError unless it fits."""
     kind = kinds.get(name)
     if kind is _KEY:
         checks.key(name, value)
@@ -123,9 +123,9 @@ _FOUND: dict[types.CodeType, dict[str, _Kind]] = {}
 
 
 def _kinds(function: Callable[..., Any]) -> dict[str, _Kind]:
-    """What each annotated argument has to be; nothing for those that may be anything.
+    """The kinds of the annotated arguments, without those that may be anything.
 
-    Inner functions, which are made again and again, share what their code says.
+    Inner functions, which are made again and again, share the entry of their code.
     """
     code = function.__code__
     if code not in _FOUND:
@@ -182,7 +182,7 @@ def _any_of(kinds: list[_Kind | None]) -> _Kind | None:
 
 
 def _several(name: str, origin: Any, inner: tuple[Any, ...]) -> _Kind:
-    """A sequence, a mapping and the like, but for a text, which is none of texts."""
+    """The kind of a sequence, mapping and the like; a text is no sequence of texts."""
     words = _SEVERAL.get(origin, "a tuple")
     is_sequence = origin not in (dict, collections.abc.Mapping)
     each = _kind(name, inner[0]) if is_sequence and inner else None
@@ -216,7 +216,7 @@ _DEFAULTS = {"b": np.bool_, "i": np.int64, "u": np.uint64, "f": np.float64}
 
 
 def _array(hint: Any) -> _Kind:
-    """An array of the annotation's type and axes; numbers may be of any width."""
+    """The kind of an array of the annotation's type and axes; numbers of any width."""
     kinds = _DTYPES.get(hint.__name__.split("[")[0], "")
     axes = hint.dim_str.strip()
     last = (axes.split() or [""])[-1]
@@ -278,7 +278,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _item(value: Any) -> Any:
-    """A number of numpy's or jax's as Python's."""
+    """Returns a number of numpy or jax as one of Python."""
     return value.item() if hasattr(value, "item") else value
 
 

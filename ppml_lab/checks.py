@@ -1,5 +1,5 @@
-"""Errors for bad arguments, raised when a thing is built: the argument, its value, the
-fix.
+"""Errors for bad arguments, raised when a thing is built. Each names the argument, its
+value and the fix.
 
 Traced values pass unchecked: the same builder runs once on the host with numbers and
 again under jit with tracers.
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def is_traced(value: Any) -> bool:
-    """Whether `value` is only known inside a compiled program."""
+    """Returns whether `value` is known only inside a compiled program."""
     # Where jax is not loaded nothing is traced: the prompt starts without it.
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(value, jax.core.Tracer)
@@ -27,8 +27,8 @@ def number(name: str, value: Any) -> Any:
     and no array with axes.
 
     Returns:
-      It, but no array of jax's: what that is compared with would be traced wherever it
-      is a constant of a loop.
+      The value, and no array of jax: comparing with an array of jax would be traced
+      wherever the value is a constant of a loop.
     """
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     is_scalar = getattr(value, "ndim", None) == 0 and kind not in "bcOSTUMm"
@@ -163,7 +163,7 @@ def integer_labels(name: str, labels: Any, num_classes: int | None = None) -> No
 
 def known(kind: str, name: str, names: Collection[str], *, argument: str = "") -> None:
     """Raises ValueError unless `name` is one of `names`; suggests the nearest. The
-    error opens with the `argument`, where that is not what its `kind` is called.
+    error opens with `argument`, where the argument is not called `kind`.
     """
     if name in names:
         return

@@ -1,9 +1,9 @@
-"""The functions that builders return, guarded: what is wrong is an error in words.
+"""Checks of the arguments of functions that builders return, with readable errors.
 
-`@guards.returned()` on a builder looks at the arguments of the functions in what it
-returns, by their names, which `base` fixes: a `key` is one typed key, an `update` a
-tree of arrays, a `sensitivity` no negative number. Traced values have shapes and types
-alone, and these are looked at while a program is traced: compiled ones pay nothing.
+`@guards.returned()` on a builder checks the arguments of the functions that the builder
+returns, by the arguments' names, which `base` fixes: a `key` is one typed key, an
+`update` a tree of arrays, a `sensitivity` no negative number. Of traced values only
+shapes and types are checked, while a program is traced: compiled programs pay nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Guard = Callable[[str, Any], None]
 
 
 def returned(**own: Guard) -> Callable[[F], F]:
-    """A decorator of builders: the functions that they return, alone or in records,
-    raise ValueError, naming the argument, for what they cannot take.
+    """A decorator of builders. The functions that they return, alone or in records,
+    raise ValueError, naming the argument, for values that they cannot take.
 
     Args:
-      **own: By argument, what the builder alone knows, such as the type of a state.
+      **own: Guards by argument for what only the builder knows, such as a state's type.
     """
 
     def decorated(builder: F) -> F:
@@ -54,7 +54,7 @@ def _guarded(made: Any, own: dict[str, Guard]) -> Any:
 
 
 def called(function: Callable[..., Any], **own: Guard) -> Callable[..., Any]:
-    """`function`, guarded, by `own` where its arguments have these names."""
+    """Wraps `function` with guards for its arguments; those in `own` come first."""
     names = list(inspect.signature(function).parameters)
     new = own if hasattr(function, "is_guarded") else _GUARDS | own
     if not new.keys() & names:
@@ -78,7 +78,7 @@ def called(function: Callable[..., Any], **own: Guard) -> Callable[..., Any]:
 
 
 def one_of(kind: type, maker: str) -> Guard:
-    """A guard of a type; `maker` says who makes one."""
+    """A guard that checks for a type; `maker` says what makes one."""
 
     def guard(name: str, value: Any) -> None:
         if not isinstance(value, kind):
@@ -90,7 +90,7 @@ def one_of(kind: type, maker: str) -> Guard:
 
 
 def scalar(kind: type[np.number]) -> Guard:
-    """A guard of an array without axes of this kind, such as `np.floating`."""
+    """A guard that checks for an array without axes, such as of `np.floating`."""
 
     def guard(name: str, value: Any) -> None:
         found = getattr(value, "dtype", None)
@@ -104,7 +104,7 @@ def scalar(kind: type[np.number]) -> Guard:
 
 
 def arrays(name: str, value: Any) -> None:
-    """The guard of a tree of arrays, of any types; a model may have no parameters."""
+    """Checks for a tree of arrays of any types; a model may have no parameters."""
     if value is None:
         raise ValueError(f"{name} must be a tree of arrays, got None")
     for leaf in jax.tree.leaves(value):
@@ -114,7 +114,7 @@ def arrays(name: str, value: Any) -> None:
 
 
 def rows(name: str, value: Any) -> None:
-    """The guard of a tree of arrays that have a leading axis."""
+    """Checks for a tree of arrays that have a leading axis."""
     arrays(name, value)
     leaves = jax.tree.leaves(value)
     if not leaves or not all(leaf.shape for leaf in leaves):
@@ -135,14 +135,14 @@ def _positive(name: str, value: Any) -> None:
 
 
 def no_negative(name: str, value: Any) -> None:
-    """The guard of a number that is not negative."""
+    """Checks for a number that is not negative."""
     if not checks.is_traced(value):
         checks.number(name, value)
         checks.within(name, value, 0, math.inf)
 
 
 def row_of(kinds: str, words: str) -> Guard:
-    """A guard of an array with one axis, of these kinds of `dtype`."""
+    """A guard that checks for an array with one axis and one of these `dtype` kinds."""
 
     def guard(name: str, value: Any) -> None:
         kind = getattr(getattr(value, "dtype", None), "kind", "")
@@ -222,7 +222,7 @@ _GUARDS: dict[str, Guard] = {
     "keys": _keys,
     "gradients": _gradients,
 }
-"""By the argument's name."""
+"""Guards by the argument's name."""
 
 _ALIKE = (
     ("invited", "reporting"),

@@ -1,4 +1,4 @@
-"""Totals that keep what float32 sums lose: pairs (high, low) of trees of arrays.
+"""Totals as pairs (high, low) of trees of arrays, which keep what float32 sums lose.
 
 A float32 sum of 100,000 contributions of norm 1 errs by more than 0.01 wherever it is
 rounded, so that one contribution seems to move it by more than its norm. A pair has 48
@@ -33,7 +33,7 @@ class Pair(NamedTuple):
 
 
 def zero(like: PyTree) -> Pair:
-    """The empty total of values like these (arrays or their shapes)."""
+    """The total of no values, shaped like these (arrays or their shapes)."""
 
     def zeros() -> PyTree:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _wide(leaf.dtype)), like)
@@ -51,9 +51,9 @@ def of(values: PyTree) -> Pair:
 
 
 def add(total: Pair, values: PyTree) -> Pair:
-    """A total and one summand more, a tree of floats or a `Pair`.
+    """Adds one summand, a tree of floats or a `Pair`, to a total.
 
-    Errs by at most 2^-44 of the larger of them.
+    The error is at most 2^-44 of the larger of the two.
     """
     if isinstance(values, Pair):
         return merge(total, values)
@@ -66,7 +66,7 @@ def add(total: Pair, values: PyTree) -> Pair:
 
 
 def merge(one: Pair, other: Pair) -> Pair:
-    """The total of two totals."""
+    """The sum of two totals."""
 
     def merge_leaf(
         high: Array, low: Array, other_high: Array, other_low: Array
@@ -78,8 +78,9 @@ def merge(one: Pair, other: Pair) -> Pair:
 
 
 def sum_over(values: PyTree) -> Pair:
-    """The total of summands stacked along the leading axis of every leaf, a tree of
-    floats `[n, ...]` or a `Pair` of such; half is merged with half until one is left.
+    """The total of summands stacked along the leading axis of every leaf: a tree of
+    floats `[n, ...]` or a `Pair` of such trees. Halves are merged until one summand is
+    left.
     """
     stacked = of(values)
     n = jax.tree.leaves(stacked.high)[0].shape[0]
@@ -104,7 +105,7 @@ def value(total: PyTree) -> PyTree:
 
 
 def together(tree: PyTree) -> Pair:
-    """The `Pair` of trees that a tree of `Pair`s is."""
+    """Turns a tree of `Pair`s into a `Pair` of trees."""
 
     def side(number: int) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[number], tree, is_leaf=_is_pair)
@@ -113,9 +114,9 @@ def together(tree: PyTree) -> Pair:
 
 
 def two_sum(one: Array, other: Array) -> tuple[Array, Array]:
-    """The rounded sum and what rounding lost, exactly, without a branch.
+    """The rounded sum and exactly what rounding lost, without a branch.
 
-    XLA keeps the order of float operations on every backend; the tests look.
+    XLA keeps the order of float operations on every backend, as tests check.
     """
     rounded = one + other
     second = rounded - one

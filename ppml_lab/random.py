@@ -1,11 +1,11 @@
-"""Random numbers whose every element can be computed alone, from a key and a position.
+"""Random numbers, each of which can be computed alone from a key and a position.
 
 The generator is threefry2x32 with 20 rounds, as published: Salmon, Moraes, Dror, Shaw,
-"Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. A *seed* is its key, two words
-`[..., 2]`; it names a stream of words, the same ones under any chunking, vmap and
-sharding, and whatever jax's own generator is.
+"Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. A *seed* is the generator's key,
+two words `[..., 2]`; it names a stream of words, which is the same under any chunking,
+vmap and sharding, and with any generator of jax's own.
 
-Fit for simulation, not cryptographic.
+The generator is fit for simulation, not for cryptography.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ BLOCK = 1024
 """Words in a block of a stream; chunks of a stream start at blocks."""
 
 NORMAL_CUT = 9.080155372619629
-"""The largest absolute value of `normal`: that of a tail of 2^-64."""
+"""The largest absolute value of `normal`, where the tail is 2^-64."""
 
 LAPLACE_CUT = 43.668270111083984
-"""The largest absolute value of `laplace`: that of a tail of 2^-64."""
+"""The largest absolute value of `laplace`, where the tail is 2^-64."""
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _OWN_COUNTER = 0x70706D6C
 _SWAP_ROUNDS = 32
 _FUSED_ROUNDS = 8
 
-# Fitted for the least largest relative error over all that can be drawn.
+# Fitted to minimise the largest relative error over all values that can be drawn.
 # -log(1 - x) / x for x in (0, 1/2], within 3e-8:
 _LOG = (
     1.00000002,
@@ -69,7 +69,7 @@ _DENOMINATOR = (
 
 
 def seed(key: base.Key) -> UInt32[Array, " 2"]:
-    """The seed that a jax key stands for; whoever takes it has used the key."""
+    """The seed that a jax key stands for; taking it uses the key up."""
     data = jax.random.key_data(key).astype(jnp.uint32)
     # A counter that jax, which counts from (0, 0), does not reach with the same key.
     return child(data[..., -2:], _OWN_COUNTER)
@@ -86,7 +86,8 @@ def threefry2x32(
 
 @jax.jit
 def _threefry2x32(seed: Array, high: Array, low: Array) -> tuple[Array, Array]:
-    # A function of its own to jax: it is traced once for all places of one shape.
+    # A jitted function of its own, so that jax traces it once for arguments of one
+    # shape.
     k0, k1 = seed[..., 0], seed[..., 1]
     keys = (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA))
     a = high.astype(jnp.uint32) + k0
@@ -105,17 +106,17 @@ def child(
     high: Integer[Array, "*#s"] | int,
     low: Integer[Array, "*#s"] | int = 0,
 ) -> UInt32[Array, "... 2"]:
-    """The seed of a stream of its own, named by two numbers; arguments broadcast."""
+    """The seed of a separate stream, named by two numbers; arguments broadcast."""
     return jnp.stack(threefry2x32(seed, jnp.asarray(high), jnp.asarray(low)), axis=-1)
 
 
 def words(
     seed: UInt32[Array, "*s 2"], length: int, first_block: Integer[Array, ""] | int = 0
 ) -> UInt32[Array, "*s length"]:
-    """`length` words of each seed's stream, from block `first_block` on.
+    """Returns `length` words of each seed's stream, from block `first_block` on.
 
-    Uniform over all 2^32 values. A block's first half are the first words at counters
-    `(block, 0)`, `(block, 1)`, ...; its second half are the second words.
+    Words are uniform over all 2^32 values. A block's first half are the first words at
+    counters `(block, 0)`, `(block, 1)`, ...; its second half are the second words.
     """
     num_blocks, half = -(-length // BLOCK), BLOCK // 2
     grid = (num_blocks, half)
@@ -130,7 +131,7 @@ def words(
 def normal(
     seed: UInt32[Array, "*s 2"], length: int, first_block: Integer[Array, ""] | int = 0
 ) -> Float[Array, "*s length"]:
-    """Standard normal float32 numbers, each of the 63 bits at a counter of its own.
+    """Standard normal float32 numbers, each from 63 bits at a counter of its own.
 
     The inverse of the distribution function at the middles of 2^63 cells of equal
     probability, to 8 units in the last place: symmetric, tails as the Gaussian's up to
@@ -160,9 +161,9 @@ def normal(
 def laplace(
     seed: UInt32[Array, "*s 2"], length: int, first_block: Integer[Array, ""] | int = 0
 ) -> Float[Array, "*s length"]:
-    """Laplace float32 numbers of scale 1, each of the 63 bits at a counter of its own.
+    """Laplace float32 numbers of scale 1, each from 63 bits at a counter of its own.
 
-    As `normal`: the same counters, 2^63 places, tails right up to `LAPLACE_CUT`.
+    Counters and the 2^63 cells are as for `normal`; tails right up to `LAPLACE_CUT`.
 
     **Guarantee:** if words are uniform, coordinates are independent and have the
     Laplace law that is cut at `LAPLACE_CUT`. Of a copy shifted by a vector of L1 norm
@@ -245,7 +246,8 @@ def coins(seed: UInt32[Array, " 2"], prob: Float[Array, "*s"]) -> Bool[Array, "*
 
 
 def distinct(seed: UInt32[Array, " 2"], count: int, size: int) -> Int[Array, " count"]:
-    """`count` different numbers of `range(size)` in random order, at the cost of them.
+    """Draws `count` different numbers of `range(size)` in random order, at a cost that
+    grows with `count` where `2 * count <= size`.
 
     **Guarantee:** if words are uniform, every ordered choice has the same probability
     within a factor of `exp(+-count * size / 2^63)` where `2 * count <= size`, and
@@ -273,8 +275,8 @@ def distinct(seed: UInt32[Array, " 2"], count: int, size: int) -> Int[Array, " c
         drawn = jnp.where(repeated, new, drawn)
         return turn + 1, drawn, repeats(drawn)
 
-    # What comes a second time is drawn again. Renaming all numbers renames the result,
-    # so that every ordered choice is as likely as any other.
+    # A repeated number is drawn again. Renaming all numbers renames the result, so
+    # every ordered choice is as likely as any other.
     start = (jnp.uint32(0), jnp.zeros(count, jnp.int32), jnp.ones(count, bool))
     return lax.while_loop(lambda state: jnp.any(state[2]), again, start)[1]
 
@@ -298,11 +300,13 @@ def _upper_product(a: UInt32[Array, "*s"], b: UInt32[Array, ""]) -> UInt32[Array
 
 
 def dither(key: base.Key, length: int) -> Float[Array, " length"]:
-    """Uniform float32 numbers in [0, 1) that cost a tenth of `words`: for stochastic
-    rounding, where they decide about less than a step. Not for masks, shares or noise.
+    """Uniform float32 numbers in [0, 1) at a tenth of the cost of `words`, for
+    stochastic rounding, where they decide less than a step. Not for masks, shares or
+    noise.
 
-    A Weyl sequence, one multiplication, and both words of the key: over keys each
-    number is uniform, and two of one key correlate by a few percent at most.
+    They come from a Weyl sequence, one multiplication and both words of the key. Over
+    keys each number is uniform; two numbers of one key correlate by a few percent at
+    most.
     """
     offset, flip = jax.random.key_data(key).astype(jnp.uint32)[..., -2:]
     weyl = jnp.arange(length, dtype=jnp.uint32) * jnp.uint32(0xB5297A4D) + offset
@@ -320,18 +324,19 @@ def _mix(x: UInt32[Array, "*s"]) -> UInt32[Array, "*s"]:
 def permute(
     key: base.Key, positions: Int[Array, "*s"], size: Int[Array, ""] | int
 ) -> Int[Array, "*s"]:
-    """Where a pseudorandom permutation of `range(size)` sends `positions`.
+    """Applies a pseudorandom permutation of `range(size)` to `positions`.
 
-    Shuffles without a buffer: any element of the permutation costs the same, whatever
-    `size`, which may be traced. So ragged clients shuffle their examples in a compiled
-    round without padding. Swap-or-not network of Hoang, Morris and Rogaway ("An
-    enciphering scheme based on a card shuffle", CRYPTO 2012), a bijection for every key
-    and size.
+    It shuffles without a buffer: any element of the permutation costs the same,
+    whatever `size`, which may be traced, so ragged clients shuffle their examples in a
+    compiled round without padding. It is the swap-or-not network of Hoang, Morris and
+    Rogaway ("An enciphering scheme based on a card shuffle", CRYPTO 2012), a bijection
+    for every key and size.
 
-    Fit for the order of batches, not for what privacy is accounted by (`distinct` is),
-    nor a cipher: that it is close to a uniform shuffle after 32 rounds is measured, not
-    proven. The paper's bound, for rounds of random functions where these are Murmur
-    mixes of 64 bits of a key, is 4.5e-4 at size 100 and says nothing from about 10,000.
+    It is fit for the order of batches, not for sampling that privacy accounting relies
+    on (use `distinct`), and it is no cipher: that 32 rounds come close to a uniform
+    shuffle is measured, not proven. The paper's bound is for rounds of random
+    functions, which here are Murmur mixes of 64 bits of a key; it is 4.5e-4 at size 100
+    and says nothing from about 10,000.
 
     Args:
       key: Picks the permutation.

@@ -1,5 +1,5 @@
-"""Results tables: their cells as values, which rows differ in the seed alone, and means
-over these with their intervals.
+"""Results tables: cells as values, rows that differ only in the seed, and means over
+seeds with intervals.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ Value = str | int | float | bool | None
 Row = dict[str, Value]
 
 SEED = "seed"
-"""The column that tells the runs of one configuration apart; what was swept stands
-before it."""
+"""The column that tells the runs of one configuration apart. Swept columns stand before
+it."""
 TOLD_APART_BY = (
     *("experiment", "dataset", "data_digest", "model", "pattern", "metric", "trust"),
     *("privacy_unit", "neighboring_relation", "adversary", "delta", "accountant"),
     "measured_or_projected",
 )
-"""Columns that say what a run is, wherever they stand: no mean is over several."""
+"""Columns that say what a run is, wherever they stand: no mean mixes their values."""
 
 _EPSILON = re.compile(r"(^|_)epsilon(_|$)")
 _WORDS: dict[str, Value] = {"": None, "True": True, "False": False}
 _WORDS |= {"inf": math.inf, "-inf": -math.inf}
-# A digest such as 12e3456 is none.
+# A digest such as 12e3456 is not a number.
 _NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d{1,3})?")
 
 
 def read(path: Path) -> list[Row]:
-    """A table's rows; numbers and truth values as such, empty cells as None.
+    """Reads a table's rows, with numbers and truth values as such and empty cells as
+    None.
 
     Raises:
-      ValueError: If it cannot be read, has no rows, or a row has other columns.
+      ValueError: If the file cannot be read, has no rows, or a row has other columns.
     """
     try:
         # Spreadsheets put a mark before the first letter.
@@ -67,40 +68,40 @@ def value(cell: str) -> Value:
 
 
 def is_epsilon(column: str) -> bool:
-    """Whether a column holds epsilons, by its name."""
+    """Returns whether a column holds epsilons, by its name."""
     return bool(_EPSILON.search(column))
 
 
 def is_number(cell: Value) -> bool:
-    """Whether a cell holds a number, finite or not; a truth value is none."""
+    """Returns whether a cell holds a number, finite or not; a truth value is none."""
     return isinstance(cell, int | float) and not isinstance(cell, bool)
 
 
 def is_finite(cell: Value) -> bool:
-    """Whether a cell holds a finite number."""
+    """Returns whether a cell holds a finite number."""
     return is_number(cell) and math.isfinite(float(cell or 0))
 
 
 class Mean(NamedTuple):
-    """A mean over seeds."""
+    """A mean over seeds with its interval."""
 
     mean: float
     std: float | None
-    """The sample's standard deviation; None of a single value."""
+    """The sample's standard deviation; None for a single value."""
     low: float | None
-    """Where the 95% interval of the mean begins; None of a single value."""
+    """Lower end of the mean's 95% interval; None for a single value."""
     high: float | None
-    """Where it ends."""
+    """Upper end of the mean's 95% interval; None for a single value."""
     count: int
-    """Values."""
+    """Number of values."""
 
 
 def mean(values: Iterable[float]) -> Mean:
-    """The mean of independent values and its 95% interval by Student's t, which takes
-    them for normally distributed.
+    """The mean of independent values and its 95% interval by Student's t, which assumes
+    that they are normally distributed.
 
     Raises:
-      ValueError: For no values, or one that is not finite.
+      ValueError: For no values, or a value that is not finite.
     """
     import numpy as np
     from scipy import special
@@ -117,7 +118,7 @@ def mean(values: Iterable[float]) -> Mean:
 
 
 def labels(rows: Sequence[Mapping[str, Value]]) -> list[str]:
-    """The columns that tell configurations apart: those up to the seed, and
+    """The columns that tell configurations apart: those before the seed, and
     `TOLD_APART_BY`; all columns where there is no seed.
     """
     columns = [*rows[0]]
@@ -130,11 +131,11 @@ def labels(rows: Sequence[Mapping[str, Value]]) -> list[str]:
 def over_seeds(
     rows: Sequence[Mapping[str, Value]], by: Sequence[str] = ()
 ) -> list[list[Mapping[str, Value]]]:
-    """The rows of each configuration, which are told apart by `labels` and `by`.
+    """Groups rows by configuration; `labels` and `by` tell configurations apart.
 
     Raises:
-      ValueError: If two of one configuration have one seed: names columns in which such
-        rows differ.
+      ValueError: If two rows of one configuration have the same seed; names the columns
+        in which these rows differ.
     """
     names = [*dict.fromkeys([*labels(rows), *by])]
     found: dict[tuple[Value, ...], list[Mapping[str, Value]]] = {}
@@ -152,6 +153,6 @@ def over_seeds(
 
 
 def differing(rows: Sequence[Mapping[str, Value]]) -> str:
-    """In words, in which columns rows differ."""
+    """Says, for an error, in which columns rows differ."""
     columns = [n for n in rows[0] if len({row[n] for row in rows}) > 1]
     return f"they differ in {', '.join(columns)}" if columns else "they are equal"

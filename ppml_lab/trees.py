@@ -16,7 +16,7 @@ from ppml_lab import base
 
 
 def leaf_keys(key: base.Key, tree: PyTree) -> PyTree:
-    """One independent key per leaf of `tree`, in its structure."""
+    """One independent key per leaf, in the structure of `tree`."""
     leaves, structure = jax.tree.flatten(tree)
     keys = [jax.random.fold_in(key, i) for i in range(len(leaves))]
     return jax.tree.unflatten(structure, keys)
@@ -41,10 +41,11 @@ def where(mask: Bool[Array, "..."], tree: PyTree, other: PyTree | float) -> PyTr
 
 
 def as_vector(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
-    """All leaves as one vector, and what cuts `[..., size]` up into the tree again.
+    """All leaves as one vector, and a function that cuts `[..., size]` into the tree
+    again.
 
-    Unlike `jax.flatten_util.ravel_pytree`, the way back keeps leading axes and the
-    dtype that it is given.
+    Unlike that of `jax.flatten_util.ravel_pytree`, the function keeps leading axes and
+    the dtype of its input.
     """
     leaves, structure = jax.tree.flatten(tree)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
@@ -61,7 +62,9 @@ def as_vector(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
 
 
 def arrays_apart(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
-    """A tree's arrays, and the way back from as many, which keeps all else as it is."""
+    """A tree's arrays, and a function that makes the tree of as many other arrays; it
+    keeps all leaves that are not arrays.
+    """
     leaves, structure = jax.tree.flatten(tree)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
 
@@ -75,7 +78,7 @@ def arrays_apart(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyT
 
 
 def take(tree: PyTree, rows: Array | np.ndarray) -> PyTree:
-    """Rows of every leaf."""
+    """Takes these rows of every leaf."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
@@ -106,7 +109,7 @@ def widened(tree: PyTree) -> PyTree:
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
-    """Every leaf in the dtype of its namesake."""
+    """Casts every leaf to the dtype of the leaf at its place in `like`."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
 
 
@@ -128,10 +131,10 @@ def check_same_shapes(what: str, before: PyTree, after: PyTree) -> None:
 
 
 def place(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
-    """Arrays on the devices of a sharding, which may belong to several processes.
+    """Puts arrays on the devices of a sharding, which may belong to several processes.
 
-    Each process puts its own part there and asks no other, whereas `jax.device_put`
-    would compare all parts, and wait for processes that are elsewhere.
+    Each process puts only its own part there, whereas `jax.device_put` would compare
+    all parts, and wait for processes that are elsewhere.
     """
 
     def put(leaf: Any) -> Array:
@@ -146,7 +149,7 @@ def place(tree: PyTree, sharding: jax.sharding.Sharding | None) -> PyTree:
 
 
 def digest(tree: PyTree) -> str:
-    """A text that is equal for arrays that are equal to the bit; host side."""
+    """A digest, the same for trees whose arrays are equal to the bit; host side."""
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf)

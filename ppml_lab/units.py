@@ -6,7 +6,7 @@ import math
 
 
 def shown(count: float) -> str:
-    """Bytes in the largest unit of which there is one."""
+    """Formats a number of bytes in the largest unit of which there is at least one."""
     if math.isinf(count):
         return "more than the compiler finds"
     for unit, bytes_each in {"GiB": 2**30, "MiB": 2**20}.items():

@@ -24,7 +24,7 @@ def task_of(module: Any) -> base.Task:
 def dp_sgd(
     noise: float, task: base.Task, sampler: base.ClientSampler, method: Any = "auto"
 ) -> base.FederatedAlgorithm:
-    """DP-SGD: examples are private."""
+    """DP-SGD, which protects examples."""
     mechanism = dp.gaussian(CLIP_NORM, noise, privacy_unit="example")
     return federated.central_sgd(
         task, optax.sgd(RATE), sampler, mechanism=mechanism, method=method
@@ -34,7 +34,7 @@ def dp_sgd(
 def pooled(
     prob: float, noise: float, task: base.Task, directions: canaries.Directions
 ) -> planted.Planted:
-    """DP-SGD on the digits, with canaries among them."""
+    """DP-SGD on the digits, with canaries among the examples."""
     return planted.in_examples(
         lambda sampler, method: dp_sgd(noise, task, sampler, method),
         task.loss,
@@ -46,7 +46,7 @@ def pooled(
 
 
 def alone(prob: float, noise: float, num_rounds: int, task: base.Task) -> Any:
-    """DP-SGD as a function of a key and of examples."""
+    """DP-SGD as a function of a key and examples."""
 
     def train(key: base.Key, examples: Any) -> Any:
         count = len(examples["y"])

@@ -1,26 +1,24 @@
 """Which of the lab's programs compile for accelerators that are not here, and to what?
 
-Claim: whatever algorithm, mechanism and secure sum go together, DP-SGD by ghost norms,
-inference and training on shares, the trainings of audits and slices of sweeps compile
-for an H200 and for four TPU v5e chips, with no host in the middle and without float64
-on the TPU.
+Claim: all combinations of algorithm, mechanism and secure sum that go together, DP-SGD
+by ghost norms, inference and training on shares, the trainings of audits and slices of
+sweeps compile for an H200 and for four TPU v5e chips, with no host in the middle and
+without float64 on the TPU.
 
-XLA compiles whole programs ahead of time for a chip's description: nothing is run. What
-a program takes of the chip's memory is what XLA's buffer assignment says; operations
-and bytes moved are XLA's count of the compiled program, a loop's body once however
-often it runs, so that they say what a step is made of, not what a run costs. Seconds
-are this machine's.
+XLA compiles whole programs ahead of time for a chip's description: nothing is run. A
+program's memory on the chip is that of XLA's buffer assignment. Operations and bytes
+moved are XLA's count of the compiled program, which counts a loop's body once however
+often it runs: they describe a step, not the cost of a run. Seconds are this machine's.
 
-The compilers are the extra `aot`, for an environment of its own: jax looks for the
-devices of wheels that are installed.
+The compilers are the extra `aot`. It needs an environment of its own, as jax looks for
+the devices of installed wheels.
 
     pip install -e '.[aot]'
     python -m experiments.benchmarks.accelerators h200
     python -m experiments.benchmarks.accelerators v5e
 
-Each program is compiled by a process of its own, and its row is kept as soon as it is
-there: started again, the command goes on after it. `smoke` takes three programs for
-both.
+Each program is compiled in a process of its own, and its row is saved at once: started
+again, the command goes on after the saved rows. `smoke` takes three programs for both.
 """
 
 from __future__ import annotations
@@ -46,12 +44,12 @@ WORKER = "experiments.benchmarks.accelerators_cells.compiling"
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compiled for what."""
+    """The programs to compile, and the targets."""
 
     targets: tuple[str, ...] = ("h200", "v5e:2x2")
     """Chips: "h200", the path of a GPU's description, or a TPU topology."""
     programs: tuple[str, ...] = ()
-    """Names; none for all."""
+    """Names of programs; all if empty."""
     timeout: float = 900.0
     """Seconds after which a compilation is given up."""
 
@@ -119,7 +117,7 @@ def described(target: str) -> dict[str, Any]:
 
 
 def _compiled(target: str, name: str, config: Experiment) -> dict[str, Any]:
-    """What the process of its own says; of one that fails, its last words."""
+    """The report of the compiling process; its last output if it fails."""
     command = [sys.executable, "-m", WORKER, target, name]
     try:
         done = subprocess.run(
@@ -166,6 +164,6 @@ def _shown(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    # The wheels' devices are not here, and not looked for.
+    # The wheels' devices are not here: jax must not look for them.
     jax.config.update("jax_platforms", "cpu")
     bench.run("accelerators", __doc__ or "", CONFIGS, measure)

@@ -1,14 +1,14 @@
-"""What benchmarks share: what a worker says and measures, and turns of workers.
+"""Shared parts of benchmarks: workers, their measurements and reports, and turns.
 
 A worker is a script NAME_worker.py that times one system in one process, with an
 interpreter of the system's own. It is called
 
     INTERPRETER NAME_worker.py WORD ... --option=NUMBER ... --seed=TURN
 
-with the repository on its path; `arguments` reads this, a `Meter` times it, `report`
-prints its line. `in_turns` runs workers one at a time and keeps what they report.
-Workers import this file in their own environment: here it needs numpy alone, and the
-lab only where it runs them.
+with the repository on its path. `arguments` reads the command line, a `Meter` times the
+work, `report` prints the result. `in_turns` runs workers one at a time and keeps their
+reports. Workers import this file in their own environment: for them it needs only
+numpy; running workers needs the lab.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-# Nothing of the caller's may change how many threads or devices a system uses.
+# The caller's variables must not change how many threads or devices a system uses.
 _PRIVATE = ("JAX_", "XLA_", "OMP_", "MKL_", "OPENBLAS_", "PYTHONPATH")
 
 C = TypeVar("C", bound=Any)
 Report = dict[str, Any]
-"""What a worker printed."""
+"""The columns that a worker printed."""
 
 
 def arguments(
@@ -45,13 +45,13 @@ def arguments(
     /,
     **numbers: int | None,
 ) -> argparse.Namespace:
-    """A worker's command line.
+    """Parses a worker's command line.
 
     Args:
-      words: Names of what comes first, in this order, and what each may be.
+      words: The positional arguments, in this order, with the values of each.
       command: The command line; this process's by default.
       **numbers: Options and their defaults; `seed`, the number of the turn, is always
-        one.
+        one of them.
     """
     parser = argparse.ArgumentParser()
     for name, choices in words.items():
@@ -62,13 +62,13 @@ def arguments(
 
 
 def report(system: str, version: str, **columns: Any) -> None:
-    """Prints a worker's line."""
+    """Prints a worker's report as one line."""
     line = {"system": system, "version": version} | columns
     print(json.dumps(line), flush=True)
 
 
 class Lap(NamedTuple):
-    """Some units of work (rounds, steps, runs), without what measuring them took."""
+    """Time of some units of work (rounds, steps, runs), without that of measuring."""
 
     units: int
     seconds: float
@@ -84,10 +84,10 @@ class Lap(NamedTuple):
 class Meter:
     """Times laps, and watches processor time and memory of processes.
 
-    Of this process the memory is its largest resident set. Of a tree of processes it is
-    what they hold, pages that they share counted once, sampled ten times a second
-    during warm-up and every second afterwards, so that sampling does not slow down what
-    is timed.
+    This process's memory is its largest resident set. The memory of a tree of processes
+    is the sum over its processes, with shared pages counted once. It is sampled ten
+    times a second during warm-up and every second afterwards, so that sampling does not
+    slow down the timed work.
 
     Args:
       root: The tree's root; this process without its children if None.
@@ -102,7 +102,7 @@ class Meter:
         self._watch = threading.Thread(target=self._sample, daemon=True)
 
     def start(self) -> None:
-        """The clock starts; of memory, what was held before does not count."""
+        """Starts the clock; memory held before does not count."""
         if self._root is None:
             Path("/proc/self/clear_refs").write_text("5")
         else:
@@ -110,19 +110,19 @@ class Meter:
         self.skip()
 
     def skip(self) -> None:
-        """What was done since the last lap does not count."""
+        """Excludes the time since the last lap."""
         self._cpu = self._cpu_seconds()
         self._begin = time.perf_counter()
 
     def lap(self, units: int = 1) -> Lap:
-        """What so many units took, since the start or the last lap."""
+        """Ends a lap of `units` since the start or last lap; returns its times."""
         seconds = time.perf_counter() - self._begin
         self.laps.append(Lap(units, seconds, self._cpu_seconds() - self._cpu))
         self.skip()
         return self.laps[-1]
 
     def peak_mib(self) -> float:
-        """The most memory since the start; of a tree, ends the watch."""
+        """The largest memory since the start; ends the sampling of a tree."""
         if self._root is None:
             status = Path("/proc/self/status").read_text()
             return int(re.findall(r"VmHWM:\s*(\d+)", status)[0]) / 1024
@@ -134,7 +134,7 @@ class Meter:
         if self._root is None:
             return time.process_time()
         stats = filter(None, map(_stat, _process_tree(self._root)))
-        # User and system time, of finished children too.
+        # User and system time, including finished children's.
         ticks = sum(sum(map(int, stat[11:15])) for stat in stats)
         return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -142,7 +142,7 @@ class Meter:
         assert self._root is not None
         while True:
             tree = _process_tree(self._root)
-            # What a lone process shares, it shares with strangers.
+            # A lone process shares pages only with processes outside the tree.
             kind = "Rss:" if len(tree) == 1 else "Pss:"
             held = sum(_memory_kib(pid, kind) for pid in tree)
             self._tree_kib = max(self._tree_kib, held)
@@ -186,7 +186,7 @@ def run(
     configs: Mapping[str, C],
     measure: Callable[[Path, C], list[dict[str, Any]]],
 ) -> None:
-    """`lab.run_benchmark`, of what also needs the results folder: it keeps reports."""
+    """Calls `lab.run_benchmark`; `measure` also gets the results folder for reports."""
     from ppml_lab import lab
     from ppml_lab.lab.command import parse
 
@@ -195,7 +195,7 @@ def run(
 
 
 class Task(NamedTuple):
-    """What a worker is called with, beside the turn's seed."""
+    """A worker's arguments, beside the turn's seed."""
 
     system: str
     words: tuple[str, ...]
@@ -207,14 +207,14 @@ class Task(NamedTuple):
 
 
 class Workers(NamedTuple):
-    """How an experiment's workers are run.
+    """Settings for running an experiment's workers.
 
     Attributes:
       scripts: The folder of NAME_worker.py.
-      results: The folder that keeps reports, and what failing workers printed.
-      timeout: Seconds after which a worker is given up.
-      headlines: What is shown of a report.
-      platform: What jax computes on.
+      results: The folder for reports and for the output of failing workers.
+      timeout: Seconds after which a worker is stopped.
+      headlines: Columns of a report that are shown.
+      platform: The platform on which jax computes.
     """
 
     scripts: Path
@@ -225,7 +225,7 @@ class Workers(NamedTuple):
 
 
 def interpreter(system: str) -> str | None:
-    """The python that runs a system's worker; None leaves the system out."""
+    """The Python interpreter of a system's worker; None leaves the system out."""
     if system in ("ppml_lab", "machine", "sweep"):
         return sys.executable
     ours = sys.executable if system == "numpy" else None
@@ -234,7 +234,7 @@ def interpreter(system: str) -> str | None:
 
 @functools.cache
 def is_here(system: str) -> bool:
-    """Whether a system's interpreter is known; says once if not."""
+    """Returns whether a system's interpreter is known; prints a note once if not."""
     found = interpreter(system) is not None
     if not found:
         print(f"{system} is left out: {_variable(system)} names no interpreter")
@@ -246,9 +246,9 @@ def in_turns(
 ) -> list[list[Report | None]]:
     """Every task's reports by repetition; each repetition runs all tasks in order.
 
-    A worker that fails, or takes too long, gets an error line on stderr, and None; what
-    it printed stays beside the reports. Reports of an earlier run into the same folder
-    are not made again.
+    A worker that fails, or takes too long, gives an error line on stderr and the report
+    None; its output stays beside the reports. Reports that an earlier run left in the
+    same folder are used again.
     """
     reports: list[list[Report | None]] = [[] for _ in tasks]
     for seed in range(repetitions):
@@ -264,13 +264,13 @@ def in_turns(
 
 
 def by_turn(reports: Sequence[Report | None], name: str) -> np.ndarray:
-    """A measured column; NaN where a worker failed or does not say."""
+    """A measured column; NaN where a worker failed or does not report it."""
     found = [report and report.get(name) for report in reports]
     return np.array([np.nan if one is None else one for one in found], float)
 
 
 def median(values: np.ndarray) -> float | None:
-    """The median of those that are known; None if none is."""
+    """The median of the values that are not NaN; None without such values."""
     known = values[np.isfinite(values)]
     return float(np.median(known)) if known.size else None
 
@@ -279,7 +279,7 @@ def over_turns(
     reports: Sequence[Report | None], headline: str, *others: str
 ) -> dict[str, Any]:
     """Columns of a table's row: the headline's median, lowest and highest, the others'
-    medians, and how many turns they are of.
+    medians, and the number of turns.
     """
     values = by_turn(reports, headline)
     ends = {"low": float(np.nanmin(values)), "high": float(np.nanmax(values))}
@@ -331,7 +331,8 @@ def _wait(
 ) -> int | None:
     """The command's exit status; None if it had to be ended."""
     with log.open("w") as out:
-        # A session of its own, so that what it starts can be ended with it.
+        # In a session of its own, so that processes that it starts can be ended with
+        # it.
         process = subprocess.Popen(
             command,
             env=environment,

@@ -1,15 +1,17 @@
 """How should a client's local CNN step be computed inside one compiled program?
 
 Claim: on CPU, XLA runs the backward convolutions of training many times slower inside a
-loop than as straight-line code, because it rewrites them for its fast kernel outside
-loops only. Written in the fast layout from the start (`ppml_lab.models.conv`), the loop
-costs what straight-line code costs. Under `vmap` over clients with kernels of their
-own, one client after the other beats XLA's grouped convolutions.
+loop than as straight-line code, because it rewrites them for its fast kernel only
+outside of loops. If they are written in the fast layout from the start
+(`ppml_lab.models.conv`), the loop costs the same as straight-line code. Under `vmap`
+over clients with kernels of their own, one client after the other is faster than XLA's
+grouped convolutions.
 
-McMahan's CNN on 28x28 images: a whole step of SGD, and its convolutions alone. Every
-program runs its steps in one loop, but for "xla straight", which has none; all programs
-take turns, so that a busy machine is busy for all. Times are per step and client;
-nothing is learnt. `smoke` takes about a minute on 2 cores, `paper` about five.
+The work is McMahan's CNN on 28x28 images: a whole step of SGD, and its convolutions
+alone. Every program runs its steps in one loop, except "xla straight", which has no
+loop. All programs take turns, so that the machine's load falls on all of them. Times
+are per step and client; nothing is learnt. `smoke` takes about a minute on 2 cores,
+`paper` about five.
 
     python -m experiments.benchmarks.convolutions smoke
     python -m experiments.benchmarks.convolutions paper
@@ -45,14 +47,14 @@ PARTS = [
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is measured, and how often."""
+    """The measured sizes, and the number of repetitions."""
 
     batch_sizes: tuple[int, ...] = (10,)
     """Examples per step."""
     num_clients: tuple[int, ...] = (1,)
     """Clients under `vmap`, each with its own kernels."""
     num_steps: int = 8
-    """Steps of one program; shared by the clients of a `vmap`, but for at least 2."""
+    """Steps of one program; divided among the clients of a `vmap`, each at least 2."""
     turns: int = 3
     """Repetitions of every program."""
 
@@ -61,12 +63,12 @@ CONFIGS = {"smoke": Experiment(), "paper": Experiment((10, 20), (1, 4, 16), turn
 
 
 def patches(lhs: Array, rhs: Array, *_: Any, **__: Any) -> Array:
-    """One matrix product; differentiated by jax."""
+    """A convolution by one matrix product; differentiated by jax."""
     return conv.by_patches(lhs, rhs, conv.Window(padding=((2, 2), (2, 2))))
 
 
 def shifted_sums(lhs: Array, rhs: Array, *_: Any, **__: Any) -> Array:
-    """One matrix product per entry of the 5x5 kernel; differentiated by jax."""
+    """A convolution by a product per entry of the 5x5 kernel; differentiated by jax."""
     height, width = lhs.shape[1:3]
     padded = jnp.pad(lhs, ((0, 0), (2, 2), (2, 2), (0, 0)))
     terms = [
@@ -78,7 +80,7 @@ def shifted_sums(lhs: Array, rhs: Array, *_: Any, **__: Any) -> Array:
 
 
 class Way(NamedTuple):
-    """A convolution, and how many steps of the loop are written out (True: all)."""
+    """A convolution, and the number of unrolled steps of the loop (True: all)."""
 
     convolution: Callable[..., Array]
     unroll: int | bool = 1
@@ -139,7 +141,7 @@ def compiled(
     num_steps: int,
     **labels: Any,
 ) -> Program:
-    """The program, run once; its labels get the seconds that its compilation took."""
+    """Compiles a program and runs it once; labels get the seconds of compilation."""
     lowered = jax.jit(function).lower(*arguments)
     begin = time.perf_counter()
     program = lowered.compile()
@@ -167,7 +169,7 @@ def training(way: Way) -> Callable[..., PyTree]:
 
 
 def part_of_step(way: Way, part: str) -> Callable[..., Array]:
-    """Forward, or one gradient, of many images, kernels and output gradients."""
+    """The forward pass, or one gradient, for many images, kernels and gradients."""
 
     def one(_: None, given: tuple[Array, Array, Array]) -> tuple[None, Array]:
         images, kernel, grad = given
@@ -180,7 +182,8 @@ def part_of_step(way: Way, part: str) -> Callable[..., Array]:
         out, pull = jax.vjp(convolve, images, kernel)
         grad_images, grad_kernel = pull(grad)  # what is not returned is not computed
         chosen = {"kernel gradient": grad_kernel, "input gradient": grad_images}
-        # All of it is needed (XLA computes no more than that), but nothing is stored.
+        # XLA computes only what is needed, so the sum needs all of it; nothing is
+        # stored.
         return None, jax.nn.relu(chosen.get(part, out)).sum((0, 1, 2))
 
     return lambda *given: lax.scan(one, None, given, unroll=way.unroll)[1]
@@ -191,7 +194,7 @@ def normal(*shape: int) -> Array:
 
 
 def batches(*shape: int) -> PyTree:
-    """Random digits of that many clients, steps, examples."""
+    """Random digits, with axes for clients, steps and examples."""
     return {"x": normal(*shape, 28, 28, 1), "y": jnp.zeros(shape, jnp.int32)}
 
 

@@ -1,16 +1,17 @@
 """What does the device that is here compute, how exactly, and how fast?
 
 Claim: on any accelerator words, coins, modular sums, shares, masks and products of
-limbs are the CPU's to the bit; normal numbers lie within 4 units in the last place of
-the CPU's and ghost norms within 1e-5 of float64's; a killed sweep ends as if nobody had
-killed it; and one sweep gives the same whole numbers at every width.
+limbs are equal to the CPU's to the bit; normal numbers lie within 4 units in the last
+place of the CPU's and ghost norms within 1e-5 of float64's; a killed and resumed sweep
+ends like one that ran through; and a sweep gives the same whole numbers at every width.
 
-One command for a machine that is lent for minutes: what is worth most comes first, each
-cell's rows are kept as soon as they are there (started again, it goes on after them),
-and what the time no longer allows is said to be left out. Data are made here. Rows with
-a limit say whether it holds; speeds are of this device alone and are compared with
-nothing. Without a name it is `paper`, at most five minutes on an accelerator, or `cpu`
-where there is none, as long on two cores; `smoke` takes one minute there.
+It is one command for a machine that is available for minutes. The most valuable cells
+come first, each cell's rows are saved at once (started again, the command goes on after
+them), and cells for which no time is left are reported as left out. Data are synthetic.
+Rows with a limit say whether it holds; speeds are of this device alone and are not
+compared. Without a name the configuration is `paper`, at most five minutes on an
+accelerator, or `cpu` without an accelerator, at most five minutes on two cores; `smoke`
+takes one minute there.
 
     python -m experiments.benchmarks.device_day
     python -m experiments.benchmarks.device_day smoke
@@ -28,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# A process of a cell's own needs memory beside this one's.
+# Cells that start a process need memory beside this one's.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
@@ -44,36 +45,36 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Experiment:
-    """How much is computed."""
+    """The sizes of the work."""
 
     seconds: float = 300.0
-    """After which no further cell begins."""
+    """Seconds after which no further cell begins."""
     normals: int = 1 << 16
     """Normal numbers that are compared."""
     norm_examples: int = 4
     """Examples whose ghost norms are compared."""
     models: tuple[str, ...] = ("2nn",)
-    """Of rounds, steps and norms: 2nn, cnn."""
+    """Models of rounds, steps and norms: 2nn, cnn."""
     cohort: int = 32
     """Clients of a timed round."""
     lanes: tuple[int, ...] = (1, 16)
-    """How many of them train side by side."""
+    """Numbers of clients that train side by side."""
     batches: tuple[int, ...] = (64,)
     """Examples of a timed step."""
     words: int = 1 << 16
     """Words, shares and masks that are timed."""
     masks: int = 4
-    """Of a client."""
+    """Masks of a client."""
     size: int = 128
     """Rows and columns of a product."""
     inference: tuple[int, ...] = (8,)
     """Images of private inference."""
     width: int = 4
-    """Of the sweep that is compared with itself at width 1."""
+    """Width of the sweep that is compared with the same sweep at width 1."""
     widths: tuple[int, ...] = (1, 4)
-    """Of timed sweeps, which have as many runs."""
+    """Widths of timed sweeps; a sweep has as many runs as its width."""
     repeats: int = 1
-    """Timed calls, of which the median counts; the least for sweeps."""
+    """Number of timed calls; their median counts, or for sweeps their minimum."""
 
 
 CONFIGS = {
@@ -129,7 +130,7 @@ PAGE = {
 
 
 def cells(config: Experiment) -> dict[str, Callable[[], Rows]]:
-    """What is computed, what is worth most first."""
+    """The cells to compute, the most valuable first."""
     found: dict[str, Callable[[], Rows]] = {
         "integers": exact.measure,
         "floats": lambda: close.measure(
@@ -169,7 +170,7 @@ def measure(folder: Path, config: Experiment) -> Rows:
 
 
 def _rows(folder: Path, about: dict[str, Any], compute: Callable[[], Rows]) -> Rows:
-    """A cell's rows, kept once they are there; of one that fails, that it does."""
+    """A cell's rows, saved once computed; for a cell that fails, a row that says so."""
     try:
         return records.once(folder / "cells", about, compute)
     except Exception as error:

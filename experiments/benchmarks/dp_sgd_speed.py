@@ -1,22 +1,22 @@
 """What does a step of DP-SGD cost, beside one without privacy, and beside peers?
 
-Claim to check: with ghost norms a private step takes at most 1.5 times our step without
-privacy, plus drawing the noise (`ratio_less_noise` at most 1.5; the figure's dashed
-line), and less than the private steps of Opacus and jax-privacy.
+Claim to check: with ghost norms a private step takes at most 1.5 times as long as our
+step without privacy, plus the time to draw the noise (`ratio_less_noise` at most 1.5;
+the figure's dashed line), and less than the private steps of Opacus and jax-privacy.
 
-The work (`dp_sgd_speed_workers/work.py`): batches of 256 images of 28x28, clip norm 1,
-noise multiplier 1.1, SGD, on the CPU. Models: an MLP (784-200-200-10), the CNN of the
-MNIST tutorials of TensorFlow Privacy and Opacus (26,010 parameters), McMahan's CNN.
-Steps that can be computed in microbatches are timed with each size of a grid, and so is
-ours without privacy, of whose rows the fastest is what ratios are to. A private worker
-first checks its sum of clipped gradients against one example after the other.
+The work (`dp_sgd_speed_workers/work.py`) is batches of 256 images of 28x28, clip norm
+1, noise multiplier 1.1, SGD, on the CPU. The models are an MLP (784-200-200-10), the
+CNN of the MNIST tutorials of TensorFlow Privacy and Opacus (26,010 parameters), and
+McMahan's CNN. Steps that can be computed in microbatches are timed with each size of a
+grid, and so is our step without privacy; ratios are to its fastest row. A private
+worker first checks its sum of clipped gradients against one example after the other.
 
 Peers have their own environments: PPML_LAB_OPACUS_PYTHON names an interpreter with
 opacus 1.6.0 and torch 2.13.0, PPML_LAB_JAX_PRIVACY_PYTHON one with jax-privacy 2.0.0,
-jax 0.10.2, flax, optax and jaxtyping, where it trains the lab's models; one that is not
-named is left out. Every row is a process, one at a time, in turns, and ratios are taken
-within a turn; leave the machine idle otherwise. `paper` is all but McMahan's CNN, which
-is `cnn`; `smoke` takes two minutes without peers.
+jax 0.10.2, flax, optax and jaxtyping, where it trains the lab's models; a peer without
+a named interpreter is left out. Every row is a process, one at a time, in turns, and
+ratios are taken within a turn; leave the machine idle otherwise. `paper` has all models
+except McMahan's CNN, which is `cnn`; `smoke` takes two minutes without peers.
 
     python -m experiments.benchmarks.dp_sgd_speed smoke
     python -m experiments.benchmarks.dp_sgd_speed paper
@@ -37,7 +37,7 @@ from experiments.benchmarks import bench
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is timed; who takes part is said by the environment."""
+    """The timed work; environment variables decide which peers take part."""
 
     models: tuple[str, ...] = ("mlp", "mnist_cnn")
     """Models: "mlp", "mnist_cnn", "cnn"."""
@@ -46,11 +46,11 @@ class Experiment:
     repetitions: int = 1
     """Turns in which all systems run once."""
     blocks: int = 3
-    """Timed blocks of steps in a process, of which the median counts."""
+    """Timed blocks of steps in a process; their median counts."""
     block_milliseconds: int = 100
-    """How long a block is, about."""
+    """Approximate length of a block."""
     timeout: float = 900.0
-    """Seconds after which a system is given up."""
+    """Seconds after which a system is stopped."""
 
 
 PAPER = Experiment(
@@ -90,13 +90,13 @@ WHOLE = {
     "jax_privacy": ("no_privacy",),
     "opacus": ("no_privacy", "hooks", "functorch", "ghost", "ew"),
 }
-"""Methods timed with the whole batch alone."""
+"""Methods timed only with the whole batch, by system."""
 LABELS = ("system", "version", "model", "method", "microbatch")
 TIME, CPU_TIME = "milliseconds_per_step", "cpu_milliseconds_per_step"
 
 
 def plan(config: Experiment) -> list[bench.Task]:
-    """What a turn runs, in this order."""
+    """The tasks of a turn, in order."""
     about = {"blocks": config.blocks, "block_milliseconds": config.block_milliseconds}
     return [
         bench.Task(system, (model, method), about | {"microbatch": size})
@@ -108,7 +108,7 @@ def plan(config: Experiment) -> list[bench.Task]:
 
 
 def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
-    """All systems in turns; a row of medians for each method and microbatch size."""
+    """Times all systems in turns; a row of medians per method and microbatch size."""
     tasks = plan(config)
     scripts = Path(__file__).with_name("dp_sgd_speed_workers")
     workers = bench.Workers(scripts, folder, config.timeout, headlines=(TIME,))

@@ -1,18 +1,18 @@
 """How does the lab scale over devices, hosts, cohorts, populations and sweep widths?
 
 Claim: the same compiled round serves one device and many; its time grows with the
-cohort, its memory does not; a population of ten million clients costs its coins and
-four bytes each, because clients' data are made when they train; and a sweep costs a
-small part of what its runs do when started one by one.
+cohort, its memory does not; a population of ten million clients costs a coin and four
+bytes per client, because clients' data are generated when they train; and a sweep costs
+a small part of what its runs cost when started one by one.
 
 Clients have 20 examples, one batch: a round is one local step of each participant, so
-that overheads show. "logistic" has 610 parameters, "2nn" McMahan's 199,210. Devices are
-virtual: CPU cores, of which four are more than a machine of two has. Hosts are
-processes of one machine over gloo. A sweep of 200 runs on digits (10 noise levels, 4
-clip norms, 5 seeds; 50 rounds each) stands beside the same runs started one by one, of
-which `separate` are timed, imports and compilation included. Workers run one at a time,
-in turns. The projection extends the measured curves to many hosts by a cost model, and
-is nothing more:
+that overheads are visible. "logistic" has 610 parameters, "2nn" McMahan's 199,210.
+Devices are virtual ones on CPU cores; four devices are more than a machine of two cores
+has. Hosts are processes of one machine over gloo. A sweep of 200 runs on digits (10
+noise levels, 4 clip norms, 5 seeds; 50 rounds each) is compared with the same runs
+started one by one; `separate` of these are timed, imports and compilation included.
+Workers run one at a time, in turns. The projection only extends the measured curves to
+many hosts by a cost model:
 
     seconds per round = fixed + per client * cohort / hosts + (sum of `dimension`
                         numbers between two hosts) * log2(hosts)
@@ -37,32 +37,33 @@ from experiments.benchmarks import bench
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is timed."""
+    """The sizes and repetitions of the timed work."""
 
     devices: tuple[int, ...] = (1, 2)
-    """Devices of the device curves."""
+    """Numbers of devices of the device curves."""
     hosts: tuple[int, ...] = (2,)
-    """Processes, of one device each, of the host curve."""
+    """Numbers of processes, with one device each, of the host curve."""
     cohorts: tuple[int, ...] = (10, 1000)
-    """Clients a round, of the largest population."""
+    """Clients per round, from the largest population."""
     populations: tuple[int, ...] = (10_000, 1_000_000)
-    """Clients to draw from, by a coin for each."""
+    """Numbers of clients to draw from, by a coin for each."""
     widths: tuple[int, ...] = (1, 4)
     """Points of a sweep that run vmapped on one device."""
     sweep_runs: int = 8
     """Runs of the timed sweep."""
     separate: int = 1
-    """Of these, how many are timed as processes of their own."""
+    """Number of these runs that are timed as processes of their own."""
     projected_hosts: tuple[int, ...] = (1, 4, 16)
-    """Hosts of the projection."""
+    """Numbers of hosts of the projection."""
     rounds: int = 2
     """Rounds in a timed chunk of 100 clients; more clients, fewer rounds."""
     repetitions: int = 1
     """Turns in which all workers run once."""
     platform: str = "cpu"
-    """Of jax: cpu, cuda or tpu. Elsewhere than on CPU, devices are what there is."""
+    """Platform of jax: cpu, cuda or tpu. Except on CPU, all existing devices are
+    used."""
     timeout: float = 900.0
-    """Seconds after which a worker is given up."""
+    """Seconds after which a worker is stopped."""
 
 
 CONFIGS = {
@@ -122,7 +123,7 @@ Row = dict[str, Any]
 
 
 def plan(config: Experiment) -> list[tuple[str, bench.Task]]:
-    """What a repetition runs: the curve that it belongs to, and the worker's task."""
+    """The tasks of a repetition, each with the curve that it belongs to."""
     runs: list[tuple[str, bench.Task]] = []
 
     def add(what: str, model: str, storage: str, **options: int) -> None:
@@ -161,7 +162,7 @@ def plan(config: Experiment) -> list[tuple[str, bench.Task]]:
 
 
 def measure(folder: Path, config: Experiment) -> list[Row]:
-    """Every worker in turns, a row of medians for each, and the projection."""
+    """Runs workers in turns; gives a row of medians for each, and the projection."""
     runs = plan(config)
     workers = bench.Workers(
         Path(__file__).with_name("scaling_workers"),
@@ -186,7 +187,7 @@ def measure(folder: Path, config: Experiment) -> list[Row]:
 
 
 def row_of(what: str, task: bench.Task, reports: Sequence[bench.Report | None]) -> Row:
-    """Medians over repetitions, and the rate's lowest and highest."""
+    """A row of medians over repetitions, with the rate's lowest and highest."""
     model, storage = task.words
     names = ("devices", "hosts", "columns", "cohort", "population", "points", "width")
     first = next(report for report in reports if report)
@@ -199,8 +200,8 @@ def row_of(what: str, task: bench.Task, reports: Sequence[bench.Report | None]) 
 
 
 def sweep_row(what: str, reports: Sequence[bench.Report]) -> Row:
-    """Seconds that a run takes, from the start of its process on, as one of a sweep or
-    by itself.
+    """A row of the seconds per run, from the start of its process on, as part of a
+    sweep or by itself.
     """
     each = np.array([report["seconds"] / report["runs"] for report in reports])
     programs = max(report["chunk_programs"] for report in reports)
@@ -229,7 +230,7 @@ def projection(rows: Sequence[Row], hosts: Sequence[int]) -> list[Row]:
         return []
     seconds = np.array([row["seconds_per_round"] for row in curve])
     cohorts = np.array([row["cohort"] for row in curve])
-    # Relative errors count: seconds span four orders of magnitude.
+    # Relative errors are minimised, as seconds span four orders of magnitude.
     design = np.stack([1 / seconds, cohorts / seconds], axis=1)
     fixed, per_client = np.linalg.lstsq(design, np.ones_like(seconds))[0]
     crossing = (

@@ -5,29 +5,29 @@ faster than SPU's and level with NumPy over AES; a round that adds integers inst
 floats costs at most 5% more; the whole protocol with drop-outs for 1,000 clients takes
 seconds, and for 10,000 clients with few neighbours stays below 4 GB.
 
-The work (`secure_throughput_workers/work.py`): a million values shared among 3 and 10
-parties and put together again, in each ring; 100,000 secrets in 100 Shamir shares of
-which 51 reconstruct; a client's 98 masks of 98,304 words; all of a masked sum of such
-vectors, with keys, shares, masks and drop-outs; a training round with each kind of sum.
-`ratio` is a row's time over that of our fastest row of the same work, turn by turn; for
-a training round it is over the plain sum's. On shares (`matmul` and after): 512^3
-products of integers and what they are made of, and the 784-128-10 perceptron on 128
-images and a step of logistic regression by three parties with 64-bit words, additive
-beside SPU's SEMI2K and CrypTen, replicated beside SPU's ABY3. The `fraction` columns
-say what part of the machine's limits, measured in the same run with as many threads, a
-row reaches: bytes that must move over the bandwidth of a copy; threefry's integer
-operations, 59.5 a word, over the rate of additions and exclusive ors; words over those
-of threefry in C.
+The work (`secure_throughput_workers/work.py`) is a million values shared among 3 and 10
+parties and reconstructed, in each ring; 100,000 secrets in 100 Shamir shares, 51 of
+which reconstruct; a client's 98 masks of 98,304 words; a whole masked sum of such
+vectors, with keys, shares, masks and dropouts; and a training round with each kind of
+sum. `ratio` is a row's time over that of our fastest row of the same work, turn by
+turn; for a training round it is over the plain sum's time. Work on shares (`matmul` and
+after) is 512^3 products of integers and their parts, the 784-128-10 perceptron on 128
+images, and a step of logistic regression by three parties with 64-bit words: additive
+shares beside SPU's SEMI2K and CrypTen, replicated shares beside SPU's ABY3. The
+`fraction` columns say what part of the machine's limits a row reaches; the limits are
+measured in the same run with the same number of threads. They are bytes that must move,
+over the bandwidth of a copy; threefry's integer operations, 59.5 per word, over the
+rate of additions and exclusive ors; and words, over those of threefry in C.
 
 Peers have their own environments: PPML_LAB_SPU_PYTHON names an interpreter with spu
 0.9.5, PPML_LAB_FLOWER_PYTHON one with flwr 1.42.0, PPML_LAB_NUMPY_PYTHON one with numpy
-and cryptography (the lab's own, without AES, if it is not named), and
-PPML_LAB_CRYPTEN_PYTHON one with crypten 0.4.1 and torch 2.13.0; others that are not
-named are left out. Flower's masks and Shamir shares are timed in part (`timed` of `of`)
-and scaled. Every row is a process, one at a time, in turns; leave the machine idle
-otherwise. `paper` is all but computing on shares, which is `on_shares`; `generator`
-draws words and normal numbers only: `draw_normals` beside `draw_normals_23_bits`, which
-they replaced, and masks beside threefry in C.
+and cryptography (if not named, the lab's own without AES), and PPML_LAB_CRYPTEN_PYTHON
+one with crypten 0.4.1 and torch 2.13.0; other peers without a named interpreter are
+left out. Flower's masks and Shamir shares are timed in part (`timed` of `of`) and
+scaled. Every row is a process, one at a time, in turns; leave the machine idle
+otherwise. `paper` is everything except computing on shares, which is `on_shares`.
+`generator` draws only words and normal numbers: `draw_normals` beside
+`draw_normals_23_bits`, the former generator, and masks beside threefry in C.
 
     python -m experiments.benchmarks.secure_throughput smoke
     python -m experiments.benchmarks.secure_throughput paper
@@ -52,7 +52,7 @@ from ppml_lab.smpc import graphs
 
 @dataclass(frozen=True)
 class Experiment:
-    """How much is timed; who takes part is said by the environment."""
+    """The timed work; environment variables decide which peers take part."""
 
     values: int = 20_000
     """Values that are shared additively."""
@@ -61,9 +61,9 @@ class Experiment:
     masks: int = 10
     """Masks of a client."""
     clients: tuple[int, ...] = (30,)
-    """Clients of masked sums; above the first, with few neighbours only."""
+    """Numbers of clients of masked sums; after the first, only with few neighbours."""
     dropouts: tuple[int, ...] = (0, 10)
-    """Percent of them that drop out before their upload."""
+    """Percentages of these clients that drop out before their upload."""
     words: int = 4096
     """Length of masks and of summed vectors."""
     size: int = 64
@@ -73,13 +73,13 @@ class Experiment:
     threads: tuple[int, ...] = (1,)
     """Threads of ours and of the machine's limits."""
     only: tuple[str, ...] = ()
-    """Tasks that are done, all of them if empty."""
+    """Tasks to run; all if empty."""
     repetitions: int = 1
-    """Turns in which everything short runs once."""
+    """Turns in which every short task runs once."""
     timed_runs: int = 1
-    """Timed runs in a process, of which the median counts."""
+    """Timed runs in a process; their median counts."""
     timeout: float = 900.0
-    """Seconds after which a system is given up."""
+    """Seconds after which a system is stopped."""
 
 
 LIMITS = ("memory_bandwidth", "integer_rate", "threefry_c")
@@ -128,14 +128,15 @@ PAGE = {
     ],
 }
 OPERATIONS_PER_WORD = 59.5
-"""A block of two words: 20 rounds of 5 (a rotation is 3), 5 injections of 3, 2 at the
-start; and a word is added to a sum."""
+"""Operations per word of threefry: a block of two words takes 20 rounds of 5 (a
+rotation is 3), 5 injections of 3, and 2 at the start; then each word is added to a
+sum."""
 TIMES = (work.TIME, work.CPU_TIME)
 ABOUT = ("system", "version", "task")
 
 
 def short_tasks(config: Experiment) -> list[tuple[str, bench.Task]]:
-    """What a turn runs: a row's variant, and the task."""
+    """The tasks of a turn, each with its row's variant."""
     found = []
 
     def add(system: str, task: str, variant: str, **options: int) -> None:
@@ -166,7 +167,7 @@ def short_tasks(config: Experiment) -> list[tuple[str, bench.Task]]:
     for threads in config.threads:
         add("ppml_lab", "masks", "threefry", threads=threads, **vector)
     add("numpy", "masks", "Philox", **vector)
-    if bench.interpreter("numpy") != sys.executable:  # Has what AES needs.
+    if bench.interpreter("numpy") != sys.executable:  # It has the package for AES.
         add("numpy", "masks_aes", "AES", **vector)
     add("flower", "masks", "MT19937", **vector, timed=min(10, config.masks))
     add("ppml_lab", "federated_round", "", threads=max(config.threads))
@@ -174,7 +175,7 @@ def short_tasks(config: Experiment) -> list[tuple[str, bench.Task]]:
 
 
 def tasks_on_shares(config: Experiment) -> list[tuple[str, bench.Task]]:
-    """Computing on shares, and the products of matrices that it consists of."""
+    """The tasks of computing on shares, and of the matrix products inside."""
     found = []
 
     def add(system: str, task: str, variant: str, **options: int) -> None:
@@ -197,7 +198,7 @@ def tasks_on_shares(config: Experiment) -> list[tuple[str, bench.Task]]:
 
 
 def long_tasks(config: Experiment) -> list[tuple[str, bench.Task]]:
-    """Masked sums of all clients, which run once."""
+    """The tasks of masked sums of all clients, which run once."""
     found, threads = [], max(config.threads)
 
     def add(task: str, variant: str, **options: int) -> None:
@@ -208,7 +209,7 @@ def long_tasks(config: Experiment) -> list[tuple[str, bench.Task]]:
         few = clients > config.clients[0]
         for percent in config.dropouts if not few else config.dropouts[1:2]:
             shape = {"clients": clients, "dropouts": percent}
-            # Few neighbours want few drop-outs: the graph is made for what happens.
+            # Few neighbours tolerate few dropouts: the graph is made for their number.
             share = 0.2 if percent <= 10 else 0.3
             regular = graphs.k_regular(clients, 0.2 if clients >= 100 else 0.0, share)
             complete = graphs.complete(clients)
@@ -223,7 +224,7 @@ def long_tasks(config: Experiment) -> list[tuple[str, bench.Task]]:
 
 
 def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
-    """Everything short in turns, then the long sums; a row of medians for each."""
+    """Runs short tasks in turns, then long sums; gives a row of medians for each."""
     scripts = Path(__file__).with_name("secure_throughput_workers")
     workers = bench.Workers(scripts, folder, config.timeout, headlines=(work.TIME,))
     tasks, long = (
@@ -269,7 +270,7 @@ def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
 def parts(
     reports: Sequence[bench.Report | None],
 ) -> Iterator[tuple[str, list[bench.Report | None]]]:
-    """Of a report's rows, the variant, and reports with this row's times."""
+    """Yields each row of the reports: its variant, and reports with the row's times."""
     first = next(report for report in reports if report)
     if first["task"] not in ("federated_round", "modular_sum"):
         yield "", [*reports]
@@ -289,7 +290,7 @@ def parts(
 def reference(
     done: Sequence[tuple[str, bench.Task, Any]], variant: str, task: bench.Task
 ) -> np.ndarray:
-    """The times, turn by turn, that a row's are divided by; NaN if they are not."""
+    """The times, turn by turn, that divide a row's; NaN for a row without ratio."""
     (kind,) = task.words
     own = next(reports for _, t, reports in done if t == task)
     nothing = np.full(len(own), np.nan)
@@ -311,7 +312,7 @@ def reference(
 def fractions(
     report: bench.Report, milliseconds: float, limits: dict[Any, float | None]
 ) -> dict[str, float | None]:
-    """What part of the machine's limits was reached, with as many threads."""
+    """The parts of the machine's limits reached, with the same number of threads."""
     threads = report["options"]["threads"]
     bandwidth, rate, in_c = (limits.get((name, threads)) for name in LIMITS)
     drawn = report.get("drawn_words", 0)

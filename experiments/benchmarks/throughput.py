@@ -2,18 +2,19 @@
 
 Claim: one compiled program that holds the data, draws the cohorts and trains clients of
 any sizes computes more client updates per second on the same cores than simulators that
-call a framework once per batch; a round's memory does not grow with its cohort; and no
-new cohort makes it compile again.
+call a framework once per batch; a round's memory does not grow with its cohort; and new
+cohorts need no recompilation.
 
-The work (`throughput_workers/work.py`): 1,000 clients with 60 images of 28x28, or
-log-normally many; 100 a round, one epoch, batches of 20, SGD, federated averaging by
-examples; McMahan's 2NN and CNN. Every system draws its own cohorts, uniformly without
-replacement. The peers FedJAX, pfl-research and Flower have their own environments; the
-variables PPML_LAB_FEDJAX_PYTHON, PPML_LAB_PFL_PYTHON and PPML_LAB_FLOWER_PYTHON name
-their interpreters, and one that is not named is left out. Systems run one at a time, in
-turns, on the CPU; leave the machine idle otherwise. "growth" and "lanes" are ours
-alone: more clients per round, and more that train at once on a device. `paper` takes
-about 45 minutes on 2 cores with all peers, `smoke` a few.
+The work (`throughput_workers/work.py`) is 1,000 clients with 60 images of 28x28 each,
+or log-normal numbers of images; 100 clients per round, one epoch, batches of 20, SGD,
+and federated averaging by examples of McMahan's 2NN and CNN. Every system draws its own
+cohorts, uniformly without replacement. The peers FedJAX, pfl-research and Flower have
+their own environments; the variables PPML_LAB_FEDJAX_PYTHON, PPML_LAB_PFL_PYTHON and
+PPML_LAB_FLOWER_PYTHON name their interpreters, and a peer without one is left out.
+Systems run one at a time, in turns, on the CPU; leave the machine idle otherwise.
+"growth" and "lanes" are of the lab alone: more clients per round, and more clients that
+train at once on a device. `paper` takes about 45 minutes on 2 cores with all peers,
+`smoke` a few.
 
     python -m experiments.benchmarks.throughput smoke
     python -m experiments.benchmarks.throughput paper
@@ -43,20 +44,21 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is timed; who takes part is said by the environment."""
+    """The timed work; environment variables decide which peers take part."""
 
     models: tuple[str, ...] = ("2nn",)
     """Models: "2nn", "cnn"."""
     sizes: tuple[str, ...] = ("balanced",)
-    """Client sizes: "balanced", "log_normal"; the lane curve takes the last."""
+    """Kinds of client sizes: "balanced", "log_normal"; the lane curve takes the
+    last."""
     repetitions: int = 1
-    """Turns in which all systems run once; the curves are ours alone and run once."""
+    """Turns in which all systems run once; the curves, of the lab alone, run once."""
     rounds_2nn: Rounds = Rounds()
     """Timed rounds of the 2NN."""
     rounds_cnn: Rounds = Rounds(2, 2, 2, 2)
     """Timed rounds of the CNN."""
     warm_up: int = 2
-    """Rounds before those that are timed."""
+    """Rounds before the timed ones."""
     cohorts: tuple[int, ...] = (10, 100, 1000)
     """Clients per round of the growth curve (2NN)."""
     population: int = 10_000
@@ -64,7 +66,7 @@ class Experiment:
     lanes: tuple[int, ...] = (1, 4)
     """Lanes per device of the lane curve; up to 16 for the CNN."""
     timeout: float = 900.0
-    """Seconds after which a system is given up."""
+    """Seconds after which a system is stopped."""
 
 
 CONFIGS = {
@@ -117,7 +119,7 @@ VARIANTS: list[tuple[str, str, dict[str, int]]] = [
 ]
 
 
-# Columns that workers report: the same in every repetition, and measured.
+# Columns that workers report: those equal in every repetition, and measured ones.
 LABELS = (
     *("system", "version", "model", "sizes", "clients_per_round"),
     *("lanes", "devices"),
@@ -130,7 +132,7 @@ RATE = "client_updates_per_second"
 
 
 def plan(config: Experiment) -> list[tuple[str, str, bench.Task]]:
-    """What a repetition runs, in this order: `what` and `variant` of the row, task."""
+    """The tasks of a repetition, in order, with `what` and `variant` of their rows."""
     rounds = {"2nn": config.rounds_2nn, "cnn": config.rounds_cnn}
     runs = []
 
@@ -154,7 +156,7 @@ def plan(config: Experiment) -> list[tuple[str, str, bench.Task]]:
         more = people | {"clients_per_round": cohort, "rounds": timed}
         add("growth", VARIANTS[0], "2nn", "balanced", **more)
     for model, lanes in itertools.product(config.models, config.lanes):
-        # The 2NN's rounds are of everybody, so that every lane finds clients.
+        # The 2NN's rounds have all clients, so that every lane finds clients.
         cohort, most = {"2nn": (1000, 1000), "cnn": (100, 16)}[model]
         timed = max(3, 100 * rounds[model].ppml_lab // cohort)
         more = {"clients_per_round": cohort, "lanes": lanes, "rounds": timed}
@@ -164,7 +166,7 @@ def plan(config: Experiment) -> list[tuple[str, str, bench.Task]]:
 
 
 def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
-    """Compared systems in turns, then the curves; a row of medians for each."""
+    """Runs systems in turns, then the curves; gives a row of medians for each."""
     runs = plan(config)
     compared_tasks = [task for what, _, task in runs if what == "comparison"]
     workers = bench.Workers(
@@ -183,7 +185,7 @@ def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
     rows = []
     for (what, variant, task), reports in zip(runs, found, strict=True):
         rates = bench.by_turn(reports, RATE)
-        # A comparison's first run is ours.
+        # A comparison's first run is the lab's.
         compared = ours.setdefault((what, *task.words), rates)
         done = [report for report in reports if report]
         if not done:

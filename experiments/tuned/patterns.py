@@ -1,4 +1,4 @@
-"""The patterns that privacy_utility compares, and where each is tuned."""
+"""The patterns that privacy_utility compares, and the ranges in which each is tuned."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _CENTRAL = {
 
 @lab.part
 class Box:
-    """Ends of the ranges, two decades each, from which settings are drawn."""
+    """The ranges, two decades each, from which settings are drawn."""
 
     client_rate: tuple[float, float] = (0.1, 10.0)
-    """Of clients' steps; in central training of the steps."""
+    """Learning rate of clients' steps; in central training, of its steps."""
     server_rate: tuple[float, float] = (0.1, 10.0)
-    """Of the server's; central training has none."""
+    """Learning rate of the server's step; central training has none."""
     clip_norm: tuple[float, float] = (0.1, 10.0)
-    """Of the private patterns."""
+    """Clip norm of the private patterns."""
 
 
 @lab.part
@@ -47,26 +47,26 @@ class Study:
         sampler=parts.Everyone(),
         schedule=lab.Schedule(num_rounds=30, eval_every=15),
     )
-    """Federated averaging without DP; the patterns change its parts."""
+    """The setup of federated averaging without DP; the patterns change its parts."""
     central_batch: parts.Sampler = parts.Poisson(256)
-    """Which examples a step of central training takes."""
+    """The sampler of a step's examples in central training."""
     central_steps: int = 10
-    """Of central training per round."""
+    """Steps of central training per round."""
     delta: float = 1e-4
     """Delta of a whole run: below 1 / number of clients."""
     central: Box = Box((0.2, 20.0))
-    """Of central training."""
+    """Ranges of central training."""
     private_central: Box = Box((0.2, 20.0), clip_norm=(0.05, 5.0))
-    """Of central training with DP."""
+    """Ranges of central training with DP."""
     plain: Box = Box((0.2, 20.0), (0.2, 20.0))
-    """Of federated averaging, with a secure sum too."""
+    """Ranges of federated averaging, with secure aggregation too."""
     private: Box = Box(server_rate=(0.2, 20.0))
-    """Of federated averaging with central DP, with a secure sum too."""
+    """Ranges of federated averaging with central DP, with secure aggregation too."""
     local: Box = Box(server_rate=(0.02, 2.0))
-    """Of federated averaging with local DP."""
+    """Ranges of federated averaging with local DP."""
 
     def boxes(self) -> dict[str, Box]:
-        """Of every pattern, in the table's order."""
+        """The ranges of every pattern, in the table's order."""
         return {
             "central training": self.central,
             "federated": self.plain,
@@ -78,7 +78,7 @@ class Study:
         }
 
     def setups(self) -> dict[str, Any]:
-        """Every pattern's, with the numbers that are tuned in the middle of its box."""
+        """The setup of every pattern, with tuned numbers in the middle of its box."""
         plain = self.base
         central = parts.Central(
             data=plain.data,
@@ -110,31 +110,31 @@ class Study:
 
 
 def is_private(setup: Any) -> bool:
-    """Whether a pattern's epsilon is finite."""
+    """Returns whether a pattern's epsilon is finite."""
     return not isinstance(setup.mechanism, parts.NoPrivacy)
 
 
 def tuned(setup: Any) -> dict[str, str]:
-    """The key paths that are tuned, by their column."""
+    """The key paths of tuned numbers, by column."""
     found = _CENTRAL if isinstance(setup, parts.Central) else _PATHS
     names = COLUMNS if is_private(setup) else COLUMNS[:2]
     return {name: found[name] for name in names if name in found}
 
 
 def middle(setup: Any, box: Box) -> dict[str, float]:
-    """Geometric means of the ranges of what is tuned."""
+    """Geometric means of the ranges of tuned numbers."""
     return {name: math.sqrt(math.prod(getattr(box, name))) for name in tuned(setup)}
 
 
 def with_numbers(setup: Any, numbers: Mapping[str, float]) -> Any:
-    """A pattern with other numbers, by their column."""
+    """A pattern with other tuned numbers, given by column."""
     for name, path in tuned(setup).items():
         setup = paths.replaced(setup, path, numbers[name])
     return setup
 
 
 def numbers(setup: Any) -> dict[str, float | None]:
-    """What is tuned of a pattern, by column; None for what it does not have."""
+    """A pattern's tuned numbers, by column; None for numbers that it does not have."""
     own = tuned(setup)
     return {
         name: float(paths.value_at(setup, own[name])) if name in own else None

@@ -1,8 +1,8 @@
-"""An equal random search of every pattern's rates and clip norm, and its winners.
+"""A random search over every pattern's rates and clip norm, and its winners.
 
-Each pattern has as many settings, drawn log-uniformly from its box, on seeds of its own
-and a third of the rounds, at epsilon 1 (infinity without privacy), and is judged by
-validation rows, which nothing that is reported looks at.
+Each pattern has the same number of settings, drawn log-uniformly from its box. They run
+on the search's own seeds for a third of the rounds, at epsilon 1 (infinity without
+privacy), and are judged by validation rows that no reported number uses.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from ppml_lab.lab import building
 from ppml_lab.lab.columns import title_of
 
 FIRST_SEED = 1000
-"""Seeds below it are those of what is reported."""
+"""The search's first seed; lower seeds are those of reported runs."""
 EDGE = 0.1
-"""The share of a range, in logarithms, that is its edge."""
+"""The share of a range, in logarithms, that counts as its edge."""
 
 
 @lab.part
 class Search:
-    """What is searched."""
+    """The search."""
 
     study: patterns.Study = patterns.Study()
     """The data set, the model and the patterns."""
     num_settings: int = 16
-    """Of every pattern."""
+    """Settings of every pattern."""
     num_seeds: int = 2
-    """Runs of each."""
+    """Runs of each setting."""
     epsilon: float = 1.0
-    """At which private patterns are tuned."""
+    """Epsilon at which private patterns are tuned."""
     validation: float = 0.1
-    """Share of the train rows, of the users where there are users, that judges."""
+    """Share of validation rows among train rows, or of users where rows have users."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the draws."""
 
 
 def points(search: Search) -> list[lab.Point]:
@@ -75,7 +75,7 @@ def points(search: Search) -> list[lab.Point]:
 
 
 def _labelled(point: lab.Point) -> lab.Point:
-    """With a column of every number that is tuned, empty where a pattern has none."""
+    """Adds a column for every tuned number, empty where a pattern has none."""
     own = patterns.tuned(point.setup)
     return point._replace(
         labels={
@@ -86,7 +86,9 @@ def _labelled(point: lab.Point) -> lab.Point:
 
 
 def table(search: Search, results: Sequence[lab.Result]) -> list[dict[str, Any]]:
-    """A row per run: what validation rows say, and which setting they choose."""
+    """A row per run: its metrics on validation rows, and whether they choose its
+    setting.
+    """
     rows = [
         {
             **run.point.labels,
@@ -111,18 +113,18 @@ def table(search: Search, results: Sequence[lab.Result]) -> list[dict[str, Any]]
 
 
 class Ranked(NamedTuple):
-    """The settings of a pattern, by their mean over seeds."""
+    """The ranking of a pattern's settings by their means over seeds."""
 
     setting: int
-    """The best."""
+    """The best setting."""
     best: float
     median: float
     worst: float
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> dict[str, Ranked]:
-    """Each pattern's settings, as validation rows judge them; a run that diverged is
-    worse than any other.
+    """Ranks each pattern's settings by validation rows; a run that diverged is worse
+    than any other.
     """
     by_pattern: dict[str, dict[int, list[float]]] = {}
     for row in rows:
@@ -141,7 +143,7 @@ def ranked(rows: Sequence[Mapping[str, Any]]) -> dict[str, Ranked]:
 
 
 def at_edge(row: Mapping[str, Any], box: patterns.Box) -> str:
-    """Of which ranges a setting lies in the outer tenths."""
+    """Names the ranges in whose outer tenths a setting lies."""
 
     def edges() -> Iterator[str]:
         for name in patterns.COLUMNS:
@@ -156,9 +158,9 @@ def at_edge(row: Mapping[str, Any], box: patterns.Box) -> str:
 
 
 def price(point: lab.Point, num_settings: int) -> float:
-    """The epsilon of publishing the best of a Poisson number of such runs, as many as
-    there are settings in expectation, if it is chosen by the private rows themselves
-    and nothing else is shown (`dp.selection`); 0 where nothing is private.
+    """The epsilon of publishing the best of a Poisson number of such runs, in
+    expectation `num_settings`, if the private rows themselves choose it and nothing
+    else is shown (`dp.selection`); 0 where nothing is private.
     """
     if not patterns.is_private(point.setup):
         return 0.0
@@ -168,20 +170,20 @@ def price(point: lab.Point, num_settings: int) -> float:
 
 
 class Found(NamedTuple):
-    """What a search found for a pattern."""
+    """The result of a search for a pattern."""
 
     numbers: dict[str, float]
-    """Of the best setting, by column."""
+    """The tuned numbers of the best setting, by column."""
     ranked: Ranked
     price: float
 
 
 def found_in(folder: str, study: patterns.Study) -> dict[str, Found]:
-    """What a finished search says of every pattern.
+    """Reads the result of a finished search for every pattern.
 
     Raises:
-      ValueError: If the folder has no table of such a search, one of other patterns, or
-        one on another data set.
+      ValueError: If the folder has no table of such a search, or a table of other
+        patterns or of another data set.
     """
     path = Path(folder) / "table.csv"
     if not path.exists():
@@ -204,7 +206,7 @@ def found_in(folder: str, study: patterns.Study) -> dict[str, Found]:
 
 
 def columns(found: Found | None) -> dict[str, float | None]:
-    """What a row of the comparison says of its pattern's search."""
+    """The columns of a comparison's row about its pattern's search."""
     names = ("search_best", "search_median", "search_worst", "epsilon_of_choosing")
     if found is None:
         return dict.fromkeys(names)

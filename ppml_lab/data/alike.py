@@ -1,4 +1,4 @@
-"""Train and test rows: whether they are alike, and have labels of known classes."""
+"""Checks that test rows are like train rows, and that labels are known classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def check_alike(where: str, train: Any, test: Any) -> None:
-    """Raises ValueError unless test rows are like train rows."""
+    """Raises ValueError unless test rows have train's fields, shapes and kinds."""
     if jax.tree.structure(train) != jax.tree.structure(test):
         raise ValueError(
             f"{where}: test has other fields than train: {_fields(test)} and "
@@ -35,12 +35,12 @@ def check_alike(where: str, train: Any, test: Any) -> None:
 
 
 def type_of(leaf: Any) -> np.dtype:
-    """The type of an array, or of what becomes one."""
+    """The dtype of an array, or of what `np.asarray` makes of a value."""
     return np.dtype(leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype)
 
 
 def _kind(dtype: np.dtype) -> str:
-    """Whole numbers are alike however long they are, and others are too."""
+    """The kind of a dtype; integers of any width are one kind, floats another."""
     if jnp.issubdtype(dtype, np.integer):
         return "whole"
     return "float" if jnp.issubdtype(dtype, np.floating) else dtype.kind
@@ -52,7 +52,7 @@ def _fields(tree: Any) -> str:
 
 
 def check_labels(where: str, rows: Any, num_classes: int) -> None:
-    """Raises ValueError unless whole labels "y" lie within their classes."""
+    """Raises ValueError unless integer labels "y" lie in `[0, num_classes)`."""
     if not isinstance(rows, dict) or "y" not in rows:
         return
     labels = np.asarray(rows["y"])

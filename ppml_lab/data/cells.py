@@ -14,29 +14,29 @@ import numpy as np
 
 CSV_ENDINGS = (".csv", ".tsv", ".txt")
 PARQUET_ENDINGS = (".parquet", ".pq")
-# An older one runs code that some files hold.
+# Older releases run code that some files hold.
 _LEAST_PYARROW = (14, 0, 1)
 
 
 class Cells(NamedTuple):
-    """A table as it was read."""
+    """The cells of a table, as read from a file."""
 
     path: Path
-    """Of the file."""
+    """The file's path."""
     columns: dict[str, list[Any]]
-    """One cell for each row; None where it is missing, texts in a CSV file."""
+    """Each column's cells, one per row; None where missing, texts in a CSV file."""
     lines: list[int] | None
-    """Where each row begins in a file of lines, from 1 on."""
+    """The line where each row begins, from 1 on; None for a file without lines."""
     numbers: list[int]
-    """Which row of the file each is, from 1 on."""
+    """The number of each row in the file, from 1 on."""
 
     def row(self, i: int) -> str:
-        """What errors call the row at place `i`."""
+        """Names the row at place `i`, for errors."""
         line = "" if self.lines is None else f" (line {self.lines[i]})"
         return f"row {self.numbers[i]}{line}"
 
     def chosen(self, places: Sequence[int]) -> Cells:
-        """The rows at some places alone."""
+        """The table with only the rows at some places."""
         return Cells(
             self.path,
             {name: [cells[i] for i in places] for name, cells in self.columns.items()},
@@ -46,18 +46,19 @@ class Cells(NamedTuple):
 
 
 def read(path: Path, *, delimiter: str, missing: Sequence[str]) -> Cells:
-    """All cells of a file, by the ending of its name.
+    """Reads all cells of a file, as the ending of its name says.
 
     Args:
-      path: Of the file.
-      delimiter: Between the cells of a CSV file.
-      missing: Texts that stand for a missing cell in a CSV file, blanks around aside.
+      path: The file's path.
+      delimiter: The character between the cells of a CSV file.
+      missing: Texts that stand for a missing cell in a CSV file, ignoring blanks
+        around.
 
     Raises:
-      FileNotFoundError: No such file.
-      ImportError: A Parquet file without pyarrow.
-      ValueError: An ending that is not known, an empty file, no rows, columns that are
-        called the same, rows of other lengths than the header, what is no text or no
+      FileNotFoundError: For a file that does not exist.
+      ImportError: For a Parquet file without pyarrow.
+      ValueError: For an unknown ending, an empty file, no rows, columns of the same
+        name, rows of another length than the header, or a file that is not text or not
         Parquet.
     """
     if not path.is_file():
@@ -159,11 +160,11 @@ def numbers(cells: Cells, name: str, advice: str) -> np.ndarray:
 
     Args:
       cells: The table.
-      name: Of the column.
-      advice: What errors say to do about a cell that is no number.
+      name: The column's name.
+      advice: What errors advise for a cell that is no number.
 
     Raises:
-      ValueError: A cell that is no number, or not a finite one; says which.
+      ValueError: For a cell that is no finite number; says which.
     """
     found = np.empty(len(cells.columns[name]))
     for i, cell in enumerate(cells.columns[name]):
@@ -178,10 +179,10 @@ def numbers(cells: Cells, name: str, advice: str) -> np.ndarray:
 
 
 def number(cell: Any) -> float | None:
-    """The number in a cell; None if it is none."""
+    """The number in a cell; None if the cell holds no number."""
     if isinstance(cell, int | float):
         return float(cell)
-    # To Python 1_000 is a number.
+    # Python takes 1_000 for a number.
     if not isinstance(cell, str) or "_" in cell:
         return None
     try:

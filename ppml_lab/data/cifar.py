@@ -15,7 +15,7 @@ from ppml_lab.data import files, published
 from ppml_lab.data.dataset import Dataset, make_dataset
 
 JPEG_NAME = "CIFAR-10 (JPEG q75)"
-"""What tables call the images that were JPEG files of quality 75."""
+"""The data set's name in tables where images were JPEG files of quality 75."""
 
 _CLASSES = 10
 _SIDE = 32
@@ -29,21 +29,22 @@ _Rows = tuple[np.ndarray, np.ndarray]
 def cifar10() -> Dataset:
     """CIFAR-10: 32x32 images in colour, in [0, 1], 50,000 train and 10,000 test.
 
-    Read from the official archive in its binary form, `cifar-10-binary.tar.gz`; where
-    there is none on disk, from `cifar10_jpeg_q75.npz`, which holds every image as a
-    JPEG file of quality 75, in the same order: images are alike, not the same, and
-    models a little worse, so that the data set's name is then "CIFAR-10 (JPEG q75)".
-    Without either the archive is downloaded (170 MB). How a JPEG file is decoded may
-    differ by 1 of 255 between releases of the decoder, and with it the data's digest.
+    It is read from the official archive in its binary form, `cifar-10-binary.tar.gz`;
+    where that is not on disk, from `cifar10_jpeg_q75.npz`, which holds every image as a
+    JPEG file of quality 75, in the same order. Those images are similar, not the same,
+    and models are a little worse, so that the data set's name is then "CIFAR-10 (JPEG
+    q75)". Without either file the archive is downloaded (170 MB). Decoded JPEG pixels
+    may differ by 1 of 255 between releases of the decoder, and with them the data's
+    digest.
 
-    No users: deal it by a partition, such as `partition.dirichlet`. Classes 0..9:
-    airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
+    There are no users: split it by a partition, such as `partition.dirichlet`. Classes
+    0..9: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
 
     Krizhevsky. Learning Multiple Layers of Features from Tiny Images. 2009.
 
     Raises:
-      FileNotFoundError: Files are missing and could not be downloaded.
-      ValueError: A file is another, or damaged.
+      FileNotFoundError: If files are missing and could not be downloaded.
+      ValueError: If a file is another than expected, or damaged.
     """
     if reads_jpeg():
         instead = published.FILES["cifar10"].instead
@@ -65,18 +66,18 @@ def cifar10() -> Dataset:
 
 
 def reads_jpeg() -> bool:
-    """Whether `cifar10` reads the JPEG files: the archive is not on disk, they are."""
+    """Returns whether `cifar10` reads JPEG files: they are on disk, no archive is."""
     return bool(
         files.missing("cifar10", [published.CIFAR_ARCHIVE])
     ) and not files.missing("cifar10", [published.CIFAR_JPEG])
 
 
 def read_archive(path: Path) -> tuple[_Rows, _Rows]:
-    """(images uint8 `[n, 32, 32, 3]`, labels `[n]`) of train and of test, from the
+    """Reads (images uint8 `[n, 32, 32, 3]`, labels `[n]`) of train and of test from the
     archive in binary form; nothing is unpacked onto the disk.
 
     Raises:
-      ValueError: It is another file, or damaged.
+      ValueError: If it is another file, or damaged.
     """
     batches: dict[str, np.ndarray] = {}
     try:
@@ -100,12 +101,14 @@ def read_archive(path: Path) -> tuple[_Rows, _Rows]:
 
 
 def read_jpeg(path: Path) -> tuple[_Rows, _Rows]:
-    """The same from JPEG files, end to end in an npz file: `train_jpeg` uint8 `[bytes]`
-    of which image i is `train_offsets[i]` to `train_offsets[i + 1]`, `train_labels`,
-    and those of test. Nothing is unpickled.
+    """Reads the same as `read_archive` from JPEG files that lie end to end in an npz
+    file.
+
+    It holds `train_jpeg` uint8 `[bytes]`, in which image i is `train_offsets[i]` to
+    `train_offsets[i + 1]`, `train_labels`, and the same for test. Nothing is unpickled.
 
     Raises:
-      ValueError: It is another file, or damaged.
+      ValueError: If it is another file, or damaged.
     """
     arrays = _arrays(path)
     parts = []
@@ -130,7 +133,7 @@ def read_jpeg(path: Path) -> tuple[_Rows, _Rows]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, as long as they are of a size that can be."""
+    """Reads the arrays of an npz file, unless they are implausibly large."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
@@ -153,7 +156,7 @@ def _batch(path: Path, name: str, content: bytes) -> np.ndarray:
 
 
 def _check_labels(path: Path, part: str, labels: Any) -> None:
-    """Raises ValueError unless there are the labels that CIFAR-10 has."""
+    """Raises ValueError unless each class has as many labels as in CIFAR-10."""
     wanted = [_CLASS_ROWS[part]] * _CLASSES
     found = "none"
     if labels.ndim == 1 and labels.dtype == np.uint8:

@@ -29,29 +29,29 @@ def federate(
 ) -> base.Clients:
     """Groups examples by their owner and moves them to the device.
 
-    Client `i` is the `i`-th user in sorted order; its rows keep their order, those held
-    out after the others. Leaves become jax arrays, so float64 becomes float32 unless
-    x64 is enabled.
+    Client `i` is the `i`-th user in sorted order. Its rows keep their order; held-out
+    rows come after the others. Leaves become jax arrays, so float64 becomes float32
+    unless x64 is enabled.
 
     Args:
-      examples: Any pytree of arrays `[n, ...]` of numbers. A NaN stays what it is.
-      user_ids: `[n]`, who owns each row: integers, strings, anything that sorts.
+      examples: Any pytree of arrays `[n, ...]` of numbers. A NaN stays NaN.
+      user_ids: `[n]`, the owner of each row: integers, strings, anything that sorts.
       num_clients: If given, ids must be integers and client `i` is user `i`.
-      users: `[clients]`, all different. If given, client `i` is `users[i]`, also one
-        who owns nothing, so that rows of a test set line up with the clients of train:
-        `federate(test, test_users, users=np.unique(train_users))`. Clients without
-        rows are there to be judged, not to be trained.
-      held_out: `[n]` truth values, which rows are never trained, such as
-        `partition.hold_out` gives them; none if None.
+      users: `[clients]`, all different. If given, client `i` is `users[i]`, even if it
+        owns nothing, so that rows of a test set line up with the clients of train:
+        `federate(test, test_users, users=np.unique(train_users))`. Clients without rows
+        are there to be evaluated, not to be trained.
+      held_out: `[n]` truth values, True for rows that are never trained on, such as
+        `partition.hold_out` gives them; no rows if None.
       sharding: Where the arrays lie; the default device if None. CPU devices that hold
-        them whole share one copy.
+        whole arrays share one copy.
 
     Raises:
-      ValueError: Leaves or ids of different length, no examples, leaves of texts, dates
-        or objects, missing ids, a client in `range(num_clients)` that owns nothing,
-        ids that are not among `users` (it names them: who is in the test set only has
-        no client), users that are there twice, numbers too large for the device's
-        dtype, `held_out` that is not one truth value per example.
+      ValueError: For leaves or ids of different length, no examples, leaves of texts,
+        dates or objects, missing ids, a client in `range(num_clients)` that owns
+        nothing, ids that are not among `users` (the error names them: users that only
+        the test set has are no clients), repeated users, numbers too large for the
+        device's dtype, or `held_out` that is not one truth value per example.
     """
     num_examples, count = columns.num_examples("examples", examples), 0
     if users is not None:
@@ -89,7 +89,7 @@ def federate(
 
 
 def _places(user_ids: Any, users: Any) -> tuple[np.ndarray, int]:
-    """Each row's place among the users, and how many these are."""
+    """Each row's place among the users, and the number of users."""
     ids = columns.one_axis("user_ids", user_ids)
     wanted = columns.one_axis("users", users)
     # numpy would compare 1 and "1" as texts.
@@ -122,7 +122,7 @@ def _places(user_ids: Any, users: Any) -> tuple[np.ndarray, int]:
 
 
 def _held(held_out: Any, num_examples: int) -> np.ndarray:
-    """Which rows are held out, `[n]` bool."""
+    """True for rows that are held out, `[n]` bool."""
     if held_out is None:
         return np.zeros(num_examples, bool)
     held = np.asarray(held_out)
@@ -136,22 +136,22 @@ def _held(held_out: Any, num_examples: int) -> np.ndarray:
 
 @arguments.checked
 def num_clients(clients: base.Clients) -> int:
-    """How many clients there are."""
+    """The number of clients."""
     return clients.offsets.shape[0] - 1
 
 
 @arguments.checked
 def client_sizes(clients: base.Clients) -> Int[np.ndarray, " clients"]:
-    """How many examples each client owns; on the host."""
+    """The number of examples that each client owns; on the host."""
     return np.diff(np.asarray(clients.offsets))
 
 
 @arguments.checked
 def view(clients: base.Clients, i: Any) -> base.ClientView:
-    """Client `i`; under jit and vmap too.
+    """The view of client `i`; works under jit and vmap, too.
 
     Raises:
-      ValueError: `i` is known and not in `range(num_clients(clients))`.
+      ValueError: If `i` is known and not in `range(num_clients(clients))`.
     """
     checks.at_least("i", i, 0)
     if not checks.is_traced(i) and i >= num_clients(clients):
@@ -191,7 +191,7 @@ def _rows(leaf: np.ndarray, order: np.ndarray) -> np.ndarray:
 def _to_device(
     name: str, rows: np.ndarray, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
-    # jax narrows to 32 bits without a word.
+    # jax narrows to 32 bits silently.
     dtype = jax.dtypes.canonicalize_dtype(rows.dtype)
     if rows.dtype != dtype and not _fits(rows, dtype):
         raise ValueError(
@@ -202,7 +202,7 @@ def _to_device(
 
 
 def _fits(rows: np.ndarray, dtype: np.dtype) -> bool:
-    """Whether integers stay the same, and no float becomes infinite."""
+    """Returns whether integers stay the same, and no float becomes infinite."""
     with np.errstate(over="ignore"):
         narrowed = rows.astype(dtype)
     if rows.dtype.kind in "iu":

@@ -1,4 +1,4 @@
-"""What users bring, checked on the host: one entry per example, nothing missing, and
+"""Checks of users' data on the host: one entry per example, nothing missing, and
 numbers where a device is to hold them.
 """
 
@@ -23,8 +23,8 @@ def one_axis(name: str, values: Any) -> np.ndarray:
     """The values `[n]`, one for each example.
 
     Raises:
-      ValueError: Not one axis, no values, missing ones (NaN, None, NaT, pandas' NA or a
-        mask's), texts among numbers, complex numbers.
+      ValueError: For other than one axis, no values, missing values (NaN, None, NaT,
+        pandas' NA or masked), texts among numbers, or complex numbers.
     """
     column = np.asarray(values)
     if column.ndim != 1:
@@ -72,10 +72,10 @@ def nothing_missing(name: str, values: Any) -> None:
 
 
 def numbered(name: str, column: np.ndarray) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
-    """The distinct values of a column, sorted, and the number of each entry's.
+    """The distinct values of a column, sorted, and each entry's place among them.
 
     Raises:
-      ValueError: Values that cannot be sorted.
+      ValueError: For values that cannot be sorted.
     """
     try:
         return np.unique(column, return_inverse=True)
@@ -89,12 +89,12 @@ def num_examples(name: str, examples: PyTree) -> int:
     """The length that all leaves share.
 
     Args:
-      name: What errors call the tree.
+      name: The tree's name in errors.
       examples: Leaves `[n, ...]` of numbers or truth values, on the host or not.
 
     Raises:
-      ValueError: A leaf without a leading axis, or of texts, dates or objects; leaves
-        of different length; no examples.
+      ValueError: For a leaf without a leading axis, or of texts, dates or objects;
+        leaves of different length; or no examples.
     """
     rows_of = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(examples):

@@ -16,19 +16,19 @@ class Dataset(NamedTuple):
     """Train and test examples on the host.
 
     Attributes:
-      name: What tables call it.
+      name: The data set's name in tables.
       train: "x" float32 `[n, ...]` and "y" int32 `[n]`, labels in `[0, num_classes)`.
-        Where that is no classification of rows, what the data set says of itself, such
-        as "y" `{"time": [n], "event": [n]}`.
-      test: The same for the examples held out.
-      num_classes: How many labels there are; None where labels are no classes.
+        Where rows are not classified, the leaves that the data set's builder states,
+        such as "y" `{"time": [n], "event": [n]}`.
+      test: The same for the test examples.
+      num_classes: Number of classes; None where labels are no classes.
       train_users: `[n]`, who produced each train example; None without natural users.
       test_users: The same for `test`.
-      feature_names: What each column of x is, such as "age", or "education=Bachelors"
-        where it is one-hot; None where x is not a table.
-      licence: Under which the data are published, in words; "" where nobody says.
+      feature_names: Names of x's columns, such as "age", or "education=Bachelors" for a
+        one-hot column; None where x is not a table.
+      licence: The licence of the data, in words; "" where none is stated.
       citation: Whom to cite; "" for data of one's own.
-      notes: What was done to the rows, in words, where that depends on them.
+      notes: What was done to the rows, in words, where it depends on the rows.
     """
 
     name: str
@@ -65,22 +65,22 @@ def make_dataset(
     licence: str = "",
     citation: str = "",
 ) -> Dataset:
-    """Builds a `Dataset` from arrays, checked.
+    """Builds a `Dataset` from arrays, and checks them.
 
     Args:
-      name: What tables call it.
+      name: The data set's name in tables.
       train: `(x, y)`: numbers `[n, ...]` and integer labels `[n]`.
-      test: The same for the examples held out; rows of the same shape.
-      num_classes: How many labels there are, at least 2.
+      test: The same for the test examples; rows of the same shape.
+      num_classes: Number of classes, at least 2.
       train_users: `[n]`, who produced each train example.
       test_users: The same for `test`.
-      feature_names: What each column of x is, where x is `[n, columns]`; no name twice.
-      licence: Under which the data are published, in words.
+      feature_names: Different names of x's columns, where x is `[n, columns]`.
+      licence: The licence of the data, in words.
       citation: Whom to cite.
 
     Raises:
-      ValueError: Lengths that disagree, a label outside `[0, num_classes)`, a value
-        of x that is not finite in float32, no examples, users that are missing.
+      ValueError: For lengths that disagree, a label outside `[0, num_classes)`, a value
+        of x that is not finite in float32, no examples, or missing users.
     """
     checks.at_least("num_classes", num_classes, 2)
     for part, pair in (("train", train), ("test", test)):
@@ -111,22 +111,23 @@ def of_rows(
     licence: str = "",
     citation: str = "",
 ) -> Dataset:
-    """Builds a `Dataset` of any rows, such as sequences, or labels that are numbers.
+    """Builds a `Dataset` of any rows, such as sequences, or rows whose labels are
+    numbers.
 
     Args:
-      name: What tables call it.
-      train: Leaves `[n, ...]`, of numbers that are finite; a pytree of dicts.
-      test: The same for the examples held out; rows of the same leaves and shapes.
-      num_classes: How many labels there are; None where labels are no classes.
-      train_users: As in `make_dataset`, like all that follow.
-      test_users: See there.
-      feature_names: See there.
-      licence: See there.
-      citation: See there.
+      name: The data set's name in tables.
+      train: Leaves `[n, ...]` of finite numbers; a pytree of dicts.
+      test: The same for the test examples; rows of the same leaves and shapes.
+      num_classes: Number of classes; None where labels are no classes.
+      train_users: See `make_dataset`.
+      test_users: See `make_dataset`.
+      feature_names: See `make_dataset`.
+      licence: See `make_dataset`.
+      citation: See `make_dataset`.
 
     Raises:
-      ValueError: Leaves or users of other lengths, rows of other shapes, a value that
-        is not finite, no examples.
+      ValueError: For leaves or users of different length, rows of different shape, a
+        value that is not finite, or no examples.
     """
     lengths = []
     for part, rows in (("train", train), ("test", test)):
@@ -164,7 +165,7 @@ def of_rows(
 
 
 def _leaves(rows: Any) -> list[tuple[str, Any]]:
-    """Leaves by the names that lead to them."""
+    """The leaves with their paths as names."""
     found = jax.tree.leaves_with_path(rows)
     return [
         (jax.tree_util.keystr(path, simple=True, separator=" "), leaf)

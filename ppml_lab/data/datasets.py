@@ -43,7 +43,7 @@ def sources(name: str) -> published.Files:
     """The files of a data set that `load` knows; none if it needs no files.
 
     Raises:
-      ValueError: An unknown name.
+      ValueError: For an unknown name.
     """
     checks.known("data set", name, _LOADERS, argument="name")
     return published.FILES.get(name, published.Files({}, {}))
@@ -51,18 +51,18 @@ def sources(name: str) -> published.Files:
 
 @arguments.checked
 def load(name: str) -> Dataset:
-    """A data set by name: "adult", "breast_cancer", "cifar10", "diabetes", "digits",
-    "fashion_mnist", "heart_disease", "location30", "mnist", "rossi", "shakespeare" or
-    "synthetic".
+    """Loads a data set by name: "adult", "breast_cancer", "cifar10", "diabetes",
+    "digits", "fashion_mnist", "heart_disease", "location30", "mnist", "rossi",
+    "shakespeare" or "synthetic".
 
     "synthetic" is `synthetic(seed=0, num_clients=100, alpha=1.0, beta=1.0)`; call that
     function for other settings.
 
     Raises:
-      ValueError: An unknown name, or a damaged file.
-      FileNotFoundError: Files are missing and could not be downloaded; says where to
+      ValueError: For an unknown name, or a damaged file.
+      FileNotFoundError: If files are missing and could not be downloaded; says where to
         put them.
-      ImportError: "rossi" without the package that brings it.
+      ImportError: For "rossi" without the package that contains it.
     """
     checks.known("data set", name, _LOADERS, argument="name")
     return _LOADERS[name]()

@@ -1,4 +1,4 @@
-"""What federated data are, in short texts that tell them apart."""
+"""Digests of federated data: short texts that tell data apart."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Digests(NamedTuple):
     """Texts that differ where data differ in a single value.
 
     Attributes:
-      stored: The examples in their order and who owns them.
-      examples: Which examples there are, in whatever order and whoever owns them.
-      clients: Which clients there are, in whatever order, with which examples.
+      stored: Digest of the examples in their order, with their owners.
+      examples: Digest of the examples, whatever their order and owners.
+      clients: Digest of the clients with their examples, whatever their order.
     """
 
     stored: str
@@ -34,15 +34,15 @@ class Digests(NamedTuple):
 def digests(examples: PyTree[ArrayLike], owners: Any) -> Digests:
     """The digests of examples before `federate` groups them; host side.
 
-    They are those of the data, wherever these lie afterwards: no layout over devices
-    or hosts changes them.
+    They do not depend on the layout of the data over devices or hosts.
 
     Args:
       examples: Any pytree of arrays `[n, ...]`.
       owners: `[n]`, each row's client, from 0 on.
 
     Raises:
-      ValueError: Leaves or owners of different length, owners that are no integers.
+      ValueError: For leaves or owners of different length, or owners that are not
+        integers.
     """
     count, owners = _checked(examples, owners)
     leaves = jax.tree_util.tree_leaves_with_path(examples)
@@ -63,7 +63,7 @@ def digests(examples: PyTree[ArrayLike], owners: Any) -> Digests:
 
 @arguments.checked
 def by_client(examples: PyTree[ArrayLike], owners: Any) -> tuple[frozenset[bytes], ...]:
-    """The digests of each client's rows: of equal rows, wherever they are, equal ones.
+    """The digests of each client's rows; equal rows have equal digests everywhere.
 
     Args and errors are those of `digests`.
     """
@@ -76,7 +76,7 @@ def by_client(examples: PyTree[ArrayLike], owners: Any) -> tuple[frozenset[bytes
 
 
 def _checked(examples: PyTree[ArrayLike], owners: Any) -> tuple[int, np.ndarray]:
-    """How many examples there are, and their owners."""
+    """The number of examples, and their owners as an array."""
     count = columns.num_examples("examples", examples)
     owners = columns.one_axis("owners", owners)
     if owners.dtype.kind not in "iu" or owners.min() < 0 or len(owners) != count:
@@ -88,7 +88,7 @@ def _checked(examples: PyTree[ArrayLike], owners: Any) -> tuple[int, np.ndarray]
 
 
 def _grouped(owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The order in which rows of one client are together, and where each ends."""
+    """An order that groups rows by client, and the end of each client's group."""
     return np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))
 
 
@@ -116,7 +116,7 @@ def _sorted(rows: np.ndarray) -> bytes:
 def _digest(parts: list[bytes]) -> bytes:
     found = hashlib.blake2b(digest_size=_BYTES)
     for part in parts:
-        # With its length, so that no two lists of parts have one text.
+        # The length goes in, so that no two lists of parts have the same text.
         found.update(len(part).to_bytes(8, "little") + part)
     return found.digest()
 

@@ -25,7 +25,7 @@ from ppml_lab.data.published import Source
 
 TIMEOUT_SECONDS = 30
 MOST_BYTES = 1 << 30
-"""Of a download, and of what a file decompresses to: ten times the largest here."""
+"""Most bytes of a download or a decompressed file: ten times the largest here."""
 _CHUNK_BYTES = 1 << 16
 _RECENT_NS = 2 * 10**9
 _MOST_AXES = 32
@@ -43,23 +43,24 @@ _IDX_DTYPES = {
 def find(
     dataset: str, filenames: Sequence[str], *, sources: Mapping[str, Source]
 ) -> list[Path]:
-    """The files of a data set, in the order asked for.
+    """Finds the files of a data set, in the order of `filenames`.
 
-    Each is looked for in `$PPML_LAB_DATA/<dataset>`, then in the cache
+    Each file is looked for in `$PPML_LAB_DATA/<dataset>`, then in the cache
     (`$XDG_CACHE_HOME` or `~/.cache`, then `ppml_lab/<dataset>`), both with and without
     its `.gz` ending; otherwise it is downloaded into the cache. Its SHA-256 is checked
-    either way, once as long as its size and time stay; that of what it holds will do.
+    either way, once as long as its size and time stay the same; the SHA-256 of the
+    decompressed content is accepted, too.
 
     Args:
       dataset: Name of the folder.
       filenames: The files wanted.
-      sources: Where to download them; files without a source are only looked for.
+      sources: Where to download files; files without a source are only looked for.
 
     Raises:
-      FileNotFoundError: Files are missing and could not be downloaded; says where to
+      FileNotFoundError: If files are missing and could not be downloaded; says where to
         put them.
-      ValueError: A download has another SHA-256, and is not kept; or a file on disk
-        has.
+      ValueError: If a download, which is then not kept, or a file on disk has another
+        SHA-256.
     """
     paths = {}
     try:
@@ -92,8 +93,8 @@ def check_published(path: Path, source: Source) -> None:
     """Raises ValueError, naming the file, unless it is the published one, zipped or
     not.
 
-    Of a file whose SHA-256 nobody has published (of a plain one, that of the content)
-    only this is checked: that it is none of the files that are known.
+    Where no SHA-256 of the file is published (for a plain file, of the content), this
+    only checks that the file is none of the other known files.
     """
     is_plain = source.url.endswith(".gz") and path.suffix != ".gz"
     wanted = source.content if is_plain else source.sha256
@@ -119,21 +120,19 @@ def check_published(path: Path, source: Source) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex; read once as long as the file is not
-    written.
-    """
+    """The SHA-256 of a file's bytes, in hex; cached while the file does not change."""
     return _digest(path, unzipped=False)
 
 
 def _content(path: Path) -> str:
-    """The SHA-256 of what a gzipped file holds; "" where that cannot be read."""
+    """The SHA-256 of a gzipped file's content; "" where it cannot be read."""
     return _digest(path, unzipped=True)
 
 
 def _digest(path: Path, *, unzipped: bool) -> str:
-    """The SHA-256 of a file, or of what it holds; "" where that cannot be read."""
+    """The SHA-256 of a file, or of its content unzipped; "" where it cannot be read."""
     about = path.stat()
-    # Times of change are not as fine as files may change.
+    # A file may change twice within the resolution of its time stamps.
     recent = time.time_ns() - about.st_ctime_ns < _RECENT_NS
     stamp = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
     read = _read_digest.__wrapped__ if recent else _read_digest
@@ -157,14 +156,12 @@ def _read_digest(path: Path, stamp: tuple[int, ...], *, unzipped: bool) -> str:
 
 
 def missing(dataset: str, filenames: Iterable[str]) -> list[str]:
-    """Those of the files that `locate` does not find."""
+    """The files that `locate` does not find."""
     return [name for name in filenames if locate(dataset, name) is None]
 
 
 def folders(dataset: str) -> list[Path]:
-    """Where files are looked for, in this order: the user's own folder, if there is
-    one, and the cache.
-    """
+    """The folders searched for files: the user's own, if set, and then the cache."""
     given = os.environ.get("PPML_LAB_DATA")
     own = [Path(given).expanduser() / dataset] if given else []
     return [*own, cache() / dataset]
@@ -177,12 +174,13 @@ def cache() -> Path:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array in the idx format of MNIST, gzipped or plain, in native byte order.
+    """Reads an array in the idx format of MNIST, gzipped or plain, in native byte
+    order.
 
     No more is read, or decompressed, than the header says.
 
     Raises:
-      ValueError: The file is truncated, too long, too large or not idx; names the file.
+      ValueError: If the file is truncated, too long, too large or not idx; names it.
     """
     with path.open("rb") as file:
         is_zipped = file.read(2) == b"\x1f\x8b"
@@ -216,7 +214,7 @@ def _parsed(path: Path, file: io.BufferedIOBase) -> np.ndarray:
             path, f"shape {shape} needs {start + size} bytes, more than {MOST_BYTES}"
         )
     content = file.read(size)
-    # The end of zipped data is only checked where it is read.
+    # gzip checks the end of the data only when it is read.
     more = len(file.read(1))
     if len(content) != size or more:
         have = f"{start + len(content) + more}{' or more' * more}"
@@ -226,7 +224,7 @@ def _parsed(path: Path, file: io.BufferedIOBase) -> np.ndarray:
 
 
 def damaged(path: Path, problem: str) -> ValueError:
-    """The error of a file that holds something else than it should."""
+    """The error for a file with unexpected content."""
     return ValueError(f"{path}: {problem}; delete the file and fetch it again")
 
 
@@ -251,7 +249,7 @@ def _download(dataset: str, filename: str, sources: Mapping[str, Source]) -> Pat
 
 
 def _fetch(url: str, path: Path) -> str:
-    """Writes what `url` serves to `path`; returns its SHA-256."""
+    """Writes the content of `url` to `path`; returns its SHA-256."""
     digest = hashlib.sha256()
     bar = progress.Progress(console=console.Console(stderr=True), transient=True)
     with (
@@ -274,10 +272,10 @@ def _fetch(url: str, path: Path) -> str:
 
 
 def _length(header: str | None) -> int | None:
-    """How many bytes a server says that it sends; None if it does not.
+    """The number of bytes that a server announces; None without an announcement.
 
     Raises:
-      http.client.HTTPException: No number, or too large a one.
+      http.client.HTTPException: If the header is no number, or too large.
     """
     if header is None:
         return None

@@ -20,15 +20,16 @@ _TEST_SHARE = 0.2
 
 
 def location30() -> Dataset:
-    """Location-30: to which of 30 clusters does a person belong, by where they were?
+    """Location-30: which of 30 clusters does a person belong to, by the places visited?
 
-    5,010 people, each one row of 446 columns that are 0 or 1: which regions and kinds
-    of places of Bangkok they visited. 4,008 are train and 1,002 test, stratified by
-    class, split with seed 0. No users: a row is a person, so that a promise to rows is
-    one to people. The small set of the papers on membership inference, which attack
-    models of half the rows; draw these with a seed of their own.
+    It has 5,010 people, each one row of 446 columns that are 0 or 1: the regions and
+    kinds of places of Bangkok that they visited. 4,008 are train and 1,002 test,
+    stratified by class, split with seed 0. There are no users: a row is a person, so
+    that a guarantee for rows is one for people. It is the small data set of the papers
+    on membership inference, which attack models of half the rows; draw these with a
+    seed of their own.
 
-    Nobody has published a SHA-256 of the file, so that what it holds is checked.
+    No SHA-256 of the file is published, so its content is checked.
 
     Shokri, Stronati, Song, Shmatikov. Membership Inference Attacks Against Machine
     Learning Models. IEEE S&P 2017. Yang, Zhang, Qu. Participatory Cultural Mapping
@@ -36,8 +37,8 @@ def location30() -> Dataset:
     2016.
 
     Raises:
-      FileNotFoundError: The file is missing; says where to put it.
-      ValueError: It is another file, or damaged.
+      FileNotFoundError: If the file is missing; says where to put it.
+      ValueError: If it is another file, or damaged.
     """
     from sklearn import model_selection
 

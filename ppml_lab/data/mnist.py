@@ -14,7 +14,7 @@ def mnist() -> Dataset:
     """MNIST, 28x28, pixels in [0, 1], 60,000 train and 10,000 test examples.
 
     Users are the writers, 539 for train and 297 others for test, known from QMNIST's
-    labels. They are optional: where those two files are missing, users are None. If
+    labels. Users are optional: they are None where QMNIST's two files are missing. If
     MNIST itself is on disk, nothing is downloaded.
 
     LeCun, Bottou, Bengio, Haffner. Gradient-Based Learning Applied to Document

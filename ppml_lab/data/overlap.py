@@ -1,4 +1,4 @@
-"""Whether data sets have rows in common, and whether these are the same people's."""
+"""Overlap of data sets: common rows, and whether the same units have them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ Units: TypeAlias = Sequence[frozenset[bytes]]
 
 
 def meet(one: Units, other: Units) -> bool:
-    """Whether two data sets have a row in common."""
+    """Returns whether two data sets have a row in common."""
     return not frozenset().union(*one).isdisjoint(frozenset().union(*other))
 
 
 def match(one: Units, other: Units) -> bool:
-    """Whether data sets with rows in common have them in the same units: no unit of one
-    shares rows with two of the other. Rows that several units have say nothing of whose
-    they are.
+    """Returns whether data sets have common rows, and in the same units: no unit of one
+    shares rows with two units of the other. Rows that several units have are ignored.
     """
     here, there = _homes(one), _homes(other)
     pairs = {(here[row], there[row]) for row in here.keys() & there.keys()}
@@ -26,10 +25,10 @@ def match(one: Units, other: Units) -> bool:
 
 
 def same_people(sets: Sequence[Units]) -> list[list[int]]:
-    """Places of data sets that belong together, as some of their units are the same.
+    """Groups of data sets, by place, that have some of the same units.
 
-    Whoever is one unit in each data set of a group pays for releases of all. No two of
-    a group share rows in any other way.
+    A person who is a unit in each data set of a group pays for the releases of all. No
+    two data sets of a group share rows in any other way.
     """
     groups: list[list[int]] = []
     for place, units in enumerate(sets):
@@ -50,7 +49,7 @@ def same_people(sets: Sequence[Units]) -> list[list[int]]:
 
 
 def _homes(units: Units) -> dict[bytes, int]:
-    """Where each row is that one unit alone has."""
+    """The unit of each row that exactly one unit has."""
     found: dict[bytes, int] = {}
     twice: set[bytes] = set()
     for place, rows in enumerate(units):

@@ -15,7 +15,7 @@ from ppml_lab.data.cells import Cells
 from ppml_lab.data.dataset import Dataset, of_rows
 
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL")
-"""Texts that stand for a missing cell, where nothing else is said."""
+"""The default texts that stand for a missing cell."""
 _NO_CATEGORY = "missing"
 _SIDES = {
     **dict.fromkeys(("train", "false", "0"), False),
@@ -42,59 +42,59 @@ def read_table(
     standardise: bool = True,
     delimiter: str = ",",
 ) -> Dataset:
-    """A table of a CSV or Parquet file: a row is an example, a column what is known.
+    """Reads a table from a CSV or Parquet file, with one example per row.
 
     A CSV file is UTF-8 text whose first line names the columns; blanks around cells are
-    dropped. A Parquet file needs pyarrow. What is not asked for is not read as more
-    than texts and numbers, and nothing of a file is executed.
+    dropped. A Parquet file needs pyarrow. Cells are read only as texts and numbers, and
+    nothing of a file is executed.
 
-    `Dataset.notes` says what was done: how many cells of which columns were missing and
-    what became of their rows, what was standardised, which classes there are.
+    `Dataset.notes` says what was done: how many cells of each column were missing and
+    what happened to their rows, what was standardised, and the classes.
 
-    **What privacy does not cover:** the mean and std of columns, the means that missing
-    cells are filled with, the categories and classes are of all train rows (classes of
-    all rows). An epsilon that is stated for training on these features takes them as
-    public.
+    **What privacy does not cover:** the mean and std of columns, the means that fill
+    missing cells, and the categories come from all train rows, and the classes from all
+    rows. An epsilon that is stated for training on these features takes them as public.
 
     Args:
-      path: Of the file; its ending says what it is: .csv, .tsv or .txt, .parquet or
-        .pq.
+      path: The file's path; the ending tells the format: .csv, .tsv or .txt, .parquet
+        or .pq.
       target: The column to predict.
-      event: The column that says 1 where the target is the time to an event that was
-        seen, and 0 where it is the time to the end of watching: "y" becomes {"time":
-        float32, "event": int32}, as `models.survival` reads it. None where the target
-        is no such time.
+      event: The column that is 1 where the target is the time to an observed event, and
+        0 where it is the time to the end of observation: "y" becomes {"time": float32,
+        "event": int32}, as `models.survival` reads it. None where the target is no such
+        time.
       user: The column that says who produced each row; None where rows have no users.
         Whole numbers are numbers, all else is text.
-      columns: Those that are features, in this order; all but target, event, user and
-        test_column where none is named.
-      one_hot: Columns, of `columns` too, of categories: each category of the train rows
-        becomes a column "name=category" of 0 and 1, behind the others. One that only
-        test rows have is 0 in all of them.
+      columns: The columns that are features, in this order; by default all but target,
+        event, user and test_column.
+      one_hot: Columns of categories, among the features: each category of the train
+        rows becomes a column "name=category" of 0 and 1, behind the others. A test row
+        with a category that no train row has is 0 in all of them.
       labels: "classes": the distinct values of the target become 0, 1, ... in sorted
-        order; "numbers": it is a float32 number, as it is. Of no effect with `event`.
+        order; "numbers": the target stays a float32 number. Without effect with
+        `event`.
       test_share: The share of the rows that is test, whoever produced them, drawn with
-        `seed`; of no effect with `test_column`.
-      test_column: A column that says "test" or "train" of each row (or 1 or 0, true or
+        `seed`; without effect with `test_column`.
+      test_column: A column with "test" or "train" for each row (or 1 or 0, true or
         false).
-      seed: Of the draw of test rows.
-      missing: What becomes of a row that lacks a feature. "drop": it is left out.
+      seed: Seed of the draw of test rows.
+      missing: What happens to a row that lacks a feature. "drop": it is left out.
         "fill": the cell becomes the mean of its column's train rows, or the category
-        "missing". A row that lacks its target, event, user or test_column is left out
-        always.
+        "missing". A row that lacks its target, event, user or test_column is always
+        left out.
       missing_words: Texts that stand for a missing cell in a CSV file.
       standardise: Whether columns that are not one-hot become (x - mean) / std, by the
-        train rows; one that is constant there is only centred.
-      delimiter: Between cells of a CSV file; a tabulator for .tsv.
+        train rows; a column that is constant there is only centred.
+      delimiter: The character between cells of a CSV file; a tabulator for .tsv.
 
     Raises:
-      FileNotFoundError: No such file.
-      ImportError: A Parquet file without pyarrow.
-      ValueError: A column that is not there (names the nearest), is named twice or has
-        two uses; a text in a column of numbers (names row, column and cell); an empty
-        file; no rows left for train or test; fewer than 2 classes; numbers among
-        classes that are not whole; times that are not above 0, events that are not 0
-        or 1.
+      FileNotFoundError: For a file that does not exist.
+      ImportError: For a Parquet file without pyarrow.
+      ValueError: For a column that does not exist (names the nearest), is named twice
+        or has two uses; a text in a column of numbers (names row, column and cell);
+        an empty file; no rows left for train or test; fewer than 2 classes; numbers
+        among classes that are not whole; times that are not above 0; or events that
+        are not 0 or 1.
     """
     if test_column is None:
         checks.share("test_share", test_share)
@@ -118,7 +118,7 @@ def read_table(
     else:
         y, num_classes, words = _times(cells, target, event), None, []
     with np.errstate(over="ignore", invalid="ignore"):
-        # What overflows is not finite, and refused below.
+        # Overflow gives values that are not finite, which are refused below.
         x, names, done = _inputs(cells, features, one_hot, ~is_test, standardise)
         x = x.astype(np.float32)
     users = None if user is None else _users(cells.columns[user])
@@ -173,7 +173,7 @@ def _check_column(cells: Cells, argument: str, name: str) -> None:
 def _whole_rows(
     cells: Cells, always: Sequence[str], features: Sequence[str]
 ) -> tuple[Cells, list[str]]:
-    """The rows that lack none of these, and what is said of missing cells."""
+    """The rows that have cells in all these columns, and notes on missing cells."""
     counts = {
         name: sum(cell is None for cell in column)
         for name, column in cells.columns.items()
@@ -200,7 +200,7 @@ def _whole_rows(
 def _test_rows(
     cells: Cells, test_column: str | None, test_share: float, seed: int
 ) -> np.ndarray:
-    """Which rows are test, `[n]` bool."""
+    """True for test rows, `[n]` bool."""
     if test_column is None:
         count = len(next(iter(cells.columns.values())))
         is_test = np.zeros(count, bool)
@@ -227,7 +227,7 @@ def _test_rows(
 def _labels(
     cells: Cells, target: str, labels: str
 ) -> tuple[np.ndarray, int | None, list[str]]:
-    """(y `[n]`, how many classes, what is said of them)."""
+    """Returns (y `[n]`, the number of classes, notes on them)."""
     if labels == "numbers":
         advice = "labels='classes' takes texts"
         return reading.numbers(cells, target, advice).astype(np.float32), None, []
@@ -256,7 +256,7 @@ def _labels(
 
 
 def _times(cells: Cells, target: str, event: str) -> dict[str, np.ndarray]:
-    """When, and whether, the event was seen of each row."""
+    """Each row's time, and whether its event was seen."""
     time = reading.numbers(cells, target, "give times as numbers of one unit")
     seen = reading.numbers(cells, event, "write 1 where it was seen and 0 elsewhere")
     for name, column, is_good, what in (
@@ -279,7 +279,7 @@ def _inputs(
     is_train: np.ndarray,
     standardise: bool,
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """(x `[n, columns]`, their names, what was done to them)."""
+    """Returns (x `[n, columns]`, the columns' names, notes on what was done)."""
     advice = "name the column in one_hot, name columns without it, or mend the cell"
     found, names, filled = [], [], []
     numeric = [name for name in features if name not in one_hot]
@@ -326,7 +326,7 @@ def _inputs(
 
 
 def _users(column: Sequence[Any]) -> np.ndarray:
-    """Who produced each row: numbers where all are whole ones, written as such."""
+    """The user of each row, as numbers where all are written as whole numbers."""
     texts = [str(cell) for cell in column]
     whole = all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts)
     return np.array([int(text) for text in texts] if whole else texts)

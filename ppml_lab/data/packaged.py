@@ -38,15 +38,15 @@ def digits() -> Dataset:
 
 
 def breast_cancer() -> Dataset:
-    """Tumours of the breast, malignant (0) or benign (1), by 30 measures of cells seen
-    through a microscope; comes with scikit-learn.
+    """Breast tumours, malignant (0) or benign (1), by 30 measurements of cells under a
+    microscope; comes with scikit-learn.
 
     455 train and 114 test patients, stratified by class, split with seed 0; columns are
     standardised with the train rows' mean and std. One row is one person; no users.
 
     **What privacy does not cover:** one row changes the mean and std, and so the
-    features of all. An epsilon that is stated for training on these features takes both
-    as public.
+    features of all rows. An epsilon that is stated for training on these features takes
+    both as public.
 
     Wolberg, Mangasarian, Street, Street. Breast Cancer Wisconsin (Diagnostic). UCI,
     1993.
@@ -69,17 +69,18 @@ def breast_cancer() -> Dataset:
 
 
 def diabetes() -> Dataset:
-    """How far diabetes went in a year, a number from 25 to 346, by age, sex, body mass
-    index, blood pressure and six blood measures of 442 patients; from scikit-learn.
+    """Diabetes progression within a year, a number from 25 to 346, by age, sex, body
+    mass index, blood pressure and six blood measures of 442 patients; from
+    scikit-learn.
 
-    Labels are float32 `[n]`, as they were measured: there are no classes. 353 train and
-    89 test patients, split with seed 0; columns of x are standardised with the train
-    rows' mean and std (scikit-learn's own scaling takes all rows). One row is one
-    person; no users.
+    Labels are float32 `[n]`, as measured: there are no classes. 353 train and 89 test
+    patients, split with seed 0; columns of x are standardised with the train rows' mean
+    and std (scikit-learn's own scaling takes all rows). One row is one person; no
+    users.
 
     **What privacy does not cover:** one row changes the mean and std, and so the
-    features of all. An epsilon that is stated for training on these features takes both
-    as public.
+    features of all rows. An epsilon that is stated for training on these features takes
+    both as public.
 
     Efron, Hastie, Johnstone, Tibshirani. Least Angle Regression. Annals of Statistics,
     2004.
@@ -103,28 +104,28 @@ def diabetes() -> Dataset:
 
 
 def rossi() -> Dataset:
-    """Weeks until 432 men who left prison were arrested again, of the year in which
-    they were watched; comes with the package lifelines.
+    """Weeks until 432 men who left prison were arrested again, within an observation
+    period of one year; comes with the package lifelines.
 
     Rows are "x" float32 `[n, 7]` (financial aid, age, race, work experience, married,
     on parole, earlier convictions), and "y" is {"time": float32 `[n]` in weeks,
-    "event": int32 `[n]`, 1 for the 114 who were arrested and 0 for who was not, within
-    52 weeks}, as `models.survival` reads it. 345 train and 87 test rows, stratified by
+    "event": int32 `[n]`, 1 for the 114 who were arrested within 52 weeks and 0 for the
+    others}, as `models.survival` reads it. 345 train and 87 test rows, stratified by
     event, split with seed 0; columns of x are standardised with the train rows' mean
     and std. One row is one person; no users.
 
     **What privacy does not cover:** one row changes the mean and std, and so the
-    features of all. An epsilon that is stated for training on these features takes both
-    as public.
+    features of all rows. An epsilon that is stated for training on these features takes
+    both as public.
 
     Rossi, Berk, Lenihan. Money, Work, and Crime: Experimental Evidence. Academic Press,
     1980.
 
     Raises:
-      ImportError: Without lifelines.
+      ImportError: If lifelines is not installed.
     """
     try:
-        # Types are not looked for in what need not be there.
+        # Imported by name: type checkers would look for a package that is optional.
         known: Any = importlib.import_module("lifelines.datasets")
     except ImportError as error:
         raise ImportError(
@@ -148,7 +149,7 @@ def rossi() -> Dataset:
 
 
 def _split(count: int, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The train and test rows, drawn with seed 0, of each label alike if there are."""
+    """The train and test rows, drawn with seed 0, stratified by labels if given."""
     from sklearn import model_selection
 
     train, test = model_selection.train_test_split(
@@ -160,7 +161,7 @@ def _split(count: int, labels: Any) -> tuple[np.ndarray, np.ndarray]:
 def _standardised(
     x: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of train and test, by the mean and std of train."""
+    """The rows of train and test, standardised by the mean and std of train."""
     mean, std = x[train].mean(axis=0), x[train].std(axis=0)
     both = ((x[rows] - mean) / np.where(std == 0, 1, std) for rows in (train, test))
     train_x, test_x = (one.astype(np.float32) for one in both)

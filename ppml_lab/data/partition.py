@@ -1,8 +1,8 @@
-"""Who owns which example: ways to split a data set among clients.
+"""Partitions: ways to split a data set among clients.
 
-Every function but `hold_out` returns the client, in `range(num_clients)`, of each
-example, and every client owns at least one. They run on the host; `federate` takes the
-result.
+Every function except `hold_out` returns the client, in `range(num_clients)`, of each
+example, and every client owns at least one example. The functions run on the host;
+`federate` takes the result.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Owners = Int[np.ndarray, " examples"]
 
 @arguments.checked
 def iid(rng: np.random.Generator, num_examples: int, num_clients: int) -> Owners:
-    """Deals shuffled examples; sizes differ by at most 1.
+    """Splits shuffled examples evenly; sizes differ by at most 1.
 
     Raises:
-      ValueError: More clients than examples.
+      ValueError: For more clients than examples.
     """
     _check_clients(num_examples, num_clients)
     return rng.permutation(np.arange(num_examples) % num_clients)
@@ -35,15 +35,16 @@ def iid(rng: np.random.Generator, num_examples: int, num_clients: int) -> Owners
 def dirichlet(
     rng: np.random.Generator, labels: Any, num_clients: int, alpha: float
 ) -> Owners:
-    """Label skew: each class is divided by its own draw from Dirichlet(alpha).
+    """Splits with label skew: each class is divided by its own draw from
+    Dirichlet(alpha).
 
-    Small alpha: few clients hold most of a class. Large alpha: close to IID. Sizes vary
-    as well. A client left empty receives one random example of the client that is the
-    largest at that moment.
+    With a small alpha few clients hold most of a class; a large alpha is close to IID.
+    Sizes vary as well. A client left empty receives one random example of the client
+    that is the largest at that moment.
 
-    This is p_k ~ Dir(alpha) of the paper (NIID-Bench). Its code also gives nothing more
-    to clients above the average size and draws again until everybody has 10 examples;
-    we do neither, so that no class is treated unlike another.
+    This is p_k ~ Dir(alpha) of the paper (NIID-Bench). The paper's code also stops
+    giving to clients above the average size and draws again until everybody has 10
+    examples; this function does neither, so that all classes are treated alike.
 
     Li, Diao, Chen, He. Federated Learning on Non-IID Data Silos: An Experimental Study.
     ICDE 2022.
@@ -51,12 +52,12 @@ def dirichlet(
     Args:
       rng: Source of randomness.
       labels: `[n]` class of each example.
-      num_clients: How many clients, at most `n`.
+      num_clients: Number of clients, at most `n`.
       alpha: Concentration, above 0.
 
     Raises:
-      ValueError: A bad alpha, labels that are missing or not one axis, more clients
-        than examples.
+      ValueError: For a bad alpha, labels that are missing or not one axis, or more
+        clients than examples.
     """
     labels = columns.one_axis("labels", labels)
     _check_clients(len(labels), num_clients)
@@ -77,7 +78,8 @@ def dirichlet(
 def shards(
     rng: np.random.Generator, labels: Any, num_clients: int, shards_per_client: int
 ) -> Owners:
-    """Pathological label skew: examples sorted by label, cut into shards, dealt out.
+    """Splits with pathological label skew: examples are sorted by label and cut into
+    shards, which clients get at random.
 
     Most clients see at most `shards_per_client` classes, a few one more per shard that
     straddles two classes. Shard sizes differ by at most 1.
@@ -88,11 +90,12 @@ def shards(
     Args:
       rng: Source of randomness.
       labels: `[n]` class of each example.
-      num_clients: How many clients.
-      shards_per_client: Shards that each of them gets (2 in the paper).
+      num_clients: Number of clients.
+      shards_per_client: Number of shards of each client (2 in the paper).
 
     Raises:
-      ValueError: More shards than examples, labels that are missing or not one axis.
+      ValueError: For more shards than examples, or labels that are missing or not one
+        axis.
     """
     labels = columns.one_axis("labels", labels)
     _check_clients(len(labels), num_clients)
@@ -118,10 +121,11 @@ def shards(
 def label_limited(
     rng: np.random.Generator, labels: Any, num_clients: int, labels_per_client: int
 ) -> Owners:
-    """Every client has exactly so many classes; a class is split evenly by its owners.
+    """Splits so that every client has exactly `labels_per_client` classes, and a class
+    is divided evenly among its owners.
 
-    Client `i` gets the `i`-th class (modulo their number) and further ones at random,
-    so that no class is without an owner while there are at least as many clients.
+    Client `i` gets the `i`-th class (modulo the number of classes) and others at
+    random, so that every class has an owner while there are at least as many clients.
 
     Li, Diao, Chen, He. Federated Learning on Non-IID Data Silos: An Experimental Study.
     ICDE 2022 (its "#C = k").
@@ -129,12 +133,13 @@ def label_limited(
     Args:
       rng: Source of randomness.
       labels: `[n]` class of each example.
-      num_clients: How many clients, at least as many as classes.
-      labels_per_client: Classes that each of them gets.
+      num_clients: Number of clients, at least as many as classes.
+      labels_per_client: Number of classes of each client.
 
     Raises:
-      ValueError: More classes per client than there are, fewer clients than classes, a
-        class with fewer examples than owners, labels that are missing or not one axis.
+      ValueError: For more classes per client than exist, fewer clients than classes,
+        a class with fewer examples than owners, or labels that are missing or not one
+        axis.
     """
     labels = columns.one_axis("labels", labels)
     _check_clients(len(labels), num_clients)
@@ -174,20 +179,21 @@ def label_limited(
 def quantity_skew(
     rng: np.random.Generator, num_examples: int, num_clients: int, sigma: float
 ) -> Owners:
-    """Size skew alone: random examples, sizes proportional to LogNormal(0, sigma).
+    """Splits with size skew alone: random examples, sizes proportional to LogNormal(0,
+    sigma).
 
     A client left empty receives one random example of the client that is the largest at
     that moment. With sigma 0, sizes differ by at most 1.
 
     Args:
       rng: Source of randomness.
-      num_examples: How many examples.
-      num_clients: How many clients, at most `num_examples`.
+      num_examples: Number of examples.
+      num_clients: Number of clients, at most `num_examples`.
       sigma: Standard deviation of a size's logarithm, at most 1e6: above some hundreds
-        one client has all that the others can spare.
+        one client has all examples that the others can spare.
 
     Raises:
-      ValueError: A bad sigma, more clients than examples.
+      ValueError: For a bad sigma, or more clients than examples.
     """
     _check_clients(num_examples, num_clients)
     checks.non_negative("sigma", sigma)
@@ -201,15 +207,15 @@ def quantity_skew(
 
 @arguments.checked
 def natural(user_ids: Any) -> Owners:
-    """The users themselves, numbered in the order of their sorted ids.
+    """Splits by natural users, numbered in the order of their sorted ids.
 
     Args:
-      user_ids: `[n]`, anything that sorts, of every example: rows whose user is not
-        known are not one more user.
+      user_ids: `[n]`, the user of every example, of any type that sorts. Unknown users
+        are an error, not one more user.
 
     Raises:
-      ValueError: None (the data set has no users), not one axis, no examples, ids that
-        are missing (NaN, None, NaT), complex or cannot be sorted.
+      ValueError: For None (the data set has no users), other than one axis, no
+        examples, or ids that are missing (NaN, None, NaT), complex or cannot be sorted.
     """
     if user_ids is None:
         raise ValueError(
@@ -220,14 +226,14 @@ def natural(user_ids: Any) -> Owners:
 
 
 def _of_nobody(num_examples: int) -> Owners:
-    """Owners that are no client's number, until each is set."""
+    """An array of owners to fill in; -1 is no client's number."""
     return np.full(num_examples, -1, dtype=np.int64)
 
 
 def _classes(
     rng: np.random.Generator, labels: np.ndarray
 ) -> Iterator[tuple[Any, Int[np.ndarray, " rows"]]]:
-    """Each label and its rows, shuffled; every row belongs to one."""
+    """Yields each label and its rows, shuffled; every row belongs to one label."""
     values, class_of = columns.numbered("labels", labels)
     for number, label in enumerate(values):
         yield label, rng.permutation(np.flatnonzero(class_of == number))
@@ -236,7 +242,7 @@ def _classes(
 def _allot(
     num_examples: int, proportions: Float[np.ndarray, " clients"]
 ) -> Int[np.ndarray, " examples"]:
-    """Client ids in ascending order, each as often as its proportion asks."""
+    """Client ids in ascending order, each repeated by its proportion."""
     # Rounding the cuts, not the sizes, keeps the total exact.
     cuts = np.rint(np.cumsum(proportions) * num_examples).astype(np.int64)
     cuts[-1] = num_examples
@@ -244,7 +250,7 @@ def _allot(
 
 
 def _fill_empty(rng: np.random.Generator, owners: Owners, num_clients: int) -> Owners:
-    """Gives each empty client a random example of the then largest client."""
+    """Gives each empty client a random example of the client that is then largest."""
     sizes = np.bincount(owners, minlength=num_clients)
     empty = np.flatnonzero(sizes == 0)
     if not empty.size:
@@ -267,21 +273,22 @@ def _fill_empty(rng: np.random.Generator, owners: Owners, num_clients: int) -> O
 def hold_out(
     rng: np.random.Generator, owners: Any, share: float
 ) -> Bool[np.ndarray, " examples"]:
-    """Which rows of each client are never trained, so that its own model can be judged.
+    """Draws rows of each client that are never trained on, to judge its own model.
 
-    Of a client's rows the nearest whole number to this share of them, drawn evenly, but
-    at least one and never all; of a client with a single row none.
+    A client holds out `share` of its rows, rounded to the nearest whole number and
+    drawn evenly, but at least one and never all; a client with a single row holds out
+    none.
 
     Args:
       rng: Source of randomness.
-      owners: `[n]`, each row's client, as the functions here give them.
-      share: In (0, 1).
+      owners: `[n]`, each row's client, as the functions of this module give them.
+      share: The share of rows to hold out, in (0, 1).
 
     Returns:
-      For each row whether it is held out, for `data.federate(..., held_out=...)`.
+      True for rows that are held out, for `data.federate(..., held_out=...)`.
 
     Raises:
-      ValueError: For owners that are no integers from 0 on, or a share out of range.
+      ValueError: For owners that are not integers from 0 on, or a share out of range.
     """
     owners = columns.one_axis("owners", owners)
     if owners.dtype.kind not in "iu" or owners.min() < 0:

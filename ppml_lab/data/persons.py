@@ -1,4 +1,4 @@
-"""Whose rows clients hold, where a person may have several."""
+"""People in federated data, where a person may have several rows."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ppml_lab.data import storage
 from ppml_lab.data.clients import client_sizes
 
 LEAF = "person"
-"""The leaf of examples that says whose each row is, where they have it."""
+"""The optional leaf of examples that says which person each row belongs to."""
 
 
 class People(NamedTuple):
-    """How many people there are in federated data, and how they lie there.
+    """Counts of the people in federated data.
 
     Attributes:
-      count: People of all clients, each in one.
-      num_clients: Clients.
-      most_people: Of one client.
-      most_rows: Of one client, those that it trains on.
-      most_each: Rows of one person.
+      count: Number of people of all clients together.
+      num_clients: Number of clients.
+      most_people: Largest number of people of one client.
+      most_rows: Largest number of rows that one client trains on.
+      most_each: Largest number of rows of one person.
       shared: A person whose rows lie at two clients, and these two; None for nobody.
     """
 
@@ -38,14 +38,14 @@ class People(NamedTuple):
 
 @arguments.checked
 def people(clients: base.Clients) -> People:
-    """Counts whose rows clients train on; on the host.
+    """Counts the people whose rows clients train on; on the host.
 
-    Examples that are a dict with a leaf "person" (`[n]` integers) say whose each row
-    is; otherwise every row is another person's. Rows that are held out do not count.
+    If examples are a dict with a leaf "person" (`[n]` integers), it gives each row's
+    person; otherwise every row is another person. Held-out rows do not count.
 
     Raises:
-      ValueError: If that leaf does not hold one integer per row, or its rows are not
-        stored in one place, so that nobody can see who has several.
+      ValueError: If that leaf does not hold one integer per row, or examples with it
+        are sharded or generated, so that people cannot be counted.
     """
     sizes = client_sizes(clients)
     if clients.held_out is not None:
@@ -75,12 +75,12 @@ def people(clients: base.Clients) -> People:
 
 
 def has_names(examples: Any) -> bool:
-    """Whether examples say whose each row is."""
+    """Returns whether examples have a leaf with each row's person."""
     return isinstance(examples, Mapping) and LEAF in examples
 
 
 def _named(examples: Any) -> np.ndarray | None:
-    """The person of each stored row, `[n]`; None where that is not said."""
+    """The person of each stored row, `[n]`; None where examples do not say."""
     if isinstance(examples, storage.ByShard | storage.Generated):
         like = examples
         if isinstance(like, storage.Generated):

@@ -1,4 +1,4 @@
-"""Shakespeare's plays by speaking role: the next character of what a role says."""
+"""Shakespeare's plays by speaking role: prediction of a speech's next character."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ppml_lab.data import files, published
 from ppml_lab.data.dataset import Dataset, of_rows
 
 PADDING, START, END, UNKNOWN = range(4)
-"""Tokens that are no characters: behind a speech's end, before and after a speech, and
-in place of a character that the plays do not have."""
+"""Tokens that are no characters: padding behind a speech's end, the start and the end
+of a speech, and any character that the plays do not have."""
 CHARACTERS = (
     "\n !$&',-.0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz"
 )
-"""All 76 that occur, in the order of their tokens, of which the first is 4."""
+"""All 76 characters that occur, in the order of their tokens, which begin at 4."""
 NUM_TOKENS = 4 + len(CHARACTERS)
 
 _TRAIN_SHARE = 0.8
-# More than the longest speech has; what Hamlet has, who speaks most often.
+# Longer than the longest speech; the speeches of Hamlet, who speaks most often.
 _LONGEST, _MOST_SPEECHES = 1 << 14, 359
 _COUNTS = (30_913, 1_377, 4_289_213)
 _TABLE = np.full(256, UNKNOWN, np.int32)
@@ -38,48 +38,48 @@ _TAG = re.compile(r"<[^>]*>")
 
 
 class Speech(NamedTuple):
-    """What a role says at once."""
+    """A speech: what a role says at once."""
 
     play: str
-    """Such as "hamlet"."""
+    """The play's name, such as "hamlet"."""
     role: str
-    """Who speaks; several who speak together are a role "A / B" of their own."""
+    """The speaking role; roles that speak together are a role "A / B" of their own."""
     text: str
-    """Lines, with a line break between two."""
+    """The lines, separated by line breaks."""
 
 
 @arguments.checked
 def shakespeare(*, sequence_length: int = 80, least_speeches: int = 1) -> Dataset:
     """Shakespeare's 37 plays, whose users are the roles: which character comes next?
 
-    Read from the HTML pages that MIT publishes: 30,913 speeches of 1,377 roles with
-    4,289,213 characters. A role is one of a play; stage directions between lines,
-    headings, prologues and epilogues without a speaker are left out; runs of blanks
-    become one.
+    The plays are read from the HTML pages that MIT publishes: 30,913 speeches of 1,377
+    roles with 4,289,213 characters. A role belongs to one play. Stage directions
+    between lines, headings, prologues and epilogues without a speaker are left out;
+    runs of blanks become one.
 
     A speech is its characters between `START` and `END`, cut into rows of
-    `sequence_length` tokens by themselves, of which the last is padded, as in Reddi et
-    al.: "x" int32 `[n, length]`, "y" int32 `[n, length]` the token after each, and
-    "weights" float32 `[n, length]`, 1 where y is a token and 0 where it is `PADDING`.
-    Each token but `START` is predicted once. There are 80 tokens: the 76 characters
-    that occur (`CHARACTERS`), and four that are none. Their number, `num_classes`, is
-    not that of Reddi et al. (90, of another edition's characters).
+    `sequence_length` tokens; the last row is padded, as in Reddi et al.: "x" int32 `[n,
+    length]`, "y" int32 `[n, length]` the token after each, and "weights" float32 `[n,
+    length]`, 1 where y is a token and 0 where it is `PADDING`. Each token except
+    `START` is predicted once. There are 80 tokens: the 76 characters that occur
+    (`CHARACTERS`), and four that are no characters. Their number, `num_classes`,
+    differs from that of Reddi et al. (90, for the characters of another edition).
 
     The first 80 % of a role's speeches in the order of the play are train (rounded
-    down, at least one), those after them test, so that roles with one speech are in
-    train alone.
+    down, at least one), the later ones test, so that roles with one speech are only in
+    train.
 
     Caldas et al. LEAF: A Benchmark for Federated Settings. 2018. Reddi et al. Adaptive
     Federated Optimization. ICLR 2021.
 
     Args:
-      sequence_length: Tokens of a row.
-      least_speeches: Roles with fewer are left out; LEAF's rule is 2, which leaves
-        1,123 of the 1,377.
+      sequence_length: Number of tokens of a row.
+      least_speeches: Roles with fewer speeches are left out; LEAF's rule is 2, which
+        leaves 1,123 of the 1,377.
 
     Raises:
-      FileNotFoundError: Pages are missing; says where to put them.
-      ValueError: They are others.
+      FileNotFoundError: If pages are missing; says where to put them.
+      ValueError: If the pages are not those that MIT publishes.
     """
     checks.within("sequence_length", sequence_length, 1, _LONGEST)
     checks.within("least_speeches", least_speeches, 1, _MOST_SPEECHES)
@@ -118,8 +118,8 @@ def speeches() -> list[Speech]:
     """All speeches of all plays, in the order of reading, plays by name.
 
     Raises:
-      FileNotFoundError: Pages are missing; says where to put them.
-      ValueError: They are others.
+      FileNotFoundError: If pages are missing; says where to put them.
+      ValueError: If the pages are not those that MIT publishes.
     """
     archive = files.locate("shakespeare", published.PLAYS_ARCHIVE)
     if archive is not None:
@@ -147,8 +147,9 @@ def speeches() -> list[Speech]:
 def spoken(play: str, page: bytes) -> list[Speech]:
     """The speeches of a play's page, in HTML as MIT publishes it.
 
-    A speaker's name is an anchor `speech1` and so on, a line one such as `1.1.20`.
-    Names that follow each other speak together; after a heading nobody does.
+    A speaker's name is an anchor `speech1` and so on, a line is an anchor such as
+    `1.1.20`. Names that follow each other speak together; after a heading nobody
+    speaks.
     """
     found: list[tuple[str, list[str]]] = []
     names: list[str] = []
@@ -174,13 +175,13 @@ def encoded(text: str) -> np.ndarray:
 
 
 def decoded(tokens: Sequence[int] | np.ndarray) -> str:
-    """The characters of tokens; those that are none are left out."""
+    """The characters of tokens; tokens that are no characters are left out."""
     return "".join(CHARACTERS[token - 4] for token in tokens if token >= 4)
 
 
 def in_rows(text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens x and the tokens y after them, each `[n, length]`, of a text between
-    `START` and `END`; the last row is padded.
+    """The tokens x of a text between `START` and `END`, and the tokens y after them,
+    each `[n, length]`; the last row is padded.
     """
     tokens = np.concatenate([[START], encoded(text), [END]])
     count = -(-(len(tokens) - 1) // length)
@@ -210,8 +211,8 @@ def _unpacked(path: Path) -> dict[str, bytes]:
 
 
 def examples(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Rows of several texts as examples of `models.sequence`, in which padding has
-    weight 0.
+    """Makes rows of several texts into examples of `models.sequence`, in which padding
+    has weight 0.
     """
     x, y = map(np.concatenate, zip(*rows, strict=True))
     return {"x": x, "y": y, "weights": (y != PADDING).astype(np.float32)}

@@ -1,7 +1,7 @@
-"""The files of data sets: where they are published, and what their bytes are.
+"""The files of data sets: where they are published, and their SHA-256.
 
-A SHA-256 is here only where somebody published it for the official file. Of the other
-files nothing is known beforehand but what they hold, which their readers check.
+A SHA-256 is here only where somebody published it for the official file. The readers of
+other files check their content.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 
 class Source(NamedTuple):
-    """Where a file is published, and what is in it.
+    """The address of a published file, and its SHA-256.
 
     Attributes:
-      url: Of the file; "" where it is published nowhere.
-      sha256: Of its bytes, in hex; "" where nobody has published it, so that it is not
-        downloaded.
-      content: SHA-256 of what a zipped file holds, or "" where nobody has said.
+      url: The file's address; "" where it is published nowhere.
+      sha256: SHA-256 of the file's bytes, in hex; "" where none is published, so that
+        the file is not downloaded.
+      content: SHA-256 of a zipped file's content, or "" where none is known.
     """
 
     url: str
@@ -30,20 +30,20 @@ class Files(NamedTuple):
     """The files of a data set, by name."""
 
     needed: Mapping[str, Source]
-    """Without which nothing is read."""
+    """Files that are required."""
     optional: Mapping[str, Source]
-    """Without which less is known."""
+    """Files that add information, such as users."""
     instead: Mapping[str, Source] = types.MappingProxyType({})
-    """All of which serve in place of the needed ones."""
+    """Files that together replace the needed ones."""
 
     @property
     def all(self) -> dict[str, Source]:
-        """Every file."""
+        """All files: needed, optional and replacements."""
         return {**self.needed, **self.optional, **self.instead}
 
 
 def _zipped(url: str, sha256: Mapping[str, tuple[str, str]]) -> dict[str, Source]:
-    """Sources of zipped files, by name: SHA-256 of the files, and of what they hold."""
+    """Sources of zipped files, by name, with SHA-256 of files and contents."""
     return {name: Source(url + name, *both) for name, both in sha256.items()}
 
 
@@ -165,12 +165,12 @@ FILES: Mapping[str, Files] = {
         {PLAYS_ARCHIVE: Source("", "")},
     ),
 }
-"""Of the data sets that are read from files."""
+"""The files of the data sets that are read from files, by name."""
 
 
 def whose(sha256: str) -> str | None:
-    """What is published with these bytes, zipped or not, such as "fashion_mnist's
-    t10k-labels-idx1-ubyte.gz"; None where nobody knows.
+    """Names the published file with these bytes, zipped or not, such as
+    "fashion_mnist's t10k-labels-idx1-ubyte.gz"; None where no file is known.
     """
     for dataset, files in FILES.items():
         for name, source in files.all.items():

@@ -1,11 +1,10 @@
-"""Features of images that nobody learns: the scattering transform.
+"""Image features without learning: the scattering transform.
 
     features = scattering.features(images)            # [n, 28, 28, 1] -> [n, 7, 7, 81]
 
-Waves of several lengths and directions are looked for at every place of an image, then
-the same in what they leave, and blurred maps of how strong they are become the
-features. Nothing is fitted to data, so that private learning pays for the classifier
-alone, which may then be linear.
+The transform convolves an image with wavelets of several scales and directions, takes
+moduli, convolves these once more, and blurs the moduli to features. Nothing is fitted
+to data, so that private learning pays only for the classifier, which may be linear.
 
 Bruna, Mallat. Invariant Scattering Convolution Networks. IEEE PAMI, 2013. Tramer,
 Boneh. Differentially Private Learning Needs Better Features (or Much More Data). ICLR
@@ -28,7 +27,7 @@ from ppml_lab import arguments, checks
 from ppml_lab.data import alike
 
 BATCH = 128
-"""Images at once: the maps of one take about a megabyte."""
+"""Number of images transformed at once; the maps of one take about a megabyte."""
 
 _WIDTH, _FREQUENCY, _SLANT = 0.8, 3 * math.pi / 4, 4.0
 _SMALLEST_VARIANCE = 1e-5
@@ -36,17 +35,19 @@ _ALIASES = 2 * np.pi * np.arange(-3, 4)
 
 
 class Bank(NamedTuple):
-    """Fourier transforms, all real, on a torus of `[height, width]` pixels."""
+    """The filters' Fourier transforms, all real, on a torus of `[height, width]`
+    pixels.
+    """
 
     low: np.ndarray
-    """`[height, width]`, of a Gaussian whose standard deviation is 0.4 * 2^scales."""
+    """`[height, width]`: a Gaussian whose standard deviation is 0.4 * 2^scales."""
     waves: np.ndarray
-    """`[scales, angles, height, width]`, of Morlet wavelets: waves below a Gaussian,
-    less as much of it as makes their sum zero."""
+    """`[scales, angles, height, width]`: Morlet wavelets, waves in a Gaussian window
+    minus the multiple of the Gaussian that makes their sum zero."""
 
     def energy(self) -> np.ndarray:
-        """The share of an image's energy that passes at each frequency: Littlewood and
-        Paley's sum, `[height, width]`, at most 1.
+        """The share of an image's energy that passes at each frequency, `[height,
+        width]`, at most 1: the Littlewood-Paley sum.
         """
         power = np.square(self.waves).sum((0, 1))
         opposite = np.roll(power[::-1, ::-1], 1, (0, 1))
@@ -55,11 +56,11 @@ class Bank(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def bank(shape: tuple[int, int], num_scales: int = 2, num_angles: int = 8) -> Bank:
-    """The filters: wave j of `num_scales` is 8/3 * 2^j pixels long, angle l is a turn
-    by pi * l / `num_angles`.
+    """The filters for images of a shape: wave j of `num_scales` is 8/3 * 2^j pixels
+    long, angle l is a turn by pi * l / `num_angles`.
 
-    The waves are as strong as they can be without any frequency passing more than once,
-    so that no map has more energy than the image.
+    The waves are scaled as large as possible without passing any frequency more than
+    once, so that no map has more energy than the image.
     """
     low = _bump(shape, _WIDTH * 2 ** (num_scales - 1), 0.0, 0.0, 1.0)
     low /= low[0, 0]
@@ -80,7 +81,7 @@ def bank(shape: tuple[int, int], num_scales: int = 2, num_angles: int = 8) -> Ba
 def _bump(
     shape: tuple[int, int], width: float, frequency: float, turn: float, slant: float
 ) -> np.ndarray:
-    """The Fourier transform of samples of a wave below a Gaussian window: a bump around
+    """The Fourier transform of samples of a wave in a Gaussian window: a bump around
     its frequency, in every period of the sampled plane.
     """
     rows, columns = (
@@ -100,18 +101,19 @@ def transform(
 ) -> Float[Array, "n rows columns features"]:
     """The scattering coefficients of images, `[n, height, width, channels]`.
 
-    Order 0 is the blurred image; order 1, for each wave, the blurred modulus of the
-    image's convolution with it; order 2, for each longer wave, the same of that
-    modulus. They are taken at every 2^num_scales-th pixel, so that 28x28 pixels become
-    `[7, 7, 81]` and 32x32 in colour `[8, 8, 243]`. Images are mirrored beyond their
-    edges. Moduli are blurred as they are at every 2^j-th pixel behind wave j, which is
-    several times as fast and changes them by about 1%.
+    Order 0 is the blurred image. Order 1 is, for each wave, the blurred modulus of the
+    image's convolution with the wave. Order 2 is, for each longer wave, the same for
+    that modulus. Coefficients are taken at every 2^num_scales-th pixel, so that 28x28
+    pixels become `[7, 7, 81]` and 32x32 in colour `[8, 8, 243]`. Images are mirrored
+    beyond their edges. The moduli of wave j are kept and blurred at every 2^j-th pixel,
+    which is several times as fast and changes coefficients by about 1%.
 
     Returns:
-      Channel by channel, and in each of them order by order, shorter waves first.
+      The coefficients, channel by channel, and in each channel order by order, shorter
+      waves first.
 
     Raises:
-      ValueError: If these are no images, or of sizes that do not fit the scales.
+      ValueError: If these are no images, or their sizes do not fit the scales.
     """
     _check(images, num_scales, num_angles)
     step = 2**num_scales
@@ -135,17 +137,17 @@ def moduli(
     *,
     thinned: bool = True,
 ) -> list[tuple[int, Array]]:
-    """What `transform` blurs, of images on a torus, whose opposite edges touch: they
-    themselves, then the moduli of order 1 and those of order 2.
+    """The maps that `transform` blurs, for images on a torus, whose opposite edges
+    touch: the images themselves, then the moduli of order 1 and those of order 2.
 
     Returns:
-      Pairs of how many pixels apart and maps `[*n, paths, rows, columns]` there: those
-      behind wave j 2^j apart, or all at every pixel unless `thinned`.
+      Pairs of a distance in pixels and maps `[*n, paths, rows, columns]` sampled at it:
+      2^j for those behind wave j, or 1 for all unless `thinned`.
     """
     waves = bank(images.shape[-2:], num_scales, num_angles).waves.astype(np.complex64)
 
     def waved(apart: int, maps: Array, j: int) -> tuple[int, Array]:
-        """The moduli of maps `[*n, paths, h, w]` under each angle of a wave."""
+        """The moduli of maps `[*n, paths, h, w]` after each angle of wave j."""
         behind = 2**j if thinned else 1
         passed = jnp.fft.fft2(maps)[..., None, :, :] * (
             apart**2 * _folded(waves[j], apart)
@@ -161,14 +163,14 @@ def moduli(
 
 
 def _folded(transformed: Any, times: int) -> Any:
-    """The Fourier transform of maps of which each `times`-th row and column is left."""
+    """The Fourier transform of maps after keeping each `times`-th row and column."""
     rows, columns = transformed.shape[-2:]
     shape = (times, rows // times, times, columns // times)
     return transformed.reshape(*transformed.shape[:-2], *shape).mean((-4, -2))
 
 
 def _circulant(transformed: np.ndarray) -> np.ndarray:
-    """`[size, size]` float32, the convolution on a circle with this transform."""
+    """The matrix `[size, size]` float32 of a circular convolution, by its transform."""
     kernel, places = np.fft.ifft(transformed).real, np.arange(len(transformed))
     return kernel[places[:, None] - places].astype(np.float32)
 
@@ -177,14 +179,14 @@ def _circulant(transformed: np.ndarray) -> np.ndarray:
 def normalised(
     features: Float[Array, "n rows columns features"], num_groups: int = 27
 ) -> Float[Array, "n rows columns features"]:
-    """Group normalisation (Wu and He, 2018): each example's neighbouring features, so
-    many groups of them, get mean 0 and variance 1 over all places together. Groups that
-    are flat stay small, for 1e-5 is added to their variance.
+    """Group normalisation (Wu and He, 2018): each example's features form `num_groups`
+    groups of neighbours, and each group gets mean 0 and variance 1 over all places
+    together. Flat groups stay small, as 1e-5 is added to their variance.
 
-    An example's own numbers alone decide what becomes of it, which costs no privacy.
-    Means and variances of a whole data set depend on everybody's rows: they would have
-    to be noised and paid for from the budget, as Tramer and Boneh do where they
-    normalise by them.
+    An example is normalised by its own numbers alone, which costs no privacy. Means and
+    variances of a whole data set depend on everybody's rows: they would have to be
+    noised and paid for from the budget, as Tramer and Boneh do where they normalise by
+    them.
 
     Raises:
       ValueError: If `num_groups` does not divide the number of features.
@@ -208,18 +210,18 @@ def features(
 ) -> np.ndarray:
     """The normalised scattering features of images on the host, float32.
 
-    `BATCH` images are on the device at once; the result is the large part: 952 MB for
-    60,000 images of 28x28 pixels, 3,969 numbers each. Its last bits may differ between
-    machines and releases, and with them the data's digest.
+    `BATCH` images are on the device at once. The result takes most of the memory: 952
+    MB for 60,000 images of 28x28 pixels, 3,969 numbers each. Its last bits may differ
+    between machines and releases, and with them the data's digest.
 
     Args:
       images: `[n, height, width, channels]`.
-      num_scales: Lengths of waves, each twice the one before.
-      num_angles: Directions of each.
-      num_groups: Of `normalised`.
+      num_scales: Number of wave lengths, each twice the one before.
+      num_angles: Number of directions of each length.
+      num_groups: Number of groups, see `normalised`.
 
     Raises:
-      ValueError: As `transform` and `normalised`.
+      ValueError: As `transform` and `normalised` do.
     """
     _check(images, num_scales, num_angles)
     images = np.asarray(images)
@@ -228,7 +230,8 @@ def features(
     found = np.empty((len(images), *one.shape[1:]), np.float32)
     for start in range(0, len(images), BATCH):
         some = images[start : start + BATCH].astype(np.float32)
-        # Of one size, so that an image's bits do not depend on how many there are.
+        # Batches have one size, so that an image's bits do not depend on the number of
+        # images.
         filled = np.zeros((BATCH, *some.shape[1:]), np.float32)
         filled[: len(some)] = some
         found[start : start + BATCH] = made(filled)[: len(some)]

@@ -1,6 +1,6 @@
 """Other ways to hold a federated data set: a part on each device, or none at all.
 
-Both stand in the place of `Clients.examples`, so that rounds stay the same functions.
+Both take the place of `Clients.examples`, so that rounds stay the same functions.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ppml_lab import arguments, base, checks, trees
 
 
 class ByShard(NamedTuple):
-    """Examples of which each device holds those of its own clients; see `shard`.
+    """Examples by device: each device holds those of its own clients; see `shard`.
 
     Attributes:
       rows: Leaves `[devices * n, ...]`, n on each device, with room for the examples
         of the device that has the most.
-      begins: Of each device, how many examples the devices before it have.
+      begins: For each device, the number of examples of the devices before it.
     """
 
     rows: PyTree[Array]
@@ -32,11 +32,12 @@ class ByShard(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """Examples that are made when a client trains, and never stored; see `generated`.
+    """Examples that are generated when a client trains, and never stored; see
+    `generated`.
 
     Attributes:
-      make: `client -> examples`, leaves `[largest size, ...]`, of which a smaller
-        client has the first.
+      make: `(client) -> examples`, leaves `[largest size, ...]`; a smaller client has
+        the first rows.
     """
 
     make: jax.tree_util.Partial
@@ -44,14 +45,15 @@ class Generated(NamedTuple):
 
 @arguments.checked
 def shard(clients: base.Clients, sharding: NamedSharding) -> base.Clients:
-    """The same clients, each one's examples on one device only.
+    """Shards clients over devices: each client's examples lie on one device only.
 
-    Of n clients on s devices, device j owns those from `j * ceil(n / s)` on.
+    Of n clients on s devices, device j owns the `ceil(n / s)` from `j * ceil(n / s)`
+    on.
 
     Args:
-      clients: On the host or on any device.
-      sharding: Along one axis of its mesh. If the mesh spans several hosts, all of
-        them call this, with the same clients.
+      clients: The clients, on the host or on any device.
+      sharding: A sharding along one axis of its mesh. If the mesh spans several hosts,
+        all of them call this function with the same clients.
     """
     (axis,) = sharding.spec
     num_devices = sharding.mesh.shape[axis]
@@ -87,17 +89,17 @@ def shard(clients: base.Clients, sharding: NamedSharding) -> base.Clients:
 
 @arguments.checked
 def generated(make: Callable[..., PyTree], sizes: Any, *arguments: Any) -> base.Clients:
-    """Clients whose examples are made when they train: populations of any size.
+    """Clients whose examples are generated when they train: populations of any size.
 
     Args:
       make: Pure, `(*arguments, client) -> examples`, leaves `[largest size, ...]`.
-      sizes: `[clients]`, how many of them each client has; at least 1.
+      sizes: `[clients]`, the number of examples of each client; at least 1.
       *arguments: Arrays, such as a key.
 
     Raises:
       ValueError: For sizes that are not integers `[clients]`, a client without
-        examples, more than 2^31 examples together, or leaves that `make` makes shorter
-        than the largest size.
+        examples, 2^31 examples or more together, or leaves of `make` shorter than the
+        largest size.
     """
     sizes = np.asarray(sizes)
     if sizes.ndim != 1 or not sizes.size or sizes.dtype.kind not in "iu":
@@ -127,7 +129,7 @@ def generated(make: Callable[..., PyTree], sizes: Any, *arguments: Any) -> base.
 
 
 def owned_range(device: Any, num_devices: int, num_clients: int) -> tuple[Any, Any]:
-    """The first client whose examples `device` holds, and the one after the last."""
+    """The first client whose examples `device` holds, and the client after the last."""
     share = -(-num_clients // num_devices)
     bounds = device * share, (device + 1) * share
     if checks.is_traced(device):
@@ -138,9 +140,11 @@ def owned_range(device: Any, num_devices: int, num_clients: int) -> tuple[Any, A
 
 
 def owned(clients: base.Clients, device: Array, num_devices: int) -> base.Clients:
-    """What `device` sees of the clients: offsets of its own ones lead into its block.
+    """The clients as `device` sees them: offsets of its own clients point into its
+    block.
 
-    To be called where each device has its own block; others are left as they are.
+    Call it where each device has its own block; clients that are not sharded are
+    returned unchanged.
 
     Raises:
       ValueError: If the blocks were cut for another number of devices.
@@ -159,8 +163,8 @@ def owned(clients: base.Clients, device: Array, num_devices: int) -> base.Client
 def share_of_rows(
     clients: base.Clients, device: Array, num_devices: int
 ) -> tuple[Any, Any, int]:
-    """The rows of its `owned` clients that `device` goes through when all devices
-    together go through all: first, end, and how many these are at most.
+    """The slice of its `owned` clients' rows that `device` evaluates, so that all
+    devices together cover every row once: first, end, and the largest length.
 
     Raises:
       ValueError: For examples that are not stored.
@@ -187,14 +191,14 @@ def made(clients: base.Clients, client: Any) -> PyTree:
 
 
 def sizes(clients: base.Clients, which: Any) -> Int[Array, "*n"]:
-    """How many examples these clients train on: all but those held out."""
+    """The number of examples that these clients train on: all but those held out."""
     sizes = clients.offsets[which + 1] - clients.offsets[which]
     return sizes if clients.held_out is None else sizes - clients.held_out[which]
 
 
 def num_judged(clients: base.Clients) -> Int[Array, " clients"]:
-    """The number of rows by which each client is judged: those held out, where some
-    are, else all of its own.
+    """The number of rows that judge each client: the held-out rows if clients hold some
+    out, else all of its rows.
     """
     if clients.held_out is None:
         return clients.offsets[1:] - clients.offsets[:-1]
@@ -202,7 +206,7 @@ def num_judged(clients: base.Clients) -> Int[Array, " clients"]:
 
 
 def client_view(clients: base.Clients, client: Any, own: PyTree) -> base.ClientView:
-    """One client, given what `made` made of it.
+    """The view of one client, given its examples as `made` returns them.
 
     Raises:
       ValueError: For examples by shard that are not `owned`.

@@ -12,7 +12,7 @@ from ppml_lab.data.dataset import Dataset, make_dataset
 _NUM_INPUTS = 60
 _NUM_CLASSES = 10
 _TRAIN_FRACTION = 0.9
-# Beyond these, float32 has no room for inputs of spread 1 around their client's centre,
+# Beyond these, float32 cannot resolve inputs of spread 1 around their client's centre,
 # and no draw of sizes comes near its mean.
 _MOST_VARIANCE = 1e12
 _MOST_SIZE_SIGMA = 10.0
@@ -30,41 +30,42 @@ def synthetic(
     min_size: int = 50,
     size_sigma: float = 2.0,
 ) -> Dataset:
-    """Synthetic(alpha, beta): each client labels its own inputs with its own model.
+    """FedProx's Synthetic(alpha, beta): each client labels its inputs with its own
+    model.
 
     Client k draws u_k ~ N(0, alpha) and B_k ~ N(0, beta), a model W_k, b_k with entries
     from N(u_k, 1), and a centre v_k with entries from N(B_k, 1). Its inputs are
     x ~ N(v_k, diag(j^-1.2)), 60 of them; the label is argmax(W_k x + b_k), one of 10.
     Even alpha = beta = 0 is not IID: models and centres still differ.
 
-    **What alpha does not do:** u_k moves all ten logits of a client alike, so the
-    argmax, and hence the data, do not depend on alpha (up to ties in float32). That is
-    so in the paper and its code; beta is what changes the data.
+    **What alpha does not do:** u_k moves all ten logits of a client by the same amount,
+    so the argmax, and hence the data, do not depend on alpha (up to ties in float32).
+    This also holds in the paper and its code; only beta changes the data.
 
     alpha and beta are variances, as N(0, alpha) in the paper; the reference code takes
-    them for standard deviations, which is the same at 0 and 1 and not at 0.5. Sizes are
-    the reference code's 50 + LogNormal(4, 2) by default (the paper says "power law").
+    them for standard deviations, which agrees at 0 and 1 but not at 0.5. Sizes are by
+    default the reference code's 50 + LogNormal(4, 2) (the paper says "power law").
 
     Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith. Federated Optimization in Heterogeneous
     Networks. MLSys 2020.
 
     Args:
       seed: The same seed gives the same data.
-      num_clients: How many clients (30 in the paper).
+      num_clients: Number of clients (30 in the paper).
       alpha: Variance of the mean of the clients' model entries.
       beta: Variance of the mean of the clients' input centres.
       mean_size: Expected examples per client, train and test together.
       min_size: Fewest examples of a client.
-      size_sigma: Standard deviation of the logarithm of what exceeds `min_size`; 0
-        gives every client `mean_size` examples.
+      size_sigma: Standard deviation of the logarithm of a size's excess over
+        `min_size`; 0 gives every client `mean_size` examples.
 
     Returns:
-      `x` `[n, 60]`, with users 0..num_clients-1. Of each client's examples 10% (rounded
-      up) are test, but at least one is train.
+      A data set with `x` `[n, 60]` and users 0..num_clients-1. Of each client's
+      examples 10% (rounded up) are test, but at least one is train.
 
     Raises:
-      ValueError: A negative variance or one above 1e12, `size_sigma` above 10,
-        `mean_size` below `min_size`, nothing held out.
+      ValueError: For a variance that is negative or above 1e12, `size_sigma` above
+        10, `mean_size` below `min_size`, or no test example.
     """
     checks.at_least("seed", seed, 0)
     checks.at_least("num_clients", num_clients, 1)

@@ -88,14 +88,14 @@ Table = dict[str, np.ndarray]
 def adult() -> Dataset:
     """Adult census income: is it above 50,000 dollars? 107 inputs.
 
-    The official 32,561 train and 16,281 test rows, 24 % of them positive. The 5 numeric
-    columns are standardised with the train set's mean and std, the 8 categorical ones
-    one-hot, a missing value being the category "?". The sampling weight fnlwgt is
-    dropped. No users.
+    It has the official 32,561 train and 16,281 test rows, 24 % of them positive. The 5
+    numeric columns are standardised with the train set's mean and std, the 8
+    categorical columns are one-hot, with missing values as the category "?". The
+    sampling weight fnlwgt is dropped. There are no users.
 
     **What privacy does not cover:** mean and std are of all train rows, so that one row
-    changes the features of all. An epsilon that is stated for training on these
-    features takes the mean and std, and the categories that there are, as public.
+    changes the features of all rows. An epsilon that is stated for training on these
+    features takes the mean and std, and the set of categories, as public.
 
     Becker, Kohavi. Adult. UCI Machine Learning Repository, 1996.
 
@@ -128,15 +128,15 @@ def adult() -> Dataset:
 
 
 def heart_disease() -> Dataset:
-    """Heart disease at four hospitals, who are the users: is there any? 13 inputs.
+    """Heart disease at four hospitals, the users: does a patient have it? 13 inputs.
 
     Users 0..3 are Cleveland, Hungary (Budapest), Switzerland (Zurich and Basel) and VA
     Long Beach. By the rule of FLamby's Fed-Heart-Disease, the columns slope, ca and
     thal are dropped, then the rows with a missing value, which leaves 303, 261, 46 and
     130 patients; cp and restecg become dummies without their first category; 66 % of
     each hospital are train. Each hospital standardises all columns, dummies too, with
-    the mean and std of its own train rows; one that is constant there, as chol in
-    Switzerland, where it was not measured, is only centred.
+    the mean and std of its own train rows; a column that is constant there, such as
+    chol in Switzerland, where it was not measured, is only centred.
 
     The split is stratified by label with seed 0, so it is not FLamby's. Switzerland's
     one healthy patient is in train.
@@ -182,7 +182,7 @@ def heart_disease() -> Dataset:
 def _census(
     path: Path, table: Table, categories: Mapping[str, Sequence[str]]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(x, y, names of x's columns), not yet standardised."""
+    """Returns (x, y, names of x's columns), not yet standardised."""
     # Labels of the test file end in a dot.
     income = np.array([label.removesuffix(".") for label in table["income"]])
     _check_categories(path, "income", income, _ADULT_CLASSES)
@@ -191,7 +191,7 @@ def _census(
 
 
 def _hospital(path: Path, num_rows: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(x, y, names of x's columns) of the complete rows, not yet standardised."""
+    """Returns (x, y, names of x's columns) of complete rows, not yet standardised."""
     table = _read(path, _HEART_COLUMNS, num_rows)
     kept = [name for name in _HEART_COLUMNS if name not in _HEART_DROPPED]
     complete = np.all([table[name] != "?" for name in kept], axis=0)
@@ -208,7 +208,7 @@ def _hospital(path: Path, num_rows: int) -> tuple[np.ndarray, np.ndarray, list[s
 
 
 def _stratified(y: np.ndarray, share: float) -> np.ndarray:
-    """Which rows are train, `[n]` bool: `share` of them, and of each label's."""
+    """True for train rows, `[n]` bool: `share` of all rows and of each label's."""
     num_train = int(share * len(y))
     num_positive = round(num_train * y.mean())
     order = np.random.default_rng(0).permutation(len(y))
@@ -237,7 +237,7 @@ def _encode(
     numeric: Sequence[str],
     categories: Mapping[str, Sequence[str]],
 ) -> tuple[np.ndarray, list[str]]:
-    """(x, names of its columns): the numbers, then one column per category."""
+    """Returns (x, names of its columns): numbers, then one column per category."""
     x = {name: _numbers(path, table, name) for name in numeric}
     for name, known in categories.items():
         _check_categories(path, name, table[name], known)

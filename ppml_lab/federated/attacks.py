@@ -1,12 +1,12 @@
-"""Clients that lie: trainers some of whose clients send something else.
+"""Trainers some of whose clients lie: they send something else than their update.
 
-An attacker is a client of the population. It has data of its own and trains on them as
-everybody does, then makes its message of its own update alone: it sees no other
-client's (it is not omniscient) and agrees with nobody in a round. It lies in every
-round that it takes part in, and keeps to the protocol otherwise: what bounds updates
-bounds its own, as a server that sees messages could see to; under a secure sum, which
-shows no message, nothing but honesty would. How many lie is said of the population; of
-a cohort, chance decides.
+An attacker is a client of the population. It trains on its own data as other clients do
+and makes its message from its own update alone: it sees no other client's update (it is
+not omniscient) and does not collude within a round. It lies in every round that it
+takes part in, and otherwise follows the protocol: its update is bounded like any other.
+A server that sees messages could enforce the bound; under a secure sum, which shows no
+message, only honesty would. Attackers are chosen in the population, so their number in
+a cohort is random.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ppml_lab import arguments, base, checks, guards, trees
 
 
 class Lying(NamedTuple):
-    """A client in training.
+    """The state of a client in training.
 
     Attributes:
       own: The trainer's state.
-      is_attacker: Whether it is one; known from its first step on.
+      is_attacker: Whether the client is an attacker; known from its first step on.
     """
 
     own: PyTree
@@ -45,16 +45,16 @@ def lying(
     attackers: Sequence[int],
     lie: Callable[[PyTree], PyTree],
 ) -> base.ClientTrainer:
-    """A trainer some of whose clients send a lie of one's own, made of their update.
+    """A trainer some of whose clients send `lie(update)` instead of their update.
 
-    The threat model is that of this module. What attackers keep for themselves, and
-    what their training tells the researcher, is honest.
+    The threat model is that of this module. What attackers keep for themselves, and the
+    scalars of their training, are honest.
 
     Args:
-      trainer: What clients do.
-      attackers: Who lies: places among all clients (`base.ClientView.client`).
-      lie: `(update) -> update`, of the same shapes, and of a trainer that sends few
-        coordinates (`top_k`) with no more that are not zero.
+      trainer: How clients train.
+      attackers: The clients that lie, by index (`base.ClientView.client`).
+      lie: `(update) -> update` of the same shapes; for a trainer that sends few
+        coordinates (`top_k`), with no more nonzero coordinates than it sends.
 
     Raises:
       ValueError: For places that are negative or named twice.
@@ -95,14 +95,14 @@ def sign_flipping(
 ) -> base.ClientTrainer:
     """A trainer some of whose clients send `-scale` times their update.
 
-    Of n clients who would all send the same, f attackers turn a mean around as soon as
-    f (1 + scale) > n; a median bears them while f < n / 2. The threat model is that of
+    If all n clients would send the same update, f attackers reverse a mean as soon as
+    f (1 + scale) > n; a median is right while f < n / 2. The threat model is that of
     this module.
 
     Args:
-      trainer: What clients do.
-      attackers: Who lies: places among all clients.
-      scale: By how much, positive; 1 sends the opposite.
+      trainer: How clients train.
+      attackers: The clients that lie, by index.
+      scale: Factor of the lie, positive; 1 sends the opposite update.
 
     Raises:
       ValueError: For places that are negative or named twice, or a scale that is not

@@ -34,15 +34,15 @@ WEIGHTINGS = ("examples", "realised", "uniform")
 
 
 class ServerState(NamedTuple):
-    """The simulation between rounds.
+    """The state of a simulation between rounds.
 
     Attributes:
       params: The model.
-      memory: What the server remembers beside it, such as its optimizer's state.
-      mechanism_state: The privacy mechanism's.
-      sampler_state: The sampler's.
+      memory: The server's memory beside the model, such as its optimizer's state.
+      mechanism_state: The privacy mechanism's state.
+      sampler_state: The sampler's state.
       kept: What the clients keep, leaves `[clients, ...]`; no server sees it.
-      rounds_done: How many rounds made this state.
+      rounds_done: Number of rounds that led to this state.
     """
 
     params: PyTree
@@ -73,68 +73,69 @@ def averaging(
     num_lanes: int | None = None,
     mesh: Mesh | None = None,
 ) -> base.FederatedAlgorithm:
-    """Rounds of any algorithm that averages: FedAvg and its relatives, with privacy and
-    a secure sum where they are wanted.
+    """Federated averaging: FedAvg and its relatives, optionally with a privacy
+    mechanism and secure aggregation.
 
-    A round samples a cohort; each client trains, bounds its update and encodes it; the
-    messages of those who do not drop out are summed and the sum decoded, privatized and
-    divided; the server makes its next model of the mean. `local_sgd` with the default
-    server is FedAvg, `proximal_sgd` FedProx, `scaffold` SCAFFOLD; `fedopt(optimizer)`
-    as server gives FedAvgM and the FedOpt family; a trainer of one full-batch step is
-    FedSGD. With `example_gradients` clients bound their people's gradients, and the sum
-    is noised once, as in central DP-SGD. Trainers go around others: `top_k` sends few
-    coordinates, in `sign_flipping` some clients lie; and rules such as
-    `coordinate_median` take the place of the mean.
+    A round samples a cohort; each client trains, bounds its update and encodes it. The
+    messages of clients that do not drop out are summed; the sum is decoded, privatized
+    and divided; the server steps from the mean to its next model. `local_sgd` with the
+    default server is FedAvg, `proximal_sgd` FedProx, `scaffold` SCAFFOLD;
+    `fedopt(optimizer)` as server gives FedAvgM and the FedOpt family; a trainer of one
+    full-batch step is FedSGD. With `example_gradients` clients bound their people's
+    gradients, and the sum is noised once, as in central DP-SGD. Some trainers wrap
+    others: `top_k` sends few coordinates, in `sign_flipping` some clients lie. Rules
+    such as `coordinate_median` replace the mean.
 
-    A round's scalars are means over those who report of what their trainings say
-    (clients without examples, whose update is zero, left out), with
-    `cohort_size` and `num_reports`; a private mechanism adds `update_norm`, the L2 norm
-    before clipping, `clipped_share`, the share of updates that were scaled down or were
-    not finite, and its own report.
+    A round's scalars are `cohort_size`, `num_reports` and means of the trainers'
+    scalars over the clients that report, without clients that have no examples, whose
+    update is zero. A mechanism that protects clients adds `update_norm`, the L2 norm
+    before clipping, and `clipped_share`, the share of updates that were scaled down or
+    not finite; every mechanism adds its own report.
 
     **Guarantee:** with a private mechanism the model and the server's memory are, after
     every round, differentially private as `event` says, under the trust that the
     mechanism states. The mean divides by the expected number of reports, which is
-    public; nothing is claimed for drop-outs, and a round that nobody reports in, or
-    whose secure sum aborts for want of reports, still gets its noise. Leaves that the
-    task keeps (`models.personal`) are never clipped, noised, sent or summed: a client
-    is protected against all others, who never see its own, and not against who does.
-    What clients keep, and the scalars that `round` returns beside the state, are for
-    the researcher and not private.
+    public. Nothing is claimed for drop-outs. A round without reports, or whose secure
+    sum aborts because there are too few, still gets its noise. Leaves that the task
+    keeps (`models.personal`) are never clipped, noised, sent or summed: a client is
+    protected against all others, who never see its kept leaves, and not against anyone
+    who does see them. What clients keep, and the scalars that `round` returns beside
+    the state, are for the researcher and not private.
 
     Args:
       task: Gives the initial parameters.
-      trainer: What clients do.
-      sampler: Who takes part.
-      server: What becomes of the mean; FedAvg's, `fedopt(optax.sgd(1.0))`, by default.
-      mechanism: `dp.no_privacy()` by default.
-      aggregator: `smpc.clear()` by default. It gets its bound from the mechanism and
-        its size from the sampler. One that ends in an estimate takes no central noise;
-        one that needs each message is none that hides them.
-      weighting: "uniform" (each client counts the same, the mean divides by the
-        expected number of reports, which is public), "realised" (the same, but divided
-        by the number of those who report) or "examples" (McMahan's n_k / n among those
-        who report; weights are relative to the largest of them). Only the first goes
-        with a private mechanism. An estimate, such as `coordinate_median`, is of those
-        who report, and is not divided; it does not go with "examples".
-      dropout_prob: Chance of a participant to drop out before its upload,
-        independently. It then contributes nothing and keeps what it kept before.
+      trainer: How clients train.
+      sampler: Draws the participants.
+      server: Steps along the mean; FedAvg's server, `fedopt(optax.sgd(1.0))`, by
+        default.
+      mechanism: The privacy mechanism, `dp.no_privacy()` by default.
+      aggregator: The (secure) aggregation, `smpc.clear()` by default. Its bound comes
+        from the mechanism and its size from the sampler. An aggregator that ends in an
+        estimate takes no central noise; an aggregator that needs each message cannot
+        hide messages.
+      weighting: "uniform" (clients count equally, the mean divides by the expected
+        number of reports, which is public), "realised" (clients count equally, the mean
+        divides by the number of reports) or "examples" (McMahan's n_k / n among the
+        clients that report; weights are relative to the largest). Only "uniform" goes
+        with a private mechanism. An estimate, such as `coordinate_median`, is over the
+        clients that report and is not divided; it does not go with "examples".
+      dropout_prob: Chance that a participant drops out before its upload, independently
+        of others. It then contributes nothing and keeps what it kept before.
       live_delta: If given, every round's scalars have the `epsilon` spent so far at
         this delta, computed inside the compiled round (`dp.live`).
-      num_lanes: Clients trained at once on a device; chosen by backend
-        and model if None.
-      mesh: Devices, along an axis "clients", over which a cohort is dealt; one device
-        if None.
+      num_lanes: Clients trained at once on a device; chosen by backend and model if
+        None.
+      mesh: Devices, along an axis "clients", that share a cohort; one device if None.
 
     Raises:
       ValueError: For a secure sum that can abort with a mechanism whose guarantee the
-        abort would break, one that most rounds would abort, one whose size or bound is
-        not the cohort's or the mechanism's, an unknown weighting, lanes below 1, a
-        drop-out probability outside [0, 1), a mesh without that axis, a trainer and a
-        server that do not understand each other or change the model's shape, a
-        mechanism that does not account for the sampler's cohorts or protects others
-        than those whose contributions the trainer makes, or weights by examples where
-        they would break the mechanism's sensitivity or the server's mean.
+        abort would break, that most rounds would abort, or whose size or bound does not
+        fit the cohort or the mechanism; an unknown weighting; lanes below 1; a dropout
+        probability outside [0, 1); a mesh without that axis; a trainer and a server
+        that do not fit together or change the model's shape; a mechanism that does not
+        account for the sampler's cohorts or protects another unit than the trainer's
+        contributions; or weights that would break the mechanism's sensitivity or the
+        server's mean.
     """
     server = fedopt(optax.sgd(1.0)) if server is None else server
     mechanism = dp.no_privacy() if mechanism is None else mechanism
@@ -228,7 +229,8 @@ def averaging(
             ),
         )
         total = aggregator.wrap(session, total)
-        # An estimate is of the mean of those who report, whatever is expected.
+        # An estimate is of the mean over reporting clients, whatever number is
+        # expected.
         how = "estimate" if aggregator.ends_in == "estimate" else weighting
         counted = expected_reports if how == "uniform" else num_reports
         denominator = {
@@ -241,13 +243,13 @@ def averaging(
         # Secure sums are float32, whatever the model.
         mean = trees.cast_like(mean, shapes.update)
         learnt = roles.trainable(task, state.params)
-        # Models of short floats step in float32, and are rounded once.
+        # Models in short floats step in float32 and are rounded once.
         stepped, memory = server.step(
             trees.widened(learnt), state.memory, mean, counted / sampler.population
         )
         params = roles.merged(trees.cast_like(stepped, learnt), state.params)
         if not private:
-            # Without noise to hide it, a round that nobody reports in did not happen.
+            # Without noise to hide it, a round without reports changes nothing.
             params, memory = trees.where(
                 num_reports > 0, (params, memory), (state.params, state.memory)
             )
@@ -280,7 +282,7 @@ def averaging(
             return own
         sums = None if aggregator.sums is None else aggregator.sums(shapes.dimension)
         promised = mechanism.event(whose.sampler, num_rounds, sums)
-        # What clients do for their examples holds beside what is done for them.
+        # The clients' own protection of examples holds beside the mechanism's.
         beside = () if own.privacy_unit is None else (own,)
         return promised._replace(
             event=events.on_coordinates(promised.event, shapes.dimension),
@@ -316,11 +318,11 @@ def start(
     """The state before round 0, without what clients keep.
 
     Args:
-      key: For the model, the mechanism and the sampler.
+      key: Initialises the model, the mechanism and the sampler.
       task: What is learnt.
-      sampler: Who takes part.
-      mechanism: What protects them.
-      remember: From the trainable part of the model to the server's memory.
+      sampler: Draws the participants.
+      mechanism: The privacy mechanism.
+      remember: `(trainable part of the model)`: the server's memory.
       update: The shapes of what is clipped; those of the trainable part if None.
     """
     mechanism_key, sampler_key = (jax.random.fold_in(key, n) for n in (1, 2))

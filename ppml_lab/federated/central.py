@@ -18,7 +18,7 @@ from ppml_lab.federated.averaging import STATE, ServerState, start
 from ppml_lab.federated.devices import add_up, check_mesh, gather, over_devices
 
 _LOOKS = {"loss": "train_loss", "norm": "gradient_norm", "clipped": "clipped_share"}
-"""What a round's info calls the means over the examples of its steps."""
+"""Names, in a round's info, of the means over the examples of its steps."""
 
 
 @arguments.checked
@@ -35,7 +35,7 @@ def central_sgd(
     live_delta: float | None = None,
     mesh: Mesh | None = None,
 ) -> base.FederatedAlgorithm:
-    """SGD, or DP-SGD, on everybody's examples pooled.
+    """SGD, or DP-SGD, on all clients' examples pooled.
 
     Abadi et al., "Deep Learning with Differential Privacy", CCS 2016. A "round" is
     `steps_per_round` steps, so that runs compare with federated ones.
@@ -44,26 +44,26 @@ def central_sgd(
     `event` states: `steps_per_round` compositions per round of the mechanism under the
     sampler's amplification. Whoever pools the data sees all of it. The scalars of a
     round (training loss; with a mechanism the mean `gradient_norm` before clipping and
-    the `clipped_share` above the bound) are the researcher's look and not private.
+    the `clipped_share` above the bound) are for the researcher and not private.
 
     Args:
       task: What is learnt.
       optimizer: Any optax optimizer. Leaves that it does not change are still clipped
         and noised with the others: freeze them by the task's roles instead.
       sampler: Draws the examples of each step; its population is the data set's.
-      mechanism: Example-level; `dp.no_privacy()` by default.
+      mechanism: An example-level mechanism; `dp.no_privacy()` by default.
       steps_per_round: Steps in one call of `round`.
       method: How examples are clipped, see `dp.clipped_gradient`.
-      microbatch_size: How many examples are clipped at once on a device, None for all.
+      microbatch_size: Examples clipped at once on a device; None for all.
       live_delta: If given, every round's scalars have the `epsilon` spent so far at
         this delta, computed inside the compiled round (`dp.live`).
-      mesh: Devices, along an axis "clients", over which a step's examples are dealt;
-        one device if None. The sums are the same up to rounding.
+      mesh: Devices, along an axis "clients", that share a step's examples; one device
+        if None. The sums are the same up to rounding.
 
     Raises:
       ValueError: For step counts below 1, a mechanism that protects clients, counts on
-        other batches or does not account for them, a task that keeps leaves, or a mesh
-        without that axis.
+        other batches or does not account for the sampler's batches, a task that keeps
+        leaves, or a mesh without that axis.
     """
     checks.at_least("steps_per_round", steps_per_round, 1)
     roles.refuse_kept(task, "central_sgd has no clients who could keep leaves")
@@ -118,7 +118,7 @@ def central_sgd(
         )
         grads = jax.tree.map(lambda g: g / sampler.expected_cohort, noisy)
         learnt = roles.trainable(task, state.params)
-        # Models of short floats step in float32, and are rounded once.
+        # Models in short floats step in float32 and are rounded once.
         wide = trees.widened(learnt)
         changes, opt_state = optimizer.update(trees.widened(grads), state.memory, wide)
         after = trees.cast_like(optax.apply_updates(wide, changes), learnt)
@@ -143,7 +143,8 @@ def central_sgd(
 
         state, infos = jax.lax.scan(scan_step, state, jnp.arange(steps_per_round))
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), infos)
-        # Of all steps' examples together: batches differ in size, and may be empty.
+        # Means over all steps' examples together: batches differ in size and may be
+        # empty.
         size, sums = means["batch_size"], means["seen"]
         info = {_LOOKS[name]: sums[name] / size for name in sums}
         info |= {"batch_size": size} | mechanism.report(state.mechanism_state)

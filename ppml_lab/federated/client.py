@@ -1,4 +1,4 @@
-"""What a client does with the model that it receives: local SGD, private or not."""
+"""Local training by clients: SGD, private or not."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ def local_sgd(
     num_epochs: int | None = None,
     num_steps: int | None = None,
 ) -> base.ClientTrainer:
-    """ClientUpdate of McMahan et al., AISTATS 2017: minibatch SGD on local examples.
+    """A trainer by minibatch SGD on local examples: ClientUpdate of McMahan et al.,
+    AISTATS 2017.
 
-    Every epoch visits each example once, in a fresh random order; its last batch may
-    hold fewer, and its gradient is the mean over those it holds. With `num_steps` the
-    training stops after that many batches. `num_steps=1` with `batch_size` no smaller
-    than the client is FedSGD's client.
+    Every epoch visits each example once, in a fresh random order. Its last batch may
+    hold fewer examples; the gradient is the mean over those in the batch. With
+    `num_steps` the training stops after that many batches. `num_steps=1` with
+    `batch_size` no smaller than the client is FedSGD's client.
 
     Args:
       task: What is learnt.
       optimizer: Any optax optimizer, or a function of the round; its state starts
         afresh in every round.
-      batch_size: Examples per step. A client with fewer uses all it has.
+      batch_size: Examples per step. A client with fewer examples uses all of them.
       num_epochs: Passes over the local data (give this or `num_steps`).
       num_steps: Steps of every client, whatever its size.
 
@@ -56,13 +57,13 @@ def local_dp_sgd(
     *,
     method: str = "auto",
 ) -> base.ClientTrainer:
-    """DP-SGD (Abadi et al., CCS 2016) by each client on its own examples.
+    """A trainer by DP-SGD (Abadi et al., CCS 2016) of each client on its own examples.
 
     Every step draws each local example with probability `sampling_prob`, clips its
     gradient, adds the mechanism's noise to the sum and divides by the expected number
-    `sampling_prob * size`. So are the sums that a training tells beside its loss, for
-    the researcher and not private: `gradient_norm`, of examples before clipping, and
-    `gradient_clipped_share`, of those above the bound.
+    `sampling_prob * size`. A training's scalars are divided by that number, too; they
+    are for the researcher and not private: the loss, `gradient_norm`, of examples
+    before clipping, and `gradient_clipped_share`, of examples above the bound.
 
     **Guarantee:** towards the server and everybody else, a client's single examples are
     protected as `event` states: per participation `num_steps` compositions of the
@@ -73,10 +74,11 @@ def local_dp_sgd(
     Args:
       task: What is learnt.
       optimizer: Any optax optimizer, or a function of the round.
-      mechanism: Example-level, such as `dp.gaussian(..., privacy_unit="example")`.
-      sampling_prob: Chance of an example to be in a step's batch.
+      mechanism: An example-level mechanism, such as `dp.gaussian(...,
+        privacy_unit="example")`.
+      sampling_prob: Chance that an example is in a step's batch.
       num_steps: Steps of every client per round.
-      max_client_size: Examples of the largest client. A larger one cannot be drawn
+      max_client_size: Examples of the largest client. A larger client cannot be drawn
         from: `federated.simulate` refuses it, and in a compiled round its losses and
         its update are NaN.
       method: How examples are clipped, see `dp.clipped_gradient`.
@@ -108,7 +110,7 @@ def local_dp_sgd(
         loss = roles.loss_of_part(task, whole)
         return dp.clipped_total(loss, mechanism, method=method)
 
-    # Each step has another; whether the parts go together is known already.
+    # Each step makes its own; this call checks that the parts go together.
     gradient_of(None)
 
     def step(
@@ -135,7 +137,7 @@ def local_dp_sgd(
         expected = sampling_prob * client.size.astype(jnp.float32)
         expected = jnp.where(client.size > max_client_size, jnp.nan, expected)
         grads = jax.tree.map(lambda g: g / expected.astype(g.dtype), noisy)
-        # By the expected size too: a client that draws nobody has no other loss.
+        # Scalars too divide by the expected size: a step may draw no example at all.
         learnt = minibatch.Batch(grads, seen, expected)
         return minibatch.descend(optimizer, state, learnt)
 

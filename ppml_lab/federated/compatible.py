@@ -1,4 +1,4 @@
-"""Whether the parts of `averaging` go together, told in words before anything runs."""
+"""Checks, before anything runs, that the parts of `averaging` go together."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ppml_lab.data import storage
 from ppml_lab.federated import contributions, roles
 
 _TRIED = 200
-"""Rounds that are drawn to see how many abort."""
+"""Number of simulated rounds from which the share of aborts is estimated."""
 
 
 class Shapes(NamedTuple):
-    """What clients send.
+    """The shapes of what clients send.
 
     Attributes:
       update: The shapes of an update's sum, whatever the messages are: floats of at
         least 32 bits.
-      dimension: How many coordinates a message has before it is encoded.
+      dimension: Number of coordinates of a message before it is encoded.
     """
 
     update: PyTree
@@ -39,7 +39,7 @@ def check(
     dropout_prob: Any,
     whose: contributions.Contributions,
 ) -> None:
-    """Raises ValueError unless these can be combined; see `averaging`."""
+    """Raises ValueError unless these parts can be combined; see `averaging`."""
     contributions.check(whose, sampler, mechanism, aggregator, weighting)
     if mechanism.privacy_unit is not None and weighting != "uniform":
         raise ValueError(
@@ -51,7 +51,7 @@ def check(
             f"weighting 'examples' scales messages, of which {aggregator.name} would "
             "make an estimate of no mean; use weighting='uniform'"
         )
-    # Both count every client the same.
+    # "uniform" and "realised" count every client equally.
     fitting = (None, weighting, "uniform" if weighting == "realised" else weighting)
     if server.weighting not in fitting:
         raise ValueError(
@@ -84,8 +84,8 @@ def _check_sum(
         )
     if (
         aggregator.can_abort
-        # Whose messages hide a client by themselves hide it in an abort, too; and who
-        # reports does not depend on a client's people.
+        # Messages that hide a client by themselves hide it in an abort, too; and which
+        # clients report does not depend on a client's people.
         and mechanism.privacy_unit == "client"
         and mechanism.trust != "local"
         and sampler.neighboring_relation == "add_or_remove_one"
@@ -138,8 +138,8 @@ def _check_completes(
 def check_contributions(
     sampler: base.ClientSampler, mechanism: base.PrivacyMechanism, dropout_prob: Any
 ) -> None:
-    """Raises ValueError unless a mechanism accounts for who the sampler draws, and, if
-    it counts contributions, counts on as many as it gets.
+    """Raises ValueError unless a mechanism accounts for the sampler's draws, and, if it
+    counts on a number of contributions, gets that number.
     """
     if mechanism.check_sampler is not None:
         mechanism.check_sampler(sampler)
@@ -166,13 +166,13 @@ def shapes(
     aggregator: base.SecureAggregator,
     whose: contributions.Contributions,
 ) -> Shapes:
-    """What clients send, once trainer and server, and mechanism and sum, are known to
-    fit together.
+    """Checks that trainer and server, and mechanism and sum, fit together; returns the
+    shapes of what clients send.
 
     Raises:
-      ValueError: If they don't, or change the model's shape or what is kept, or if a
-        private mechanism would noise leaves that no client changes. What fails in the
-        user's own model or optimizer says so itself.
+      ValueError: If they don't fit together, or change the shape of the model or of
+        what is kept, or if a private mechanism would noise leaves that no client
+        changes. Errors of the user's own model or optimizer pass through unchanged.
     """
     if mechanism.privacy_unit is not None:
         _check_moves(trainer)
@@ -212,10 +212,10 @@ def update_shapes(
 def most_sent(
     trainer: base.ClientTrainer, mechanism: base.PrivacyMechanism, shapes: Shapes
 ) -> int | None:
-    """The most coordinates of a message that are not zero; None for any number.
+    """The largest number of nonzero coordinates of a message; None for any number.
 
     Raises:
-      ValueError: For a trainer that sends few and noise that fills all.
+      ValueError: For a trainer that sends few coordinates with noise that fills all.
     """
     if trainer.num_sent is None:
         return None
@@ -236,7 +236,7 @@ def _dimension(shapes: PyTree) -> int:
 def _begun(
     task: base.Task, trainer: base.ClientTrainer, server: base.Server
 ) -> tuple[PyTree, PyTree, PyTree, PyTree]:
-    """What is learnt, remembered, kept and sent when a training begins: shapes."""
+    """The shapes of what is learnt, remembered, kept and sent when training begins."""
 
     def begin(params: PyTree) -> tuple[PyTree, PyTree, PyTree, PyTree]:
         learnt = trees.widened(roles.trainable(task, params))
@@ -249,7 +249,7 @@ def _begun(
 def _trained(
     trainer: base.ClientTrainer, sent: PyTree, kept: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """A client's update, and what it keeps: shapes."""
+    """The shapes of a client's update and of what it keeps."""
 
     def train(key: base.Key, sent: PyTree, kept: PyTree) -> tuple[PyTree, PyTree]:
         state = trainer.init(key, sent, kept, jax.numpy.int32(0))
@@ -273,7 +273,7 @@ def _check_moves(trainer: base.ClientTrainer) -> None:
 def check_population(
     sampler: base.ClientSampler, kept: PyTree, clients: base.Clients
 ) -> None:
-    """Raises ValueError unless sampler, state and data set are of as many clients."""
+    """Raises ValueError unless sampler, state and data set are for as many clients."""
     num_clients = clients.offsets.shape[0] - 1
     if sampler.population != num_clients:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""What a privacy mechanism bounds: each client's update, or what updates are sums of.
+"""Contributions that a privacy mechanism bounds: updates, or the summands of updates.
 
-A hospital's update may be the sum of one clipped gradient for each of its patients.
-Then it is the patient whom the mechanism protects, by noise on the sum of all
-hospitals' sums, and rounding, bounds and denominators count patients.
+A hospital's update may be the sum of one clipped gradient for each of its patients. The
+mechanism then protects patients, by noise on the sum of all hospitals' sums, and
+rounding, bounds and denominators count patients.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from ppml_lab import base, checks
 
 
 class Contributions(NamedTuple):
-    """Who contributes to a round's sum, and how each contribution is bounded."""
+    """The contributors to a round's sum, and how their contributions are bounded."""
 
     unit: str
-    """"client" where updates are contributions, "example" where they are sums of
-    them."""
+    """The contributor: "client" where updates are contributions, "example" where
+    updates are sums of contributions."""
     sampler: base.ClientSampler
-    """Draws who contributes, of all clients' together."""
+    """Draws the contributors, among those of all clients together."""
     most: int
-    """Contributions in one update, at most."""
+    """Largest number of contributions in one update."""
     trainer: base.ClientTrainer
-    """Whose they are, without a mechanism."""
+    """The trainer whose contributions these are, without a mechanism."""
     bounded: Callable[[base.PrivacyMechanism, PyTree], base.ClientTrainer]
-    """`(mechanism, mechanism_state)`: the trainer whose updates are sums of what the
-    mechanism clips; where clients contribute, whose updates are yet to be clipped."""
+    """`(mechanism, mechanism_state)`: the trainer whose updates are sums of
+    contributions clipped by the mechanism; where clients contribute, updates are yet to
+    be clipped."""
     check: Callable[[base.Clients], None] = lambda clients: None
     """`(clients)`: raises ValueError unless they have these contributors; on the host.
     """
@@ -38,10 +39,10 @@ class Contributions(NamedTuple):
 def of_trainer(
     trainer: base.ClientTrainer, sampler: base.ClientSampler
 ) -> Contributions:
-    """The contributions of clients whom a sampler draws and who train so.
+    """The contributions of clients that `sampler` draws and that train by `trainer`.
 
     Raises:
-      ValueError: For a trainer that changes one whose contributions are bounded.
+      ValueError: For a trainer that wraps one whose contributions are bounded.
     """
     found = trainer.contributions
     if found is None:
@@ -63,7 +64,7 @@ def clip(
     state: PyTree,
     update: PyTree,
 ) -> PyTree:
-    """What leaves a client: its update, bounded; a sum of what is bounded as it is."""
+    """A client's update to send: clipped, or unchanged if a sum of clipped ones."""
     if whose.unit == "client":
         return mechanism.clip(key, state, update)
     return update
@@ -84,15 +85,15 @@ def sensitivity(
     session: PyTree,
     dimension: int,
 ) -> Any:
-    """How far one contribution moves the sum, in L2 norm.
+    """The L2 distance that one contribution moves the sum.
 
-    A client's whole update appears and is rounded; a contribution to an update moves
-    one that is rounded with it and without it.
+    A client's update appears as a whole and is rounded. A contribution to an update
+    changes an update that is rounded with it and without it.
     """
     norm = mechanism.norm_bound(state)
     if whose.unit == "client" or aggregator.change is None:
         return aggregator.sensitivity(session, norm, dimension)
-    # The float32 of a sum errs by half of 2^-23 of it, with and without.
+    # A float32 sum errs by half of 2^-23 of itself, with and without the contribution.
     return aggregator.change(session, norm * (1 + whose.most * 2.0**-23), dimension)
 
 
@@ -103,8 +104,8 @@ def check(
     aggregator: base.SecureAggregator,
     weighting: str,
 ) -> None:
-    """Raises ValueError unless a mechanism protects who contributes, and sums of
-    contributions meet what they rest on.
+    """Raises ValueError unless a mechanism protects the contributors, and sums of
+    contributions meet their requirements.
     """
     unit = mechanism.privacy_unit
     if unit not in (None, whose.unit):

@@ -1,4 +1,4 @@
-"""The devices that a round's clients are dealt to."""
+"""Devices that share a round's clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AXIS = "clients"
 
 
 def use_all_cores() -> None:
-    """Makes every CPU core a device. To be called before jax computes anything.
+    """Makes every CPU core a device; call it before jax computes anything.
 
     XLA works on one core at a time for the small steps of federated clients, so several
     devices are several times as fast as several threads. Nothing happens if the user
@@ -31,7 +31,7 @@ def use_all_cores() -> None:
 
 
 def num_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -52,7 +52,7 @@ def client_mesh(num_devices: int | None = None) -> Mesh:
             f"num_devices {num_devices} is more than the {len(devices)} there are; on "
             "CPU, call use_all_cores() or set jax_num_cpu_devices before jax starts"
         )
-    # An Auto axis: jax places what is computed outside of the dealt part.
+    # An Auto axis: jax places what is computed outside of the shared part.
     return jax.make_mesh(
         (num_devices,), (AXIS,), axis_types=(AxisType.Auto,),
         devices=devices[:num_devices],
@@ -76,14 +76,14 @@ def on_every_device(mesh: Mesh) -> NamedSharding:
 
 @arguments.checked
 def sharded_by_client(mesh: Mesh) -> NamedSharding:
-    """The sharding of what has a leading axis of one block per device."""
+    """The sharding of arrays whose leading axis has one block per device."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 @arguments.checked
 def specs(arguments: PyTree) -> PyTree:
-    """How `shard_map` hands arguments to the devices along "clients": examples stored
-    by shard in their blocks, all else whole.
+    """The specs of `shard_map` for arguments along "clients": examples stored by shard
+    go in blocks, all else goes whole.
     """
 
     def by_shard(part: Any) -> bool:
@@ -102,8 +102,8 @@ def sum_over_devices(
 ) -> PyTree:
     """The sum over devices of `function(device, num_devices, *arguments)`.
 
-    `device` counts from 0; every device has all of the arguments, but of examples
-    stored by shard its own. Without a mesh there is one device.
+    `device` counts from 0. Every device gets all arguments whole, except that of
+    examples stored by shard it gets its own. Without a mesh there is one device.
     """
     return over_devices(function, add_up, mesh, *arguments)
 
@@ -114,10 +114,11 @@ def over_devices(
     mesh: Mesh | None,
     *arguments: Any,
 ) -> PyTree:
-    """As `sum_over_devices`, but `join`, which is made of `add_up` and `gather`, makes
-    one result of all devices'. One device's is not joined.
+    """Runs `function` on all devices as `sum_over_devices` does, and joins their
+    results by `join`, which is made of `add_up` and `gather`. A single device's result
+    is not joined.
 
-    Inside a `shard_map` along "clients" the devices are already apart, and go on so.
+    Inside a `shard_map` along "clients" the devices are apart already and stay so.
     """
     num_devices = 1 if mesh is None else mesh.shape[AXIS]
     if num_devices == 1:
@@ -139,12 +140,12 @@ def over_devices(
 
 
 def add_up(mine: PyTree) -> PyTree:
-    """The sum of every device's."""
+    """The sum of all devices' values."""
     total = jax.lax.psum(mine, AXIS)
     # Sums of truth values are integers.
     return jax.tree.map(lambda sum_, one: sum_.astype(one.dtype), total, mine)
 
 
 def gather(mine: PyTree) -> PyTree:
-    """Every device's, stacked along a leading axis."""
+    """All devices' values, stacked along a leading axis."""
     return jax.lax.all_gather(mine, AXIS)

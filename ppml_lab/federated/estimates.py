@@ -1,9 +1,8 @@
-"""Rules that bear lies: estimates of the mean update that need each client's message.
+"""Byzantine-robust rules: estimates of the mean update from each client's message.
 
-A mean goes wherever a single client wants it to. Of a majority of honest clients a
-median stays among their values, coordinate by coordinate: Yin, Chen, Kannan and
-Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
-ICML 2018.
+A single client can move a mean anywhere. With a majority of honest clients a median
+stays among their values, coordinate by coordinate: Yin, Chen, Kannan and Bartlett,
+"Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from ppml_lab import arguments, base, checks, guards, pairs, smpc, trees
 
 
 class Session(NamedTuple):
-    """What a round's participants agree on.
+    """The session that a round's participants set up.
 
     Attributes:
-      invited: Who was asked, by place.
-      carried: What the carrier has of the round.
+      invited: True for the places that were invited.
+      carried: The carrier's session.
     """
 
     invited: Bool[Array, " cohort"]
@@ -36,7 +35,7 @@ class Session(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A message that knows for how many places there has to be room.
+    """A message with the number of places of its cohort.
 
     Attributes:
       carried: The carrier's message.
@@ -51,8 +50,8 @@ class Slots(NamedTuple):
     """The messages of a cohort, each at its place.
 
     Attributes:
-      messages: The carrier's, leaves `[cohort, ...]`.
-      present: Which places have one.
+      messages: The carrier's messages, leaves `[cohort, ...]`.
+      present: True for the places that have a message.
     """
 
     messages: PyTree
@@ -79,34 +78,37 @@ def estimating(
     least_reports: int = 1,
     carrier: base.SecureAggregator | None = None,
 ) -> base.SecureAggregator:
-    """A rule of one's own, that makes an estimate of the mean of each client's message.
+    """An aggregator by a rule of one's own, which estimates the mean from all messages.
 
-    A message of which any coordinate is not finite counts as none, as if its client had
+    A message with a coordinate that is not finite does not count, as if its client had
     dropped out: it would otherwise decide the estimate, or be mistaken for a large
-    number. So do places that nobody takes. The messages lie at their places in the
-    cohort, so that the estimate has the same bits whatever the lanes and the devices.
+    number. Places that nobody takes do not count either. Messages are stored at their
+    places in the cohort, so that the estimate has the same bits whatever the lanes and
+    the devices.
 
     A round holds `cohort * dimension * 4` bytes of messages on every device, where a
     sum holds one message: three times that while it ends, once more for each device
     whose messages join, and all of it for each run that a sweep has side by side.
 
-    **Guarantee:** none of secrecy: the server sees each message. That of robustness is
-    the rule's. An estimate has not the sensitivity of a mean: `federated.averaging`
-    refuses noise that a server adds to it. Noise of the clients' own protects what they
-    send, whatever is made of it; it also moves the estimate, and what is right on
-    average alone, such as `dp.randomised_response`, has a median of zero.
+    **Guarantee:** none of secrecy: the server sees each message. Robustness is up to
+    the rule. An estimate has not the sensitivity of a mean: `federated.averaging`
+    refuses noise that a server adds to it. Noise that clients add protects what they
+    send, whatever is computed from it; it also moves the estimate, and messages that
+    are right only on average, such as those of `dp.randomised_response`, have a median
+    of zero.
 
     Args:
-      estimate: `(messages, heard) -> estimate`: the decoded messages, a tree of float
-        arrays `[cohort, ...]`, of which only those `heard` (`[cohort]`) count; others
-        are zero.
-      name: What errors call it.
-      least_reports: Fewer make no estimate, and leave the round without one.
-      carrier: How a message travels, of which the server has to see each; `smpc.clear`
-        by default.
+      estimate: `(messages, heard) -> estimate`. The decoded messages are a tree of
+        float arrays `[cohort, ...]`; only those that are `heard` (`[cohort]`) count,
+        others are zero.
+      name: The aggregator's name in errors.
+      least_reports: The fewest reports that make an estimate; a round with fewer has
+        none.
+      carrier: The aggregator that carries messages and shows each to the server;
+        `smpc.clear` by default.
 
     Raises:
-      ValueError: For fewer than one report, or a carrier that shows sums alone.
+      ValueError: For fewer than one report, or a carrier that shows only sums.
     """
     checks.at_least("least_reports", least_reports, 1)
     carrier = smpc.clear() if carrier is None else carrier
@@ -143,7 +145,7 @@ def estimating(
         )
 
     def absorb(total: Slots, messages: Placed, places: Any, present: Any) -> Slots:
-        # Out of range, and so dropped, where nobody is.
+        # Empty places get an index out of range, and are dropped.
         at = jnp.where(present, places, total.present.shape[0])
         return Slots(
             jax.tree.map(
@@ -155,7 +157,7 @@ def estimating(
         )
 
     def merge(totals: Slots) -> Slots:
-        # Picked, not added: a sum would turn -0 to 0.
+        # Messages are picked, not added: a sum would turn -0 to 0.
         holder = jnp.argmax(totals.present, axis=0)
         places = jnp.arange(totals.present.shape[1])
         return Slots(
@@ -164,7 +166,7 @@ def estimating(
         )
 
     def read(session: Session, message: PyTree, place: Array) -> tuple[PyTree, Array]:
-        """One client's update, and whether it can count."""
+        """One client's update, and whether it counts."""
         nothing = carrier.empty(message)
         alone = jax.tree.map(lambda leaf: leaf[None], message)
         total = carrier.absorb(nothing, alone, place[None], jnp.ones(1, bool))
@@ -199,7 +201,7 @@ def estimating(
         merge=merge,
         finish=finish,
         wrap=lambda session, value: value,
-        # Nothing bounds what one client changes.
+        # No bound holds for the change by one client.
         sensitivity=lambda session, norm, dimension: float("inf"),
         cost=carrier.cost,
         can_abort=least_reports > 1,
@@ -216,14 +218,15 @@ def estimating(
 def coordinate_median(
     carrier: base.SecureAggregator | None = None, *, name: str = "coordinate_median"
 ) -> base.SecureAggregator:
-    """The median of the clients' updates in each coordinate; of an even number of them,
-    the mean of the two in the middle.
+    """An aggregator by the median of the clients' updates in each coordinate; for an
+    even number of updates, the mean of the two in the middle.
 
     **Guarantee:** while fewer than half of the messages that a round counts are lies,
-    every coordinate lies between the least and the largest of the honest ones, whatever
-    the others send; who sends what is not finite is not counted. It is no mean: where
-    honest clients differ it is off by as much as their skew. The count of liars is that
-    of the round, not of the population. For secrecy, noise and memory see `estimating`.
+    every coordinate lies between the smallest and the largest honest value, whatever
+    the others send; messages that are not finite are not counted. The median is no
+    mean: where honest clients differ it is off by as much as their skew. Lies are
+    counted in the round, not in the population. For secrecy, noise and memory see
+    `estimating`.
 
     Args:
       carrier: How a message travels; see `estimating`.

@@ -1,4 +1,4 @@
-"""A task's metrics over a test set and over clients, as sums streamed on device."""
+"""Means of a task's metrics over a test set and over clients, streamed on device."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ EvaluateClients = Callable[[PyTree, base.Clients], dict[str, Float[Array, " clie
 def evaluator(
     task: base.Task, batch_size: int = 250, mesh: Mesh | None = None
 ) -> Evaluate:
-    """A function that averages `task.evaluate` over a test set of any size, by the
-    task's weights where it has some (`weigh`).
+    """A function that averages `task.evaluate` over a test set of any size, weighted by
+    `task.weigh` where the task has it.
 
-    The set's leaves `[n, ...]` lie on a device or on the host. Calling it raises
-    ValueError for a set without examples or with leaves of different length, for
-    labels that the host knows and the task refuses, and for
-    metrics that are not one number per example.
+    The set's leaves `[n, ...]` lie on a device or on the host. The function raises
+    ValueError for a set without examples or with leaves of different length, for labels
+    that the host knows and the task refuses, and for metrics that are not one number
+    per example.
 
     Args:
       task: Gives per-example metrics.
@@ -54,7 +54,7 @@ def evaluator(
 @functools.lru_cache(maxsize=8)
 @guards.returned()
 def _evaluator(task: base.Task, batch_size: int, mesh: Mesh | None) -> Evaluate:
-    """One object for a task, so that what is compiled with it is compiled once."""
+    """One function for the same arguments, so that programs with it compile once."""
     of_clients = client_evaluator(task, batch_size, mesh)
 
     def evaluate(params: PyTree, examples: PyTree) -> dict[str, Float[Array, ""]]:
@@ -70,8 +70,8 @@ def _evaluator(task: base.Task, batch_size: int, mesh: Mesh | None) -> Evaluate:
 def client_evaluator(
     task: base.Task, batch_size: int = 250, mesh: Mesh | None = None
 ) -> EvaluateClients:
-    """A function that averages `task.evaluate` over each client's own examples: those
-    that are held out, where the clients hold some out, else all.
+    """A function that averages `task.evaluate` over each client's own examples: the
+    held-out ones where clients hold some out, else all.
 
     The examples are streamed through the model once, in batches that ignore where
     clients begin; memory grows by one number per client and metric. A client without
@@ -115,20 +115,21 @@ def personal_evaluator(
 ) -> Callable[[Any, base.Clients], dict[str, Float[Array, " clients"]]]:
     """A function that judges each client's own model on the rows that it holds out.
 
-    It takes the state of `averaging` and the clients: a client predicts by what it
-    would be sent now and what it keeps (`trainer.model`). One that has not taken part
-    keeps what it began with. Nothing of this is private.
+    It takes the state of `averaging` and the clients. A client predicts with the
+    parameters that it would be sent now and those that it keeps (`trainer.model`). A
+    client that has not taken part keeps its initial leaves. The results are not
+    private.
 
     Args:
       task: Gives per-example metrics.
-      trainer: What clients do.
-      server: What becomes of the mean, `averaging`'s default if None.
+      trainer: How clients train.
+      server: The algorithm's server, `averaging`'s default if None.
       batch_size: Examples at once on a device, each with its client's own leaves.
       mesh: Devices that share the work along "clients"; one device if None.
 
     Raises:
-      ValueError: If batch_size is below 1; the function, for clients that hold nothing
-        out.
+      ValueError: If batch_size is below 1. The function raises it for clients that hold
+        nothing out.
     """
     checks.at_least("batch_size", batch_size, 1)
     server = fedopt(optax.sgd(1.0)) if server is None else server
@@ -172,14 +173,14 @@ def _of_each(
     model: PyTree,
     clients: base.Clients,
 ) -> dict[str, Float[Array, " clients"]]:
-    """Each client's mean of `judge(model, examples, owners)`, over what it is judged
-    by, weighed by `weigh(examples)` where that is given.
+    """Each client's mean of `judge(model, examples, owners)` over the rows that judge
+    it, weighted by `weigh(examples)` where that is given.
     """
 
     def device_sums(
         device: Array, num_devices: int, model: PyTree, clients: base.Clients
     ) -> tuple[dict[str, Float[Array, " clients"]], Float[Array, " clients"] | None]:
-        """Sums of metrics, and of weights where there are some."""
+        """Sums of metrics, and of weights where the task has them."""
         begin, end, most = storage.share_of_rows(clients, device, num_devices)
         clients = storage.owned(clients, device, num_devices)
         columns.num_examples("clients.examples", clients.examples)
@@ -187,7 +188,7 @@ def _of_each(
         size = min(batch_size, most)
         places = begin + jnp.arange(most)
         judged = (places < end) & _is_judged(clients, jnp.minimum(places, end - 1))
-        # Rows that count come first, and no others are gone through.
+        # Rows that count come first; the loop visits no others.
         order = begin + jnp.argsort(~judged)
         count = jnp.sum(judged, dtype=jnp.int32)
 
@@ -224,10 +225,10 @@ def weighed(
     weigh: Callable[[PyTree], Array] | None,
     examples: PyTree,
 ) -> tuple[dict[str, Float[Array, " n"]], Float[Array, " n"] | None]:
-    """Metrics times weights, and the weights; the metrics and None if nothing weighs.
+    """Metrics times weights, and the weights; without `weigh` the metrics and None.
 
     Raises:
-      ValueError: Not one weight per example.
+      ValueError: Unless there is one weight per example.
     """
     if weigh is None:
         return metrics, None
@@ -239,7 +240,7 @@ def weighed(
             f"{list(jnp.shape(weights))}"
         )
     weights = weights.astype(jnp.float32)
-    # What does not count may be NaN.
+    # Metrics that do not count may be NaN.
     heard = trees.where(weights != 0, metrics, 0.0)
     return jax.tree.map(lambda values: values * weights, heard), weights
 
@@ -249,7 +250,7 @@ def _owners(clients: base.Clients, rows: Array) -> Array:
 
 
 def _is_judged(clients: base.Clients, rows: Array) -> Array:
-    """Whether clients are judged by these rows of theirs."""
+    """True for the rows that judge their clients."""
     if clients.held_out is None:
         return jnp.ones(rows.shape, bool)
     owners = _owners(clients, rows)
@@ -263,18 +264,18 @@ def client_spread(
     higher_is_better: Collection[str] = (),
     lower_is_better: Collection[str] = (),
 ) -> dict[str, Float[Array, ""]]:
-    """What a distribution over clients is summarised by.
+    """Summarises the distribution of metrics over clients.
 
-    Clients that are judged by no example are left out. NaN is the worst value, and so
-    are means and deciles that it is in.
+    Clients that no example judges are left out. NaN is the worst value; a mean or a
+    decile that contains NaN is NaN.
 
     Args:
-      metrics: Of each client, as `client_evaluator` gives them.
-      clients: Whose sizes weigh: how many examples each is judged by.
+      metrics: Each client's metrics, as `client_evaluator` gives them.
+      clients: The clients; the numbers of examples that judge them are weights.
       higher_is_better: Metrics whose worst values are the lowest.
-      lower_is_better: Metrics whose worst values are the highest. Neither needs those
-        whose name says it by a word, such as "accuracy", "auc", "f1", "recall" and
-        "top5", or "loss", "error", "mse" and "perplexity".
+      lower_is_better: Metrics whose worst values are the highest. Neither needs to hold
+        metrics whose names tell by a word, such as "accuracy", "auc", "f1", "recall"
+        and "top5", or "loss", "error", "mse" and "perplexity".
 
     Returns:
       For each metric `x`: `client_x_weighted` (mean by examples), `client_x` (every
@@ -282,7 +283,7 @@ def client_spread(
       `client_x_worst_decile` (mean over the worst tenth of the clients, at least one).
 
     Raises:
-      ValueError: A metric whose direction is not known, or is told twice.
+      ValueError: For a metric whose direction is not known, or is given twice.
     """
     sizes = storage.num_judged(clients).astype(jnp.float32)
     there = sizes > 0
@@ -305,7 +306,7 @@ def client_spread(
 
 
 def _mean(values: Float[Array, " n"], weights: Any) -> Float[Array, ""]:
-    """The mean of what has a weight; NaN where the rest is does no harm."""
+    """The weighted mean of values with a positive weight; others may be NaN."""
     weights = weights.astype(jnp.float32)
     return jnp.sum(jnp.where(weights > 0, values * weights, 0)) / jnp.sum(weights)
 
@@ -317,8 +318,8 @@ _LOWER |= {"entropy", "brier", "deviance"}
 
 
 def says_higher_is_better(name: str) -> bool | None:
-    """Whether a word of a metric's name says that high values are good; None if no word
-    does, or two say otherwise.
+    """Returns whether a word of a metric's name says that high values are good; None if
+    no word says so or the opposite, or if words contradict each other.
     """
     words = set(name.lower().replace("-", "_").split("_"))
     is_top_k = any(re.fullmatch(r"top\d+", word) for word in words)
@@ -329,7 +330,7 @@ def says_higher_is_better(name: str) -> bool | None:
 def _is_higher_better(
     name: str, higher: Collection[str], lower: Collection[str]
 ) -> bool:
-    """What the caller says, else what the metric's name says."""
+    """Returns the metric's direction as the caller says, else as its name says."""
     if name in higher or name in lower:
         if name in higher and name in lower:
             raise ValueError(
@@ -347,13 +348,13 @@ def _is_higher_better(
 
 
 def per_example(task: base.Task, params: PyTree, examples: PyTree) -> dict[str, Array]:
-    """`task.evaluate`, as float32.
+    """Calls `task.evaluate` and returns its metrics as float32.
 
     Raises:
-      ValueError: Not a dict of one number per example.
+      ValueError: Unless it returns a dict of one number per example.
     """
     rows = jax.tree.leaves(examples)[0].shape[0]
-    # Also not as many as in a batch: a shape that only happens to be right shows.
+    # A second size too, so that a shape that is right only by chance is found.
     known.check_metrics(task, params, examples, rows, rows + 1)
     metrics = task.evaluate(params, examples)
     return {name: values.astype(jnp.float32) for name, values in metrics.items()}

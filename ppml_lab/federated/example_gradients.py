@@ -22,12 +22,12 @@ from ppml_lab.federated.contributions import Contributions
 
 
 class PeopleState(NamedTuple):
-    """A client in its one step.
+    """The state of a client in its one step.
 
     Attributes:
       total: The sum of its people's gradients, as the mechanism bounds them.
-      seen: Sums over those whom it drew: their "loss", how many they are, "people", and
-        of bounded gradients the "norm" before and how many were "clipped".
+      seen: Sums over the people drawn: their "loss", their number, "people", and for
+        bounded gradients their "norm" before and how many were "clipped".
     """
 
     total: PyTree
@@ -35,13 +35,13 @@ class PeopleState(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Where the rows of some people lie.
+    """The rows of some people.
 
     Attributes:
-      at: Rows of the examples; beyond a person's own, its first again.
-      there: Which of them count.
-      known: Which of these people there are.
-      fits: Whether there is room for all of them and all of their rows.
+      at: Row numbers of the examples; beyond a person's own, the person's first again.
+      there: True for the rows that count.
+      known: True for the people that exist.
+      fits: True where there is room for all people and all of their rows.
     """
 
     at: Int[Array, "people rows"]
@@ -62,32 +62,33 @@ def example_gradients(
     method: str = "auto",
     microbatch_size: int | None = None,
 ) -> base.ClientTrainer:
-    """A client that draws its own people, bounds one gradient for each of them and
-    sends the sum: a step of DP-SGD on everybody's rows in every round.
+    """A trainer for DP-SGD across clients: each client draws some of its people, bounds
+    one gradient for each of them and sends the sum. Every round is a step of DP-SGD on
+    all clients' rows.
 
     A person's gradient is that of the mean loss over their rows. Every person is drawn
     in every round with probability `sampling_prob`, by a coin of their own. `averaging`
-    hands the mechanism, which has to protect examples, adds its noise to the sum of all
-    clients and divides by the expected number of people, `sampling_prob` times
-    `people.count`; its server's optimizer takes the step. Without noise that is
-    `central_sgd` on the same draw. What a training tells (`train_loss`, the number of
+    passes in the mechanism, which has to protect examples, adds its noise to the sum of
+    all clients and divides by the expected number of people, `sampling_prob` times
+    `people.count`; the server's optimizer takes the step. Without noise this is
+    `central_sgd` on the same draw. A training's scalars (`train_loss`, the number of
     people drawn as `batch_size`, `gradient_norm` before clipping and
-    `gradient_clipped_share`) is over the expected number, for the researcher and not
-    private.
+    `gradient_clipped_share`) are over the expected number; they are for the researcher
+    and not private.
 
-    **Guarantee:** with `averaging`, towards everybody who sees the models: one person
-    more or less, all their rows with them, is protected as `central_sgd`'s event says
-    it of examples, Poisson-sampled among everybody's people. It holds where each person
-    is in one client alone, which is checked, and every client takes part in every
-    round. Which clients there are is public, and so is who drops out: a client that
-    drops out takes all its people with it, and no amplification is claimed for that.
-    Who adds the noise is trusted with the sum; that a client's own part stays hidden is
-    the secure sum's matter. A client that does not clip as it should is not found out.
+    **Guarantee:** with `averaging`, towards everybody who sees the models: adding or
+    removing one person with all their rows is protected as `central_sgd`'s event says
+    of examples, Poisson-sampled among all clients' people. This holds where each person
+    is in one client only, which is checked, and every client takes part in every round.
+    Which clients exist is public, and so is which of them drop out: a client that drops
+    out takes all its people with it, and no amplification is claimed for that. Whoever
+    adds the noise is trusted with the sum; hiding a client's own part is up to the
+    secure sum. A client that does not clip as it should is not detected.
 
     Args:
       task: What is learnt.
-      people: Of the clients that are trained: `data.people(clients)`.
-      sampling_prob: Chance of a person to be drawn in a round.
+      people: The people of the clients that are trained: `data.people(clients)`.
+      sampling_prob: Chance that a person is drawn in a round.
       method: How gradients are bounded, see `dp.clipped_gradient`.
       microbatch_size: How many of a client's people go through the model at once; None
         for all.
@@ -104,7 +105,7 @@ def example_gradients(
         checks.at_least("microbatch_size", microbatch_size, 1)
     _check_people(people)
     everybody = sampling.poisson(people.count, sampling_prob)
-    # Any client's draw may outgrow its arrays.
+    # The overflow probability is divided, as any client's draw may outgrow its arrays.
     own = sampling.poisson(
         people.most_people,
         sampling_prob,
@@ -112,7 +113,7 @@ def example_gradients(
     )
 
     def loss_of(sent: PyTree) -> base.TaskLoss:
-        """Minus the loss: the server takes an update for a direction of descent."""
+        """The negative loss: the server takes an update for a direction of descent."""
         own_loss = roles.loss_of_part(task, sent)
         each = _of_people(own_loss) if people.most_each > 1 else own_loss
         return lambda key, part, those: -each(key, part, those)
@@ -163,13 +164,14 @@ def example_gradients(
             total, seen = gradient(keys[2], sent, those, weights)
             seen |= {"loss": -seen["loss"], "people": jnp.sum(weights)}
             told = {name: seen[name].astype(jnp.float32) for name in state.seen}
-            # Nobody is left out in silence.
+            # Where rows do not fit the results are NaN, so that leaving people out is
+            # noticed.
             return PeopleState(*trees.where(rows.fits, (total, told), jnp.nan))
 
         def finish(
             sent: PyTree, state: PeopleState
         ) -> tuple[PyTree, PyTree, dict[str, Array]]:
-            # Means over clients are then those over all people expected.
+            # The factor turns means over clients into means over all expected people.
             seen = {name: people.num_clients * v for name, v in state.seen.items()}
             number = seen.pop("people")
             told = {
@@ -204,7 +206,7 @@ def example_gradients(
 
 
 def _of_people(loss: base.TaskLoss) -> base.TaskLoss:
-    """The mean loss over each person's rows, of `(rows [n, most, ...], there)`."""
+    """The mean loss over each person's rows, for `(rows [n, most, ...], there)`."""
 
     def mean(key: base.Key, params: PyTree, examples: Any) -> Float[Array, " n"]:
         rows, there = examples
@@ -222,7 +224,7 @@ def _of_people(loss: base.TaskLoss) -> base.TaskLoss:
 def _rows_of(
     client: base.ClientView, wanted: Int[Array, " people"], people: data.People
 ) -> Rows:
-    """The rows of a client's people by number, in the order of their names."""
+    """The rows of a client's people, who are numbered in the order of their names."""
     size = client.size
     last = jnp.maximum(size - 1, 0)
     fits = size <= people.most_rows
@@ -236,7 +238,7 @@ def _rows_of(
     named = names[order]
     is_first = own & jnp.concatenate([jnp.ones(1, bool), named[1:] != named[:-1]])
     count = jnp.sum(is_first, dtype=size.dtype)
-    # Rows that are nobody's come after all others.
+    # Rows that belong to nobody come after all others.
     number = jnp.where(own, jnp.cumsum(is_first) - 1, people.most_rows)
     begin, end = (jnp.searchsorted(number, wanted, side=s) for s in ("left", "right"))
     each = jnp.arange(people.most_each)
@@ -261,7 +263,7 @@ def _check_people(people: data.People) -> None:
 
 
 def _check_fits(people: data.People, clients: base.Clients) -> None:
-    """Raises ValueError unless these are the people of the clients."""
+    """Raises ValueError unless `people` are the people of the clients."""
     if not isinstance(clients.examples, data.storage.ByShard | data.storage.Generated):
         found = data.people(clients)
         _check_people(found)

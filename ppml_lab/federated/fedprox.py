@@ -26,17 +26,18 @@ def proximal_sgd(
     num_epochs: int | None = None,
     num_steps: int | None = None,
 ) -> base.ClientTrainer:
-    """Local SGD on the loss plus `mu / 2` times the squared distance to the sent model.
+    """A trainer by local SGD on the loss plus `mu / 2` times the squared distance to
+    the sent model.
 
-    With `mu = 0` it is `local_sgd`. Clients differ in how much work they do by the
-    sizes of their data; the paper's stragglers, who stop early, are those with fewer
-    examples here.
+    With `mu = 0` it is `local_sgd`. A client's amount of work depends on the size of
+    its data; the paper's stragglers, who stop early, are clients with fewer examples
+    here.
 
     Args:
       task: What is learnt.
       optimizer: Any optax optimizer, or a function of the round; its state starts
         afresh in every round.
-      batch_size: Examples per step. A client with fewer uses all it has.
+      batch_size: Examples per step. A client with fewer examples uses all of them.
       mu: Weight of the proximal term, at least 0.
       num_epochs: Passes over the local data (give this or `num_steps`).
       num_steps: Steps of every client, whatever its size.

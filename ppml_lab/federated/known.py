@@ -1,4 +1,4 @@
-"""What the host knows of examples before anything runs: errors in place of NaN."""
+"""Checks of examples on the host before anything runs: errors in place of NaN."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ppml_lab.federated import roles
 def check_clients(task: base.Task, clients: base.Clients) -> None:
     """Raises ValueError unless a task's clients can be trained on; on the host.
 
-    Every leaf has a row for each example that some client owns, and the task takes
-    them: it has one loss and one of each metric for each example, and
-    `models.classification` says which labels are no classes.
+    Every leaf must have a row for each example that a client owns, and the task must
+    take these rows: it gives one loss and one value of each metric per example, and
+    `models.classification` names labels that are no classes.
     """
     if isinstance(clients.examples, storage.Generated):
         return
@@ -53,8 +53,9 @@ def _told(what: str, arguments: str) -> Iterator[None]:
 def check_metrics(
     task: base.Task, params: PyTree, examples: PyTree, *counts: int
 ) -> None:
-    """Raises ValueError unless `task.evaluate` gives a dict of one real number for each
-    of so many examples; as `dp.per_example.check_loss` finds it.
+    """Raises ValueError unless `task.evaluate` gives a dict of one real number per
+    example, for each of these `counts` of examples, as `dp.per_example.check_loss` does
+    for losses.
     """
     for count in counts:
         some = per_example.resized(examples, count)
@@ -73,8 +74,8 @@ def check_metrics(
 def check_labels(
     function: Callable[[PyTree, PyTree], Any], params: PyTree, clients: base.Clients
 ) -> None:
-    """Calls `function(params, examples)` on shapes alone, but for labels whose values
-    the host knows (numbers `[n]`), so that it may say what is wrong with them.
+    """Calls `function(params, examples)` on shapes, except that labels whose values the
+    host knows (numbers `[n]`) are given, so that `function` may raise for wrong ones.
     """
     leaves, structure = jax.tree.flatten(_stored(clients))
     labels = {place: leaf for place, leaf in enumerate(leaves) if _are_known(leaf)}
@@ -96,7 +97,7 @@ def check_labels(
 
 
 def _stored(clients: base.Clients) -> PyTree:
-    """The rows that lie somewhere; of clients that are generated, none."""
+    """The rows that are stored; none for clients that are generated."""
     if isinstance(clients.examples, storage.Generated):
         return ()
     if isinstance(clients.examples, storage.ByShard):

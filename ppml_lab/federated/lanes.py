@@ -1,9 +1,9 @@
 """Trains a cohort of clients of any sizes inside one compiled loop.
 
-`num_lanes` clients train at once; a lane that finishes its client reports it and takes
+`num_lanes` clients train at once. A lane that finishes its client reports it and takes
 the next from a queue, longest training first. So there is no padding to the largest
-client, reports are folded and never stacked, and the program does not depend on who
-takes part. On several devices each has its own queue and its own lanes.
+client, reports are folded and never stacked, and the program does not depend on the
+participants. Each device has its own queue and its own lanes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ppml_lab.federated.devices import add_up, gather, over_devices
 
 
 class Lane(NamedTuple):
-    """One lane: whom it trains and how far that is.
+    """One lane: the client that it trains, and the progress of the training.
 
     Attributes:
       place: The client's place in the cohort.
-      state: The trainer's.
+      state: The trainer's state.
       step_number: The next step.
       live: False once the queue is empty.
-      examples: The client's, if they are made for it; see `data.generated`.
+      examples: The client's examples, if they are generated; see `data.generated`.
     """
 
     place: Int[Array, ""]
@@ -44,8 +44,8 @@ class Queue(NamedTuple):
     """The clients of one device, longest training first.
 
     Attributes:
-      places: Their places in the cohort; beyond `length`, anything.
-      length: How many there are.
+      places: The clients' places in the cohort; arbitrary beyond `length`.
+      length: Number of clients.
     """
 
     places: Int[Array, " cohort"]
@@ -53,17 +53,17 @@ class Queue(NamedTuple):
 
 
 Report = Callable[[base.Key, Array, Array, PyTree, dict[str, Array]], PyTree]
-"""`(key, place in the cohort, size, update, info) -> report`, what one client
-contributes."""
+"""`(key, place in the cohort, size, update, info)`: one client's contribution."""
 
 
 class Fold(NamedTuple):
-    """How reports become a total, as a `base.SecureAggregator`'s messages do.
+    """Functions that fold reports to a total, like a `base.SecureAggregator`'s
+    messages.
 
     Attributes:
-      empty: `(like_report) -> total`, that of nobody.
-      absorb: `(total, reports, places, present) -> total`, for stacked reports of which
-        only those `present` count.
+      empty: `(like_report) -> total`, the total of no reports.
+      absorb: `(total, reports, places, present) -> total`, for stacked reports; only
+        those `present` count.
       merge: `(totals) -> total`, for stacked totals.
     """
 
@@ -74,14 +74,15 @@ class Fold(NamedTuple):
 
 _SMALL_MODEL = 16_384
 ON_ACCELERATORS = 64
-"""Lanes of any model where there are units enough for them."""
+"""Number of lanes on an accelerator, for any model."""
 
 
 def default_num_lanes(dimension: int) -> int:
-    """The lanes of a model of `dimension` parameters, unless the user knows better.
+    """The default number of lanes for a model of `dimension` parameters.
 
-    On a CPU 1, so that one client's weights stay in cache, or 2 where the model is so
-    small that the cost of starting operations counts for more; 64 on accelerators.
+    On a CPU it is 1, so that one client's weights stay in cache, or 2 where the model
+    is so small that the cost of starting operations counts for more; on accelerators it
+    is 64.
     """
     if target.platform() != "cpu":
         return ON_ACCELERATORS
@@ -107,23 +108,23 @@ def train_cohort(
     message do not depend on the lane, the device, the order or the rest of the cohort.
 
     Args:
-      key: For this round.
-      trainer: What clients do.
-      sent: What they receive.
+      key: The round's key.
+      trainer: How clients train.
+      sent: What clients receive.
       kept: What all clients keep, leaves `[clients, ...]`.
-      clients: Their data.
-      cohort: Who takes part.
+      clients: The clients' data.
+      cohort: The participants.
       round_number: Rounds done before this one.
-      report: What a client that has trained contributes, a pytree of what it takes,
-        such as `jax.tree_util.Partial`.
-      fold: Makes a total of reports.
+      report: Gives a trained client's contribution; a pytree of the arrays that it
+        uses, such as `jax.tree_util.Partial`.
+      fold: Folds reports to a total.
       num_lanes: Clients trained at once on a device.
       mesh: If given, the devices along its axis "clients" share the cohort, and their
-        totals are merged; sums of integers are the same to the bit. A client
-        whose examples lie on one device trains there.
+        totals are merged; sums of integers are the same to the bit. A client whose
+        examples lie on one device trains there.
 
     Returns:
-      The folded reports, the empty total when nobody takes part, and `kept` with what
+      The folded reports, or the empty total without participants; and `kept` with what
       the participants keep now.
     """
 
@@ -163,7 +164,7 @@ def train_cohort(
     total, fresh = over_devices(
         train, join, mesh, key, sent, kept, clients, cohort, round_number, report
     )
-    # Out of range, and so dropped, for padding.
+    # Padding gets an index out of range, and is dropped.
     population = clients.offsets.shape[0] - 1
     rows = jnp.where(cohort.weights > 0, cohort.indices, population)
     scattered = jax.tree.map(
@@ -175,8 +176,8 @@ def train_cohort(
 def _num_steps(
     trainer: base.ClientTrainer, clients: base.Clients, cohort: base.Cohort
 ) -> Int[Array, " cohort"]:
-    """Steps of each participant, 0 for padding; who takes none is waited for all the
-    same, for a secure sum counts on its report.
+    """Steps of each participant, 0 for padding. A participant without steps counts one,
+    since a secure sum counts on its report.
     """
     steps = jax.vmap(trainer.num_steps)(storage.sizes(clients, cohort.indices))
     return jnp.where(cohort.weights > 0, jnp.maximum(steps, 1), 0)
@@ -189,8 +190,8 @@ def _queue(
     device: Array,
     num_devices: int,
 ) -> Queue:
-    """The queue of `device`: the clients whose examples it holds or, where all hold
-    all, its share of the work.
+    """The queue of `device`: the clients whose examples it holds or, where every device
+    holds all examples, its share of the work.
     """
     order = jnp.argsort(-steps)
     if num_devices == 1:
@@ -206,7 +207,7 @@ def _queue(
 
 
 def _deal(steps: Int[Array, " cohort"], num_devices: int) -> Int[Array, " cohort"]:
-    """The device of each client when each in turn goes to the one with least to do."""
+    """The device of each client when clients go in turn to the least loaded device."""
 
     def give(loads: Array, more: Array) -> tuple[Array, Array]:
         owner = jnp.argmin(loads)
@@ -276,7 +277,7 @@ def _run_queue(
 
     def loop(carry: tuple[Lane, Array, PyTree, PyTree]) -> tuple[Any, ...]:
         lanes, next_position, total, fresh = carry
-        # A vmapped loop goes through the motions for runs that have ended, too.
+        # A vmapped loop also steps for runs that have ended.
         lanes = jax.lax.while_loop(
             lambda lanes: jnp.any(lanes.live) & ~jnp.any(each(is_done)(lanes)),
             each(advance),

@@ -1,4 +1,4 @@
-"""Local minibatch training, which the algorithms' clients share."""
+"""Local minibatch training, shared by the clients of all algorithms."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ LOOKS = {
     "norm": "gradient_norm",
     "clipped": "gradient_clipped_share",
 }
-"""What a training's report calls the means over the examples of its steps."""
+"""Names, in a training's report, of the means over the examples of its steps."""
 
 
 class LocalState(NamedTuple):
-    """A client in training.
+    """The state of a client in training.
 
     Attributes:
-      params: What it trains of its model.
-      opt_state: Its optimizer's state, fresh in every round.
-      round_number: The round that it trains in.
-      seen: Sums over the examples that it went through, for reports: their "loss", and
-        of private steps the "norm" of their gradients and how many were "clipped".
-      num_seen: How many these are, with repetition.
+      params: The part of the model that the client trains.
+      opt_state: The client's optimizer state, fresh in every round.
+      round_number: The current round.
+      seen: Sums over the examples visited, for reports: their "loss" and, for private
+        steps, the "norm" of their gradients and how many were "clipped".
+      num_seen: Number of examples visited, with repetition.
       steps: Steps taken.
     """
 
@@ -44,17 +44,17 @@ class LocalState(NamedTuple):
 
 
 STATE = guards.one_of(LocalState, "`init` makes the first")
-"""The guard of a state of training."""
+"""The guard of a client's state in training."""
 
 
 class Batch(NamedTuple):
-    """What a step learns from its batch.
+    """The gradient and the sums of a step's batch.
 
     Attributes:
-      grads: The mean gradient, of what is trained.
-      seen: Sums over its examples, as in `LocalState`.
-      size: How many these are.
-      observed: The leaves that are observed on it, see `base.Task.observe`; None where
+      grads: The mean gradient of what is trained.
+      seen: Sums over the batch's examples, as in `LocalState`.
+      size: Number of examples.
+      observed: The leaves that the batch sets, see `base.Task.observe`; None where
         there are none.
     """
 
@@ -65,12 +65,12 @@ class Batch(NamedTuple):
 
 
 class Minibatches(NamedTuple):
-    """How a client walks through its examples.
+    """The batches of a client's examples.
 
     Attributes:
-      num_steps: `size -> steps`.
-      gradient: `(key, part, whole, client, step_number) -> Batch` of the step, for
-        what is trained of a whole model.
+      num_steps: `(size) -> steps`.
+      gradient: `(key, part, whole, client, step_number) -> Batch`: the step's batch,
+        for the trained `part` of the `whole` model.
     """
 
     num_steps: Callable[[Int[Array, ""]], Int[Array, ""]]
@@ -80,12 +80,13 @@ class Minibatches(NamedTuple):
 def minibatches(
     task: base.Task, batch_size: int, num_epochs: int | None, num_steps: int | None
 ) -> Minibatches:
-    """Every epoch visits each example once, in a fresh random order; its last batch may
-    hold fewer, and its gradient is the mean over those it holds.
+    """Batches by epochs: every epoch visits each example once, in a fresh random order.
+    Its last batch may hold fewer examples; the gradient is the mean over those in the
+    batch.
 
     Args:
       task: What is learnt.
-      batch_size: Examples per step. A client with fewer uses all it has.
+      batch_size: Examples per step. A client with fewer examples uses all of them.
       num_epochs: Passes over the local data (give this or `num_steps`).
       num_steps: Steps of every client, whatever its size.
 
@@ -150,8 +151,8 @@ def start(
     round_number: Int[Array, ""],
     looks: Collection[str] = ("loss",),
 ) -> LocalState:
-    """A client that has just received `sent` and keeps its `own` leaves; `looks` names
-    what it is to see.
+    """The state of a client that has just received `sent` and keeps its `own` leaves;
+    `looks` names the sums that it collects.
     """
     model = roles.model(task)
     trees.check_same_shapes(
@@ -172,9 +173,9 @@ def start(
 def descend(
     optimizer: optimizers.Optimizer, state: LocalState, batch: Batch
 ) -> LocalState:
-    """One step of the local optimizer."""
+    """Takes one step of the local optimizer."""
     rule = optimizers.at_round(optimizer, state.round_number)
-    # Models of short floats step in float32, and are rounded once.
+    # Models in short floats step in float32 and are rounded once.
     wide = trees.widened(state.params)
     changes, opt_state = rule.update(trees.widened(batch.grads), state.opt_state, wide)
     params = trees.cast_like(optax.apply_updates(wide, changes), state.params)
@@ -193,7 +194,7 @@ def descend(
 
 
 def divided(total: PyTree, count: Float[Array, ""]) -> PyTree:
-    """A total over how many it is of, in its own types."""
+    """Divides a total by the number of its summands, in the total's own types."""
     mean = jax.tree.map(
         lambda leaf: leaf / count.astype(leaf.dtype), trees.widened(total)
     )
@@ -203,8 +204,8 @@ def divided(total: PyTree, count: Float[Array, ""]) -> PyTree:
 def finish(
     task: base.Task, sent: PyTree, state: LocalState
 ) -> tuple[PyTree, PyTree, dict[str, Array]]:
-    """The update (local minus sent parameters) of the trainable leaves, those that the
-    client keeps, and means over the examples that it went through: NaN if there are
+    """The update (local minus sent parameters) of the trainable leaves, the leaves that
+    the client keeps, and means over the examples that it visited: NaN if there are
     none.
     """
     try:
@@ -219,7 +220,7 @@ def finish(
 
 
 def _check_observed(own: PyTree, observed: PyTree) -> None:
-    """Raises ValueError unless each client keeps what is observed on its batches."""
+    """Raises ValueError unless clients keep the leaves that their batches set."""
     kept = {path for path, _ in jax.tree_util.tree_leaves_with_path(own)}
     for path, _ in jax.tree_util.tree_leaves_with_path(observed):
         if path not in kept:
@@ -237,12 +238,12 @@ def trainer(
     optimizer: optimizers.Optimizer,
     adjust: Callable[[PyTree, PyTree, PyTree], PyTree],
 ) -> base.ClientTrainer:
-    """A client that descends along adjusted gradients, and keeps what its task says.
+    """A trainer that descends along adjusted gradients, and keeps what the task says.
 
     Args:
       task: What is learnt.
-      batches: How it walks through its examples.
-      optimizer: Its state starts afresh in every round.
+      batches: The batches of a client's examples.
+      optimizer: The clients' optimizer; its state starts afresh in every round.
       adjust: `(gradient, params, sent) -> gradient`, of trainable parts.
     """
 
@@ -256,7 +257,7 @@ def trainer(
         batch = batches.gradient(key, state.params, sent, client, step_number)
         shared = roles.trainable(task, sent)
         grads, params = (roles.like(shared, t) for t in (batch.grads, state.params))
-        # What a client keeps is far from nobody's model.
+        # Leaves that a client keeps are not adjusted: no shared model holds them.
         adjusted = roles.merged(adjust(grads, params, shared), batch.grads)
         return descend(optimizer, state, batch._replace(grads=adjusted))
 
@@ -275,9 +276,7 @@ def trainer(
 
 
 def still_leaves(task: base.Task, optimizer: optimizers.Optimizer) -> tuple[str, ...]:
-    """The trainable leaves of the task's model that a client's optimizer leaves as they
-    are.
-    """
+    """The trainable leaves of a task's model that a client's optimizer never moves."""
     model = roles.model(task)
     shared = jax.tree_util.tree_leaves_with_path(roles.trainable(task, model))
     names = {jax.tree_util.keystr(path) for path, _ in shared}

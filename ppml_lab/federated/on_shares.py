@@ -1,5 +1,5 @@
-"""Training on shares: several owners' data, computing parties that see none of it, and
-central differential privacy without a trusted server.
+"""Training on secret shares: several owners' data, computing parties that see none of
+it, and central differential privacy without a trusted server.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ppml_lab.smpc import sharing, transcript
 from ppml_lab.smpc.computing import private
 
 Gradient = Callable[[PyTree, PyTree], PyTree]
-"""`(params, examples)` to the sum of the examples' gradients, a pure JAX function."""
+"""`(params, examples)`: the sum of the examples' gradients, a pure JAX function."""
 
 
 class OnShares(NamedTuple):
-    """What the parties hold between steps: shares of both.
+    """The parties' state between steps.
 
     Attributes:
-      params: The parameters.
-      examples: Those of all owners, joined.
+      params: Shares of the parameters.
+      examples: Shares of all owners' examples, joined.
     """
 
     params: PyTree
@@ -38,16 +38,16 @@ class SharedTraining(NamedTuple):
     """Training on shares; make it with `training_on_shares`.
 
     Attributes:
-      train: `(key, params, parts)`, the trained parameters in the clear. `parts` has
-        each owner's float arrays under its name, `params` is known to all.
-      begin: `(key, params, parts)`, what the parties hold before the first step.
-      step: `(key, state, number)`, what they hold after the step of this number, which
+      train: `(key, params, parts)`: the trained parameters in the clear. `parts` has
+        each owner's float arrays under the owner's name; `params` is known to all.
+      begin: `(key, params, parts)`: what the parties hold before the first step.
+      step: `(key, state, number)`: what the parties hold after step `number`, which
         counts from 0; `key` is that of the whole training.
-      reveal: `(state)`, the parameters in the clear, which is for the end alone.
-      in_the_clear: `(params, parts)`, what the same steps train of floats, pooled and
-        without noise: what shares, and fixed point, are compared with.
-      privacy_event: What an accountant needs.
-      noise_stddev: Of all parties' noise together, per coordinate of the summed
+      reveal: `(state)`: the parameters in the clear, only for the end.
+      in_the_clear: `(params, parts)`: the result of the same steps on pooled floats
+        without noise, as a reference for shares and fixed point.
+      privacy_event: The event for an accountant.
+      noise_stddev: Stddev of all parties' noise together, per coordinate of the summed
         gradient.
     """
 
@@ -75,48 +75,50 @@ def training_on_shares(
     num_honest: int | None = None,
     dimension: int = 0,
 ) -> SharedTraining:
-    """Gradient descent by computing parties on other owners' data.
+    """Gradient descent by computing parties on the data of owners.
 
-    Owners share their examples, the parties compute every step on shares, and only the
-    last parameters are opened. With noise, each party adds its own Gaussian noise to
-    each step's sum, shared like any input, so that nobody knows all of it. Noise is
-    shared before there are inputs: it takes bytes offline, and no round.
+    Owners secret-share their examples, the parties compute every step on shares, and
+    only the last parameters are opened. With noise, each party adds its own Gaussian
+    noise to each step's sum, shared like any input, so that nobody knows the whole
+    noise. Noise is shared before there are inputs: it takes bytes offline, and no
+    round.
 
     **Guarantee:** semi-honest parties learn the parameters at the end, and shapes. With
-    noise these are differentially private for adding or removing one example, by
-    `privacy_event`, against everybody but the owners, and against coalitions that leave
-    at least `num_honest` of the computing parties out: the noise of so many has the
-    stated stddev, and the others' comes on top. Larger coalitions reconstruct every
-    secret, the examples themselves, whatever the noise. It needs `gradient` to sum
-    examples' gradients of L2 norm at most `clip_norm` **by construction**, such as
-    features that their owners clip times a residual in [-1, 1]; nothing checks that, on
-    shares. The rounding of values and products to fixed point is in the sensitivity
-    (`dimension` coordinates, two steps each); that each party rounds its own noise is
-    not accounted. All examples take part in every step: who computes knows the batches,
-    so that sampling would amplify nothing. Features are taken as they are: what was
-    made of all rows before, such as a mean to standardise by, `privacy_event` does not
-    cover. With a truncation that rounds at random, what the parties see and what is
-    opened together may show bits that were cut (`smpc.truncation`). The emulation's
-    noise is not cryptographic.
+    noise these parameters are differentially private for adding or removing one
+    example, by `privacy_event`, against everybody but the owners, and against
+    coalitions that leave out at least `num_honest` of the computing parties: the noise
+    of `num_honest` parties has the stated stddev, and the others' noise comes on top.
+    Larger coalitions reconstruct every secret, the examples themselves, whatever the
+    noise. The guarantee needs `gradient` to sum examples' gradients of L2 norm at most
+    `clip_norm` **by construction**, such as features that their owners clip times a
+    residual in [-1, 1]; nothing checks this on shares. The rounding of values and
+    products to fixed point is in the sensitivity (`dimension` coordinates, two steps
+    each); each party's rounding of its own noise is not accounted for. All examples
+    take part in every step: the parties know the batches, so that sampling would
+    amplify nothing. `privacy_event` does not cover what was computed from all rows
+    before, such as a mean to standardise by: features are taken as they are. With a
+    truncation that rounds at random, the parties' views and the opened values together
+    may show bits that were cut (`smpc.truncation`). The emulation's noise is not
+    cryptographic.
 
     Args:
-      protocol: How the parties compute.
-      gradient: The sum over examples.
-      join: Makes examples, with their axis in front, from the owners' parts: by
-        concatenating rows, or columns.
+      protocol: The protocol by which the parties compute.
+      gradient: The sum of the examples' gradients.
+      join: Makes examples, with their axis in front, from the owners' parts by
+        concatenating rows or columns.
       num_steps: Steps of gradient descent.
-      learning_rate: Of a step along the mean gradient.
-      num_examples: Of all owners; `train` compares it with what they bring.
-      batch_size: Examples per step, consecutive ones; all by default, and with noise.
-        Where it does not divide their number, the last batch of a pass holds some of
-        the one before again.
+      learning_rate: Learning rate of a step along the mean gradient.
+      num_examples: Number of all owners' examples; `train` checks it.
+      batch_size: Consecutive examples per step; all by default, and with noise. Where
+        it does not divide the number of examples, the last batch of a pass repeats some
+        of the batch before.
       clip_norm: Largest norm of an example's gradient; needed with noise.
-      noise_multiplier: Stddev over `clip_norm`; 0 for none.
-      num_honest: Parties whose noise alone has to suffice; by default as many as the
-        largest coalition that reconstructs nothing leaves out: 2 of 3 replicated
+      noise_multiplier: Stddev over `clip_norm`; 0 for no noise.
+      num_honest: Number of parties whose noise alone has to suffice; by default as many
+        as the largest coalition that reconstructs nothing leaves out: 2 of 3 replicated
         parties, 1 of additive ones.
-      dimension: Coordinates of the gradient, those of the parameters; needed with
-        noise. `train` compares it.
+      dimension: Coordinates of the gradient and of the parameters; needed with noise.
+        `train` checks it.
 
     Raises:
       ValueError: For bad arguments, or fewer honest parties than keep a coalition from
@@ -166,7 +168,8 @@ def training_on_shares(
         return random.seed(jax.random.fold_in(key, 0))
 
     def first_row(number: Array) -> Array:
-        # The last batch of a pass reaches back where batches do not divide.
+        # The last batch of a pass reaches back where batches do not divide the
+        # examples.
         return jnp.minimum((number % num_batches) * batch, num_examples - batch)
 
     def descend(params: PyTree, total: PyTree) -> PyTree:
@@ -255,7 +258,7 @@ def training_on_shares(
 
 
 def _honest(protocol: private.Protocol, num_honest: int | None) -> int:
-    """How many parties' noise has to suffice."""
+    """The number of parties whose noise alone has to suffice."""
     scheme = protocol.scheme
     least = scheme.num_parties - scheme.threshold + 1
     if num_honest is None:
@@ -278,7 +281,7 @@ def _check_sizes(
     params: PyTree,
     parts: Mapping[Any, PyTree],
 ) -> None:
-    """Raises ValueError unless what was told when the training was built is so."""
+    """Raises ValueError unless sizes and shapes are those given at the build."""
 
     def like(tree: PyTree) -> PyTree:
         return jax.tree.map(

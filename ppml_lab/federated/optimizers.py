@@ -1,7 +1,7 @@
-"""The optimizers of clients: what they may and may not be.
+"""The optimizers of clients, and checks of them.
 
-A client starts its optimizer afresh in every round. So a learning rate that changes
-over rounds is a function of the round, and the optimizer is made from its value.
+A client starts its optimizer afresh in every round. For a learning rate that changes
+over rounds, give a function that makes the optimizer from the round's number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ppml_lab import checks
 Optimizer: TypeAlias = (
     optax.GradientTransformation | Callable[[Array], optax.GradientTransformation]
 )
-"""Any optax optimizer, or `(round_number) -> ` one, such as
+"""Any optax optimizer, or a function of the round number that makes one, such as
 `lambda number: optax.sgd(schedule(number))`. Rounds count from 0."""
 
 _FOLLOWS_STEPS = (
@@ -32,7 +32,7 @@ _FOLLOWS_STEPS = (
     "ConditionallyMaskState",
     "AddNoiseState",
 )
-"""The optax states whose count is of nothing but steps."""
+"""The optax states whose count is only a count of steps."""
 
 _STEPS = 8
 _MANY_STEPS = 60
@@ -40,10 +40,10 @@ _ROUNDS = (0, 1, 10, 100, 1000)
 
 
 def at_round(optimizer: Any, number: Any) -> optax.GradientTransformation:
-    """The optimizer of a round, of a client's `Optimizer`.
+    """The optax optimizer of a round, from a client's `Optimizer`.
 
     Raises:
-      ValueError: If that is no optax optimizer.
+      ValueError: If it is no optax optimizer.
     """
     maker = getattr(optimizer, "func", optimizer)
     is_made = isinstance(optimizer, optax.GradientTransformation)
@@ -70,14 +70,14 @@ def at_round(optimizer: Any, number: Any) -> optax.GradientTransformation:
 def check(optimizer: Optimizer, params: PyTree) -> None:
     """Raises ValueError for an optimizer that counts steps for a schedule.
 
-    Those of optax are known by their states. Another's state is taken for a schedule's
-    if a number in it counts steps, the next change depends on that number, and changes
-    along one and the same gradient differ from step to step, within the first 60: an
-    Adam's, whose count undoes its bias, do not.
+    Schedules of optax are known by their states. Any other state is taken for a
+    schedule's if a number in it counts steps, the next change depends on that number,
+    and changes along the same gradient differ from step to step within the first 60.
+    Those of Adam, whose count corrects a bias, do not.
 
     Args:
-      optimizer: A client's.
-      params: Shapes of what it trains.
+      optimizer: A client's optimizer.
+      params: Shapes of what the client trains.
     """
     state = jax.eval_shape(lambda params: at_round(optimizer, 0).init(params), params)
     follows = any(map(_follows_steps, _nodes(state)))
@@ -94,8 +94,8 @@ def check(optimizer: Optimizer, params: PyTree) -> None:
 def still_leaves(optimizer: Optimizer, params: PyTree) -> tuple[str, ...]:
     """The leaves of `params` that the optimizer never changes, where it changes others.
 
-    Found by some steps along made-up gradients, at the first rounds and at later ones;
-    nothing is found where the optimizer holds traced numbers.
+    They are found by some steps along made-up gradients, in the first rounds and in
+    later ones; nothing is found where the optimizer holds traced numbers.
     """
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     moved = np.zeros(len(paths), bool)
@@ -137,7 +137,7 @@ def _children(node: Any) -> list[Any]:
 
 
 def _nodes(tree: Any) -> Iterator[Any]:
-    """A tree's inner nodes and leaves."""
+    """All inner nodes and leaves of a tree."""
     yield tree
     if jax.tree.structure(tree) != jax.tree.structure(0):
         for child in _children(tree):
@@ -152,7 +152,7 @@ def _follows_steps(node: Any) -> bool:
 
 
 def _may_count(state: PyTree) -> list[bool]:
-    """For each leaf of a state, whether it is one number that is not optax's own."""
+    """True for the leaves of a state that are one number and not optax's own."""
     return [
         not known and leaf.size == 1 and jnp.issubdtype(leaf.dtype, np.number)
         for leaf, known in _owned(state, known=False)
@@ -160,7 +160,7 @@ def _may_count(state: PyTree) -> list[bool]:
 
 
 def _owned(node: Any, *, known: bool) -> Iterator[tuple[Any, bool]]:
-    """The leaves, and whether each is a field of one of optax's own states."""
+    """The leaves, each with True if it is a field of one of optax's own states."""
     if jax.tree.structure(node) == jax.tree.structure(0):
         yield node, known
         return
@@ -171,7 +171,7 @@ def _owned(node: Any, *, known: bool) -> Iterator[tuple[Any, bool]]:
             yield from _owned(child, known=known)
         return
     for name in names:
-        # What a field called so holds is the state of an optimizer inside.
+        # A field called "state" holds the state of an inner optimizer.
         yield from _owned(getattr(node, name), known=is_optax and "state" not in name)
 
 
@@ -186,7 +186,7 @@ def _changes_with_its_count(optimizer: Optimizer, params: PyTree) -> bool:
             changes.append(change)
         if any(map(checks.is_traced, jax.tree.leaves((states, changes)))):
             return False
-        # An optimizer inside another may count every second step only, or third.
+        # An inner optimizer may count only every second or third step.
         (first, structure), (before, _), (last, _) = (
             jax.tree.flatten(state) for state in (states[0], states[-2], states[-1])
         )
@@ -209,7 +209,7 @@ def _changes_with_its_count(optimizer: Optimizer, params: PyTree) -> bool:
 
 
 def _number_of_counts(start: Array, end: Array) -> int:
-    """How often a number was counted up or down, each time after as many steps; 0 if it
+    """The times that a number was counted up or down, at equal distances; 0 if it
     changed in another way.
     """
     change = float(abs(end - start))

@@ -1,4 +1,4 @@
-"""What a client that has trained reports, and how reports become a round's sums."""
+"""The reports of trained clients, and how reports become a round's sums."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ppml_lab.federated import contributions, lanes
 def weights(
     weighting: str, clients: base.Clients, reporting: base.Cohort
 ) -> Float[Array, " cohort"] | None:
-    """How much each place of the cohort counts, at most 1: larger weights would leave
-    the secure sum's bound, and ones much smaller would vanish in its rounding. None
-    where all count the same.
+    """The weight of each place of the cohort, at most 1; None where all weights are
+    equal. Larger weights would exceed the secure sum's bound, and much smaller weights
+    would vanish in its rounding.
     """
     if weighting != "examples":
         return None
@@ -37,8 +37,8 @@ def report(
     session: PyTree,
     weights: Float[Array, " cohort"] | None,
 ) -> lanes.Report:
-    """What a client that has trained contributes to the round's sums; its arrays are
-    leaves, which every device is handed.
+    """The function that makes a trained client's contribution to the round's sums. Its
+    arrays are pytree leaves, so that every device gets them.
     """
     arrays, together = trees.arrays_apart((mechanism_state, session, weights))
 
@@ -60,17 +60,18 @@ def report(
             )
         scalars = dict(info)
         if mechanism.privacy_unit == "client":
-            # What clipping computes anyway; for others it is one more pass.
+            # Clipping computes the norm anyway; for other units it is one more pass.
             scalars["update_norm"] = looks.norm(update)
             scalars["clipped_share"] = looks.clipped(mechanism, mechanism_state, update)
         bounded = contributions.clip(
             whose, mechanism, clip_key, mechanism_state, weighed
         )
         if mechanism.trust == "central":
-            # An empty place is none, in what is counted beside updates too: two data
-            # sets that are neighbours under zero_out differ by it.
+            # An empty place contributes nothing, also to what is summed beside updates:
+            # neighbours under zero_out differ in it.
             bounded = trees.where(size > 0, bounded, 0.0)
-        # Who has no examples has nothing to tell; of people, that there are none.
+        # A client without examples has no scalars; among people it counts as none
+        # drawn.
         if whose.unit == "client":
             weight = jnp.where(size > 0, weight, 0.0)
         return {
@@ -88,7 +89,7 @@ def report(
 
 
 def fold(aggregator: base.SecureAggregator) -> lanes.Fold:
-    """Reports by name: messages as the aggregator adds them, all else as numbers."""
+    """The fold of reports: the aggregator adds messages; all else is summed."""
 
     def others(tree: Any) -> Any:
         return {name: tree[name] for name in tree if name != "message"}

@@ -1,8 +1,9 @@
-"""Which leaves of a model are learnt together: the roles that a task gives them.
+"""The roles of a model's leaves: learnt together, constant, or kept by each client.
 
 A tree's *trainable part* is the tree with None in place of every other leaf. Clients
-clip, send and add up such parts only; what is constant stays as the model has it. What
-is *kept* each client trains with the rest, for itself: nobody else ever sees it.
+clip, send and add up only trainable parts; constant leaves stay as they are. *Kept*
+leaves are trained by each client for itself along with the rest: nobody else ever sees
+them.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ def trainable(task: base.Task, params: PyTree) -> PyTree:
 
     Raises:
       ValueError: For roles that are unknown or not shaped like the model, a model
-        without a trainable leaf, or trainable leaves that are no floating numbers.
+        without a trainable leaf, or trained leaves that are not floating-point numbers.
     """
     return _part(task, params, "trainable")
 
 
 def own(task: base.Task, params: PyTree) -> PyTree:
-    """What each client keeps of a model for itself: the tree with None in place of
-    every other leaf, `()` for a task that keeps nothing. Raises as `trainable` does.
+    """The leaves of a model that each client keeps for itself, with None in place of
+    every other leaf; `()` for a task that keeps nothing. Raises as `trainable` does.
     """
     part = _part(task, params, "kept")
     return part if jax.tree.leaves(part) else ()
 
 
 def trained(task: base.Task, params: PyTree) -> PyTree:
-    """What a client trains of a model: the trainable part and its own."""
+    """The leaves of a model that a client trains: the trainable ones and those it
+    keeps.
+    """
     return _part(task, params, "trainable", "kept")
 
 
@@ -81,13 +84,13 @@ def refuse_kept(task: base.Task, why: str) -> None:
 
 @functools.lru_cache(maxsize=64)
 def dimension(task: base.Task) -> int:
-    """How many numbers of a task's model are learnt."""
+    """The number of trainable parameters of a task's model."""
     leaves = jax.tree.leaves(trainable(task, model(task)))
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
 def merged(part: PyTree, whole: PyTree) -> PyTree:
-    """The whole model with these values of its trainable part."""
+    """The whole model with the values of `part` where it has some."""
     return _each(lambda own, leaf: leaf if own is None else own, part, whole)
 
 

@@ -1,4 +1,4 @@
-"""Who takes part in a round, and what the sampling does for privacy.
+"""Samplers of a round's participants, with their privacy amplification.
 
 The same samplers draw clients for a round and examples for a batch.
 """
@@ -21,16 +21,15 @@ from ppml_lab.data import storage
 from ppml_lab.federated import devices
 
 OVERFLOW_PROBABILITY = 1e-18
-"""Chance per draw that a Poisson sample outgrows its arrays and is cut off, unless
-`poisson` is told another.
+"""The default chance per draw that a Poisson sample outgrows its arrays and is cut off.
 """
 
 _BLOCK = 256
-"""Members whose coins are counted together where few are drawn among many."""
+"""Number of members whose coins are counted together where few of many are drawn."""
 
 
 def check_release(name: str, value: Any) -> None:
-    """The guard of an event that sampling is to amplify."""
+    """Checks for an event that sampling can amplify."""
     from ppml_lab.dp import given
 
     del name
@@ -40,7 +39,8 @@ def check_release(name: str, value: Any) -> None:
 @arguments.checked
 @guards.returned(event=check_release)
 def everyone(population: int) -> base.ClientSampler:
-    """Everybody takes part: no amplification, add-or-remove neighbours.
+    """A sampler by which everybody takes part: no amplification, add-or-remove
+    neighbours.
 
     Raises:
       ValueError: If population is below 1.
@@ -66,22 +66,24 @@ def everyone(population: int) -> base.ClientSampler:
 def fixed_size(
     population: int, cohort_size: Any, max_cohort: int | None = None
 ) -> base.ClientSampler:
-    """Exactly `cohort_size` of the population, uniformly without replacement.
+    """A sampler that draws exactly `cohort_size` members, uniformly without
+    replacement.
 
-    **Guarantee:** amplification of uniform sampling without replacement, which that of
-    `random.distinct` is if words are uniform, under replace-one neighbours (Wang,
-    Balle, Kasiviswanathan, AISTATS 2019), accounted by RDP; there is no PLD for it.
-    What is proven, and what it costs beside Poisson sampling: dp/FIXED_SIZE.md.
+    **Guarantee:** the amplification of uniform sampling without replacement under
+    replace-one neighbours (Wang, Balle, Kasiviswanathan, AISTATS 2019), accounted by
+    RDP; there is no PLD for it. The sampling by `random.distinct` is uniform if words
+    are uniform. dp/FIXED_SIZE.md says what is proven, and the cost beside Poisson
+    sampling.
 
     Args:
-      population: How many there are.
-      cohort_size: How many take part; where `max_cohort` is given it may be a traced
-        float32.
+      population: Number of members.
+      cohort_size: Number of participants; where `max_cohort` is given it may be a
+        traced float32.
       max_cohort: The length of a cohort's arrays, `cohort_size` by default.
 
     Raises:
-      ValueError: If the cohort is empty, or larger than its arrays, or these than the
-        population.
+      ValueError: If the cohort is empty or larger than its arrays, or the arrays are
+        larger than the population.
     """
     checks.at_least("cohort_size", cohort_size, 1)
     max_cohort = cohort_size if max_cohort is None else max_cohort
@@ -135,27 +137,29 @@ def poisson(
     *,
     overflow_prob: float = OVERFLOW_PROBABILITY,
 ) -> base.ClientSampler:
-    """Each member takes part independently with probability `sampling_prob`.
+    """A sampler that draws each member independently with probability `sampling_prob`.
 
     The cohort's arrays hold the largest sample that occurs but once in 10^18 draws; a
-    larger one is cut off there. A member's coin is its own and 64 bits fine, so that
-    devices can toss those of their own members, and rare ones have the right chance.
+    larger sample is cut off there. Each member has a coin of its own with a resolution
+    of 64 bits, so that devices can toss the coins of their own members, and rare
+    members have the right chance.
 
     **Guarantee:** Poisson amplification under add-or-remove neighbours (Mironov,
     Talwar, Zhang, 2019), up to `overflow_prob` per draw, which the event states and
-    accounting adds to delta. That is enough: where the members whom both neighbours
-    have leave a free place in the arrays, nothing is cut for either; they leave none
-    with that probability for both, whoever else is there. Averages divide by the
-    expected cohort, which is public, never by the realised one.
+    accounting adds to delta. That is enough: where the members that both neighbours
+    have leave a free place in the arrays, nothing is cut off for either neighbour; they
+    leave none with that probability for both, whoever else is there. Averages divide by
+    the expected cohort, which is public, never by the realised one.
 
     Args:
-      population: How many there are.
-      sampling_prob: Each one's chance in a draw; a number, of any type, known when the
-        sampler is built.
-      mesh: If given, the devices along its axis "clients" toss the coins, each those of
+      population: Number of members.
+      sampling_prob: Each member's chance in a draw; a number, of any type, known when
+        the sampler is built.
+      mesh: If given, each of the devices along its axis "clients" tosses the coins of
         the members that it owns (`data.shard`); the sample is the same to the bit.
-      overflow_prob: Chance of a draw that is cut off, in (0, 1): a run spends as much
-        of delta in every draw. The rarer, the longer the arrays, by a little.
+      overflow_prob: Chance that a draw is cut off, in (0, 1); every draw of a run
+        spends this much of delta. The smaller it is, the longer the arrays, by a
+        little.
 
     Raises:
       ValueError: If the population is empty, or sampling_prob outside (0, 1] or traced,
@@ -209,7 +213,7 @@ def poisson(
 
 
 def _any_rounds(sampling_prob: Any) -> Callable[[int], base.Participation]:
-    """The pattern of cohorts that are drawn anew in every round."""
+    """The pattern of cohorts that are drawn independently in every round."""
 
     @arguments.checked
     def participation(num_rounds: int) -> base.Participation:
@@ -222,7 +226,7 @@ def _any_rounds(sampling_prob: Any) -> Callable[[int], base.Participation]:
 def _coins(
     seed: UInt32[Array, " 2"], members: Int[Array, "*n"], prob: float
 ) -> Bool[Array, "*n"]:
-    """Whether each member's 64-bit fraction lies below `prob`."""
+    """True for members whose 64-bit fraction lies below `prob`."""
     if prob == 1:
         return jnp.ones(members.shape, bool)
     high, low = divmod(int(Fraction(prob) * 2**64), 2**32)
@@ -233,9 +237,9 @@ def _coins(
 def _few_drawn(
     tossed: Callable[[Array], Array], length: int, max_cohort: int
 ) -> base.Cohort:
-    """As `drawn_to_cohort(tossed(arange(length)), max_cohort)`, for few among many: no
-    array of all is made. Coins are counted by block, and those of blocks with members
-    tossed again.
+    """Gives `drawn_to_cohort(tossed(arange(length)), max_cohort)` for few drawn among
+    many, without an array of all members. Coins are counted by block, and the coins of
+    blocks with drawn members are tossed again.
     """
     num_blocks = -(-length // _BLOCK)
     starts = _BLOCK * jnp.arange(num_blocks, dtype=jnp.int32)
@@ -255,7 +259,9 @@ def _few_drawn(
 
 
 def _known_prob(name: str, value: Any, *, allow_one: bool) -> float:
-    """A probability of any numeric type as the Python float that is used throughout."""
+    """Converts a probability of any numeric type to a Python float; refuses traced
+    ones.
+    """
     if checks.is_traced(value):
         raise ValueError(
             f"{name} must be known when the sampler is built: it decides the length of"
@@ -272,8 +278,8 @@ def largest_poisson_sample(
     sampling_prob: float,
     overflow_prob: float = OVERFLOW_PROBABILITY,
 ) -> int:
-    """The size that a Poisson sample reaches with probability `overflow_prob` at most,
-    or the population.
+    """The smallest size that a Poisson sample reaches with probability at most
+    `overflow_prob`, or the population.
     """
     from scipy import special
 

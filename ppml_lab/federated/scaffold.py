@@ -19,11 +19,12 @@ from ppml_lab.federated import minibatch, optimizers, roles, server
 
 
 class Model(NamedTuple):
-    """What is sent, and what is sent back as changes.
+    """A model with its control variate, as sent to clients; updates are changes of
+    both.
 
     Attributes:
       params: The model.
-      control: The server's control variate: the mean of all clients'.
+      control: The server's control variate: the mean of all clients' controls.
     """
 
     params: PyTree
@@ -31,12 +32,12 @@ class Model(NamedTuple):
 
 
 class ScaffoldState(NamedTuple):
-    """A client in training.
+    """The state of a client in training.
 
     Attributes:
-      local: As in plain SGD.
-      control: What the client kept from its last round.
-      grad_sum: Sum of its uncorrected gradients, of the trainable leaves.
+      local: The state as in plain SGD.
+      control: The control that the client kept from its last round.
+      grad_sum: Sum of the client's uncorrected gradients, of the trainable leaves.
     """
 
     local: minibatch.LocalState
@@ -56,7 +57,7 @@ def _mean(name: str, value: Any) -> None:
 
 
 def _check_partner(name: str, which: str, sent: Any) -> None:
-    """Raises ValueError unless this was sent by SCAFFOLD's other half."""
+    """Raises ValueError unless SCAFFOLD's other half sent this value."""
     if not isinstance(sent, Model):
         raise ValueError(
             f"{name}: this {which} is not SCAFFOLD's: it sends no model with a control;"
@@ -88,21 +89,22 @@ def scaffold(
     """The trainer and the server of SCAFFOLD, for `averaging`.
 
     A client corrects each gradient by the server's control minus its own, and keeps for
-    its next round the mean of its uncorrected gradients. For plain SGD that mean is
-    the paper's option II, `c_i - c + (x - y_i) / (K lr)`; unlike the latter it is right
-    for any local optimizer. All controls start at zero, where a first round is FedAvg.
-    A client that drops out before its upload keeps its old control. Leaves that the
-    task keeps have none: nobody averages them, and a client trains them as it is.
+    its next round the mean of its uncorrected gradients. For plain SGD that mean is the
+    paper's option II, `c_i - c + (x - y_i) / (K lr)`; unlike option II it is right for
+    any local optimizer. All controls start at zero, so that a first round is FedAvg. A
+    client that drops out before its upload keeps its old control. Leaves that the task
+    keeps have no control: nobody averages them, and a client trains them without
+    correction.
 
     The update is twice as large as the model: the change of the parameters and of the
     control. A mechanism clips both together, and the secure sum adds both. With noise,
-    clipping or rounding the server's control is the mean of the clients' controls only
-    approximately.
+    clipping or rounding, the server's control is only approximately the mean of the
+    clients' controls.
 
     Args:
       task: What is learnt.
-      optimizer: The clients'; its state starts afresh in every round.
-      batch_size: Examples per step. A client with fewer uses all it has.
+      optimizer: The clients' optimizer; its state starts afresh in every round.
+      batch_size: Examples per step. A client with fewer examples uses all of them.
       num_epochs: Passes over the local data (give this or `num_steps`).
       num_steps: Steps of every client, whatever its size.
       server_optimizer: `optax.sgd(1.0)` by default, the paper's global step size 1.
@@ -114,7 +116,7 @@ def scaffold(
     model_server = server.fedopt(server_optimizer or optax.sgd(1.0))
 
     def keep(params: PyTree) -> PyTree:
-        """A control of zero, and in the place of leaves that the task keeps these."""
+        """A control of zero, joined with the leaves that the task keeps."""
         zeros = jax.tree.map(jnp.zeros_like, roles.trainable(task, params))
         return roles.of_client(zeros, roles.own(task, params))
 
@@ -146,7 +148,7 @@ def scaffold(
             lambda grad, everyones, own: grad + everyones.astype(own.dtype) - own,
             grads, sent.control, state.control,
         )  # fmt: skip
-        # What a client keeps drifts from nobody, and has no control.
+        # Leaves that a client keeps cannot drift from others', and have no control.
         whole = roles.merged(corrected, batch.grads)
         return ScaffoldState(
             minibatch.descend(optimizer, local, batch._replace(grads=whole)),
@@ -186,7 +188,8 @@ def scaffold(
         event=minibatch.nothing_promised,
         still_leaves=lambda: minibatch.still_leaves(task, optimizer),
     )
-    # Weights by examples would break that the control is the mean of the clients'.
+    # With weights by examples the control would not be the mean of the clients'
+    # controls.
     return trainer, base.Server(
         init=server_init,
         send=lambda params, memory: Model(params, memory[1]),

@@ -1,7 +1,7 @@
-"""Judging a model on all rows of a test set at once, beside row by row.
+"""Metrics of all rows of a test set together, beside means over rows.
 
-Some metrics, such as the area under a curve, are of all rows together. One pass makes a
-task's own metrics, whose means are reported, and the scores of all rows.
+Some metrics, such as the area under a curve, need the scores of all rows. One pass
+computes the task's own metrics, whose means are reported, and the scores of all rows.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ Predict = Callable[[PyTree, PyTree], Array]
 """`(params, rows) -> scores [n, ...]`."""
 
 Metric = Callable[[Array, Any, Array], Mapping[str, Array]]
-"""`(scores, labels, weights) -> scalars` of all rows: `labels` is the rows' "y", or the
-rows where they have none; `weights` are 1 for a row that counts and 0 for padding."""
+"""`(scores, labels, weights) -> scalars` of all rows. `labels` is the rows' "y", or the
+rows themselves where they have no "y"; `weights` are 1 for a row that counts and 0 for
+padding."""
 
 
 @arguments.checked
@@ -36,21 +37,21 @@ def scorer(
     batch_size: int = 250,
     mesh: Mesh | None = None,
 ) -> Callable[[PyTree, PyTree], dict[str, Float[Array, ""]]]:
-    """A function `(params, rows) -> scalars`: the means of `task.evaluate`, by its
-    `weigh` if it has one, and what the metrics make of the scores of all rows, which
-    replaces a mean of the same name. Without metrics there are no scores.
+    """A function `(params, rows) -> scalars` with the means of `task.evaluate`,
+    weighted by `task.weigh` if it has one, and the metrics of the scores of all rows. A
+    metric replaces a mean of the same name. Without metrics there are no scores.
 
     Args:
       task: Gives per-example metrics.
       predict: Gives scores.
-      metrics: Of all rows.
+      metrics: Metrics of all rows.
       batch_size: Rows at once on a device.
       mesh: Devices that share the rows along "clients"; one device if None.
 
     Raises:
-      ValueError: If batch_size is below 1; the function, for rows without examples,
-        metrics that are not scalars or share a name, or scores that are not one per
-        row.
+      ValueError: If batch_size is below 1. The function raises it for rows without
+        examples, metrics that are not scalars or share a name, or scores that are not
+        one per row.
     """
     checks.at_least("batch_size", batch_size, 1)
 

@@ -1,4 +1,4 @@
-"""Cohorts that keep their members apart: who takes part waits for its next turn."""
+"""Sampling with a minimum separation: members take turns."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MOST_MEMBERS = 2**30
 
 
 class Turn(NamedTuple):
-    """Whose turn it is.
+    """The sampler's state: the next turn.
 
     Attributes:
-      order: Seed words of the order in which all take turns, a permutation of them.
+      order: Seed words of the order in which members take turns, a permutation.
       first: The place in that order of the next cohort's first member.
     """
 
@@ -34,25 +34,26 @@ class Turn(NamedTuple):
 def min_separation(
     population: int, cohort_size: int, separation: int | None = None
 ) -> base.ClientSampler:
-    """Everybody in turn, `cohort_size` at a time, in a random order that a run keeps.
+    """A sampler by which members take turns, `cohort_size` at a time, in a random order
+    that a run keeps.
 
-    Between two of a member's rounds lie `population // cohort_size` or more, counted as
-    the difference of their numbers, and all members take part equally often, give or
-    take once. That is the pattern by which correlated noise is accounted
-    (`dp.correlated_gaussian`); under independent noise everyone pays for its own rounds
-    alone. The state is the seed of the order and a place in it, whatever the
-    population.
+    The numbers of two rounds of one member differ by at least `population //
+    cohort_size`, and all members take part equally often, give or take once. Correlated
+    noise is accounted by this pattern (`dp.correlated_gaussian`); under independent
+    noise each member pays only for its own rounds. The state is the seed of the order
+    and a place in it, whatever the population.
 
-    **Guarantee:** no amplification, and none is needed: who takes part when may be
-    known to everybody, and what is claimed holds for every order. Neighbours have
-    nothing in a member's place ("zero_out"), which stays, so that nobody else's turn
-    depends on it. Who drops out waits for its next turn.
+    **Guarantee:** no amplification, and none is needed: everybody may know who takes
+    part when, and what is claimed holds for every order. Neighbours have nothing in a
+    member's place ("zero_out"); the place stays, so that nobody else's turn depends on
+    it. A member that drops out waits for its next turn.
 
     Args:
-      population: How many there are, at most 2^30.
-      cohort_size: How many take part in every round.
-      separation: What is asked for: each member at most once in any so many rounds in a
-        row. What is kept, and stated, is the most that the sizes allow.
+      population: Number of members, at most 2^30.
+      cohort_size: Number of participants in every round.
+      separation: The least separation: each member takes part at most once in any
+        `separation` rounds in a row. The sampler keeps, and states, the largest
+        separation that the sizes allow.
 
     Raises:
       ValueError: For sizes below 1, or a population too small for them.

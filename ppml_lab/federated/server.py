@@ -1,4 +1,4 @@
-"""What a server does with the mean of its clients' updates."""
+"""Servers: steps along the mean of the clients' updates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ppml_lab import arguments, base, guards, trees
 @arguments.checked
 @guards.returned()
 def fedopt(optimizer: optax.GradientTransformation) -> base.Server:
-    """Takes the mean update for a descent direction of any optax optimizer.
+    """A server that takes the mean update for a descent direction of any optax
+    optimizer.
 
     Reddi et al., "Adaptive Federated Optimization", ICLR 2021. `optax.sgd(1.0)` is
     FedAvg, with momentum FedAvgM; `optax.adam`, `yogi` and `adagrad` are FedAdam,

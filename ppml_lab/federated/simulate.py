@@ -1,4 +1,4 @@
-"""Runs an algorithm: rounds in one compiled program, cut in chunks for the host."""
+"""Runs an algorithm: rounds in one compiled program, cut into chunks for the host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_chunk(
     first_round: Int[Array, ""] | int,
     num_rounds: int,
 ) -> tuple[Any, dict[str, Array]]:
-    """`num_rounds` rounds as one scan; pure, so that it can be jitted and mapped.
+    """Runs `num_rounds` rounds as one scan; pure, so that it can be jitted and mapped.
 
     Round `t` uses `fold_in(key, t)`: cutting a run into chunks, or stopping and
     resuming it, changes nothing.
@@ -43,7 +43,7 @@ def run_chunk(
 
 
 def chunk_lengths(num_rounds: int, eval_every: int) -> list[int]:
-    """How a run is cut: chunks of `eval_every` rounds and the rest."""
+    """The lengths of a run's chunks: `eval_every` rounds each, and the rest."""
     checks.at_least("num_rounds", num_rounds, 1)
     checks.at_least("eval_every", eval_every, 1)
     whole, rest = divmod(num_rounds, eval_every)
@@ -51,7 +51,7 @@ def chunk_lengths(num_rounds: int, eval_every: int) -> list[int]:
 
 
 class _Programs(NamedTuple):
-    """The compiled functions of an algorithm and what it is judged by.
+    """The compiled functions of an algorithm and its evaluation.
 
     Attributes:
       init: `(key) -> state`.
@@ -67,7 +67,9 @@ class _Programs(NamedTuple):
 def _programs(
     algorithm: base.FederatedAlgorithm, evaluate: Evaluate | None, where: Any
 ) -> _Programs:
-    """Kept for a few algorithms, so that another seed compiles nothing."""
+    """The programs of an algorithm, cached for a few so that a new seed compiles
+    nothing.
+    """
 
     @functools.partial(jax.jit, static_argnums=4, donate_argnums=1)
     def chunk(
@@ -97,15 +99,16 @@ def simulate(
     """Runs `algorithm` for `num_rounds` rounds.
 
     All rounds between two evaluations are one compiled program; the host sees the state
-    only at their ends, where `on_chunk` may report, save, or stop the run. The programs
-    of the last few algorithms are kept: one with another seed compiles nothing, given
-    the same `algorithm` and `evaluate`.
+    only at its end, where `on_chunk` may report, save, or stop the run. The programs of
+    the last few algorithms are kept: with the same `algorithm` and `evaluate`, a run
+    with another seed compiles nothing.
 
-    An interrupt (Ctrl-C) ends the run after the chunk that is going on, and returns
-    what was done; a second one at once.
+    An interrupt (Ctrl-C) ends the run after the current chunk and returns what was
+    done; a second interrupt stops at once with KeyboardInterrupt.
 
     Args:
-      key: Makes the whole run reproducible; an integer is `jax.random.key` of it.
+      key: Makes the whole run reproducible; an integer `n` stands for
+        `jax.random.key(n)`.
       algorithm: Such as `averaging(...)`.
       clients: The federated data set.
       num_rounds: At least 1.
@@ -113,14 +116,14 @@ def simulate(
       evaluate: `(params, test) -> scalars`, see `evaluator`.
       eval_every: Rounds per chunk; all by default.
       on_chunk: Called with (rounds done, state, the chunk's history); a true result
-        stops the run. The state's buffers go to the next chunk: copy what is to stay.
-      report: Called with (rounds done, all rounds) after every chunk; by default a line
-        of its own at a terminal or in a notebook, and nothing elsewhere. None for
-        silence.
+        stops the run. The next chunk reuses the state's buffers: copy what is to stay.
+      report: Called with (rounds done, all rounds) after every chunk. By default it
+        writes a progress line at a terminal or in a notebook, and nothing elsewhere.
+        None for silence.
 
     Returns:
-      The final state, and the history: the rounds' scalars `[rounds]`, and, with
-      `evaluate`, its scalars `[evaluations]` beside `eval_round`.
+      The final state, and the history: the rounds' scalars `[rounds]` and, with
+      `evaluate`, the evaluations' scalars and `eval_round`, both `[evaluations]`.
 
     Raises:
       ValueError: For counts below 1, a test set without `evaluate`, or clients or test
@@ -139,7 +142,7 @@ def simulate(
     init_key, rounds_key = jax.random.split(key)
     programs = _programs(algorithm, evaluate, clients.offsets.sharding)
     if evaluate is not None:
-        # In a compiled round no label's value is known any more.
+        # Checks labels here, as no label's value is known in a compiled round.
         first = jax.eval_shape(algorithm.init, init_key)
         jax.eval_shape(lambda state: evaluate(state.params, test), first)
     state = programs.init(init_key)

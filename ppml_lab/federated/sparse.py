@@ -1,7 +1,7 @@
-"""Messages of few coordinates: their values, and which these are.
+"""Messages of few coordinates: the values and their coordinates.
 
-What a message takes is the length of what `to_bytes` makes of it: float32 values, then
-the numbers of their coordinates in as few bits as the largest needs.
+A message's size is the length of its `to_bytes`: float32 values, then the numbers of
+their coordinates in as few bits as the largest number needs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ppml_lab import arguments, base, checks, trees
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sparse:
-    """A tree of float arrays that is zero but at these coordinates.
+    """A tree of float arrays that is zero except at some coordinates.
 
     Attributes:
-      values: Of the coordinates, `[num_sent]`.
+      values: Values at the coordinates, `[num_sent]`.
       indices: The coordinates, counted through the tree's leaves in order.
       like: The tree's structure, and the shapes of its leaves.
     """
@@ -35,15 +35,16 @@ class Sparse:
 
 
 def largest(magnitudes: Float[Array, " d"], count: int) -> Int[Array, " count"]:
-    """The coordinates of the largest magnitudes; of equal ones the first."""
+    """The coordinates of the largest magnitudes; among equal ones the first."""
     _, indices = jax.lax.top_k(magnitudes, count)
     return indices
 
 
 def of(tree: PyTree, num_sent: int) -> Sparse:
-    """A tree as a message of `num_sent` coordinates at most.
+    """Makes a tree into a message of at most `num_sent` coordinates.
 
-    Its values are NaN if it has more that are not zero: none is left out silently.
+    The message's values are NaN if the tree has more coordinates that are not zero, so
+    that none is left out silently.
     """
     leaves, structure = jax.tree.flatten(tree)
     vector, _ = trees.as_vector([leaf.astype(jnp.float32) for leaf in leaves])
@@ -67,16 +68,16 @@ def dense(message: Sparse) -> PyTree:
 def to_bytes(
     values: Float[np.ndarray, " n"], indices: Int[np.ndarray, " n"], dimension: int
 ) -> bytes:
-    """A message as it is sent: little-endian float32 values, and coordinates of
-    `ceil(log2(dimension))` bits each, the highest first; host side.
+    """The bytes of a message: little-endian float32 values, then coordinates of
+    `ceil(log2(dimension))` bits each, the highest bit first; host side.
 
     Args:
-      values: Of the coordinates.
+      values: Values at the coordinates.
       indices: The coordinates, in any order.
-      dimension: How many coordinates there are.
+      dimension: Number of all coordinates.
 
     Raises:
-      ValueError: For coordinates that there are none of, or not one for each value.
+      ValueError: For coordinates out of range, or not one for each value.
     """
     checks.at_least("dimension", dimension, 1)
     checks.entries("indices", indices, len(values), "values")
@@ -93,7 +94,7 @@ def to_bytes(
 def from_bytes(
     sent: bytes, num_sent: int, dimension: int
 ) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """The values and the coordinates of a message of `num_sent`; host side.
+    """The values and the coordinates of a message of `num_sent` coordinates; host side.
 
     Raises:
       ValueError: For a message of another length.
@@ -122,15 +123,15 @@ def _index_bits(dimension: int) -> int:
 def sending_few(
     aggregator: base.SecureAggregator, num_sent: int
 ) -> base.SecureAggregator:
-    """An aggregator that gets its messages as `Sparse` ones.
+    """An aggregator whose messages are sent as `Sparse`.
 
     Args:
-      aggregator: What becomes of messages, each of which its servers see: a client
+      aggregator: Aggregates the messages. Its servers must see each message: a client
         tells them which coordinates it sends.
-      num_sent: The most coordinates of a message that are not zero.
+      num_sent: The largest number of nonzero coordinates of a message.
 
     Raises:
-      ValueError: For an aggregator that shows sums alone, or fewer than 1 coordinate.
+      ValueError: For an aggregator that shows only sums, or fewer than 1 coordinate.
     """
     checks.at_least("num_sent", num_sent, 1)
     if aggregator.shows != "individual":

@@ -1,4 +1,4 @@
-"""Compression with a memory: clients send the largest part of what they have to say.
+"""Top-k compression with error feedback: clients send their largest coordinates.
 
 Seide, Fu, Droppo, Li and Yu, "1-Bit Stochastic Gradient Descent and its Application to
 Data-Parallel Distributed Training of Speech DNNs", Interspeech 2014, for the memory;
@@ -22,11 +22,11 @@ from ppml_lab.federated.server import fedopt
 
 
 class Kept(NamedTuple):
-    """What a client keeps between its rounds; in one, its state and what it kept.
+    """A client's memory between rounds, and its state within a round.
 
     Attributes:
-      own: The trainer's.
-      unsent: The part of its updates that it has not sent yet.
+      own: What the wrapped trainer keeps; within a round, that trainer's state.
+      unsent: The part of the client's updates that it has not sent yet.
     """
 
     own: PyTree
@@ -48,28 +48,28 @@ def top_k(
     error_feedback: bool = True,
 ) -> base.ClientTrainer:
     """A trainer whose clients send the `num_sent` largest coordinates of their update
-    and of what earlier rounds left unsent.
+    plus what earlier rounds left unsent.
 
-    With e what a client has not sent, in a round it sends C(e + update) and keeps e +
-    update - C(e + update), where C keeps the coordinates of the largest magnitude in
-    all leaves together, of equal ones the first. A client that drops out before its
+    If e is what a client has not sent yet, it sends C(e + update) in a round and keeps
+    e + update - C(e + update). C keeps the coordinates of the largest magnitude in all
+    leaves together, among equal ones the first. A client that drops out before its
     upload, or does not take part, keeps its e. A message is the values and their
-    coordinates (`sparse`): the bytes that `averaging` states are those of what
-    `sparse.to_bytes` makes of it.
+    coordinates (`sparse`); the bytes that `averaging` states are those of
+    `sparse.to_bytes`.
 
-    **Guarantee:** none of its own, and a mechanism's stands as it is: what is clipped,
-    and therefore bounded, is the message of the round, which is what `averaging` clips,
-    whatever of earlier rounds is in it; what a client keeps leaves it in messages
-    alone. The part of a message that clipping takes is lost, not kept. Which
-    coordinates a client sends tells of its data: it goes with sums that show each
-    message, and with noise that is added to the sum.
+    **Guarantee:** none of its own, and a mechanism's guarantee stands as it is.
+    `averaging` clips, and therefore bounds, the round's message, whatever of earlier
+    rounds is in it; what a client keeps leaves it only in messages. The part of a
+    message that clipping takes is lost, not kept. The coordinates that a client sends
+    tell of its data: this trainer goes with sums that show each message, and with noise
+    that is added to the sum.
 
     Args:
       task: What is learnt.
-      trainer: What clients do beside; it may keep something itself.
-      num_sent: Coordinates that are sent (give this or `share`).
-      share: The part of an update's coordinates that is sent, to the nearest number of
-        them that is not 0.
+      trainer: How clients train; it may keep something itself.
+      num_sent: Number of coordinates that are sent (give this or `share`).
+      share: The part of an update's coordinates that is sent, rounded to the nearest
+        number of coordinates, but at least 1.
       server: The trainer's partner; the default of `averaging` if None.
       error_feedback: Whether what is not sent is kept for later rounds. Without it, C
         is biased in every round, and training may stall away from any optimum.
@@ -111,7 +111,7 @@ def top_k(
         message = jax.tree.map(lambda leaf, c: jnp.where(c, leaf, 0), wanted, chosen)
         unsent = ()
         if error_feedback:
-            # What diverged is not remembered: it would never be finite again.
+            # Values that diverged are not kept: they would never be finite again.
             unsent = jax.tree.map(
                 lambda leaf, c: jnp.where(c | ~jnp.isfinite(leaf), 0, leaf),
                 wanted,
@@ -148,7 +148,7 @@ def _count(num_sent: int | None, share: float | None, dimension: int) -> int:
 
 
 def _largest(tree: PyTree, count: int) -> PyTree:
-    """Which coordinates have the largest magnitudes, in the shape of the tree."""
+    """True for the coordinates of the largest magnitudes, in the shape of the tree."""
     sizes: Any = jax.tree.map(lambda leaf: jnp.abs(leaf).astype(jnp.float32), tree)
     vector, cut = trees.as_vector(sizes)
     chosen = jnp.zeros(vector.shape, bool).at[sparse.largest(vector, count)].set(True)

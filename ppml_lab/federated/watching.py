@@ -1,4 +1,4 @@
-"""A person who watches a run: how far it is, and an interrupt that loses nothing."""
+"""Progress of a run for a person who watches, and an interrupt that loses nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 
 def progress_line(done: int, total: int) -> None:
-    """Writes how many rounds are done to standard error: one line that is written over,
-    at a terminal or in a notebook; nothing elsewhere.
+    """Writes the number of rounds done to standard error, as one line that is
+    overwritten, at a terminal or in a notebook; elsewhere writes nothing.
     """
     if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
         return
@@ -24,8 +24,8 @@ def progress_line(done: int, total: int) -> None:
 def interrupts() -> Iterator[Callable[[], bool]]:
     """Gives a function that says whether an interrupt (Ctrl-C) came inside the block.
 
-    The first one is only noted, so that what is going on can be finished; the second
-    raises KeyboardInterrupt. In a thread that is not the main one nothing changes.
+    The first interrupt is only noted, so that the current work can finish; the second
+    raises KeyboardInterrupt. In a thread other than the main one nothing changes.
     """
     noted: list[Any] = []
     if threading.current_thread() is not threading.main_thread():

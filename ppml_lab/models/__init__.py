@@ -1,4 +1,4 @@
-"""Models as flax modules, and tasks made of any `(init, apply)` pair."""
+"""Models as flax modules, and tasks from any `(init, apply)` pair."""
 
 from ppml_lab.models.modules import (
     CNN,

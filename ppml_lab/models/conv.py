@@ -1,12 +1,13 @@
 """Convolutions that stay fast inside compiled loops and under `vmap` over clients.
 
 XLA on CPU hands a convolution to its fast kernel only in the layout NHWC x HWIO. It
-rewrites others into it, but not inside the body of a while loop, and JAX writes the two
-backward convolutions of training in other layouts: there they run many times slower.
-Here all three are written in that layout from the start. Under `vmap` over kernels,
-which would make a grouped convolution, a CPU takes one kernel after the other, the
-fastest way measured there (`experiments/benchmarks/convolutions.py`); other backends
-multiply patches, which is not measured yet.
+rewrites other layouts into this one, but not inside the body of a while loop, and JAX
+writes the two backward convolutions of training in other layouts: in a loop they run
+many times slower. This module writes all three in the fast layout from the start. Under
+`vmap` over kernels, which would make a grouped convolution, a CPU takes one kernel
+after the other, the fastest way measured there
+(`experiments/benchmarks/convolutions.py`); other backends multiply patches, which is
+not measured yet.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Window(NamedTuple):
-    """How a kernel moves: one entry per spatial axis, as `lax` names them."""
+    """The movement of a kernel: one entry per spatial axis, named as in `lax`."""
 
     strides: tuple[int, ...] = (1, 1)
     padding: tuple[tuple[int, int], ...] = ((0, 0), (0, 0))
@@ -46,12 +47,13 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> Array:
-    """`lax.conv_general_dilated`, for flax's `nn.Conv(conv_general_dilated=...)`.
+    """Replaces `lax.conv_general_dilated` in flax's
+    `nn.Conv(conv_general_dilated=...)`.
 
-    Two-dimensional convolutions of NHWC inputs by HWIO kernels, which are flax's, get
-    this module's way of computing them; reverse differentiation works to any order,
-    forward differentiation does not. Everything else (groups, other layouts or ranks,
-    a given precision) goes to lax unchanged.
+    Two-dimensional convolutions of NHWC inputs by HWIO kernels, as flax makes them, are
+    computed by this module; reverse differentiation works to any order, forward
+    differentiation does not. Everything else (groups, other layouts or ranks, a given
+    precision) goes to lax unchanged.
     """
     strides = tuple(window_strides)
     ones = (1,) * len(strides)
@@ -79,7 +81,7 @@ def conv_general_dilated(
 def convolve(
     lhs: Inexact[Array, "n h w i"], rhs: Inexact[Array, "kh kw i o"], window: Window
 ) -> Inexact[Array, "n oh ow o"]:
-    """The convolution of `lhs` by `rhs`; its gradients are such convolutions again."""
+    """The convolution of `lhs` by `rhs`; its gradients are such convolutions, too."""
     return _batchable(window)(lhs, rhs)
 
 
@@ -152,7 +154,7 @@ def by_patches(
     """The convolution as one matrix product of patches with the kernel.
 
     The patches are cut by the kernel's entries or by the output's positions, whichever
-    are fewer: where the "kernel" is a gradient, positions are.
+    are fewer. Where the "kernel" is a gradient, positions are fewer.
     """
     gaps = [step - 1 for step in window.lhs_dilation]
     spatial = [(*pads, gap) for pads, gap in zip(window.padding, gaps, strict=True)]
@@ -194,13 +196,13 @@ def _slices(
 
 
 def _dilated(shape: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """The pixels that dilated axes span."""
+    """The number of pixels that dilated axes span."""
     pairs = zip(shape, dilation, strict=True)
     return [max((size - 1) * step + 1, 0) for size, step in pairs]
 
 
 def _is_channels_last(lhs: Array, rhs: Array, dimension_numbers: Any) -> bool:
-    """Whether this is a convolution of NHWC by HWIO."""
+    """Returns whether this is a convolution of NHWC by HWIO."""
     if lhs.ndim != 4:
         return False
     given, ours = (

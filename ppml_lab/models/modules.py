@@ -46,7 +46,7 @@ class BatchNormMLP(nn.Module):
     """An `MLP` with a BatchNorm before every ReLU, for `personal` models.
 
     With `training` it normalises by the batch and moves its running statistics;
-    otherwise it takes these.
+    otherwise it normalises by the running statistics.
     """
 
     features: Sequence[int]
@@ -71,7 +71,7 @@ class BatchNormMLP(nn.Module):
 
 @arguments.checked
 def logistic(num_classes: int) -> MLP:
-    """Multinomial logistic regression, starting from zero: the loss is convex, and
+    """Multinomial logistic regression, starting from zero, as the loss is convex and
     random weights would only be noise to unlearn.
     """
     checks.at_least("num_classes", num_classes, 2)
@@ -112,7 +112,7 @@ def _flat(module: nn.Module, x: Float[Array, "n h w c"]) -> Float[Array, "n feat
 def halved(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
     """Max-pooling of 2x2 blocks; an odd last row or column is left out.
 
-    As maxima of slices: the gradient of XLA's pooling is slow on CPU.
+    It takes maxima of slices, as the gradient of XLA's pooling is slow on CPU.
     """
     rows, columns = 2 * (x.shape[1] // 2), 2 * (x.shape[2] // 2)
     x = jnp.maximum(x[:, 0:rows:2], x[:, 1:rows:2])
@@ -122,8 +122,8 @@ def halved(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
 class CNN(nn.Module):
     """McMahan's CNN: 5x5x32, pool, 5x5x64, pool, 512: 1,663,370 parameters on MNIST.
 
-    Its `convolution` stays fast in loops and over clients; any with the signature of
-    `lax.conv_general_dilated` gives the same numbers.
+    Its `convolution` stays fast in loops and over clients; any convolution with the
+    signature of `lax.conv_general_dilated` gives the same numbers.
     """
 
     num_classes: int

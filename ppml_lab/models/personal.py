@@ -1,4 +1,4 @@
-"""Models of which each client keeps a part for itself.
+"""Personal models: each client keeps some leaves for itself.
 
 Arivazhagan, Aggarwal, Singh and Choudhary, "Federated Learning with Personalization
 Layers", 2019 (FedPer: the last layers); Li, Jiang, Zhang, Kamp and Dou, "FedBN:
@@ -19,24 +19,26 @@ from ppml_lab import arguments, base
 
 @arguments.checked
 def personal(task: base.Task, kept: Sequence[str]) -> base.Task:
-    """The task of which each client keeps the named leaves for itself.
+    """Changes a task so that each client keeps the named leaves for itself.
 
-    Clients train them with the rest, and nobody clips, noises, sends or sums them: a
-    client predicts by what it was sent and what it keeps (`ClientTrainer.model`).
+    Clients train kept leaves with the rest, and nobody clips, noises, sends or sums
+    them: a client predicts with what it was sent and what it keeps
+    (`ClientTrainer.model`).
 
     **Guarantee:** what a mechanism promises a client, it promises against all others,
-    who see the shared leaves alone (joint differential privacy: Kearns, Pai, Roth and
+    who see only the shared leaves (joint differential privacy: Kearns, Pai, Roth and
     Ullman, ITCS 2014). Nothing is promised against those who see a client's own leaves,
     or predictions made with them.
 
     Args:
       task: What is learnt; leaves that it keeps stay kept.
-      kept: Names of layers or leaves, as they stand in their paths: "Dense_1" is all of
-        that layer, "Dense_1/bias" its bias, "BatchNorm_*" every such layer.
+      kept: Names of layers or leaves as in their paths: "Dense_1" is a whole layer,
+        "Dense_1/bias" its bias, "BatchNorm_*" every layer whose name matches.
 
     Raises:
-      ValueError: For no names, one that no leaf has (the nearest are suggested), one of
-        a leaf that the task calls constant, or names that leave nothing to share.
+    ValueError: For no names, a name that no leaf has (the nearest is suggested), the
+      name of a leaf that the task calls constant, or names that leave nothing to
+      share.
     """
     if not kept:
         raise ValueError("kept is empty; name a layer, such as ('Dense_1',)")
@@ -84,7 +86,7 @@ def _steps(path: Sequence[object]) -> list[str]:
 
 
 def _has(path: Sequence[object], name: str) -> bool:
-    """Whether a name is one of a path's steps, or several that follow each other."""
+    """Returns whether a name is a step of a path, or several steps in a row."""
     steps, wanted = _steps(path), name.split("/")
     return any(
         all(map(fnmatchcase, steps[start : start + len(wanted)], wanted))
@@ -93,7 +95,7 @@ def _has(path: Sequence[object], name: str) -> bool:
 
 
 def _names(paths: Sequence[Sequence[object]]) -> list[str]:
-    """What stands in the paths, once each; not the collection that holds all."""
+    """The steps of all paths, once each, without the collection "params"."""
     found = dict.fromkeys(step for path in paths for step in _steps(path))
     return [name for name in found if name not in ("", "params")]
 

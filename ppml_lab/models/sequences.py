@@ -1,9 +1,9 @@
-"""Models that predict the next token of a sequence, at every place of it.
+"""Models that predict the next token at every place of a sequence.
 
 They read integers in [0, vocab_size), int32 `[n, length]`, and give logits `[n, length,
-vocab_size]`, of which those at a place depend on the tokens up to it alone: what is
-padded behind a sequence needs no mask but in the loss. `dp`'s ghost norms know all of
-their layers.
+vocab_size]`. The logits at a place depend only on the tokens up to it, so that padding
+behind a sequence needs a mask only in the loss. `dp`'s ghost norms support all of their
+layers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from ppml_lab import checks
 
 
 class CharLSTM(nn.Module):
-    """An LSTM for the next character: 820,522 parameters where there are 90 characters.
+    """An LSTM for the next character: 820,522 parameters for 90 characters.
 
-    They are embedded in 8 dimensions and go through two layers of 256, as in McMahan et
-    al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
-    AISTATS 2017, and Caldas et al., "LEAF: A Benchmark for Federated Settings", 2018.
+    Characters are embedded in 8 dimensions and go through two layers of 256, as in
+    McMahan et al., "Communication-Efficient Learning of Deep Networks from
+    Decentralized Data", AISTATS 2017, and Caldas et al., "LEAF: A Benchmark for
+    Federated Settings", 2018.
     """
 
     vocab_size: int
@@ -66,9 +67,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A causal transformer with learned positions, pre-norm blocks and no dropout.
 
-    Radford et al., "Language Models are Unsupervised Multitask Learners", 2019 (GPT-2),
-    without its tied embeddings: of `num_blocks` blocks, whose dense layers are `hidden`
-    wide inside, on tokens and positions embedded in `width` dimensions.
+    It is that of Radford et al., "Language Models are Unsupervised Multitask Learners",
+    2019 (GPT-2), without tied embeddings: `num_blocks` blocks, whose dense layers are
+    `hidden` wide inside, on tokens and positions embedded in `width` dimensions.
 
     Raises:
       ValueError: For sizes below 1, or heads that do not share `width` evenly; when
@@ -112,7 +113,7 @@ class Transformer(nn.Module):
 
 
 def _check_tokens(module: nn.Module, vocab_size: int, tokens: Any) -> None:
-    """Raises ValueError unless these are integers `[n, length]`."""
+    """Raises ValueError unless tokens are integers `[n, length]`."""
     name, shape, dtype = type(module).__name__, tokens.shape, tokens.dtype
     if len(shape) != 2 or not shape[1]:
         raise ValueError(

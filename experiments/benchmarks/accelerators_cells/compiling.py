@@ -1,9 +1,9 @@
-"""Compiles one program for one target, and says what XLA made of it.
+"""Compiles one program for one target, and reports the result.
 
     python -m experiments.benchmarks.accelerators_cells.compiling TARGET PROGRAM
 
-prints one line of JSON, and is what `accelerators` starts as a process: a compiler that
-ends its process takes one row with it.
+prints one line of JSON. `accelerators` starts it as a process, so that a compiler that
+ends its process loses only one row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HOST = re.compile(r"custom_call_target=\"(\w*(?:callback|host)\w*)\"", re.I)
 
 
 def compiled(where: targets.Target, make: programs.Make) -> dict[str, Any]:
-    """What becomes of a program on a target."""
+    """Compiles a program for a target and reports memory, work and contents."""
     with target.made_for(where.devices):
         begin = time.perf_counter()
         made = make()
@@ -59,7 +59,7 @@ def compiled(where: targets.Target, make: programs.Make) -> dict[str, Any]:
 
 
 def memory(found: Any) -> dict[str, int]:
-    """Bytes on a device, as XLA's buffer assignment has them."""
+    """Bytes on a device, by XLA's buffer assignment."""
     stats = found.memory_analysis()
     return {
         "argument_bytes": stats.argument_size_in_bytes,
@@ -69,8 +69,9 @@ def memory(found: Any) -> dict[str, int]:
 
 
 def work(found: Any) -> dict[str, float]:
-    """XLA's own count, of a device, every loop's body once."""
-    # A GPU's compiler counts nothing by itself; the analysis is the same for all.
+    """XLA's own count of a device's work, with every loop's body counted once."""
+    # A GPU's compiler counts nothing itself; the analysis is the same for all
+    # platforms.
     cpu = jax.devices("cpu")[0].client
     (module,) = found.runtime_executable().hlo_modules()
     counted = found.cost_analysis() or _jax.hlo_module_cost_analysis(cpu, module)
@@ -81,7 +82,7 @@ def work(found: Any) -> dict[str, float]:
 
 
 def read(text: str) -> dict[str, Any]:
-    """What the compiled program's text says."""
+    """Facts read from the compiled program's text."""
     kinds: Counter[str] = Counter()
     for kind in COLLECTIVES:
         kinds[kind] = len(re.findall(rf" {kind}(?:-start)?\(", text))
@@ -98,7 +99,7 @@ def main() -> None:
     where, name = sys.argv[1:]
     jax.config.update("jax_platforms", "cpu")
     there = targets.target_of(where)
-    # Data are dealt to as many devices here.
+    # Data are split over the same number of devices here.
     jax.config.update("jax_num_cpu_devices", len(there.devices))
     print(json.dumps(compiled(there, programs.prepared(name))))
 

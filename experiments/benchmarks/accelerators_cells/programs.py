@@ -1,7 +1,7 @@
 """The programs that are compiled for chips that are not here, by name.
 
-A program's data are loaded here, where there are devices; what it is traced with are
-shapes, on the devices that it is made for.
+A program's data are loaded on this machine's devices; it is traced with shapes on the
+devices that it is compiled for.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ SEED = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
 
 class Program(NamedTuple):
-    """A function, and what it is called with."""
+    """A function with its arguments."""
 
     run: Callable[..., Any]
     arguments: tuple[Any, ...]
-    """Pytrees of `jax.ShapeDtypeStruct`, those with a sharding of their own as it says,
-    all others whole on every device."""
+    """Pytrees of `jax.ShapeDtypeStruct`; those without a sharding are whole on every
+    device."""
     donated: tuple[int, ...] = ()
-    """Arguments whose memory results may take."""
+    """Arguments whose memory results may reuse."""
 
 
 Make = Callable[[], Program]
-"""Made where the program's devices are the target's."""
+"""Makes a program; called where the program's devices are the target's."""
 
 ALGORITHMS = {
     "FedAvg": parts.FedAvg(),
@@ -83,7 +83,7 @@ SHORT = lab.Schedule(num_rounds=2, eval_every=2)
 
 
 def names() -> dict[str, str]:
-    """All programs, and which kind of work each is."""
+    """All programs, each with its kind of work."""
     return {name: "pairs" for name in pairs()} | {
         name: kind for name, (kind, _) in OTHERS.items()
     }
@@ -91,8 +91,8 @@ def names() -> dict[str, str]:
 
 @functools.cache
 def pairs() -> tuple[str, ...]:
-    """Federated runs, so few that every algorithm, mechanism and secure sum that go
-    together meet in one of them.
+    """A small set of federated runs in which every two of algorithm, mechanism and
+    secure sum that go together meet at least once.
     """
     all_three = [
         three
@@ -102,7 +102,7 @@ def pairs() -> tuple[str, ...]:
     left = set().union(*map(_met, all_three))
     chosen = []
     while left:
-        # Of equals the first, so that the list is the same everywhere.
+        # Ties go to the first, so that the list is the same everywhere.
         best = max(all_three, key=lambda three: len(left & _met(three)))
         chosen.append(", ".join(best))
         left -= _met(best)
@@ -114,7 +114,7 @@ def _met(three: tuple[str, str, str]) -> set[tuple[str, str]]:
 
 
 def _setups(algorithm: str, mechanism: str, summed: str) -> Iterator[parts.Federated]:
-    """Those of a run that can be built, which a sampler or a bound may forbid."""
+    """Yields the setups that can be built; a sampler or a bound may forbid some."""
     for sampler, max_abs in itertools.product(SAMPLERS, (None, 8.0)):
         setup = parts.Federated(
             partition=parts.Iid(4 * COHORT),
@@ -133,10 +133,10 @@ def _setups(algorithm: str, mechanism: str, summed: str) -> Iterator[parts.Feder
 
 
 def prepared(name: str) -> Make:
-    """Loads what a program needs.
+    """Loads the data of a program.
 
     Raises:
-      ValueError: For a program that there is not.
+      ValueError: For an unknown program.
     """
     if name in OTHERS:
         return OTHERS[name][1]()
@@ -174,7 +174,7 @@ def slice_of(setup: Any, width: int = 1) -> Make:
 
 
 def shaped(tree: Any, sharding: NamedSharding | None = None) -> Any:
-    """Shapes and types of arrays, on the devices that are said."""
+    """Shapes and types of arrays, with the given sharding."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,
@@ -182,8 +182,8 @@ def shaped(tree: Any, sharding: NamedSharding | None = None) -> Any:
 
 
 def moved(tree: Any, mesh: Mesh) -> Any:
-    """Shapes and types of arrays that lie on as many devices here, as they would there
-    on a mesh.
+    """Shapes and types of arrays that lie on the same number of devices here, moved to
+    a mesh.
     """
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
@@ -199,26 +199,26 @@ def _number() -> jax.ShapeDtypeStruct:
 
 @lab.part
 class Images:
-    """Made data of MNIST's shape."""
+    """Synthetic data of MNIST's shape."""
 
     number: int = 1280
-    """Of train rows."""
+    """Number of train rows."""
 
     num_classes = 10
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Noise, with labels of noise."""
+        """Loads images and labels of pure noise."""
         return images(self.number), None, images(100)
 
 
 @lab.part
 class TwoClasses:
-    """The handwritten digits from five on, and those below."""
+    """The handwritten digits as two classes: from five on, and below."""
 
     num_classes = 2
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Of the embedded digits."""
+        """Loads the embedded digits with two classes."""
         digits = data.load("digits")
 
         def halved(rows: Any) -> dict[str, np.ndarray]:
@@ -228,7 +228,7 @@ class TwoClasses:
 
 
 def rounds(model: Any, lanes: int, **fields: Any) -> Callable[[], Make]:
-    """Federated averaging of 64 clients who hold images."""
+    """Federated averaging of 64 clients that hold images."""
     return lambda: slice_of(
         parts.Federated(
             data=Images(),
@@ -243,8 +243,8 @@ def rounds(model: Any, lanes: int, **fields: Any) -> Callable[[], Make]:
 
 
 def round_on_a_mesh() -> Make:
-    """A round as a researcher's own program has it, without the lab's sweep around it,
-    under full pairwise masks.
+    """A round in a researcher's own program, without the lab's sweep around it, under
+    full pairwise masks.
     """
     task = trainings.task_of(models.two_nn(10))
     train = data.load("digits").train
@@ -285,7 +285,7 @@ def dp_sgd(model: Any, batch: int, method: Any) -> Callable[[], Make]:
 
 
 def federated_run(width: int = 1, **fields: Any) -> Callable[[], Make]:
-    """A run on the digits, of some parts that no pair has."""
+    """A run on the digits with parts that no pair has."""
     chosen: dict[str, Any] = {
         "partition": parts.Iid(4 * COHORT),
         "model": parts.TwoNN(),
@@ -296,7 +296,7 @@ def federated_run(width: int = 1, **fields: Any) -> Callable[[], Make]:
 
 
 def training_on_shares(**fields: Any) -> Callable[[], Make]:
-    """Steps of a logistic regression that three parties train."""
+    """Training steps of a logistic regression on the shares of three parties."""
     return lambda: slice_of(
         parts.OnShares(
             data=TwoClasses(), partition=parts.Iid(3), schedule=SHORT, **fields
@@ -331,7 +331,7 @@ def inference(module: Any, count: int, **how: Any) -> Callable[[], Make]:
 def of_function(
     function: Callable[..., Any], *arguments: Callable[..., Any]
 ) -> Callable[[], Make]:
-    """A function of a seed and of what functions of a seed give."""
+    """A program of a function of a seed and of values that functions of a seed give."""
 
     def make() -> Program:
         given = [jax.eval_shape(one, SEED) for one in arguments]
@@ -353,7 +353,7 @@ def matrices(ring: Any, size: int) -> Callable[[], Make]:
 
 
 def own_training(width: int) -> Make:
-    """As many private trainings as an audit of one's own training runs at once."""
+    """The private trainings that an audit of one's own training runs at once."""
     train = trainings.alone(0.05, 1.0, 10, trainings.task_of(models.logistic(10)))
     rows = data.load("digits").train
 
@@ -365,7 +365,7 @@ def own_training(width: int) -> Make:
 
 
 def membership(width: int) -> Make:
-    """As many trainings as an audit by canary clients runs at once."""
+    """The trainings that an audit by canary clients runs at once."""
     task = trainings.task_of(models.logistic(10))
     train = data.load("digits").train
     owners = data.partition.iid(np.random.default_rng(0), len(train["y"]), 100)
@@ -492,4 +492,4 @@ OTHERS: dict[str, tuple[str, Callable[[], Make]]] = {
         for name, ring in RINGS.items()
     },
 }
-"""Kind of work, and what prepares the program."""
+"""Programs that are no pairs: their kind of work, and the function to prepare them."""

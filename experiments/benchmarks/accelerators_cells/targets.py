@@ -1,4 +1,4 @@
-"""Chips that are not here, for which XLA compiles all the same.
+"""Targets of compilation: chips that need not be here.
 
 A target is "h200", the path of another GPU's description (a GpuTargetConfigProto as
 text), or a TPU topology by libtpu's name, such as "v5e:2x2".
@@ -25,7 +25,7 @@ _LIBTPU = {
     "TPU_MIN_LOG_LEVEL": "3",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# Without these XLA divides by zero, or compiles another program and says nothing.
+# Without these XLA divides by zero, or silently compiles another program.
 NEEDED = (
     "threads_per_block_limit",
     "threads_per_warp",
@@ -51,11 +51,11 @@ NEEDED = (
 
 
 class Target(NamedTuple):
-    """Devices that programs are made for, and how."""
+    """Devices that programs are compiled for, with options of the compiler."""
 
     devices: list[jax.Device]
     options: Mapping[str, str]
-    """Of the compiler."""
+    """The compiler's options."""
 
 
 def target_of(name: str) -> Target:
@@ -78,7 +78,7 @@ def target_of(name: str) -> Target:
 
 def _tpu(name: str) -> Target:
     _need("libtpu", name)
-    # It asks a machine of Google's for what the topology says, and has one process.
+    # libtpu would ask a Google server for what the topology says; there is one process.
     for variable, value in _LIBTPU.items():
         os.environ.setdefault(variable, value)
     try:
@@ -105,12 +105,12 @@ def _gpu(path: Path) -> Target:
         )
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"{path.name} describes no GPU: {error}") from error
-    # Tuning would run kernels.
+    # Autotuning would run kernels.
     return Target([*found.devices], {"xla_gpu_autotune_level": "0"})
 
 
 def missing(text: str) -> list[str]:
-    """What a GPU's description lacks."""
+    """The fields that a GPU's description lacks."""
     said = {*re.findall(r"^\s*(\w+)\s*[:{]", text, re.M)}
     return [one for one in NEEDED if one not in said]
 

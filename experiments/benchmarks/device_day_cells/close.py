@@ -1,4 +1,4 @@
-"""Floats that no device computes alike: how near they come to a CPU's or to float64."""
+"""Floats that differ between devices: their distance from a CPU's or from float64."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ MODELS = {
 
 
 def measure(length: int, num_examples: int, names: tuple[str, ...]) -> list[Row]:
-    """Normal numbers in units in the last place, norms of gradients relatively."""
+    """Rows of errors: normal numbers in units in the last place, gradient norms
+    relative.
+    """
     return [normals(length), *(ghost_norms(name, num_examples) for name in names)]
 
 
 def normals(length: int) -> Row:
-    """How far they are from the CPU's at most, in units in the last place."""
+    """The largest distance of normal numbers from the CPU's, in units in the last
+    place.
+    """
 
     def drawn(device: Any) -> np.ndarray:
         seed = jax.device_put(SEED, device)
@@ -39,13 +43,13 @@ def normals(length: int) -> Row:
 
 
 def ordered(values: np.ndarray) -> np.ndarray:
-    """Integers in the order of float32 numbers, neighbours one apart."""
+    """Integers in the order of float32 numbers; neighbours differ by one."""
     bits = values.view(np.int32).astype(np.int64)
     return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
 
 def ghost_norms(name: str, num_examples: int) -> Row:
-    """The largest relative error of ghost norms, beside gradients in float64."""
+    """The largest relative error of ghost norms, compared with gradients in float64."""
     module, shape = MODELS[name]
     task = models.flax_classification(module, shape)
     rng = np.random.default_rng(0)

@@ -1,8 +1,8 @@
-"""Integers that every device computes alike: their digests, beside those of a CPU.
+"""Integers that are the same on every device: their digests, beside those of a CPU.
 
     python -m experiments.benchmarks.device_day_cells.exact
 
-prints the digests of this machine, which `digests.json` holds of a CPU.
+prints the digests of this machine; `digests.json` holds those of a CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RINGS = {ring.name: ring for ring in (rings.Z32, rings.Z64, field.F31, field.F61
 
 
 def computed() -> dict[str, Callable[[], Any]]:
-    """What is computed, by name: functions without arguments, for a compiler each."""
+    """The computations by name, as functions without arguments to compile."""
     seed = jnp.asarray(SEED)
     cases: dict[str, Callable[[], Any]] = {
         "words": lambda: random.words(seed, LENGTH),
@@ -38,7 +38,7 @@ def computed() -> dict[str, Callable[[], Any]]:
         "a permutation": lambda: random.permute(
             jax.random.key(3), places(), LENGTH + 9
         ),
-        # Of numbers that float32 holds, with sixteen bits below a step.
+        # The numbers fit float32, with sixteen bits below a step.
         "rounding noise": lambda: smpc.fixed_point(3, 8.0, 2.0**14).encode(
             jax.random.key(4), places().astype(jnp.float32) * 2.0**-14 - 2.0**-30
         ),
@@ -64,7 +64,7 @@ def places() -> jax.Array:
 
 
 def of_ring(name: str, ring: rings.Ring) -> dict[str, Callable[[], Any]]:
-    """Sums, shares and products of limbs."""
+    """Computations of sums, shares and products of limbs in a ring."""
     seed = jnp.asarray(SEED)
 
     def drawn(number: int, *shape: int) -> Any:
@@ -94,12 +94,12 @@ def digest(value: Any) -> str:
 
 
 def digests() -> dict[str, str]:
-    """What this machine's device computes."""
+    """The digests of this machine's device."""
     return {name: digest(jax.jit(make)()) for name, make in computed().items()}
 
 
 def measure() -> list[Row]:
-    """Every digest beside the CPU's."""
+    """Rows with every digest beside the CPU's."""
     expected = json.loads(DIGESTS.read_text())
     return [
         row("digest", found, "sha256", case=name, limit=expected[name],

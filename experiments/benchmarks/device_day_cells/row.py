@@ -1,4 +1,4 @@
-"""A line of device_day's table, and how things are timed on a device."""
+"""A row of device_day's table, and timing on a device."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def row(
     limit: Any = None,
     holds: bool | None = None,
 ) -> Row:
-    """One measured value.
+    """A row of one measured value.
 
     Args:
       quantity: What is measured.
       value: The number, or a digest.
-      unit: Of the value.
-      case: Of which model or ring.
-      size: How much is done at once: lanes, examples, images, points of a sweep.
-      limit: What the value is compared with, if with anything.
-      holds: Whether the comparison comes out as it should.
+      unit: The value's unit.
+      case: The model or ring.
+      size: The amount done at once: lanes, examples, images, points of a sweep.
+      limit: The value's limit, if it has one.
+      holds: Whether the limit holds.
     """
     return {
         "case": case,
@@ -45,7 +45,7 @@ def row(
 
 
 def seconds_of(function: Callable[..., Any], *arguments: Any, repeats: int) -> float:
-    """The median wall time of a call that is compiled and warm, its results there."""
+    """The median wall time of a compiled and warm call, until its results are ready."""
     jax.block_until_ready(function(*arguments))
     taken = []
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""How fast rounds, private steps, shares and products are, and in what memory."""
+"""Speed and memory of rounds, private steps, shares and products."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ppml_lab.smpc import masking, private, products, sharing
 from ppml_lab.smpc import ring as rings
 
 EXAMPLES = 20
-"""Of each client: one epoch in batches of ten is two local steps."""
+"""Examples of each client: one epoch in batches of ten is two local steps."""
 
 
 def images(number: int) -> dict[str, np.ndarray]:
-    """Made data of MNIST's shape."""
+    """Synthetic data of MNIST's shape."""
     rng = np.random.default_rng(0)
     return {
         "x": rng.standard_normal((number, 28, 28, 1), np.float32),
@@ -31,10 +31,10 @@ def images(number: int) -> dict[str, np.ndarray]:
 
 
 def rounds(name: str, cohort: int, lanes: tuple[int, ...], repeats: int) -> list[Row]:
-    """Client updates a second of federated averaging, for numbers of lanes.
+    """Client updates per second of federated averaging, for several numbers of lanes.
 
-    Memory is what the compiler states for temporaries, beside what the allocator held
-    above its state before, where the device has an allocator of its own.
+    Memory is the compiler's number for temporaries, beside the allocator's peak above
+    its state before, where the device has an allocator of its own.
     """
     task = models.flax_classification(*MODELS[name])
     owners = np.repeat(np.arange(cohort), EXAMPLES)
@@ -58,7 +58,8 @@ def rounds(name: str, cohort: int, lanes: tuple[int, ...], repeats: int) -> list
         rows.append(said("stated temporaries", stated / 2**20, "MiB"))
         if before is not None:
             share = _peak_above(before) / max(stated, 1)
-            # A peak is of the whole process: it says something where it is this one's.
+            # The peak is of the whole process: it is informative only where this set
+            # it.
             rows.append(said("measured peak over them", share, "", limit=1.2,
                              holds=share <= 1.2))  # fmt: skip
     return rows
@@ -77,7 +78,7 @@ def _peak_above(before: int) -> int:
 
 
 def private_steps(name: str, batches: tuple[int, ...], repeats: int) -> list[Row]:
-    """Examples a second of a step without privacy, and of DP-SGD by ghost norms."""
+    """Examples per second of a step without privacy, and of DP-SGD by ghost norms."""
     task = models.flax_classification(*MODELS[name])
     params = jax.jit(task.init)(jax.random.key(0))
     mechanism = dp.gaussian(1.0, 1.0, privacy_unit="example")
@@ -109,7 +110,7 @@ def private_steps(name: str, batches: tuple[int, ...], repeats: int) -> list[Row
 
 
 def shares(length: int, num_masks: int, size: int, repeats: int) -> list[Row]:
-    """Nanoseconds of a word, or of a multiplication of a product."""
+    """Nanoseconds per word, or per multiplication of a product."""
     seed, rows = jnp.asarray(SEED), []
     timed = functools.partial(seconds_of, repeats=repeats)
 
@@ -156,7 +157,7 @@ def shares(length: int, num_masks: int, size: int, repeats: int) -> list[Row]:
 
 
 def private_inference(numbers: tuple[int, ...], repeats: int) -> list[Row]:
-    """Images a second of the 2NN on replicated shares, and its error."""
+    """Images per second of the 2NN on replicated shares, and its error."""
     module, shape = MODELS["2nn"]
     task: base.Task = models.flax_classification(module, shape)
     params = jax.jit(task.init)(jax.random.key(0))

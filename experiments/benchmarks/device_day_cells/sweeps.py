@@ -1,9 +1,10 @@
-"""Sweeps on a device: killed and resumed, at several widths, and how fast.
+"""Sweeps on a device: killed and resumed, at several widths, and their speed.
 
     python -m experiments.benchmarks.device_day_cells.sweeps kill FOLDER
     python -m experiments.benchmarks.device_day_cells.sweeps widths NUMBER
 
-are what `measure` starts as processes: one to be killed, one with flags of its own.
+`measure` starts both as processes: the first to be killed, the second with its own
+flags.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def points(number: int) -> list[lab.Point]:
 
 
 def killed_and_resumed() -> list[Row]:
-    """A sweep that SIGKILL ends after a checkpoint, beside one that nobody ends."""
+    """Compares a sweep killed by SIGKILL after a checkpoint and resumed with a whole
+    one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder)
         with _process("kill", folder) as killed:
@@ -61,8 +64,8 @@ def killed_and_resumed() -> list[Row]:
 
 
 def widths(number: int) -> list[Row]:
-    """A sweep at width 1 and at `number`: whole numbers to the bit, and floats too, or
-    by how much they differ; on a GPU once more with operations in a fixed order.
+    """Compares a sweep at width 1 and at `number`: whole numbers to the bit, floats to
+    the bit or by their difference; on a GPU once more with operations in a fixed order.
     """
     rows = _as_rows(_compared(number), number, "")
     if jax.default_backend() == "gpu":
@@ -76,7 +79,7 @@ def widths(number: int) -> list[Row]:
 
 
 def speed(numbers: tuple[int, ...], repeats: int) -> list[Row]:
-    """Runs a second at each width, compilation apart."""
+    """Runs per second at each width, without compilation."""
     rows = []
     for number in numbers:
         best = min(_run(number, number)[2] for _ in range(repeats))
@@ -85,7 +88,7 @@ def speed(numbers: tuple[int, ...], repeats: int) -> list[Row]:
 
 
 def _run(number: int, width: int) -> tuple[list[lab.Outcome], list[Any], float]:
-    """Outcomes, their parameters, and the seconds that their chunks took."""
+    """The outcomes, their parameters, and the seconds of their chunks."""
     with tempfile.TemporaryDirectory() as folder:
         done = lab.run_sweep(
             points(number), folder, width=width, slice_size=number, keep="last"
@@ -95,7 +98,7 @@ def _run(number: int, width: int) -> tuple[list[lab.Outcome], list[Any], float]:
 
 
 def _compared(number: int) -> dict[str, Any]:
-    """How far one sweep's results at two widths are apart."""
+    """The differences of one sweep's results at two widths."""
     one, narrow, alone = _run(number, 1)
     other, wide, together = _run(number, number)
     apart = [

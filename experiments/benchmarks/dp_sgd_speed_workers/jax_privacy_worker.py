@@ -1,4 +1,4 @@
-"""jax-privacy 2.0.0: `clipped_grad` and its Gaussian privatizer, the lab's models."""
+"""The worker of jax-privacy 2.0.0: `clipped_grad` and noise, on the lab's models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the workers that compute with jax have in common."""
+"""Shared parts of the workers that compute with jax."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODELS = {
 
 
 def task_of(options: argparse.Namespace) -> base.Task:
-    """The lab's model, which peers get too: only the private step is another."""
+    """The task of the lab's model, also for peers: only the private step differs."""
     return models.flax_classification(MODELS[options.model], (28, 28, 1))
 
 
@@ -74,9 +74,9 @@ def report(
     """Times `step(state, batch) -> state`, compiled; the old state's memory is reused.
 
     Args:
-      options: The worker's.
+      options: The worker's options.
       step: Makes one step.
-      state: The first one; a pair that starts with the parameters.
+      state: The first state; a pair that starts with the parameters.
       data: The batches.
       **about: Passed on to `work.report`.
     """

@@ -1,4 +1,4 @@
-"""Opacus 1.6.0 in its modes, and PyTorch's own step without privacy."""
+"""The worker of Opacus 1.6.0 in its modes, and of PyTorch's step without privacy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.benchmarks.dp_sgd_speed_workers import work
 
 
 def network_of(model: str) -> Any:
-    """The same three models, their convolutions and pools PyTorch's."""
+    """The same three models with PyTorch's convolutions and pools."""
     wide = [nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU()]
     layers = {
         "mlp": [nn.Flatten(), *wide, nn.Linear(200, 10)],
@@ -51,7 +51,7 @@ def main() -> None:
     options = work.arguments(["no_privacy", "hooks", "functorch", "ghost", "ew"])
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(options.seed)
-    # One channel, so that moving it to PyTorch's place copies nothing.
+    # There is one channel, so that moving its axis to PyTorch's place copies nothing.
     data = [
         (torch.from_numpy(x.reshape(-1, 1, 28, 28)), torch.from_numpy(y).long())
         for x, y in work.batches(options.seed)

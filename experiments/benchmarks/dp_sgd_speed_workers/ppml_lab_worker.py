@@ -1,4 +1,4 @@
-"""The lab's own steps: without privacy, private by either method, and noise alone."""
+"""The worker of the lab: plain steps, private ones by either method, noise alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main() -> None:
     )
 
     def plain_sum(params: PyTree, batch: PyTree) -> PyTree:
-        """The sum of gradients, of a microbatch after the other."""
+        """The sum of gradients, one microbatch after the other."""
         gradient = dp.summed_gradient(task.loss)
         everyone = jnp.ones(options.microbatch)
         if options.microbatch == work.BATCH_SIZE:

@@ -1,6 +1,6 @@
-"""The work that `dp_sgd_speed` gives to every system, and how it is timed.
+"""The work that `dp_sgd_speed` gives to every system, and its timing.
 
-Imports numpy alone, so that every system's interpreter can run it.
+It imports only numpy, so that every system's interpreter can run it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PARAMETERS = {"mlp": 199_210, "mnist_cnn": 26_010, "cnn": 1_663_370}
 
 
 def arguments(methods: Sequence[str]) -> argparse.Namespace:
-    """The command line of a worker that knows these methods."""
+    """Parses the command line of a worker that knows these methods."""
     return bench.arguments(
         {"model": sorted(PARAMETERS), "method": methods},
         microbatch=BATCH_SIZE,  # Examples at once.
@@ -28,7 +28,7 @@ def arguments(methods: Sequence[str]) -> argparse.Namespace:
 
 
 def batches(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images `[256, 28, 28, 1]` and classes, of which every step takes the next."""
+    """Batches of images `[256, 28, 28, 1]` and classes; every step takes the next."""
     rng = np.random.default_rng(seed)
     return [
         (
@@ -42,7 +42,7 @@ def batches(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def check_clipped_sum(
     found: Sequence[np.ndarray], expected: Sequence[np.ndarray]
 ) -> None:
-    """Whether a system's sum of clipped gradients is the one by the definition."""
+    """Checks a system's sum of clipped gradients against the definition."""
     flat, target = (
         np.concatenate([np.ravel(leaf) for leaf in leaves])
         for leaves in (found, expected)
@@ -63,12 +63,12 @@ def report(
     """Times steps in blocks, and prints the worker's line.
 
     Args:
-      options: The worker's.
+      options: The worker's options.
       step: Makes one step on the batch of that number; may return before it is done.
       finish: Waits for the last step.
-      system: Whose worker this is.
-      version: The system's.
-      parameters: Of the model; checked.
+      system: The worker's system.
+      version: The system's version.
+      parameters: Number of the model's parameters, which is checked.
     """
     assert parameters == PARAMETERS[options.model], parameters
 
@@ -85,7 +85,7 @@ def report(
     block(2)  # Compiles, allocates.
     num_steps = max(1, round(options.block_milliseconds / block(2)[0]))
     block(num_steps)
-    meter.start()  # What compiling and checking held is no step's memory.
+    meter.start()  # Memory of compiling and checking does not count.
     blocks = [block(num_steps) for _ in range(options.blocks)]
     wall, cpu = np.median(blocks, axis=0)
     bench.report(

@@ -1,6 +1,6 @@
 """Times rounds of one layout: devices, hosts, storage, cohort, population, points.
 
-Of several hosts' processes, the first reports, its own memory too.
+With several hosts only the first process reports; memory is its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ppml_lab.federated.simulate import run_chunk
 from ppml_lab.lab import processes, setup
 
 EXAMPLES = 20
-"""Of each client, in one batch: a round is one local step of each."""
+"""Examples of each client, in one batch: a round is one local step of each client."""
 MODULES = {"logistic": (models.logistic, (60,)), "2nn": (models.two_nn, (28, 28, 1))}
 
 
@@ -40,8 +40,8 @@ def arguments() -> argparse.Namespace:
 
 
 def client_of(shape: tuple[int, ...]) -> Callable[[base.Key, Array], dict[str, Array]]:
-    """A client's examples from the key and its number: Gaussian inputs, whose class is
-    where the first ten are largest.
+    """A function that makes a client's examples from a key and its number: Gaussian
+    inputs, whose class is the index of the largest of the first ten.
     """
 
     def make(key: base.Key, client: Array) -> dict[str, Array]:
@@ -122,7 +122,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         states, infos = jax.block_until_ready(compiled(seeds, states, clients))
         meter.lap(options.rounds)
         trained.append(float(np.mean(processes.to_host(infos["num_reports"]))))
-    # The first chunk warms caches up.
+    # The first chunk is warm-up.
     laps = meter.laps[1:]
     per_round = float(np.median([lap.seconds / lap.units for lap in laps]))
     trained_per_round = float(np.mean(trained[1:])) * options.points
@@ -139,7 +139,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def device_peak_mib() -> float | None:
-    """What an accelerator's allocator held at most; None where memory is the host's."""
+    """The peak of an accelerator's allocator; None where memory is the host's."""
     stats = jax.local_devices()[0].memory_stats()
     return stats["peak_bytes_in_use"] / 2**20 if stats else None
 

@@ -1,8 +1,8 @@
-"""CrypTen 0.4.1 on PyTorch 2.13: three processes, additive shares, triples from the
-first party's generator; and PyTorch's own product of 64-bit integers.
+"""The worker of CrypTen 0.4.1 on PyTorch 2.13: three processes, additive shares, and
+triples from the first party's generator; also PyTorch's product of 64-bit integers.
 
-CrypTen's ONNX importer, which nothing here needs, does not load with this PyTorch and
-is replaced by an empty module. The time is the first party's, with barriers around it.
+CrypTen's ONNX importer, which is not needed here, does not load with this PyTorch and
+is replaced by an empty module. The time is the first party's, between barriers.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def plain_matmul(options: argparse.Namespace) -> None:
 
 @mpc.run_multiprocess(world_size=3)
 def on_shares(options: argparse.Namespace) -> list[str]:
-    """Every party times; the first one's line counts."""
+    """Times work on shares in every party; the first party's line counts."""
     import contextlib
     import io
 

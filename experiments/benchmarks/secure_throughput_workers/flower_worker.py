@@ -1,10 +1,10 @@
-"""Flower 1.42.0: the functions that its SecAgg+ clients mask and share with.
+"""The worker of Flower 1.42.0: the functions by which SecAgg+ clients mask and share.
 
 `masks`: `pseudo_rand_gen` for each neighbor (numpy's MT19937 seeded with 32 bits, words
 mod 2^32 in int64), `parameters_addition`, and one reduction of the sum.
 
-`shamir`: `create_shares` and `combine_shares` of 32-byte seeds, not field elements:
-padded to 48 bytes, which are three secrets in GF(2^128), computed in Python.
+`shamir`: `create_shares` and `combine_shares` of 32-byte seeds, not of field elements.
+Seeds are padded to 48 bytes, three secrets in GF(2^128), and computed in Python.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What the machine can do at most, by `--threads` threads.
+"""The machine's limits, measured with `--threads` threads.
 
-`memory_bandwidth`: numpy copies an array. `integer_rate`: `kernels.c`, or numpy where
-there is no gcc. `threefry_c`: `kernels.c` makes masks and adds them, each thread its
-part of the vector; first checked against the published test vectors, and a vector of
-many blocks, which the compiler computes side by side, against its blocks alone.
+`memory_bandwidth`: numpy copies an array. `integer_rate`: `kernels.c`, or numpy without
+gcc. `threefry_c`: `kernels.c` makes masks and adds them, each thread in its part of the
+vector. It is first checked against the published test vectors; a vector of many blocks,
+which the compiler computes side by side, is checked against its single blocks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from experiments.benchmarks.secure_throughput_workers import work
 
 OPERATIONS_PER_STEP = 256
-TEST_VECTORS = (  # Key, counter, words: of Random123, the authors' library.
+TEST_VECTORS = (  # Key, counter, words; from Random123, the authors' library.
     ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
     ((0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 2, (0x1CB996FC, 0xBB002BE7)),
     ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
@@ -49,7 +49,7 @@ def report(
     part: Callable[[int], Any],
     version: str = f"numpy {np.__version__}",
 ) -> None:
-    """Times `part(thread)`, which keeps no lock, in all threads at once."""
+    """Times `part(thread)`, which releases the lock, in all threads at once."""
     together = threading.Barrier(options.threads)
 
     def wait_and_do(thread: int) -> None:
@@ -75,7 +75,7 @@ def memory_bandwidth(options: argparse.Namespace) -> None:
 
 
 def integer_rate(options: argparse.Namespace) -> None:
-    """`--operations` additions and exclusive ors, in registers or in the cache."""
+    """Does `--operations` additions and exclusive ors, in registers or in the cache."""
     mine = options.operations // options.threads
     if shutil.which("gcc"):
         library, version = compiled()

@@ -1,9 +1,9 @@
-"""What a careful programmer gets from numpy, one thread.
+"""The worker of numpy as a careful programmer uses it, with one thread.
 
 `share_3`, `share_10` and `masks_aes` take random words from AES-128-CTR by OpenSSL, if
-`cryptography` is installed; shares else come from numpy's Philox, as `masks` always do.
-`shamir` is Horner's rule in the field of 2^31 - 1 in uint64, a chunk of secrets at all
-points at once, and Lagrange's interpolation.
+`cryptography` is installed. Otherwise shares come from numpy's Philox, as `masks`
+always do. `shamir` is Horner's rule in the field of 2^31 - 1 in uint64, a chunk of
+secrets at all points at once, and Lagrange's interpolation.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def masks(options: argparse.Namespace) -> None:
 
 
 def shamir(options: argparse.Namespace) -> None:
-    """Shares among 1, 2, ..., and reconstructs from the first shares."""
+    """Makes shares at points 1, 2, ..., and reconstructs from the first shares."""
     count, degree = options.timed, options.threshold - 1
     rng = np.random.Generator(np.random.Philox(options.seed))
     secrets = rng.integers(FIELD, size=count, dtype=np.uint64)
@@ -121,14 +121,14 @@ def shamir(options: argparse.Namespace) -> None:
 
 
 def reduce(numbers: np.ndarray) -> None:
-    """Brings products of field elements below 2^32, the same modulo `FIELD`."""
+    """Reduces products of field elements below 2^32, equal modulo `FIELD`."""
     high = numbers >> np.uint64(31)
     numbers &= FIELD
     numbers += high
 
 
 def lagrange(points: Sequence[int]) -> list[int]:
-    """What values at the points are multiplied by to get the one at 0."""
+    """The weights of values at the points in the interpolated value at 0."""
     weights, field = [], int(FIELD)
     for x in points:
         above, below = 1, 1

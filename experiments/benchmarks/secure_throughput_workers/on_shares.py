@@ -1,4 +1,4 @@
-"""The lab's own computing on shares; one CPU device, of as many threads as allowed."""
+"""The lab's work on shares, on one CPU device with as many threads as allowed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEED = np.array([1, 2], np.uint32)
 
 
 def matmul(options: argparse.Namespace, mesh: Mesh, **about: Any) -> None:
-    """Exact, modulo a word."""
+    """Times exact integer matrix products, modulo a word."""
     del mesh
     ring, words = RINGS[options.word_bits], matrices(options)
     product = jax.jit(lambda a, b: products.matmul(ring, a, b))
@@ -33,7 +33,7 @@ def matmul(options: argparse.Namespace, mesh: Mesh, **about: Any) -> None:
 
 
 def plain_matmul(options: argparse.Namespace, mesh: Mesh, **about: Any) -> None:
-    """What JAX offers: float32, or its own product of 64-bit words."""
+    """Times JAX's own matrix products, of float32 or 64-bit words."""
     del mesh
     about |= {"system": "JAX", "version": jax.__version__}
     if options.word_bits == 32:
@@ -63,7 +63,7 @@ def ready(function: Any) -> Any:
 
 
 def shared_matmul(options: argparse.Namespace, mesh: Mesh, **about: Any) -> None:
-    """Of integers, without a truncation."""
+    """Times products of shared integer matrices, without a truncation."""
     del mesh
     options.word_bits = 64
     scheme, words = protocol(options).scheme._replace(scale=1.0), matrices(options)
@@ -96,7 +96,7 @@ FUNCTIONS = {
 
 
 def on_shares(options: argparse.Namespace, mesh: Mesh, **about: Any) -> None:
-    """From shares to shares."""
+    """Times a computation from shares to shares."""
     del mesh
     function, how = FUNCTIONS[options.task], protocol(options)
     clear = {name: jnp.asarray(v) for name, v in work.mlp_inputs(options).items()}
@@ -117,7 +117,7 @@ def on_shares(options: argparse.Namespace, mesh: Mesh, **about: Any) -> None:
         offline_bytes=sent.sent_bits(offline=True) // 8,
     )
     error = jnp.abs(private.reveal(how, result) - function(clear)).max()
-    # Steps of 2^-18 in the inputs of up to 784 terms; the sigmoid's own error.
+    # Inputs have steps of 2^-18, in sums of up to 784 terms; the sigmoid errs, too.
     assert error < 1e-3, error
 
 

@@ -1,7 +1,7 @@
-"""The lab's own, on `--threads` CPU devices of one thread each.
+"""The worker of the lab, on `--threads` CPU devices of one thread each.
 
-Devices share the coordinates of a vector, without a message between them. Every result
-is checked against numpy's.
+Devices share the coordinates of a vector and exchange no messages. Every result is
+checked against numpy's.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Parts = Callable[..., Any]
 
 
 def over_coordinates(mesh: Mesh, function: Parts, rank_in: int, rank_out: int) -> Parts:
-    """`function(part, first_block)` of each device's part of the last axis, compiled.
+    """Compiles `function(part, first_block)` over each device's part of the last axis.
 
-    Ranks are of what it takes and returns, with the coordinates last.
+    Ranks are those of the function's input and output, with the coordinates last.
     """
     spec_in, spec_out = (
         PartitionSpec(*[None] * (rank - 1), "clients") for rank in (rank_in, rank_out)
@@ -44,7 +44,7 @@ def over_coordinates(mesh: Mesh, function: Parts, rank_in: int, rank_out: int) -
         blocks = jax.tree.leaves(values)[0].shape[-1] // random.BLOCK
         return function(values, lax.axis_index("clients") * blocks)
 
-    # Where every coordinate is by itself there is nothing to check.
+    # Coordinates are independent, so that there is nothing to check.
     mapped = jax.shard_map(
         part, mesh=mesh, in_specs=spec_in, out_specs=spec_out, check_vma=False
     )
@@ -53,7 +53,7 @@ def over_coordinates(mesh: Mesh, function: Parts, rank_in: int, rank_out: int) -
 
 
 def elements(options: argparse.Namespace, mesh: Mesh, count: int) -> tuple[Any, Any]:
-    """A ring and its elements, dealt to the devices, filled up to whole blocks."""
+    """A ring and elements on the devices, filled up to whole blocks."""
     ring = RINGS[options.word_bits]
     rng = np.random.default_rng(options.seed)
     values = rng.integers(ring.modulus, size=count, dtype=np.uint64)
@@ -64,7 +64,7 @@ def elements(options: argparse.Namespace, mesh: Mesh, count: int) -> tuple[Any, 
 
 
 def share(options: argparse.Namespace, mesh: Mesh) -> None:
-    """Additive or Shamir shares, and the secrets again."""
+    """Times additive or Shamir shares, and the reconstruction of secrets."""
     if options.task == "shamir":
         ring, secrets = elements(options, mesh, options.secrets)
         scheme = shamir.shamir(options.threshold, options.shares, ring)
@@ -100,7 +100,7 @@ def share(options: argparse.Namespace, mesh: Mesh) -> None:
 
 
 def by_23_bits(seed: Any, length: int, first_block: Any) -> Any:
-    """Normal numbers of one word each, as of jax: none exceeds 5.3."""
+    """Normal numbers from one word each, as jax draws them: none exceeds 5.3."""
     bits = (random.words(seed, length, first_block) >> 9) | np.uint32(0x3F800000)
     unit = lax.bitcast_convert_type(bits, jnp.float32)
     middle = (unit - np.float32(1.5)) * 2 + np.float32(2.0**-23)
@@ -115,7 +115,7 @@ GENERATORS: dict[str, Parts] = {
 
 
 def numbers(options: argparse.Namespace, mesh: Mesh) -> None:
-    """Words or normal numbers, whole blocks on every device."""
+    """Times words or normal numbers, in whole blocks on every device."""
     draw = GENERATORS[options.task]
     dealt = NamedSharding(mesh, PartitionSpec("clients"))
     size = options.values + -options.values % (mesh.size * random.BLOCK)
@@ -136,7 +136,7 @@ def numbers(options: argparse.Namespace, mesh: Mesh) -> None:
 
 
 def masks(options: argparse.Namespace, mesh: Mesh) -> None:
-    """A client's vector plus its masks."""
+    """Times a client's vector plus its masks."""
     dealt = NamedSharding(mesh, PartitionSpec("clients"))
     vector = jax.device_put(work.words(options, options.words), dealt)
     seeds = random.child(jnp.asarray(SEED), jnp.arange(options.masks))
@@ -163,18 +163,18 @@ def graph_of(options: argparse.Namespace) -> graphs.Graph:
 
 
 def vectors(clients: Any, coordinates: Any) -> Any:
-    """What clients `[n, 1]` send at coordinates `[d]`: words of no pattern."""
+    """The words that clients `[n, 1]` send at coordinates `[d]`, without a pattern."""
     return clients * np.uint32(0x9E3779B9) ^ coordinates * np.uint32(0x85EBCA6B)
 
 
 def uploaders(options: argparse.Namespace) -> np.ndarray:
-    """Who does not drop out."""
+    """The clients that do not drop out."""
     order = np.random.default_rng(options.seed).permutation(options.clients)
     return order >= round(options.clients * options.dropouts / 100)
 
 
 def masked_round(options: argparse.Namespace, mesh: Mesh) -> None:
-    """The whole protocol: keys, shares, masks, dropouts, unmasking."""
+    """Times the whole protocol: keys, shares, masks, dropouts, unmasking."""
     graph, stays = graph_of(options), uploaders(options)
     here = jnp.ones(len(stays), bool)
     chunk = masking.CHUNK
@@ -194,7 +194,7 @@ def masked_round(options: argparse.Namespace, mesh: Mesh) -> None:
 
     cost = smpc.operations.of_masked_sum(graph, options.words, int((~stays).sum()))
     drawn = options.clients * cost.client.mask_words
-    # The emulation draws the mask of a pair once, not once at each end.
+    # The emulation draws the mask of a pair once, not for both clients.
     drawn = (drawn + options.clients * options.words) // 2 + cost.server.mask_words
     outcome = work.report(
         options,
@@ -212,7 +212,7 @@ def masked_round(options: argparse.Namespace, mesh: Mesh) -> None:
 
 
 def ideal_round(options: argparse.Namespace, mesh: Mesh) -> None:
-    """Every client's upload, uniform given the sum."""
+    """Times the simulation of all uploads, uniform given the sum."""
     stays = jnp.asarray(uploaders(options))
     total = jnp.asarray(work.words(options, options.words))
 
@@ -233,7 +233,7 @@ def ideal_round(options: argparse.Namespace, mesh: Mesh) -> None:
 
 
 def modular_sum(options: argparse.Namespace, mesh: Mesh) -> None:
-    """Rounds, adds and decodes vectors, beside adding them as they are."""
+    """Times rounding, adding and decoding of vectors, beside adding them unchanged."""
     rng = np.random.default_rng(options.seed)
     shape = (options.clients, options.words)
     updates = rng.uniform(-1, 1, shape).astype(np.float32)
@@ -281,7 +281,9 @@ def modular_sum(options: argparse.Namespace, mesh: Mesh) -> None:
 
 
 def federated_round(options: argparse.Namespace, mesh: Mesh) -> None:
-    """20 of 100 clients train the 2NN, one epoch of 60 images."""
+    """Times a round in which 20 of 100 clients train the 2NN for one epoch of 60
+    images.
+    """
     task = models.flax_classification(models.two_nn(10), (28, 28, 1))
     rng = np.random.default_rng(options.seed)
     examples = {
@@ -348,7 +350,7 @@ TASKS: dict[str, Callable[[argparse.Namespace, Mesh], None]] = {
 
 def main() -> None:
     options = work.arguments(sorted(TASKS))
-    # One device of XLA takes several threads where it finds them.
+    # One XLA device uses all threads that it finds.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     if options.task not in on_shares.TASKS:
         jax.config.update("jax_num_cpu_devices", options.threads)

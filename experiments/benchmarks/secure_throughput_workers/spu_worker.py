@@ -1,9 +1,9 @@
-"""SPU 0.9.5: `Io` splits integers into shares and puts them together again; the parties
-are threads that talk through memory.
+"""The worker of SPU 0.9.5: `Io` splits integers into shares and reconstructs them; the
+parties are threads that communicate through memory.
 
-Integers that are shared are no fixed-point numbers, so that shares alone are timed. The
-parties' runtimes run a program once before it is timed, as all systems do; the time is
-the slowest party's.
+Shared integers are not fixed-point numbers, so that only sharing is timed. As for all
+systems, the parties' runtimes run a program once before it is timed; the time is the
+slowest party's.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def inputs(options: argparse.Namespace) -> list[np.ndarray]:
     if options.task == "shared_matmul":
         rng = np.random.default_rng(options.seed)
         shape = (options.size, options.size)
-        # 32-bit integers of the frontend, in the ring of 64 bits.
+        # The frontend takes 32-bit integers; the ring has 64 bits.
         return [rng.integers(2**31, size=shape).astype(np.int32) for _ in names]
     everything = work.mlp_inputs(options)
     return [everything[name] for name in names]
 
 
 def on_shares(options: argparse.Namespace) -> None:
-    """Three parties in threads, from shares to shares."""
+    """Times three parties in threads, from shares to shares."""
     name = "ABY3" if options.replicated else "SEMI2K"
     config = libspu.RuntimeConfig(
         getattr(libspu.ProtocolKind, name), libspu.FieldType.FM64

@@ -1,31 +1,31 @@
 """The work that `secure_throughput` gives to every system, and its timing.
 
-Imports numpy alone, so that every system's interpreter can run it. Tasks:
+It imports only numpy, so that every system's interpreter can run it. Tasks:
 
     share_3, share_10   additive shares of words for 3 or 10 parties, and their sum
     shamir              Shamir shares of secrets, and the secrets from `--threshold`
     draw_words          words of the generator
     draw_normals        normal numbers of 63 bits
-    draw_normals_23_bits  normal numbers as they were before, of 23 bits of a word
+    draw_normals_23_bits  normal numbers of the former generator, from 23 bits of a word
     masks               a client's vector plus all its pairwise masks
     masks_aes           the same, masks by AES-128-CTR
     masked_round        secure aggregation of `--clients` vectors, start to end: keys,
                         shares, masks, `--dropouts` percent gone before they upload
-    ideal_round         a transcript of it, drawn from its law
-    modular_sum         the sum of rounded vectors alone, and that of the vectors
+    ideal_round         a simulated transcript with the same distribution
+    modular_sum         the sum of rounded vectors alone, and the sum of the vectors
     federated_round     training by 20 clients, with a plain sum and a modular one
     memory_bandwidth    a copy of a large array
     integer_rate        additions and exclusive ors of 32-bit words
     threefry_c          `masks` by threefry2x32-20 written in C
     matmul              a product of integer matrices, `--size` squared, modulo a word
-    plain_matmul        the same as the system does it by itself: of float32, of words
+    plain_matmul        the same by the system's own product of float32 or words
     shared_matmul       the product of shared integer matrices, `--size` squared
     shared_layer        128 x 784 by 784 x 128 fixed-point numbers, and a truncation
     linear_layers       two layers 784-128-10 on 128 images, on shares
     mlp                 the same with a ReLU between them
     training_step       logistic regression, 128 x 784, one step, on shares
 
-On shares three parties compute, with 64-bit words, additive or `--replicated=1`.
+Tasks on shares have three parties with 64-bit words, additive or `--replicated=1`.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ FRACTION_BITS = 18
 TIME, CPU_TIME = "milliseconds", "cpu_milliseconds"
 DRAWN = ("draw_words", "draw_normals", "draw_normals_23_bits")
 _PARTS = {"shamir": "secrets", "masks": "masks", "masks_aes": "masks"}
-"""What tasks consist of that may be timed in part."""
+"""The units of tasks that may be timed in part."""
 
 
 def arguments(tasks: Sequence[str], **timed: int) -> argparse.Namespace:
-    """The command line of a worker that knows these tasks.
+    """Parses the command line of a worker that knows these tasks.
 
     Args:
-      tasks: What it can do.
-      **timed: By task, how many of its masks or secrets are timed by default; all of
-        them in a task that is not named.
+      tasks: The tasks that the worker knows.
+      **timed: By task, the number of its masks or secrets that are timed by default;
+        all of them in a task that is not named.
     """
     options = bench.arguments(
         {"task": tasks},
@@ -81,13 +81,15 @@ def arguments(tasks: Sequence[str], **timed: int) -> argparse.Namespace:
 
 
 def words(options: argparse.Namespace, count: int, bits: int = 32) -> np.ndarray:
-    """Uniform words, `[count]`: what is shared or masked."""
+    """Uniform words `[count]` to share or mask."""
     rng = np.random.default_rng(options.seed)
     return rng.integers(2**bits, size=count, dtype=f"uint{bits}")
 
 
 def mlp_inputs(options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Images, weights of two layers, and labels for one output."""
+    """Inputs of tasks on shares: images, weights of two layers, and labels of one
+    output.
+    """
     rng = np.random.default_rng(options.seed)
     return {
         "x": rng.normal(size=(128, 784)).astype(np.float32),
@@ -113,22 +115,22 @@ def report(
     `of` masks or secrets were timed, and all times are scaled to the whole task.
 
     Args:
-      options: The worker's.
-      inputs: What the first phase is called with.
-      phases: Done one after the other, each with what the one before returned; they
+      options: The worker's options.
+      inputs: The argument of the first phase.
+      phases: Functions called in order, each with the result of the one before; they
         return when they are done.
-      system: Whose worker this is.
-      version: The system's.
-      **about: What else to say.
+      system: The worker's system.
+      version: The system's version.
+      **about: Further columns of the report.
 
     Returns:
-      What the last phase returned, to be checked.
+    The result of the last phase, to be checked.
     """
     whole, meter = _parts(options), bench.Meter()
     scale = whole / options.timed
 
     def run() -> tuple[np.ndarray, Any]:
-        """Wall and processor milliseconds of each phase, and the last one's result."""
+        """Wall and processor milliseconds by phase, and the last phase's result."""
         result = inputs
         meter.skip()
         times = []
@@ -172,13 +174,13 @@ def report(
 
 
 def _parts(options: argparse.Namespace) -> int:
-    """Masks or secrets of the whole task; 1 if it is timed whole."""
+    """Number of masks or secrets of the whole task; 1 if it is always timed whole."""
     name = _PARTS.get(options.task)
     return getattr(options, name) if name else 1
 
 
 def _amount(options: argparse.Namespace) -> tuple[int, str]:
-    """How much the task is, and of what."""
+    """The amount of work of the task, and its unit."""
     if options.task in (*PARTIES, *DRAWN):
         return options.values, "values"
     return {

@@ -1,6 +1,7 @@
-"""FedJAX 0.0.17, its "jit" backend: a Python loop over clients and batches.
+"""The worker of FedJAX 0.0.17 with its "jit" backend, a Python loop over clients and
+batches.
 
-Its last local batch is filled up with examples of the next epoch.
+FedJAX fills up its last local batch with examples of the next epoch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from experiments.benchmarks import bench
 from experiments.benchmarks.throughput_workers import work
 
-# FedJAX reads three names that jax has dropped since; only the first is ever called.
+# FedJAX reads three names that jax has dropped since; it calls only the first.
 jax.tree_map = jax.tree.map
 jax.device_put_replicated = jax.device_put_sharded = None
 
@@ -24,7 +25,7 @@ from fedjax.models import emnist  # noqa: E402
 
 
 def cnn() -> Any:
-    """McMahan's CNN in haiku, as FedJAX's own models are written."""
+    """McMahan's CNN in haiku, written like FedJAX's own models."""
 
     def forward(batch: dict[str, Any]) -> Any:
         x = batch["x"]

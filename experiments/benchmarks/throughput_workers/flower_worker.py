@@ -1,4 +1,4 @@
-"""Flower 1.42.0 simulating on Ray: `--processes` actors of one thread, PyTorch.
+"""The worker of Flower 1.42.0 on Ray: `--processes` actors of one thread, PyTorch.
 
 The strategy draws cohorts uniformly. Ray imports this file in its actors.
 """
@@ -44,7 +44,7 @@ network_of = functools.cache(torch_models.make)
 
 @functools.cache
 def clients_data(*command: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Made once in every actor."""
+    """The data of all clients as tensors, made once in every actor."""
     made = work.make_data(work.arguments(command))
     return [torch_models.tensors(x, y) for x, y in made.of_clients()]
 
@@ -70,7 +70,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 class Timed(FedAvg):
-    """Federated averaging that tells the meter of every round's end."""
+    """Federated averaging that ends a lap of the meter with every round."""
 
     def __init__(self, meter: bench.Meter, cohort: int, **options: Any) -> None:
         super().__init__(**options)
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # By its name, so that Ray's actors import it and keep their data.
+    # Imported by name, so that Ray's actors import it and keep their data.
     import flower_worker
 
     flower_worker.main()

@@ -1,6 +1,7 @@
-"""pfl-research 0.6.0 with PyTorch on CPU; several processes by torch.distributed.run.
+"""The worker of pfl-research 0.6.0 with PyTorch on CPU; several processes by
+torch.distributed.run.
 
-Its clients do not shuffle their examples.
+Clients of pfl-research do not shuffle their examples.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from experiments.benchmarks.throughput_workers import torch_models  # noqa: E402
 
 
 class Model(torch.nn.Module):
-    """A network with the two methods that pfl asks for."""
+    """A network with the two methods that pfl requires."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -59,7 +60,7 @@ class Model(torch.nn.Module):
 
 
 class Clock(TrainingProcessCallback):
-    """Tells the meter of every round's end."""
+    """A callback that ends a lap of the meter with every round."""
 
     def __init__(self, meter: bench.Meter) -> None:
         self._meter = meter
@@ -89,7 +90,7 @@ def main() -> None:
     torch.manual_seed(0)
     network = torch_models.make(OPTIONS.model)
     model = Model(network)
-    # The launcher, whose children the ranks are.
+    # The launcher, whose children are the ranks.
     root = os.getppid() if OPTIONS.processes > 1 else os.getpid()
     meter = bench.Meter(root, OPTIONS.warm_up)
     meter.start()

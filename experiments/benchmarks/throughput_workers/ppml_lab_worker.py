@@ -1,4 +1,5 @@
-"""The lab's own federated averaging: a chunk of rounds is one compiled program.
+"""The worker of the lab's federated averaging: a chunk of rounds is one compiled
+program.
 
 Cohorts are drawn inside the program, uniformly without replacement.
 """
@@ -97,7 +98,7 @@ def main() -> None:
 def federated_data(
     options: Any, sharding: jax.sharding.Sharding
 ) -> tuple[base.Clients, dict[str, jax.Array]]:
-    """The work's data on the devices; the host's copy goes."""
+    """The work's data on the devices; the host's copy is freed."""
     made = work.make_data(options)
     clients = data.federate(
         {"x": made.x, "y": made.y},

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def make(name: str) -> nn.Sequential:
-    """The model "2nn" or "cnn", its weights drawn as FedJAX draws them."""
+    """The model "2nn" or "cnn", with weights drawn as in FedJAX."""
     if name == "2nn":
         layers = [nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU()]
         network = nn.Sequential(nn.Flatten(), *layers, nn.Linear(200, 10))
@@ -26,16 +26,18 @@ def make(name: str) -> nn.Sequential:
 
 
 def num_parameters(network: nn.Module) -> int:
-    """Must be `work.PARAMETERS`."""
+    """The number of parameters, which must be `work.PARAMETERS`."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def tensors(x: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """One channel, so that moving it to PyTorch's place copies nothing."""
+    """Images and labels as tensors; one channel, so that moving its axis copies
+    nothing.
+    """
     return torch.from_numpy(x.reshape(-1, 1, 28, 28)), torch.from_numpy(y).long()
 
 
 @torch.no_grad()
 def accuracy(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    """The share of right answers, in [0, 1]."""
+    """The share of correct predictions, in [0, 1]."""
     return (network(x).argmax(1) == y).float().mean().item()

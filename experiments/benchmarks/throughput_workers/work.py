@@ -1,6 +1,6 @@
-"""The work that `throughput` gives to every system, and what a worker reports of it.
+"""The work that `throughput` gives to every system, and a worker's report.
 
-Imports numpy alone, so that every system's interpreter can run it.
+It imports only numpy, so that every system's interpreter can run it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORWARD_MACS = {
 
 
 def arguments(command: Sequence[str] | None = None) -> argparse.Namespace:
-    """A worker's command line; this process's by default."""
+    """Parses a worker's command line; this process's by default."""
     return bench.arguments(
         {"model": sorted(PARAMETERS), "sizes": ("balanced", "log_normal")},
         command,
@@ -40,7 +40,7 @@ def arguments(command: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def client_sizes(kind: str, num_clients: int, mean: int) -> np.ndarray:
-    """Examples of each client: alike, or log-normal with sigma 1, within [4, 1000]."""
+    """Examples of each client: equal, or log-normal with sigma 1, within [4, 1000]."""
     if kind == "balanced":
         return np.full(num_clients, mean)
     drawn = np.random.default_rng(1).lognormal(np.log(mean) - 0.5, 1.0, num_clients)
@@ -48,7 +48,7 @@ def client_sizes(kind: str, num_clients: int, mean: int) -> np.ndarray:
 
 
 def training_flop(model: str, examples: float) -> float:
-    """FLOP of one epoch: forward, and backward without the first layer's input."""
+    """FLOP of one epoch: forward, and backward without the gradient of the inputs."""
     layers = FORWARD_MACS[model]
     return 2.0 * (3 * sum(layers) - layers[0]) * examples
 
@@ -77,7 +77,7 @@ class Data(NamedTuple):
 
 
 def make_data(options: argparse.Namespace) -> Data:
-    """The same data for every system."""
+    """Makes the data, which are the same for every system."""
     rng = np.random.default_rng(0)
     coarse = 0.2 * rng.standard_normal((NUM_CLASSES, 7, 7, 1), np.float32)
     prototypes = coarse.repeat(4, axis=1).repeat(4, axis=2)  # Smooth, as images are.
@@ -97,7 +97,9 @@ def make_data(options: argparse.Namespace) -> Data:
 
 
 def cohorts(options: argparse.Namespace) -> list[np.ndarray]:
-    """Uniform draws without replacement, for systems that let the caller draw."""
+    """Cohorts drawn uniformly without replacement, for systems that let the caller
+    draw.
+    """
     rng = np.random.default_rng([2, options.seed])
     return [
         rng.choice(options.num_clients, options.clients_per_round, replace=False)
@@ -122,17 +124,17 @@ def report(
     """Prints the worker's line, after the last lap.
 
     Args:
-      options: The worker's.
-      meter: Of rounds, warm-up included.
-      system: Whose worker this is.
-      version: The system's.
-      parameters: Of the model; checked.
-      test_accuracy: After the last round.
-      compile_seconds: If the worker timed its compilation.
-      compiles_in_first_round: If the first round's excess is compilation.
+      options: The worker's options.
+      meter: The meter of rounds, warm-up included.
+      system: The worker's system.
+      version: The system's version.
+      parameters: Number of the model's parameters, which is checked.
+      test_accuracy: Test accuracy after the last round.
+      compile_seconds: Seconds of compilation, if the worker timed it.
+      compiles_in_first_round: Whether the first round's excess is compilation.
       recompilations: Programs compiled after the first round, if counted.
       lanes: Clients that train at once on a device, if the system has lanes.
-      devices: Among which a round's clients are dealt, if that is what it does.
+      devices: Number of devices that share a round's clients, if several can.
     """
     assert parameters == PARAMETERS[options.model], parameters
     peak = meter.peak_mib()

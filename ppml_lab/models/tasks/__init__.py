@@ -1,5 +1,5 @@
-"""What models learn: a file for each kind of task, and what all of them share.
+"""Tasks, the losses and metrics that models learn by: a file for each kind of task.
 
-A task (`base.Task`) gives every example a loss of its own, which is what clipping and
-weighing by client need: losses that compare examples with each other are none.
+A task (`base.Task`) gives every example a loss of its own, as clipping and weighing by
+client require: losses that compare examples with each other cannot be tasks.
 """

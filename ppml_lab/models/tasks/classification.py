@@ -27,29 +27,29 @@ def classification(
 ) -> base.Task:
     """Softmax classification of `{"x": [n, ...], "y": int [n]}` by any model.
 
-    What cannot be judged has no metrics: where an example's label lies outside `[0,
-    classes)`, or its largest logit is not finite, as that of a model that has diverged,
-    `loss` or `accuracy` or both are NaN, and so are means over it. Where labels are
-    known on the host, such a label is an error.
+    Examples that cannot be judged have NaN metrics: where a label lies outside `[0,
+    classes)`, or the largest logit is not finite, as in a model that has diverged,
+    `loss` or `accuracy` or both are NaN, and so are means with them. Where labels are
+    known on the host, a label outside the classes is an error.
 
     Args:
       init: Makes parameters from a key; the trainable ones are floats.
       apply: Maps parameters and inputs `[n, ...]` to logits `[n, classes]`.
-      roles: From parameters to the role of each leaf, "trainable", "constant" or
-        "kept"; all are trainable if None. Only trainable ones does any algorithm clip,
-        noise, send or sum: constant ones, such as the weights of a frozen layer, stay,
-        and kept ones each client trains for itself (`personal`).
-      train: Where training differs from predicting, as with BatchNorm: from parameters
-        and a batch to logits and the leaves that the batch sets, None in the place of
-        all others; these leaves are kept.
+      roles: Maps parameters to the role of each leaf, "trainable", "constant" or
+        "kept"; all are trainable if None. Algorithms clip, noise, send and sum only
+        trainable leaves. Constant leaves, such as the weights of a frozen layer, stay
+        as they are; each client trains kept leaves for itself (`personal`).
+      train: Needed where training differs from predicting, as with BatchNorm: maps
+        parameters and a batch to logits and the leaves that the batch sets, with None
+        in the place of all others; these leaves are kept.
 
     Returns:
       A task whose loss is the cross-entropy in nats, and whose metrics are `loss` and
       `accuracy` (in [0, 1]). Its functions raise ValueError for examples, labels,
-      logits and parameters of other shapes and types than these.
+      logits and parameters of other shapes or types.
 
     Raises:
-      ValueError: init or apply is not a function.
+      ValueError: If init or apply is not a function.
     """
     model = supervised.Model(init, apply, roles, train)
     return supervised.task(model, _CLASSES)
@@ -63,23 +63,24 @@ def flax_classification(
     roles: Callable[[PyTree], PyTree] | None = None,
     training: nn.Module | None = None,
 ) -> base.Task:
-    """`classification` by a flax module whose inputs have shape `[n, *input_shape]`.
+    """A task of `classification` by a flax module with inputs `[n, *input_shape]`.
 
     Args:
-      module: Called with inputs alone.
-      input_shape: Of one example.
-      roles: From the module's variables to the role of each leaf, as in
-        `classification`. If None, the collection "params" is trainable, and every
-        other, such as the "batch_stats" of a BatchNorm, stays as the module makes it;
-        with `training` each client keeps its floats for itself.
-      training: The module as it is trained, where that differs, such as one whose
-        BatchNorms take a batch's statistics; it sets the floats of other collections in
-        every local step. Batches have all their rows then, also an epoch's last one,
-        which the client's earlier rows fill up. By default the same module with its
-        field `training` set, where it has one.
+      module: The module; it is called with inputs alone.
+      input_shape: Shape of one example.
+      roles: Maps the module's variables to the role of each leaf, as in
+        `classification`. If None, the collection "params" is trainable, and every other
+        collection, such as the "batch_stats" of a BatchNorm, stays as the module makes
+        it; with `training` each client keeps the floats of other collections for
+        itself.
+      training: The module in training, where it differs, such as one whose BatchNorms
+        take a batch's statistics; it sets the floats of other collections in every
+        local step. All batches are then full, also an epoch's last one, which the
+        client's earlier rows fill up. By default the same module with its field
+        `training` set, where it has one.
 
     Raises:
-      ValueError: input_shape has no axis, or an axis without entries.
+      ValueError: If input_shape has no axis, or an axis without entries.
     """
     example = supervised.floats(input_shape)
     model = supervised.of_flax(module, example, roles, training)
@@ -90,7 +91,7 @@ def _accuracy(
     logits: Float[Array, "n classes"], labels: Integer[Array, " n"]
 ) -> dict[str, Float[Array, " n"]]:
     is_right = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
-    # The argmax of NaNs is class 0. Classes that are masked by -inf do no harm.
+    # The argmax of NaNs is class 0. Classes that are masked by -inf are harmless.
     can_judge = _is_class(labels, logits) & jnp.isfinite(jnp.max(logits, axis=-1))
     return {"accuracy": jnp.where(can_judge, is_right.astype(jnp.float32), jnp.nan)}
 
@@ -98,7 +99,7 @@ def _accuracy(
 def _cross_entropy(
     logits: Float[Array, "n classes"], labels: Integer[Array, " n"]
 ) -> Float[Array, " n"]:
-    """In nats; NaN for a label that is no class, where an index would wrap around."""
+    """The loss in nats; NaN for a label that is no class, where an index would wrap."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.where(_is_class(labels, logits), losses, jnp.nan)
 
@@ -112,13 +113,13 @@ def _is_class(
 def _fitted(
     logits: Any, y: Any
 ) -> tuple[Float[Array, "n classes"], Integer[Array, " n"]]:
-    """Logits and labels, once they fit each other."""
+    """Checks that logits and labels fit each other, and returns both."""
     _check_logits(logits, y)
     return logits, _as_labels(y, logits.shape[1])
 
 
 def _check_logits(logits: Any, y: Any) -> None:
-    """Raises ValueError unless these are `[n, classes]` and `[n]`."""
+    """Raises ValueError unless logits are `[n, classes]` and labels `[n]`."""
     shape = tuple(logits.shape)
     num_classes = shape[-1] if shape else 0
     checks.integer_labels('"y"', y, num_classes)
@@ -138,7 +139,7 @@ def _check_logits(logits: Any, y: Any) -> None:
 
 
 def _as_labels(y: Any, num_classes: int) -> Integer[Array, " n"]:
-    """The labels, in a type that holds every class; in range, where that is known."""
+    """The labels in a type that holds every class; raises for known bad labels."""
     if not checks.is_traced(y):
         values = np.asarray(y)
         bad = np.flatnonzero((values < 0) | (values >= num_classes))

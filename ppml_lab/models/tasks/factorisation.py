@@ -1,4 +1,4 @@
-"""Ratings by matrix factorisation, with each client's own vector at the client.
+"""Matrix factorisation of ratings; each client keeps its own vector.
 
 Koren, Bell and Volinsky, "Matrix Factorization Techniques for Recommender Systems",
 Computer 2009; Ammad-ud-din et al., "Federated Collaborative Filtering for
@@ -33,31 +33,31 @@ ROLES = {
 def factorisation(
     num_items: int, rank: int, *, mean: Any = 0.0, scale: Any = 0.1
 ) -> base.Task:
-    """Ratings `mean + item bias + user bias + <item vector, user vector>`.
+    """A task of ratings `mean + item bias + user bias + <item vector, user vector>`.
 
     A client is a user, with examples `{"item": int [n], "rating": float [n]}`. The loss
     is the squared error. The vectors and biases of items are learnt together, and each
-    client keeps its own vector and bias; see `personal` for what is promised. What it
-    sends moves the items that it rated and no others: without noise, whoever sees its
-    update sees which these are. A user is judged by the rows that it holds out.
+    client keeps its own vector and bias; see `personal` for the guarantee. A client's
+    update changes only the items that it rated: without noise, whoever sees the update
+    sees which items these are. A user is judged by the rows that it holds out.
 
     Args:
-      num_items: How many items there are; they are numbered from 0.
+      num_items: Number of items; they are numbered from 0.
       rank: Length of the vectors.
-      mean: What is known of ratings beforehand, such as the middle of their scale; it
-        is not learnt.
+      mean: A rating known beforehand, such as the middle of the scale; it is not
+        learnt.
       scale: Standard deviation of the vectors before training. All users begin with the
         same vector, and biases with 0.
 
     Returns:
-      A task whose metrics are `loss`, `mse` and `mae`. Where an item lies outside `[0,
-      num_items)`, they are NaN; where the host knows such an item, it is an error, and
-      so are examples of another form, ratings that are no floats, and those that the
-      host knows and that are not finite.
+      A task whose metrics are `loss`, `mse` and `mae`. They are NaN where an item lies
+      outside `[0, num_items)`. Errors are an item outside that the host knows, examples
+      of another form, ratings that are no floats, and ratings that the host knows and
+      that are not finite.
 
     Raises:
       ValueError: For sizes below 1, a mean that is not finite, or a scale that is not
-        positive: vectors of 0 would never move.
+        positive, since vectors of 0 would never change.
     """
     checks.at_least("num_items", num_items, 1)
     checks.at_least("rank", rank, 1)
@@ -74,7 +74,7 @@ def factorisation(
         }
 
     def apply(params: PyTree, items: Array) -> Float[Array, " n"]:
-        # What is no item would be another one's row, or the last's.
+        # A number that is no item would read another item's row.
         known = (items >= 0) & (items < num_items)
         rows = jnp.where(known, items, 0)
         ratings = params["items"][rows] @ params["user"]

@@ -30,30 +30,31 @@ def regression(
 ) -> base.Task:
     """Regression of `{"x": [n, ...], "y": float [n] or [n, d]}` by any model.
 
-    An example with several targets has one loss, the mean over them. Targets are taken
-    as they are: scale them beforehand, by numbers that are public, for a mean over the
-    examples is none.
+    An example with several targets has one loss, the mean over the targets. Targets are
+    taken as they are: scale them beforehand by public numbers. A mean over the examples
+    is not public.
 
     Args:
       init: Makes parameters from a key; the trainable ones are floats.
       apply: Maps parameters and inputs `[n, ...]` to outputs of the targets' shape;
         an axis of one may be there or not.
-      loss: "squared" `e^2`, "absolute" `|e|`, or "huber" of the error `e`: `e^2 / 2` up
-        to `huber_delta`, and straight beyond (Huber, "Robust Estimation of a Location
-        Parameter", 1964). The last two bound an example's gradient at the outputs.
-      huber_delta: In units of the targets; read by "huber" alone.
+      loss: For the error `e`, "squared" is `e^2`, "absolute" is `|e|`, and "huber" is
+        `e^2 / 2` up to `huber_delta` and linear beyond (Huber, "Robust Estimation of a
+        Location Parameter", 1964). "absolute" and "huber" bound an example's gradient
+        at the outputs.
+      huber_delta: Threshold in units of the targets; only "huber" uses it.
       roles: See `classification`.
       train: See `classification`.
 
     Returns:
       A task whose metrics are `loss`, `mse` (the mean of squared errors over an
-      example's targets) and `mae` (that of absolute ones). Its functions raise
-      ValueError for examples, targets, outputs and parameters of other shapes and types
-      than these, and for targets `[n]` that the host knows and that are not finite.
+      example's targets) and `mae` (the mean of absolute errors). Its functions raise
+      ValueError for examples, targets, outputs and parameters of other shapes or types,
+      and for targets `[n]` that the host knows and that are not finite.
 
     Raises:
-      ValueError: init or apply is not a function, the loss is unknown, or huber_delta
-        is not positive.
+    ValueError: If init or apply is not a function, the loss is unknown, or
+      huber_delta is not positive.
     """
     model = supervised.Model(init, apply, roles, train)
     return supervised.task(model, _targets_of(loss, huber_delta))
@@ -69,18 +70,19 @@ def flax_regression(
     roles: Callable[[PyTree], PyTree] | None = None,
     training: nn.Module | None = None,
 ) -> base.Task:
-    """`regression` by a flax module whose inputs have shape `[n, *input_shape]`.
+    """A task of `regression` by a flax module with inputs `[n, *input_shape]`.
 
     Args:
-      module: Called with inputs alone; `models.MLP((8, 1))` fits targets `[n]`.
-      input_shape: Of one example.
+      module: The module, called with inputs alone; `models.MLP((8, 1))` fits targets
+        `[n]`.
+      input_shape: Shape of one example.
       loss: See `regression`.
       huber_delta: See `regression`.
       roles: See `flax_classification`.
       training: See `flax_classification`.
 
     Raises:
-      ValueError: As `regression`, or input_shape has no axis, or one without entries.
+      ValueError: As `regression` does, or if input_shape has no axis or an empty axis.
     """
     example = supervised.floats(input_shape)
     model = supervised.of_flax(module, example, roles, training)
@@ -88,7 +90,7 @@ def flax_regression(
 
 
 def errors(outputs: Array, targets: Array) -> dict[str, Float[Array, " n"]]:
-    """`mse` and `mae` of each example."""
+    """The metrics `mse` and `mae` of each example."""
     wrong = (outputs - targets).reshape(len(targets), -1)
     return {"mse": jnp.mean(wrong**2, axis=1), "mae": jnp.mean(jnp.abs(wrong), axis=1)}
 
@@ -111,7 +113,7 @@ def _targets_of(loss: Loss, huber_delta: float) -> supervised.Labelled:
 
 
 def _fitted(outputs: Any, y: Any) -> tuple[Array, Array]:
-    """Outputs and targets, once they fit each other."""
+    """Checks that outputs and targets fit each other, and returns both."""
     if not jnp.issubdtype(y.dtype, jnp.floating):
         raise ValueError(
             f'"y" must hold real targets, floats [n] or [n, d], got '

@@ -1,4 +1,4 @@
-"""Predicting a token at every place of a sequence, as language models do."""
+"""Prediction of a token at every place of a sequence, as by language models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ppml_lab.models.tasks import supervised
 
 
 class Tokens(NamedTuple):
-    """What is to be said at each place, and how much it counts."""
+    """The token to predict at each place, and its weight."""
 
     labels: Integer[Array, "n length"]
     weights: Float[Array, "n length"]
@@ -33,34 +33,34 @@ def sequence(
     train: Callable[[PyTree, Array], tuple[Float[Array, "n length tokens"], PyTree]]
     | None = None,
 ) -> base.Task:
-    """A token for every place of `{"x": int [n, length], "y": int [n, length]}`.
+    """Prediction of a token at every place of `{"x": int [n, length], "y": int [n,
+    length]}`.
 
     An example is a sequence. Its loss is the weighted mean of the cross-entropies of
-    its own tokens, so that long ones bound no more of a private sum than short ones.
-    Weights are the examples' "weights" `[n, length]`, ones where there are none: 0 for
+    its own tokens, so that long sequences take no more of a private sum than short
+    ones. Weights are the examples' "weights" `[n, length]`, or ones without them: 0 for
     padding, whose label may be anything. An example whose weights are all 0 has loss 0
     and gradient 0.
 
-    Means over a test set, or over a client's examples, weigh each by the sum of its
-    weights (`weigh`): they are means over tokens. The loss per token is in nats; its
-    exponential is the perplexity.
+    Means over a test set, or over a client's examples, weigh each example by the sum of
+    its weights (`weigh`): they are means over tokens. The loss per token is in nats;
+    its exponential is the perplexity.
 
     Args:
       init: Makes parameters from a key; the trainable ones are floats.
       apply: Maps parameters and tokens `[n, length]` to logits `[n, length, tokens]`.
-        That the logits at a place see no later token is the model's own matter.
+        The model has to ensure that the logits at a place see no later token.
       roles: See `classification`.
       train: See `classification`.
 
     Returns:
-      A task whose metrics are `loss` and `accuracy`. Where a label that counts is no
-      token, a weight is negative or not finite, or a logit that counts is not finite,
-      they are NaN. Its functions raise ValueError for examples, logits and parameters
-      of other shapes and types than these, and for such labels and weights where they
-      are called on the host.
+      A task whose metrics are `loss` and `accuracy`. They are NaN where a label that
+      counts is no token, a weight is negative or not finite, or a logit that counts is
+      not finite. Its functions raise ValueError for examples, logits and parameters of
+      other shapes or types, and, called on the host, for such labels and weights.
 
     Raises:
-      ValueError: init or apply is not a function.
+    ValueError: If init or apply is not a function.
     """
     return supervised.task(supervised.Model(init, apply, roles, train), _TOKENS)
 
@@ -73,11 +73,12 @@ def flax_sequence(
     roles: Callable[[PyTree], PyTree] | None = None,
     training: nn.Module | None = None,
 ) -> base.Task:
-    """`sequence` by a flax module whose inputs are tokens int32 `[n, length]`.
+    """A task of `sequence` by a flax module whose inputs are tokens int32 `[n,
+    length]`.
 
     Args:
-      module: Called with tokens alone; gives logits `[n, length, tokens]`.
-      length: Of a sequence.
+      module: The module, called with tokens alone; gives logits `[n, length, tokens]`.
+      length: Length of a sequence.
       roles: See `flax_classification`.
       training: See `flax_classification`.
 
@@ -141,8 +142,8 @@ def _weigh(examples: PyTree) -> Float[Array, " n"]:
 
 
 def _fitted(logits: Any, tokens: Tokens) -> tuple[Array, Tokens]:
-    """Logits of each token that counts, and tokens that are known; NaN and 0 where they
-    are not.
+    """Checks logits and tokens and returns both, with label 0 where a label is no
+    token, and weight NaN where a weight is invalid or its label is no token.
     """
     labels, weights = tokens
     shape = tuple(logits.shape)
@@ -177,7 +178,7 @@ def _loss(logits: Array, tokens: Tokens) -> Float[Array, " n"]:
 
 def _metrics(logits: Array, tokens: Tokens) -> dict[str, Float[Array, " n"]]:
     is_right = jnp.argmax(logits, axis=-1).astype(tokens.labels.dtype) == tokens.labels
-    # The argmax of NaNs is token 0. Tokens that are masked by -inf do no harm.
+    # The argmax of NaNs is token 0. Tokens that are masked by -inf are harmless.
     can_judge = jnp.isfinite(jnp.max(logits, axis=-1))
     right = jnp.where(can_judge, is_right.astype(jnp.float32), jnp.nan)
     return {"accuracy": _mean(right, tokens.weights)}
@@ -186,7 +187,7 @@ def _metrics(logits: Array, tokens: Tokens) -> dict[str, Float[Array, " n"]]:
 def _mean(
     values: Float[Array, "n length"], weights: Float[Array, "n length"]
 ) -> Float[Array, " n"]:
-    """An example's mean over its tokens; 0, and without gradient, where none counts."""
+    """An example's mean over its tokens; 0, with gradient 0, where no token counts."""
     heard = jnp.where(weights == 0, 0.0, values)
     total = jnp.sum(weights, axis=1)
     counted = jnp.where(total == 0, 1.0, total)

@@ -1,5 +1,5 @@
-"""What tasks of inputs and labels share: models as `(init, apply)` pairs, and flax
-modules as such pairs.
+"""Shared parts of tasks with inputs and labels: models as `(init, apply)` pairs, also
+from flax modules.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from jaxtyping import Float, PyTree
 from ppml_lab import base, checks, guards
 
 Roles = Callable[[PyTree], PyTree]
-"""From parameters to the role of each leaf, see `base.Task`."""
+"""`(params)`: the role of each leaf, see `base.Task`."""
 Train = Callable[[PyTree, Array], tuple[Any, PyTree]]
-"""From parameters and inputs to outputs, and the leaves that a batch sets."""
+"""`(params, inputs)`: outputs, and the leaves that a batch sets."""
 
 
 class Model(NamedTuple):
-    """A model, and what of it is learnt; builders of tasks have the same arguments."""
+    """A model with its roles; the fields are arguments of the tasks' builders."""
 
     init: base.TaskInit
-    """`(key)`: its parameters."""
+    """`(key)`: the model's parameters."""
     apply: Callable[[PyTree, Array], Any]
-    """`(params, inputs [n, ...])`: outputs `[n, ...]`, to predict by."""
+    """`(params, inputs [n, ...])`: outputs `[n, ...]` for predictions."""
     roles: Roles | None = None
-    """None if all leaves are trained."""
+    """`(params)`: the role of each leaf; None if all leaves are trained."""
     train: Train | None = None
-    """None if it is trained as it predicts."""
+    """`(params, inputs)`: outputs in training, and leaves; None if `apply` trains."""
 
 
 class Labelled(NamedTuple):
-    """What is learnt of a model's outputs: what sets one kind of task off another."""
+    """A kind of task: functions that read examples and judge a model's outputs."""
 
     read: Callable[[PyTree], tuple[Any, Any]]
-    """`(examples)`: inputs and labels; raises for others than the task's."""
+    """`(examples)`: inputs and labels; raises for examples of another form."""
     fit: Callable[[Any, Any], tuple[Any, Any]]
-    """`(outputs, labels)`: both, as the next two take them; raises unless they belong
-    together."""
+    """`(outputs, labels)`: both, as `loss` and `metrics` take them; raises unless they
+    fit each other."""
     loss: Callable[[Any, Any], Float[Array, " n"]]
-    """`(outputs, labels)`: of each example."""
+    """`(outputs, labels)`: each example's loss."""
     metrics: Callable[[Any, Any], dict[str, Float[Array, " n"]]]
-    """`(outputs, labels)`: beside the loss."""
+    """`(outputs, labels)`: each example's metrics beside the loss."""
     weigh: Callable[[PyTree], Float[Array, " n"]] | None = None
-    """`(examples)`: see `base.Task`."""
+    """`(examples)`: each example's weight, see `base.Task`."""
 
 
 @guards.returned()
 def task(model: Model, labelled: Labelled) -> base.Task:
-    """The task of a model and of what is learnt of its outputs.
+    """Builds a task from a model and from how its outputs are judged.
 
-    Its functions raise ValueError for parameters of another shape than `init`'s, and
-    for whatever `labelled` refuses.
+    The task's functions raise ValueError for parameters of another shape than `init`'s,
+    and for whatever `labelled` refuses.
     """
     init, apply, roles, train = model
     for name, function in (("init", init), ("apply", apply)):
@@ -101,15 +101,16 @@ def of_flax(
     roles: Roles | None,
     training: nn.Module | None,
 ) -> Model:
-    """A flax module, called with inputs alone, as a model.
+    """Makes a flax module, called with inputs alone, into a model.
 
     Args:
-      module: As it predicts.
+      module: The module for predictions.
       example: Shape and type of one example's inputs.
-      roles: If None, the collection "params" is trainable, and every other stays as the
-        module makes it; with `training` each client keeps its floats for itself.
-      training: As it is trained, where that differs. By default the same module with
-        its field `training` set, where it has one.
+      roles: If None, the collection "params" is trainable, and every other collection
+        stays as the module makes it; with `training` each client keeps the floats of
+        other collections for itself.
+      training: The module in training, where it differs. By default the same module
+        with its field `training` set, where it has one.
     """
 
     def init(key: base.Key) -> PyTree:
@@ -135,10 +136,10 @@ def of_flax(
 
 
 def floats(input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
-    """One example's inputs of this shape.
+    """Shape and type of one example's float32 inputs.
 
     Raises:
-      ValueError: It has no axis, or an axis without entries.
+      ValueError: If the shape has no axis, or an axis without entries.
     """
     if not len(input_shape):
         raise ValueError(
@@ -150,7 +151,7 @@ def floats(input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
 
 
 def inputs_and_labels(examples: PyTree) -> tuple[Any, Any]:
-    """`x` and `y`, as arrays.
+    """Reads `x` and `y` of examples as arrays.
 
     Raises:
       ValueError: For examples of another form.
@@ -169,12 +170,12 @@ def inputs_and_labels(examples: PyTree) -> tuple[Any, Any]:
 
 
 def as_array(values: Any) -> Any:
-    """Values of an array, or a list of numbers, as an array."""
+    """Returns an array as it is, and a list of numbers as an array."""
     return values if hasattr(values, "dtype") else np.asarray(values)
 
 
 def shown(array: Any) -> str:
-    """An array's type and shape, for an error."""
+    """Shows an array's type and shape, for an error."""
     return f"{array.dtype}{list(array.shape)}"
 
 
@@ -192,7 +193,7 @@ def check_finite(name: str, values: Any) -> None:
 
 
 def check_floats(params: PyTree, roles: Roles | None = None) -> None:
-    """Raises ValueError unless all leaves that are trained are floats."""
+    """Raises ValueError unless all trained leaves are floats."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     given = ["trainable"] * len(leaves)
     if roles is not None:
@@ -209,7 +210,7 @@ def check_floats(params: PyTree, roles: Roles | None = None) -> None:
 
 
 def _check_params(init: base.TaskInit, params: PyTree, error: Exception) -> None:
-    """Raises ValueError unless these have the structure and shapes of init's."""
+    """Raises ValueError unless parameters have the structure and shapes of init's."""
     made = jax.eval_shape(init, jax.random.key(0))
     wanted, found = jax.tree.structure(made), jax.tree.structure(params)
     shapes = [[leaf.shape for leaf in jax.tree.leaves(t)] for t in (made, params)]
@@ -221,8 +222,8 @@ def _check_params(init: base.TaskInit, params: PyTree, error: Exception) -> None
 
 
 def _by_collection(others: str) -> Roles:
-    """The roles of a flax module's variables: parameters are trainable, the floats of
-    other collections what is said, and all else constant.
+    """The roles of a flax module's variables: parameters are trainable, floats of other
+    collections have the role `others`, and all else is constant.
     """
 
     def role(path: Any, leaf: Any) -> str:
@@ -234,6 +235,6 @@ def _by_collection(others: str) -> Roles:
 
 
 def _is_set(path: Any, leaf: Any) -> bool:
-    """Whether a variable is a float that is no parameter, as running statistics are."""
+    """Returns whether a variable is a float but no parameter, like running means."""
     is_float = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
     return path[0].key != "params" and is_float

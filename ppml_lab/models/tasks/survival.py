@@ -1,5 +1,4 @@
-"""Survival: when an event comes, of which it is known for some only how long it did
-not.
+"""Survival analysis: the time until an event, with censored examples.
 
 Gensheimer and Narasimhan, "A scalable discrete-time survival model for neural
 networks", PeerJ 2019; across clients Andreux, Manoel, Menuet, Saillard and Simpson,
@@ -23,7 +22,7 @@ from ppml_lab.models.tasks import supervised
 
 
 class Times(NamedTuple):
-    """Until when each example was watched, and whether the event ended it."""
+    """The time each example was observed for, and whether the event ended it."""
 
     time: Float[Array, " n"]
     event: Integer[Array, " n"]
@@ -39,42 +38,43 @@ def survival(
     train: Callable[[PyTree, Array], tuple[Float[Array, "n intervals"], PyTree]]
     | None = None,
 ) -> base.Task:
-    """The hazard of an event in intervals of time (nnet-survival, logistic hazard).
+    """Discrete-time survival: the hazard of an event in intervals of time
+    (nnet-survival, logistic hazard).
 
     Examples are `{"x": [n, ...], "y": {"time": float [n], "event": int [n]}}`: event is
-    1 where it came at that time, above 0, and 0 where the example was censored then.
-    The k-th output is the logit of the chance that the event comes in the k-th of the
-    intervals `[0, edges[0])`, `[edges[0], edges[1])`, ..., of those whom it spared so
-    far. The loss is the negative logarithm of the likelihood: of surviving the
-    intervals before the time, and of the event in its own. Who was censored in an
-    interval survived it from its middle on, and what comes at the last edge or later
-    was not seen.
+    1 where the event came at that time, above 0, and 0 where the example was censored
+    then. The k-th output is the logit of the chance that the event comes in the k-th of
+    the intervals `[0, edges[0])`, `[edges[0], edges[1])`, ..., given that it has not
+    come before. The loss is the negative log-likelihood of surviving the intervals
+    before the time, and of the event in the time's own interval. An example that is
+    censored in the second half of an interval counts as surviving it. An event at the
+    last edge or later counts as not seen.
 
-    Not Cox's partial likelihood, whose losses are coupled: each of its terms compares
-    an example with all that are still at risk. There one example has no loss, and no
-    gradient, of its own that could be clipped, and clients would need each other's
-    rows. Here every example has its loss, so that one without an event, and a client
-    none of whose examples has one, train like all others: they tell for how long
+    This is not Cox's partial likelihood, whose losses are coupled: each of its terms
+    compares an example with all that are still at risk. There an example has no loss,
+    and no gradient, of its own that could be clipped, and clients would need each
+    other's rows. Here every example has its own loss, so that an example without an
+    event, and a client without any event, train like all others: they tell for how long
     nothing came. Choose the edges by what is known in advance, such as years of
-    follow-up: quantiles of the private times would tell of these.
+    follow-up: quantiles of the private times would reveal information about these.
 
     Args:
       init: Makes parameters from a key; the trainable ones are floats.
       apply: Maps parameters and inputs `[n, ...]` to logits `[n, len(edges)]`.
-      edges: Where intervals end, above 0 and rising, in the unit of times.
+      edges: Ends of the intervals, above 0 and rising, in the unit of times.
       roles: See `classification`.
       train: See `classification`.
 
     Returns:
       A task whose only metric is `loss`, in nats; `lab.parts.Concordance` judges all
-      rows together by `-mean_survival_time`, which is higher for who has the event
-      first. A time that is not above 0 and finite, and an event that is not 0 or 1,
-      have loss NaN, and are an error where the host knows them; so are examples,
-      labels, logits and parameters of other shapes and types than these.
+      rows together by `-mean_survival_time`, which is higher for examples with an
+      earlier event. A time that is not above 0 and finite, or an event that is not 0 or
+      1, has loss NaN, and is an error where the host knows it. Examples, labels, logits
+      and parameters of other shapes or types are errors.
 
     Raises:
-      ValueError: init or apply is not a function; edges that are none, or do not rise
-        from above 0.
+    ValueError: If init or apply is not a function, or edges are empty or do not rise
+      from above 0.
     """
     model = supervised.Model(init, apply, roles, train)
     return supervised.task(model, _in_intervals(edges))
@@ -89,18 +89,18 @@ def flax_survival(
     roles: Callable[[PyTree], PyTree] | None = None,
     training: nn.Module | None = None,
 ) -> base.Task:
-    """`survival` by a flax module whose inputs have shape `[n, *input_shape]`.
+    """A task of `survival` by a flax module with inputs `[n, *input_shape]`.
 
     Args:
-      module: Called with inputs alone; `models.MLP((8, len(edges)))` has as many logits
-        as there are intervals.
-      input_shape: Of one example.
+      module: The module, called with inputs alone; `models.MLP((8, len(edges)))` has as
+        many logits as there are intervals.
+      input_shape: Shape of one example.
       edges: See `survival`.
       roles: See `flax_classification`.
       training: See `flax_classification`.
 
     Raises:
-      ValueError: As `survival`, or input_shape has no axis, or one without entries.
+      ValueError: As `survival` does, or if input_shape has no axis or an empty axis.
     """
     example = supervised.floats(input_shape)
     model = supervised.of_flax(module, example, roles, training)
@@ -111,18 +111,17 @@ def flax_survival(
 def mean_survival_time(
     logits: Float[Array, "n intervals"], edges: Sequence[float]
 ) -> Float[Array, " n"]:
-    """The restricted mean survival time: what is to be expected of the time until the
-    event, or until the last edge if that comes first; in the unit of `edges`.
+    """The restricted mean survival time: the expected time until the event or the last
+    edge, whichever comes first, in the unit of `edges`.
 
     It is the area under the survival curve, which is straight within intervals.
 
     Args:
-      logits: Of the hazards, as a model of `survival` gives them.
-      edges: The task's.
+      logits: Logits of the hazards, as a model of `survival` gives them.
+      edges: The task's edges.
 
     Raises:
-      ValueError: For edges that `survival` refuses, or another number of them than of
-        logits.
+      ValueError: For edges that `survival` refuses, or not one logit for each edge.
     """
     _check_edges(edges)
     if logits.shape[1] != len(edges):
