@@ -139,8 +139,8 @@ def poisson(
 ) -> base.ClientSampler:
     """A sampler that draws each member independently with probability `sampling_prob`.
 
-    The cohort's arrays hold the largest sample that occurs but once in 10^18 draws; a
-    larger sample is cut off there. Each member has a coin of its own with a resolution
+    The cohort's arrays hold every sample except the largest, which occur with
+    probability `overflow_prob`, by default 10^-18, and are cut off. Each member has a coin of its own with a resolution
     of 64 bits, so that devices can toss the coins of their own members, and rare
     members have the right chance.
 
