@@ -11,7 +11,8 @@ and seed. Every pattern is tuned in the same way, by its own `search_SET`
 (`experiments.tuned.search`): 16 random settings of learning rates and clip norm are
 compared on validation rows and other seeds, private patterns at epsilon 1; `paper_SET`
 uses the best setting at every epsilon. Time on 2 cores: `smoke` (digits, 350 clients,
-not tuned) under two minutes, `search_fashion` about 8 minutes and `paper_fashion` about
+not tuned) under two minutes, `smoke_writers` and `smoke_adult` (two rounds of the other
+data sets) some minutes, `search_fashion` about 8 minutes and `paper_fashion` about
 15 (Fashion-MNIST, 2,000 clients, 7,850 parameters). `search_scattering` and
 `paper_scattering` (likely 30 and 25 minutes, not run yet) learn from scattering
 features in place of pixels, which need no learning (`data.scattering`, 39,700
@@ -19,6 +20,8 @@ parameters, 5 GB of memory); from such features, with larger batches, Tramer and
 (ICLR 2021) report 89.7% for central DP-SGD at epsilon 3 and delta 1e-5.
 
     python -m experiments.privacy_utility smoke
+    python -m experiments.privacy_utility smoke_writers
+    python -m experiments.privacy_utility smoke_adult
     python -m experiments.privacy_utility search_fashion
     python -m experiments.privacy_utility paper_fashion
 """
@@ -106,9 +109,20 @@ SCATTERING = replace(
     private=patterns.Box((0.002, 0.2), (0.1, 10.0), (0.015, 1.5)),
     local=patterns.Box((0.002, 0.2), (0.005, 0.5), (0.015, 1.5)),
 )
+
+
+def shortened(study: patterns.Study) -> Comparison:
+    """A comparison of two rounds, without tuning, that shows that a study runs."""
+    schedule = lab.Schedule(num_rounds=2, eval_every=2)
+    short = replace(study, base=replace(study.base, schedule=schedule))
+    return Comparison(short, "", (patterns.INF, 1.0), 1)
+
+
 EPSILONS = (patterns.INF, 16.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
 CONFIGS = {
     "smoke": Comparison(),
+    "smoke_writers": shortened(WRITERS),
+    "smoke_adult": shortened(ADULT),
     "search_smoke": search.Search(num_settings=4, num_seeds=1),
     "search_fashion": search.Search(FASHION),
     "search_writers": search.Search(WRITERS),

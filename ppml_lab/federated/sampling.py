@@ -140,9 +140,9 @@ def poisson(
     """A sampler that draws each member independently with probability `sampling_prob`.
 
     The cohort's arrays hold every sample except the largest, which occur with
-    probability `overflow_prob`, by default 10^-18, and are cut off. Each member has a coin of its own with a resolution
-    of 64 bits, so that devices can toss the coins of their own members, and rare
-    members have the right chance.
+    probability `overflow_prob`, by default 10^-18, and are cut off. Each member has a
+    coin of its own with a resolution of 64 bits, so that devices can toss the coins of
+    their own members, and rare members have the right chance.
 
     **Guarantee:** Poisson amplification under add-or-remove neighbours (Mironov,
     Talwar, Zhang, 2019), up to `overflow_prob` per draw, which the event states and
