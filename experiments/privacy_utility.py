@@ -141,6 +141,8 @@ CONFIGS = {
 }
 PAGE = {
     "minutes": {
+        "smoke_writers": 3,
+        "smoke_adult": 3,
         "search_smoke": 1,
         "search_fashion": 8,
         "search_writers": 45,
