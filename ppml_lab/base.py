@@ -299,8 +299,8 @@ class SecureAggregator(NamedTuple):
     sums: Callable[[int], Sums] | None = None
     """`(dimension)`: the integer sums; None where messages are not integers."""
     abort_share: Callable[[Any, Any], float] | None = None
-    """`(num_invited, num_reports)`, arrays `[rounds]`: the share of these rounds that
-    have no sum; on the host. None where that is not known, or always 0."""
+    """`(num_invited, num_reports)`: the share of rounds without a sum, of rounds with
+    these numbers `[rounds]`; on the host. None where it is not known, or always 0."""
 
 
 class FederatedAlgorithm(NamedTuple):

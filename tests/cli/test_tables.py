@@ -41,9 +41,9 @@ def test_list_finds_every_experiment(capsys):
     stems = {path.stem for folder in (science, timed) for path in folder.glob("*.py")}
     assert set(found) == stems - {"bench"}
     about = found["privacy_utility"]
-    sets = ("fashion", "writers", "adult")
+    sets = ("fashion", "writers", "adult", "scattering")
     assert about["configurations"] == [
-        *("smoke", "search_smoke"),
+        *("smoke", "smoke_writers", "smoke_adult", "search_smoke"),
         *(f"search_{name}" for name in sets),
         *(f"paper_{name}" for name in sets),
     ]
