@@ -132,10 +132,10 @@ def of_rows(
     lengths = []
     for part, rows in (("train", train), ("test", test)):
         lengths.append(columns.num_examples(part, rows))
-        for leaf, values in _leaves(rows):
+        for leaf, values in shown.named(rows):
             _check_finite(f"{part} {leaf}", np.asarray(values))
     shapes = [
-        {leaf: np.shape(values)[1:] for leaf, values in _leaves(rows)}
+        {leaf: np.shape(values)[1:] for leaf, values in shown.named(rows)}
         for rows in (train, test)
     ]
     if shapes[0] != shapes[1]:
@@ -162,15 +162,6 @@ def of_rows(
         licence=licence,
         citation=citation,
     )
-
-
-def _leaves(rows: Any) -> list[tuple[str, Any]]:
-    """The leaves with their paths as names."""
-    found = jax.tree.leaves_with_path(rows)
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator=" "), leaf)
-        for path, leaf in found
-    ]
 
 
 def _examples(part: str, x: Any, y: Any, num_classes: int) -> dict[str, np.ndarray]:

@@ -125,6 +125,8 @@ def simulate(
       The final state, and the history: the rounds' scalars `[rounds]` and, with
       `evaluate`, the evaluations' scalars and `eval_round`, both `[evaluations]`.
 
+    Warns once where a round's training loss is not finite.
+
     Raises:
       ValueError: For counts below 1, a test set without `evaluate`, or clients or test
         examples that the algorithm's task cannot take, such as labels that are no

@@ -172,16 +172,19 @@ def _root(run: Any, value: Shared, sign: int, function: Callable[[Any], Any]) ->
 
 
 def sqrt(run: Any, value: Shared) -> Shared:
+    """Returns shares of square roots."""
     with transcript.scope("sqrt"):
         return _root(run, value, 1, approximations.unit_sqrt)
 
 
 def inverse_sqrt(run: Any, value: Shared) -> Shared:
+    """Returns shares of one over square roots."""
     with transcript.scope("inverse_sqrt"):
         return _root(run, value, -1, approximations.unit_inverse_sqrt)
 
 
 def log(run: Any, value: Shared) -> Shared:
+    """Returns shares of natural logarithms."""
     ring, f = run.scheme.ring, run.fraction_bits
     place = jnp.arange(ring.bits)
     weights = (place + 1 - f).astype(jnp.float32) * np.float32(_LN2)
