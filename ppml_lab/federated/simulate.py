@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int, PyTree
 
-from ppml_lab import arguments, base, checks
+from ppml_lab import arguments, base, checks, guards, trees
 from ppml_lab.federated.evaluation import Evaluate
 from ppml_lab.federated.watching import interrupts, progress_line
 
@@ -42,25 +43,21 @@ def run_chunk(
     return jax.lax.scan(one, state, numbers)
 
 
-def chunk_lengths(num_rounds: int, eval_every: int) -> list[int]:
-    """The lengths of a run's chunks: `eval_every` rounds each, and the rest."""
-    checks.at_least("num_rounds", num_rounds, 1)
-    checks.at_least("eval_every", eval_every, 1)
-    whole, rest = divmod(num_rounds, eval_every)
-    return [eval_every] * whole + [rest] * (rest > 0)
-
-
 class _Programs(NamedTuple):
     """The compiled functions of an algorithm and its evaluation.
 
     Attributes:
       init: `(key) -> state`.
-      chunk: `(key, state, (clients, test), first round, length) -> (state, the rounds'
-        scalars, metrics)`.
+      chunk: `(key, state, clients, first round, number of rounds, length) -> (state,
+        the rounds' scalars [length])`, of which the rounds that did not run are 0.
+      evaluate: `(state, test) -> metrics`.
+      copy: `(state) -> state` of buffers of its own.
     """
 
     init: Callable[..., Any]
+    copy: Callable[..., Any]
     chunk: Callable[..., Any]
+    evaluate: Callable[..., Any]
 
 
 @functools.lru_cache(maxsize=4)
@@ -70,17 +67,63 @@ def _programs(
     """The programs of an algorithm, cached for a few so that a new seed compiles
     nothing.
     """
+    # Traced once, for its scalars' shapes and for the loop.
+    one_round = jax.jit(algorithm.round)
 
-    @functools.partial(jax.jit, static_argnums=4, donate_argnums=1)
+    @functools.partial(jax.jit, static_argnums=5, donate_argnums=1)
     def chunk(
-        key: base.Key, state: Any, data: PyTree, first_round: Array, length: int
-    ) -> tuple[Any, dict[str, Array], dict[str, Array]]:
-        clients, test = data
-        state, infos = run_chunk(key, algorithm, state, clients, first_round, length)
-        metrics = {} if evaluate is None else evaluate(state.params, test)
-        return state, infos, metrics
+        key: base.Key,
+        state: Any,
+        clients: base.Clients,
+        first_round: Array,
+        num_rounds: Array,
+        length: int,
+    ) -> tuple[Any, dict[str, Array]]:
+        def one(i: Array, before: tuple[Any, Any]) -> tuple[Any, Any]:
+            state, infos = before
+            own = jax.random.fold_in(key, first_round + i)
+            state, info = one_round(own, state, clients)
+            return state, {k: infos[k].at[i].set(row) for k, row in info.items()}
 
-    return _Programs(jax.jit(algorithm.init, out_shardings=where), chunk)
+        _, info = jax.eval_shape(one_round, key, state, clients)
+        infos = {
+            k: jnp.zeros((length, *row.shape), row.dtype) for k, row in info.items()
+        }
+        return jax.lax.fori_loop(0, num_rounds, one, (state, infos))
+
+    def judged(state: Any, test: PyTree) -> dict[str, Array]:
+        return {} if evaluate is None else evaluate(state.params, test)
+
+    def copy(state: Any) -> Any:
+        return jax.tree.map(jnp.copy, trees.place(state, where))
+
+    init = jax.jit(algorithm.init, out_shardings=where)
+    return _Programs(init, copy, chunk, jax.jit(judged))
+
+
+LONGEST = 4096
+"""The most rounds between two returns to the host, whose scalars are kept meanwhile."""
+
+
+class _Pace:
+    """Chooses numbers of rounds that take about a second, so that whoever watches or
+    interrupts waits no longer.
+    """
+
+    def __init__(self) -> None:
+        self.num_rounds = 1
+        self._begin = time.monotonic()
+
+    def next(self, at_most: int) -> int:
+        self.num_rounds = min(self.num_rounds, at_most)
+        self._begin = time.monotonic()
+        return self.num_rounds
+
+    def took(self) -> None:
+        """Notes that the rounds are done; the first ones compile, and seem slow."""
+        seconds = max(time.monotonic() - self._begin, 1e-6)
+        within = int(self.num_rounds / seconds)
+        self.num_rounds = min(max(within, 1), 8 * self.num_rounds)
 
 
 @arguments.checked
@@ -90,6 +133,8 @@ def simulate(
     clients: base.Clients,
     num_rounds: int,
     *,
+    state: PyTree | None = None,
+    first_round: int | None = None,
     test: PyTree | None = None,
     evaluate: Evaluate | None = None,
     eval_every: int | None = None,
@@ -98,28 +143,34 @@ def simulate(
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Runs `algorithm` for `num_rounds` rounds.
 
-    All rounds between two evaluations are one compiled program; the host sees the state
-    only at its end, where `on_chunk` may report, save, or stop the run. The programs of
-    the last few algorithms are kept: with the same `algorithm` and `evaluate`, a run
+    All rounds are one compiled program, which returns to the host about once a second,
+    or after a round that takes longer; no result depends on when it does. The programs
+    of the last few algorithms are kept: with the same `algorithm` and `evaluate`, a run
     with another seed compiles nothing.
 
-    An interrupt (Ctrl-C) ends the run after the current chunk and returns what was
-    done; a second interrupt stops at once with KeyboardInterrupt.
+    An interrupt (Ctrl-C) ends the run when the program next returns, and `simulate`
+    returns what was done; a second interrupt stops at once with KeyboardInterrupt. With
+    the returned state, the same key and the rounds that are left, another call goes on
+    as if there had been no interrupt: `simulate(key, algorithm, clients, left,
+    state=state)`.
 
     Args:
       key: Makes the whole run reproducible; an integer `n` stands for
         `jax.random.key(n)`.
       algorithm: Such as `averaging(...)`.
       clients: The federated data set.
-      num_rounds: At least 1.
+      num_rounds: Rounds to run, at least 1.
+      state: The state to go on from, which an earlier call returned; it stays as it is.
+        By default the run begins at round 0.
+      first_round: Rounds that led to `state`; by default its own `rounds_done`.
       test: Examples for `evaluate`, NumPy arrays or jax's.
       evaluate: `(params, test) -> scalars`, see `evaluator`.
-      eval_every: Rounds per chunk; all by default.
+      eval_every: Rounds per chunk; all by default. A chunk ends with an evaluation.
       on_chunk: Called with (rounds done, state, the chunk's history); a true result
         stops the run. The next chunk reuses the state's buffers: copy what is to stay.
-      report: Called with (rounds done, all rounds) after every chunk. By default it
-        writes a progress line at a terminal or in a notebook, and nothing elsewhere.
-        None for silence.
+      report: Called with (rounds done, all rounds) about once a second, `first_round`
+        included. By default it writes a progress line at a terminal or in a notebook,
+        and nothing elsewhere. None for silence.
 
     Returns:
       The final state, and the history: the rounds' scalars `[rounds]` and, with
@@ -128,60 +179,109 @@ def simulate(
     Warns once where a round's training loss is not finite.
 
     Raises:
-      ValueError: For counts below 1, a test set without `evaluate`, or clients or test
-        examples that the algorithm's task cannot take, such as labels that are no
-        classes.
+      ValueError: For counts below 1, a test set without `evaluate`, a state of another
+        algorithm or another round, or clients or test examples that the algorithm's
+        task cannot take, such as labels that are no classes.
     """
     algorithm.check(clients)
     if (test is None) != (evaluate is None):
         raise ValueError("give test and evaluate together, or neither")
-    lengths = chunk_lengths(
-        num_rounds, num_rounds if eval_every is None else eval_every
-    )
+    checks.at_least("num_rounds", num_rounds, 1)
+    eval_every = num_rounds if eval_every is None else eval_every
+    checks.at_least("eval_every", eval_every, 1)
     if isinstance(key, int):
         checks.at_least("key", key, 0)
         key = jax.random.key(key)
     init_key, rounds_key = jax.random.split(key)
+    like = jax.eval_shape(algorithm.init, init_key)
+    begin = _first_round(state, first_round, like)
     programs = _programs(algorithm, evaluate, clients.offsets.sharding)
     if evaluate is not None:
         # Checks labels here, as no label's value is known in a compiled round.
-        first = jax.eval_shape(algorithm.init, init_key)
-        jax.eval_shape(lambda state: evaluate(state.params, test), first)
-    state = programs.init(init_key)
-    history: dict[str, list[np.ndarray]] = {}
-    done, is_finite = 0, True
+        jax.eval_shape(lambda state: evaluate(state.params, test), like)
+    # Programs take the state's buffers: a state of the caller's is copied.
+    state = programs.init(init_key) if state is None else programs.copy(state)
+    chunks: list[dict[str, np.ndarray]] = []
+    pieces: list[dict[str, np.ndarray]] = []
+    length, pace = min(eval_every, num_rounds, LONGEST), _Pace()
+    done, end, warned = begin, begin + num_rounds, False
     with interrupts() as was_interrupted:
-        for length in lengths:
-            state, infos, metrics = programs.chunk(
-                rounds_key, state, (clients, test), jnp.int32(done), length
+        while done < end and not was_interrupted():
+            until_chunk = min(eval_every - (done - begin) % eval_every, end - done)
+            now = pace.next(min(until_chunk, length))
+            state, infos = programs.chunk(
+                rounds_key, state, clients, jnp.int32(done), jnp.int32(now), length
             )
-            done += length
-            part: dict[str, np.ndarray] = {
-                name: np.asarray(value) for name, value in infos.items()
-            }
-            part |= {name: np.asarray(value)[None] for name, value in metrics.items()}
-            if metrics:
-                part["eval_round"] = np.array([done])
-            for name, value in part.items():
-                history.setdefault(name, []).append(value)
-            if is_finite and not _is_finite(part):
-                is_finite = False
+            pieces.append({k: np.asarray(rows)[:now] for k, rows in infos.items()})
+            pace.took()
+            bad = _first_not_finite(pieces[-1])
+            if bad is not None and not warned:
+                warned = True
                 warnings.warn(
-                    f"train_loss is not finite at or before round {done}; look for NaN "
+                    f"train_loss is not finite in round {done + bad + 1}; look for NaN "
                     "or infinity in the examples, or lower the learning rate",
                     stacklevel=2,
                 )
+            done += now
             if report is not None:
-                report(done, num_rounds)
-            if on_chunk is not None and on_chunk(done, state, part):
+                report(done, end)
+            if now < until_chunk:
+                continue
+            chunk, pieces = _joined(pieces), []
+            if evaluate is not None:
+                found = programs.evaluate(state, test)
+                chunk |= {
+                    name: np.asarray(value)[None] for name, value in found.items()
+                }
+                chunk["eval_round"] = np.array([done])
+            chunks.append(chunk)
+            if on_chunk is not None and on_chunk(done, state, chunk):
                 break
-            if was_interrupted():
-                break
-    return state, {name: np.concatenate(parts) for name, parts in history.items()}
+    return state, _joined(chunks + pieces)
 
 
-def _is_finite(part: dict[str, np.ndarray]) -> bool:
-    """True where every round in which somebody trained has a finite loss."""
-    loss = part.get("train_loss", np.zeros(1))
-    trained = part.get("num_reports", part.get("batch_size", np.ones_like(loss)))
-    return bool(np.isfinite(loss[trained > 0]).all())
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Joins histories of rounds that follow each other."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {
+        name: np.concatenate([part[name] for part in parts if name in part])
+        for name in names
+    }
+
+
+def _first_round(state: PyTree | None, told: int | None, like: PyTree) -> int:
+    """The number of the first round to run; raises for a state that does not fit."""
+    if state is None:
+        if told:
+            raise ValueError(
+                f"first_round is {told}, but no state is given; give the state that "
+                "these rounds led to"
+            )
+        return 0
+    guards.arrays("state", state)
+    trees.check_same_shapes(
+        "state must be one that simulate returned for this algorithm or its like",
+        like,
+        jax.tree.map(jnp.asarray, state),
+    )
+    counted = getattr(state, "rounds_done", told)
+    if counted is None:
+        raise ValueError("first_round must be given: state has no rounds_done")
+    number = int(counted)
+    if told is not None and told != number:
+        raise ValueError(
+            f"first_round is {told}, but state has done {number} rounds; leave "
+            "first_round out"
+        )
+    checks.at_least("first_round", number, 0)
+    return number
+
+
+def _first_not_finite(piece: dict[str, np.ndarray]) -> int | None:
+    """The place of the first round in which somebody trained with a loss that is not
+    finite; None if there is none.
+    """
+    loss = piece.get("train_loss", np.zeros(1))
+    trained = piece.get("num_reports", piece.get("batch_size", np.ones_like(loss)))
+    bad = np.flatnonzero(~np.isfinite(loss) & (trained > 0))
+    return int(bad[0]) if bad.size else None

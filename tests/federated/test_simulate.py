@@ -1,7 +1,9 @@
 """Whole runs: chunks, stopping, history, and one compiled program."""
 
 import gc
+import itertools
 import signal
+import threading
 import weakref
 
 import jax
@@ -11,7 +13,7 @@ import optax
 import pytest
 
 from ppml_lab import data, dp, federated, models, smpc
-from ppml_lab.federated.simulate import chunk_lengths, run_chunk
+from ppml_lab.federated.simulate import run_chunk
 
 KEY = jax.random.key(3)
 
@@ -172,6 +174,68 @@ def test_an_interrupt_returns_what_was_done(algorithm, clients, capsys):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_interrupt_in_a_long_chunk_is_heard(algorithm, clients, capsys):
+    """The chunk of a million rounds returns to the host every second."""
+    timer = threading.Timer(1.0, signal.raise_signal, [signal.SIGINT])
+    told = []
+
+    def report(done, total):
+        if not told:
+            timer.start()
+        told.append(done)
+
+    state, history = federated.simulate(
+        KEY, algorithm, clients, 1_000_000, report=report
+    )
+    assert told[0] == 1
+    assert int(state.rounds_done) == told[-1] == len(history["train_loss"])
+    # After a round that compiles, numbers of rounds grow at most eightfold.
+    sizes = np.diff([0, *told])
+    assert all(after <= 8 * before for before, after in itertools.pairwise(sizes))
+
+
+def test_a_run_goes_on_from_its_state_as_if_never_stopped(
+    whole, algorithm, regression, clients
+):
+    state, first = federated.simulate(KEY, algorithm, clients, 2)
+    before = jax.tree.map(np.array, state)
+    for first_round in (None, 2):
+        after, second = federated.simulate(
+            KEY,
+            algorithm,
+            clients,
+            4,
+            state=state,
+            first_round=first_round,
+            test=clients.examples,
+            evaluate=federated.evaluator(regression),
+        )
+        jax.tree.map(np.testing.assert_array_equal, after, whole[0])
+        assert second["eval_round"] == [6]
+        assert second["squared"] == whole[1]["squared"]
+        for name in ("train_loss", "update_norm", "cohort_size"):
+            both = np.concatenate([first[name], second[name]])
+            np.testing.assert_array_equal(both, whole[1][name])
+        # The caller's state is still there.
+        jax.tree.map(np.testing.assert_array_equal, state, before)
+    # Arrays from a disk are as good.
+    again, _ = federated.simulate(KEY, algorithm, clients, 4, state=before)
+    jax.tree.map(np.testing.assert_array_equal, again, whole[0])
+
+
+def test_a_state_that_does_not_fit_is_refused(whole, algorithm, clients):
+    def run(**options):
+        federated.simulate(KEY, algorithm, clients, 1, **options)
+
+    with pytest.raises(ValueError, match="first_round is 2, but no state is given"):
+        run(first_round=2)
+    with pytest.raises(ValueError, match="first_round is 2, but state has done 6"):
+        run(state=whole[0], first_round=2)
+    other = whole[0]._replace(params={"w": jnp.zeros((4, 4))})
+    with pytest.raises(ValueError, match="state must be one that simulate returned"):
+        run(state=other)
+
+
 def test_progress_is_reported_where_someone_watches(
     algorithm, clients, monkeypatch, capsys
 ):
@@ -310,12 +374,6 @@ def test_two_thousand_clients_and_fifty_rounds_are_one_program(compile_counter):
 def test_bad_arguments_are_named(algorithm, clients, arguments, message):
     with pytest.raises(ValueError, match=message):
         federated.simulate(KEY, algorithm, clients, **arguments)
-
-
-def test_runs_are_cut_into_chunks_and_the_rest():
-    assert chunk_lengths(10, 4) == [4, 4, 2]
-    assert chunk_lengths(8, 4) == [4, 4]
-    assert chunk_lengths(3, 10) == [3]
 
 
 def test_no_two_rounds_of_a_run_share_a_key(algorithm, clients):
