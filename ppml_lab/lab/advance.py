@@ -19,14 +19,11 @@ from ppml_lab.lab import budget, memory, processes, program
 from ppml_lab.lab.disk import checkpoints, kept, provenance, records
 from ppml_lab.lab.loading import load_data
 from ppml_lab.lab.program import Chunk, Group, chunks_of
+from ppml_lab.lab.progress import Report, Restored
 from ppml_lab.lab.queue import Slice
 from ppml_lab.lab.results import Run
 from ppml_lab.lab.setup import Schedule, by_point, lab_mesh
 from ppml_lab.lab.stopping import StoppedError
-
-Report = Callable[[int, str], None]
-"""Callback `(rounds done since the last call, what is running)`."""
-
 
 OnMetrics = Callable[[Run, int, Mapping[str, float]], None]
 """Callback `(run, round, scalars)` of an evaluation: its metrics, epsilon if there is
@@ -99,7 +96,7 @@ def advance(part: Slice, sweep: Sweep) -> None:
     states = _first_states(part, group, inputs)
     for run in part.runs:
         _begin(run, part.rounds_done)
-    _tell(part.runs, part.rounds_done, sweep)
+    _tell(part.runs, part.rounds_done, sweep, Restored)
     rounds_done, going = part.rounds_done, [*enumerate(part.runs)]
     saved = time.monotonic()
     for chunk in _chunks_after(schedule, rounds_done):
@@ -354,12 +351,14 @@ def _save(
         checkpoints.save(folder, part.name, rounds_done, states, spent, made_by)
 
 
-def _tell(runs: list[Run], rounds_done: int, sweep: Sweep) -> None:
+def _tell(
+    runs: list[Run], rounds_done: int, sweep: Sweep, kind: type[int] = int
+) -> None:
     """Reports the rounds that the runs did since their last report."""
     if runs:
         before = sum(sweep.reported.get(run.name, 0) for run in runs)
         sweep.reported.update({run.name: rounds_done for run in runs})
-        sweep.report(rounds_done * len(runs) - before, runs[0].title)
+        sweep.report(kind(rounds_done * len(runs) - before), runs[0].title)
 
 
 _LOSSES = ("train_loss", "loss")

@@ -14,11 +14,14 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 Report = Callable[[int, str], None]
 """Callback `(units done since the last call, what is running)`."""
+
+
+class Restored(int):
+    """Units that an earlier call did: a report of these says nothing about speed."""
 
 
 @contextmanager
@@ -30,32 +33,42 @@ def progress(
     On a terminal it shows a bar with the time left; elsewhere it prints a line from
     time to time, so that log files stay short.
     """
+    begin, done, restored = time.monotonic(), 0, 0
+
+    def left(more: int) -> str:
+        """Counts more units, and returns the time left in words, "" if not known."""
+        nonlocal done, restored
+        done += more
+        restored += more if isinstance(more, Restored) else 0
+        if done == restored or done >= total:
+            return ""
+        each = (time.monotonic() - begin) / (done - restored)
+        return f", about {(total - done) * each:.0f} s left"
+
     console = Console(file=sys.stdout)
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(unit),
+            TextColumn(f"{unit}{{task.fields[left]}}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
         )
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda done, text: bar.update(task, advance=done, description=text)
+            task = bar.add_task("", total=total, left="")
+            yield lambda more, text: bar.update(
+                task, advance=more, description=text, left=left(more)
+            )
         return
 
-    state = {"done": 0, "start": time.monotonic(), "last": float("-inf")}
+    last = float("-inf")
 
-    def report(done: int, text: str) -> None:
-        state["done"] += done
-        now = time.monotonic()
-        finished = state["done"] >= total
-        if now - state["last"] < seconds_between_lines and not finished:
+    def report(more: int, text: str) -> None:
+        nonlocal last
+        time_left, now = left(more), time.monotonic()
+        if now - last < seconds_between_lines and done < total:
             return
-        state["last"] = now
-        left = (now - state["start"]) * (total / max(state["done"], 1) - 1)
-        eta = f", about {left:.0f} s left" if 0 < state["done"] < total else ""
-        print(f"{state['done']}/{total} {unit}{eta}: {text}", flush=True)
+        last = now
+        print(f"{done}/{total} {unit}{time_left}: {text}", flush=True)
 
     yield report
