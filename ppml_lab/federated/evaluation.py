@@ -176,6 +176,21 @@ def _of_each(
     """Each client's mean of `judge(model, examples, owners)` over the rows that judge
     it, weighted by `weigh(examples)` where that is given.
     """
+    sums, weights = _sums_of_each(judge, weigh, batch_size, mesh, model, clients)
+    if weights is None:
+        weights = storage.num_judged(clients).astype(jnp.float32)
+    return jax.tree.map(lambda leaf: leaf / weights, sums)
+
+
+def _sums_of_each(
+    judge: Callable[[PyTree, PyTree, Array], dict[str, Array]],
+    weigh: Callable[[PyTree], Array] | None,
+    batch_size: int,
+    mesh: Mesh | None,
+    model: PyTree,
+    clients: base.Clients,
+) -> tuple[dict[str, Float[Array, " clients"]], Float[Array, " clients"] | None]:
+    """Each client's sums of metrics times weights, and of weights; None without."""
 
     def device_sums(
         device: Array, num_devices: int, model: PyTree, clients: base.Clients
@@ -214,10 +229,7 @@ def _of_each(
         return jax.lax.fori_loop(0, -(-count // size), add, zeros)
 
     clients = jax.tree.map(_on_device, clients)
-    sums, weights = sum_over_devices(device_sums, mesh, model, clients)
-    if weights is None:
-        weights = storage.num_judged(clients).astype(jnp.float32)
-    return jax.tree.map(lambda leaf: leaf / weights, sums)
+    return sum_over_devices(device_sums, mesh, model, clients)
 
 
 def weighed(
@@ -263,11 +275,13 @@ def client_spread(
     clients: base.Clients,
     higher_is_better: Collection[str] = (),
     lower_is_better: Collection[str] = (),
+    task: base.Task | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """Summarises the distribution of metrics over clients.
 
-    Clients that no example judges are left out. NaN is the worst value; a mean or a
-    decile that contains NaN is NaN.
+    Clients that no example judges, or none that counts, are left out. NaN is the worst
+    value; a mean or a decile that contains NaN is NaN.
 
     Args:
       metrics: Each client's metrics, as `client_evaluator` gives them.
@@ -276,9 +290,12 @@ def client_spread(
       lower_is_better: Metrics whose worst values are the highest. Neither needs to hold
         metrics whose names tell by a word, such as "accuracy", "auc", "f1", "recall"
         and "top5", or "loss", "error", "mse" and "perplexity".
+      task: Where its `weigh` weighs examples, such as by their tokens, a client's
+        weight is the sum over the examples that judge it.
+      mesh: Devices that share the work of `weigh` along "clients"; one if None.
 
     Returns:
-      For each metric `x`: `client_x_weighted` (mean by examples), `client_x` (every
+      For each metric `x`: `client_x_weighted` (mean by weights), `client_x` (every
       client counts the same), `client_x_std` (over clients) and
       `client_x_worst_decile` (mean over the worst tenth of the clients, at least one).
 
@@ -286,6 +303,10 @@ def client_spread(
       ValueError: For a metric whose direction is not known, or is given twice.
     """
     sizes = storage.num_judged(clients).astype(jnp.float32)
+    if task is not None and task.weigh is not None:
+        nothing = lambda model, rows, owners: {}  # noqa: E731
+        _, weights = _sums_of_each(nothing, task.weigh, 250, mesh, (), clients)
+        sizes = sizes if weights is None else weights
     there = sizes > 0
     count = jnp.sum(there)
     is_worst = jnp.arange(sizes.shape[0]) < -(-count // 10)

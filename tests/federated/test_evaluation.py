@@ -81,6 +81,31 @@ def test_the_spread_over_clients_by_hand():
     assert len(found) == 8
 
 
+def test_clients_weigh_by_what_counts_in_their_examples():
+    """Tokens of three clients: 3 and 1, none, 2; all of the last one's are wrong."""
+    labels = jnp.array([[1, 1, 1], [1, -1, -1], [-1, -1, -1], [1, 1, -1]])
+    clients = base.Clients({"y": labels}, jnp.array([0, 2, 3, 4]))
+
+    def evaluate(params, examples):
+        counts = jnp.sum(examples["y"] >= 0, axis=1)
+        return {"accuracy": jnp.where(counts == 2, 0.0, params)}
+
+    task = base.Task(
+        lambda key: 1.0,
+        lambda key, params, examples: jnp.zeros(len(examples["y"])),
+        evaluate,
+        weigh=lambda examples: jnp.sum(examples["y"] >= 0, axis=1),
+    )
+    each = federated.client_evaluator(task)(jnp.float32(1.0), clients)
+    np.testing.assert_array_equal(each["accuracy"], [1, np.nan, 0])
+    found = federated.client_spread(each, clients, task=task)
+    assert found["client_accuracy_weighted"] == pytest.approx(4 / 6)
+    assert found["client_accuracy"] == pytest.approx(0.5)
+    assert found["client_accuracy_worst_decile"] == 0.0
+    by_examples = federated.client_spread(each, clients)
+    assert np.isnan(by_examples["client_accuracy"])
+
+
 def spread(values, metric="loss", sizes=None, **directions):
     """The `client_spread` of one metric, without the metric's name."""
     sizes = np.ones(len(values), int) if sizes is None else sizes

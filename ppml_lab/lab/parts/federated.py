@@ -117,11 +117,12 @@ class Federated(Modelled):
         if roles.keeps(task):
             trainer, server = self.trainer.build(task, facts, self.server.build())
             own = federated.personal_evaluator(task, trainer, server, mesh=mesh)
-            return federated.client_spread(own(state, clients), clients)
+            each = own(state, clients)
+            return federated.client_spread(each, clients, task=task, mesh=mesh)
         found = self.judged(state, rows)
         if self.client_metrics:
             each = federated.client_evaluator(task, mesh=mesh)(state.params, clients)
-            found |= federated.client_spread(each, clients)
+            found |= federated.client_spread(each, clients, task=task, mesh=mesh)
         return found
 
     def task(self, facts: Facts) -> base.Task:
