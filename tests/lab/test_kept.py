@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab import base, lab, trees
+from ppml_lab import base, lab, tables, trees
 from ppml_lab.lab import parts
 from ppml_lab.lab.disk import records
 
@@ -343,6 +343,5 @@ def test_shards_keep_them_and_tables_are_made_of_them(
     monkeypatch.setattr(sys, "argv", [*argv, "--keep", "best"])
     configs = {"smoke": Experiment()}
     lab.run_experiment("tiny", "Tiny.", configs, lambda config: points(), table)
-    lines = (tmp_path / "table.csv").read_text().split()
-    found = [line.split(",")[1] for line in lines[1:]]
+    found = [row["digest"] for row in tables.read(tmp_path / "table.csv")]
     assert found == [trees.digest(one.params()) for one in best]
