@@ -22,7 +22,7 @@ import jax
 import jaxtyping
 import numpy as np
 
-from ppml_lab import checks
+from ppml_lab import checks, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,10 +96,11 @@ def checked(function: F) -> F:
     def call(*args: Any, **kwargs: Any) -> Any:
         kinds = _kinds(inspect.unwrap(function))
         placed = itertools.chain(names, itertools.repeat(others[0] if others else ""))
-        return function(
-            *(_taken(kinds, next(placed), value) for value in args),
-            **{name: _taken(kinds, name, value) for name, value in kwargs.items()},
-        )
+        args = tuple(_taken(kinds, next(placed), value) for value in args)
+        kwargs = {name: _taken(kinds, name, value) for name, value in kwargs.items()}
+        made = function(*args, **kwargs)
+        shown.note(made, function, args, kwargs)
+        return made
 
     return typing.cast(F, call)
 
@@ -113,10 +114,10 @@ def _taken(kinds: dict[str, _Kind], name: str, value: Any) -> Any:
         return value
     if kind.fits(value):
         return kind.plain(value)
-    shown = repr(value)
-    shown = shown if len(shown) < 80 else f"{shown[:77]}..."
+    text = repr(value)
+    text = text if len(text) < 80 else f"{text[:77]}..."
     maker = f"; {kind.maker}" if kind.maker else ""
-    raise ValueError(f"{name} must be {kind.words}, got {shown}{maker}")
+    raise ValueError(f"{name} must be {kind.words}, got {text}{maker}")
 
 
 _FOUND: dict[types.CodeType, dict[str, _Kind]] = {}

@@ -322,3 +322,7 @@ class FederatedAlgorithm(NamedTuple):
     """Each client's chance not to report; None where that is not known."""
     trust: str | None = None
     """Whom `event` trusts: a mechanism's `trust`; None where nothing is promised."""
+
+
+shown.by_builder(Task, ClientTrainer, Server, ClientSampler)
+shown.by_builder(PrivacyMechanism, SecureAggregator, FederatedAlgorithm)

@@ -5,6 +5,7 @@ seeds with intervals.
 from __future__ import annotations
 
 import csv
+import html
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +32,73 @@ _WORDS |= {"inf": math.inf, "-inf": -math.inf}
 _NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d{1,3})?")
 
 
-def read(path: Path) -> list[Row]:
+class Table(list[Row]):
+    """Rows of the same columns; text, and a table in a notebook, where it is shown."""
+
+    def means(self) -> Table:
+        """One row for each configuration: the number of seeds, and of each number after
+        the seed its mean over them and the ends of its 95% interval (`mean`).
+
+        A mean of values that are not all finite is nan.
+
+        Raises:
+          ValueError: If two rows of one configuration have the same seed.
+        """
+        return Table(_mean_row(rows, labels(self)) for rows in over_seeds(self))
+
+    def __repr__(self) -> str:
+        columns = ", ".join(self[0] if self else ())
+        return f"Table({len(self)} rows: {columns})"
+
+    def __str__(self) -> str:
+        """Lines of columns that stand below each other."""
+        cells = [[*map(str, self[0])], *self._cells()] if self else []
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The first `SHOWN` rows as HTML."""
+
+        def line(cells: Iterable[str], tag: str) -> str:
+            inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+            return f"<tr>{inner}</tr>"
+
+        left = len(self) - SHOWN
+        more = f"<caption>and {left} more rows</caption>" if left > 0 else ""
+        head = line(map(str, self[0]), "th") if self else ""
+        body = "".join(line(cells, "td") for cells in self._cells()[:SHOWN])
+        return f"<table>{more}<thead>{head}</thead><tbody>{body}</tbody></table>"
+
+    def _cells(self) -> list[list[str]]:
+        return [[*map(shown_value, row.values())] for row in self]
+
+
+def _mean_row(rows: Sequence[Mapping[str, Value]], names: Sequence[str]) -> Row:
+    found: Row = {name: rows[0][name] for name in names} | {"seeds": len(rows)}
+    for column in [name for name in rows[0] if name not in (*names, SEED)]:
+        values = [row[column] for row in rows]
+        if all(map(is_finite, values)):
+            told = mean([float(value or 0) for value in values])
+            found[column] = told.mean
+            found |= {f"{column}_low": told.low, f"{column}_high": told.high}
+        elif all(map(is_number, values)):
+            found[column] = math.nan
+    return found
+
+
+SHOWN = 100
+"""The most rows of a table that a notebook shows."""
+
+
+def shown_value(value: Value) -> str:
+    """A cell for a person: four digits of a number, nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def read(path: Path) -> Table:
     """Reads a table's rows, with numbers and truth values as such and empty cells as
     None.
 
@@ -55,7 +122,7 @@ def read(path: Path) -> list[Row]:
             raise ValueError(
                 f"{path}: row {number} has {len(line)} cells, its header {len(header)}"
             )
-    return [dict(zip(header, map(value, line), strict=True)) for line in lines]
+    return Table(dict(zip(header, map(value, line), strict=True)) for line in lines)
 
 
 def value(cell: str) -> Value:

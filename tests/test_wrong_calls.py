@@ -100,7 +100,7 @@ def is_called(package, name):
     value = getattr(importlib.import_module(f"ppml_lab.{package}"), name)
     if inspect.ismodule(value) or not callable(value):
         return True
-    is_record = inspect.isclass(value) and issubclass(value, tuple | Exception)
+    is_record = inspect.isclass(value) and issubclass(value, tuple | list | Exception)
     # A name of a type, such as `dp.ClippedGradient`, is called by nobody.
     is_type = not (inspect.isclass(value) or inspect.isfunction(value))
     if is_record or is_type or not inspect.signature(value).parameters:

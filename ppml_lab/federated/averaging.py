@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
-from ppml_lab import arguments, base, checks, dp, guards, smpc, trees
+from ppml_lab import arguments, base, checks, dp, guards, shown, smpc, trees
 from ppml_lab.dp import own_noise
 from ppml_lab.federated import (
     compatible,
@@ -51,6 +51,9 @@ class ServerState(NamedTuple):
     sampler_state: PyTree
     kept: PyTree
     rounds_done: Int[Array, ""]
+
+    def __repr__(self) -> str:
+        return shown.state(self)
 
 
 STATE = guards.one_of(ServerState, "the algorithm's `init` makes the first")

@@ -7,13 +7,12 @@ value.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ppml_lab import arguments
+from ppml_lab import arguments, shown
 from ppml_lab.dp import events
 from ppml_lab.lab.budget import whole_run
 from ppml_lab.lab.building import built
@@ -206,18 +205,9 @@ def _words(held: Any) -> str | None:
         return f"{held.__module__}.{held.__qualname__}"
     if not is_part(held):
         return held if isinstance(held, str) else None
-    given = [
-        f"{field.name}={_shown(getattr(held, field.name))}"
-        for field in dataclasses.fields(held)
-        if getattr(held, field.name) != _default(field)
-    ]
+    given = [f"{name}={_shown(value)}" for name, value in shown.changed(held)]
     name = type(held).__name__
     return f"{name}({', '.join(given)})" if given else name
-
-
-def _default(field: Any) -> Any:
-    made = field.default_factory
-    return field.default if made is dataclasses.MISSING else made()
 
 
 def _shown(value: Any) -> str:

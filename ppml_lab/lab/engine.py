@@ -19,7 +19,6 @@ from ppml_lab import arguments, checks, units
 from ppml_lab.lab import memory, processes, program, queue
 from ppml_lab.lab.advance import (
     OnMetrics,
-    Report,
     Sweep,
     advance,
     slice_bytes,
@@ -32,6 +31,7 @@ from ppml_lab.lab.disk.records import DamagedError
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.processes import Claims, open_claims
 from ppml_lab.lab.program import Group
+from ppml_lab.lab.progress import Report, Restored
 from ppml_lab.lab.queue import (
     Found,
     Slice,
@@ -39,7 +39,7 @@ from ppml_lab.lab.queue import (
     next_slice,
     usable,
 )
-from ppml_lab.lab.results import Outcome, Point, Run, check_same_data, run_of
+from ppml_lab.lab.results import Outcomes, Point, Run, check_same_data, run_of
 from ppml_lab.lab.setup import lab_mesh, num_rows
 from ppml_lab.lab.swept import check_swept
 from ppml_lab.lab.tree.identity import digest
@@ -64,7 +64,7 @@ def run_sweep(
     go_on: bool = False,
     keep: Literal["last", "best"] | None = None,
     stop: Callable[[], str] = lambda: "",
-) -> list[Outcome]:
+) -> Outcomes:
     """Runs every point that has no result in `folder` yet.
 
     Several processes may do so at once: each takes runs that no other process has.
@@ -95,7 +95,8 @@ def run_sweep(
         `lab.stopping.asked` makes such a function from SIGTERM or a time.
 
     Returns:
-      The outcome of each point, in their order; at the first of joined processes only.
+      The outcome of each point, in their order, which a notebook shows as a table; at
+      the first of joined processes only.
 
     Raises:
       ValueError: If a point cannot be built, the folder has it on other data, or
@@ -131,7 +132,7 @@ def run_sweep(
     unfinished = {run.name: run for run in runs if run.name not in over}
     if finished:
         rounds = sum(run.point.setup.schedule.num_rounds for run in finished)
-        report(rounds, f"{len(finished)} runs were finished before")
+        report(Restored(rounds), f"{len(finished)} runs were finished before")
     width = default_width() if width is None else width
     how = (report, on_metrics, width, checkpoint_seconds)
     sweep = Sweep(folder, *how, {}, {}, keep, stop)
@@ -170,14 +171,14 @@ def run_sweep(
         )
         raise
     if not processes.is_first():
-        return []
+        return Outcomes()
     missing = sum(not run.is_finished for run in unfinished.values())
     if missing:
         raise MadeElsewhereError(
             f"{missing} of {len(points)} runs are being made by another process in "
             f"{folder}; run this again when that has ended"
         )
-    return [run.outcome(keep) for run in runs]
+    return Outcomes(run.outcome(keep) for run in runs)
 
 
 def _what_hosts_share(runs: Sequence[Run]) -> dict[str, str]:

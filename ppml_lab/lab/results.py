@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import PyTree, UInt32
 
-from ppml_lab import arguments
+from ppml_lab import arguments, shown, tables
 from ppml_lab.lab.building import built, promises_privacy, reads_schedule
 from ppml_lab.lab.disk import records
 from ppml_lab.lab.disk.kept import Kept
@@ -42,6 +43,10 @@ class Point(NamedTuple):
     """The delta at which its epsilon is stated; only private runs need it."""
     swept: frozenset[str] = frozenset()
     """The key paths that the sweep sets."""
+
+    def __repr__(self) -> str:
+        name = type(self.setup).__name__
+        return shown.record("Point", {"setup": name} | dict(self.labels))
 
     @property
     def key(self) -> str:
@@ -129,7 +134,8 @@ class Run(NamedTuple):
         last = records.read_result(self.folder)
         kept = _kept(last)
         last.pop("kept", None)
-        return Outcome(_with_nan(last), self.folder, kept, self.point.setup, keep)
+        setup, labels = self.point.setup, dict(self.point.labels)
+        return Outcome(_with_nan(last), self.folder, kept, setup, keep, labels)
 
 
 @arguments.checked
@@ -197,6 +203,38 @@ class Outcome(NamedTuple):
     asked: str | None = None
     """The parameters that this sweep asked for; a run that was already finished keeps
     those that an earlier sweep asked for."""
+    labels: Mapping[str, Any] = MappingProxyType({})
+    """The point's columns in a table, see `Point.labels`."""
+
+    def __repr__(self) -> str:
+        try:
+            told = self.row()
+        except (OSError, records.DamagedError):
+            told = {**self.labels, "folder": str(self.folder)}
+        return shown.record("Outcome", told)
+
+    def row(self, *columns: str) -> tables.Row:
+        """The run's row in a table: its labels, the seed last, and scalars of `last`.
+
+        Args:
+          *columns: Names in `last`; by default the metrics. `epsilon` is a bound by RDP
+            alone, above a `target_epsilon` that a tighter accountant met;
+            `lab.statement` states a run's guarantee.
+
+        Raises:
+          ValueError: For a name that is not in `last`.
+        """
+        if not columns:
+            stamp = records.read_json(self.folder / "provenance.json")
+            columns = (*stamp.get("metrics", []),)
+        for name in columns:
+            if name not in self.last:
+                known = ", ".join(self.last)
+                raise ValueError(f"columns has '{name}'; the run recorded {known}")
+        labels = dict(self.labels)
+        if tables.SEED in labels:
+            labels[tables.SEED] = labels.pop(tables.SEED)
+        return labels | {name: self.last[name] for name in columns}
 
     def params(self) -> PyTree:
         """Loads the parameters that the sweep kept (`run_sweep(..., keep=)`).
@@ -242,6 +280,20 @@ class Outcome(NamedTuple):
         lines = map(_with_nan, records.read_lines(self.folder / "rounds.jsonl"))
         asked = ("round", *names)
         return [tuple(map(line.get, asked)) for line in lines if {*asked} <= {*line}]
+
+
+class Outcomes(list[Outcome]):
+    """The outcomes of a sweep, in the order of its points."""
+
+    def table(self, *columns: str) -> tables.Table:
+        """The rows of all runs, see `Outcome.row`: for a notebook, or `plots.plot`."""
+        return tables.Table(outcome.row(*columns) for outcome in self)
+
+    def __repr__(self) -> str:
+        return repr(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
 
 class Result(NamedTuple):

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ppml_lab import arguments, checks
+from ppml_lab import arguments, checks, shown
 from ppml_lab.lab.budget import Noises, calibrated_once, noise_path
 from ppml_lab.lab.building import check_numbers
 from ppml_lab.lab.results import Point
@@ -43,6 +43,9 @@ class Setting(NamedTuple):
     """New values by key path; the key path "" sets a whole setup."""
     columns: Mapping[str, Any]
     """The table's columns and what they show for this setting."""
+
+    def __repr__(self) -> str:
+        return shown.record("Setting", self.columns or self.fields)
 
 
 Sweep: TypeAlias = tuple[Setting, ...]

@@ -23,6 +23,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 
+from ppml_lab import shown
 from ppml_lab.lab.tree.fields import (
     check_kind,
     is_part,
@@ -61,8 +62,10 @@ def part(cls: type[T]) -> type[T]:
     made.__post_init__ = check
     if "__eq__" not in vars(cls):
         made.__eq__, made.__hash__ = _equal, _hash
+    if "__repr__" not in vars(cls):
+        made.__repr__ = shown.part
     try:
-        dataclasses.dataclass(frozen=True, eq=False)(cls)
+        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     except ValueError as error:  # a mutable default
         raise TypeError(f"{cls.__name__}: {error}") from error
     kinds = {field.name: field.type for field in dataclasses.fields(made)}
