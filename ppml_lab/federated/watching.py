@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
+def is_watched() -> bool:
+    """True at a terminal or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
 def progress_line(done: int, total: int) -> None:
     """Writes the number of rounds done to standard error, as one line that is
     overwritten, at a terminal or in a notebook; elsewhere writes nothing.
     """
-    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if not is_watched():
         return
     end = "\n" if done >= total else ""
     print(f"\rround {done} of {total}", end=end, file=sys.stderr, flush=True)

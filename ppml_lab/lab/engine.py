@@ -31,7 +31,7 @@ from ppml_lab.lab.disk.records import DamagedError
 from ppml_lab.lab.loading import facts_of, load_data
 from ppml_lab.lab.processes import Claims, open_claims
 from ppml_lab.lab.program import Group
-from ppml_lab.lab.progress import Report, Restored
+from ppml_lab.lab.progress import Report, Restored, line_of, progress_line
 from ppml_lab.lab.queue import (
     Found,
     Slice,
@@ -54,7 +54,7 @@ def run_sweep(
     points: Sequence[Point],
     folder: str | Path,
     *,
-    report: Report = lambda done, text: None,
+    report: Report | None = progress_line,
     on_metrics: OnMetrics = lambda run, round, scalars: None,
     width: int | None = None,
     slice_size: int | None = None,
@@ -74,7 +74,9 @@ def run_sweep(
     Args:
       points: The points to run.
       folder: The results folder, where run folders go.
-      report: Called with rounds done.
+      report: Called with (rounds done since the last call, what is running). By default
+        it writes a progress line at a terminal or in a notebook, and nothing elsewhere.
+        None for silence.
       on_metrics: Called at every evaluation, again for those that a killed sweep
         repeats.
       width: Points that are vmapped at once; None chooses by backend.
@@ -121,6 +123,9 @@ def run_sweep(
     if keep == "best":
         for point in points:
             point.setup.schedule.check_chosen()
+    if report is None or report is progress_line:
+        total = sum(point.setup.schedule.num_rounds for point in points)
+        report = line_of(total) if report else lambda more, text: None
     runs = [run_of(point, folder) for point in points]
     if jax.process_count() > 1:
         processes.check_alike(_what_hosts_share(runs))

@@ -16,12 +16,60 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from ppml_lab.federated.watching import is_watched
+
 Report = Callable[[int, str], None]
-"""Callback `(units done since the last call, what is running)`."""
+"""Callback `(units done since the last call, what is running)`, or `(0, message)`."""
 
 
 class Restored(int):
     """Units that an earlier call did: a report of these says nothing about speed."""
+
+
+def _is_message(more: int) -> bool:
+    return more == 0 and not isinstance(more, Restored)
+
+
+class _Count:
+    """Units done, and from those done now the time that the others will take."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self._restored = total, 0, 0
+        self._begin = time.monotonic()
+
+    def left_after(self, more: int) -> str:
+        """Counts more units, and returns the time left in words, "" if not known."""
+        self.done += more
+        self._restored += more if isinstance(more, Restored) else 0
+        now = self.done - self._restored
+        if now <= 0 or self.done >= self.total:
+            return ""
+        each = (time.monotonic() - self._begin) / now
+        return f", about {(self.total - self.done) * each:.0f} s left"
+
+
+def progress_line(more: int, text: str) -> None:
+    """Stands for a line that a sweep overwrites on standard error, at a terminal or in
+    a notebook, with the rounds done, all rounds and the time left; elsewhere nothing.
+    """
+
+
+def line_of(total: int) -> Report:
+    """The report that `progress_line` stands for, of a sweep of `total` rounds."""
+    if not is_watched():
+        return progress_line
+    count = _Count(total)
+
+    def report(more: int, text: str) -> None:
+        if _is_message(more):
+            print(f"\r{text:79}", file=sys.stderr, flush=True)
+            return
+        left = count.left_after(more)
+        end = "\n" if count.done >= total else ""
+        line = f"{count.done}/{total} rounds{left}: {text}"
+        print(f"\r{line[:79]:79}", end=end, file=sys.stderr, flush=True)
+
+    return report
 
 
 @contextmanager
@@ -33,18 +81,7 @@ def progress(
     On a terminal it shows a bar with the time left; elsewhere it prints a line from
     time to time, so that log files stay short.
     """
-    begin, done, restored = time.monotonic(), 0, 0
-
-    def left(more: int) -> str:
-        """Counts more units, and returns the time left in words, "" if not known."""
-        nonlocal done, restored
-        done += more
-        restored += more if isinstance(more, Restored) else 0
-        if done == restored or done >= total:
-            return ""
-        each = (time.monotonic() - begin) / (done - restored)
-        return f", about {(total - done) * each:.0f} s left"
-
+    count = _Count(total)
     console = Console(file=sys.stdout)
     if console.is_terminal:
         columns = (
@@ -56,19 +93,28 @@ def progress(
         )
         with Progress(*columns, console=console) as bar:
             task = bar.add_task("", total=total, left="")
-            yield lambda more, text: bar.update(
-                task, advance=more, description=text, left=left(more)
-            )
+
+            def show(more: int, text: str) -> None:
+                if _is_message(more):
+                    bar.console.print(text, highlight=False)
+                    return
+                left = count.left_after(more)
+                bar.update(task, advance=more, description=text, left=left)
+
+            yield show
         return
 
     last = float("-inf")
 
     def report(more: int, text: str) -> None:
         nonlocal last
-        time_left, now = left(more), time.monotonic()
-        if now - last < seconds_between_lines and done < total:
+        if _is_message(more):
+            print(text, flush=True)
+            return
+        left, now = count.left_after(more), time.monotonic()
+        if now - last < seconds_between_lines and count.done < total:
             return
         last = now
-        print(f"{done}/{total} {unit}{time_left}: {text}", flush=True)
+        print(f"{count.done}/{total} {unit}{left}: {text}", flush=True)
 
     yield report
