@@ -108,6 +108,25 @@ PAGE = {
     ],
 }
 
+EXPLORED = {
+    "by": ["training", "target_epsilon"],
+    "names": {"pattern": "training", "epsilon_public": "epsilon_pld"},
+    "constants": {
+        "dataset": "Digits",
+        "model": None,
+        "privacy_unit": {"training": {"pooled": "example", "federated": "client"}},
+        "neighboring_relation": "add_or_remove_one",
+        "trust": "central",
+        "adversary": "public",
+        "metric": None,
+    },
+    "attack": {
+        "name": ["attack", "canary", "by"],
+        "value": "value",
+        "where": {"kind": "lower bound"},
+    },
+}
+
 
 def simulated(experiment: Experiment, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return audit.claimed_scores(

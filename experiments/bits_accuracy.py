@@ -101,6 +101,8 @@ PAGE = {
     ],
 }
 
+EXPLORED = {"std": "accuracy_std", "seeds": "seeds"}
+
 
 def points(experiment: Experiment) -> list[lab.Point]:
     """Every point of the grid."""

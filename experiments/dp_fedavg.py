@@ -99,6 +99,8 @@ PAGE = {
     ],
 }
 
+EXPLORED = {}
+
 
 def points(experiment: Experiment) -> list[lab.Point]:
     """A point for every cohort, noise, clip and seed."""

@@ -180,6 +180,8 @@ PAGE = {
     ],
 }
 
+EXPLORED = {}
+
 
 def setup_of(experiment: Experiment, setting: Setting) -> parts.Central:
     """The training setup of a setting; a round is an epoch."""

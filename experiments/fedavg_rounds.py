@@ -139,6 +139,8 @@ PAGE = {
     ],
 }
 
+EXPLORED = {"value": "best_accuracy"}
+
 
 def rounds_to(target: float, accuracy: Sequence[float]) -> float | None:
     """The interpolated round at which the monotone accuracy meets the target."""

@@ -140,6 +140,8 @@ PAGE = {
     ],
 }
 
+EXPLORED = {"value": "final_accuracy"}
+
 
 def trainers(experiment: Experiment) -> dict[str, parts.Trainer]:
     """The trainer of each algorithm; local steps are the same."""

@@ -103,6 +103,8 @@ PAGE = {
     ],
 }
 
+EXPLORED = "Its rows are the rounds of one run, a curve."
+
 
 def points(experiment: Experiment) -> list[lab.Point]:
     """A run for each seed."""

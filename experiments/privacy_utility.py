@@ -202,6 +202,10 @@ PAGE = {
     ],
 }  # fmt: skip
 
+EXPLORED = {
+    "left_out": {"search_": "A search's runs, of which the tables show the best."},
+}
+
 
 def points(config: Comparison | search.Search) -> list[lab.Point]:
     """Every run, seeds outermost so that the machine's load falls on all patterns."""

@@ -116,6 +116,8 @@ PAGE = {
         },
     ],
 }
+
+EXPLORED = "It prices queries to a trained model: nothing is trained."
 MODULES = {"logistic": models.logistic, "2nn": models.two_nn, "cnn": models.CNN}
 RINGS = {32: rings.Z32, 64: rings.Z64}
 COLUMNS = ("model", "ring_bits", "fraction_bits", "accuracy", "accuracy_std")

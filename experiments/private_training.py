@@ -108,6 +108,28 @@ PAGE = {
         },
     ],
 }
+
+EXPLORED = {
+    "by": ["case", "method", "fraction_bits", "target_epsilon"],
+    "std": "accuracy_std",
+    "seeds": "seeds",
+    "names": {
+        "dataset": "case",
+        "pattern": "method",
+        "epsilon_public": "epsilon",
+        "uplink_bytes": "online_bytes",
+        "protocol_rounds": "rounds",
+    },
+    "constants": {
+        "model": None,
+        "privacy_unit": "example",
+        "neighboring_relation": "add_or_remove_one",
+        "trust": "distributed",
+        "adversary": "public",
+        "metric": "accuracy",
+    },
+    "of_a_run": True,
+}
 COLUMNS = ("case", "method", "fraction_bits", "accuracy", "accuracy_std", "worst")
 COLUMNS += ("target_epsilon", "epsilon", "delta", "noise_stddev", "seeds")
 COLUMNS += ("online_bytes", "offline_bytes", "rounds", "lan_seconds", "wan_seconds")

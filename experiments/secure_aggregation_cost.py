@@ -106,6 +106,8 @@ PAGE = {
         },
     ],
 }
+
+EXPLORED = "It prices protocols for many sizes: nothing is trained."
 BONAWITZ, BELL, LIGHT = "bonawitz_2017", "bell_2020", "lightsecagg_2022"
 COLUMNS = ("source", "quantity", "detail", "clients", "dimension", "input_bits")
 COLUMNS += ("word_bits", "dropout", "corrupt", "degree", "threshold", "ours")

@@ -81,6 +81,8 @@ PAGE = {
     ],
 }  # fmt: skip
 
+EXPLORED = "It compiles programs for chips: no accuracy to compare."
+
 
 def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
     try:

@@ -123,6 +123,8 @@ PAGE = {
         },
     ],
 }
+
+EXPLORED = "It times a layer: no accuracy to compare."
 OVER_CLIENTS = {"xla grouped": WAYS["xla"], "canonical": CANONICAL, "patches": PATCHES}
 
 

@@ -128,6 +128,8 @@ PAGE = {
     ],
 }
 
+EXPLORED = "It measures an accelerator: no accuracy to compare."
+
 
 def cells(config: Experiment) -> dict[str, Callable[[], Rows]]:
     """The cells to compute, the most valuable first."""

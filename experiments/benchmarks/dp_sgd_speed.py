@@ -80,6 +80,8 @@ PAGE = {
         },
     ],
 }
+
+EXPLORED = "It times libraries: no accuracy to compare."
 IN_PARTS = {
     "ppml_lab": ("no_privacy", "ghost", "vmap"),
     "jax_privacy": ("clipped_grad",),

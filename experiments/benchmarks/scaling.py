@@ -116,6 +116,8 @@ PAGE = {
         },
     ],
 }
+
+EXPLORED = "It times sizes of a simulation: no accuracy to compare."
 COHORTS = {"logistic": 1000, "2nn": 100}
 MEASURED = ("seconds_per_round", "compile_seconds", "peak_mib", "device_peak_mib")
 RATE = "clients_per_second"

@@ -127,6 +127,8 @@ PAGE = {
         },
     ],
 }
+
+EXPLORED = "It times secure computation: no accuracy to compare."
 OPERATIONS_PER_WORD = 59.5
 """Operations per word of threefry: a block of two words takes 20 rounds of 5 (a
 rotation is 3), 5 injections of 3, and 2 at the start; then each word is added to a

@@ -108,6 +108,8 @@ PAGE = {
         },
     ],
 }
+
+EXPLORED = "It times libraries: no accuracy to compare."
 VARIANTS: list[tuple[str, str, dict[str, int]]] = [
     ("ppml_lab", "all cores", {}),
     ("ppml_lab", "1 device", {"devices": 1}),

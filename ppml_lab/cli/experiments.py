@@ -92,6 +92,17 @@ def literal(path: Path, name: str) -> Any:
         raise ValueError(f"{name} of {path} must be written out: {error}") from error
 
 
+def tables_of(stem: str) -> dict[str, Path]:
+    """Returns the folders of an experiment's tables by configuration, without `smoke`.
+
+    A table of `smoke` only shows that an experiment runs.
+    """
+    top = RESULTS / stem
+    found = {"paper": top} if (top / "table.csv").exists() else {}
+    below = sorted(table.parent for table in top.glob("*/table.csv"))
+    return found | {path.name: path for path in below if path.name != "smoke"}
+
+
 def configurations(path: Path) -> list[str]:
     """Returns the names of an experiment's configurations, without running it."""
     return _configurations(_parsed(path)) or []

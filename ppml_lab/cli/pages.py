@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ppml_lab.cli import experiments, means, tables
+from ppml_lab.cli import experiments, explored, means, tables
 from ppml_lab.cli.output import AsJson, print_json
 from ppml_lab.cli.tables import RESULTS, Row
 
@@ -32,7 +32,8 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
     the means between the lines `<!-- table -->` and `<!-- end -->`; and the commands,
     devices and commits between `<!-- made -->` and `<!-- end -->`. In results/README.md
     it writes the list between `<!-- list -->` and `<!-- end -->`. It writes all of the
-    page of each configuration other than "paper" and "smoke".
+    page of each configuration other than "paper" and "smoke", and the view of all
+    tables that the explorer reads.
 
     Example: python -m ppml_lab pages --check
 
@@ -59,6 +60,7 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
         except ValueError as error:
             raise ValueError(f"PAGE of {path}: {error}") from error
     texts |= _overview(declared, texts) if texts else {}
+    texts |= explored.texts()
     stale = [path for path, text in texts.items() if _read(path) != text]
     for path in [] if check else stale:
         path.write_text(texts[path])
@@ -75,7 +77,7 @@ def _pages(path: Path, about: Mapping[str, Any]) -> dict[Path, str]:
     """Returns an experiment's page, and those of its configurations other than
     "paper".
     """
-    folders = _folders(path.stem)
+    folders = experiments.tables_of(path.stem)
     if not folders and not (RESULTS / path.stem / "README.md").exists():
         return {}
     rows = {
@@ -105,17 +107,6 @@ def _pages(path: Path, about: Mapping[str, Any]) -> dict[Path, str]:
     return texts
 
 
-def _folders(stem: str) -> dict[str, Path]:
-    """Returns the folders of tables by configuration, without `smoke`.
-
-    A table of `smoke` only shows that an experiment runs.
-    """
-    top = RESULTS / stem
-    found = {"paper": top} if (top / "table.csv").exists() else {}
-    below = sorted(table.parent for table in top.glob("*/table.csv"))
-    return found | {path.name: path for path in below if path.name != "smoke"}
-
-
 def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
@@ -142,7 +133,7 @@ def _made(page: Path, path: Path, minutes: Mapping[str, float | None]) -> str:
     """Returns a table of commands, devices, minutes and commits that made each
     table.
     """
-    folders = _folders(path.stem)
+    folders = experiments.tables_of(path.stem)
     lines = ["| configuration | command | device | minutes | commits | format |"]
     lines += ["|---|---|---|--:|---|--:|"]
     for name in minutes:
@@ -203,7 +194,10 @@ def _overview(
     lines = ["| experiment | question | answer | configurations (minutes) |"]
     lines += ["|---|---|---|---|"]
     for path, about in declared.items():
-        answered, folders = RESULTS / path.stem / "README.md", _folders(path.stem)
+        answered, folders = (
+            RESULTS / path.stem / "README.md",
+            experiments.tables_of(path.stem),
+        )
         if answered in texts:
             each = ", ".join(
                 f"`{name}` ({_minutes(_stamp(folders.get(name)), minutes)})"

@@ -1,0 +1,64 @@
+"""The view of all committed tables, which the explorer and the guide read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ppml_lab import tables
+from ppml_lab.cli import experiments
+from ppml_lab.lab.explorer import view
+
+KEPT = Path("ppml_lab/lab/explorer/runs.json")
+"""The view, below the current folder."""
+
+
+def texts() -> dict[Path, str]:
+    """Returns the view's file and its text, {} outside of a clone.
+
+    Raises:
+      ValueError: If an experiment has a table and says nothing of it.
+    """
+    return {KEPT: of_clone().to_json()} if KEPT.parent.is_dir() else {}
+
+
+def of_clone() -> view.View:
+    """Returns the view of the tables below the current folder.
+
+    Raises:
+      ValueError: If an experiment has a table and says nothing of it.
+    """
+    settings: list[view.Setting] = []
+    notes: list[str] = []
+    for path in experiments.find().values():
+        declared = experiments.literal(path, "EXPLORED")
+        for name, folder in experiments.tables_of(path.stem).items():
+            if declared is None:
+                raise ValueError(
+                    f"{path} has a table of `{name}` and says nothing of it: add "
+                    "EXPLORED = {}, or the reason why it has no place in the explorer"
+                )
+            if isinstance(declared, str) or _is_left_out(name, declared):
+                continue
+            try:
+                settings += view.of_table(
+                    tables.read(folder / "table.csv"),
+                    experiment=path.stem,
+                    configuration=name,
+                    declared=declared,
+                    made=_made(path, folder),
+                )
+            except ValueError as error:
+                notes.append(f"{path.stem} {name}: {error}")
+    return view.View(settings, notes)
+
+
+def _made(path: Path, folder: Path) -> dict[str, tables.Value]:
+    """Returns the command, with the experiment's module, and the commit of a table."""
+    found = view.made_by(folder)
+    _, _, arguments = str(found.get("command", "")).partition(f"{path.stem} ")
+    return found | {"command": f"python -m {experiments.module(path)} {arguments}"}
+
+
+def _is_left_out(name: str, declared: Any) -> bool:
+    return any(name.startswith(begin) for begin in declared.get("left_out", {}))

@@ -1,0 +1,21 @@
+"""All results tables as one, for the explorer's page, the advice and the guide."""
+
+from ppml_lab.lab.explorer.view import (
+    Attack,
+    Declared,
+    Setting,
+    View,
+    committed,
+    of_folders,
+    of_table,
+)
+
+__all__ = [
+    "Attack",
+    "Declared",
+    "Setting",
+    "View",
+    "committed",
+    "of_folders",
+    "of_table",
+]
