@@ -51,6 +51,7 @@ def cell(tmp_path: Path) -> Iterator[Any]:
         def hear(message: Any) -> None:
             content = message["content"]
             said.append(content.get("text", "") if "text" in content else "")
+            said.append(content.get("data", {}).get("text/html", ""))
             said.extend(content.get("traceback", []))
 
         reply = client.execute_interactive(code, output_hook=hear, timeout=120)
@@ -62,16 +63,26 @@ def cell(tmp_path: Path) -> Iterator[Any]:
     kernel.shutdown_kernel(now=True)
 
 
+def losses_of(said: str) -> list[float]:
+    """What a cell printed, below the line of progress."""
+    return eval(said[said.rindex("[") :])
+
+
 @pytest.mark.slow
 def test_a_part_of_a_cell_and_its_next_version(cell: Any) -> None:
     cell("import jax\nfrom ppml_lab import lab")
     cell("from ppml_lab.lab import parts")
     cell(PART.format(scaled="self.factor * leaf"))
     first = cell(SWEEP)
+    assert "4/4 rounds: " in first
     # The same again trains nothing.
-    assert cell(SWEEP) == first
+    assert losses_of(cell(SWEEP)) == losses_of(first)
+    # Outcomes are a table where they are shown.
+    shown = cell("found")
+    assert shown.startswith("<table><thead><tr><th>trainer.factor</th>")
+    assert shown.count("<tr>") == 3
     cell(PART.format(scaled="self.factor * self.factor * leaf"))
     second = cell(SWEEP)
-    losses = [eval(text) for text in (first, second)]
+    losses = [*map(losses_of, (first, second))]
     assert losses[0][1] == losses[1][1]
     assert losses[0][0] != losses[1][0]
