@@ -25,8 +25,9 @@ def refined(
     """Less noise than `safe` that still meets the target; None if no noise does.
 
     `safe` meets the target; None stands for the most noise. The search is a secant of
-    logarithms, kept between a noise that meets the target and one that misses it, until
-    the two are a relative 1e-3 apart.
+    logarithms, kept between a noise that meets the target and one that misses it. It
+    ends when the two are a relative 1e-3 apart, when the epsilon is within 6e-4 of the
+    target, when a guess is below `events.LEAST_NOISE`, or after 60 guesses.
     """
     if safe == 0:
         return 0.0

@@ -27,9 +27,11 @@ class Frame:
         self.inputs: int | None = None
 
     def child_path(self, name: str) -> str:
+        """The path of a scope inside this one."""
         return "/".join(filter(None, (self.path, name)))
 
     def child_start(self, *, inputs: bool) -> int:
+        """The round in which a scope inside this one begins; inputs share a round."""
         if self.parallel:
             return self.start
         if not inputs or self.inputs is None:
@@ -47,10 +49,12 @@ class Frame:
         return self.end + self.step() * (self.repeat - 1)
 
     def includes(self, end: int) -> None:
+        """Moves the end to at least this round."""
         if end > self.end:
             self.end, self.inputs = end, None
 
     def waits(self, until: int) -> None:
+        """Lets what comes next begin no earlier than a round."""
         self.now = max(self.now, until)
         self.includes(until)
 

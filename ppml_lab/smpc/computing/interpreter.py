@@ -273,6 +273,7 @@ class Loop(NamedTuple):
     num_items: int
 
     def split(self, inputs: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """The loop's inputs apart: constants, first carries, and sequences."""
         items = len(inputs) - self.num_items
         carry = items - self.num_carry
         return inputs[:carry], inputs[carry:items], inputs[items:]

@@ -31,6 +31,7 @@ class Ranges:
         self.needed: dict[str, int] = {}
 
     def run(self, closed: Any, args: Sequence[Any]) -> list[Any]:
+        """Carries out a program and notes the range that each secret value needs."""
         for value in args:
             if isinstance(value, Secret):
                 self._note("the inputs", value.value, 0)

@@ -212,6 +212,7 @@ def scaled(value: Shared, factor: int) -> Shared:
 
 
 def negated(value: Shared) -> Shared:
+    """Minus the value."""
     return scaled(value, -1)
 
 
@@ -228,6 +229,7 @@ def same_shape(one: Shared, other: Shared) -> tuple[Shared, Shared]:
 
 
 def broadcast(value: Shared, shape: tuple[int, ...]) -> Shared:
+    """The value repeated along new or singleton axes, to a shape of the secret."""
     return each(lambda leaf: jnp.broadcast_to(leaf, shape), value)
 
 
