@@ -362,7 +362,7 @@ X, Y = np.zeros((3, 2)), np.array([0, 1, 1])
         (
             (X, Y),
             {"feature_names": "ab"},
-            "feature_names must be a sequence whose items are each a text",
+            "feature_names must be a sequence whose items are each a string",
         ),
         ((X, Y), {"feature_names": ["a"]}, "got 1 names"),
     ],
