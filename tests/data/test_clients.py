@@ -76,7 +76,7 @@ def test_view_under_jit_and_vmap():
 @pytest.mark.parametrize("i", [-1, 2])
 def test_view_of_nobody(i):
     clients = data.federate(np.arange(3), [0, 1, 1])
-    with pytest.raises(ValueError, match=r"does not exist, have 2|i must be an int"):
+    with pytest.raises(ValueError, match=r"does not exist; the number of clients is 2|i must be an int"):
         data.view(clients, i)
 
 
@@ -204,7 +204,7 @@ def test_test_rows_line_up_with_the_clients_of_train():
             "2 users with 3 of 4 rows are not among users: 'dan', 'eve'; keep",
         ),
         (list(range(20)), {"users": [3]}, "19 users .*: 0, 1, 2, 4, .*, 10, ...; keep"),
-        ([1], {"users": [1, 2, 1]}, "users must differ, got 1 twice"),
+        ([1], {"users": [1, 2, 1]}, "users must be distinct, got 1 twice"),
         ([1], {"users": ["1"]}, "users are <U1 and user_ids int64; give both"),
         ([1], {"users": [[1]]}, "users must have one axis"),
         ([1], {"users": []}, "users is empty"),

@@ -168,7 +168,7 @@ X, Y = np.ones((6, 2), np.float32), np.ones(6, np.float32)
     [
         ({"x": X[:0], "y": Y[:0]}, "the test set holds no examples"),
         ({}, "the test set holds no examples"),
-        ({"x": X, "y": Y[:4]}, r"one length, got .*'x'\]: 6, .*'y'\]: 4"),
+        ({"x": X, "y": Y[:4]}, r"the same length, got .*'x'\]: 6, .*'y'\]: 4"),
         ({"x": X, "y": np.array(["a"] * 6)}, r"'y'\] has dtype <U1.*unique"),
         ({"x": X, "y": 1.0}, r"'y'\] has no leading axis"),
     ],

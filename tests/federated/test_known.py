@@ -47,7 +47,7 @@ def test_labels_of_the_test_set_too(place):
 @pytest.mark.parametrize(
     ("rows", "offsets", "held_out", "message"),
     [
-        ((8, 6), [0, 2, 4, 6, 8], None, r"one length, got .*'x'\]: 8, .*'y'\]: 6"),
+        ((8, 6), [0, 2, 4, 6, 8], None, r"the same length, got .*'x'\]: 8, .*'y'\]: 6"),
         ((6, 6), [0, 2, 4, 6, 8], None, "8 rows to clients, .* has 6"),
         ((8, 8), [0, 4, 2, 6, 8], None, "must rise from 0"),
         ((8, 8), [1, 2, 4, 6, 8], None, "must rise from 0"),
