@@ -246,7 +246,7 @@ def test_examples_of_another_form_are_refused_with_the_cure(examples, message):
         (lambda params, x: x.reshape(-1)[:3], r"one row .*got \[3\] for 4"),
         (lambda params, x: jnp.zeros((1, 3)), r"one row .*got \[1, 3\] for 4"),
         (lambda params, x: jnp.zeros((4, 2, 3)), r"one row .*got \[4, 2, 3\] for 4"),
-        (lambda params, x: jnp.zeros((4, 1)), "of 1 classes; give at least 2"),
+        (lambda params, x: jnp.zeros((4, 1)), "of at least 2 classes, got 1"),
         (lambda params, x: jnp.zeros((4, 3), jnp.complex64), "real logits"),
         (lambda params, x: jnp.zeros((4, 3), jnp.int32), "real logits"),
     ],
@@ -333,7 +333,7 @@ def test_integers_are_an_error_only_where_they_are_trained():
     def apply(params, x):
         return x[:, params["words"]] @ params["w"]
 
-    with pytest.raises(ValueError, match=r"\['words'\] of int32.*'constant' by the"):
+    with pytest.raises(ValueError, match=r"\['words'\] of int32.*'constant' in the"):
         models.classification(init, apply).init(KEY)
     roles = {"w": "trainable", "words": "constant"}
     task = models.classification(init, apply, roles=lambda params: roles)
