@@ -104,7 +104,6 @@ def check_one_each(name: str, values: Any, num_examples: int) -> None:
         if shape is not None:
             got = f"{values.dtype} of shape {shape}"
         raise ValueError(
-            f"{name} gave a {got} for {num_examples} examples; it must give one number "
-            f"per example, shape [{num_examples}]: take the mean over an example's own "
-            "axes alone"
+            f"{name} must give one number per example, shape [{num_examples}], got a "
+            f"{got}; take the mean only over each example's own axes"
         )

@@ -82,7 +82,7 @@ def test_categories_are_columns_where_they_are_asked_for(table):
     np.testing.assert_array_equal(found.test["x"], [[50, 0, 0], [60, 0, 1]])
     with pytest.raises(
         ValueError,
-        match=r"row 1 \(line 2\), column 'work': 'nurse' is not a number; put .* one_hot",
+        match=r"row 1 \(line 2\), column 'work': 'nurse' is not a number; put",
     ):
         table(columns=("age", "work"))
 
@@ -141,12 +141,16 @@ def test_cells_that_are_missing_are_filled_by_train_rows(table):
     # Another word for what is missing, and then "?" is a text.
     text = TABLE.replace("40,", "-,")
     assert len(table(text, missing_words=("-",)).train["x"]) == 2
-    with pytest.raises(ValueError, match=r"row 3 \(line 5\), column 'age': '-' is not a"):
+    with pytest.raises(
+        ValueError, match=r"row 3 \(line 5\), column 'age': '-' is not a"
+    ):
         table(text)
     empty = TABLE.replace("20,", ",").replace("30,", ",").replace("40,", ",")
     with pytest.raises(ValueError, match="'age' is missing in every train row"):
         table(empty, missing="fill")
-    with pytest.raises(ValueError, match=r"all 5 rows lack a cell of age \(5\)"):
+    with pytest.raises(
+        ValueError, match=r"each of the 5 rows lacks a cell in age \(5\)"
+    ):
         table(empty.replace("50,", ",").replace("60,", ","))
 
 
@@ -155,7 +159,9 @@ def test_labels_are_numbers_where_that_is_said(table):
     np.testing.assert_allclose(found.train["y"], [1.5, 1.6, 1.7])
     assert found.train["y"].dtype == np.float32
     assert found.num_classes is None
-    with pytest.raises(ValueError, match=r"target 'height': '1.5' is not a whole number"):
+    with pytest.raises(
+        ValueError, match=r"target 'height': '1.5' is not a whole number"
+    ):
         table(target="height", columns=("age",))
     with pytest.raises(ValueError, match=r"column 'income': 'low' is not a number"):
         table(labels="numbers")
@@ -231,8 +237,11 @@ def test_users_are_numbers_where_all_are_written_so(table, users, read):
         ({"one_hot": ("towns",)}, "one_hot: .* did you mean 'town'"),
         ({"test_column": "sid"}, "test_column: .* did you mean 'side'"),
         ({"one_hot": ("town",)}, "'town' is not among the columns of x"),
-        ({"columns": ("age", "income")}, "'income' is already named as target; leave it out"),
-        ({"columns": ("age", "age")}, "'age' is the column named before"),
+        (
+            {"columns": ("age", "income")},
+            "'income' is already named as target; leave it out",
+        ),
+        ({"columns": ("age", "age")}, "'age' is already named as a column"),
         ({"user": "income"}, "user 'income' is already named as target"),
         ({"test_column": "town"}, r"row 1 \(line 2\), column 'town': must say train"),
         ({"test_share": 1.0}, "test_share"),
@@ -256,7 +265,10 @@ def test_arguments_that_do_not_fit(table, options, message):
         ("age,age,income\n1,2,3\n", "two columns are called 'age'"),
         ("age,,income\n1,2,3\n", "column 2 has no name"),
         (TABLE + "1,2\n", "line 8: 2 cells, but the header names 6"),
-        (TABLE.replace("30,", "3_0,"), r"row 2 \(line 3\), column 'age': '3_0' is not a"),
+        (
+            TABLE.replace("30,", "3_0,"),
+            r"row 2 \(line 3\), column 'age': '3_0' is not a",
+        ),
         (TABLE.replace("60,", "inf,"), r"row 5 \(line 7\), .*'inf' is not a finite"),
         (TABLE.replace("60,", "1e300,"), "x must be finite, got inf"),
         (TABLE.replace('"smith', 'x"smith').replace("master", '"a"b'), "line 6: "),
@@ -323,7 +335,9 @@ def test_parquet_is_read_like_csv(table, tmp_path):
     assert found.notes[0].startswith(
         "1 of 5 rows left out: missing age (1), height (1)"
     )
-    with pytest.raises(ValueError, match=r"row 1, column 'income': 'low' is not a number"):
+    with pytest.raises(
+        ValueError, match=r"row 1, column 'income': 'low' is not a number"
+    ):
         data.read_table(path, "age", test_column="side")
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match="is not a Parquet file"):

@@ -263,7 +263,7 @@ def test_missing_labels_and_users_are_refused(missing):
     ("values", "message"),
     [
         (np.array([1, 2j, 1, 2j]), "must be numbers or strings"),
-        (["1", 1, "1", 2], "mixes texts with others such as 1"),
+        (["1", 1, "1", 2], "mixes strings with other values, such as 1"),
         (np.array([1, "a", 1, 1], object), "cannot be sorted"),
     ],
     ids=["complex", "mixed list", "mixed objects"],

@@ -234,7 +234,11 @@ def test_an_images_features_depend_on_no_other_image(monkeypatch):
         ((2, 8, 8, 1), {"num_angles": 0}, "num_angles must be"),
         ((2, 8, 8, 1), {"num_groups": 0}, "num_groups must be"),
         ((2, 8, 8, 1), {"num_groups": 5}, "num_groups must divide the 81 features"),
-        ((0, 8, 8, 1), {}, r"images must be some, with channels, got \[0, 8"),
+        (
+            (0, 8, 8, 1),
+            {},
+            r"images must have at least one image and one channel, got \[0, 8",
+        ),
     ],
 )
 def test_bad_input(shape, numbers, message):

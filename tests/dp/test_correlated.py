@@ -326,10 +326,10 @@ def test_a_state_that_nobody_carries_is_refused(regression):
 
 def test_bad_parts_are_named():
     for parts, message in (
-        (1.0, "subtracted must be below 1 together, got 1.0"),
-        ((0.6, 0.5), "below 1 together"),
+        (1.0, "subtracted must be sum to less than 1, got 1.0"),
+        ((0.6, 0.5), "sum to less than 1"),
         (-0.1, "subtracted must be finite and not negative"),
-        ((), "subtracted has no parts"),
+        ((), "subtracted is empty"),
         ("0.5", "subtracted must be a number"),
         ([0.5, math.nan], "subtracted must be finite"),
     ):

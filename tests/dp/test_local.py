@@ -133,7 +133,7 @@ def test_numbers_that_float32_cannot_hold_are_refused(bad):
         with pytest.raises(ValueError, match=rf"noise_multiplier must lie in .*{got}"):
             build(1.0, bad)
         root = float(np.sqrt(bad))
-        with pytest.raises(ValueError, match="noise that float32 cannot hold"):
+        with pytest.raises(ValueError, match="noise stddev that float32 cannot hold"):
             build(root, root)
     with pytest.raises(ValueError, match=rf"max_abs must lie in .*{got}"):
         dp.randomised_response(bad, 1.0)

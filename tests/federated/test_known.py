@@ -111,13 +111,13 @@ def all_algorithms(task):
 @pytest.mark.parametrize(("reduce", "shape"), REDUCED)
 def test_a_loss_that_is_not_one_for_each_example(reduce, shape):
     """Told when an algorithm meets its data, and also where nobody asks it to."""
-    message = f"task.loss gave a float32 of shape {shape} for 3 examples; .*shape .3.:"
+    message = f"task.loss must give .*shape .3., got a float32 of shape {shape};"
     for algorithm, clients in all_algorithms(reduced(reduce)).values():
         with pytest.raises(ValueError, match=message):
             algorithm.check(clients)
         state = jax.eval_shape(algorithm.init, jax.random.key(0))
         with pytest.raises(
-            ValueError, match=r"task.loss gave .* an example's own axes"
+            ValueError, match=r"task.loss must give .* each example's own axes"
         ):
             jax.eval_shape(algorithm.round, jax.random.key(0), state, clients)
 
@@ -127,13 +127,15 @@ def test_a_loss_that_is_not_one_for_each_example(reduce, shape):
 def test_a_metric_that_is_not_one_for_each_example(reduce, shape, rows):
     task = reduced(metric=reduce)
     for algorithm, clients in all_algorithms(task).values():
-        with pytest.raises(ValueError, match=f"task.evaluate, 'm', .*{shape} for 3"):
+        with pytest.raises(
+            ValueError, match=f"task.evaluate, 'm', .*shape .3., .*{shape};"
+        ):
             algorithm.check(clients)
     test = {"x": X[:rows], "y": Y[:rows]}
     scorer = scoring.scorer(task, lambda params, rows: rows["x"][:, 0], [])
     for evaluate in (federated.evaluator(task), scorer):
         with pytest.raises(
-            ValueError, match=r"evaluate, 'm', .* an example's own axes"
+            ValueError, match=r"evaluate, 'm', .* each example's own axes"
         ):
             jax.eval_shape(evaluate, {"w": jnp.ones(2)}, test)
 

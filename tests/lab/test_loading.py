@@ -179,9 +179,15 @@ def make_rows(client: Any) -> Any:
 @pytest.mark.parametrize(
     ("loaded", "message"),
     [
-        ((ROWS, None, {"x": X[:4]}), r"test must have the fields of train, .* got \['x'\]"),
+        (
+            (ROWS, None, {"x": X[:4]}),
+            r"test must have the fields of train, .* got \['x'\]",
+        ),
         ((ROWS, None, TEST | {"z": Y[:4]}), "test must have the fields of train"),
-        ((ROWS, None, {"x": X[:4, :1], "y": Y[:4]}), r"test\['x'\] must have .* got \[1\]"),
+        (
+            (ROWS, None, {"x": X[:4, :1], "y": Y[:4]}),
+            r"test\['x'\] must have .* got \[1\]",
+        ),
         ((ROWS | {"y": Y[:7]}, None, TEST), "Rows: train"),
         ((ROWS, None, TEST | {"y": Y[:3]}), "Rows: test"),
         ((ROWS | {"y": Y + 1}, None, TEST), r"train labels must .* got 2 in row 1"),
@@ -296,7 +302,9 @@ def test_what_a_run_is_judged_by_is_in_its_name_and_in_no_key() -> None:
 
 def test_test_rows_of_another_kind_are_refused() -> None:
     pixels = {"x": (255 * TEST["x"]).astype(np.uint8), "y": TEST["y"]}
-    with pytest.raises(ValueError, match=r"test\['x'\] holds uint8, but train holds float32"):
+    with pytest.raises(
+        ValueError, match=r"test\['x'\] holds uint8, but train holds float32"
+    ):
         lab.facts_of(setup(loads(ROWS, USERS, pixels, 2)))
     short = {"x": TEST["x"].astype(np.float16), "y": TEST["y"].astype(np.uint8)}
     assert lab.facts_of(setup(loads(ROWS, USERS, short, 2))).num_clients == 4
