@@ -350,7 +350,7 @@ def test_cost_says_what_is_impossible(capsys):
     assert "num_parties" in refused(capsys, *args, "--num-servers", "1")
     wide = {"num_clients": 1000, "dimension": 10, "input_bits": 52}
     row = costs(capsys, **wide)["LightSecAgg"]
-    assert "sum of 62 bits, more than F_(2^61-1) has" in row["impossible"]
+    assert "sum of 62 bits, more than F_(2^61-1) holds" in row["impossible"]
     assert row["uplink_bytes"] is None
     row = costs(capsys, **wide | {"input_bits": 24})["LightSecAgg"]
     # 34 bits need the larger field, whose elements take 8 bytes; pieces are a 900th.

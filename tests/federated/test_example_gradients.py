@@ -405,7 +405,7 @@ def test_bad_combinations_are_told(regression, clients, with_people):
         ),
         (
             {"aggregator": smpc.additive_sharing(3, scale=2.0**28)},
-            "modulus too small: 5 clients x max_abs 3.5",
+            "modulus too small: 5 summands x max_abs 3.5",
         ),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=message):

@@ -336,7 +336,7 @@ def test_stochastic_is_the_default_rounding_and_two_to_the_sixteen_the_scale():
     [
         ((1, 10, 1.0), "num_parties must be an integer of at least 2, got 1"),
         ((2, 0, 1.0), "max_clients must be an integer of at least 1, got 0"),
-        ((2, 40_000, 1.0), "40000 clients .* needs 33 bits, have 32"),
+        ((2, 40_000, 1.0), "40000 summands .* needs 33 bits, but .* has 32"),
         ((2, 10, float("inf")), "max_abs must be positive and finite, got inf"),
         ((2, 10, 1.0, 2.0, "down"), "unknown rounding 'down'"),
     ],
@@ -350,9 +350,12 @@ def test_bad_arguments(arguments, message):
     ("options", "message"),
     [
         ({"bits": 0}, "bits must be an integer of at least 1, got 0"),
-        ({"bits": 33}, r"bits must be 32, those of Z_2\^32, or fewer"),
+        ({"bits": 33}, r"bits must be 32 in Z_2\^32"),
         ({"bits": 12, "scale": 2.0**32, "wraps": True}, "1 clients .* have 32"),
-        ({"bits": 12}, "needs 21 bits, have 12; lower the scale to at most 2\\^7"),
+        (
+            {"bits": 12},
+            "needs 21 bits, but the sum has 12; lower the scale to at most 2\\^7",
+        ),
         ({"mode": "ideal"}, "unknown mode 'ideal'.*full, identity"),
     ],
 )
