@@ -236,5 +236,5 @@ def test_two_metrics_of_one_name_are_refused() -> None:
 
     rows = {"x": jnp.ones((4, 2)), "y": jnp.zeros(4)}
     judge = scoring.scorer(task, lambda params, rows: rows["x"] @ params, (mean, mean))
-    with pytest.raises(ValueError, match="two metrics give 'mean', of which one"):
+    with pytest.raises(ValueError, match="two metrics give 'mean', so that one"):
         judge(jnp.zeros(2), rows)

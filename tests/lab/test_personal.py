@@ -173,7 +173,7 @@ def test_clients_may_bring_rows_that_they_hold_out() -> None:
             {"schedule": replace(SCHEDULE, validation=0.1)},
             r"validation 0\.1 holds out rows of nobody's",
         ),
-        ({"trainer": parts.LocalDpSgd()}, "local_dp_sgd noises all"),
+        ({"trainer": parts.LocalDpSgd()}, "local_dp_sgd adds noise to all"),
         ({"metrics": (parts.Auroc(),)}, "metrics are of all test rows"),
         ({"trainer": parts.ExampleGradients()}, "example_gradients takes one step"),
     ],

@@ -111,7 +111,7 @@ def test_a_rule_of_ones_own_is_refused_under_a_sum_that_hides_messages() -> None
         ),
         (
             {"trainer": parts.TopK(), "mechanism": parts.LocalGaussian(1, 1)},
-            "local noise fills all of them",
+            "local noise fills all coordinates",
         ),
     ],
 )
