@@ -425,7 +425,7 @@ def test_bad_combinations_are_told(regression, clients, with_people):
         )
     trainer = federated.example_gradients(regression, people, 0.5)
     scaled = trainer._replace(finish=lambda sent, state: trainer.finish(sent, state))
-    with pytest.raises(ValueError, match="use federated.example_gradients unwrapped"):
+    with pytest.raises(ValueError, match=r"use federated.example_gradients unwrapped"):
         federated.averaging(regression, scaled, EVERYONE, **private)
     with pytest.raises(ValueError, match=r"clients have People\(count=10"):
         hospitals(regression, clients).check(with_people)
