@@ -56,7 +56,7 @@ def test_what_cannot_be_drawn_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     axes = ["plot", TABLE, "--x", "partition", "--y", "best_accuracy"]
-    assert "differ in algorithm: add that to by" in refused(capsys, *axes)
+    assert "differ in algorithm; add this to by" in refused(capsys, *axes)
     said = refused(capsys, *axes, "--by", "algoritm")
     assert "did you mean 'algorithm'" in said
     said = refused(capsys, *axes, "--where", "algorithm")

@@ -92,7 +92,7 @@ def test_different_promises_do_not_add_up(other, said):
     with pytest.raises(
         ledger.MixedPromisesError,
         match=r"'updates', 'metrics' promise \(client, add_or_remove_one\);"
-        rf" 'odd one' promise {said}; `report` states",
+        rf" 'odd one' promise {said}; `report` lists",
     ):
         ledger.total(book)
 

@@ -177,7 +177,7 @@ def test_epsilon_of_one_and_of_many_participations():
 
 def test_randomised_response_has_no_bound_for_leaving():
     event = dp.randomised_response(1.0, 1.0).event(federated.everyone(3), 1)
-    with pytest.raises(ValueError, match="under replace_one; got"):
+    with pytest.raises(ValueError, match=r"under replace_one, .*; got"):
         accounting.epsilon(
             event._replace(neighboring_relation="add_or_remove_one"), 1e-5
         )

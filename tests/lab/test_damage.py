@@ -116,7 +116,7 @@ def test_damaged_results_are_named_and_made_again_and_the_others_are_kept(
     assert last(after) == last(before)
     for run, file in zip(runs, files, strict=False):
         assert any(str(run / file) in text for text in ears.said), (run, file)
-    assert "1 runs were finished before" in ears.said
+    assert "1 runs were already finished" in ears.said
     assert (here / "checkpoints" / ".DS_Store").exists()
 
 
@@ -173,7 +173,7 @@ def test_checkpoints_of_other_code_are_left_unless_wanted(
     shutil.copytree(tmp_path, kept)
     for folder, go_on, words in (
         (tmp_path, False, "was made by other code: its runs start again"),
-        (kept, True, "was made by code other, and goes on with"),
+        (kept, True, "was made by code other and continues with"),
     ):
         ears = Ears()
         # Saved anew at the same rounds.

@@ -140,7 +140,9 @@ def test_clients_may_be_dealt_already() -> None:
     loaded = lab.load_data(setup(loads(clients, None, TEST, 2)))
     dealt = lab.facts_of(setup(loads(ROWS, USERS, TEST, 2)))
     assert loaded.facts == dealt
-    with pytest.raises(ValueError, match=r"validation 0.3 of Rows.* dealt already"):
+    with pytest.raises(
+        ValueError, match=r"validation 0.3 cannot .* of Rows.* already dealt"
+    ):
         lab.facts_of(setup(loads(clients, None, TEST, 2), None, 0.3))
     bad = {"x": X[:4, :1], "y": Y[:4]}
     with pytest.raises(ValueError, match=r"test\['x'\] must have .* got \[1\]"):
@@ -273,7 +275,7 @@ def test_bad_partitions(partition: Any, message: str) -> None:
 def test_what_is_no_setup_is_refused() -> None:
     for read in (lab.facts_of, lab.load_data):
         for value in (parts.Federated, parts.Digits(), {}, None, 1.0):
-            with pytest.raises(ValueError, match=r"setup must be|is no setup"):
+            with pytest.raises(ValueError, match=r"setup must be|is not a setup"):
                 read(value)
 
 

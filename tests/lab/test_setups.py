@@ -74,9 +74,12 @@ def test_bad_setups_are_refused_when_built(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mechanism": parts.LocalGaussian(1, 1)}, "LocalGaussian is a client's own"),
-        ({"mechanism": parts.LocalLaplace(1, 1)}, "LocalLaplace is a client's own"),
-        ({"mechanism": parts.RandomisedResponse()}, "RandomisedResponse is a client's"),
+        ({"mechanism": parts.LocalGaussian(1, 1)}, "LocalGaussian adds a client's own"),
+        ({"mechanism": parts.LocalLaplace(1, 1)}, "LocalLaplace adds a client's own"),
+        (
+            {"mechanism": parts.RandomisedResponse()},
+            "RandomisedResponse adds a client's",
+        ),
         ({"batch": parts.Poisson(2000)}, "expected_cohort 2000 .* population 1437"),
         ({"steps_per_round": 0}, "steps_per_round must be .* got 0"),
         ({"layout": lab.Layout(shard_data=True)}, "shard_data deals"),
