@@ -103,9 +103,7 @@ def _names(paths: Sequence[Sequence[object]]) -> list[str]:
 def _near(name: str, paths: Sequence[Sequence[object]]) -> str:
     names = _names(paths)
     near = difflib.get_close_matches(name, names, n=1)
+    if not names:
+        return "; the model has no names"
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    return (
-        f"{hint} There are: {', '.join(names)}"
-        if names
-        else ("; the model has no names")
-    )
+    return f"{hint} There are: {', '.join(names)}"

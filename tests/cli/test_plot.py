@@ -152,9 +152,9 @@ def test_latex_leaves_out_what_is_a_run_s_own_and_what_is_not_finite() -> None:
 @pytest.mark.parametrize(
     ("one", "other", "printed"),
     [
-        (0.1, 0.10000001, r"rate 0\.1 and 0\.10000001 print alike"),
-        ("--", None, "rate '--' and None print alike"),
-        ("a  b", "a\nb ", "print alike"),
+        (0.1, 0.10000001, r"rate 0\.1 and 0\.10000001 are printed the same"),
+        ("--", None, "rate '--' and None are printed the same"),
+        ("a  b", "a\nb ", "are printed the same"),
     ],
 )
 def test_latex_lines_that_print_alike_are_refused(
