@@ -109,6 +109,7 @@ SWEEP_OPTIONS = (
 )
 """Options for how a sweep is run: name, type and default."""
 
+_OUT = tyro.conf.arg(help="Folder of the results.")
 _FOLDER = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="PATH",
@@ -152,7 +153,7 @@ def parse(
         # Without a prefix, the configuration's fields are the command's options.
         [
             ("config", Annotated[kind, tyro.conf.arg(name="")]),
-            ("out", Annotated[Path, _FOLDER]),
+            ("out", Annotated[Path, _FOLDER, _OUT]),
             *((option, annotation) for option, annotation, _ in options),
         ],
         frozen=True,

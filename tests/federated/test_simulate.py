@@ -161,7 +161,7 @@ def test_an_interrupt_returns_what_was_done(algorithm, clients, capsys):
     )
     assert int(state.rounds_done) == len(history["cohort_size"]) == 2
     assert signal.getsignal(signal.SIGINT) is before
-    assert "once more to stop now" in capsys.readouterr().err
+    assert "press Ctrl-C again to stop now" in capsys.readouterr().err
 
     def insist(done, state, part):
         signal.raise_signal(signal.SIGINT)
