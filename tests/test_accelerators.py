@@ -63,7 +63,7 @@ def test_what_is_no_target_is_refused():
 
 def test_what_is_no_program_is_refused():
     with pytest.raises(
-        ValueError, match="program 'FedAvg, Gaussian' is no algorithm, "
+        ValueError, match="program 'FedAvg, Gaussian' must be an algorithm, "
     ):
         programs.prepared("FedAvg, Gaussian")
 

@@ -126,9 +126,6 @@ def _report(
         " releases, not who runs the protocol"
     )
     print(f"  pld  {answers['pld']:.6g}   report this number")
-    print(
-        f"  rdp  {answers['rdp']:.6g}   the epsilon or noise of live and resumed "
-        "accounting"
-    )
+    print(f"  rdp  {answers['rdp']:.6g}   live and resumed runs use this number")
     if cut:
         print(cut)

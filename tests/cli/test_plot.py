@@ -142,7 +142,9 @@ def test_latex_leaves_out_what_is_a_run_s_own_and_what_is_not_finite() -> None:
     assert "% count: 4\n" in text
     assert "% loss: 1 values that are not finite are left out" in text
     assert "a & $1$ \\\\\nb & $2$ \\\\" in text
-    with pytest.raises(ValueError, match="key has no mean, for it is k, l at"):
+    with pytest.raises(
+        ValueError, match="key has no mean, as its values over seeds are k, l"
+    ):
         latex.table(table, ("method", "key"))
     other = [row | {"method": "b"} for row in table]
     with pytest.raises(ValueError, match="whole table: they differ in method; add"):
