@@ -172,7 +172,7 @@ def known(kind: str, name: str, names: Collection[str], *, argument: str = "") -
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else "."
     opening = f"{argument}: " if argument else ""
     raise ValueError(
         f"{opening}unknown {kind} '{name}'{hint} Known: {', '.join(sorted(names))}"

@@ -244,7 +244,7 @@ def _labels(
             if not float(cell).is_integer():
                 raise ValueError(
                     f"{cells.path}: {cells.row(i)}, target {target!r}: {cell!r} is not "
-                    "a whole number, so it is no class; give labels='numbers'"
+                    "a whole number, so it is not a class; give labels='numbers'"
                 )
         # 1 and 1.0 are one class, and 10 comes behind 9.
         column = [str(int(float(cell))) for cell in column]

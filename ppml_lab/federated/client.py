@@ -97,7 +97,7 @@ def local_dp_sgd(
         named = getattr(state, "_fields", ())
         kept = f" ({', '.join(named)})" if named else ""
         raise ValueError(
-            "local_dp_sgd starts the mechanism anew in every step, but this mechanism "
+            "local_dp_sgd restarts the mechanism in every step, but this mechanism "
             f"needs a state carried from release to release{kept}; take a mechanism "
             "without state, such as dp.gaussian, or use averaging or central_sgd, "
             "which carry the state"

@@ -106,7 +106,7 @@ def _public(name: str, *indices: Operand) -> None:
     if any(isinstance(index, Shared) for index in indices):
         raise NotImplementedError(
             f"{name} with private indices has no private form; multiply with one-hot "
-            "vectors, all entries of which are computed on"
+            "vectors instead"
         )
 
 
