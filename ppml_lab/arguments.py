@@ -205,7 +205,7 @@ def _several(name: str, origin: Any, inner: tuple[Any, ...]) -> _Kind:
 _SEVERAL = {
     collections.abc.Sequence: "a sequence",
     collections.abc.Collection: "a collection",
-    collections.abc.Iterable: "an iterable",
+    collections.abc.Iterable: "an iterable (not a string)",
     collections.abc.Mapping: "a mapping",
     dict: "a dict",
     list: "a list",

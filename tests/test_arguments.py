@@ -59,7 +59,11 @@ call: Any = called
         ("function", 0.1, "a function"),
         ("names", "ab", "a sequence whose items are each a string, got 'ab'"),
         ("names", [1], "a sequence whose items are each a string"),
-        ("several", [1.5], "an iterable whose items are each a 64-bit integer"),
+        (
+            "several",
+            [1.5],
+            r"an iterable \(not a string\) whose items are each a 64-bit integer",
+        ),
         ("table", [1], "a mapping or None"),
         ("scores", np.zeros((2, 2)), r"an array \[n\] of kind float"),
         ("scores", ["a"], r"an array \[n\]"),

@@ -104,6 +104,7 @@ def check_one_each(name: str, values: Any, num_examples: int) -> None:
         if shape is not None:
             got = f"{values.dtype} of shape {shape}"
         raise ValueError(
-            f"{name} must give one number per example, shape [{num_examples}], got a "
-            f"{got}; take the mean only over each example's own axes"
+            f"{name} gave a {got} for {num_examples} examples; give one number per "
+            f"example, shape [{num_examples}], with means only over each example's own "
+            "axes"
         )

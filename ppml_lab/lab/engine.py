@@ -131,7 +131,7 @@ def run_sweep(
     unfinished = {run.name: run for run in runs if run.name not in over}
     if finished:
         rounds = sum(run.point.setup.schedule.num_rounds for run in finished)
-        report(rounds, f"{len(finished)} runs were already finished")
+        report(rounds, f"{len(finished)} runs were finished before")
     width = default_width() if width is None else width
     how = (report, on_metrics, width, checkpoint_seconds)
     sweep = Sweep(folder, *how, {}, {}, keep, stop)

@@ -183,14 +183,14 @@ def test_bad_test_sets_are_named(regression, examples, message):
     [
         (
             lambda p, e: {"m": jnp.mean(e["y"])},
-            r"'m', must .*got a float32 of shape \(\); .* each example's own",
+            r"'m', gave a float32 of shape \(\) for .* each example's own",
         ),
-        (lambda p, e: {"m": jnp.mean(e["y"])[None]}, r"got a .* of shape \(1,\)"),
-        (lambda p, e: {"m": e["x"]}, r"shape \[([23])\], got a .* of shape \(\1, 2\)"),
+        (lambda p, e: {"m": jnp.mean(e["y"])[None]}, r"gave a .* of shape \(1,\)"),
+        (lambda p, e: {"m": e["x"]}, r"of shape \(([23]), 2\) for \1 examples"),
         # As many as there are in a batch.
         (
             lambda p, e: {"m": jnp.zeros(6)},
-            r"per example, shape \[([23])\], got a .* of shape \(6,\)",
+            r"of shape \(6,\) for ([23]) .*per example, shape \[\1\]",
         ),
         (lambda p, e: {"m": 0.5}, r"of shape \(\)"),
         (lambda p, e: {"m": e["y"].astype(jnp.complex64)}, "must give real 'm'"),

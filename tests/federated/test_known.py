@@ -111,13 +111,13 @@ def all_algorithms(task):
 @pytest.mark.parametrize(("reduce", "shape"), REDUCED)
 def test_a_loss_that_is_not_one_for_each_example(reduce, shape):
     """Told when an algorithm meets its data, and also where nobody asks it to."""
-    message = f"task.loss must give .*shape .3., got a float32 of shape {shape};"
+    message = f"task.loss gave a float32 of shape {shape} for 3 examples; .*shape .3.,"
     for algorithm, clients in all_algorithms(reduced(reduce)).values():
         with pytest.raises(ValueError, match=message):
             algorithm.check(clients)
         state = jax.eval_shape(algorithm.init, jax.random.key(0))
         with pytest.raises(
-            ValueError, match=r"task.loss must give .* each example's own axes"
+            ValueError, match=r"task.loss gave .* each example's own axes"
         ):
             jax.eval_shape(algorithm.round, jax.random.key(0), state, clients)
 
@@ -127,9 +127,7 @@ def test_a_loss_that_is_not_one_for_each_example(reduce, shape):
 def test_a_metric_that_is_not_one_for_each_example(reduce, shape, rows):
     task = reduced(metric=reduce)
     for algorithm, clients in all_algorithms(task).values():
-        with pytest.raises(
-            ValueError, match=f"task.evaluate, 'm', .*shape .3., .*{shape};"
-        ):
+        with pytest.raises(ValueError, match=f"task.evaluate, 'm', .*{shape} for 3"):
             algorithm.check(clients)
     test = {"x": X[:rows], "y": Y[:rows]}
     scorer = scoring.scorer(task, lambda params, rows: rows["x"][:, 0], [])

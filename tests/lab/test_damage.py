@@ -116,7 +116,7 @@ def test_damaged_results_are_named_and_made_again_and_the_others_are_kept(
     assert last(after) == last(before)
     for run, file in zip(runs, files, strict=False):
         assert any(str(run / file) in text for text in ears.said), (run, file)
-    assert "1 runs were already finished" in ears.said
+    assert "1 runs were finished before" in ears.said
     assert (here / "checkpoints" / ".DS_Store").exists()
 
 
@@ -136,7 +136,7 @@ def test_unfinished_runs_go_on_only_from_what_is_whole(
     after = lab.run_sweep(points(3), tmp_path, report=ears, slice_size=3)
     assert last(after) == last(before[:3])
     assert [text for text in ears.said if "starts again" in text] == [
-        f"{lacking} lacks some of the {saved.name} rounds that {saved} goes on from: "
+        f"{lacking} lacks some of the {saved.name} rounds before {saved}: "
         f"run {before[0].folder.name} starts again"
     ]
     assert [len(one.history("cohort_size")) for one in after] == [6, 6, 6]

@@ -58,7 +58,7 @@ def test_a_finished_run_is_not_run_again(tiny: Any) -> None:
         points_of(TINY, range(3)), folder, report=lambda *said: reports.append(said)
     )
     assert again == tiny
-    assert reports == [(18, "3 runs were already finished")]
+    assert reports == [(18, "3 runs were finished before")]
 
 
 def test_slices_and_order_do_not_change_results(tiny: Any, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_slice_is_no_larger_than_the_memory(tmp_path: Path) -> None:
         lab.TooLargeError, match="1 runs at once, the smallest number"
     ) as caught:
         lab.run_sweep(points, tmp_path, slice_size=2, memory_bytes=1)
-    said = re.search(r"take ([\d.]+) KiB of a device, and 0.0 KiB", str(caught.value))
+    said = re.search(r"need ([\d.]+) KiB, but 0.0 KiB", str(caught.value))
     assert said
     assert "its largest arrays: f32[" in str(caught.value)
     one = int(1024 * float(said[1]) + 1024)

@@ -221,7 +221,7 @@ def test_finished_runs_without_parameters_say_how_to_get_them(
     for keep in ("last", None):
         found = lab.run_sweep(points(), tmp_path, keep=keep, again=True, report=tell)
         assert [one._replace(asked="last") for one in found] == again
-    assert said == ["2 runs were already finished"] * 2
+    assert said == ["2 runs were finished before"] * 2
     # Nor is it taken for something else.
     others = lab.run_sweep(points(), tmp_path, keep="best")
     with pytest.raises(FileNotFoundError, match=r"of its last .* asked for the best"):

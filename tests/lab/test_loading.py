@@ -195,7 +195,7 @@ def make_rows(client: Any) -> Any:
         ((ROWS | {"y": Y + 1}, None, TEST), r"train labels must .* got 2 in row 1"),
         ((ROWS | {"y": Y - 1}, None, TEST), r"train labels must .* got -1 in row 0"),
         ((ROWS, None, TEST | {"y": Y[:4] + 5}), r"test labels must .* got 5 in row 0"),
-        ((ROWS, USERS[:7], TEST), "users names who made 7 rows, and train has 20"),
+        ((ROWS, USERS[:7], TEST), "users has 7 ids, but train has 20 rows"),
         ((ROWS, np.zeros((20, 2)), TEST), "Rows: users"),
         ((ROWS, None, TEST), "Natural|users"),
     ],

@@ -56,7 +56,7 @@ def test_what_runs_out_of_memory_is_halved_and_tried_again() -> None:
     queue.run_what_fits(take, run, 8, 1, said.append)
     assert done == [*range(10)]
     assert said == [
-        f"{size} runs at once take too much memory: {size // 2} from now on"
+        f"{size} runs at once take too much memory; {size // 2} from now on"
         for size in (8, 4)
     ]
     left[:] = [*range(10)]

@@ -52,7 +52,7 @@ def built(setup: Any) -> base.FederatedAlgorithm:
             "weighting='uniform'",
         ),
         ({"secure_sum": parts.AdditiveSharing(scale_bits=26, max_abs=8)}, "too small"),
-        ({"secure_sum": parts.AdditiveSharing(modulus_bits=16, max_abs=8)}, "have 16"),
+        ({"secure_sum": parts.AdditiveSharing(modulus_bits=16, max_abs=8)}, "has 16"),
         ({"secure_sum": parts.AdditiveSharing(modulus_bits=16.5)}, "modulus_bits must"),
         ({"secure_sum": parts.AdditiveSharing(num_parties=1)}, "num_parties"),
         (

@@ -81,7 +81,10 @@ def test_the_table_shows_what_was_written_and_no_numpy_scalar(
     [
         (lambda: lab.axis("seed", []), "'seed' has no values"),
         (lambda: lab.axis("", [1]), "name must be a key path"),
-        (lambda: lab.axis("rule.weighting", "uniform"), "must be several values"),
+        (
+            lambda: lab.axis("rule.weighting", "uniform"),
+            "must be an iterable .* or a mapping",
+        ),
         (
             lambda: lab.axis("mechanism", [parts.NoPrivacy()]),
             r"'mechanism' are parts, which need labels; .*\{'NoPrivacy': NoPrivacy\(",
@@ -190,8 +193,16 @@ class NoSetup:
         (lab.axis(CLIP, [1]), None, f"'{CLIP}' is a field of a setup, but"),
         (lab.seeds(1), None, "setup must be a part"),
         (lab.seeds(1), parts.Federated, r"setup must be a part.* Federated\(\)"),
-        (lab.seeds(1), parts.Gaussian(), "Gaussian has no data and no schedule"),
-        (lab.seeds(1), NoSetup(), "NoSetup has no layout and no algorithm and no eval"),
+        (
+            lab.seeds(1),
+            parts.Gaussian(),
+            "Gaussian is not a setup, as it has no data and no schedule",
+        ),
+        (
+            lab.seeds(1),
+            NoSetup(),
+            "NoSetup is not a setup, as it has no layout and no algorithm",
+        ),
         (lab.seeds(1), Named(), r"Named\.seed: .* give the field another name"),
         (
             lab.seeds(1),
@@ -471,7 +482,7 @@ def test_two_classes_of_one_name_are_refused() -> None:
     different = lab.axis("trainer", {"a": made(1.0), "b": made(2.0)})
     assert len({point.id for point in lab.points(different, SETUP)}) == 2
     same = lab.axis("trainer", {"a": made(1.0), "b": made(1.0)})
-    with pytest.raises(ValueError, match=r"two classes of parts are called .*Mine: re"):
+    with pytest.raises(ValueError, match=r"two classes of parts are called .*Mine; re"):
         lab.points(same, SETUP)
 
 
