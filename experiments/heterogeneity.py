@@ -148,8 +148,8 @@ def trainers(experiment: Experiment) -> dict[str, parts.Trainer]:
     plain = experiment.base.trainer
     if not isinstance(plain, parts.FedAvg):
         raise ValueError(
-            "base.trainer must be FedAvg, of which the other algorithms are made, got "
-            f"{type(plain).__name__}"
+            "base.trainer must be FedAvg, from which the other algorithms are built, "
+            f"got {type(plain).__name__}"
         )
     optimizer, steps = plain.optimizer, (plain.batch_size, plain.local_epochs)
     known = {

@@ -238,7 +238,7 @@ def accuracies(name: str, config: Experiment, dataset: data.Dataset) -> list[Row
             | {"seeds": num_seeds, "protocol": "replicated"}
             | {"images": config.cnn_images if name == "cnn" else config.test_images}
         )
-        print(f"{name} {ring_bits} bits, {f} of fraction: {means}", flush=True)
+        print(f"{name}, {ring_bits} bits, {f} fraction bits: {means}", flush=True)
     return rows
 
 

@@ -56,7 +56,8 @@ def looks(names: Iterable[Name]) -> dict[Name, Look]:
     colours, markers = len(COLOURS), len(MARKERS)
     if len(distinct) > colours * markers:
         raise ValueError(
-            f"{len(distinct)} series, and {colours * markers} looks: draw fewer of them"
+            f"{len(distinct)} series are more than the {colours * markers} looks; draw "
+            "fewer series"
         )
     return {
         name: Look(COLOURS[i % colours], MARKERS[(i + i // colours) % markers])
@@ -108,7 +109,9 @@ def check_known(rows: Rows, name: str, known: Collection[Any]) -> None:
     """Raises ValueError for values that have no place in the figure."""
     strangers = [cell for cell in distinct(rows, name) if cell not in known]
     if strangers:
-        raise ValueError(f"nothing here draws {name} {', '.join(map(str, strangers))}")
+        raise ValueError(
+            f"the figure has no place for {name} {', '.join(map(str, strangers))}"
+        )
 
 
 def mean_and_spread(values: np.ndarray) -> tuple[float, float]:
@@ -160,7 +163,7 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
     for file in (png, pdf):
         if file.stat().st_size >= LARGEST:
-            raise ValueError(f"{file} has {LARGEST} bytes or more: draw fewer points")
+            raise ValueError(f"{file} has {LARGEST} bytes or more; draw fewer points")
     print(f"wrote {png}")
 
 

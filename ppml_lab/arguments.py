@@ -28,29 +28,29 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _MAKERS = {
     "Clients": "data.federate makes them",
-    "ClientSampler": "make one with federated.poisson or its like",
-    "ClientTrainer": "make one with federated.local_sgd or its like",
+    "ClientSampler": "make one, for example with federated.poisson",
+    "ClientTrainer": "make one, for example with federated.local_sgd",
     "DpEvent": "events.gaussian makes one",
     "Errors": "evidence.halves makes them",
     "FederatedAlgorithm": "make one with federated.averaging",
-    "Generator": "numpy.random.default_rng(seed) is one",
+    "Generator": "make one with numpy.random.default_rng(seed)",
     "GradientTransformation": "give an optax optimizer, such as optax.sgd(0.1)",
     "Graph": "graphs.complete makes one",
-    "Ledger": "ledger.Ledger() is an empty one",
+    "Ledger": "ledger.Ledger() makes an empty one",
     "Mesh": "federated.client_mesh makes one",
     "People": "data.people counts them",
     "Point": "lab.points makes them",
     "PrivacyEvent": "a mechanism's or an algorithm's `event` makes one",
-    "Result": "lab.run_experiment gives `table` one for each run",
+    "Result": "lab.run_experiment passes one per run to `table`",
     "Alive": "dropouts.everybody makes one",
     "Code": "lightsecagg.Code makes one",
-    "Scheme": "sharing.additive or replicated makes one",
+    "Scheme": "make one with sharing.additive or sharing.replicated",
     "Shared": "sharing.share makes one",
-    "PrivacyMechanism": "make one with dp.gaussian or its like",
+    "PrivacyMechanism": "make one, for example with dp.gaussian",
     "Protocol": "private.protocol makes one",
-    "SecureAggregator": "make one with smpc.additive_sharing or its like",
+    "SecureAggregator": "make one, for example with smpc.additive_sharing",
     "Server": "make one with federated.fedopt",
-    "Setting": "lab.axis and its like make them",
+    "Setting": "make one, for example with lab.axis",
     "Task": "make one with models.flax_classification or models.classification",
 }
 """Hints for errors: what makes a value of a type, by the type's name."""
@@ -206,7 +206,7 @@ def _several(name: str, origin: Any, inner: tuple[Any, ...]) -> _Kind:
 _SEVERAL = {
     collections.abc.Sequence: "a sequence",
     collections.abc.Collection: "a collection",
-    collections.abc.Iterable: "several values",
+    collections.abc.Iterable: "an iterable (not a string)",
     collections.abc.Mapping: "a mapping",
     dict: "a dict",
     list: "a list",
@@ -287,7 +287,7 @@ _NUMBER = _Kind("a number", _is_number, plain=_item)
 _ARRAY = _Kind("an array", lambda value: hasattr(value, "dtype"))
 _KEY = _Kind("a typed key", _is_key, "jax.random.key(seed) makes one")
 _PLAIN: dict[Any, _Kind] = {
-    int: _Kind("an integer of 64 bits", _is_integer, plain=_item),
+    int: _Kind("a 64-bit integer", _is_integer, plain=_item),
     float: _NUMBER,
     SupportsFloat: _NUMBER,
     # Accountants take whole numbers of any type, and say so.
@@ -295,7 +295,7 @@ _PLAIN: dict[Any, _Kind] = {
     bool: _Kind(
         "True or False", lambda value: isinstance(value, bool | np.bool_), plain=bool
     ),
-    str: _Kind("a text", lambda value: isinstance(value, str)),
+    str: _Kind("a string", lambda value: isinstance(value, str)),
     type(None): _Kind("None", lambda value: value is None),
 }
 _PLAIN |= dict.fromkeys(

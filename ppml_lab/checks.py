@@ -37,7 +37,10 @@ def number(name: str, value: Any) -> Any:
         raise ValueError(f"{name} must be a number, got {value!r}")
     if isinstance(value, int) and abs(value) > sys.float_info.max:
         digits = len(f"{abs(value):x}")
-        raise ValueError(f"{name} must be a number, got one of {digits} hex digits")
+        raise ValueError(
+            f"{name} must be a number that a float can hold, got an integer of "
+            f"{digits} hex digits"
+        )
     jax = sys.modules.get("jax")
     is_array = jax is not None and isinstance(value, jax.Array)
     return value.__array__()[()] if is_array else value
@@ -55,7 +58,8 @@ def key(name: str, value: Any) -> None:
         )
     if value.shape:
         raise ValueError(
-            f"{name} must be one key, got keys {list(value.shape)}; jax.vmap takes each"
+            f"{name} must be one key, got keys of shape {list(value.shape)}; use "
+            "jax.vmap to map over keys"
         )
 
 
@@ -148,8 +152,8 @@ def integer_labels(name: str, labels: Any, num_classes: int | None = None) -> No
         cure = "if rows are one-hot, take .argmax(axis=1)"
     elif len(shape) != 1:
         cure = (
-            "give each row one label, or write a task of your own, whose loss is a "
-            "row's mean over its places"
+            "give each row one label, or write a task whose loss is the mean over a "
+            "row's positions"
         )
     elif kind in "bf":
         cure = "convert it with .astype('int32')"
@@ -168,7 +172,7 @@ def known(kind: str, name: str, names: Collection[str], *, argument: str = "") -
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else "."
     opening = f"{argument}: " if argument else ""
     raise ValueError(
         f"{opening}unknown {kind} '{name}'{hint} Known: {', '.join(sorted(names))}"

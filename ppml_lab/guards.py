@@ -118,7 +118,10 @@ def rows(name: str, value: Any) -> None:
     arrays(name, value)
     leaves = jax.tree.leaves(value)
     if not leaves or not all(leaf.shape for leaf in leaves):
-        raise ValueError(f"{name} must have rows, got {_shown(value)}")
+        raise ValueError(
+            f"{name} must be a tree of arrays with a leading axis of rows, got "
+            f"{_shown(value)}"
+        )
 
 
 def _whole(least: int) -> Guard:
@@ -159,8 +162,8 @@ def _keys(name: str, value: Any) -> None:
     is_keys = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
     if not is_keys or value.ndim != 1:
         raise ValueError(
-            f"{name} must be a row of typed keys, got {_shown(value)}; dp.example_keys "
-            "makes one"
+            f"{name} must be an array [n] of typed keys, got {_shown(value)}; "
+            "dp.example_keys makes one"
         )
 
 
@@ -168,7 +171,7 @@ def _gradients(name: str, value: Any) -> None:
     if not callable(getattr(value, "weighted_sum", None)):
         raise ValueError(
             f"{name} must be a dp.PerExample, got {_shown(value)}; dp.clipped_total "
-            "makes them of a loss"
+            "makes one from a loss"
         )
 
 
@@ -176,7 +179,7 @@ def _same_length(one: str, first: Any, other: str, second: Any) -> None:
     lengths = [jax.tree.leaves(value)[0].shape[0] for value in (first, second)]
     if lengths[0] != lengths[1]:
         raise ValueError(
-            f"{one} and {other} must have entries for the same, got {lengths[0]} and "
+            f"{one} and {other} must have the same length, got {lengths[0]} and "
             f"{lengths[1]}"
         )
 

@@ -114,13 +114,16 @@ def read(path: Path) -> Table:
     except ValueError:
         raise ValueError(f"{path} is empty") from None
     if not lines:
-        raise ValueError(f"{path} has a header and no rows")
+        raise ValueError(f"{path} has a header but no rows")
     if len(set(header)) < len(header):
-        raise ValueError(f"{path} has two columns of one name: {', '.join(header)}")
+        raise ValueError(
+            f"{path} has two columns with the same name: {', '.join(header)}"
+        )
     for number, line in enumerate(lines, 1):
         if len(line) != len(header):
             raise ValueError(
-                f"{path}: row {number} has {len(line)} cells, its header {len(header)}"
+                f"{path}: row {number} has {len(line)} cells, but the header has "
+                f"{len(header)}"
             )
     return Table(dict(zip(header, map(value, line), strict=True)) for line in lines)
 
@@ -175,7 +178,7 @@ def mean(values: Iterable[float]) -> Mean:
 
     found = np.array([*values], np.float64)
     if not found.size or not np.isfinite(found).all():
-        raise ValueError(f"values must be finite and at least one, got {found}")
+        raise ValueError(f"values must hold one or more finite numbers, got {found}")
     middle, count = float(found.mean()), len(found)
     if count == 1:
         return Mean(middle, None, None, None, 1)

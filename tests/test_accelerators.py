@@ -48,20 +48,22 @@ def test_a_description_that_lacks_something_is_refused(tmp_path, name):
     assert len(lines) == len(text.splitlines()) - 1
     path = tmp_path / "mine.txtpb"
     path.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=f"mine.txtpb describes a GPU without {name}:"):
+    with pytest.raises(
+        ValueError, match=f"mine.txtpb describes a GPU without {name}, so"
+    ):
         targets.target_of(str(path))
 
 
 def test_what_is_no_target_is_refused():
     with pytest.raises(
-        ValueError, match="'mi300' is no TPU topology, such as 'v5e:2x2'"
+        ValueError, match="'mi300' must be a TPU topology, such as 'v5e:2x2'"
     ):
         targets.target_of("mi300")
 
 
 def test_what_is_no_program_is_refused():
     with pytest.raises(
-        ValueError, match="program 'FedAvg, Gaussian' is no algorithm, "
+        ValueError, match="program 'FedAvg, Gaussian' must be an algorithm, "
     ):
         programs.prepared("FedAvg, Gaussian")
 

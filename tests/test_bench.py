@@ -140,7 +140,7 @@ def test_a_peer_that_is_not_named_is_left_out(monkeypatch, capsys):
     monkeypatch.delenv("PPML_LAB_PEER_PYTHON", raising=False)
     assert not bench.is_here("peer")
     assert not bench.is_here("peer")
-    assert capsys.readouterr().out.count("PPML_LAB_PEER_PYTHON names no") == 1
+    assert capsys.readouterr().out.count("left out; set PPML_LAB_PEER_PYTHON") == 1
     monkeypatch.setenv("PPML_LAB_OTHER_PYTHON", "/usr/bin/python3")
     assert bench.interpreter("other") == "/usr/bin/python3"
     assert bench.interpreter("ppml_lab") == sys.executable

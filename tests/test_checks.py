@@ -44,7 +44,7 @@ def test_numbers_of_any_type_pass(check, value):
         (np.zeros((4, 1), int), r"\[:, 0\]$"),
         (np.zeros((4, 1)), r"\[:, 0\], as integers"),
         (np.zeros((4, 3)), r"argmax\(axis=1\)"),
-        (np.zeros((4, 7), int), "row's mean over its places"),
+        (np.zeros((4, 7), int), "mean over a row's positions"),
         (np.zeros((), int), "each row one label"),
         (np.array(["a", "b"]), "numpy.unique"),
         (np.array(["a", None]), "numpy.unique"),

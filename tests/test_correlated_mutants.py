@@ -182,5 +182,5 @@ def test_the_audit_is_sharp_where_the_order_is_known():
 def test_what_noise_is_made_of_is_told_right():
     with pytest.raises(ValueError, match="mixing must begin with 1"):
         audit.of_mechanism(RIGHT, EVERYONE, 2, noise=NOISE, mixing=(-PART,))
-    with pytest.raises(ValueError, match="noise_multiplier, or what `noise` says"):
+    with pytest.raises(ValueError, match="noise_multiplier or the argument noise"):
         audit.of_mechanism(RIGHT, EVERYONE, 2)

@@ -68,7 +68,9 @@ def test_an_algorithm_of_ones_own_is_drawn():
 def test_what_a_figure_does_not_know_is_refused():
     rows = common.read(RESULTS / "privacy_utility")
     rows.append(rows[0] | {"pattern": "federated + shuffling"})
-    with pytest.raises(ValueError, match="nothing here draws pattern federated \\+ sh"):
+    with pytest.raises(
+        ValueError, match="the figure has no place for pattern federated \\+ sh"
+    ):
         privacy_utility.draw(rows)
 
 

@@ -202,7 +202,7 @@ def test_a_task_whose_time_is_over_stops_after_a_chunk_and_goes_on(here: Path) -
     job = submitted(own("limit", *many), "--array=1-1", "--time=1", "--job-name=limit")
     wait(lambda: over(job), 240)
     text = (here / "limit-1.log").read_text()
-    assert "stopped after a chunk (SIGTERM): the same command goes on" in text, text
+    assert "stopped after a chunk (SIGTERM); the same command continues" in text, text
     state = state_of(job)
     assert state["JobState"] == "TIMEOUT", state
     assert state["ExitCode"].split(":")[0] in ("0", str(stopping.EXIT_CODE)), state
@@ -307,7 +307,7 @@ def test_the_script_of_the_page_survives_preemption(scratch: Path) -> None:
     wait(lambda: over(urgent))
     until_over(low)
     log = (scratch / "sweep-1.log").read_text()
-    assert "stopped after a chunk (SIGTERM): the same command goes on" in log, log
+    assert "stopped after a chunk (SIGTERM); the same command continues" in log, log
     assert rows(scratch / "results") == alone(*LONG)
 
 

@@ -24,7 +24,7 @@ def test_a_mean_s_interval_is_student_s() -> None:
     assert tables.mean([3]) == tables.Mean(3.0, None, None, None, 1)
     assert tables.mean([2.0, 2.0]) == tables.Mean(2.0, 0.0, 2.0, 2.0, 2)
     for wrong in ([], [1.0, math.nan], [math.inf]):
-        with pytest.raises(ValueError, match="values must be finite and at least one"):
+        with pytest.raises(ValueError, match="values must hold one or more finite"):
             tables.mean(wrong)
 
 

@@ -516,7 +516,7 @@ def test_a_seed_at_which_a_run_diverges_is_left_out_and_counted():
 
     found = audit.check_independence(points | {"high": diverges})
     assert found.refuted
-    assert "1 seeds are left out" in found.detail
+    assert "1 seeds with a run" in found.detail
     with pytest.raises(
         ValueError, match=r"all runs are finite .* of at least 9, got 8"
     ):
@@ -537,5 +537,5 @@ def test_a_run_that_knows_no_round_numbers_is_not_compared():
     plain = subject._replace(run=lambda *args: subject.run(*args))
     report = audit.check_mechanism(plain, detectors=("rounds",))
     assert report.passed
-    assert "begins at its beginning" in report.findings[0].detail
+    assert "cannot begin at a later round" in report.findings[0].detail
     assert isinstance(subject.run, subjects.Rounds)

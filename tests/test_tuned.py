@@ -117,11 +117,13 @@ def test_a_comparison_takes_the_winners_numbers(folder):
 
 
 def test_another_searchs_table_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="is of FashionMnist, and this is of Digits"):
+    with pytest.raises(
+        ValueError, match="is a search on FashionMnist, but this study uses Digits"
+    ):
         search.found_in(folder(dataset="FashionMnist"), STUDY)
-    with pytest.raises(ValueError, match="is of other patterns"):
+    with pytest.raises(ValueError, match="must have the patterns"):
         search.found_in(folder(pattern="mine"), STUDY)
-    with pytest.raises(ValueError, match="is not there: run the search"):
+    with pytest.raises(ValueError, match="does not exist; run the search"):
         search.found_in(str(tmp_path / "none"), STUDY)
 
 

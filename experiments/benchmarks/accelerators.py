@@ -91,7 +91,7 @@ def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
         sys.exit(f"error: {error}")
     kinds = programs.names()
     if unknown := sorted(set(config.programs) - set(kinds)):
-        sys.exit(f"error: programs {unknown} are none of: {'; '.join(kinds)}")
+        sys.exit(f"error: programs {unknown} must be among: {'; '.join(kinds)}")
     rows, code = [], made_by()["code"]
     for name in config.programs or kinds:
         for target in config.targets:
@@ -134,7 +134,7 @@ def _compiled(target: str, name: str, config: Experiment) -> dict[str, Any]:
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode == 0 and lines:
         return json.loads(lines[-1])
-    words = done.stderr.strip().splitlines() or ["nothing said"]
+    words = done.stderr.strip().splitlines() or ["no output"]
     return {"error": f"status {done.returncode}: {words[-1][:300]}"}
 
 
@@ -158,7 +158,7 @@ def _columns(target: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(found: dict[str, Any]) -> str:
     if "error" in found:
-        return f"not compiled, {found['error']}"
+        return f"not compiled: {found['error']}"
     return (
         f"{found['compile_seconds']:.0f} s, temporaries of "
         f"{found['temp_bytes'] / 2**20:.1f} MiB"

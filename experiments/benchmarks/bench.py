@@ -237,7 +237,9 @@ def is_here(system: str) -> bool:
     """Returns whether a system's interpreter is known; prints a note once if not."""
     found = interpreter(system) is not None
     if not found:
-        print(f"{system} is left out: {_variable(system)} names no interpreter")
+        print(
+            f"{system} is left out; set {_variable(system)} to its Python interpreter"
+        )
     return found
 
 
@@ -311,7 +313,10 @@ def _run(workers: Workers, task: Task, seed: int, log: Path) -> Report | None:
     if code != 0 or not found:
         why = "took too long" if code is None else f"ended with status {code}"
         said = lines[-1][:200] if lines else "nothing"
-        print(f"error: {task} {why}, saying '{said}'; see {log}", file=sys.stderr)
+        print(
+            f"error: {task} {why} with the last line '{said}'; see {log}",
+            file=sys.stderr,
+        )
         return None
     log.unlink()
     return json.loads(found[-1])

@@ -183,7 +183,7 @@ def _rows(folder: Path, about: dict[str, Any], compute: Callable[[], Rows]) -> R
 
 def _show(name: str, found: Rows, seconds: float) -> None:
     wrong = [one["quantity"] for one in found if one["holds"] is False]
-    said = f"not as it should be: {', '.join(wrong)}" if wrong else f"{len(found)} rows"
+    said = f"not within limits: {', '.join(wrong)}" if wrong else f"{len(found)} rows"
     print(f"{name}: {said} ({seconds:.0f} s)", flush=True)
 
 

@@ -191,7 +191,7 @@ def measure(folder: Path, config: Experiment) -> list[dict[str, Any]]:
         compared = ours.setdefault((what, *task.words), rates)
         done = [report for report in reports if report]
         if not done:
-            print(f"no row for {task}: every repetition failed")
+            print(f"no row for {task}, as every repetition failed")
             continue
         ratio = bench.median(compared / rates) if what == "comparison" else None
         rows.append(

@@ -187,15 +187,20 @@ def found_in(folder: str, study: patterns.Study) -> dict[str, Found]:
     """
     path = Path(folder) / "table.csv"
     if not path.exists():
-        raise ValueError(f"{path} is not there: run the search whose settings it has")
+        raise ValueError(f"{path} does not exist; run the search that writes it")
     with path.open(newline="") as file:
         rows = [*csv.DictReader(file)]
     names, data = set(study.setups()), title_of(study.base.data)
     there = {row.get("pattern") for row in rows}
     if there != names or not rows:
-        raise ValueError(f"{path} is of other patterns: {sorted(map(str, there))}")
+        raise ValueError(
+            f"{path} must have the patterns {sorted(names)}, got "
+            f"{sorted(map(str, there))}"
+        )
     if {row["dataset"] for row in rows} != {data}:
-        raise ValueError(f"{path} is of {rows[0]['dataset']}, and this is of {data}")
+        raise ValueError(
+            f"{path} is a search on {rows[0]['dataset']}, but this study uses {data}"
+        )
     best, found = ranked(rows), {}
     for row in rows:
         if int(row["setting"]) == best[row["pattern"]].setting:

@@ -195,7 +195,7 @@ def two_gaussians(
         if len(group) < 10 or not spread > 0:
             raise ValueError(
                 f"{name} has {len(group)} scores with standard deviation {spread:g}; a "
-                "fit needs at least 10 with spread"
+                "fit needs at least 10 scores, not all equal"
             )
     fits = [(group.mean(), group.std(ddof=1)) for group in (outside, inside)]
     low = min(mean - 40 * spread for mean, spread in fits)

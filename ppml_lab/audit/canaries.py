@@ -67,7 +67,8 @@ def dirac(params: PyTree, coordinates: Int[np.ndarray, " count"]) -> Directions:
         or not ((places >= 0) & (places < vector.size)).all()
     ):
         raise ValueError(
-            f"coordinates must be distinct and in [0, {vector.size}), those of params"
+            f"coordinates must be distinct and lie in [0, {vector.size}), the "
+            "coordinates of params"
         )
     leaves = np.searchsorted(ends, places, side="right")
     structure = jax.tree.structure(params)
@@ -293,7 +294,8 @@ def untouched_weights(
             return (begin + dead[:, None] * width + np.arange(width)).reshape(-1)
         begin += leaf.size
     raise ValueError(
-        f"no weights have the {inputs} inputs as rows; choose coordinates by hand"
+        f"params has no weight matrix with a row for each of the {inputs} inputs; "
+        "choose coordinates by hand"
     )
 
 

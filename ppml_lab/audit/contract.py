@@ -154,7 +154,7 @@ def audit(subject: Subject, run: probes.Runner, num_runs: int) -> Finding:
         "audit",
         verdict.refuted,
         f"{best.distinguisher} in world '{best.world}': FNR <= {fnr:.3f}, FPR <= "
-        f"{fpr:.3f}, {verdict.margin:+.3f} below what is claimed",
+        f"{fpr:.3f}, {verdict.margin:+.3f} below the claim",
     )
 
 
@@ -257,14 +257,14 @@ def _check(
     unknown = sorted(set(detectors) - set(DETECTORS))
     if unknown or not detectors:
         raise ValueError(
-            f"unknown detectors {', '.join(unknown) or 'none given'}; choose from "
-            f"{', '.join(DETECTORS)}"
+            f"detectors must be some of {', '.join(DETECTORS)}, got "
+            f"{', '.join(unknown) or 'none'}"
         )
     if subject.clip_norm == 1 or (subject.noise and 1.0 in subject.noise):
         raise ValueError(
-            f"clip_norm {subject.clip_norm:g} and noise {subject.noise} must not be "
-            "1, where several bugs are equivalent to correct code; audit with others, "
-            "such as clip_norm 0.5 and noise multiplier 0.8"
+            f"clip_norm {subject.clip_norm:g} and noise {subject.noise} must not be 1, "
+            "which hides several bugs; audit with other values, such as clip_norm 0.5 "
+            "and noise multiplier 0.8"
         )
     if "audit" in detectors:
         evidence.check_enough(num_runs // 2, ALPHA, factor=2)

@@ -26,7 +26,9 @@ def crowd(subject: Subject, seed: int, num_rows: int = NUM_ROWS) -> Finding:
     the clip norm, so a sum that loses none of them moves by 1.
     """
     if subject.crowd is None:
-        return Finding("crowd", False, "not applicable: made for its number of rows")
+        return Finding(
+            "crowd", False, "not applicable: the subject is made for its number of rows"
+        )
     run = jax.jit(subject.crowd)
     key = jax.random.key(seed)
     half = num_rows // 2
@@ -56,15 +58,17 @@ def crowd(subject: Subject, seed: int, num_rows: int = NUM_ROWS) -> Finding:
             moved = float(np.linalg.norm(gap)) - rounding
             lost = float(np.linalg.norm(gap - own)) - rounding
             if not np.isfinite(moved):
-                return Finding("crowd", True, f"not finite in world '{name}'")
+                return Finding(
+                    "crowd", True, f"the sum is not finite in world '{name}'"
+                )
             if moved > worst:
                 worst, where = moved, name
             off = max(off, lost)
     return Finding(
         "crowd",
         worst > 1 + LOSS or off > 10 * LOSS,
-        f"one of {num_rows} moves the sum by {worst:.6f} clip norms in world "
-        f"'{where}', {off:.1e} away from what it is alone",
+        f"one of {num_rows} rows moves the sum by {worst:.6f} clip norms in world "
+        f"'{where}', and by up to {off:.1e} differently from the same row alone",
     )
 
 

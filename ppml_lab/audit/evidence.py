@@ -89,7 +89,7 @@ def rates(errors: Errors, alpha: float) -> Rates:
         count, runs = getattr(errors, name), getattr(errors, most)
         checks.at_least(f"errors.{most}", runs, 1)
         checks.at_least(f"errors.{name}", count, 0)
-        checks.within(f"errors.{name}, of {most} runs,", count, 0, runs)
+        checks.within(f"errors.{name}, a part of errors.{most},", count, 0, runs)
     return Rates(
         float(upper_limit(errors.missed, errors.num_in, alpha / 2)),
         float(upper_limit(errors.false_alarms, errors.num_out, alpha / 2)),
@@ -180,9 +180,9 @@ def preregistered(
             copied = np.isin(single, reference).sum()
             if len(single) > 9 and copied > 0.5 * min(len(single), len(reference)):
                 raise ValueError(
-                    "simulated scores are audited scores, so that the threshold would "
-                    "be chosen on what it is evaluated on; simulate the claimed "
-                    "mechanism with a key of its own, or use halves"
+                    "simulated scores are copies of audited scores, so that the "
+                    "threshold would be chosen on the scores that it is evaluated on; "
+                    "simulate the claimed mechanism with another key, or use halves"
                 )
     threshold = _best_threshold(
         claim_in, claim_out, (len(inside), len(outside)), alpha, objective
@@ -211,7 +211,7 @@ def check_enough(runs: int, alpha: float, *, factor: int = 1, name: str = "") ->
     if runs < least:
         raise ValueError(
             f"{name and name + ': '}too few runs for alpha {alpha:g}: {runs * factor} "
-            f"on a side bound nothing, even without errors; make at least "
+            "runs on a side bound nothing, even without errors; make at least "
             f"{least * factor}"
         )
 
@@ -222,8 +222,8 @@ def check_scores(*groups: Any) -> list[Scores]:
     for array in arrays:
         if np.isnan(array).any():
             raise ValueError(
-                f"{int(np.isnan(array).sum())} of {len(array)} scores are NaN; decide "
-                "what such a run says (an attacker may take it for 'in') before bounds"
+                f"{int(np.isnan(array).sum())} of {len(array)} scores are NaN; replace "
+                "NaN by a score first (an attacker may take a NaN for 'in')"
             )
     return arrays
 

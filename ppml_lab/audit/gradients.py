@@ -123,7 +123,9 @@ def check_clipping(
     checks.positive("clip_norm", clip_norm)
     checks.at_least("num_left_out", num_left_out, 1)
     if clip_norm == 1:
-        raise ValueError("clip_norm 1 hides bugs; audit with another, such as 0.5")
+        raise ValueError(
+            "clip_norm 1 hides bugs; audit with another clip_norm, such as 0.5"
+        )
     return tuple(
         _look(name, layer, make, clip_norm, state, num_left_out)
         for name, layer in layers().items()

@@ -58,8 +58,8 @@ def guess(
         )
     if len(coins) != len(values):
         raise ValueError(
-            f"got scores of {len(values)} canaries and coins of {len(coins)}; give one "
-            "of each per canary"
+            f"scores has {len(values)} canaries and included has {len(coins)}; give "
+            "one entry of each per canary"
         )
     # In the order of storage, equal scores could reveal the coins.
     mixed = np.random.default_rng(0).permutation(len(values))
@@ -182,8 +182,8 @@ def _check(guesses: Guesses, delta: float, alpha: float) -> None:
     least = math.floor(-math.log2(alpha)) + 1
     if guesses.guessed < least:
         raise ValueError(
-            f"too few guesses for alpha {alpha:g}: {guesses.guessed} bound nothing, "
-            f"even if all are correct; guess for at least {least} canaries"
+            f"too few guesses for alpha {alpha:g}: {guesses.guessed} guesses bound "
+            f"nothing, even if all are correct; guess for at least {least} canaries"
         )
 
 
@@ -192,10 +192,16 @@ def _check_counts(guesses: Guesses) -> None:
     for name, count in guesses._asdict().items():
         checks.at_least(f"guesses.{name}", count, 0)
     checks.within(
-        "guesses.guessed, of so many canaries,", guesses.guessed, 0, guesses.canaries
+        "guesses.guessed, a part of guesses.canaries,",
+        guesses.guessed,
+        0,
+        guesses.canaries,
     )
     checks.within(
-        "guesses.correct, of so many guesses,", guesses.correct, 0, guesses.guessed
+        "guesses.correct, a part of guesses.guessed,",
+        guesses.correct,
+        0,
+        guesses.guessed,
     )
 
 

@@ -122,8 +122,8 @@ def training(
         _check_rows("instead", instead, examples)
         if _count(instead) != _count(canary):
             raise ValueError(
-                f"instead has {_count(instead)} rows and the canary {_count(canary)}; "
-                "give as many"
+                f"instead has {_count(instead)} rows, but canary has {_count(canary)}; "
+                "give both the same number of rows"
             )
         outside = _joined(examples, instead)
     own = jax.random.fold_in(jax.random.key(seed), _OWN)
@@ -243,14 +243,14 @@ def _compiled(
         first, second = (_traced(one, keys[0], rows, canary) for _ in range(2))
         if first != second:
             raise ValueError(
-                "train or score makes randomness of its own, of which tracing makes a "
-                "constant of all runs of a side: make it of the key, or give width=None"
+                "train or score draws randomness without the key, which tracing turns "
+                "into a constant of all runs; draw from the key, or give width=None"
             )
         return np.asarray(program(keys, rows, canary), np.float64)
     except jax.errors.JAXTypeError as error:
         raise ValueError(
-            "train or score cannot be traced by jax; width=None calls them one by "
-            f"one, as they are ({str(error).splitlines()[0]})"
+            f"train or score cannot be traced by jax ({str(error).splitlines()[0]}); "
+            "give width=None to call them untraced, one run at a time"
         ) from error
 
 
@@ -322,7 +322,10 @@ def _check_rows(name: str, rows: PyTree, examples: PyTree) -> None:
             )
     counts = {len(leaf) for leaf in jax.tree.leaves(rows)}
     if len(counts) > 1 or 0 in counts:
-        raise ValueError(f"{name} must have as many rows in all fields, got {counts}")
+        raise ValueError(
+            f"{name} must have the same number of rows in all fields, at least 1, got "
+            f"{counts}"
+        )
 
 
 def _fields(tree: PyTree) -> str:

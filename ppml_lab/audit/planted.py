@@ -202,8 +202,8 @@ def white_box(
     prob = planted.sampler.participation(num_rounds).sampling_prob
     if prob is None:
         raise ValueError(
-            "planted.sampler draws members that depend on each other, whose releases "
-            "are no sampled Gaussians: take federated.poisson"
+            "planted.sampler draws members that depend on each other, so that releases "
+            "are not sampled Gaussians; take federated.poisson"
         )
     check_runs(num_runs, alpha, delta)
     many = runs.many_runs(planted.run(num_rounds), width)
@@ -229,8 +229,8 @@ def untouched(
     places = canaries.untouched_weights(params, examples)
     if len(places) < count:
         raise ValueError(
-            f"count is {count}, and only {len(places)} coordinates are untouched; take "
-            "canaries.isotropic directions, or fewer"
+            f"count is {count}, but only {len(places)} coordinates are untouched; "
+            "lower count, or take canaries.isotropic directions"
         )
     return canaries.dirac(params, np.random.default_rng(0).permutation(places)[:count])
 
@@ -241,7 +241,9 @@ def _with_canaries(
     """The examples, and a row for each canary, whose own gradient is never used."""
     count = directions.count if count is None else count
     checks.at_least("num_canaries", count, 1)
-    checks.within("num_canaries, of so many directions,", count, 1, directions.count)
+    checks.within(
+        "num_canaries, at most the number of directions,", count, 1, directions.count
+    )
     rows = {k: np.repeat(np.asarray(v)[:1], count, 0) for k, v in examples.items()}
     return canaries.append(examples, rows, np.arange(count))
 

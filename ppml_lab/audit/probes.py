@@ -141,7 +141,9 @@ def replay(subject: Subject, run: Runner, num_keys: int = 100) -> Finding:
         by_world = seen.reshape(len(pairs), 2, num_keys, -1)
         for name, (inside, outside) in zip(pairs, by_world, strict=True):
             if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
-                return Finding("replay", True, f"not finite in world '{name}'")
+                return Finding(
+                    "replay", True, f"the sum is not finite in world '{name}'"
+                )
             gap = _wrapped(inside - outside, subject.modulus)
             moved = float(np.linalg.norm(gap, axis=-1).max(initial=0.0))
             if moved > worst:
@@ -161,7 +163,11 @@ def noise(subject: Subject, run: Runner, num_runs: int = 8192) -> Finding:
     sampling. Where rounds share noise, this holds for the noise that each round adds.
     """
     if subject.noise is None:
-        return Finding("noise", False, "not applicable: not Gaussian, by its own claim")
+        return Finding(
+            "noise",
+            False,
+            "not applicable: the subject claims noise that is not Gaussian",
+        )
     relation = subject.event.neighboring_relation
     empty = worlds.nobody(relation)
     values = run(np.arange(num_runs), *alone(empty), np.zeros(num_runs)).values
@@ -217,7 +223,7 @@ def participation(subject: Subject, run: Runner, num_runs: int = 8192) -> Findin
     for name, (counts, law) in laws.items():
         p_value = _law_p_value(counts, law)
         if p_value < ALPHA / 3:
-            detail = f"{name} do not follow their law, p = {p_value:.1e}"
+            detail = f"{name} do not follow the claimed distribution, p = {p_value:.1e}"
             return Finding("participation", True, detail)
     return Finding("participation", False, f"rate {chance:.3f} as claimed")
 
@@ -330,7 +336,7 @@ def _scale(x: np.ndarray) -> str | None:
         (energy.max(), num_runs, each),
     ):
         if min(stats.chi2.cdf(total, degrees), stats.chi2.sf(total, degrees)) < level:
-            return f"stddev {np.sqrt(total / degrees):.3f} of the claimed"
+            return f"stddev is {np.sqrt(total / degrees):.3f} of the claimed"
     return None
 
 

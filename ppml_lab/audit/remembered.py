@@ -22,7 +22,9 @@ def state(subject: Subject, run: probes.Runner, num_runs: int = 4096) -> Finding
     data under one key and these rows under the other release the same, and then every
     number of the state has to be the same, too.
     """
-    skipped = Finding("state", False, "not applicable: no state, or no release alike")
+    skipped = Finding(
+        "state", False, "not applicable: no state, or no two equal releases"
+    )
     if not subject.additive or subject.steps > 1:
         return skipped
     numbers = np.arange(num_runs)
@@ -65,9 +67,9 @@ def state(subject: Subject, run: probes.Runner, num_runs: int = 4096) -> Finding
     off = np.abs(seen.memory[:, 0] - memory[theirs])[alike] / scale
     worst = float(off.max(initial=0.0))
     if worst > 10 * _CLOSE:
-        detail = f"runs that release the same remember what differs by {worst:.2g}"
-        return Finding("state", True, f"{detail} of its spread")
-    detail = f"{int(alike.sum())} pairs that release the same remember the same"
+        detail = f"runs with equal releases have states that differ by {worst:.2g}"
+        return Finding("state", True, f"{detail} of the state's spread")
+    detail = f"{int(alike.sum())} pairs with equal releases have equal states"
     return Finding("state", False, detail)
 
 
@@ -85,6 +87,8 @@ def frozen(subject: Subject, run: probes.Runner, num_runs: int = 64) -> Finding:
         return Finding("frozen", True, f"constant leaves move by {moved:.3g}")
     most = np.abs(probes.gap_of_rows(subject, run, numbers)).max()
     if most < 0.5:
-        detail = f"a row as long as the clip norm counts {most:.2g} of it"
-        return Finding("frozen", True, f"{detail}: constant leaves use it up")
-    return Finding("frozen", False, "constant leaves stay, and count nothing")
+        detail = f"a row with the norm clip_norm counts as {most:.2g} of clip_norm"
+        return Finding("frozen", True, f"{detail}: constant leaves use up clip_norm")
+    return Finding(
+        "frozen", False, "constant leaves do not move and use up nothing of clip_norm"
+    )

@@ -30,7 +30,9 @@ def rounds(subject: Subject, run: probes.Runner, num_runs: int = 256) -> Finding
     Rounds are near each other and up to 2^30 apart.
     """
     if not isinstance(subject.run, Rounds):
-        return Finding("rounds", False, "not applicable: a run begins at its beginning")
+        return Finding(
+            "rounds", False, "not applicable: a run cannot begin at a later round"
+        )
     length = subject.run.num_rounds
     missing = -len(FAR_APART) % length
     # More rounds, to fill the last run.
@@ -151,10 +153,13 @@ def check_independence(
             if p_value < least:
                 where = jax.tree_util.keystr(path) or "what is drawn"
                 least = p_value
-                seen = f"'{one}' and '{other}' share {where} at a seed, p = {p_value}"
+                seen = (
+                    f"'{one}' and '{other}' share {where} at the same seed, p = "
+                    f"{p_value}"
+                )
                 detail = seen if p_value < _RARE else detail
     if lost:
-        detail += f"; {lost} seeds are left out, at which a run is not finite"
+        detail += f"; {lost} seeds with a run that is not finite are left out"
     return Finding("independence", least < _RARE, detail)
 
 

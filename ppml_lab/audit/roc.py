@@ -62,8 +62,8 @@ def auc(members: Scores, others: Scores, *, alpha: float = 0.05) -> Interval:
     inside, outside = evidence.check_scores(members, others)
     if min(len(inside), len(outside)) < 2:
         raise ValueError(
-            f"an AUC's interval needs two scores of each, got {len(inside)} members "
-            f"and {len(outside)} others"
+            "an AUC's interval needs at least two members and two others, got "
+            f"{len(inside)} members and {len(outside)} others"
         )
     ranks = stats.rankdata(np.concatenate([inside, outside]))
     above = (ranks[: len(inside)] - stats.rankdata(inside)) / len(outside)

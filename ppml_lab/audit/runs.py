@@ -54,15 +54,15 @@ def membership_run(
     algorithm = make(sampler)
     if not isinstance(algorithm, base.FederatedAlgorithm):
         raise ValueError(
-            "make must give a base.FederatedAlgorithm of a sampler, got "
+            "make must turn a sampler into a base.FederatedAlgorithm, got "
             f"{type(algorithm).__name__}"
         )
     event = algorithm.event(num_rounds)
     if event.neighboring_relation == "replace_one":
         raise ValueError(
-            "canaries that are in or out are neighbours under add_or_remove_one and "
-            "zero_out; this training is accounted under replace_one: take a sampler "
-            "such as federated.poisson, or swap one record for another"
+            "canaries that are in or out need add_or_remove_one or zero_out, but this "
+            "training is accounted under replace_one; take a sampler such as "
+            "federated.poisson, or swap one record for another"
         )
 
     def run(key: base.Key, included: Bool[Array, " population"]) -> PyTree:

@@ -135,9 +135,9 @@ def of_mechanism(
     """
     check_central(mechanism, sampler, num_rounds, noise, mixing)
     if not isinstance(dtype, type | jnp.dtype | type(jnp.float32)):
-        raise ValueError(f"dtype must be one of floats, got {dtype!r}")
+        raise ValueError(f"dtype must be a float type, got {dtype!r}")
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype must be one of floats, got {dtype!r}")
+        raise ValueError(f"dtype must be a float type, got {dtype!r}")
     by_round = stated_noise(mechanism, num_rounds, tree, noise)
 
     def shaped(rows: Rows) -> PyTree:
@@ -384,17 +384,16 @@ def check_central(
         checks.positive("noise", noise)
     if not mixing or mixing[0] != 1:
         raise ValueError(
-            f"mixing must begin with 1, a round's own fresh noise, got {mixing}"
+            f"mixing must begin with 1 (the round's own fresh noise), got {mixing}"
         )
     states_noise = mechanism.noise_multiplier is not None or noise is not None
     if mechanism.trust != "central" or not states_noise:
         raise ValueError(
-            "this subject needs a mechanism that adds noise to the sum, and a "
-            "noise_multiplier, or what `noise` says; take of_local_mechanism for noise "
-            "at the clients"
+            "mechanism must add noise to the sum, with a noise_multiplier or the "
+            "argument noise; take of_local_mechanism for noise at the clients"
         )
     if sampler.population != worlds.NUM_ROWS:
         raise ValueError(
-            f"the sampler draws from {sampler.population} rows, the worlds have "
-            f"{worlds.NUM_ROWS}; build it for worlds.NUM_ROWS"
+            f"the sampler draws from {sampler.population} rows, but the worlds have "
+            f"{worlds.NUM_ROWS}; build the sampler for worlds.NUM_ROWS"
         )

@@ -33,7 +33,9 @@ def tails(subject: Subject, seed: int, num_draws: int = 1 << 22) -> Finding:
     the tail is 1 / (2 n).
     """
     if subject.one_noise is None:
-        return Finding("tails", False, "not applicable: noise cannot be had alone")
+        return Finding(
+            "tails", False, "not applicable: the subject does not give its noise alone"
+        )
     x = _drawn(subject.one_noise, seed, num_draws)
     if not np.isfinite(x).all():
         return Finding("tails", True, "noise is not finite")
@@ -63,7 +65,7 @@ def _scale(x: np.ndarray) -> str | None:
     ratio = float(np.mean(x**2))
     deviations = (ratio - 1) * np.sqrt(x.size / 2)
     if 2 * stats.norm.sf(abs(deviations)) < probes.ALPHA / 4:
-        return f"stddev {np.sqrt(ratio):.4f} of the claimed"
+        return f"stddev is {np.sqrt(ratio):.4f} of the claimed"
     return None
 
 
@@ -76,7 +78,7 @@ def _ends(x: np.ndarray) -> str | None:
         few = stats.poisson.cdf(count, expected)
         many = stats.poisson.sf(count - 1, expected)
         if min(few, many) < level / 2:
-            return f"{count} draws beyond {place:g} stddev, {expected:.1f} due"
+            return f"{count} draws lie beyond {place:g} stddev, {expected:.1f} expected"
     return None
 
 
@@ -89,6 +91,6 @@ def _too_few(x: np.ndarray) -> str | None:
     values = some.size / (2 * repeated)
     end = float(stats.norm.isf(1 / (2 * values)))
     return (
-        f"{repeated:.0%} of draws come again, as of {values:.1e} values: none beyond "
-        f"{end:.1f} stddev"
+        f"{repeated:.0%} of draws are repeated, as with {values:.1e} possible values, "
+        f"none beyond {end:.1f} stddev"
     )

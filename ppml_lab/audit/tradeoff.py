@@ -71,10 +71,7 @@ def claimed(event: base.PrivacyEvent) -> TradeOff:
       ValueError: If neither accountant has a bound, or the event promises nothing.
     """
     if event.privacy_unit is None:
-        raise ValueError(
-            "the event promises nothing, so that there is nothing to audit; give the "
-            "mechanism noise"
-        )
+        raise ValueError("event promises nothing to audit; take a mechanism with noise")
     from ppml_lab.dp import accounting
 
     # Events need not be hashable; their text is.

@@ -86,7 +86,8 @@ def of_algorithm(
     check_central(mechanism, sampler, num_rounds, noise, mixing)
     if len(mixing) > 1 and steps_per_round > 1:
         raise ValueError(
-            f"mixing is of rounds of one release, got steps_per_round {steps_per_round}"
+            f"mixing needs steps_per_round 1, got {steps_per_round}; mixing acts "
+            "between rounds of one release"
         )
     checks.at_least("steps_per_round", steps_per_round, 1)
     clear = aggregator is None

@@ -49,9 +49,9 @@ def check_said(
         return
     is_old = set(NEEDED) <= set(missing)
     raise ValueError(
-        f"{path} does not say its {', '.join(missing)}"
-        f"{', as tables from before these were columns' if is_old else ''}: make it "
-        "again by its experiment, or compare all the same with --across "
+        f"{path} lacks the columns "
+        f"{', '.join(missing)}{', like tables of earlier versions' if is_old else ''}; "
+        "make the table again with its experiment, or compare anyway with --across "
         f"{ANY if is_old else ' '.join([*across, *missing])}"
     )
 
@@ -89,8 +89,8 @@ def check(found: Differing, paths: tuple[Path, Path], across: Sequence[str]) -> 
     wrong = {n: v for n, v in found.items() if n not in across and ANY not in across}
     if wrong:
         raise ValueError(
-            f"these are not alike: {in_words(wrong, paths)}; compare all the same with "
-            f"--across {' '.join([*across, *wrong])}"
+            f"the tables are not comparable: {in_words(wrong, paths)}; compare anyway "
+            f"with --across {' '.join([*across, *wrong])}"
         )
 
 

@@ -125,7 +125,7 @@ def _report(
         "Poisson sampling, add-or-remove-one neighbours; against whoever sees the"
         " releases, not who runs the protocol"
     )
-    print(f"  pld  {answers['pld']:.6g}   what a budget means")
-    print(f"  rdp  {answers['rdp']:.6g}   what resumed and live runs count with")
+    print(f"  pld  {answers['pld']:.6g}   report this number")
+    print(f"  rdp  {answers['rdp']:.6g}   live and resumed runs use this number")
     if cut:
         print(cut)

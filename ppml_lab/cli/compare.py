@@ -78,7 +78,7 @@ def compare(
 
     Args:
       first: An experiment, as NAME or NAME/smoke, or the path of a table.
-      second: The other table, named likewise.
+      second: The second table, named in the same way.
       metric: The column to compare, in both tables.
       labels: Match rows by these columns and "seed" instead.
       across: Columns that may differ; rows are not matched by them either. "all" also
@@ -106,25 +106,28 @@ def compare(
     print(f"{metric} of {paths[1]} minus {paths[0]}, 95% interval")
     for path, table in zip(paths, rows, strict=True):
         if missing := alike.unsaid(table, metric):
-            print(f"{path} does not say its {', '.join(missing)}")
+            print(f"{path} lacks the columns {', '.join(missing)}")
     if compared.differing:
-        print(f"not alike: {alike.in_words(compared.differing, paths)}")
+        print(f"the tables differ: {alike.in_words(compared.differing, paths)}")
     print_table([{**row.pop("labels"), **row} for row in found])
     tests = {row["test"] for row in found}
     if "paired" in tests:
-        print("paired: over seeds, of runs that share their key")
+        print("paired: over seeds, as runs of a seed share their key")
     if "Welch" in tests:
-        print("Welch: of independent runs, for these do not share their key")
+        print("Welch: independent runs, as these do not share their key")
     for path, count in zip(paths, compared.unmatched, strict=True):
         if count:
-            print(f"{count} rows of {path} have no partner")
+            print(f"{count} rows of {path} have no partner in the other table")
     if compared.without_value:
         print(
             f"{compared.without_value} rows or pairs lack a finite {metric} and are "
             "left out"
         )
     if len(found) > 1:
-        print(f"p values stand for one test each, not for all {len(found)} at once")
+        print(
+            f"each p value is for a single test, not corrected for all {len(found)} "
+            "tests"
+        )
 
 
 def paired_test(values: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -210,13 +213,15 @@ def _label_names(
     columns = [list(table[0]) for table in rows]
     for path, table in zip(paths, columns, strict=True):
         if "seed" not in table:
-            raise ValueError(f"{path} has no column 'seed': nothing pairs its rows")
+            raise ValueError(
+                f"{path} has no column 'seed', so that its rows cannot be matched"
+            )
         for name in labels:
             checks.known(f"column of {path}", name, table)
     for path, table in zip(paths, rows, strict=True):
         if any(row["seed"] is None for row in table):
             raise ValueError(
-                f"{path} has rows without a seed, such as means over several: compare "
+                f"{path} has rows without a seed, such as means over seeds; compare "
                 "tables with a row for each run"
             )
     ahead = [table[: table.index("seed")] for table in columns]
@@ -311,8 +316,8 @@ def _check_groups(groups: Sequence[Mapping[str, Any]], metric: str) -> None:
         raise ValueError(f"no pair of rows has a finite {metric} in both tables")
     if all(row["low"] is None for row in groups):
         raise ValueError(
-            "only one seed in common, or one run on a side: an interval needs at least "
-            "two; run more seeds"
+            "an interval needs at least two common seeds, or two runs on each side; "
+            "run more seeds"
         )
 
 
@@ -326,8 +331,8 @@ def _by_labels(
         if seed in group:
             shown = ", ".join(f"{name} {row[name]}" for name in names)
             raise ValueError(
-                f"{path} has several rows of {shown}; name the columns that tell them "
-                "apart with --labels"
+                f"{path} has several rows of {shown}; name the columns that "
+                "distinguish these rows with --labels"
             )
         cell = row[metric]
         number = float(cell) if isinstance(cell, int | float) else math.nan

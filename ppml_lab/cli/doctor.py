@@ -33,7 +33,7 @@ def doctor(
       experiment: The experiment whose runs should fit; by default a run of the default
         setup.
       config: The experiment's configuration.
-      chips: Also estimate what fits accelerators that are not here.
+      chips: Also estimate what fits accelerators that this machine lacks.
       as_json: Print one JSON object: packages, devices, data, folders, fits, problems,
         warnings.
 

@@ -55,15 +55,15 @@ def find() -> dict[str, Path]:
     ]
     if not paths:
         raise ValueError(
-            f"no experiments in {_FOLDER.resolve()}: go to the folder that holds "
+            f"no experiments in {_FOLDER.resolve()}; go to the folder that holds "
             "experiments/, such as a clone of the repository"
         )
     found: dict[str, Path] = {}
     for path in paths:
         if found.setdefault(path.stem, path) != path:
             raise ValueError(
-                f"{found[path.stem]} and {path} are experiments of one name, which is "
-                "that of their results: rename one"
+                f"{found[path.stem]} and {path} are experiments with the same name, so "
+                "that they would share a results folder; rename one"
             )
     return found
 
@@ -89,7 +89,7 @@ def literal(path: Path, name: str) -> Any:
     try:
         return None if value is None else ast.literal_eval(value)
     except ValueError as error:
-        raise ValueError(f"{name} of {path} must be written out: {error}") from error
+        raise ValueError(f"{name} of {path} must be a literal: {error}") from error
 
 
 def tables_of(stem: str) -> dict[str, Path]:
@@ -136,7 +136,7 @@ def _parsed(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_bytes())
     except SyntaxError as error:
-        raise ValueError(f"{path} is not Python: {error}") from error
+        raise ValueError(f"{path} is not valid Python: {error}") from error
 
 
 def _configurations(tree: ast.Module) -> list[str] | None:

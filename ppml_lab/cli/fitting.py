@@ -73,7 +73,9 @@ def _columns(fit: Any) -> dict[str, Any]:
 def _points(experiment: str, config: str) -> list[Any]:
     there = experiments.find()
     if experiment not in there:
-        raise ValueError(f"experiment '{experiment}' is none of: {', '.join(there)}")
+        raise ValueError(
+            f"experiment '{experiment}' must be one of: {', '.join(there)}"
+        )
     sys.path.insert(0, "")
     try:
         module = importlib.import_module(experiments.module(there[experiment]))
@@ -81,11 +83,13 @@ def _points(experiment: str, config: str) -> list[Any]:
         sys.path.remove("")
     if not hasattr(module, "points"):
         raise ValueError(
-            f"experiment '{experiment}' has no function points(config), and is no sweep"
+            f"experiment '{experiment}' is not a sweep, as it has no function "
+            "points(config)"
         )
     if config not in module.CONFIGS:
         raise ValueError(
-            f"config '{config}' of {experiment} is none of: {', '.join(module.CONFIGS)}"
+            f"config '{config}' of {experiment} must be one of: "
+            f"{', '.join(module.CONFIGS)}"
         )
     return module.points(module.CONFIGS[config])
 

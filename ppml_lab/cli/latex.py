@@ -105,13 +105,13 @@ def _alike(
     name = ", ".join(str(one[column]) for column in told_by)
     pair = [{n: row[n] for n in tables.labels(rows)} for row in (one, other)]
     same = [
-        f"{column} {one[column]!r} and {other[column]!r} print alike"
+        f"{column} {one[column]!r} and {other[column]!r} are printed the same"
         for column in told_by
         if one[column] != other[column]
     ]
-    cure = "write them otherwise in the table, or " if same else ""
+    cure = "change these cells of the table, or " if same else ""
     return (
-        f"several lines are of {name or 'the whole table'}: "
+        f"several lines show {name or 'the whole table'}: "
         f"{'; '.join([*same, tables.differing(pair)])}; {cure}add a column"
     )
 
@@ -139,8 +139,8 @@ def _cell(name: str, group: Sequence[Mapping[str, Value]]) -> str:
     if not _has_mean(cells):
         shown = ", ".join(map(str, cells[:3]))
         raise ValueError(
-            f"columns: {name} has no mean, for it is {shown} at different seeds; leave "
-            "it out"
+            f"columns: {name} has no mean, as its values over seeds are {shown}; leave "
+            "this column out"
         )
     finite = [float(cell or 0) for cell in cells if tables.is_finite(cell)]
     if not finite:

@@ -34,8 +34,8 @@ def packages() -> Finding:
         python = metadata.metadata("ppml_lab")["Requires-Python"]
     except metadata.PackageNotFoundError:
         warning = (
-            "ppml_lab is not installed, so the versions of what it needs are not "
-            "checked; run pip install -e . in its repository"
+            "ppml_lab is not installed, so that the versions of its dependencies are "
+            "not checked; run pip install -e . in its repository"
         )
         return Finding({"python": platform.python_version()}, [], [warning])
     # Extras, which have a condition behind a semicolon, are not needed.

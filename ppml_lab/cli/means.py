@@ -89,10 +89,10 @@ def _check(about: Mapping[str, Any], rows: Sequence[Row]) -> None:
     for key in about:
         checks.known("key of a table", key, _KEYS)
     if not (about.get("by") and about.get("of")):
-        raise ValueError("a table names its columns in by and in of")
+        raise ValueError("a table must name its columns in by and in of")
     across = [about["across"]] if about.get("across") else []
     if across and len(about["of"]) != 1:
-        raise ValueError(f"a table across {across[0]} has one column in of")
+        raise ValueError(f"a table across {across[0]} must have one column in of")
     beside = [end for ends in _ends(about).values() for end in ends]
     known = sorted({name for row in rows for name in row})
     for name in (*about["by"], *about["of"], *beside, *across):
@@ -104,8 +104,8 @@ def _check(about: Mapping[str, Any], rows: Sequence[Row]) -> None:
         if label in seen:
             said = zip(labels, map(_text, label), strict=True)
             raise ValueError(
-                f"several rows have {', '.join(map(' '.join, said))}: name what tells "
-                "them apart in by or where"
+                f"several rows have {', '.join(map(' '.join, said))}; name columns "
+                "that distinguish these rows in by or where"
             )
         seen.add(label)
 

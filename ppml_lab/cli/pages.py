@@ -54,7 +54,9 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
     texts: dict[Path, str] = {}
     for path, about in declared.items():
         if {"minutes", "tables"} != {*about}:
-            raise ValueError(f"PAGE of {path} has minutes and tables, got {[*about]}")
+            raise ValueError(
+                f"PAGE of {path} must have the keys minutes and tables, got {[*about]}"
+            )
         try:
             texts |= _pages(path, about)
         except ValueError as error:
@@ -68,7 +70,9 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
         print_json([*map(str, stale)])
     else:
         did = "is not up to date" if check else "brought up to date"
-        print("\n".join(f"{path} {did}" for path in stale) or "all are up to date")
+        print(
+            "\n".join(f"{path} {did}" for path in stale) or ("all pages are up to date")
+        )
     if check and stale:
         raise SystemExit(1)
 
@@ -157,7 +161,7 @@ def _stamp(folder: Path | None) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}, which says what made a table: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def _device_and_commits(stamp: Mapping[str, Any] | None) -> tuple[str, str, str]:
@@ -217,7 +221,5 @@ def _answer(page: Path, text: str) -> str:
     """Returns a page's first paragraph, which must be bold, as one line."""
     first = " ".join([*text.split("\n\n"), ""][1].split())
     if not (first.startswith("**") and first.endswith("**")):
-        raise ValueError(
-            f"{page} must answer first, in a paragraph of **bold** letters"
-        )
+        raise ValueError(f"{page} must begin with the answer, a paragraph in **bold**")
     return first.strip("*")

@@ -26,15 +26,16 @@ def data_sets() -> Finding:
     warnings = []
     if given and not Path(given).expanduser().is_dir():
         warnings.append(
-            f"PPML_LAB_DATA is {given}, which is no folder: correct or unset it"
+            f"PPML_LAB_DATA is {given}, which is not a folder; correct or unset "
+            "PPML_LAB_DATA"
         )
     elif given and not any(
         (Path(given).expanduser() / row["name"]).is_dir() for row in rows
     ):
         named = ", ".join(row["name"] for row in rows if row["folder"] is not None)
         warnings.append(
-            f"PPML_LAB_DATA is {given}, which holds no data set: make folders there "
-            f"of these names: {named}"
+            f"PPML_LAB_DATA is {given}, which holds no data set; make folders in it "
+            f"with these names: {named}"
         )
     return Finding({"data": rows}, [], warnings)
 
@@ -57,8 +58,8 @@ def folders() -> Finding:
     problems, warnings = [], []
     if not results["writable"]:
         problems.append(
-            f"{results['folder']} cannot be written: run experiments elsewhere, or "
-            "with --out"
+            f"{results['folder']} cannot be written; run experiments in another "
+            "folder, or with --out"
         )
     elif results["free_bytes"] < _LITTLE_SPACE:
         left = results["free_bytes"] // 2**20
@@ -66,12 +67,12 @@ def folders() -> Finding:
     if not downloads["writable"]:
         warnings.append(
             f"{downloads['folder']} cannot be written, so that nothing can be "
-            "downloaded: set XDG_CACHE_HOME to a folder of yours"
+            "downloaded; set XDG_CACHE_HOME to a writable folder"
         )
     if not compiled["writable"]:
         warnings.append(
             f"{compiled['folder']} cannot be written, so that programs are compiled "
-            "anew every time: set JAX_COMPILATION_CACHE_DIR"
+            "again in every process; set JAX_COMPILATION_CACHE_DIR to a writable folder"
         )
     found = [{"for": name, **row} for name, row in rows.items()]
     return Finding({"folders": found}, problems, warnings)
@@ -89,7 +90,7 @@ def _data_set(name: str) -> dict[str, Any]:
         state, folder = "missing", files.folders(name)[0]
         advice = f"downloaded at first use; offline, put its {len(absent)} files there"
         if not all(needed[file].sha256 for file in absent):
-            advice = f"never downloaded: put its {len(absent)} files there"
+            advice = f"never downloaded; put its {len(absent)} files there"
             advice += f", or {' and '.join(instead)}" if instead else ""
     elif name in _OF_PACKAGES and not importlib.util.find_spec(_OF_PACKAGES[name]):
         state, advice = "missing", f"install {_OF_PACKAGES[name]}, which brings it"
@@ -98,7 +99,7 @@ def _data_set(name: str) -> dict[str, Any]:
         folder = next(one for one in files.folders(name) if one in found.parents)
         state = "found"
         advice = (
-            "its users are unknown: optional files are missing" if unknown else None
+            "its users are unknown, as optional files are missing" if unknown else None
         )
         try:
             files.find(name, [*needed], sources=needed)

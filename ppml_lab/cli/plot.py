@@ -34,14 +34,15 @@ def plot(
 
     Args:
       table: An experiment, as NAME or NAME/smoke, or the path of a table.
-      x: The column on the horizontal axis; a value that is no number is a category.
+      x: The column on the horizontal axis; values that are not numbers are
+        categories.
       y: The column on the vertical axis, of numbers.
       by: Columns whose values name the lines.
       where: Draw only rows with these values, each as COLUMN=VALUE.
-      out: The figure's file; its ending says the format, and without an ending a PDF
-        and a PNG are written. By default Y_against_X in this folder.
-      x_scale: Scale of numbers on the horizontal axis; auto is log where they are
-        spaced so.
+      out: The figure's file; its ending sets the format, and without an ending both a
+        PDF and a PNG are written. By default Y_against_X in this folder.
+      x_scale: Scale of numbers on the horizontal axis; auto takes log for numbers with
+        logarithmic spacing.
       y_scale: Scale of the vertical axis.
       as_json: Print one JSON object: files, lines, places, and notes on what is drawn.
 

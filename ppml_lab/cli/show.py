@@ -46,7 +46,7 @@ def show(
         checks.known("column", name, list(found[0]))
     if latex:
         if as_json:
-            raise ValueError("latex and json are two ways to print; choose one")
+            raise ValueError("latex and json cannot be combined; choose one")
         print(latex_tables.table(found[:rows], columns))
         return
     kept = columns or tuple(found[0])

@@ -32,8 +32,8 @@ def find(name: str) -> Path:
     tables = sorted(RESULTS.rglob("table.csv"))
     if not tables:
         raise ValueError(
-            f"no table {name}, and none in {RESULTS.resolve()}: go to the folder that "
-            "experiments were run in, or give a table's path"
+            f"no table {name}, and no tables in {RESULTS.resolve()}; go to the folder "
+            "where experiments were run, or give the path of a table"
         )
     known = [str(path.parent.relative_to(RESULTS)) for path in tables]
     checks.known("results table", name, known)

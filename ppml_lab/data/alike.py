@@ -13,8 +13,8 @@ def check_alike(where: str, train: Any, test: Any) -> None:
     """Raises ValueError unless test rows have train's fields, shapes and kinds."""
     if jax.tree.structure(train) != jax.tree.structure(test):
         raise ValueError(
-            f"{where}: test has other fields than train: {_fields(test)} and "
-            f"{_fields(train)}"
+            f"{where}: test must have the fields of train, {_fields(train)}, got "
+            f"{_fields(test)}"
         )
     pairs = zip(
         jax.tree_util.tree_leaves_with_path(train), jax.tree.leaves(test), strict=True
@@ -22,15 +22,16 @@ def check_alike(where: str, train: Any, test: Any) -> None:
     for (path, there), here in pairs:
         if np.shape(there)[1:] != np.shape(here)[1:]:
             raise ValueError(
-                f"{where}: rows of test{jax.tree_util.keystr(path)} have shape "
-                f"{list(np.shape(here)[1:])}, those of train "
-                f"{list(np.shape(there)[1:])}"
+                f"{where}: rows of test{jax.tree_util.keystr(path)} must have the "
+                f"shape of train's rows, {list(np.shape(there)[1:])}, got "
+                f"{list(np.shape(here)[1:])}"
             )
         types = [type_of(leaf) for leaf in (here, there)]
         if _kind(types[0]) != _kind(types[1]):
             raise ValueError(
-                f"{where}: test{jax.tree_util.keystr(path)} holds {types[0]}, and "
-                f"train {types[1]}; convert one, or a model reads other numbers"
+                f"{where}: test{jax.tree_util.keystr(path)} holds {types[0]}, but "
+                f"train holds {types[1]}; convert one of them, so that a model reads "
+                "the same numbers"
             )
 
 

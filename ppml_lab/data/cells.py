@@ -62,7 +62,7 @@ def read(path: Path, *, delimiter: str, missing: Sequence[str]) -> Cells:
         Parquet.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"path {str(path)!r}: there is no such file")
+        raise FileNotFoundError(f"path {str(path)!r} is not an existing file")
     ending = path.suffix.lower()
     if ending in CSV_ENDINGS:
         cells = _read_csv(path, delimiter, frozenset(missing))
@@ -72,7 +72,7 @@ def read(path: Path, *, delimiter: str, missing: Sequence[str]) -> Cells:
         known = ", ".join((*CSV_ENDINGS, *PARQUET_ENDINGS))
         raise ValueError(f"path {str(path)!r} must end in one of {known}")
     if not next(iter(cells.columns.values())):
-        raise ValueError(f"{path} has a header and no rows; give at least two")
+        raise ValueError(f"{path} has a header but no rows; give at least two rows")
     return cells
 
 
@@ -90,7 +90,7 @@ def _read_csv(path: Path, delimiter: str, missing: frozenset[str]) -> Cells:
                 begin = reader.line_num + 1
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is no UTF-8 text (byte {error.start}); save it as UTF-8"
+            f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
         ) from error
     except csv.Error as error:
         raise ValueError(f"{path}, line {begin}: {error}") from error
@@ -100,7 +100,7 @@ def _read_csv(path: Path, delimiter: str, missing: frozenset[str]) -> Cells:
     for row, line in zip(rows, lines[1:], strict=True):
         if len(row) != len(header):
             raise ValueError(
-                f"{path}, line {line}: {len(row)} cells, and the header names "
+                f"{path}, line {line}: {len(row)} cells, but the header names "
                 f"{len(header)} columns; quote cells that hold {delimiter!r}"
             )
     columns = {
@@ -122,14 +122,14 @@ def _read_parquet(path: Path) -> Cells:
     release = tuple(int(part) for part in pyarrow.__version__.split(".")[:3])
     if release < _LEAST_PYARROW:
         raise ImportError(
-            f"pyarrow {pyarrow.__version__} may run code that a file holds; install "
+            f"pyarrow {pyarrow.__version__} may run code contained in a file; install "
             f"{'.'.join(map(str, _LEAST_PYARROW))} or later"
         )
     try:
         with parquet.ParquetFile(path) as file:
             table = file.read()
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no Parquet file ({error})") from error
+        raise ValueError(f"{path} is not a Parquet file ({error})") from error
     names = _checked(path, list(table.column_names)) if table.num_columns else []
     if not names:
         raise ValueError(f"{path} is empty: it has no columns")
@@ -171,7 +171,7 @@ def numbers(cells: Cells, name: str, advice: str) -> np.ndarray:
         value = math.nan if cell is None else number(cell)
         if value is None or math.isinf(value):
             raise ValueError(
-                f"{cells.path}: {cells.row(i)}, column {name!r}: {cell!r} is no "
+                f"{cells.path}: {cells.row(i)}, column {name!r}: {cell!r} is not a "
                 f"{'number' if value is None else 'finite number'}; {advice}"
             )
         found[i] = value

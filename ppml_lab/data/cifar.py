@@ -88,11 +88,11 @@ def read_archive(path: Path) -> tuple[_Rows, _Rows]:
                 if file is not None and name in (*_BATCHES[0], *_BATCHES[1]):
                     batches[name] = _batch(path, name, file.read(files.MOST_BYTES))
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise files.damaged(path, f"no archive of CIFAR-10 ({error})") from error
+        raise files.damaged(path, f"not an archive of CIFAR-10 ({error})") from error
     parts = []
     for part, names in zip(_CLASS_ROWS, _BATCHES, strict=True):
         if absent := [name for name in names if name not in batches]:
-            raise files.damaged(path, f"has no {', '.join(absent)} in it")
+            raise files.damaged(path, f"lacks {', '.join(absent)}")
         rows = np.concatenate([batches[name] for name in names])
         _check_labels(path, part, rows[:, 0])
         images = rows[:, 1:].reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
@@ -115,7 +115,7 @@ def read_jpeg(path: Path) -> tuple[_Rows, _Rows]:
     for part in _CLASS_ROWS:
         names = [f"{part}_{leaf}" for leaf in ("jpeg", "offsets", "labels")]
         if absent := [name for name in names if name not in arrays]:
-            raise files.damaged(path, f"has no {', '.join(absent)} in it")
+            raise files.damaged(path, f"lacks {', '.join(absent)}")
         jpeg, offsets, labels = (arrays[name] for name in names)
         _check_labels(path, part, labels)
         if (
@@ -126,7 +126,8 @@ def read_jpeg(path: Path) -> tuple[_Rows, _Rows]:
             or (offsets[0], offsets[-1]) != (0, jpeg.size)
         ):
             raise files.damaged(
-                path, f"{part}_offsets do not divide {part}_jpeg into {len(labels)}"
+                path,
+                f"{part}_offsets do not divide {part}_jpeg into {len(labels)} images",
             )
         parts.append((_decoded(path, part, jpeg, offsets), labels))
     return parts[0], parts[1]
@@ -142,7 +143,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
-        raise files.damaged(path, f"no npz file of arrays ({error})") from error
+        raise files.damaged(path, f"not an npz file of arrays ({error})") from error
 
 
 def _batch(path: Path, name: str, content: bytes) -> np.ndarray:
@@ -178,7 +179,9 @@ def _decoded(path: Path, part: str, jpeg: np.ndarray, offsets: np.ndarray) -> An
             one = Image.open(file, formats=["JPEG"])
             if one.size != (_SIDE, _SIDE) or one.mode != "RGB":
                 raise files.damaged(
-                    path, f"{part} image {i} is {one.mode} of {one.size}, not 32 x 32"
+                    path,
+                    f"{part} image {i} is {one.mode} of size {one.size}, not RGB of "
+                    "size 32 x 32",
                 )
             images[i] = np.asarray(one)
         except OSError as error:

@@ -96,16 +96,16 @@ def _places(user_ids: Any, users: Any) -> tuple[np.ndarray, int]:
     kinds = {ids.dtype.kind, wanted.dtype.kind}
     if kinds & set("SU") and kinds & set("biuf"):
         raise ValueError(
-            f"users are {wanted.dtype} and user_ids {ids.dtype}; give both as numbers, "
-            "or both as texts"
+            f"users are {wanted.dtype} and user_ids {ids.dtype}; give both as numbers "
+            "or both as strings"
         )
     known, place = columns.numbered("users", wanted)
     first = np.argsort(place)
     if len(known) < len(wanted):
         twice = known[np.argmax(np.bincount(place))]
         raise ValueError(
-            f"users must differ, got {twice} twice; numpy.unique(train_users) has each "
-            "once, in the order of federate's clients"
+            f"users must be distinct, got {twice} twice; numpy.unique(train_users) has "
+            "each user once, in the order of federate's clients"
         )
     places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
     is_stranger = known[places] != ids
@@ -114,9 +114,9 @@ def _places(user_ids: Any, users: Any) -> tuple[np.ndarray, int]:
         shown = ", ".join(map(repr, strangers[:_MOST_NAMED]))
         shown += ", ..." if len(strangers) > _MOST_NAMED else ""
         raise ValueError(
-            f"user_ids: {len(strangers)} users with {is_stranger.sum()} of {len(ids)} "
-            f"rows are not among users: {shown}; keep the rows where "
-            "numpy.isin(user_ids, users), or add them to users"
+            f"user_ids has {len(strangers)} users ({is_stranger.sum()} of {len(ids)} "
+            f"rows) that are not in users: {shown}; keep the rows where "
+            "numpy.isin(user_ids, users), or add these users to users"
         )
     return first[places], len(wanted)
 
@@ -155,7 +155,10 @@ def view(clients: base.Clients, i: Any) -> base.ClientView:
     """
     checks.at_least("i", i, 0)
     if not checks.is_traced(i) and i >= num_clients(clients):
-        raise ValueError(f"client i = {i} does not exist, have {num_clients(clients)}")
+        raise ValueError(
+            f"client i = {i} does not exist; the number of clients is "
+            f"{num_clients(clients)}"
+        )
     return client_view(clients, i, made(clients, i))
 
 
@@ -176,7 +179,7 @@ def _check_owners(owners: np.ndarray, num_clients: int) -> None:
         shown = ", ".join(map(str, empty[:10])) + (", ..." if empty.size > 10 else "")
         raise ValueError(
             f"user_ids: {empty.size} of {num_clients} clients own no example: {shown}; "
-            "lower num_clients, or drop it to number only the users that occur"
+            "lower num_clients, or drop num_clients to number only the users that occur"
         )
 
 

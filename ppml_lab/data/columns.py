@@ -36,8 +36,8 @@ def one_axis(name: str, values: Any) -> np.ndarray:
         raise ValueError(f"{name} is empty; give at least one example")
     if column.dtype.kind == "c":
         raise ValueError(
-            f"{name} must be numbers or texts that can be sorted, got {column.dtype}; "
-            "join real and imaginary part into one string"
+            f"{name} must be numbers or strings that can be sorted, got "
+            f"{column.dtype}; join real and imaginary part into one string"
         )
     nothing_missing(name, values)
     if column.dtype.kind in "SU" and isinstance(values, list | tuple):
@@ -45,8 +45,8 @@ def one_axis(name: str, values: Any) -> np.ndarray:
         others = [value for value in values if not isinstance(value, str | bytes)]
         if others:
             raise ValueError(
-                f"{name} mixes texts with others such as {others[0]!r}; turn all into "
-                "strings"
+                f"{name} mixes strings with other values, such as {others[0]!r}; turn "
+                "all into strings"
             )
     return column
 
@@ -81,7 +81,7 @@ def numbered(name: str, column: np.ndarray) -> tuple[np.ndarray, Int[np.ndarray,
         return np.unique(column, return_inverse=True)
     except TypeError as error:
         raise ValueError(
-            f"{name} cannot be sorted ({error}); turn them into strings"
+            f"{name} cannot be sorted ({error}); turn its values into strings"
         ) from error
 
 
@@ -108,8 +108,8 @@ def num_examples(name: str, examples: PyTree) -> int:
     if len(set(rows_of.values())) > 1:
         lengths = ", ".join(f"{at}: {rows}" for at, rows in rows_of.items())
         raise ValueError(
-            f"leaves must have one length, got {lengths}; give each leaf one entry per "
-            "example, those of all clients one after the other"
+            f"leaves must have the same length, got {lengths}; give each leaf one "
+            "entry per example, client after client"
         )
     if not any(rows_of.values()):
         raise ValueError(f"{name} holds no examples; give at least one")

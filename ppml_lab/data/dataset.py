@@ -140,7 +140,7 @@ def of_rows(
     ]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"train and test x must have rows of one shape, got {shapes[0]} and "
+            f"train and test x must have rows of the same shape, got {shapes[0]} and "
             f"{shapes[1]}"
         )
     _check_names(feature_names)
@@ -195,7 +195,7 @@ def _check_finite(name: str, values: np.ndarray) -> None:
         where = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
         raise ValueError(
             f"{name} must be finite, got {values[where]} at {list(where)} (row first); "
-            "drop or impute such rows"
+            "drop or impute rows that are not finite"
         )
 
 
@@ -204,14 +204,15 @@ def _check_names(feature_names: Sequence[str] | None) -> None:
         return
     if isinstance(feature_names, str):
         raise ValueError(
-            f"feature_names must be a sequence of names, got the text {feature_names!r}"
+            "feature_names must be a sequence of names, got the string "
+            f"{feature_names!r}"
         )
     for name in feature_names:
         if not isinstance(name, str):
-            raise ValueError(f"feature_names must be texts, got {name!r}")
+            raise ValueError(f"feature_names must be strings, got {name!r}")
     twice = [name for name in feature_names if list(feature_names).count(name) > 1]
     if twice:
-        raise ValueError(f"feature_names must differ, got {twice[0]!r} twice")
+        raise ValueError(f"feature_names must be distinct, got {twice[0]!r} twice")
 
 
 def _check_users(name: str, users: Any, num_examples: int) -> None:

@@ -81,8 +81,8 @@ def _checked(examples: PyTree[ArrayLike], owners: Any) -> tuple[int, np.ndarray]
     owners = columns.one_axis("owners", owners)
     if owners.dtype.kind not in "iu" or owners.min() < 0 or len(owners) != count:
         raise ValueError(
-            f"owners must be one integer from 0 on for each of {count} examples, got "
-            f"{owners.dtype}{list(owners.shape)}"
+            f"owners must hold one integer of at least 0 for each of {count} examples, "
+            f"got {owners.dtype}{list(owners.shape)}"
         )
     return count, owners
 

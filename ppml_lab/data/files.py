@@ -114,8 +114,8 @@ def check_published(path: Path, source: Source) -> None:
     if wanted:
         raise ValueError(
             f"{path} is not the file that {source.url} publishes: its SHA-256 is "
-            f"{found}, not {wanted}; delete it, so that it is fetched again, or load "
-            "data of your own by data.federate"
+            f"{found}, not {wanted}; delete the file to fetch it again, or load your "
+            "own data with data.federate"
         )
 
 
@@ -206,7 +206,7 @@ def _parsed(path: Path, file: io.BufferedIOBase) -> np.ndarray:
     start = 4 + 4 * num_axes
     axes = file.read(4 * num_axes)
     if len(axes) < 4 * num_axes:
-        raise damaged(path, f"the header needs {start} bytes, have {4 + len(axes)}")
+        raise damaged(path, f"the header needs {start} bytes, got {4 + len(axes)}")
     shape = np.frombuffer(axes, ">u4").tolist()
     size = math.prod(shape) * dtype.itemsize
     if size > MOST_BYTES:
@@ -218,7 +218,7 @@ def _parsed(path: Path, file: io.BufferedIOBase) -> np.ndarray:
     more = len(file.read(1))
     if len(content) != size or more:
         have = f"{start + len(content) + more}{' or more' * more}"
-        raise damaged(path, f"shape {shape} needs {start + size} bytes, have {have}")
+        raise damaged(path, f"shape {shape} needs {start + size} bytes, got {have}")
     values = np.frombuffer(content, dtype).reshape(shape)
     return values.astype(dtype.newbyteorder("="))
 
@@ -262,12 +262,14 @@ def _fetch(url: str, path: Path) -> str:
         while chunk := response.read(_CHUNK_BYTES):
             got += len(chunk)
             if got > MOST_BYTES:
-                raise http.client.HTTPException(f"more than {MOST_BYTES} bytes came")
+                raise http.client.HTTPException(
+                    f"the server sent more than {MOST_BYTES} bytes"
+                )
             digest.update(chunk)
             file.write(chunk)
             bar.advance(task, len(chunk))
     if length is not None and got != length:
-        raise http.client.HTTPException(f"{got} of {length} bytes came")
+        raise http.client.HTTPException(f"the server sent {got} of {length} bytes")
     return digest.hexdigest()
 
 
@@ -305,7 +307,7 @@ def _how_to_get(
                 for name in absent[:_MOST_NAMED]
             ),
             *(
-                [f"  and {len(absent) - _MOST_NAMED} more beside them"]
+                [f"  and {len(absent) - _MOST_NAMED} more"]
                 if len(absent) > _MOST_NAMED
                 else []
             ),

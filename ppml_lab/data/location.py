@@ -49,9 +49,9 @@ def location30() -> Dataset:
             found = archive.extractfile(_MEMBER)
             text = b"" if found is None else found.read(files.MOST_BYTES)
     except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError) as error:
-        raise files.damaged(path, f"no archive with a file {_MEMBER} ({error})") from (
-            error
-        )
+        raise files.damaged(
+            path, f"not an archive with a file {_MEMBER} ({error})"
+        ) from (error)
     rows = [line.split(b",") for line in text.splitlines()]
     wrong = {len(row) for row in rows} - {_COLUMNS + 1}
     if wrong or len(rows) != sum(_CLASS_ROWS):
@@ -64,7 +64,9 @@ def location30() -> Dataset:
         y = np.array([int(row[0].strip(b'"')) for row in rows]) - 1
         x = np.array([row[1:] for row in rows]).astype(np.uint8)
     except ValueError as error:
-        raise files.damaged(path, f"holds what is no number ({error})") from error
+        raise files.damaged(
+            path, f"has a cell that is not a number ({error})"
+        ) from error
     of_class = np.bincount(np.maximum(y, 0)).tolist()
     if y.min() < 0 or tuple(of_class) != _CLASS_ROWS or x.max() > 1:
         raise files.damaged(

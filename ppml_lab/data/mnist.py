@@ -110,8 +110,8 @@ def _writers(
         rows = files.read_idx(path)[: len(labels)]
         if not np.array_equal(rows[:, 0], labels):
             raise ValueError(
-                f"{path}: its classes are not those of MNIST's labels; delete the file "
-                "and fetch it again"
+                f"{path}: its classes differ from MNIST's labels; delete the file and "
+                "fetch it again"
             )
         users.append(rows[:, 2])
     return users[0], users[1]

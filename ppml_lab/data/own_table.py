@@ -148,21 +148,26 @@ def _features(
         _check_column(cells, argument, name)
         if name in used:
             raise ValueError(
-                f"{argument} {name!r} is the {used[name]} too; name another"
+                f"{argument} {name!r} is already named as {used[name]}; name another "
+                "column"
             )
         used[name] = argument
     for name in columns:
         _check_column(cells, "columns", name)
         if name in used:
-            raise ValueError(f"columns: {name!r} is the {used[name]}; leave it out")
-        used[name] = "column named before"
+            raise ValueError(
+                f"columns: {name!r} is already named as {used[name]}; leave it out"
+            )
+        used[name] = "a column"
     features = list(columns) or [name for name in cells.columns if name not in used]
     for name in one_hot:
         _check_column(cells, "one_hot", name)
         if name not in features:
-            raise ValueError(f"one_hot: {name!r} is not among the columns of x")
+            raise ValueError(
+                f"one_hot: {name!r} is not among the columns of x; add it to columns"
+            )
     if not features:
-        raise ValueError(f"{cells.path} has no column beside {sorted(used)}")
+        raise ValueError(f"{cells.path} has no columns other than {sorted(used)}")
     return features
 
 
@@ -191,8 +196,8 @@ def _whole_rows(
         notes = [f"{total - len(kept)} of {total} rows left out: missing {lacking}"]
     if not kept:
         raise ValueError(
-            f"{cells.path}: all {total} rows lack a cell of {lacking}; name the "
-            "columns to use, or fill missing cells"
+            f"{cells.path}: each of the {total} rows lacks a cell in {lacking}; name "
+            "the columns to use, or fill missing cells"
         )
     return cells.chosen(kept), notes
 
@@ -229,7 +234,7 @@ def _labels(
 ) -> tuple[np.ndarray, int | None, list[str]]:
     """Returns (y `[n]`, the number of classes, notes on them)."""
     if labels == "numbers":
-        advice = "labels='classes' takes texts"
+        advice = "labels='classes' takes strings"
         return reading.numbers(cells, target, advice).astype(np.float32), None, []
     column = cells.columns[target]
     classes = sorted({str(cell) for cell in column})
@@ -238,8 +243,8 @@ def _labels(
         for i, cell in enumerate(column):
             if not float(cell).is_integer():
                 raise ValueError(
-                    f"{cells.path}: {cells.row(i)}, target {target!r}: {cell!r} is a "
-                    "number and no class; give labels='numbers'"
+                    f"{cells.path}: {cells.row(i)}, target {target!r}: {cell!r} is not "
+                    "a whole number, so it is not a class; give labels='numbers'"
                 )
         # 1 and 1.0 are one class, and 10 comes behind 9.
         column = [str(int(float(cell))) for cell in column]
@@ -258,7 +263,9 @@ def _labels(
 def _times(cells: Cells, target: str, event: str) -> dict[str, np.ndarray]:
     """Each row's time, and whether its event was seen."""
     time = reading.numbers(cells, target, "give times as numbers of one unit")
-    seen = reading.numbers(cells, event, "write 1 where it was seen and 0 elsewhere")
+    seen = reading.numbers(
+        cells, event, "write 1 where the event was seen and 0 elsewhere"
+    )
     for name, column, is_good, what in (
         (target, time, time > 0, "a time must be above 0"),
         (event, seen, (seen == 0) | (seen == 1), "an event must be 1 (seen) or 0"),
@@ -280,7 +287,7 @@ def _inputs(
     standardise: bool,
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Returns (x `[n, columns]`, the columns' names, notes on what was done)."""
-    advice = "name the column in one_hot, name columns without it, or mend the cell"
+    advice = "put the column in one_hot, leave it out of columns, or correct the cell"
     found, names, filled = [], [], []
     numeric = [name for name in features if name not in one_hot]
     for name in numeric:
@@ -290,7 +297,7 @@ def _inputs(
             if absent[is_train].all():
                 raise ValueError(
                     f"{cells.path}: column {name!r} is missing in every train row; "
-                    "name columns without it"
+                    "leave it out of columns"
                 )
             column[absent] = column[is_train & ~absent].mean()
             filled.append(f"{name} ({absent.sum()})")

@@ -103,8 +103,8 @@ def shards(
     num_shards = num_clients * shards_per_client
     if num_shards > len(labels):
         raise ValueError(
-            f"{num_clients} clients x {shards_per_client} shards_per_client needs "
-            f"{num_shards} examples, have {len(labels)}; lower one of them"
+            f"num_clients {num_clients} times shards_per_client {shards_per_client} "
+            f"needs {num_shards} examples, got {len(labels)}; lower one of the two"
         )
     shuffled = rng.permutation(len(labels))
     _, class_of = columns.numbered("labels", labels)
@@ -151,8 +151,8 @@ def label_limited(
         )
     if num_clients < len(classes):
         raise ValueError(
-            f"{num_clients} clients leave some of {len(classes)} classes without an "
-            "owner; take at least as many clients as classes"
+            f"num_clients {num_clients} leaves some of {len(classes)} classes without "
+            "an owner; take at least as many clients as classes"
         )
     owners_of: list[list[int]] = [[] for _ in classes]
     for client in range(num_clients):

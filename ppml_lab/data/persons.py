@@ -88,7 +88,7 @@ def _named(examples: Any) -> np.ndarray | None:
         if has_names(getattr(like, "rows", like)):
             raise ValueError(
                 f"clients.examples have a leaf '{LEAF}' and are sharded or generated; "
-                "count people before they are sharded"
+                "count people before sharding the clients"
             )
         return None
     if not has_names(examples):
@@ -96,7 +96,7 @@ def _named(examples: Any) -> np.ndarray | None:
     named = np.asarray(examples[LEAF])
     if named.ndim != 1 or named.dtype.kind not in "iu":
         raise ValueError(
-            f"clients.examples['{LEAF}'] must be one integer per row, [n], whose row it"
-            f" is, got {named.dtype}{list(named.shape)}"
+            f"clients.examples['{LEAF}'] must name the person of each row as an "
+            f"integer, [n], got {named.dtype}{list(named.shape)}"
         )
     return named

@@ -139,7 +139,7 @@ def speeches() -> list[Speech]:
         raise ValueError(
             f"{where}: the plays must have {_COUNTS[0]} speeches of {_COUNTS[1]} roles "
             f"with {_COUNTS[2]} characters, got {counts[0]} of {counts[1]} with "
-            f"{counts[2]}; put MIT's pages there as they are published"
+            f"{counts[2]}; put MIT's published pages there"
         )
     return found
 
@@ -200,12 +200,12 @@ def _unpacked(path: Path) -> dict[str, bytes]:
                 if file is not None and member.name.endswith(".html"):
                     pages[Path(member.name).stem] = file.read(files.MOST_BYTES)
     except (tarfile.TarError, OSError, EOFError, lzma.LZMAError) as error:
-        raise files.damaged(path, f"no archive of the plays ({error})") from error
+        raise files.damaged(path, f"not an archive of the plays ({error})") from error
     if unlike := sorted(set(published.PLAYS) ^ set(pages)):
         raise files.damaged(
             path,
             f"must have a page of each of {len(published.PLAYS)} plays, got "
-            f"{len(pages)}, of which these are missing or others: {unlike[:5]}",
+            f"{len(pages)}; pages that are missing or unknown: {unlike[:5]}",
         )
     return pages
 

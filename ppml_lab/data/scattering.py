@@ -195,7 +195,8 @@ def normalised(
     checks.at_least("num_groups", num_groups, 1)
     if count % num_groups:
         raise ValueError(
-            f"num_groups must divide the {count} features of a place, got {num_groups}"
+            f"num_groups must divide the {count} features of a position, got "
+            f"{num_groups}"
         )
     groups = features.reshape(*features.shape[:-1], num_groups, -1)
     axes = (1, 2, 4)
@@ -250,16 +251,18 @@ def _check(images: Any, num_scales: int, num_angles: int) -> None:
     if len(shape) != 4:
         raise ValueError(
             "images must be [n, height, width, channels], got rows of shape "
-            f"{list(shape[1:])}; give grey ones an axis of one channel"
+            f"{list(shape[1:])}; give grey images a last axis of 1"
         )
     if not (shape[0] and shape[3]):
-        raise ValueError(f"images must be some, with channels, got {list(shape)}")
+        raise ValueError(
+            f"images must have at least one image and one channel, got {list(shape)}"
+        )
     kind = alike.type_of(images)
     if kind.kind in "cOSUMm":
         raise ValueError(f"images must be numbers, got {kind}")
     if any(size % step or size < 2 * step for size in shape[1:3]):
         raise ValueError(
             f"images of {shape[1]}x{shape[2]} pixels do not fit num_scales "
-            f"{num_scales}, which takes multiples of {step} from {2 * step} on; crop "
-            "or pad them, or take fewer scales"
+            f"{num_scales}, which takes multiples of {step}, at least {2 * step}; crop "
+            "or pad the images, or lower num_scales"
         )

@@ -119,8 +119,8 @@ def generated(make: Callable[..., PyTree], sizes: Any, *arguments: Any) -> base.
         if not leaf.shape or leaf.shape[0] < sizes.max():
             raise ValueError(
                 f"make gives examples{jax.tree_util.keystr(path)} of shape "
-                f"{list(leaf.shape)}, but sizes has {sizes.max()}; give every leaf the "
-                "largest size as its leading axis"
+                f"{list(leaf.shape)}, but the largest of sizes is {sizes.max()}; give "
+                "every leaf the largest size as its leading axis"
             )
     return base.Clients(
         Generated(jax.tree_util.Partial(make, *arguments)),
@@ -154,8 +154,8 @@ def owned(clients: base.Clients, device: Array, num_devices: int) -> base.Client
     rows, begins = clients.examples
     if begins.shape[0] != num_devices:
         raise ValueError(
-            f"examples are sharded over {begins.shape[0]} devices, the mesh has "
-            f"{num_devices}; shard them over the same"
+            f"examples are sharded over {begins.shape[0]} devices, but the mesh has "
+            f"{num_devices}; shard the examples over the mesh"
         )
     return clients._replace(examples=rows, offsets=clients.offsets - begins[device])
 
@@ -171,8 +171,8 @@ def share_of_rows(
     """
     if isinstance(clients.examples, Generated):
         raise ValueError(
-            "generated examples are made for a client that trains and can't be gone "
-            "through; evaluate on a test set"
+            "generated examples exist only while their client trains, so that no "
+            "evaluation covers them; evaluate on a test set"
         )
     total = jax.tree.leaves(clients.examples)[0].shape[0]
     if not isinstance(clients.examples, ByShard):
@@ -213,8 +213,8 @@ def client_view(clients: base.Clients, client: Any, own: PyTree) -> base.ClientV
     """
     if isinstance(clients.examples, ByShard):
         raise ValueError(
-            "examples are sharded: a client's lie on its own device only; take the "
-            "clients from before they were sharded"
+            "examples are sharded: a client's examples lie only on its own device; "
+            "pass the clients as they were before sharding"
         )
     start, size = clients.offsets[client], sizes(clients, client)
     client = jnp.asarray(client)

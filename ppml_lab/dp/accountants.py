@@ -86,8 +86,8 @@ def flat(privacy_event: PrivacyEvent, accountant: str) -> Flat:
         )
     if "RandomizedResponseDpEvent" in kinds and relation != "replace_one":
         raise events.UnsupportedEventError(
-            "randomised response hides which value somebody has, under replace_one; got"
-            f" neighboring_relation '{relation}'"
+            "randomised response has a bound only under replace_one, as it hides a "
+            f"person's value; got neighboring_relation '{relation}'"
         )
     if accountant == "pld" and (kinds - _PLD_KINDS):
         raise events.UnsupportedEventError(
@@ -288,8 +288,8 @@ def warn_of_large_delta(privacy_event: PrivacyEvent, delta: float) -> None:
 @functools.cache
 def _warn_of_large_delta(delta: float, population: int, unit: str) -> None:
     warnings.warn(
-        f"delta {delta:g} is larger than one over the {population} {unit}s: it"
-        f" allows publishing one {unit}'s data whole; choose one well below"
-        f" {1 / population:.3g}",
+        f"delta {delta:g} is larger than one over the {population} {unit}s: it allows "
+        f"publishing one {unit}'s data whole; choose delta well below "
+        f"{1 / population:.3g}",
         stacklevel=5,
     )

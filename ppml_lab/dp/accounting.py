@@ -119,8 +119,8 @@ def _pure_epsilon(privacy_event: PrivacyEvent, accountant: str) -> float:
     private = privacy_event.privacy_unit is not None
     if failure > 0 or (private and math.isinf(found)):
         raise ValueError(
-            "delta must lie in (0, 1), got 0, which is for pure mechanisms alone"
-            " (Laplace noise, randomised response); choose one below 1 / population"
+            "delta must lie in (0, 1), got 0; delta 0 is only for pure mechanisms "
+            "(Laplace noise, randomised response); choose delta below 1 / population"
         )
     return found if private else math.inf
 
@@ -365,9 +365,9 @@ def calibrate_noise_multiplier(
         if accountants.promises(make_event(1.0)):
             raise ValueError(search.WRONG_WAY)
         raise ValueError(
-            f"target_epsilon {target:g} needs a mechanism with noise: this event"
-            " promises nothing whatever its noise_multiplier; take a privacy mechanism"
-            " with noise, or target_epsilon inf"
+            f"target_epsilon {target:g} needs a mechanism with noise: this event "
+            "promises nothing at any noise_multiplier; take a privacy mechanism with "
+            "noise, or target_epsilon inf"
         )
     best = accountant == BEST
     if best:
@@ -390,11 +390,10 @@ def calibrate_noise_multiplier(
             noise = search.smallest(by_pld, target, noise or 1.0)
     if noise is None:
         floor = epsilon(most, delta, accountant)
-        instead = "" if accountant == "pld" else ', ask for accountant "pld"'
+        instead = "" if accountant == "pld" else ', or use accountant "pld"'
         raise ValueError(
-            f"target_epsilon {target:g} is out of reach at delta {delta}: the least,"
-            f" at noise_multiplier {events.MOST_NOISE:g}, is {floor:.4g}"
-            f" by {accountant};"
-            f" raise target_epsilon or delta{instead}"
+            f"target_epsilon {target:g} is out of reach at delta {delta}: the least "
+            f"epsilon, at noise_multiplier {events.MOST_NOISE:g}, is {floor:.4g} by "
+            f"{accountant}; raise target_epsilon or delta{instead}"
         )
     return noise

@@ -183,10 +183,10 @@ def _check_count(
     if wandering > 1:
         raise ValueError(
             f"noise_multiplier {noise:g} with count_weight {weight:g} and "
-            f"expected_contributions {number:g} gives the fraction of contributions "
-            f"within the clip norm noise of standard deviation {stddev:.3g}, of which "
-            f"clip_learning_rate {rate:g} makes a clip norm of noise; take "
-            f"noise_multiplier {noise / wandering:.3g} at most, "
-            f"expected_contributions {number * wandering:.3g} at least, a larger "
-            "count_weight (to about 1), or dp.gaussian"
+            f"expected_contributions {number:g} adds noise of standard deviation "
+            f"{stddev:.3g} to the fraction of contributions within the clip norm, and "
+            f"at clip_learning_rate {rate:g} this noise alone moves the clip norm; "
+            f"take noise_multiplier at most {noise / wandering:.3g}, "
+            f"expected_contributions at least {number * wandering:.3g}, a larger "
+            "count_weight (up to about 1), or dp.gaussian"
         )

@@ -84,8 +84,8 @@ def additive(
     def clip_examples(state: PyTree, gradients: Any, weights: Any) -> Any:
         if not isinstance(own, clipping.Clipping):
             raise ValueError(
-                "clip is a function of one update, and examples are clipped in batches;"
-                " give one of the rules of dp.clipping"
+                "clip takes one update, but examples are clipped in batches; give one "
+                "of the rules of dp.clipping"
             )
         return clipping.clip_examples(own, gradients, weights)
 

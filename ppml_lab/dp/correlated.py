@@ -153,10 +153,10 @@ def check_sampler(sampler: base.ClientSampler) -> None:
     unit = sampler.participation(1).unit
     if unit != "member" or sampler.amplify(release) != release:
         raise ValueError(
-            "correlated noise has no amplification by sampling, and this sampler draws "
-            "its cohorts at random for one; take a sampler that states when a member "
-            "comes again, federated.min_separation or federated.everyone, or "
-            "independent noise, such as dp.gaussian's"
+            "correlated noise has no amplification by sampling, but this sampler draws "
+            "cohorts at random to amplify privacy; take a sampler that states when a "
+            "member comes again (federated.min_separation or federated.everyone), or "
+            "independent noise, such as dp.gaussian"
         )
 
 
@@ -165,14 +165,16 @@ def _parts(subtracted: Any) -> tuple[Any, ...]:
     several = isinstance(subtracted, Sequence) or getattr(subtracted, "ndim", 0) == 1
     parts = tuple(subtracted) if several else (subtracted,)
     if not parts:
-        raise ValueError("subtracted has no parts; give one, or take dp.gaussian")
+        raise ValueError(
+            "subtracted is empty; give at least one number, or take dp.gaussian"
+        )
     for part in parts:
         checks.non_negative("subtracted", part)
     if any(map(checks.is_traced, parts)):
         return parts
     if not sum(map(float, parts)) < 1:
         raise ValueError(
-            f"subtracted must be below 1 together, got {subtracted}: otherwise noise "
+            f"subtracted must sum to less than 1, got {subtracted}; otherwise noise "
             "does not fade from one round to the next"
         )
     return parts

@@ -124,8 +124,8 @@ def by_layers(loss: base.TaskLoss) -> Method:
         for own, (path, _) in zip(uses, jax.tree.leaves_with_path(params), strict=True):
             if len({getattr(use.left, "ndim", 0) for use in own}) > 1:
                 raise UnknownLayerError(
-                    f"ghost norms do not add up {jax.tree_util.keystr(path)} as a "
-                    'table of rows and as a matrix; use method="vmap"'
+                    f"ghost norms cannot add the uses of {jax.tree_util.keystr(path)} "
+                    'as a table of rows and as a matrix; use method="vmap"'
                 )
         parts = [
             tokens.gradients(own, leaf.shape) if own else _none(leaf, len(keys))
@@ -206,10 +206,10 @@ def _calls(
     if _size([leaves[at][1] for at in made]) > _size(told):
         unknown = [jax.tree_util.keystr(leaves[at][0]) for at in made]
         raise UnknownLayerError(
-            "ghost norms know Dense, DenseGeneral, Conv, Embed, LayerNorm, RMSNorm, "
-            "GroupNorm, attention made of these and RNN, but "
-            f"{', '.join(unknown[:3])} reach the loss in another way, and have more "
-            'entries than what these layers return; use method="vmap"'
+            "ghost norms support Dense, DenseGeneral, Conv, Embed, LayerNorm, RMSNorm, "
+            f"GroupNorm, attention made of these and RNN, but {', '.join(unknown[:3])} "
+            "reach the loss in another way and have more entries than the outputs of "
+            'these layers; use method="vmap"'
         )
     return calls, made
 

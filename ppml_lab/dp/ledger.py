@@ -66,7 +66,7 @@ def add(
     if not name or name in {entry.name for entry in ledger.entries}:
         taken = ", ".join(repr(entry.name) for entry in ledger.entries) or "none"
         raise ValueError(
-            f"name must be new and not empty, got {name!r}; taken are {taken}"
+            f"name must be new and not empty, got {name!r}; names in use: {taken}"
         )
     checks.at_least("times", times, 1)
     accountants.flat(privacy_event, "rdp")
@@ -116,7 +116,7 @@ def total(ledger: Ledger) -> PrivacyEvent:
     import dp_accounting
 
     if not ledger.entries:
-        raise ValueError("the ledger has no entries; add what the run releases")
+        raise ValueError("the ledger has no entries; add the run's releases")
     groups = by_promise(ledger)
     if len(groups) > 1:
         parts = "; ".join(
@@ -125,8 +125,8 @@ def total(ledger: Ledger) -> PrivacyEvent:
             for promise, group in groups.items()
         )
         raise MixedPromisesError(
-            f"entries with different promises do not add up: {parts}; `report` states"
-            " them side by side, `by_promise` takes them apart"
+            f"entries with different promises do not add up: {parts}; `report` lists "
+            "them side by side, and `by_promise` groups them"
         )
     (promise,) = groups
     composed = dp_accounting.ComposedDpEvent(
@@ -229,8 +229,8 @@ def _cost(
     if isinstance(delta, Mapping):
         if unit not in delta:
             raise ValueError(
-                f"delta has none for privacy_unit '{unit}', only for"
-                f" {', '.join(sorted(delta)) or 'nothing'}; add it"
+                f"delta has no entry for privacy_unit '{unit}', only for "
+                f"{', '.join(sorted(delta)) or 'nothing'}; add an entry"
             )
         delta = delta[unit]
     has_pld = accounting.supports(event, "pld")

@@ -69,8 +69,8 @@ def live(
     noise_of = mechanism.noise_multiplier
     if noise_of is None:
         raise ValueError(
-            "the mechanism's releases are not one Gaussian on a sum each: its epsilon "
-            "is accounting.epsilon of its event, there is none to compute live"
+            "mechanism must release a sum with Gaussian noise each time, as the live "
+            "epsilon knows no other release; use accounting.epsilon of its event"
         )
     own_sampler, of_releases = sampler, mechanism.event
     sampling_prob, failure = _sampling(sampler)
@@ -110,7 +110,7 @@ def live(
     ) -> base.PrivacyEvent:
         if sampler is not own_sampler:
             raise ValueError(
-                "the live epsilon is that of another sampler; build `live` with the "
+                "sampler is not the sampler of the live epsilon; build `live` with the "
                 "sampler that draws the participants"
             )
         return of_releases(sampler, num_releases, sums)
@@ -154,6 +154,6 @@ def _sampling(sampler: base.ClientSampler) -> tuple[float, float]:
         if drawn == release:
             return 1.0, failure
     raise ValueError(
-        "cohorts of fixed size have no formula for a compiled round; sample by "
-        "federated.poisson, or use accounting.epsilon on the host"
+        "sampler draws cohorts of fixed size, which have no formula for a live "
+        "epsilon; use federated.poisson, or accounting.epsilon on the host"
     )

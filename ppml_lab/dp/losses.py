@@ -79,7 +79,7 @@ def above(mechanism: Any, step: float, with_unit: bool) -> Grid:
             truth, lie = _answers(prob, values)
             rest = max(0.0, 1 - truth - lie)
             return _of_points([(truth, lie), (lie, truth), (rest, rest)], step)
-    raise ValueError(f"no loss is known of {mechanism}")
+    raise ValueError(f"no privacy loss is known for {mechanism}")
 
 
 def below(mechanism: Any, step: float, with_unit: bool) -> Grid:
@@ -94,7 +94,9 @@ def below(mechanism: Any, step: float, with_unit: bool) -> Grid:
             noise = release.noise_multiplier
             pieces = _gaussian(prob, noise, step, with_unit, -0.5)
         case _:
-            raise ValueError(f"only Gaussian releases are bounded below: {mechanism}")
+            raise ValueError(
+                f"only Gaussian releases have a lower bound, got {mechanism}"
+            )
     return _told(pieces, step)
 
 

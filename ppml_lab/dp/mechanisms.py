@@ -154,7 +154,9 @@ def _worst(
 
 def clips_no_examples(state: PyTree, gradients: Any, weights: jax.Array) -> PyTree:
     """The `clip_examples` of mechanisms that protect clients only; always raises."""
-    raise ValueError("this mechanism does not bound examples")
+    raise ValueError(
+        'this mechanism does not clip examples; build it with privacy_unit="example"'
+    )
 
 
 def check_noise(clip_norm: Any, noise_multiplier: Any) -> None:
@@ -183,8 +185,9 @@ def check_noise(clip_norm: Any, noise_multiplier: Any) -> None:
     stddev = float(clip_norm) * float(noise_multiplier)
     if noise_multiplier > 0 and not _FLOATS[0] <= stddev <= _FLOATS[1] / 16:
         raise ValueError(
-            f"noise_multiplier {noise_multiplier} times clip_norm {clip_norm} is noise "
-            "that float32 cannot hold; scale the updates, or choose less extreme ones"
+            f"noise_multiplier {noise_multiplier} times clip_norm {clip_norm} is a "
+            "noise stddev that float32 cannot hold; scale the updates, or choose less "
+            "extreme values"
         )
 
 

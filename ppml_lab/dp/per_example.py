@@ -104,7 +104,7 @@ def check_one_each(name: str, values: Any, num_examples: int) -> None:
         if shape is not None:
             got = f"{values.dtype} of shape {shape}"
         raise ValueError(
-            f"{name} gave a {got} for {num_examples} examples; it must give one number "
-            f"per example, shape [{num_examples}]: take the mean over an example's own "
-            "axes alone"
+            f"{name} gave a {got} for {num_examples} examples; give one number per "
+            f"example, shape [{num_examples}], with means only over each example's own "
+            "axes"
         )

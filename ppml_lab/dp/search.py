@@ -10,8 +10,8 @@ from typing import Any
 from ppml_lab.dp import events
 
 WRONG_WAY = (
-    "make_event gives an event that costs more with more noise; give it the noise "
-    "multiplier as it is"
+    "make_event returns an event whose epsilon grows with noise_multiplier; pass "
+    "noise_multiplier to the mechanism unchanged"
 )
 """The error message for an event whose epsilon grows with its noise."""
 

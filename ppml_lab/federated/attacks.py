@@ -83,7 +83,9 @@ def lying(
     def finish(sent: PyTree, state: Lying) -> tuple[PyTree, PyTree, dict[str, Array]]:
         update, keeps, info = trainer.finish(sent, state.own)
         told = lie(update)
-        trees.check_same_shapes("the lie is not like the update", update, told)
+        trees.check_same_shapes(
+            "the attacker's message must have the update's shapes", update, told
+        )
         return trees.where(state.is_attacker, told, update), keeps, info
 
     return trainer._replace(init=init, step=step, finish=finish)

@@ -66,7 +66,7 @@ def central_sgd(
         leaves, or a mesh without that axis.
     """
     checks.at_least("steps_per_round", steps_per_round, 1)
-    roles.refuse_kept(task, "central_sgd has no clients who could keep leaves")
+    roles.refuse_kept(task, "central_sgd has no clients that could keep leaves")
     check_mesh(mesh)
     if isinstance(method, str):
         checks.known("method", method, METHODS)
@@ -206,17 +206,17 @@ def _gradient(
 def _check_population(sampler: base.ClientSampler, clients: base.Clients) -> None:
     if isinstance(clients.examples, storage.ByShard | storage.Generated):
         raise ValueError(
-            "central training draws from all examples, but these are sharded or "
-            "generated; give it clients whose examples are stored whole"
+            "central training draws from all examples, but clients has sharded or "
+            "generated examples; give clients whose examples are stored whole"
         )
     if clients.held_out is not None:
         raise ValueError(
-            "central training draws from all examples, and some of these are held out; "
-            "give it clients without held_out"
+            "central training draws from all examples, but clients has some held out; "
+            "give clients without held_out"
         )
     num_examples = jax.tree.leaves(clients.examples)[0].shape[0]
     if sampler.population != num_examples:
         raise ValueError(
-            f"the sampler draws from {sampler.population} examples, the data set has "
-            f"{num_examples}; build the sampler for {num_examples}"
+            f"the sampler draws from {sampler.population} examples, but the data set "
+            f"has {num_examples}; build the sampler for {num_examples}"
         )

@@ -89,18 +89,18 @@ def local_dp_sgd(
     """
     roles.refuse_kept(
         task,
-        "local_dp_sgd noises all that a client trains, and a leaf that it keeps without"
-        " noise would tell of examples through the others",
+        "local_dp_sgd adds noise to all leaves that a client trains; leaves kept "
+        "without noise would leak examples through the other leaves",
     )
     state = jax.eval_shape(lambda: _state(mechanism, task))
     if jax.tree.leaves(state):
         named = getattr(state, "_fields", ())
         kept = f" ({', '.join(named)})" if named else ""
         raise ValueError(
-            "local_dp_sgd starts the mechanism afresh in every step, and this one needs"
-            f" a state that is carried over releases{kept}: it would learn nothing, or "
-            "make the same noise again; take one without state, such as dp.gaussian, "
-            "or give it to averaging or central_sgd, which carry it"
+            "local_dp_sgd restarts the mechanism in every step, but this mechanism "
+            f"needs a state carried from release to release{kept}; take a mechanism "
+            "without state, such as dp.gaussian, or use averaging or central_sgd, "
+            "which carry the state"
         )
     checks.at_least("num_steps", num_steps, 1)
     checks.at_least("max_client_size", max_client_size, 1)

@@ -48,8 +48,8 @@ def check(
         )
     if aggregator.ends_in == "estimate" and weighting == "examples":
         raise ValueError(
-            f"weighting 'examples' scales messages, of which {aggregator.name} would "
-            "make an estimate of no mean; use weighting='uniform'"
+            f"weighting 'examples' scales messages, so that {aggregator.name} would "
+            "not estimate their mean; use weighting='uniform'"
         )
     # "uniform" and "realised" count every client equally.
     fitting = (None, weighting, "uniform" if weighting == "realised" else weighting)
@@ -71,16 +71,16 @@ def _check_sum(
 ) -> None:
     if aggregator.needs == "individual" and aggregator.shows != "individual":
         raise ValueError(
-            f"{aggregator.name} needs each client's message, but the server sees their "
-            "sum alone; take smpc.clear() (secure_sum=Clear()), or an aggregator that "
+            f"{aggregator.name} needs each client's message, but the server sees only "
+            "their sum; take smpc.clear() (secure_sum=Clear()), or an aggregator that "
             "needs the sum, such as the mean"
         )
     if aggregator.ends_in == "estimate" and mechanism.trust not in (None, "local"):
         raise ValueError(
-            f"{aggregator.name} ends in an estimate of the mean, whose sensitivity is "
-            f"not that of a sum: {mechanism.trust} noise does not hide a client in it; "
-            "take an aggregator that ends in a sum (rule=Mean()), or noise at the "
-            "clients, such as dp.local_gaussian"
+            f"{aggregator.name} ends in an estimate of the mean, which has another "
+            f"sensitivity than a sum, so that {mechanism.trust} noise does not hide a "
+            "client; take an aggregator that ends in a sum (rule=Mean()), or noise at "
+            "the clients, such as dp.local_gaussian"
         )
     if (
         aggregator.can_abort
@@ -91,17 +91,18 @@ def _check_sum(
         and sampler.neighboring_relation == "add_or_remove_one"
     ):
         raise ValueError(
-            f"{aggregator.name} can abort for want of reports, so that adding one "
-            "client may change all of it, which the mechanism's noise does not hide; "
-            "use a sampler under which nobody's place is lost, such as "
+            f"{aggregator.name} aborts with too few reports, so that one client more "
+            "can change the whole sum, which the mechanism's noise does not hide; use "
+            "a sampler whose neighboring_relation keeps the number of reports, such as "
             "federated.fixed_size (replace_one) or federated.min_separation (zero_out)"
         )
     sums = None if aggregator.sums is None else aggregator.sums(1)
     grid = mechanism.grid
     if grid is not None and sums is not None and grid.bits != sums.bits:
         raise ValueError(
-            f"the mechanism's messages are integers modulo 2^{grid.bits}, the secure "
-            f"sum's modulo 2^{sums.bits}; build it with bits={grid.bits}"
+            f"the mechanism's messages are integers modulo 2^{grid.bits}, but the "
+            f"secure sum is modulo 2^{sums.bits}; build the secure sum with "
+            f"bits={grid.bits}"
         )
 
 
@@ -129,9 +130,8 @@ def _check_completes(
             f"{share:.0%} of rounds would have no {what}: of {sampler.max_cohort} "
             f"places {expected * (1.0 - float(dropout_prob)):g} are expected to report "
             f"(cohort {expected:g}, dropout_prob {dropout_prob:g}), too few for the "
-            f"threshold of {aggregator.name}; lower that, or take a sampler whose "
-            "places are all taken, such as federated.fixed_size, or a lower "
-            "dropout_prob"
+            f"threshold of {aggregator.name}; lower the threshold or dropout_prob, or "
+            "take a sampler that fills all places, such as federated.fixed_size"
         )
 
 
@@ -151,9 +151,9 @@ def check_contributions(
     if not math.isclose(float(counted), expected, rel_tol=1e-5):
         raise ValueError(
             f"the mechanism counts on expected_contributions {counted:g}, but "
-            f"{expected:g} are expected to report (cohort "
-            f"{sampler.expected_cohort:g}, dropout_prob {dropout_prob:g}); build it "
-            f"with expected_contributions={expected:g}"
+            f"{expected:g} are expected to report (cohort {sampler.expected_cohort:g}, "
+            f"dropout_prob {dropout_prob:g}); build the mechanism with "
+            f"expected_contributions={expected:g}"
         )
 
 
@@ -221,9 +221,10 @@ def most_sent(
         return None
     if mechanism.trust not in (None, "central"):
         raise ValueError(
-            f"the trainer sends num_sent {trainer.num_sent} coordinates, and "
-            f"{mechanism.trust} noise fills all of them before they are sent; take "
-            "noise on the sum, such as dp.gaussian, or a trainer that sends all"
+            f"the trainer sends num_sent {trainer.num_sent} coordinates, but "
+            f"{mechanism.trust} noise fills all coordinates before they are sent; take "
+            "noise on the sum, such as dp.gaussian, or a trainer that sends all "
+            "coordinates"
         )
     # What the mechanism wants summed beside the update is sent, too.
     return trainer.num_sent + shapes.dimension - _dimension(shapes.update)
@@ -265,8 +266,8 @@ def _check_moves(trainer: base.ClientTrainer) -> None:
         shown = ", ".join(still[:3]) + (", ..." if len(still) > 3 else "")
         raise ValueError(
             f"the trainer's optimizer never changes {shown}, but the mechanism's noise "
-            f"would, in every round; freeze {shown} by the task's roles ('constant') "
-            "instead, so that they are neither clipped nor noised nor sent"
+            f"would, in every round; give {shown} the role 'constant' in the task "
+            "instead, which keeps frozen leaves out of clipping, noise and messages"
         )
 
 
@@ -277,14 +278,15 @@ def check_population(
     num_clients = clients.offsets.shape[0] - 1
     if sampler.population != num_clients:
         raise ValueError(
-            f"the sampler draws from {sampler.population} clients, the data set has "
-            f"{num_clients}; build the sampler for {num_clients}"
+            f"the sampler draws from {sampler.population} clients, but the data set "
+            f"has {num_clients}; build the sampler for {num_clients}"
         )
     for leaf in jax.tree.leaves(kept):
         if leaf.shape[0] != num_clients:
             raise ValueError(
-                f"the state keeps something for {leaf.shape[0]} clients, the data set "
-                f"has {num_clients}; start from this population's own init"
+                f"the state has leaves for {leaf.shape[0]} clients, but the data set "
+                f"has {num_clients}; start from the state that `init` makes for these "
+                "clients"
             )
 
 

@@ -51,8 +51,9 @@ def of_trainer(
         )
     if trainer._replace(contributions=None) != found.trainer:
         raise ValueError(
-            "this trainer changes one that sums bounded gradients, and nothing would "
-            "bound what it makes of them; take federated.example_gradients as it is"
+            "this trainer wraps federated.example_gradients, whose gradients are "
+            "bounded, and its changed sums are not; use federated.example_gradients "
+            "unwrapped"
         )
     return found
 
@@ -122,26 +123,26 @@ def check(
     _check_everyone(sampler)
     if weighting != "uniform":
         raise ValueError(
-            f"weighting '{weighting}' weighs clients, and this trainer's sums count "
-            "everybody in them once; use weighting='uniform'"
+            f"weighting '{weighting}' weighs clients, but this trainer's sums count "
+            "every example once; use weighting='uniform'"
         )
     if aggregator.ends_in != "sum":
         raise ValueError(
-            "this aggregator ends in an estimate of clients' mean, and this trainer's "
-            "updates are sums over clients of any size; take one that ends in a sum"
+            "this aggregator estimates the mean of clients, but this trainer's updates "
+            "are sums over clients of any size; take an aggregator that ends in a sum"
         )
     if unit is None:
         return
     if mechanism.trust != "central":
         raise ValueError(
-            f"noise of trust '{mechanism.trust}' hides a client's whole update, and "
+            f"noise of trust '{mechanism.trust}' hides a client's whole update, but "
             "this trainer needs noise on the sum; take a mechanism such as dp.gaussian"
         )
     if aggregator.change is None:
         raise ValueError(
-            "this aggregator does not say how far a client's part in the sum moves when"
-            " one of its people comes or goes; give it a `change`, or take smpc.clear "
-            "or a secure sum of smpc"
+            "this aggregator does not state how far one person moves a client's part "
+            "of the sum; give the aggregator a `change`, or take smpc.clear or a "
+            "secure sum of smpc"
         )
 
 
@@ -151,8 +152,6 @@ def _check_everyone(sampler: base.ClientSampler) -> None:
         return
     shown = "a traced number" if checks.is_traced(expected) else f"{expected:g}"
     raise ValueError(
-        f"this trainer draws people, and every client has to take part: the sampler "
-        f"draws {shown} of {sampler.population} clients. People of one client would "
-        "come and go together, which amplifies less than their own draws do; use "
-        "federated.everyone"
+        "this trainer draws people, so that every client has to take part, but the "
+        f"sampler draws {shown} of {sampler.population} clients; use federated.everyone"
     )

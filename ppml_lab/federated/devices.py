@@ -49,8 +49,9 @@ def client_mesh(num_devices: int | None = None) -> Mesh:
     checks.at_least("num_devices", num_devices, 1)
     if num_devices > len(devices):
         raise ValueError(
-            f"num_devices {num_devices} is more than the {len(devices)} there are; on "
-            "CPU, call use_all_cores() or set jax_num_cpu_devices before jax starts"
+            f"num_devices {num_devices} is more than the {len(devices)} devices of "
+            "this machine; on CPU, call use_all_cores() or set jax_num_cpu_devices "
+            "before jax starts"
         )
     # An Auto axis: jax places what is computed outside of the shared part.
     return jax.make_mesh(
@@ -63,8 +64,8 @@ def check_mesh(mesh: Mesh | None) -> None:
     """Raises ValueError unless clients (or examples) can be dealt along the mesh."""
     if mesh is not None and AXIS not in mesh.shape:
         raise ValueError(
-            f"mesh has axes {tuple(mesh.shape)}, but cohorts are dealt along "
-            f"'{AXIS}'; name an axis so"
+            f"mesh has axes {tuple(mesh.shape)}, but cohorts are dealt along '{AXIS}'; "
+            f"name an axis '{AXIS}'"
         )
 
 

@@ -114,9 +114,9 @@ def estimating(
     carrier = smpc.clear() if carrier is None else carrier
     if carrier.shows != "individual":
         raise ValueError(
-            f"{name} needs each client's message, of which {carrier.name} shows the "
-            "server the sum alone; take smpc.clear() as carrier (secure_sum=Clear()), "
-            "or the mean (rule=Mean())"
+            f"{name} needs each client's message, but {carrier.name} shows the server "
+            "only the sum; take smpc.clear() as carrier (secure_sum=Clear()), or the "
+            "mean (rule=Mean())"
         )
 
     def check(num_places: int, max_abs: Any) -> None:

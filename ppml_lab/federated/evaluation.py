@@ -159,9 +159,9 @@ def personal_evaluator(
 
 
 NONE_HELD_OUT = (
-    "clients judge their own models by rows that they never train, and these hold none "
-    "out: give data.federate held_out=data.partition.hold_out(rng, owners, 0.2), or a "
-    "setup held_out=0.2"
+    "clients evaluate their own models on held-out rows, but these clients have none; "
+    "give data.federate held_out=data.partition.hold_out(rng, owners, 0.2), or a setup "
+    "held_out=0.2"
 )
 
 
@@ -355,14 +355,14 @@ def _is_higher_better(
     if name in higher or name in lower:
         if name in higher and name in lower:
             raise ValueError(
-                f"metric '{name}' is in higher_is_better and in lower_is_better; name "
-                "it in one"
+                f"metric '{name}' is in both higher_is_better and lower_is_better; "
+                "name the metric in one of them"
             )
         return name in higher
     said = says_higher_is_better(name)
     if said is None:
         raise ValueError(
-            f"whether high values of metric '{name}' are good is not known; name it in "
+            f"metric '{name}' has no known direction; name the metric in "
             "higher_is_better or in lower_is_better"
         )
     return said

@@ -98,7 +98,7 @@ def example_gradients(
         task that keeps leaves, an unknown method, or sizes below 1.
     """
     roles.refuse_kept(
-        task, "example_gradients takes one step, of leaves that all share"
+        task, "example_gradients takes one step, on leaves that all clients share"
     )
     checks.known("method", method, METHODS)
     if microbatch_size is not None:
@@ -255,10 +255,10 @@ def _check_people(people: data.People) -> None:
     if people.shared is not None:
         person, one, other = people.shared
         raise ValueError(
-            f"people: person {person} has rows in clients {one} and {other}, each of "
-            "which would bound them by themselves, so that together they move the sum "
-            "by more than one person may; deal clients so that nobody is in two, or "
-            "give different people different numbers"
+            f"people: person {person} has rows in clients {one} and {other}, which "
+            "bound the person separately, so that the person moves the sum too far; "
+            "deal clients so that nobody is in two, or give different people different "
+            "numbers"
         )
 
 
@@ -269,6 +269,6 @@ def _check_fits(people: data.People, clients: base.Clients) -> None:
         _check_people(found)
         if found != people:
             raise ValueError(
-                f"the trainer is built for {people}, and the clients have {found}; "
-                "build it with data.people(clients)"
+                f"the trainer is built for {people}, but the clients have {found}; "
+                "build the trainer with data.people(clients)"
             )

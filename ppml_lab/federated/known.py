@@ -44,9 +44,9 @@ def _told(what: str, arguments: str) -> Iterator[None]:
         yield
     except TypeError as error:
         raise ValueError(
-            f"{what} raised TypeError: {error}; it is called with {arguments}, leaves "
-            "of examples [n, ...] with all rows of a batch together, and gives one "
-            "number for each"
+            f"{what} raised TypeError: {error}; {what} takes {arguments}, where leaves "
+            "of examples [n, ...] hold all rows of a batch together, and gives one "
+            "number per example"
         ) from error
 
 

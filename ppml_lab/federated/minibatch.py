@@ -159,7 +159,9 @@ def start(
         "sent: the server does not send the task's model", model, sent
     )
     trees.check_same_shapes(
-        "kept is not what the task's model keeps", roles.own(task, model), own
+        "kept does not match the leaves that the task's model keeps",
+        roles.own(task, model),
+        own,
     )
     part = roles.trained(task, roles.of_client(sent, own))
     optimizers.check(optimizer, part)
@@ -211,7 +213,9 @@ def finish(
     try:
         roles.like(state.params, sent)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"sent is not like the model in training: {error}") from error
+        raise ValueError(
+            f"sent does not match the model in training: {error}"
+        ) from error
     before = roles.trainable(task, sent)
     after = roles.like(before, state.params)
     own = roles.own(task, roles.merged(state.params, sent))
@@ -226,8 +230,9 @@ def _check_observed(own: PyTree, observed: PyTree) -> None:
         if path not in kept:
             where = jax.tree_util.keystr(path)
             raise ValueError(
-                f"{where} is observed on batches, as BatchNorm's statistics are, and "
-                "cannot be averaged like a weight: let the task's roles call it 'kept'"
+                f"{where} is observed on batches, like BatchNorm's statistics, and "
+                "cannot be averaged like a weight; give this leaf the role 'kept' in "
+                "the task"
             )
 
 

@@ -145,11 +145,13 @@ def training_on_shares(
     if noise_multiplier:
         if batch != num_examples:
             raise ValueError(
-                f"batch_size {batch} with noise: leave it out, as the parties know the "
-                "batches and all examples have to take part"
+                f"batch_size {batch} with noise is not allowed, as the parties know "
+                "the batches and all examples have to take part; leave batch_size out"
             )
         if clip_norm is None:
-            raise ValueError("clip_norm is needed with noise: give a gradient's bound")
+            raise ValueError(
+                "clip_norm is needed with noise; give the largest norm of a gradient"
+            )
         checks.at_least("dimension", dimension, 1)
         stddev = noise_multiplier * clip_norm
         steps = 2 * np.sqrt(dimension) / 2.0**protocol.fraction_bits
@@ -266,9 +268,10 @@ def _honest(protocol: private.Protocol, num_honest: int | None) -> int:
     checks.at_least("num_honest", num_honest, 1)
     if not least <= num_honest <= scheme.num_parties:
         raise ValueError(
-            f"num_honest must be {least} to {scheme.num_parties}, got {num_honest}: "
-            f"with {least - 1} honest of {scheme.num_parties} parties the others are "
-            f"{scheme.threshold} and reconstruct every secret; leave it out for {least}"
+            f"num_honest must lie in [{least}, {scheme.num_parties}], got "
+            f"{num_honest}; with {least - 1} honest of {scheme.num_parties} parties, "
+            f"the other {scheme.threshold} reconstruct every secret; leave num_honest "
+            f"out for {least}"
         )
     return num_honest
 
@@ -292,23 +295,22 @@ def _check_sizes(
     for path, leaf in jax.tree_util.tree_leaves_with_path(examples):
         if leaf.shape[:1] != (num_examples,):
             raise ValueError(
-                f"num_examples is {num_examples}, but the joined examples"
-                f"{jax.tree_util.keystr(path)} have shape {list(leaf.shape)}; build "
-                "the training for the leading axis, the examples of all owners"
+                f"num_examples is {num_examples}, but the joined "
+                f"examples{jax.tree_util.keystr(path)} have shape {list(leaf.shape)}; "
+                "build the training with num_examples of all owners together"
             )
     found = sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(params))
     if dimension and found != dimension:
         raise ValueError(
             f"dimension is {dimension}, but the parameters have {found} coordinates, "
-            f"each of which fixed point rounds; build the training with dimension="
-            f"{found}"
+            f"and fixed point rounds each; build the training with dimension={found}"
         )
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
     made = jax.tree.leaves(jax.eval_shape(gradient, like(params), examples))
     if [leaf.shape for leaf in made] != shapes:
         raise ValueError(
-            f"gradient gives shapes {[leaf.shape for leaf in made]} for parameters of "
-            f"shapes {shapes}: give the sum of the examples' gradients, like params"
+            "gradient must return the sum of the examples' gradients, with the shapes "
+            f"of params, {shapes}, got {[leaf.shape for leaf in made]}"
         )
 
 

@@ -50,9 +50,9 @@ def at_round(optimizer: Any, number: Any) -> optax.GradientTransformation:
     is_named = hasattr(maker, "__name__") and not is_made
     if is_named and str(maker.__module__).startswith("optax."):
         raise ValueError(
-            f"optimizer is optax's {maker.__name__} itself, which would take the "
-            "round's number for its learning rate; call it, as in optax.sgd(0.1), or "
-            "give `lambda number: optax.sgd(rate_of(number))`"
+            f"optimizer is the function optax.{maker.__name__}, which would take the "
+            "round's number for its learning rate; call the function, as in "
+            "optax.sgd(0.1), or give `lambda number: optax.sgd(rate_of(number))`"
         )
     rule = optimizer
     if not isinstance(optimizer, optax.GradientTransformation):
@@ -61,8 +61,8 @@ def at_round(optimizer: Any, number: Any) -> optax.GradientTransformation:
         found = type(optimizer if rule is None else rule).__name__
         raise ValueError(
             "a client's optimizer must be an optax.GradientTransformation, or a "
-            f"function of the round that gives one, got {found}; of optax.MultiSteps "
-            "take .gradient_transformation()"
+            f"function from the round to one, got {found}; for optax.MultiSteps take "
+            ".gradient_transformation()"
         )
     return rule
 
@@ -85,8 +85,8 @@ def check(optimizer: Optimizer, params: PyTree) -> None:
         follows = _changes_with_its_count(optimizer, params)
     if follows:
         raise ValueError(
-            "the client's optimizer follows a schedule of steps, whose count starts "
-            "again in every round; give a function of the round instead, such as "
+            "the client's optimizer follows a schedule of steps, but the step count "
+            "restarts in every round; give a function of the round instead, such as "
             "lambda number: optax.sgd(schedule(number))"
         )
 

@@ -77,8 +77,8 @@ def refuse_kept(task: base.Task, why: str) -> None:
     kept = keeps(task)
     if kept:
         raise ValueError(
-            f"{why}; task keeps {', '.join(kept[:3])}{', ...' * (len(kept) > 3)}: let "
-            "its roles call no leaf 'kept', or use local_sgd, proximal_sgd or scaffold"
+            f"{why}; task keeps {', '.join(kept[:3])}{', ...' * (len(kept) > 3)}; give "
+            "no leaf the role 'kept', or use local_sgd, proximal_sgd or scaffold"
         )
 
 
@@ -137,11 +137,12 @@ def _roles(task: base.Task, params: PyTree) -> PyTree:
             leaf.dtype, jax.numpy.floating
         ):
             raise ValueError(
-                f"{where} is {leaf.dtype} and cannot be trained: make it a float, or "
-                "'constant' by the task's roles"
+                f"{where} is {leaf.dtype} and cannot be trained; make the leaf a "
+                "float, or give it the role 'constant' in the task"
             )
     if "trainable" not in jax.tree.leaves(roles):
         raise ValueError(
-            "params: the model has no trainable leaf; let the task's roles name one"
+            "params: the model has no trainable leaf; give at least one leaf the role "
+            "'trainable' in the task"
         )
     return roles

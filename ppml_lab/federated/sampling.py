@@ -266,8 +266,8 @@ def _known_prob(name: str, value: Any, *, allow_one: bool) -> float:
     """
     if checks.is_traced(value):
         raise ValueError(
-            f"{name} must be known when the sampler is built: it decides the length of"
-            " a cohort's arrays; pass a number"
+            f"{name} must be known when the sampler is built, as {name} sets the "
+            "length of a cohort's arrays; pass a number"
         )
     checks.number(name, value)
     prob = float(value)

@@ -60,8 +60,8 @@ def _check_partner(name: str, which: str, sent: Any) -> None:
     """Raises ValueError unless SCAFFOLD's other half sent this value."""
     if not isinstance(sent, Model):
         raise ValueError(
-            f"{name}: this {which} is not SCAFFOLD's: it sends no model with a control;"
-            " take both, trainer and server, from one scaffold(...)"
+            f"{name}: this {which} is not SCAFFOLD's, as it sends no model with a "
+            "control; take both trainer and server from one scaffold(...)"
         )
 
 
@@ -127,7 +127,7 @@ def scaffold(
         key: base.Key, sent: Any, kept: PyTree, round_number: Int[Array, ""]
     ) -> ScaffoldState:
         trained = roles.trained(task, sent.params)
-        trees.check_same_shapes("kept is not like the model", trained, kept)
+        trees.check_same_shapes("kept does not match the model", trained, kept)
         own = own_of(sent.params, kept)
         local = minibatch.start(task, optimizer, sent.params, own, round_number)
         control = roles.like(roles.trainable(task, sent.params), kept)

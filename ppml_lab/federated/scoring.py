@@ -97,8 +97,8 @@ def scorer(
             twice = sorted(scalars.keys() & judged.keys())
             if twice:
                 raise ValueError(
-                    f"two metrics give '{twice[0]}', of which one would be lost: give "
-                    "them other names, or leave one out"
+                    f"two metrics give '{twice[0]}', so that one value would be lost; "
+                    "rename one metric, or leave one out"
                 )
             judged |= scalars
         return means | judged

@@ -65,9 +65,9 @@ def min_separation(
     if asked * cohort_size > population:
         raise ValueError(
             f"separation {asked} times cohort_size {cohort_size} is "
-            f"{asked * cohort_size}, more than the population {population}: members "
-            f"would come again too soon; take sizes with a product of {population} at "
-            "most"
+            f"{asked * cohort_size}, more than the population {population}, so that "
+            "members would come again too soon; take sizes with a product of at most "
+            f"{population}"
         )
 
     def init(key: base.Key) -> Turn:

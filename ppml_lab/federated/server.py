@@ -28,12 +28,12 @@ def fedopt(optimizer: optax.GradientTransformation) -> base.Server:
     ) -> tuple[PyTree, PyTree]:
         del share
         trees.check_same_shapes(
-            "mean: the mean update is not like the model's params", params, mean
+            "mean: the mean update does not match the model's params", params, mean
         )
         fresh = jax.eval_shape(optimizer.init, params)
         if jax.tree.structure(memory) != jax.tree.structure(fresh):
             raise ValueError(
-                "memory is not the optimizer's state, as `init` and `step` make it: "
+                "memory must be the optimizer's state, as made by `init` or `step`, "
                 f"got {jax.tree.structure(memory)}"
             )
         direction = jax.tree.map(jnp.negative, mean)

@@ -136,9 +136,10 @@ def sending_few(
     checks.at_least("num_sent", num_sent, 1)
     if aggregator.shows != "individual":
         raise ValueError(
-            f"num_sent {num_sent}: clients send different coordinates, and "
-            f"{aggregator.name} would have to send all of them or to show which; take "
-            "smpc.clear() (secure_sum=Clear()), or a trainer that sends all"
+            f"num_sent {num_sent}: clients send different coordinates, but "
+            f"{aggregator.name} would have to send all coordinates or reveal which; "
+            "take smpc.clear() (secure_sum=Clear()), or a trainer that sends all "
+            "coordinates"
         )
 
     def encode(key: base.Key, session: PyTree, place: Any, update: PyTree) -> Sparse:

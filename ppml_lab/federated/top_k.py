@@ -132,7 +132,8 @@ def top_k(
 def _count(num_sent: int | None, share: float | None, dimension: int) -> int:
     if (num_sent is None) == (share is None):
         raise ValueError(
-            f"give either num_sent or share, got num_sent={num_sent} and share={share}"
+            f"give exactly one of num_sent and share, got num_sent={num_sent} and "
+            f"share={share}"
         )
     if num_sent is None:
         checks.probability("share", share, allow_one=True)
@@ -141,8 +142,8 @@ def _count(num_sent: int | None, share: float | None, dimension: int) -> int:
     checks.at_least("num_sent", num_sent, 1)
     if num_sent > dimension:
         raise ValueError(
-            f"num_sent is {num_sent}, but an update has {dimension} coordinates; send "
-            "that many at most"
+            f"num_sent is {num_sent}, but an update has {dimension} coordinates; set "
+            f"num_sent to {dimension} or less"
         )
     return num_sent
 

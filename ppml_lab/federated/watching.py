@@ -47,7 +47,10 @@ def interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, before)
             raise KeyboardInterrupt
         noted.append(number)
-        print("\nstopping after these rounds; once more to stop now", file=sys.stderr)
+        print(
+            "\nstopping after these rounds; press Ctrl-C again to stop now",
+            file=sys.stderr,
+        )
 
     signal.signal(signal.SIGINT, note)
     try:

@@ -53,9 +53,9 @@ def calibrated(setup: Any, target_epsilon: float, delta: float) -> Any:
 
     if event(1.0).privacy_unit is None:
         raise ValueError(
-            f"target_epsilon {target_epsilon:g} cannot be met: "
-            f"{type(setup).__name__} promises nothing, whatever the noise; choose "
-            "another mechanism, or target_epsilon inf"
+            f"target_epsilon {target_epsilon:g} cannot be met: {type(setup).__name__} "
+            "promises nothing at any noise; choose another mechanism, or "
+            "target_epsilon inf"
         )
     noise = accounting.calibrate_noise_multiplier(event, target_epsilon, delta, "best")
     return setup.with_noise(_float32(noise))
@@ -203,7 +203,8 @@ def statement(setup: Any, delta: float | None = None) -> dict[str, Any]:
         )
     if delta is None:
         raise ValueError(
-            f"{type(setup).__name__} is private and needs a delta to state epsilon"
+            f"{type(setup).__name__} is private and needs a delta to state epsilon; "
+            "give points a delta"
         )
     stated = accounting.stated(event, delta)
     path = noise_path(setup)

@@ -33,8 +33,8 @@ def built(setup: Any) -> base.FederatedAlgorithm:
     """
     if not callable(getattr(setup, "algorithm", None)):
         raise ValueError(
-            f"{type(setup).__name__} has no method `algorithm(facts)` and is no setup; "
-            "inherit from lab.parts.Federated, or give it one"
+            f"{type(setup).__name__} is not a setup, as it has no method "
+            "`algorithm(facts)`; inherit from lab.parts.Federated, or add this method"
         )
     facts = facts_of(setup)
     with blaming(setup):
@@ -53,7 +53,7 @@ def check_numbers(
     facts = facts_of(setup)
     is_live = getattr(setup, "live_epsilon", False)
     if is_live and delta is None:
-        raise ValueError("live_epsilon needs a delta: give points one")
+        raise ValueError("live_epsilon needs a delta; give points a delta")
     try:
         events_of(setup)
         if is_live:
@@ -137,8 +137,8 @@ def blaming(setup: Any) -> Iterator[None]:
         if path is None:
             raise
         raise ValueError(
-            f"{path} is annotated Traced and decides a shape or a branch; declare it "
-            "int (or float, bool), so that it is compiled"
+            f"{path} is annotated Traced but decides a shape or a branch; declare "
+            f"{path} as int, float or bool, so that its value is compiled"
         ) from error
 
 

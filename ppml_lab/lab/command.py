@@ -46,8 +46,8 @@ SWEEP_OPTIONS = (
         Annotated[
             str | None,
             tyro.conf.arg(
-                help="Run part i of n alone, written i/n; the task of a SLURM array if "
-                "left out."
+                help="Run only part i of n, given as i/n; by default, the part of this "
+                "task of a SLURM array."
             ),
         ],
         None,
@@ -57,7 +57,9 @@ SWEEP_OPTIONS = (
         Annotated[
             bool,
             tyro.conf.FlagCreatePairsOff,
-            tyro.conf.arg(help="Train nothing; write the table of all shards' runs."),
+            tyro.conf.arg(
+                help="Train nothing; write the table from the runs of all shards."
+            ),
         ],
         False,
     ),
@@ -67,8 +69,8 @@ SWEEP_OPTIONS = (
             bool,
             tyro.conf.FlagCreatePairsOff,
             tyro.conf.arg(
-                help="Make finished runs anew that other code made, or that lack the "
-                "parameters which --keep asks for."
+                help="Rerun finished runs that other code made, or that lack the "
+                "parameters that --keep asks for."
             ),
         ],
         False,
@@ -78,7 +80,7 @@ SWEEP_OPTIONS = (
         Annotated[
             bool,
             tyro.conf.FlagCreatePairsOff,
-            tyro.conf.arg(help="Let unfinished runs of other code go on."),
+            tyro.conf.arg(help="Continue unfinished runs that other code began."),
         ],
         False,
     ),
@@ -87,8 +89,8 @@ SWEEP_OPTIONS = (
         Annotated[
             str | None,
             tyro.conf.arg(
-                help="Stop after the first chunk that ends so late, such as 3h or "
-                f"1h30m, as after SIGTERM; exit code {stopping.EXIT_CODE}."
+                help="Stop after the first chunk that ends later than this time, such "
+                f"as 3h or 1h30m; exit code {stopping.EXIT_CODE}, as after SIGTERM."
             ),
         ],
         None,
@@ -98,8 +100,8 @@ SWEEP_OPTIONS = (
         Annotated[
             Literal["last", "best"] | None,
             tyro.conf.arg(
-                help="Keep each run's parameters: of its last round, or of its best "
-                "evaluation by the schedule's metric of validation rows."
+                help="Keep each run's parameters: those of its last round, or of its "
+                "best evaluation by the schedule's metric on validation rows."
             ),
         ],
         None,
@@ -107,6 +109,7 @@ SWEEP_OPTIONS = (
 )
 """Options for how a sweep is run: name, type and default."""
 
+_OUT = tyro.conf.arg(help="Folder of the results.")
 _FOLDER = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="PATH",
@@ -150,7 +153,7 @@ def parse(
         # Without a prefix, the configuration's fields are the command's options.
         [
             ("config", Annotated[kind, tyro.conf.arg(name="")]),
-            ("out", Annotated[Path, _FOLDER]),
+            ("out", Annotated[Path, _FOLDER, _OUT]),
             *((option, annotation) for option, annotation, _ in options),
         ],
         frozen=True,
@@ -215,9 +218,11 @@ def _named(
     usage = f"usage: {prog} {names} [OPTIONS]"
     if arguments and arguments[0] in ("-h", "--help"):
         print(f"{usage}\n\n{inspect.cleandoc(description)}\n")
-        print(f"{prog} NAME --help shows what a configuration can be changed to.")
+        print(f"{prog} NAME --help shows the options of a configuration.")
         sys.exit(0)
-    said = f"'{arguments[0]}' is none of them" if arguments else "name one of them"
+    said = "name one of these configurations"
+    if arguments:
+        said = f"'{arguments[0]}' is not one of these configurations"
     print(f"{usage}\nerror: {said}", file=sys.stderr)
     sys.exit(2)
 

@@ -94,8 +94,8 @@ def _scale_of(name: str, values: Sequence[float], scale: str) -> str:
     positive = [value for value in values if value > 0]
     if scale == "log" and len(positive) < len(values):
         raise ValueError(
-            f"{name} is {values[0]:g} somewhere, which a log scale does not have; "
-            "choose symlog, or rows with where"
+            f"{name} is {values[0]:g} in a row, which a log scale cannot show; take "
+            "scale symlog, or choose rows with where"
         )
     if scale != "auto":
         return scale

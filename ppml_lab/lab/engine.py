@@ -171,8 +171,8 @@ def run_sweep(
                 _clean(folder, claims)
     except OSError as error:
         error.add_note(
-            f"Finished runs and checkpoints are kept in {folder}: when it can be "
-            "written again, the same sweep goes on from them."
+            f"Finished runs and checkpoints are kept in {folder}; once it can be "
+            "written again, the same sweep continues from them."
         )
         raise
     if not processes.is_first():
@@ -181,7 +181,7 @@ def run_sweep(
     if missing:
         raise MadeElsewhereError(
             f"{missing} of {len(points)} runs are being made by another process in "
-            f"{folder}; run this again when that has ended"
+            f"{folder}; run this again when that process has ended"
         )
     return Outcomes(run.outcome(keep) for run in runs)
 
@@ -213,7 +213,7 @@ def _finished(
     others: dict[str, list[Run]] = {}
     for run in {run.name: run for run in runs}.values():
         if run.damage:
-            report(0, f"{run.damage}, or leave it: the run is made again")
+            report(0, f"{run.damage} (in any case, the run is made again)")
         elif (run.folder / "result.json").exists():
             over.append(run.name)
             if run.made_by.get("code") != code:
@@ -224,9 +224,8 @@ def _finished(
     for why, its in others.items() if not again else ():
         report(
             0,
-            f"{len(its)} finished runs {why} and stay as they are: "
-            f"{its[0].title or its[0].name} and so on; again=True, or --again, makes "
-            "them anew",
+            f"{len(its)} finished runs {why} and stay as they are, such as "
+            f"{its[0].title or its[0].name}; again=True, or --again, reruns them",
         )
     left = {run.name for its in others.values() for run in its} if again else set()
     for name in left:
@@ -276,15 +275,15 @@ def _fitting_size(
     if (takes := needed(size)) > free:
         text = slice_in_words(group, size, sweep)
         raise memory.TooLargeError(
-            f"{size} runs at once, the fewest that there are, take "
-            f"{units.shown(takes)} of a device, and {units.shown(free)} are free: "
-            f"{text}. {memory.CURE}"
+            f"memory of a device: {size} runs at once, the smallest number, need "
+            f"{units.shown(takes)}, but {units.shown(free)} are free: {text}. "
+            f"{memory.CURE}"
         )
     if size < wanted:
         sweep.report(
             0,
-            f"{wanted} runs at once would take {units.shown(needed(wanted))} of a "
-            f"device's {units.shown(used)}: {size} are the most that fit",
+            f"memory of a device: {wanted} runs at once would need "
+            f"{units.shown(needed(wanted))} of {units.shown(used)}; at most {size} fit",
         )
     return size
 

@@ -17,8 +17,8 @@ from ppml_lab.lab.tree.fields import is_part
 from ppml_lab.lab.tree.identity import digest
 
 CURE_OF_CHANCE = (
-    "every call has to give the same ones; where they are drawn, make the seed a field "
-    "of the data part"
+    "every call has to return the same rows; if rows are drawn at random, make the "
+    "seed a field of the data part"
 )
 
 
@@ -186,8 +186,8 @@ def _dealt(source: _Source) -> _Dealt:
         for name in ("validation", "held_out"):
             if share := getattr(source, name):
                 raise ValueError(
-                    f"{name} {share} of {where}, whose clients are dealt already; hold "
-                    "rows out where they are dealt"
+                    f"{name} {share} cannot hold out rows of {where}, whose clients "
+                    "are already dealt; hold rows out when dealing the clients"
                 )
         alike.check_alike(where, about.stored_rows(train), test)
         if num_classes is not None:
@@ -203,8 +203,8 @@ def _dealt(source: _Source) -> _Dealt:
         users = columns.one_axis(f"{where}: users", users)
         if len(users) != count:
             raise ValueError(
-                f"{where}: users names who made {len(users)} rows, and train has "
-                f"{count}; give one id per row"
+                f"{where}: users has {len(users)} ids, but train has {count} rows; "
+                "give one id per row"
             )
     train, users, validation = _hold_out(train, users, source.validation)
     owners = _owners(source, train, users)
@@ -258,7 +258,7 @@ def _hold_out(train: Any, users: Any, share: float) -> tuple[Any, Any, Any]:
     if not held.any() or held.all():
         raise ValueError(
             f"validation {share} holds out {int(held.sum())} of {count} rows; choose a "
-            "share that leaves some of both"
+            "share that leaves rows to train and to validate"
         )
 
     users = None if users is None else users[~held]
@@ -285,9 +285,8 @@ def _owners(source: _Source, train: Any, users: Any) -> np.ndarray:
         or (owners.min() < 0)
     ):
         raise ValueError(
-            f"{where}.deal must give one client for each of {count} rows, whole "
-            f"numbers from 0 on of which none is left out, got {owners.dtype}"
-            f"{list(owners.shape)}"
+            f"{where}.deal must give one client for each of {count} rows, numbered "
+            f"from 0 without gaps, got {owners.dtype}{list(owners.shape)}"
         )
     return owners
 

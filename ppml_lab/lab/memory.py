@@ -134,7 +134,7 @@ def in_words(compiled: Any, needed: Needed) -> str:
     arrays = "; ".join(
         f"{kind} of {units.shown(size)} by {made}" for kind, size, made in found
     )
-    return f"{parts}; the largest arrays that it makes: {arrays or 'none'}"
+    return f"{parts}; its largest arrays: {arrays or 'none'}"
 
 
 def largest_arrays(text: str, count: int) -> list[tuple[str, int, str]]:

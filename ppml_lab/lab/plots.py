@@ -116,14 +116,15 @@ def plot(
     lines = _lines(drawn, x, y, by)
     if len(lines) > drawing.MOST_LINES:
         raise ValueError(
-            f"by {', '.join(by)} makes {len(lines)} lines, and {drawing.MOST_LINES} "
-            "can be told apart; choose rows with where, or name other columns"
+            f"by {', '.join(by)} makes {len(lines)} lines, but only "
+            f"{drawing.MOST_LINES} can be told apart; choose rows with where, or name "
+            "other columns"
         )
     places = [place for line in lines.values() for place in line]
     notes += _about_intervals(drawn, places)
     axis = drawing.across(x, [place.x for place in places], x_scale)
     if axis.edge is not None:
-        notes.append(f"∞: {x} is infinite; dashed, its level across")
+        notes.append(f"∞: {x} is infinite; its level is dashed")
     legend, said = ", ".join(by), "; ".join(notes)
     titles = drawing.Titles(_titled(x, drawn), _titled(y, drawn), legend, said)
     return Plot(drawing.figure(lines, axis, titles, y_scale), lines, tuple(notes))
@@ -160,7 +161,9 @@ def _drawable(rows: list[Row], x: str, y: str) -> tuple[list[Row], list[str]]:
     placed = [row for row in rows if not _is_missing(row[x])]
     drawn = [row for row in placed if tables.is_finite(row[y])]
     if not drawn:
-        raise ValueError(f"no row has a finite y: {y}, and an x: {x}; choose others")
+        raise ValueError(
+            f"no row has both x ({x}) and a finite y ({y}); choose other columns"
+        )
     lost = {f"no {x}": len(rows) - len(placed)}
     lost[f"no finite {y}"] = len(placed) - len(drawn)
     return drawn, [
@@ -192,8 +195,8 @@ def _check_alike(rows: list[Row], x: str, y: str, by: Sequence[str]) -> None:
             if len(found) > 1 and name not in (x, *by):
                 raise ValueError(
                     f"{axis} does not mean the same in all rows: {name} is "
-                    f"{' and '.join(found)}; add {name} to by, so that lines say "
-                    "which, or choose rows with where"
+                    f"{' and '.join(found)}; add {name} to by to tell lines apart, or "
+                    "choose rows with where"
                 )
 
 
@@ -211,8 +214,8 @@ def _lines(
             there, here = line[at][0], its[0]
             names = [n for n in tables.labels(rows) if there[n] != here[n]]
             raise ValueError(
-                f"several rows of one line have {x} {at}, and differ in "
-                f"{', '.join(names)}: add that to by, or choose rows with where"
+                f"several rows of one line have {x} {at}, but differ in "
+                f"{', '.join(names)}; add this to by, or choose rows with where"
             )
         line[at] = its
     lines = {
@@ -235,21 +238,21 @@ def _at(rows: Sequence[Mapping[str, Value]], x: str) -> Value:
         return values[0]
     if not all(map(tables.is_finite, values)):
         shown = ", ".join(map(drawing.word, values))
-        raise ValueError(f"x: {x} is no number, and differs between seeds: {shown}")
+        raise ValueError(f"x: {x} is not a number and differs between seeds: {shown}")
     return tables.mean(float(value or 0) for value in values).mean
 
 
 def _about_intervals(rows: list[Row], places: Sequence[Place]) -> list[str]:
     if tables.SEED not in rows[0]:
-        return ["no column 'seed': a row is a place, without an interval"]
+        return ["no column 'seed': each row is a point without an interval"]
     counts = [place.y.count for place in places]
     least, most = min(counts), max(counts)
     if most == 1:
         return ["one seed: no intervals"]
     span = f"{least}" if least == most else f"{least} to {most}"
     return [
-        f"means over {span} seeds, 95% intervals"
-        f"{'; one seed alone has none' if least == 1 else ''}"
+        f"means over {span} seeds, 95% "
+        f"intervals{'; points of one seed have none' if least == 1 else ''}"
     ]
 
 

@@ -160,7 +160,7 @@ def together() -> Iterator[None]:
             f"error: process {jax.process_index()} of {jax.process_count()} ends: "
             f"{error}\nIf this is not its own failure, another process ended or is out "
             "of reach. Start the command again, everywhere: finished runs are kept, "
-            "and the others go on from their last checkpoint.",
+            "and unfinished runs continue from their last checkpoint.",
             file=sys.stderr,
             flush=True,
         )
@@ -245,7 +245,8 @@ def parse_shard(text: str) -> Shard:
     shard = Shard(int(found[1]), int(found[2]))
     if not 1 <= shard.index <= shard.count:
         raise ValueError(
-            f"shard {shard} does not exist: there are {shard.count}, counted from 1"
+            f"shard {shard} does not exist; there are {shard.count} shards, counted "
+            "from 1"
         )
     return shard
 

@@ -44,8 +44,8 @@ def usable(
                 return False
             if not records.has_rounds(lines, saved.rounds):
                 say(
-                    f"{lines} lacks some of the {saved.rounds} rounds that "
-                    f"{saved.path} goes on from: run {run} starts again"
+                    f"{lines} lacks some of the {saved.rounds} rounds before "
+                    f"{saved.path}: run {run} starts again"
                 )
                 return False
             if saved.keeps_best != keeps_best:
@@ -59,14 +59,14 @@ def usable(
             if there.get("code") != now["code"] and not go_on:
                 say(
                     f"{saved.path} was made by other code: its runs start again; "
-                    "go_on=True, or --go-on, goes on from it"
+                    "go_on=True, or --go-on, continues from the checkpoint"
                 )
                 return False
             for name in ("code", "jax", "device"):
                 if there.get(name) != now[name]:
                     say(
-                        f"{saved.path} was made by {name} {there.get(name)}, and goes "
-                        f"on with {now[name]}"
+                        f"{saved.path} was made by {name} {there.get(name)} and "
+                        f"continues with {now[name]}"
                     )
             return True
 
@@ -198,9 +198,9 @@ def run_what_fits(
                 raise
             if size <= multiple:
                 raise memory.TooLargeError(
-                    f"memory ran out of {size} runs at once, the fewest that there "
-                    f"are: {taken() or error}. {memory.CURE}"
+                    f"memory ran out with {size} runs at once, the smallest number: "
+                    f"{taken() or error}. {memory.CURE}"
                 ) from error
             halved = memory.equal_size(size, size // 2, multiple)
-            report(f"{size} runs at once take too much memory: {halved} from now on")
+            report(f"{size} runs at once take too much memory; {halved} from now on")
             size = halved

@@ -255,8 +255,8 @@ class Outcome(NamedTuple):
         if self.kept and self.asked not in (None, self.kept.keep):
             raise FileNotFoundError(
                 f"{self.folder} keeps the parameters of its {self.kept.keep} round or "
-                f"evaluation, and this sweep asked for the {self.asked}: again=True "
-                "(--again) makes the run anew"
+                f"evaluation, but this sweep asked for the {self.asked}; again=True "
+                "(--again) reruns it"
             )
         like = jax.eval_shape(built(self.setup).init, jax.random.key(0)).params
         return load_kept(self.folder, self.kept, like)
@@ -361,8 +361,8 @@ def key_identity(
         return SEED_ALONE
     if facts.digests is None:
         raise ValueError(
-            "facts.digests is None: a private run's key depends on the data, and these "
-            "have no rows to make a digest of"
+            "facts.digests is None: a private run's key depends on a digest of the "
+            "data's rows, but these data have none"
         )
     # The length of a run, and what judges it, changes no round.
     left_out = ("layout",) if by_schedule else ("layout", "schedule")

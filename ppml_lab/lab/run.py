@@ -83,7 +83,7 @@ def run_experiment(
         try:
             _together(stem, chosen, points, table, on_metrics, stop)
         except stopping.StoppedError as reason:
-            text = f"stopped after a chunk ({reason}): the same command goes on"
+            text = f"stopped after a chunk ({reason}); the same command continues"
             print(text, file=sys.stderr)
             sys.exit(stopping.EXIT_CODE)
 
@@ -243,8 +243,8 @@ def _print_guarantees(
 ) -> None:
     """Prints what runs will guarantee, one line for all runs of equal guarantees."""
     print(
-        "Privacy of each run, stated before training (epsilon by PLD where there is "
-        "one; RDP beside it):"
+        "Privacy of each run, stated before training (epsilon by PLD where it has a "
+        "bound, and by RDP):"
     )
     alike: dict[str, list[Mapping[str, Any]]] = {}
     for point, row in zip(points, guarantees, strict=True):
@@ -306,9 +306,9 @@ def _print_together(together: Sequence[Mapping[str, Any]]) -> None:
 def _left_out(row: Mapping[str, Any]) -> str:
     """Returns a text: the runs that a row of `cost_together` does not count."""
     parts = {
-        "same_release": "that are one of these once more or its beginning",
-        "elsewhere": "on some of the same examples that promise it to other units",
-        "unprotected": "on some of the same examples that promise nothing for them",
+        "same_release": "that repeat one of these or its first rounds",
+        "elsewhere": "on some of the same examples that promise epsilon to other units",
+        "unprotected": "on some of the same examples that promise nothing",
     }
     said = [f"{row[name]} {text}" for name, text in parts.items() if row[name]]
     return f"; not counted: runs {' and '.join(said)}" if said else ""

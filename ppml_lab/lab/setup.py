@@ -98,10 +98,10 @@ class Schedule:
         """Raises ValueError if no validation rows are held out to choose by."""
         if not self.validation:
             raise ValueError(
-                "stop_at and keep='best' choose by validation rows, and there are "
-                "none; set the schedule's validation, such as 0.1, and its metric, "
-                f"which is '{self.metric}'. A personal model, of which clients keep a "
-                "part, has no best by validation rows: use keep='last', without stop_at"
+                "stop_at and keep='best' choose by validation rows, but there are "
+                "none; set the schedule's validation, such as 0.1, and its metric, now "
+                f"'{self.metric}'; for a personal model (clients keep a part), use "
+                "keep='last' without stop_at"
             )
 
     @property
@@ -120,8 +120,8 @@ class Schedule:
             start = len("validation_")
             known = [k[start:] for k in metrics if k.startswith("validation_")]
             raise ValueError(
-                f"schedule.metric '{self.metric}' is none of the evaluation's: "
-                f"{', '.join(known)}"
+                f"schedule.metric '{self.metric}' is not a metric of the evaluation, "
+                f"which has: {', '.join(known)}"
             )
         _ = self.smaller_is_better
 
@@ -137,8 +137,8 @@ class Schedule:
             higher = evaluation.says_higher_is_better(self.metric)
         if higher is None:
             raise ValueError(
-                f"whether high values of metric '{self.metric}' are good is not known: "
-                "set the schedule's higher_is_better to True or False"
+                f"metric '{self.metric}' has no known direction; set the schedule's "
+                "higher_is_better to True or False"
             )
         return not higher
 
@@ -243,8 +243,8 @@ def check_setup(setup: Any) -> None:
     missing = [one for one in needed if not hasattr(setup, one)]
     if missing:
         raise ValueError(
-            f"{name} has no {' and no '.join(missing)}, and is no setup; inherit from "
-            "parts.Federated, or write what lab.Setup has"
+            f"{name} is not a setup, as it has no {' and no '.join(missing)}; inherit "
+            "from parts.Federated, or define what lab.Setup lists"
         )
     for field in fields_of(type(setup)):
         if field in OF_A_POINT:
@@ -255,8 +255,8 @@ def check_setup(setup: Any) -> None:
     for path in paths.numbers(setup):
         if path.split(".")[0] in ON_HOST:
             raise ValueError(
-                f"{path} is annotated Traced, and {path.split('.')[0]} is read before "
-                "programs run: declare it float"
+                f"{path} is annotated Traced, but {path.split('.')[0]} is read before "
+                f"programs run; declare {path} as float"
             )
 
 

@@ -34,7 +34,7 @@ def seconds_of(text: str) -> float:
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     if not text or found is None:
         raise ValueError(
-            f"a time to stop after is written like 3h, 90m, 1h30m or 45s, got '{text}'"
+            f"a stop time must be written like 3h, 90m, 1h30m or 45s, got '{text}'"
         )
     hours, minutes, seconds = (int(number or 0) for number in found.groups())
     return 3600.0 * hours + 60.0 * minutes + seconds
@@ -60,7 +60,7 @@ def asked(after: float | None = None) -> Iterator[Callable[[], str]]:
         if signals:
             return "SIGTERM"
         late = after is not None and time.monotonic() - begin >= after
-        return "its time is over" if late else ""
+        return "time limit reached" if late else ""
 
     if threading.current_thread() is not threading.main_thread():
         yield why

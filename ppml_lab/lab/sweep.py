@@ -75,7 +75,10 @@ def axis(
 
 def _settings(path: str, values: Any, column: str) -> list[Setting]:
     if isinstance(values, str):
-        raise ValueError(f"values of '{path}' must be several, got {values!r}")
+        raise ValueError(
+            f"values of '{path}' must be a sequence of values, got the string "
+            f"{values!r}"
+        )
     if isinstance(values, Mapping):
         return [Setting({path: v}, {column: _plain(k)}) for k, v in values.items()]
     values = list(values)
@@ -85,7 +88,7 @@ def _settings(path: str, values: Any, column: str) -> list[Setting]:
             first = next(one for one in held if is_part(one))
             label = type(first).__name__
             raise ValueError(
-                f"values of '{path}' are parts, which need labels: give a mapping, "
+                f"values of '{path}' are parts, which need labels; give a mapping, "
                 f"such as {{'{label}': {label}(...)}}"
             )
     return [Setting({path: v}, {column: _plain(v)}) for v in values]
@@ -197,7 +200,7 @@ def zipped(*sweeps: Sweep) -> Sweep:
     """
     lengths = [len(sweep) for sweep in sweeps]
     if len(set(lengths)) > 1:
-        raise ValueError(f"zipped sweeps must be of one length, got {lengths}")
+        raise ValueError(f"zipped sweeps must have the same length, got {lengths}")
     return tuple(map(_together, zip(*sweeps, strict=True)))
 
 
@@ -234,7 +237,9 @@ def points(sweep: Sweep, setup: Any = None, delta: float | None = None) -> list[
       FileNotFoundError: If files of the data are missing; says where to put them.
     """
     if not sweep:
-        raise ValueError("sweep has no settings, so that nothing would run: add some")
+        raise ValueError(
+            "sweep has no settings, so that nothing would run; add at least one"
+        )
     if delta is not None:
         checks.probability("delta", delta, allow_one=False)
     noisy: Noises = {}
@@ -260,11 +265,14 @@ def _point(
         if path in OF_A_POINT:
             continue
         if setup is None and path:
-            raise ValueError(f"'{path}' is a field of no setup: give points a setup")
+            raise ValueError(
+                f"'{path}' is a field of a setup, but there is none; give points a "
+                "setup"
+            )
         if path.split(".")[0] == "layout":
             raise ValueError(
-                f"the sweep sets {path}, which changes no result: all its runs would "
-                "be the same; set it in the setup"
+                f"the sweep sets {path}, which changes no result, so that all runs "
+                f"would be the same; set {path} in the setup"
             )
         setup = paths.replaced(setup, path, fields[path])
     check_setup(setup)
@@ -277,11 +285,13 @@ def _point(
         path = noise_path(setup)
         if path in fields:
             raise ValueError(
-                f"target_epsilon {target} sets {path}, and so does the sweep, to "
-                f"{fields[path]}: sweep one of them"
+                f"target_epsilon {target} sets {path}, but the sweep also sets {path} "
+                f"to {fields[path]}; sweep only one of them"
             )
         if delta is None:
-            raise ValueError(f"target_epsilon {target} needs a delta: give points one")
+            raise ValueError(
+                f"target_epsilon {target} needs a delta; give points a delta"
+            )
         setup = calibrated_once(setup, target, delta, noisy)
     swept = frozenset(path for path in fields if path and path not in OF_A_POINT)
     check_numbers(setup, delta, swept)
@@ -292,7 +302,7 @@ def check_seed(seed: Any) -> None:
     """Raises ValueError unless `seed` is a whole number from 0 to 2^32 - 1."""
     is_whole = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not is_whole or not 0 <= int(seed) < 2**32:
-        raise ValueError(f"seed must be from 0 to 2^32 - 1, a whole number, got {seed}")
+        raise ValueError(f"seed must be a whole number from 0 to 2^32 - 1, got {seed}")
 
 
 def _labels(setting: Setting, point: Point, names: Iterable[str]) -> dict[str, Any]:
@@ -322,12 +332,12 @@ def _union(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     twice = [name for name, number in names.items() if number > 1]
     if twice:
         raise ValueError(
-            f"two of the combined sweeps set '{twice[0]}': leave it to one of them"
+            f"two of the combined sweeps set '{twice[0]}'; set it in only one of them"
         )
     return {name: value for part in parts for name, value in part.items()}
 
 
 def _some(name: str, settings: list[Setting]) -> Sweep:
     if not settings:
-        raise ValueError(f"'{name}' has no values: give at least one")
+        raise ValueError(f"'{name}' has no values; give at least one")
     return tuple(settings)

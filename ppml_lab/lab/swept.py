@@ -61,10 +61,9 @@ def _check_numbers(group: Group, points: list[Point]) -> None:
     for place in changing:
         if not used[place] and not _is_stated(points[0], place):
             raise ValueError(
-                f"the sweep changes {names[place]}, on which neither the program of "
-                f"{type(points[0].setup).__name__} nor its cost nor its privacy "
-                "depends: all its runs would be the same; leave it out, or sweep "
-                "another number"
+                f"the sweep changes {names[place]}, which changes neither the program "
+                f"of {type(points[0].setup).__name__} nor its cost nor its privacy, so "
+                "that all runs would be the same; sweep another number"
             )
 
 
@@ -122,8 +121,9 @@ def _check_structure(groups: dict[Group, list[Point]]) -> None:
                     values = [paths.value_at(p.setup, path) for p in (one, other)]
                     raise ValueError(
                         f"the sweep changes {path}, and its values {values[0]!r} and "
-                        f"{values[1]!r} give the same program, cost and privacy: their "
-                        "runs would be the same; leave one out"
+                        f"{values[1]!r} give the same program, cost and privacy, so "
+                        "that their runs would be the same; leave one of these values "
+                        "out"
                     )
 
 

@@ -96,7 +96,7 @@ def _check_images(module: nn.Module, x: Array) -> None:
     if x.ndim != 4:
         raise ValueError(
             f"{type(module).__name__} takes images [n, height, width, channels], got "
-            f"{list(x.shape)}; give grey ones a last axis of 1, in input_shape too"
+            f"{list(x.shape)}; give grey images a last axis of 1, in input_shape too"
         )
 
 
@@ -104,7 +104,7 @@ def _flat(module: nn.Module, x: Float[Array, "n h w c"]) -> Float[Array, "n feat
     if x.shape[1] * x.shape[2] == 0:
         raise ValueError(
             f"images are too small for {type(module).__name__}: its convolutions leave "
-            f"{x.shape[1]}x{x.shape[2]} pixels; give it larger ones"
+            f"{x.shape[1]}x{x.shape[2]} pixels; give larger images"
         )
     return x.reshape(x.shape[0], -1)
 

@@ -55,8 +55,8 @@ def personal(task: base.Task, kept: Sequence[str]) -> base.Task:
         if constant:
             where = "/".join(_steps(paths[constant[0]]))
             raise ValueError(
-                f"kept: '{name}' is {where}, which the task calls constant: nobody "
-                "trains it; leave it out"
+                f"kept: '{name}' names {where}, which nobody trains, as its role in "
+                "the task is 'constant'; leave it out"
             )
         for place in found:
             after[place] = "kept"
@@ -103,5 +103,7 @@ def _names(paths: Sequence[Sequence[object]]) -> list[str]:
 def _near(name: str, paths: Sequence[Sequence[object]]) -> str:
     names = _names(paths)
     near = difflib.get_close_matches(name, names, n=1)
+    if not names:
+        return "; the model has no names"
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    return f"{hint} There are: {', '.join(names)}" if names else "; it has no names"
+    return f"{hint} There are: {', '.join(names)}"

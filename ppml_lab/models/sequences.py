@@ -100,8 +100,8 @@ class Transformer(nn.Module):
         length = tokens.shape[1]
         if length > self.max_length:
             raise ValueError(
-                f"tokens have {length} places, and the Transformer has max_length="
-                f"{self.max_length} positions; build it with max_length={length}, or "
+                f"tokens have length {length}, but the Transformer has "
+                f"max_length={self.max_length}; build it with max_length={length}, or "
                 f"cut sequences to {self.max_length} tokens"
             )
         words = nn.Embed(self.vocab_size, self.width, name="tokens")(tokens)
@@ -117,8 +117,8 @@ def _check_tokens(module: nn.Module, vocab_size: int, tokens: Any) -> None:
     name, shape, dtype = type(module).__name__, tokens.shape, tokens.dtype
     if len(shape) != 2 or not shape[1]:
         raise ValueError(
-            f"{name} takes tokens [n, length], got {list(shape)}; give it sequences of "
-            "one length, padded where they are shorter"
+            f"{name} takes tokens [n, length], got {list(shape)}; pad or cut sequences "
+            "to the same length"
         )
     if not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(

@@ -209,8 +209,8 @@ def checked_bits(scale: Any, rounding: str, ring: Ring, bits: Any) -> Any:
     most_free = 32 if ring.modulus == 2**32 else 0
     if not checks.is_traced(bits) and bits != ring.bits and bits > most_free:
         raise ValueError(
-            f"bits must be {ring.bits}, those of {ring.name}, or fewer in Z_2^32, "
-            f"got {bits}"
+            f"bits must be {ring.bits} in {ring.name} (only Z_2^32 takes fewer), got "
+            f"{bits}"
         )
     return bits
 
@@ -228,9 +228,9 @@ def check_fits(encoding: FixedPoint, num_summands: int) -> None:
     if needed > room:
         exponent = math.log2(largest_scale(added, max_abs, room))
         raise ValueError(
-            f"modulus too small: {added} clients x max_abs {max_abs} x "
-            f"scale {scale} needs {needed} bits, have {room}; lower the scale "
-            f"to at most 2^{exponent:.0f}"
+            f"modulus too small: {added} summands x max_abs {max_abs} x scale {scale} "
+            f"needs {needed} bits, but the sum has {room}; lower the scale to at most "
+            f"2^{exponent:.0f}"
         )
 
 

@@ -81,7 +81,10 @@ def dot_general(
         others *= 1 if position == longest else size
     step = max(1, MOST_TERMS[unit, ring.bits] // others)
     if others > MOST_TERMS[unit, ring.bits]:
-        raise ValueError(f"contracted axes of sizes {sizes}: flatten them into one")
+        raise ValueError(
+            f"contracted axes of sizes {sizes} are too many terms; flatten them into "
+            "one axis"
+        )
     total = None
     for begin in range(0, max(1, sizes[longest]), step):
         part = _limb_product(

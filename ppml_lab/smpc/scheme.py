@@ -75,10 +75,12 @@ class Shared:
         return f"Shared({describe(self.scheme)})"
 
     def __bool__(self) -> NoReturn:
-        raise TypeError("a shared value is neither true nor false: reveal it first")
+        raise TypeError(
+            "a shared value is neither true nor false; reveal the value first"
+        )
 
     def __array__(self, *args: Any) -> NoReturn:
-        raise TypeError("a shared value is no array: reveal it first")
+        raise TypeError("a shared value is not an array; reveal the value first")
 
 
 jax.tree_util.register_dataclass(Shared, data_fields=["shares"], meta_fields=["scheme"])
@@ -107,7 +109,9 @@ def product_scale(one: Scale, other: Scale) -> Scale:
     names = {scale.name for scale in (one, other) if isinstance(scale, TracedScale)}
     if len(names) == 1 and not isinstance(one, float) and not isinstance(other, float):
         return TracedScale(names.pop(), one.power + other.power)
-    raise ValueError(f"cannot mix scales {one} and {other}: encode both alike")
+    raise ValueError(
+        f"cannot mix scales {one} and {other}; encode both with the same scale"
+    )
 
 
 def at_rank(shares: Element, rank: int) -> Element:
@@ -140,7 +144,7 @@ def check_same(one: Scheme, other: Scheme) -> None:
     if one != other:
         raise ValueError(
             f"cannot mix shares: {describe(one)}, and {describe(other)}; share both "
-            "alike"
+            "with the same scheme"
         )
 
 
@@ -154,7 +158,7 @@ def check_element(ring: Ring, value: Any, what: str) -> None:
         wanted = "ring.Wide of uint32 arrays" if ring.bits > 32 else "uint32 array"
         raise TypeError(
             f"{what} must be an element of {ring.name}, a {wanted}, got "
-            f"{type(value).__name__} of {', '.join(map(str, types))}: use "
+            f"{type(value).__name__} of {', '.join(map(str, types))}; use "
             "ring.from_float or ring.from_integers"
         )
 
@@ -169,8 +173,8 @@ def check_secret(ring: Ring, secret: Any, first_block: Any) -> None:
     is_whole = isinstance(first_block, int) and first_block == 0
     if len(shape) != 1 and not is_whole:
         raise ValueError(
-            f"first_block {first_block} needs a flat secret, got shape {list(shape)}: "
-            "flatten it"
+            f"first_block {first_block} needs a flat secret, got shape {list(shape)}; "
+            "flatten the secret"
         )
 
 
@@ -205,5 +209,7 @@ def receivers_of(
     numbers = [receiver for receiver in receivers if isinstance(receiver, int)]
     check_parties("receivers", numbers, scheme)
     if not receivers or len(set(receivers)) < len(receivers):
-        raise ValueError(f"receivers must be somebody, each once, got {receivers}")
+        raise ValueError(
+            f"receivers must name one or more distinct parties, got {receivers}"
+        )
     return tuple(receivers)

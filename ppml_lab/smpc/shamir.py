@@ -49,15 +49,15 @@ def shamir(
     checks.positive("scale", scale)
     if threshold > num_parties:
         raise ValueError(
-            f"threshold {threshold} is out of reach of num_parties {num_parties}: "
-            "lower it or add parties"
+            f"threshold {threshold} exceeds num_parties {num_parties}; lower the "
+            "threshold or add parties"
         )
     if field.modulus % 2 == 0:
-        raise ValueError(f"{field.name} is no field: use field.F31 or field.F61")
+        raise ValueError(f"{field.name} is not a field; use field.F31 or field.F61")
     if num_parties >= field.modulus:
         raise ValueError(
-            f"num_parties {num_parties} needs as many points other than 0, but "
-            f"{field.name} has {field.modulus - 1}: use a larger field"
+            f"num_parties {num_parties} needs as many nonzero points, but {field.name} "
+            f"has {field.modulus - 1}; use a larger field"
         )
     return Scheme("shamir", field, num_parties, threshold, float(scale))
 
@@ -123,8 +123,8 @@ def reveal(
     schemes.check_parties("parties", chosen, scheme)
     if len(chosen) < scheme.threshold:
         raise ValueError(
-            f"parties {list(chosen)} are too few: {schemes.describe(scheme)}; "
-            f"{scheme.threshold} shares reconstruct"
+            f"parties {list(chosen)} are too few for {schemes.describe(scheme)}; give "
+            f"at least {scheme.threshold} shares"
         )
     learners = schemes.receivers_of(scheme, receivers)
     shape = schemes.shape_of(shared)
@@ -243,7 +243,7 @@ def reconstruct(field: Ring, shares: Element, weights: Element) -> Element:
     shape, (count, *rest) = rings.shape_of(weights), rings.shape_of(shares)
     if shape != (count,):
         raise ValueError(
-            f"need weights of shape [{count}], one for each of the shares, got "
+            f"weights must have shape [{count}], one for each of the shares, got "
             f"{list(shape)}"
         )
     columns = (1,) * len(rest)

@@ -241,7 +241,9 @@ def view(shared: Shared, party: int) -> tuple[Element, ...]:
     scheme = shared.scheme
     schemes.check_parties("party", [party], scheme)
     if scheme.ideal:
-        raise ValueError("ideal values have no shares to look at: share them in full")
+        raise ValueError(
+            "ideal values have no shares to look at; share them without ideal=True"
+        )
     return tuple(rings.row(shared.shares, number) for number in held(scheme, party))
 
 

@@ -59,7 +59,7 @@ def test_dirac_is_one_coordinate_and_refuses_others():
         vector(directions.weighted_sum(jnp.array([0]), jnp.ones(1))), np.eye(SIZE)[4]
     )
     for bad in ([0, 0], [SIZE], [-1]):
-        with pytest.raises(ValueError, match="must be distinct and in"):
+        with pytest.raises(ValueError, match="must be distinct and lie in"):
             canaries.dirac(PARAMS, np.array(bad))
     with pytest.raises(ValueError, match="count must be"):
         canaries.isotropic(jax.random.key(0), PARAMS, 0)
@@ -159,7 +159,9 @@ def test_untouched_weights_have_no_gradient():
 
     still = np.flatnonzero(vector(jax.grad(total)(params)) == 0)
     np.testing.assert_array_equal(found, still)
-    with pytest.raises(ValueError, match="no weights have the 4 inputs"):
+    with pytest.raises(
+        ValueError, match="no weight matrix with a row for each of the 4 inputs"
+    ):
         canaries.untouched_weights({"b": jnp.zeros(3)}, examples)
 
 

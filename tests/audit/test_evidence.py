@@ -141,7 +141,9 @@ def test_audited_scores_are_no_simulation(audited, simulated):
     scores = [normal(0, 50, 1.0), normal(1, 50)]
     reference = [normal(2, 50, 1.0), normal(3, 50)]
     reference[simulated] = np.random.default_rng(4).permutation(scores[audited])
-    with pytest.raises(ValueError, match="simulated scores are audited scores"):
+    with pytest.raises(
+        ValueError, match="simulated scores are copies of audited scores"
+    ):
         evidence.preregistered(*scores, *reference, alpha=0.05)
 
 

@@ -54,7 +54,7 @@ def test_what_differs_is_named_with_both_values(capsys, tmp_path, name):
     said = refused(capsys, a, b)
     assert f"{name} is {SAID[name]} in {a} and Other in {b};" in said
     assert said.endswith(f"--across {name}\n")
-    assert f"not alike: {name} is" in compared(capsys, a, b, "--across", name)
+    assert f"the tables differ: {name} is" in compared(capsys, a, b, "--across", name)
     other = "model" if name != "model" else "dataset"
     assert refused(capsys, a, b, "--across", other).endswith(
         f"--across {other} {name}\n"
@@ -72,10 +72,10 @@ def test_epsilons_are_of_one_delta_and_one_trust(capsys, tmp_path, name):
     assert f"{name} is {SAID[name]} in {a} and Other in {b};" in said
     assert said.endswith(f"--across {name}\n")
     assert main(["compare", *asked, "--across", name]) == 0
-    assert f"not alike: {name} is" in capsys.readouterr().out
+    assert f"the tables differ: {name} is" in capsys.readouterr().out
     # How accurate a model is does not depend on who is trusted.
     if name not in BESIDE:
-        assert "not alike" not in compared(capsys, a, b)
+        assert "the tables differ" not in compared(capsys, a, b)
 
 
 def test_an_epsilon_whose_table_has_no_delta_is_compared_with_none(capsys, tmp_path):
@@ -85,11 +85,11 @@ def test_an_epsilon_whose_table_has_no_delta_is_compared_with_none(capsys, tmp_p
     asked = ["compare", str(a), str(b), "--metric", "epsilon_rdp"]
     assert main(asked) == 2
     said = capsys.readouterr().err
-    assert f"{b} does not say its delta: make it again" in said
+    assert f"{b} lacks the columns delta; make the table again" in said
     assert said.endswith("--across delta\n")
     assert main([*asked, "--across", "delta"]) == 0
-    assert "does not say its delta" in capsys.readouterr().out
-    assert "does not say" not in compared(capsys, a, b)
+    assert "lacks the columns delta" in capsys.readouterr().out
+    assert "lacks the columns" not in compared(capsys, a, b)
 
 
 def test_all_that_differs_is_told_at_once(capsys, tmp_path):
@@ -105,7 +105,7 @@ def test_all_that_differs_is_told_at_once(capsys, tmp_path):
 
 def test_pairs_agree_seed_by_seed_and_others_together(capsys, tmp_path):
     dealt = [write(tmp_path / f"{n}.csv", n, data_digest=[*"abcd"]) for n in (2, 4)]
-    assert "not alike" not in compared(capsys, *dealt)
+    assert "the tables differ" not in compared(capsys, *dealt)
     swapped = write(tmp_path / "swapped.csv", 2, data_digest=["b", "a"])
     assert "data_digest is a in" in refused(capsys, dealt[0], swapped)
     one = write(tmp_path / "one.csv", 2, data_digest=["a", "b"], key="1")
@@ -123,22 +123,24 @@ def test_a_column_ahead_of_the_seed_is_told_of_too(capsys, tmp_path):
         lines += [f"{dataset},{seed},0.{seed}" + "," * len(rest) for seed in (1, 2)]
         path.write_text("\n".join(lines) + "\n")
     assert f"dataset is Digits in {paths[0]} and Mnist in" in refused(capsys, *paths)
-    assert "not alike: dataset" in compared(capsys, *paths, "--across", "dataset")
+    assert "the tables differ: dataset" in compared(
+        capsys, *paths, "--across", "dataset"
+    )
 
 
 def test_tables_that_do_not_say_what_they_are(capsys, tmp_path):
     new, old = write(tmp_path / "new.csv"), tmp_path / "old.csv"
     write(old, without=SAID)
     said = refused(capsys, new, old)
-    assert f"{old} does not say its dataset, model, metric, privacy_unit, ne" in said
-    assert "make it again by its experiment" in said
+    assert f"{old} lacks the columns dataset, model, metric, privacy_unit, ne" in said
+    assert "make the table again with its experiment" in said
     assert said.endswith("--across all\n")
-    assert f"{old} does not say its dataset" in compared(
+    assert f"{old} lacks the columns dataset" in compared(
         capsys, old, new, "--across", "all"
     )
     part = write(tmp_path / "part.csv", without=("adversary", *BESIDE))
     assert refused(capsys, new, part).endswith("--across adversary\n")
-    assert "does not say its adversary" in compared(
+    assert "lacks the columns adversary" in compared(
         capsys, new, part, "--across", "adversary"
     )
 

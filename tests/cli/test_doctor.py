@@ -109,7 +109,7 @@ def test_data_sets_are_found_where_loaders_find_them(here, monkeypatch):
     assert rows["mnist"]["missing_files"] == [*datasets.sources("mnist").optional]
     assert "users are unknown" in rows["mnist"]["advice"]
     # What nobody has published a SHA-256 for is not downloaded.
-    assert rows["location30"]["advice"] == "never downloaded: put its 1 files there"
+    assert rows["location30"]["advice"] == "never downloaded; put its 1 files there"
     assert "or mit_shakespeare_html.tar.xz" in rows["shakespeare"]["advice"]
     put(here / "mine" / "shakespeare", datasets.sources("shakespeare").instead)
     assert data_sets()[0]["shakespeare"]["folder"] == str(here / "mine/shakespeare")
@@ -120,7 +120,7 @@ def test_data_sets_are_found_where_loaders_find_them(here, monkeypatch):
 
 def test_a_data_folder_that_leads_nowhere(here, monkeypatch):
     monkeypatch.setenv("PPML_LAB_DATA", str(here / "nowhere"))
-    assert "which is no folder" in data_sets()[1][0]
+    assert "which is not a folder" in data_sets()[1][0]
     monkeypatch.setenv("PPML_LAB_DATA", str(here))
     assert "which holds no data set" in data_sets()[1][0]
 
@@ -167,8 +167,11 @@ def test_a_platform_that_is_not_there(here):
 def test_what_fits_of_an_experiment(here, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     assert main(["doctor", "--experiment", "heterogeneity", "--config", "none"]) == 2
-    assert "config 'none' of heterogeneity is none of: smoke" in capsys.readouterr().err
+    assert (
+        "config 'none' of heterogeneity must be one of: smoke"
+        in capsys.readouterr().err
+    )
     assert main(["doctor", "--experiment", "scaling"]) == 2
     assert "has no function points(config)" in capsys.readouterr().err
     assert main(["doctor", "--experiment", "none"]) == 2
-    assert "experiment 'none' is none of: audit_epsilon" in capsys.readouterr().err
+    assert "experiment 'none' must be one of: audit_epsilon" in capsys.readouterr().err

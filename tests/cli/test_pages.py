@@ -89,7 +89,7 @@ def declared(stem):
 def test_committed_pages_are_current(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert main(["pages", "--check"]) == 0
-    assert capsys.readouterr().out == "all are up to date\n"
+    assert capsys.readouterr().out == "all pages are up to date\n"
 
 
 def test_every_experiment_has_its_page(monkeypatch):
@@ -189,8 +189,8 @@ def test_named_configurations_are_joined_and_have_pages(folder, capsys):
         ('"by": ["kind"]', '"by": ["seed"]', "several rows have seed 0"),
         ('"of": ["score"]', '"off": []', "did you mean 'of'"),
         ('"of": ["score"]', '"of": []', "in by and in of"),
-        (', "more": 8}', '}, "wher": 1', "has minutes and tables"),
-        ("7, ", "int(7), ", "PAGE of experiments/mine.py must be written out"),
+        (', "more": 8}', '}, "wher": 1', "must have the keys minutes and tables"),
+        ("7, ", "int(7), ", "PAGE of experiments/mine.py must be a literal"),
     ],
 )
 def test_a_declaration_that_does_not_fit(folder, capsys, old, new, said):
@@ -206,8 +206,8 @@ def test_a_declaration_that_does_not_fit(folder, capsys, old, new, said):
     [
         ("<!-- made -->", "", "README.md must have the lines <!-- made -->"),
         ("<!-- end -->", "", "README.md must have the lines <!-- table -->"),
-        ("the second.**", "the second.", "must answer first"),
-        ("\n\n", "\n", "must answer first"),
+        ("the second.**", "the second.", "must begin with the answer"),
+        ("\n\n", "\n", "must begin with the answer"),
     ],
 )
 def test_a_page_without_its_parts(folder, capsys, old, new, said):
@@ -219,12 +219,12 @@ def test_a_folder_without_pages(folder, capsys):
     Path("experiments/mine.py").unlink()
     Path("results/README.md").unlink()
     assert main(["pages"]) == 0
-    assert capsys.readouterr().out == "all are up to date\n"
+    assert capsys.readouterr().out == "all pages are up to date\n"
 
 
 def test_no_page_and_no_provenance(folder, capsys):
     (folder / "provenance.json").unlink()
-    assert "provenance.json, which says what made a table" in refused(capsys)
+    assert "provenance.json cannot be read" in refused(capsys)
     (folder / "README.md").unlink()
     assert "results/mine/README.md must have the lines" in refused(capsys)
 

@@ -56,7 +56,7 @@ def test_what_cannot_be_drawn_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     axes = ["plot", TABLE, "--x", "partition", "--y", "best_accuracy"]
-    assert "differ in algorithm: add that to by" in refused(capsys, *axes)
+    assert "differ in algorithm; add this to by" in refused(capsys, *axes)
     said = refused(capsys, *axes, "--by", "algoritm")
     assert "did you mean 'algorithm'" in said
     said = refused(capsys, *axes, "--where", "algorithm")
@@ -142,7 +142,9 @@ def test_latex_leaves_out_what_is_a_run_s_own_and_what_is_not_finite() -> None:
     assert "% count: 4\n" in text
     assert "% loss: 1 values that are not finite are left out" in text
     assert "a & $1$ \\\\\nb & $2$ \\\\" in text
-    with pytest.raises(ValueError, match="key has no mean, for it is k, l at"):
+    with pytest.raises(
+        ValueError, match="key has no mean, as its values over seeds are k, l"
+    ):
         latex.table(table, ("method", "key"))
     other = [row | {"method": "b"} for row in table]
     with pytest.raises(ValueError, match="whole table: they differ in method; add"):
@@ -152,9 +154,9 @@ def test_latex_leaves_out_what_is_a_run_s_own_and_what_is_not_finite() -> None:
 @pytest.mark.parametrize(
     ("one", "other", "printed"),
     [
-        (0.1, 0.10000001, r"rate 0\.1 and 0\.10000001 print alike"),
-        ("--", None, "rate '--' and None print alike"),
-        ("a  b", "a\nb ", "print alike"),
+        (0.1, 0.10000001, r"rate 0\.1 and 0\.10000001 are printed the same"),
+        ("--", None, "rate '--' and None are printed the same"),
+        ("a  b", "a\nb ", "are printed the same"),
     ],
 )
 def test_latex_lines_that_print_alike_are_refused(

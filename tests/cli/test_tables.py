@@ -74,7 +74,7 @@ def test_list_looks_below_for_what_has_configurations(capsys, monkeypatch, tmp_p
     path = experiments.find()["timing"]
     assert experiments.module(path) == "experiments.fast.er.timing"
     (tmp_path / "experiments" / "timing.py").write_text("")
-    assert "experiments of one name" in refused(capsys, "list")
+    assert "experiments with the same name" in refused(capsys, "list")
 
 
 def test_show_a_committed_table(capsys):
@@ -278,7 +278,7 @@ def test_compare_refuses(capsys, tmp_path):
     a = write(tmp_path, "a.csv", "x,0,1", "x,1,2")
     for rows, message in {
         ("y,0,1", "y,1,2"): "no row of one table has a partner",
-        ("x,0,1",): "only one seed in common",
+        ("x,0,1",): "an interval needs at least two common seeds",
         ("x,0,1", "x,0,2"): "several rows of kind x, seed 0",
         ("x,0,", "x,1,inf"): "no pair of rows has a finite score",
         ("x,0,low",): "score must be a number, got 'low'",
@@ -350,7 +350,7 @@ def test_cost_says_what_is_impossible(capsys):
     assert "num_parties" in refused(capsys, *args, "--num-servers", "1")
     wide = {"num_clients": 1000, "dimension": 10, "input_bits": 52}
     row = costs(capsys, **wide)["LightSecAgg"]
-    assert "sum of 62 bits, more than F_(2^61-1) has" in row["impossible"]
+    assert "sum of 62 bits, more than F_(2^61-1) holds" in row["impossible"]
     assert row["uplink_bytes"] is None
     row = costs(capsys, **wide | {"input_bits": 24})["LightSecAgg"]
     # 34 bits need the larger field, whose elements take 8 bytes; pieces are a 900th.

@@ -111,7 +111,7 @@ def test_jpeg_files_in_their_place_say_so(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b: b.pop("data_batch_3.bin"), "has no data_batch_3.bin in it"),
+        (lambda b: b.pop("data_batch_3.bin"), "lacks data_batch_3.bin"),
         (
             lambda b: b.update({"test_batch.bin": b["test_batch.bin"][:-1]}),
             "test_batch.bin must be rows of 3073 bytes, got 30729 bytes",
@@ -133,7 +133,7 @@ def test_other_archives_are_refused(folder, change, message):
     with pytest.raises(ValueError, match=message):
         data.load("cifar10")
     (folder / published.CIFAR_ARCHIVE).write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="no archive of CIFAR-10"):
+    with pytest.raises(ValueError, match="not an archive of CIFAR-10"):
         data.load("cifar10")
 
 
@@ -150,7 +150,7 @@ class Harmful:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a: a.pop("test_offsets"), "has no test_offsets in it"),
+        (lambda a: a.pop("test_offsets"), "lacks test_offsets"),
         (
             lambda a: a.update(train_offsets=a["train_offsets"][:-1]),
             "train_offsets do not divide train_jpeg into 50",
@@ -178,11 +178,11 @@ def test_nothing_is_unpickled(folder):
     trace = folder / "trace"
     arrays = jpegs() | {"test_labels": np.array([Harmful(trace)], object)}
     np.savez(folder / published.CIFAR_JPEG, **arrays)
-    with pytest.raises(ValueError, match=r"no npz file .*allow_pickle=False"):
+    with pytest.raises(ValueError, match=r"not an npz file .*allow_pickle=False"):
         data.load("cifar10")
     assert not trace.exists()
     (folder / published.CIFAR_JPEG).write_bytes(b"no npz")
-    with pytest.raises(ValueError, match="no npz file"):
+    with pytest.raises(ValueError, match="not an npz file"):
         data.load("cifar10")
 
 

@@ -76,7 +76,9 @@ def test_view_under_jit_and_vmap():
 @pytest.mark.parametrize("i", [-1, 2])
 def test_view_of_nobody(i):
     clients = data.federate(np.arange(3), [0, 1, 1])
-    with pytest.raises(ValueError, match=r"does not exist, have 2|i must be an int"):
+    with pytest.raises(
+        ValueError, match=r"does not exist; the number of clients is 2|i must be an int"
+    ):
         data.view(clients, i)
 
 
@@ -153,7 +155,7 @@ def test_numbers_of_any_dtype_are_taken():
         (2, "sizes must be one integer per client"),
         ([], "sizes must be one integer per client"),
         ([2, 0], "sizes must be an integer of at least 1"),
-        ([2, 5], r"examples\['x'\] of shape \[3, 1\], but sizes has 5"),
+        ([2, 5], r"examples\['x'\] of shape \[3, 1\], but the largest of sizes is 5"),
         ([2**30] * 2, "fewer than 2"),
     ],
 )
@@ -201,10 +203,10 @@ def test_test_rows_line_up_with_the_clients_of_train():
         (
             ["dan", "amy", "eve", "dan"],
             {"users": ["amy", "bob"]},
-            "2 users with 3 of 4 rows are not among users: 'dan', 'eve'; keep",
+            r"2 users \(3 of 4 rows\) that are not in users: 'dan', 'eve'; keep",
         ),
         (list(range(20)), {"users": [3]}, "19 users .*: 0, 1, 2, 4, .*, 10, ...; keep"),
-        ([1], {"users": [1, 2, 1]}, "users must differ, got 1 twice"),
+        ([1], {"users": [1, 2, 1]}, "users must be distinct, got 1 twice"),
         ([1], {"users": ["1"]}, "users are <U1 and user_ids int64; give both"),
         ([1], {"users": [[1]]}, "users must have one axis"),
         ([1], {"users": []}, "users is empty"),

@@ -202,7 +202,7 @@ def test_fashion_mnist_in_the_folder_of_mnist_is_no_mnist(
 
 def test_writers_of_other_digits_are_refused(tiny_mnist):
     write_writers(tiny_mnist, train_classes=(7, 0, 8))
-    with pytest.raises(ValueError, match=r"qmnist-train.*not those of MNIST"):
+    with pytest.raises(ValueError, match=r"qmnist-train.*differ from MNIST"):
         data.load("mnist")
 
 
@@ -343,13 +343,13 @@ X, Y = np.zeros((3, 2)), np.array([0, 1, 1])
         ((X, np.eye(3, dtype=int)), {}, "one integer label per row"),
         ((np.where(np.eye(3, 2, k=-1), np.nan, X), Y), {}, r"got nan at \[1, 0\]"),
         ((X[:0], Y[:0]), {}, "train holds no examples"),
-        ((X[:, :1], Y), {}, "rows of one shape"),
+        ((X[:, :1], Y), {}, "rows of the same shape"),
         ((X, Y), {"train_users": [1, 2]}, "train_users must be one id per example"),
         ((X, Y), {"test_users": [1, 2]}, "test_users"),
         ((X, Y), {"train_users": [1, np.nan, 2]}, "train_users has 1 missing"),
         ((X, Y), {"train_users": ["a", None, "b"]}, "train_users has 1 missing"),
         ((X, Y), {"train_users": ["a", np.nan, "b"]}, "train_users has 1 missing"),
-        ((X, Y), {"test_users": ["1", 1, "b"]}, "test_users mixes texts"),
+        ((X, Y), {"test_users": ["1", 1, "b"]}, "test_users mixes strings"),
         ((X, np.array([0, np.nan, 1])), {}, "train y has 1 missing"),
         ((X, np.ma.masked_array(Y, [True, False, False])), {}, "train y has 1 missing"),
         ((X, Y[:, None]), {}, r"one integer label per row.*\[:, 0\]"),
@@ -362,7 +362,7 @@ X, Y = np.zeros((3, 2)), np.array([0, 1, 1])
         (
             (X, Y),
             {"feature_names": "ab"},
-            "feature_names must be a sequence whose items are each a text",
+            "feature_names must be a sequence whose items are each a string",
         ),
         ((X, Y), {"feature_names": ["a"]}, "got 1 names"),
     ],

@@ -172,14 +172,14 @@ def test_a_download_ends_at_its_bound(folders, server, monkeypatch):
     monkeypatch.setattr(files, "MOST_BYTES", 1000)
     server.pages["a"] = CONTENT
     server.length = None
-    with pytest.raises(FileNotFoundError, match="more than 1000 bytes came"):
+    with pytest.raises(FileNotFoundError, match="the server sent more than 1000 bytes"):
         files.find("toy", ["a"], sources={"a": source(server, "a")})
 
 
 def test_zipped_files_are_read_no_further_than_their_header_says(tmp_path):
     # A header of 6 bytes, and a thousand times as much behind it.
     bomb = put(tmp_path / "a.gz", gzip.compress(GOOD + bytes(1 << 24)))
-    with pytest.raises(ValueError, match="needs 18 bytes, have 19 or more"):
+    with pytest.raises(ValueError, match="needs 18 bytes, got 19 or more"):
         files.read_idx(bomb)
     many = put(tmp_path / "b.gz", gzip.compress(b"\0\0\x08\xff" + bytes(1 << 12)))
     with pytest.raises(ValueError, match="255 axes are more than"):
@@ -250,9 +250,9 @@ GOOD = idx(np.arange(6, dtype="u1").reshape(2, 3), 0x08)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (GOOD[:-1], "needs 18 bytes, have 17"),
-        (GOOD + b"x", "needs 18 bytes, have 19 or more"),
-        (GOOD[:9], "header needs 12 bytes, have 9"),
+        (GOOD[:-1], "needs 18 bytes, got 17"),
+        (GOOD + b"x", "needs 18 bytes, got 19 or more"),
+        (GOOD[:9], "header needs 12 bytes, got 9"),
         (b"", "not an idx file"),
         (b"<html>", "not an idx file, it begins with 3c 68 74 6d"),
         (b"\0\1" + GOOD[2:], "not an idx file"),
@@ -260,7 +260,7 @@ GOOD = idx(np.arange(6, dtype="u1").reshape(2, 3), 0x08)
         (gzip.compress(GOOD, mtime=0)[:-9], "broken gzip"),
         (gzip.compress(GOOD, mtime=0)[:-1] + b"!", "broken gzip"),
         (gzip.compress(GOOD, mtime=0)[:12] + b"\xff" * 12, "broken gzip"),
-        (gzip.compress(GOOD[:-1], mtime=0), "needs 18 bytes, have 17"),
+        (gzip.compress(GOOD[:-1], mtime=0), "needs 18 bytes, got 17"),
         (idx(np.zeros(0, "u1"), 8)[:4] + b"\xff" * 4, "needs 4294967303 bytes"),
     ],
 )

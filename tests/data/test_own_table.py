@@ -82,7 +82,7 @@ def test_categories_are_columns_where_they_are_asked_for(table):
     np.testing.assert_array_equal(found.test["x"], [[50, 0, 0], [60, 0, 1]])
     with pytest.raises(
         ValueError,
-        match=r"row 1 \(line 2\), column 'work': 'nurse' is no number; name .* one_hot",
+        match=r"row 1 \(line 2\), column 'work': 'nurse' is not a number; put",
     ):
         table(columns=("age", "work"))
 
@@ -141,12 +141,16 @@ def test_cells_that_are_missing_are_filled_by_train_rows(table):
     # Another word for what is missing, and then "?" is a text.
     text = TABLE.replace("40,", "-,")
     assert len(table(text, missing_words=("-",)).train["x"]) == 2
-    with pytest.raises(ValueError, match=r"row 3 \(line 5\), column 'age': '-' is no"):
+    with pytest.raises(
+        ValueError, match=r"row 3 \(line 5\), column 'age': '-' is not a"
+    ):
         table(text)
     empty = TABLE.replace("20,", ",").replace("30,", ",").replace("40,", ",")
     with pytest.raises(ValueError, match="'age' is missing in every train row"):
         table(empty, missing="fill")
-    with pytest.raises(ValueError, match=r"all 5 rows lack a cell of age \(5\)"):
+    with pytest.raises(
+        ValueError, match=r"each of the 5 rows lacks a cell in age \(5\)"
+    ):
         table(empty.replace("50,", ",").replace("60,", ","))
 
 
@@ -155,9 +159,11 @@ def test_labels_are_numbers_where_that_is_said(table):
     np.testing.assert_allclose(found.train["y"], [1.5, 1.6, 1.7])
     assert found.train["y"].dtype == np.float32
     assert found.num_classes is None
-    with pytest.raises(ValueError, match=r"target 'height': '1.5' is a number and no"):
+    with pytest.raises(
+        ValueError, match=r"target 'height': '1.5' is not a whole number"
+    ):
         table(target="height", columns=("age",))
-    with pytest.raises(ValueError, match=r"column 'income': 'low' is no number"):
+    with pytest.raises(ValueError, match=r"column 'income': 'low' is not a number"):
         table(labels="numbers")
 
 
@@ -183,9 +189,9 @@ def test_times_stand_beside_what_was_seen(table):
     [
         ("20,0,1,train", "line 2.*column 'weeks': a time must be above 0, got 0"),
         ("20,-2,1,train", "'weeks': a time must be above 0, got -2"),
-        ("20,soon,1,train", "'soon' is no number; give times as numbers"),
+        ("20,soon,1,train", "'soon' is not a number; give times as numbers"),
         ("20,3,2,train", r"'seen': an event must be 1 \(seen\) or 0, got 2"),
-        ("20,3,yes,train", "'yes' is no number; write 1 where it was seen"),
+        ("20,3,yes,train", "'yes' is not a number; write 1 where the event was"),
     ],
 )
 def test_times_that_are_none(table, row, message):
@@ -231,9 +237,12 @@ def test_users_are_numbers_where_all_are_written_so(table, users, read):
         ({"one_hot": ("towns",)}, "one_hot: .* did you mean 'town'"),
         ({"test_column": "sid"}, "test_column: .* did you mean 'side'"),
         ({"one_hot": ("town",)}, "'town' is not among the columns of x"),
-        ({"columns": ("age", "income")}, "'income' is the target; leave it out"),
-        ({"columns": ("age", "age")}, "'age' is the column named before"),
-        ({"user": "income"}, "user 'income' is the target too"),
+        (
+            {"columns": ("age", "income")},
+            "'income' is already named as target; leave it out",
+        ),
+        ({"columns": ("age", "age")}, "'age' is already named as a column"),
+        ({"user": "income"}, "user 'income' is already named as target"),
         ({"test_column": "town"}, r"row 1 \(line 2\), column 'town': must say train"),
         ({"test_share": 1.0}, "test_share"),
         ({"test_share": 0.05}, "test_share 0.05 of 5 rows leaves no row for test"),
@@ -252,15 +261,18 @@ def test_arguments_that_do_not_fit(table, options, message):
     [
         ("", "people.csv is empty; its first line"),
         ("\n\n", "is empty"),
-        ("age,height,income,side\n", "has a header and no rows"),
+        ("age,height,income,side\n", "has a header but no rows"),
         ("age,age,income\n1,2,3\n", "two columns are called 'age'"),
         ("age,,income\n1,2,3\n", "column 2 has no name"),
-        (TABLE + "1,2\n", "line 8: 2 cells, and the header names 6"),
-        (TABLE.replace("30,", "3_0,"), r"row 2 \(line 3\), column 'age': '3_0' is no"),
-        (TABLE.replace("60,", "inf,"), r"row 5 \(line 7\), .*'inf' is no finite"),
+        (TABLE + "1,2\n", "line 8: 2 cells, but the header names 6"),
+        (
+            TABLE.replace("30,", "3_0,"),
+            r"row 2 \(line 3\), column 'age': '3_0' is not a",
+        ),
+        (TABLE.replace("60,", "inf,"), r"row 5 \(line 7\), .*'inf' is not a finite"),
         (TABLE.replace("60,", "1e300,"), "x must be finite, got inf"),
         (TABLE.replace('"smith', 'x"smith').replace("master", '"a"b'), "line 6: "),
-        (TABLE.encode("utf-16"), "is no UTF-8 text"),
+        (TABLE.encode("utf-16"), "is not UTF-8 text"),
         (TABLE.replace("high", "low").replace("mid", "low"), "'low' in every row"),
         (TABLE.replace("TEST", "train").replace("test", "train"), "no row for test"),
     ],
@@ -284,7 +296,7 @@ def test_other_ways_to_write_a_table(table, tmp_path):
     for other in (tabbed, semicolons, marked):
         np.testing.assert_array_equal(other.train["x"], plain.train["x"])
         np.testing.assert_array_equal(other.test["y"], plain.test["y"])
-    with pytest.raises(FileNotFoundError, match="there is no such file"):
+    with pytest.raises(FileNotFoundError, match="is not an existing file"):
         data.read_table(tmp_path / "nothing.csv", "y")
 
 
@@ -323,8 +335,10 @@ def test_parquet_is_read_like_csv(table, tmp_path):
     assert found.notes[0].startswith(
         "1 of 5 rows left out: missing age (1), height (1)"
     )
-    with pytest.raises(ValueError, match=r"row 1, column 'income': 'low' is no number"):
+    with pytest.raises(
+        ValueError, match=r"row 1, column 'income': 'low' is not a number"
+    ):
         data.read_table(path, "age", test_column="side")
     path.write_bytes(b"PAR1 and no more")
-    with pytest.raises(ValueError, match="is no Parquet file"):
+    with pytest.raises(ValueError, match="is not a Parquet file"):
         data.read_table(path, "income")

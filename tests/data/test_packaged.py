@@ -139,7 +139,7 @@ def test_a_made_location30(write):
         ('"2",1,0\n', '"1",1,0\n', r"got \[10\]"),
         ('"1",0,1\n', '"1",0\n', r"10 rows of 3 columns, got 10 of \[2\]"),
         (TOY, TOY + '"1",0,1\n', "got 11 of"),
-        ('"1",0,1\n', '"1",x,1\n', "no number"),
+        ('"1",0,1\n', '"1",x,1\n', "not a number"),
         (TOY, "", "got 0 of"),
     ],
 )
@@ -151,10 +151,10 @@ def test_another_location30_is_refused(write, old, new, message):
 
 def test_another_archive_is_no_location30(write):
     write(TOY, "berlin")
-    with pytest.raises(ValueError, match="no archive with a file bangkok"):
+    with pytest.raises(ValueError, match="not an archive with a file bangkok"):
         data.load("location30")
     path = files.locate("location30", published.LOCATION_ARCHIVE)
     assert path is not None
     path.write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="no archive with a file bangkok"):
+    with pytest.raises(ValueError, match="not an archive with a file bangkok"):
         data.load("location30")

@@ -156,7 +156,7 @@ def test_fast_at_scale():
         (lambda rng: partition.dirichlet(rng, [[0], [1]], 2, 1.0), "labels must have"),
         (
             lambda rng: partition.shards(rng, [0, 1, 2], 2, 2),
-            "needs 4 examples, have 3",
+            "needs 4 examples, got 3",
         ),
         (lambda rng: partition.shards(rng, [0, 1, 2], 2, 0), "shards_per_client"),
         (lambda rng: partition.quantity_skew(rng, 9, 3, -1.0), "sigma"),
@@ -262,8 +262,8 @@ def test_missing_labels_and_users_are_refused(missing):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.array([1, 2j, 1, 2j]), "must be numbers or texts"),
-        (["1", 1, "1", 2], "mixes texts with others such as 1"),
+        (np.array([1, 2j, 1, 2j]), "must be numbers or strings"),
+        (["1", 1, "1", 2], "mixes strings with other values, such as 1"),
         (np.array([1, "a", 1, 1], object), "cannot be sorted"),
     ],
     ids=["complex", "mixed list", "mixed objects"],

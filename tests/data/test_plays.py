@@ -17,7 +17,7 @@ def real():
     if not os.environ.get("PPML_LAB_DATA"):
         pytest.skip("PPML_LAB_DATA is not set, so the plays cannot be read")
     if files.locate("shakespeare", published.PLAYS_ARCHIVE) is None:
-        pytest.skip("PPML_LAB_DATA has no archive of the plays")
+        pytest.skip("PPML_LAB_DATA has not an archive of the plays")
     said = plays.speeches()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plays, "speeches", lambda: said)
@@ -76,7 +76,7 @@ def test_roles_are_clients_and_their_test_rows_line_up(real):
     )
     assert data.num_clients(train) == data.num_clients(test) == 1_377
     assert (data.client_sizes(test) == 0).sum() == 1_377 - 1_123
-    with pytest.raises(ValueError, match=r"254 users with .* are not among users"):
+    with pytest.raises(ValueError, match=r"254 users .* that are not in users"):
         data.federate(
             dataset.train["y"],
             dataset.train_users,
@@ -175,10 +175,10 @@ def test_other_pages_are_refused(made, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"toy/full.html  http://toy/full.html"):
         data.load("shakespeare")
     pack(made, "toy", "other")
-    with pytest.raises(ValueError, match=r"1 plays, got 2, .*\['other'\]"):
+    with pytest.raises(ValueError, match=r"1 plays, got 2; .*\['other'\]"):
         data.load("shakespeare")
     (made / published.PLAYS_ARCHIVE).write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="no archive of the plays"):
+    with pytest.raises(ValueError, match="not an archive of the plays"):
         data.load("shakespeare")
     (made / published.PLAYS_ARCHIVE).unlink()
     put(made)

@@ -228,13 +228,17 @@ def test_an_images_features_depend_on_no_other_image(monkeypatch):
         ((2, 9), {}, r"images must be \[n, height, width, channels\]"),
         ((2, 4, 8, 1), {}, r"4x8 pixels do not fit num_scales 2, .* multiples of 4"),
         ((2, 28, 30, 1), {}, "28x30 pixels do not fit num_scales 2"),
-        ((2, 28, 28, 1), {"num_scales": 3}, "multiples of 8 from 16 on; crop or pad"),
+        ((2, 28, 28, 1), {"num_scales": 3}, "multiples of 8, at least 16; crop or pad"),
         ((2, 8, 8, 1), {"num_scales": 0}, r"num_scales must lie in \[1, 16\]"),
         ((2, 8, 8, 1), {"num_scales": 10**9}, r"num_scales must lie in \[1, 16\]"),
         ((2, 8, 8, 1), {"num_angles": 0}, "num_angles must be"),
         ((2, 8, 8, 1), {"num_groups": 0}, "num_groups must be"),
         ((2, 8, 8, 1), {"num_groups": 5}, "num_groups must divide the 81 features"),
-        ((0, 8, 8, 1), {}, r"images must be some, with channels, got \[0, 8"),
+        (
+            (0, 8, 8, 1),
+            {},
+            r"images must have at least one image and one channel, got \[0, 8",
+        ),
     ],
 )
 def test_bad_input(shape, numbers, message):

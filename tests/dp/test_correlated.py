@@ -296,7 +296,7 @@ def test_a_replaced_contribution_moves_twice_as_much():
 )
 def test_amplification_by_sampling_is_refused_when_built(sampler, regression):
     mechanism = dp.correlated_gaussian(CLIP, NOISE, 0.5)
-    message = r"no amplification by sampling.* federated\.min_separation or .*everyone"
+    message = r"no amplification by sampling.*federated\.min_separation or federated\."
     with pytest.raises(ValueError, match=message):
         mechanism.event(sampler, 3)
     trainer = federated.local_sgd(regression, dp_free(), 2, num_steps=1)
@@ -316,7 +316,7 @@ def dp_free():
 def test_a_state_that_nobody_carries_is_refused(regression):
     """A trainer that starts mechanisms afresh would make the same noise again."""
     mechanism = dp.correlated_gaussian(CLIP, NOISE, 0.5, privacy_unit="example")
-    with pytest.raises(ValueError, match=r"state that is carried .*seed, releases"):
+    with pytest.raises(ValueError, match=r"state carried .*seed, releases"):
         federated.local_dp_sgd(regression, dp_free(), mechanism, 0.5, 1, 7)
     with pytest.raises(ValueError, match=r"state must be a CorrelatedState, got \(\)"):
         mechanism.privatize(KEY, (), LIKE, 1.0)
@@ -326,10 +326,10 @@ def test_a_state_that_nobody_carries_is_refused(regression):
 
 def test_bad_parts_are_named():
     for parts, message in (
-        (1.0, "subtracted must be below 1 together, got 1.0"),
-        ((0.6, 0.5), "below 1 together"),
+        (1.0, "subtracted must sum to less than 1, got 1.0"),
+        ((0.6, 0.5), "sum to less than 1"),
         (-0.1, "subtracted must be finite and not negative"),
-        ((), "subtracted has no parts"),
+        ((), "subtracted is empty"),
         ("0.5", "subtracted must be a number"),
         ([0.5, math.nan], "subtracted must be finite"),
     ):

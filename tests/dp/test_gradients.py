@@ -479,7 +479,7 @@ def test_losses_are_one_for_each_example(method, reduce, shape):
         gradient = dp.clipped_gradient(wrong, mechanism, method=method)
         return gradient(dp.example_keys(KEY, 8), (), params, examples, jnp.ones(8))
 
-    message = f"task.loss gave a float32 of shape {shape} for .*: take the mean"
+    message = f"task.loss gave a float32 of shape {shape} for .*, with means only"
     with pytest.raises(ValueError, match=message):
         summed()
 

@@ -92,7 +92,7 @@ def test_different_promises_do_not_add_up(other, said):
     with pytest.raises(
         ledger.MixedPromisesError,
         match=r"'updates', 'metrics' promise \(client, add_or_remove_one\);"
-        rf" 'odd one' promise {said}; `report` states",
+        rf" 'odd one' promise {said}; `report` lists",
     ):
         ledger.total(book)
 
@@ -125,7 +125,7 @@ def test_each_unit_may_have_its_delta():
     expected = accounting.epsilon(release(1.5), 1e-7)
     assert found["totals"][1]["epsilon_rdp"] == pytest.approx(expected, rel=1e-8)
     with pytest.raises(
-        ValueError, match="delta has none for privacy_unit 'example', only for client"
+        ValueError, match="delta has no entry for privacy_unit 'example', only"
     ):
         ledger.report(mixed(), {"client": 1e-3})
 
@@ -204,10 +204,10 @@ def test_failures_of_all_entries_count():
 def test_bad_entries_are_refused():
     book = ledger.add(ledger.Ledger(), "updates", release(1.0))
     with pytest.raises(
-        ValueError, match=r"name must be new.*'updates'; taken are 'upd"
+        ValueError, match=r"name must be new.*'updates'; names in use: 'upd"
     ):
         ledger.add(book, "updates", release(2.0))
-    with pytest.raises(ValueError, match="got ''; taken are none"):
+    with pytest.raises(ValueError, match="got ''; names in use: none"):
         ledger.add(ledger.Ledger(), "", release(2.0))
     with pytest.raises(ValueError, match="times must be an integer of at least 1"):
         ledger.add(book, "metrics", release(2.0), 0)

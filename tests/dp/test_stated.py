@@ -154,7 +154,9 @@ def test_pure_ones_stand_beside_others():
 
 def test_delta_zero_is_for_pure_mechanisms():
     for impure in (events.gaussian(1.0), events.failing(events.laplace(1.0), 1e-9)):
-        with pytest.raises(ValueError, match=r"delta must lie in \(0, 1\), got 0, whi"):
+        with pytest.raises(
+            ValueError, match=r"delta must lie in \(0, 1\), got 0; delta 0"
+        ):
             accounting.epsilon(run(impure), 0)
     nothing = run(dp_accounting.NonPrivateDpEvent(), unit=None)
     assert accounting.epsilon(nothing, 0) == math.inf

@@ -88,5 +88,7 @@ def test_what_is_wrong_is_refused():
         with pytest.raises(ValueError, match="scale must be positive and finite"):
             federated.sign_flipping(OWN, [0], scale)
     shorter = federated.lying(OWN, [0], lambda update: update[1:])
-    with pytest.raises(ValueError, match="the lie is not like the update"):
+    with pytest.raises(
+        ValueError, match="the attacker's message must have the update's"
+    ):
         federated.averaging(TASK, shorter, federated.everyone(9))

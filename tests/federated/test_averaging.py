@@ -483,7 +483,7 @@ def test_what_does_not_go_together_is_an_error(build, clients):
     with pytest.raises(ValueError, match=r"mesh has axes \('data',\).*'clients'"):
         build(mesh=mesh)
     algorithm = build(population=4)
-    with pytest.raises(ValueError, match="4 clients, the data set has 5"):
+    with pytest.raises(ValueError, match="4 clients, but the data set has 5"):
         algorithm.round(KEY, algorithm.init(KEY), clients)
 
 
@@ -492,7 +492,7 @@ def test_a_state_of_another_population_is_an_error(build, regression, clients):
     smaller, algorithm = (
         build(population, trainer, server=server) for population in (4, 5)
     )
-    with pytest.raises(ValueError, match="for 4 clients, the data set has 5"):
+    with pytest.raises(ValueError, match="for 4 clients, but the data set has 5"):
         algorithm.round(KEY, smaller.init(KEY), clients)
 
 
@@ -527,7 +527,7 @@ def test_a_server_that_changes_the_models_shape_is_an_error(build):
 
 def test_a_trainer_whose_update_has_another_shape_is_an_error(build, regression):
     local = federated.local_sgd(regression, optax.sgd(0.1), 7, num_steps=1)
-    with pytest.raises(ValueError, match="the mean update is not like the model"):
+    with pytest.raises(ValueError, match="the mean update does not match the model"):
         build(trainer=local._replace(finish=lambda sent, state: (LONGER, (), {})))
 
 

@@ -181,5 +181,5 @@ def test_bad_arguments_are_named(regression, clients):
         build(18, mechanism=adaptive)
     # Five clients own 18 examples: a sampler of clients is a likely mistake.
     algorithm = build(5)
-    with pytest.raises(ValueError, match="5 examples, the data set has 18"):
+    with pytest.raises(ValueError, match="5 examples, but the data set has 18"):
         algorithm.round(KEY, algorithm.init(KEY), clients)

@@ -129,7 +129,7 @@ def test_messages_are_decoded_by_their_carrier():
         ),
         cost=lambda dimension: base.Cost(2 * dimension, 4 * dimension),
     )
-    with pytest.raises(ValueError, match="summing shows the server the sum alone"):
+    with pytest.raises(ValueError, match="summing shows the server only the sum"):
         federated.coordinate_median(halves)
     rule = federated.coordinate_median(halves._replace(shows="individual"))
     RULES["halves"] = rule

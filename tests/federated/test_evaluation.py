@@ -193,7 +193,7 @@ X, Y = np.ones((6, 2), np.float32), np.ones(6, np.float32)
     [
         ({"x": X[:0], "y": Y[:0]}, "the test set holds no examples"),
         ({}, "the test set holds no examples"),
-        ({"x": X, "y": Y[:4]}, r"one length, got .*'x'\]: 6, .*'y'\]: 4"),
+        ({"x": X, "y": Y[:4]}, r"the same length, got .*'x'\]: 6, .*'y'\]: 4"),
         ({"x": X, "y": np.array(["a"] * 6)}, r"'y'\] has dtype <U1.*unique"),
         ({"x": X, "y": 1.0}, r"'y'\] has no leading axis"),
     ],
@@ -208,7 +208,7 @@ def test_bad_test_sets_are_named(regression, examples, message):
     [
         (
             lambda p, e: {"m": jnp.mean(e["y"])},
-            r"'m', gave a float32 of shape \(\) for .* the mean over an example's own",
+            r"'m', gave a float32 of shape \(\) for .* each example's own",
         ),
         (lambda p, e: {"m": jnp.mean(e["y"])[None]}, r"gave a .* of shape \(1,\)"),
         (lambda p, e: {"m": e["x"]}, r"of shape \(([23]), 2\) for \1 examples"),
@@ -261,5 +261,5 @@ def test_two_metrics_of_one_name_are_refused() -> None:
 
     rows = {"x": jnp.ones((4, 2)), "y": jnp.zeros(4)}
     judge = scoring.scorer(task, lambda params, rows: rows["x"] @ params, (mean, mean))
-    with pytest.raises(ValueError, match="two metrics give 'mean', of which one"):
+    with pytest.raises(ValueError, match="two metrics give 'mean', so that one"):
         judge(jnp.zeros(2), rows)

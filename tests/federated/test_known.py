@@ -47,7 +47,7 @@ def test_labels_of_the_test_set_too(place):
 @pytest.mark.parametrize(
     ("rows", "offsets", "held_out", "message"),
     [
-        ((8, 6), [0, 2, 4, 6, 8], None, r"one length, got .*'x'\]: 8, .*'y'\]: 6"),
+        ((8, 6), [0, 2, 4, 6, 8], None, r"the same length, got .*'x'\]: 8, .*'y'\]: 6"),
         ((6, 6), [0, 2, 4, 6, 8], None, "8 rows to clients, .* has 6"),
         ((8, 8), [0, 4, 2, 6, 8], None, "must rise from 0"),
         ((8, 8), [1, 2, 4, 6, 8], None, "must rise from 0"),
@@ -111,13 +111,13 @@ def all_algorithms(task):
 @pytest.mark.parametrize(("reduce", "shape"), REDUCED)
 def test_a_loss_that_is_not_one_for_each_example(reduce, shape):
     """Told when an algorithm meets its data, and also where nobody asks it to."""
-    message = f"task.loss gave a float32 of shape {shape} for 3 examples; .*shape .3.:"
+    message = f"task.loss gave a float32 of shape {shape} for 3 examples; .*shape .3.,"
     for algorithm, clients in all_algorithms(reduced(reduce)).values():
         with pytest.raises(ValueError, match=message):
             algorithm.check(clients)
         state = jax.eval_shape(algorithm.init, jax.random.key(0))
         with pytest.raises(
-            ValueError, match=r"task.loss gave .* an example's own axes"
+            ValueError, match=r"task.loss gave .* each example's own axes"
         ):
             jax.eval_shape(algorithm.round, jax.random.key(0), state, clients)
 
@@ -133,7 +133,7 @@ def test_a_metric_that_is_not_one_for_each_example(reduce, shape, rows):
     scorer = scoring.scorer(task, lambda params, rows: rows["x"][:, 0], [])
     for evaluate in (federated.evaluator(task), scorer):
         with pytest.raises(
-            ValueError, match=r"evaluate, 'm', .* an example's own axes"
+            ValueError, match=r"evaluate, 'm', .* each example's own axes"
         ):
             jax.eval_shape(evaluate, {"w": jnp.ones(2)}, test)
 

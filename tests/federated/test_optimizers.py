@@ -105,7 +105,9 @@ FOLLOW_STEPS = {
 def test_a_schedule_of_steps_is_refused(name):
     with (
         jax.numpy_dtype_promotion("standard"),
-        pytest.raises(ValueError, match="again in every round; give a function of the"),
+        pytest.raises(
+            ValueError, match="restarts in every round; give a function of the"
+        ),
     ):
         optimizers.check(FOLLOW_STEPS[name](), PARAMS)
 
@@ -175,7 +177,9 @@ def test_what_is_no_optimizer_is_named():
             optimizers.at_round(wrong, 0)
     # With the round's number for its rate, it would be one.
     for uncalled in (optax.sgd, functools.partial(optax.adam, b1=0.5)):
-        with pytest.raises(ValueError, match=r"optimizer is optax's .*call it"):
+        with pytest.raises(
+            ValueError, match=r"optimizer is the function optax.*call the"
+        ):
             optimizers.at_round(uncalled, 0)
 
 

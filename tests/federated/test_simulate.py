@@ -163,7 +163,7 @@ def test_an_interrupt_returns_what_was_done(algorithm, clients, capsys):
     )
     assert int(state.rounds_done) == len(history["cohort_size"]) == 2
     assert signal.getsignal(signal.SIGINT) is before
-    assert "once more to stop now" in capsys.readouterr().err
+    assert "press Ctrl-C again to stop now" in capsys.readouterr().err
 
     def insist(done, state, part):
         signal.raise_signal(signal.SIGINT)
@@ -323,7 +323,7 @@ def test_a_run_on_many_devices_is_the_run_on_one(regression, clients, compile_co
 
 def test_examples_sharded_for_other_devices_are_refused(regression, clients):
     two = data.shard(clients, federated.sharded_by_client(federated.client_mesh(2)))
-    with pytest.raises(ValueError, match="sharded over 2 devices, the mesh has 1"):
+    with pytest.raises(ValueError, match="sharded over 2 devices, but the mesh has 1"):
         federated.simulate(KEY, build(regression, None), two, 1)
     with pytest.raises(ValueError, match="are sharded"):
         data.view(two, 0)

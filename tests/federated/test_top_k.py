@@ -202,8 +202,8 @@ def test_share_is_of_the_updates_coordinates():
     for share, num_sent in ((0.01, 1), (0.5, 2), (0.7, 3), (1.0, 4)):
         assert federated.top_k(TASK, own, share=share).num_sent == num_sent
     cases: list[tuple[dict[str, Any], str]] = [
-        ({}, "give either num_sent or share"),
-        ({"num_sent": 1, "share": 0.5}, "give either num_sent or share"),
+        ({}, "give exactly one of num_sent and share"),
+        ({"num_sent": 1, "share": 0.5}, "give exactly one of num_sent and share"),
         ({"num_sent": 5}, "num_sent is 5, but an update has 4 coordinates"),
         ({"num_sent": 0}, "num_sent must be an integer of at least 1, got 0"),
         ({"share": 1.5}, r"share must lie in \(0, 1\], got 1.5"),
@@ -217,7 +217,7 @@ def test_sums_that_hide_messages_and_noise_that_fills_them_are_refused():
     shared = smpc.additive_sharing(3, 4, 1.0)
     with pytest.raises(ValueError, match=r"additive_sharing would .*smpc\.clear\(\)"):
         averaging(aggregator=shared)
-    with pytest.raises(ValueError, match="local noise fills all of them"):
+    with pytest.raises(ValueError, match="local noise fills all coordinates"):
         averaging(mechanism=dp.local_gaussian(1.0, 1.0))
 
 

@@ -88,7 +88,7 @@ def test_another_programs_states_are_refused(tmp_path: Path) -> None:
     saved = [find(tmp_path)["a"]]
     other = {**STATES, "params": jnp.zeros((3, 5))}
     with pytest.raises(
-        ValueError, match=r"array \['params'\] is float32\[2\], and float32\[5\] now"
+        ValueError, match=r"array \['params'\] is float32\[2\], but .* float32\[5\]"
     ):
         checkpoints.load(saved, other)
     with pytest.raises(ValueError, match=r"array \['new'\] is missing"):

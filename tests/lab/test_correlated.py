@@ -156,7 +156,7 @@ def test_what_does_not_go_together_is_said_when_points_are_built() -> None:
         ({"sampler": parts.Poisson(3)}, r"no amplification by sampling"),
         ({"sampler": parts.FixedSize(3)}, r"no amplification by sampling"),
         ({"mechanism": parts.BandedGaussian(bands=1)}, "bands must be an integer of"),
-        ({"mechanism": parts.CorrelatedGaussian(subtracted=1)}, "subtracted must be"),
+        ({"mechanism": parts.CorrelatedGaussian(subtracted=1)}, "subtracted must sum"),
         ({"sampler": parts.MinSeparation(4, 3)}, "separation 3 times cohort_size 4"),
     ]
     for fields, message in cases:

@@ -136,7 +136,7 @@ def test_unfinished_runs_go_on_only_from_what_is_whole(
     after = lab.run_sweep(points(3), tmp_path, report=ears, slice_size=3)
     assert last(after) == last(before[:3])
     assert [text for text in ears.said if "starts again" in text] == [
-        f"{lacking} lacks some of the {saved.name} rounds that {saved} goes on from: "
+        f"{lacking} lacks some of the {saved.name} rounds before {saved}: "
         f"run {before[0].folder.name} starts again"
     ]
     assert [len(one.history("cohort_size")) for one in after] == [6, 6, 6]
@@ -173,7 +173,7 @@ def test_checkpoints_of_other_code_are_left_unless_wanted(
     shutil.copytree(tmp_path, kept)
     for folder, go_on, words in (
         (tmp_path, False, "was made by other code: its runs start again"),
-        (kept, True, "was made by code other, and goes on with"),
+        (kept, True, "was made by code other and continues with"),
     ):
         ears = Ears()
         # Saved anew at the same rounds.

@@ -145,20 +145,22 @@ def test_a_slice_is_no_larger_than_the_memory(tmp_path: Path) -> None:
         texts.append(text)
 
     points = points_of(TINY, range(2))
-    with pytest.raises(lab.TooLargeError, match="1 runs at once, the fewest") as caught:
+    with pytest.raises(
+        lab.TooLargeError, match="1 runs at once, the smallest number"
+    ) as caught:
         lab.run_sweep(points, tmp_path, slice_size=2, memory_bytes=1)
-    said = re.search(r"take ([\d.]+) KiB of a device, and 0.0 KiB", str(caught.value))
+    said = re.search(r"need ([\d.]+) KiB, but 0.0 KiB", str(caught.value))
     assert said
-    assert "the largest arrays that it makes: f32[" in str(caught.value)
+    assert "its largest arrays: f32[" in str(caught.value)
     one = int(1024 * float(said[1]) + 1024)
     lab.run_sweep(points, tmp_path, slice_size=2, memory_bytes=one, report=report)
     # Those of one run's chunk.
     assert max(rounds) == 2
-    assert any("2 runs at once would take" in text for text in texts)
+    assert any("2 runs at once would need" in text for text in texts)
 
 
 @pytest.mark.parametrize("what", ["a checkpoint", "lines"])
-@pytest.mark.filterwarnings("ignore:.* is no JSON row")
+@pytest.mark.filterwarnings("ignore:.* is not a JSON row")
 # Orbax leaves a coroutine of its own behind.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_runs_full_loses_only_what_it_could_not_write(
@@ -343,7 +345,7 @@ def test_a_metric_that_no_evaluation_has_is_refused_before_anything_runs(
 def test_stopping_and_choosing_need_validation_rows() -> None:
     choosing: tuple[dict[str, Any], ...] = ({"stop_at": 0.5}, {"keep": "best"})
     for fields in choosing:
-        with pytest.raises(ValueError, match="choose by validation rows, and there"):
+        with pytest.raises(ValueError, match="choose by validation rows, but there"):
             lab.Schedule(**fields)
     for share in (-0.1, 1.0):
         with pytest.raises(ValueError, match=r"validation must lie in \[0, 1\)"):

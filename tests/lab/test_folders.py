@@ -88,7 +88,9 @@ def test_a_folder_may_be_a_text(tmp_path: Path) -> None:
 
 def test_a_folder_of_a_later_version_is_refused(tmp_path: Path) -> None:
     records.write_json(tmp_path / "provenance.json", {"format": 4, "config": {}})
-    with pytest.raises(ValueError, match="results format 4, which a later version"):
+    with pytest.raises(
+        ValueError, match="results format 4, written by a later version"
+    ):
         open_folder(tmp_path, {})
 
 
@@ -101,7 +103,7 @@ def test_runs_of_an_older_version_are_refused_and_a_table_alone_is_made_again(
         old = tmp_path / "runs" / "one" / "result.json"
         old.parent.mkdir(parents=True)
         old.touch()
-        with pytest.raises(ValueError, match=r"format [12], from before setups"):
+        with pytest.raises(ValueError, match=r"format [12], whose names and keys"):
             open_folder(tmp_path, {"a": 1})
         assert old.exists()
         assert records.read_json(tmp_path / "provenance.json") == stamp
@@ -128,5 +130,5 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(
 
 def test_a_disk_without_room_is_an_error(tmp_path: Path) -> None:
     check_room(tmp_path, 0)
-    with pytest.raises(OSError, match=r"MiB free, and the sweep may write 1048592 MiB"):
+    with pytest.raises(OSError, match=r"MiB free, but the sweep may write 1048592 MiB"):
         check_room(tmp_path, 2**40)

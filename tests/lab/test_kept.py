@@ -244,7 +244,7 @@ def test_damage_is_named(best: list[lab.Outcome], tmp_path: Path) -> None:
     with pytest.raises(lab.DamagedError, match="params has changed since the run"):
         here.params()
     shutil.rmtree(run / "params")
-    with pytest.raises(lab.DamagedError, match=r"is missing: .* keep='best'"):
+    with pytest.raises(lab.DamagedError, match=r"is missing, .* keep='best'"):
         here.params()
     result = records.read_json(run / "result.json")
     result["kept"]["digest"] = "0" * 16
@@ -256,7 +256,7 @@ def test_damage_is_named(best: list[lab.Outcome], tmp_path: Path) -> None:
 def test_what_cannot_be_chosen_is_refused_before_anything_runs(tmp_path: Path) -> None:
     refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"validation": 0.0}, r"set the schedule's validation, such as 0\.1, and its"),
-        ({"metric": "acuracy"}, r"metric 'acuracy' is none of .*: accuracy, loss"),
+        ({"metric": "acuracy"}, r"metric 'acuracy' is not a metric .*: accuracy, loss"),
     )
     for fields, words in refused:
         with pytest.raises(ValueError, match=words):
@@ -312,7 +312,7 @@ def test_names_of_metrics_say_which_values_are_good(metric: str, smaller: bool) 
 @pytest.mark.parametrize("metric", ["gain", "accuracy_loss"])
 def test_a_metric_whose_name_says_nothing_is_asked_about(metric: str) -> None:
     schedule = lab.Schedule(validation=0.1, metric=metric, keep="best")
-    with pytest.raises(ValueError, match=f"metric '{metric}' are good is not known: "):
+    with pytest.raises(ValueError, match=f"metric '{metric}' has no known direction; "):
         schedule.check_judged([f"validation_{metric}"])
     asked = dataclasses.replace(schedule, higher_is_better=True)
     asked.check_judged([f"validation_{metric}"])

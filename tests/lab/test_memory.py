@@ -56,12 +56,12 @@ def test_what_runs_out_of_memory_is_halved_and_tried_again() -> None:
     queue.run_what_fits(take, run, 8, 1, said.append)
     assert done == [*range(10)]
     assert said == [
-        f"{size} runs at once take too much memory: {size // 2} from now on"
+        f"{size} runs at once take too much memory; {size // 2} from now on"
         for size in (8, 4)
     ]
     left[:] = [*range(10)]
     taken = "3 MiB of temporaries"
-    words = r"ran out of 4 runs at once, the fewest .*: 3 MiB of temporaries\. Train "
+    words = r"ran out with 4 runs at once, .*: 3 MiB of temporaries\. Train "
     with pytest.raises(lab.TooLargeError, match=words) as caught:
         queue.run_what_fits(take, run, 8, 4, said.append, lambda: taken)
     assert "RESOURCE_EXHAUSTED" in str(caught.value.__cause__)

@@ -311,7 +311,7 @@ def test_annotations_are_those_of_the_frame_that_defines_the_class() -> None:
 def test_a_class_in_a_tuple_of_parts_and_no_lanes_are_refused() -> None:
     metrics: Any = (parts.Accuracy,)
     with pytest.raises(
-        TypeError, match=r"holds a class of parts; write Accuracy\(...\)"
+        TypeError, match=r"must hold parts, got a class; write Accuracy\(...\)"
     ):
         parts.Federated(metrics=metrics)
     for name in ("num_lanes", "num_devices"):

@@ -69,7 +69,7 @@ def test_a_personal_head_is_judged_by_rows_of_its_own_client(swept: Any) -> None
     assert private["client_loss"] != head["client_loss"]
     assert 0 < private["client_accuracy"] < 1
     # Nor does anybody's predict.
-    with pytest.raises(ValueError, match=r"clients keep .* has a model of its own"):
+    with pytest.raises(ValueError, match=r"clients keep .* has its own model"):
         points[0].setup.predict({}, {})
     # Bytes without it.
     assert bytes_sent(points[0].setup) == 4 * SHARED
@@ -154,12 +154,16 @@ def test_clients_may_bring_rows_that_they_hold_out() -> None:
     built(setup)
     none = replace(setup, data=Dealt(0))
     assert lab.facts_of(none).num_held_out == 0
-    with pytest.raises(ValueError, match=r"by own rows .*: set held_out, such as 0\.2"):
+    with pytest.raises(
+        ValueError, match=r"on its own held-out rows; set held_out, such as 0\.2"
+    ):
         built(none)
     on_shares = parts.OnShares(data=Dealt())
-    with pytest.raises(ValueError, match="OnShares trains on all rows, and some"):
+    with pytest.raises(ValueError, match="OnShares trains on all rows, but clients"):
         built(on_shares).check(lab.load_data(on_shares).clients)
-    with pytest.raises(ValueError, match=r"held_out 0\.2 of Dealt, whose clients are"):
+    with pytest.raises(
+        ValueError, match=r"held_out 0\.2 cannot .* of Dealt, whose clients are"
+    ):
         lab.facts_of(replace(setup, held_out=0.2))
 
 
@@ -171,10 +175,10 @@ def test_clients_may_bring_rows_that_they_hold_out() -> None:
         ({"held_out": 1.0}, r"held_out must be in \[0, 1\), got 1\.0"),
         (
             {"schedule": replace(SCHEDULE, validation=0.1)},
-            r"validation 0\.1 holds out rows of nobody's",
+            r"validation 0\.1 holds out rows of no client",
         ),
-        ({"trainer": parts.LocalDpSgd()}, "local_dp_sgd noises all"),
-        ({"metrics": (parts.Auroc(),)}, "metrics are of all test rows"),
+        ({"trainer": parts.LocalDpSgd()}, "local_dp_sgd adds noise to all"),
+        ({"metrics": (parts.Auroc(),)}, "metrics need one model for all test rows"),
         ({"trainer": parts.ExampleGradients()}, "example_gradients takes one step"),
     ],
 )
@@ -187,7 +191,7 @@ def test_personal_setups_that_make_no_sense(
 
 def test_a_personal_model_has_no_best_and_every_error_says_so(tmp_path: Path) -> None:
     """Whoever reads the first is not sent to the next."""
-    says = r"has no best by validation rows: use keep='last'.* without stop_at"
+    says = r"use keep='last'.* without stop_at"
     points = lab.points(lab.seeds(1), PERSONAL, delta=1e-2)
     with pytest.raises(ValueError, match=says):
         lab.run_sweep(points, tmp_path, keep="best")
@@ -207,7 +211,9 @@ def test_a_personal_model_has_no_best_and_every_error_says_so(tmp_path: Path) ->
 def test_nothing_is_chosen_by_rows_that_are_reported(tmp_path: Path) -> None:
     chosen = replace(SCHEDULE, validation=0.1, keep="best", metric="client_accuracy")
     points = lab.points(lab.seeds(1), replace(SETUP, schedule=chosen))
-    with pytest.raises(ValueError, match="'client_accuracy' is of clients' own rows"):
+    with pytest.raises(
+        ValueError, match="'client_accuracy' is computed on clients' own rows"
+    ):
         lab.run_sweep(points, tmp_path)
 
 
@@ -285,11 +291,11 @@ def test_hospitals_buy_what_one_place_would() -> None:
     ("fields", "message"),
     [
         ({"data": Visits(True)}, r"person \d+ has rows in clients \d and \d"),
-        ({"data": Visits(kind="float32")}, '"person", if there is one, of one integer'),
+        ({"data": Visits(kind="float32")}, 'leaf "person", let it hold one integer'),
         ({"sampler": parts.Poisson(2)}, "every client has to take part"),
-        ({"trainer": parts.ExampleGradients(61.0)}, "at most the 60 people there are"),
+        ({"trainer": parts.ExampleGradients(61.0)}, "at most the number of people, 60"),
         ({"trainer": parts.ExampleGradients(0.0)}, "expected_people 0 must be above 0"),
-        ({"mechanism": parts.LocalGaussian(1, 1)}, "LocalGaussian is a client's own"),
+        ({"mechanism": parts.LocalGaussian(1, 1)}, "LocalGaussian adds a client's own"),
         ({"rule": parts.Mean("examples")}, "use weighting='uniform'"),
     ],
 )

@@ -27,7 +27,7 @@ def test_a_corrupt_line_is_skipped_with_a_warning_and_nothing_else_is_lost(
     lines = path.read_bytes().splitlines(keepends=True)
     lines[1] = b'{"rou\xff\x00\n'
     path.write_bytes(b"".join(lines))
-    with pytest.warns(UserWarning, match=r"rounds.jsonl, line 2 is no JSON row"):
+    with pytest.warns(UserWarning, match=r"rounds.jsonl, line 2 is not a JSON row"):
         # Cut by what lines say, not by their number.
         records.keep_rounds(path, 4)
     assert records.read_lines(path) == [{"round": 1}, {"round": 3}, {"round": 4}]

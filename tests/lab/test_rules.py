@@ -101,7 +101,7 @@ def test_a_rule_of_ones_own_is_refused_under_a_sum_that_hides_messages() -> None
         ({"rule": parts.TrimmedMean(-1)}, "num_trimmed must be .* got -1"),
         (
             {"trainer": parts.SignFlipping(num_attackers=10)},
-            "num_attackers 10 is more than the 9 clients",
+            "num_attackers 10 is more than the number of clients, 9",
         ),
         ({"trainer": parts.SignFlipping(scale=0)}, "scale must be positive"),
         ({"trainer": parts.TopK(share=0)}, r"share must lie in \(0, 1\], got 0"),
@@ -111,7 +111,7 @@ def test_a_rule_of_ones_own_is_refused_under_a_sum_that_hides_messages() -> None
         ),
         (
             {"trainer": parts.TopK(), "mechanism": parts.LocalGaussian(1, 1)},
-            "local noise fills all of them",
+            "local noise fills all coordinates",
         ),
     ],
 )

@@ -51,7 +51,7 @@ def start(monkeypatch: pytest.MonkeyPatch, out: Path, *options: str) -> None:
     [
         ("2", "shard '2' is not of the form i/n"),
         ("a/2", "shard 'a/2' is not of the form i/n"),
-        ("0/2", "shard 0/2 does not exist: there are 2, counted from 1"),
+        ("0/2", "shard 0/2 does not exist; there are 2 shards, counted from 1"),
         ("3/2", "shard 3/2 does not exist"),
         ("1/0", "shard 1/0 does not exist"),
     ],

@@ -66,7 +66,7 @@ def test_sigterm_is_a_reason_inside_and_ends_the_process_outside() -> None:
         assert why() == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) is before
     with stopping.asked(0.0) as why:
-        assert why() == "its time is over"
+        assert why() == "time limit reached"
 
 
 def untimed(outcomes: list[lab.Outcome]) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def test_a_command_ends_at_sigterm_says_so_and_goes_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == stopping.EXIT_CODE, said
-    assert "stopped after a chunk (SIGTERM): the same command goes on" in said
+    assert "stopped after a chunk (SIGTERM); the same command continues" in said
     checkpoints = [*runs.parent.glob("checkpoints/*/*")]
     assert checkpoints
     reached = int(checkpoints[0].name)
@@ -126,9 +126,9 @@ def test_a_command_ends_at_sigterm_says_so_and_goes_on(tmp_path: Path) -> None:
     command += ["--stop-after"]
     done = subprocess.run([*command, "0s"], check=False, **start)
     assert done.returncode == stopping.EXIT_CODE, done.stderr
-    assert "its time is over" in done.stderr
+    assert "time limit reached" in done.stderr
     (checkpoint,) = {path.name for path in runs.parent.glob("checkpoints/*/*")}
     assert int(checkpoint) == reached + 1
     wrong = subprocess.run([*command, "soon"], check=False, **start)
     assert wrong.returncode == 1
-    assert "is written like 3h, 90m" in wrong.stderr
+    assert "must be written like 3h, 90m" in wrong.stderr

@@ -125,7 +125,11 @@ SHARED = replace(PRIVATE, secure_sum=parts.AdditiveSharing(mode="identity"))
 @pytest.mark.parametrize(
     ("sweep", "setup", "message"),
     [
-        (lab.axis("trainer.extra", [1, 2]), SETUP, r"changes trainer\.extra, on which"),
+        (
+            lab.axis("trainer.extra", [1, 2]),
+            SETUP,
+            r"changes trainer\.extra, which changes neither",
+        ),
         (lab.axis("trainer.extra", [1]), SETUP, r"changes trainer\.extra"),
         (
             lab.variants("m", {"a": {"trainer.extra": 2}, "b": {"model.scale": 2}}),
@@ -336,7 +340,7 @@ def test_a_number_that_decides_a_shape_or_a_branch_is_named(
     bad = replace(SETUP, trainer=cls(batch_size=4, how=how))
     both = lab.variants("kind", {"good": SETUP, "bad": bad})
     with pytest.raises(
-        ValueError, match=r"trainer\.units is annotated Traced .* declare it int"
+        ValueError, match=r"trainer\.units is annotated Traced .* declare .* as int"
     ):
         lab.run_sweep(lab.points(both), tmp_path)
     if cls is Decides:

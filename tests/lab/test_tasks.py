@@ -223,14 +223,14 @@ def check(setup: Any) -> None:
         (
             pooled("regression"),
             {"model": parts.FlaxSequence(bigrams)},
-            "model has one score per class, and the data have no num_classes",
+            "model has one score per class, but the data have no num_classes",
         ),
         (pooled("sequence"), {"data": parts.Digits()}, r"tokens \"x\".* have \[8, 8"),
         (pooled("sequence"), {"data": Sentences(5)}, "lie in .* got 5 in row 3"),
         (
             pooled("survival"),
             {"model": parts.Regression()},
-            r'targets "y", \[n\] or \[n, d\], and the data have .*event',
+            r'targets "y", \[n\] or \[n, d\], but the data have .*event',
         ),
         (
             pooled("survival"),

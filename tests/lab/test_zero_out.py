@@ -104,7 +104,7 @@ def test_counts_are_the_same_so_that_sums_may_abort() -> None:
 
     facts = lab.facts_of(SETUP)._replace(delta=DELTA)
     setup(Zeroed()).algorithm(facts)
-    with pytest.raises(ValueError, match="nobody's place is lost"):
+    with pytest.raises(ValueError, match="keeps the number of reports"):
         setup(parts.Everyone()).algorithm(facts)
 
 

@@ -45,8 +45,8 @@ def test_losses_and_metrics_per_example_against_numpy(loss, num_targets):
     [
         (np.zeros(6, int), r'"y" must hold real targets.*int64\[6\]; .*astype'),
         (np.zeros((6, 2), bool), r"got bool\[6, 2\]"),
-        (np.zeros(6), r'like the targets "y", \[6\], got \[6, 2\]'),
-        (np.zeros((6, 3)), r"\[6, 3\], got \[6, 2\]; .* as many outputs"),
+        (np.zeros(6), r'of the shape of the targets "y", \[6\], got \[6, 2\]'),
+        (np.zeros((6, 3)), r"\[6, 3\], got \[6, 2\]; .* one output per target"),
         (np.zeros((3, 4)), r"\[3, 4\], got \[6, 2\]"),
         (np.full((6, 2), np.nan), '"y" must be finite, got nan in row 0'),
         (np.float32(0), r"\[\], got \[6, 2\]"),

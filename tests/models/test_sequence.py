@@ -151,7 +151,7 @@ def test_what_no_example_can_be_judged_by_is_nan_or_an_error(params):
     [
         ({"y": Y[:, 0]}, r'"y" must hold integer tokens .*\[6\]; .*cut or pad'),
         ({"x": X.astype(np.float32)}, r'"x" must hold integer tokens .*float32\[6, 4'),
-        ({"y": Y[:, :3]}, r"tokens of one shape, got \[6, 4\] and \[6, 3\]"),
+        ({"y": Y[:, :3]}, r"tokens of the same shape, got \[6, 4\] and \[6, 3\]"),
         ({"weights": WEIGHTS[:, 0]}, r'"weights" must be numbers \[6, 4\].*\[6\]'),
         ({"weights": WEIGHTS.astype(complex)}, r'"weights" must be numbers .*complex'),
     ],

@@ -106,10 +106,10 @@ def test_ghost_norms_are_those_of_gradients_one_by_one(module):
     [
         (
             np.zeros((2, 7), np.int32),
-            "7 places, .*max_length=6 positions; build it with max_length=7",
+            "length 7, .*max_length=6; build it with max_length=7",
         ),
         (np.zeros(5, np.int32), r"tokens \[n, length\], got \[5\]"),
-        (np.zeros((2, 0), np.int32), r"got \[2, 0\]; give it sequences"),
+        (np.zeros((2, 0), np.int32), r"got \[2, 0\]; pad or cut"),
         (np.zeros((2, 5), np.float32), r"integers in \[0, 7\), got float32"),
     ],
 )

@@ -111,8 +111,11 @@ LOSS = jax.jit(TASK.loss)
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
-        ({"x": X, "y": TIME}, r'\{"time": ..., "event": ...\}\}, got "y" ndarray; of'),
-        ({"x": X, "y": {"time": TIME}}, r"""of "y" \['time'\]"""),
+        (
+            {"x": X, "y": TIME},
+            r'\{"time": ..., "event": ...\}\}, got "y" ndarray; turn',
+        ),
+        ({"x": X, "y": {"time": TIME}}, r"""with "y" keys \['time'\]"""),
         ({"x": X}, r"got keys \['x'\]"),
         ((X, TIME), "got tuple"),
         ({"x": X, "y": {"time": EVENT, "event": EVENT}}, '"time" must hold one float'),

@@ -224,7 +224,7 @@ X, Y = np.ones((4, 2), np.float32), np.array([0, 1, 2, 0])
         ({"x": X, "y": np.eye(3)[Y]}, r'"y" must .* float64\[4, 3\]; .*argmax'),
         ({"x": X, "y": np.eye(3, dtype=int)[Y]}, r'"y" must .*\[4, 3\]; .*argmax'),
         ({"x": X, "y": Y[:, None]}, r'"y" must .*\[4, 1\]; .*\[:, 0\]'),
-        ({"x": X, "y": np.tile(Y, (4, 1))}, r'"y" must .*\[4, 4\]; .*places'),
+        ({"x": X, "y": np.tile(Y, (4, 1))}, r'"y" must .*\[4, 4\]; .*positions'),
         ({"x": X, "y": Y.astype(str)}, r'"y" must .*numpy.unique'),
         ({"x": X, "y": Y[0]}, r'"y" must .*\[\]; '),
         ({"x": X, "y": Y[:3]}, r'\[4, 3\] for 3 labels in "y"'),
@@ -246,7 +246,7 @@ def test_examples_of_another_form_are_refused_with_the_cure(examples, message):
         (lambda params, x: x.reshape(-1)[:3], r"one row .*got \[3\] for 4"),
         (lambda params, x: jnp.zeros((1, 3)), r"one row .*got \[1, 3\] for 4"),
         (lambda params, x: jnp.zeros((4, 2, 3)), r"one row .*got \[4, 2, 3\] for 4"),
-        (lambda params, x: jnp.zeros((4, 1)), "of 1 classes; give at least 2"),
+        (lambda params, x: jnp.zeros((4, 1)), "of at least 2 classes, got 1"),
         (lambda params, x: jnp.zeros((4, 3), jnp.complex64), "real logits"),
         (lambda params, x: jnp.zeros((4, 3), jnp.int32), "real logits"),
     ],
@@ -333,7 +333,7 @@ def test_integers_are_an_error_only_where_they_are_trained():
     def apply(params, x):
         return x[:, params["words"]] @ params["w"]
 
-    with pytest.raises(ValueError, match=r"\['words'\] of int32.*'constant' by the"):
+    with pytest.raises(ValueError, match=r"\['words'\] of int32.*'constant' in the"):
         models.classification(init, apply).init(KEY)
     roles = {"w": "trainable", "words": "constant"}
     task = models.classification(init, apply, roles=lambda params: roles)

@@ -368,5 +368,7 @@ def test_bad_networks_and_parties():
 
 def test_uneven_messages_are_refused():
     uneven = (cost.Message("word", "server", "client", 10, 1, 3, 0),)
-    with pytest.raises(ValueError, match="10 bits do not divide into num_receivers 3"):
+    with pytest.raises(
+        ValueError, match="10 bits do not divide evenly among num_receivers 3"
+    ):
         cost.traffic(uneven)

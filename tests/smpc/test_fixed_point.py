@@ -161,7 +161,9 @@ def test_one_client_more_would_wrap():
     total = ring.Z32.sum_over(jnp.tile(one, (most, 1)), 0)
     assert encoding.decode(total) == most
     assert encoding.decode(total + one) == -(most + 1)
-    with pytest.raises(ValueError, match=r"32768 clients .* needs 33 bits, have 32"):
+    with pytest.raises(
+        ValueError, match=r"32768 summands .* needs 33 bits, but .* has 32"
+    ):
         smpc.fixed_point(most + 1, 1.0, 2.0**16)
 
 
@@ -198,8 +200,8 @@ def test_following_the_advice_of_the_error_helps(num_summands, max_abs, scale):
         ((1, float("inf"), 1.0), "max_abs must be positive .*, got inf"),
         ((1, 1.0, -2.0), r"scale must be positive .*, got -2\.0"),
         ((1, 1.0, 1.0, "up"), "unknown rounding 'up'.*nearest, stochastic"),
-        ((4000, 1.0, 2.0**20), r"4000 clients x max_abs 1\.0 x scale .*needs 33 bits"),
-        ((1, 1e39, 1.0), "needs [0-9]+ bits, have 32"),
+        ((4000, 1.0, 2.0**20), r"4000 summands x max_abs 1\.0 x scale .*needs 33 bits"),
+        ((1, 1e39, 1.0), "needs [0-9]+ bits, but .* has 32"),
     ],
 )
 def test_bad_arguments(arguments, message):

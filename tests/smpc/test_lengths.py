@@ -110,12 +110,12 @@ def test_rounds_of_sums_have_an_entry_for_each_of_the_cohort(inside):
         )
 
     call = jax.eval_shape if inside else lambda function: function()
-    with pytest.raises(ValueError, match="invited and reporting must have entries"):
+    with pytest.raises(ValueError, match="invited and reporting must have the same"):
         call(lambda: begun(everyone, everyone[:4]))
     for lengths, words in (
         ((5, 5, 4), "places and present"),
         ((5, 4, 5), "places and present"),
         ((4, 5, 5), "messages and present"),
     ):
-        with pytest.raises(ValueError, match=f"{words} must have entries"):
+        with pytest.raises(ValueError, match=f"{words} must have the same"):
             call(lambda lengths=lengths: total(*lengths))

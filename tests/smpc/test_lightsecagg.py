@@ -342,7 +342,10 @@ def test_too_few_answers_are_seen_as_they_are():
     [
         (Code(2, 2, 1), "num_clients must be an integer of at least 3, got 2"),
         (Code(4, 3, -1), "privacy must be an integer of at least 0, got -1"),
-        (Code(4, 3, 3), r"surviving must lie above privacy 3 .* got 3: lower privacy"),
+        (
+            Code(4, 3, 3),
+            r"surviving must lie above privacy 3 .* got 3; choose surviving",
+        ),
         (Code(4, 5, 3), r"surviving must .* at most num_clients 4, got 5"),
     ],
 )

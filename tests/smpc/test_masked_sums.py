@@ -173,10 +173,14 @@ def test_bad_arguments(protocol):
     with pytest.raises(ValueError, match="unknown mode 'real'"):
         build(protocol, mode="real")
     room = 31 if protocol is CODE else 32
-    with pytest.raises(ValueError, match=rf"12 clients .* needs .* bits, have {room}"):
+    with pytest.raises(
+        ValueError, match=rf"12 summands .* needs .* bits, but the sum has {room}"
+    ):
         build(protocol, 8.0, 2.0**30)
     six = jnp.ones(6, bool)
-    with pytest.raises(ValueError, match="12 places and the cohort 6; build it for 6"):
+    with pytest.raises(
+        ValueError, match="12 places, but the cohort has 6; build the sum for 6"
+    ):
         build(protocol).begin(jax.random.key(0), six, six, jnp.inf)
 
 
@@ -186,5 +190,5 @@ def test_a_traced_threshold_cannot_be_a_number_of_shares():
         smpc.pairwise_masking(graph, 8.0)
         return threshold
 
-    with pytest.raises(ValueError, match="threshold, which must be a number"):
+    with pytest.raises(ValueError, match="needs a threshold that is not traced"):
         jax.jit(traced)(7)

@@ -358,9 +358,11 @@ def test_bad_arguments():
     inputs = draw(rings.Z32, 5)
     with pytest.raises(ValueError, match="chunk must be a multiple of 1024, got 1000"):
         masking.run(seed_of(0), graph, inputs, alive, chunk=1000)
-    with pytest.raises(ValueError, match=r"num_chunks goes with .* num_chunks None"):
+    with pytest.raises(
+        ValueError, match=r"num_chunks must be given .* num_chunks None"
+    ):
         masking.run(seed_of(0), graph, lambda number: inputs, alive)
-    with pytest.raises(ValueError, match=r"num_chunks goes with .* num_chunks 3"):
+    with pytest.raises(ValueError, match=r"num_chunks must be given .* num_chunks 3"):
         masking.run(seed_of(0), graph, inputs, alive, num_chunks=3)
     with pytest.raises(ValueError, match="threshold 9 is out of reach"):
         mask_keys.setup(seed_of(0), graphs.Graph(5, 4, 9))
@@ -368,6 +370,6 @@ def test_bad_arguments():
     seeds = pair_seeds(keys, graph)
     for rows, here in ((inputs[:1], alive), (inputs, dropouts.everybody(1))):
         with pytest.raises(
-            ValueError, match="one row of inputs, and of alive, for each"
+            ValueError, match="inputs and alive must have one row for each"
         ):
             masking.masked_inputs(keys, seeds, graph, rows, here)

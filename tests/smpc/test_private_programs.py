@@ -122,7 +122,7 @@ def test_public_divisors_and_bounds_need_no_bits_of_their_own():
     assert max(found.values()) <= 3 + 2 * 16 + 2
     bounds = lambda x: jnp.where(x > -jnp.inf, jnp.minimum(x, jnp.inf), -jnp.inf)  # noqa: E731
     assert max(private.check_ranges(HOW, bounds, x).values()) <= 64
-    with pytest.raises(ValueError, match="public must name places among the 1"):
+    with pytest.raises(ValueError, match="public must hold positions of the 1"):
         private.check_ranges(HOW, jnp.negative, x, public=[1])
 
 
@@ -144,14 +144,16 @@ def test_arguments_outside_of_an_approximations_domain_are_named(
         with jax.named_scope("head"):
             return function(x)
 
-    with pytest.raises(ValueError, match=f"layer head: {named} lies outside of"):
+    with pytest.raises(ValueError, match=f"layer head: {named} saturates"):
         private.check_ranges(HOW, layer, jnp.array([2.0, value]))
     private.check_ranges(HOW, layer, jnp.array([2.0, 0.5]))
 
 
 def test_inputs_have_to_fit_too():
     how = private.protocol(ring=ring.Z32, fraction_bits=15)
-    with pytest.raises(ValueError, match="layer the inputs needs 35 bits, have 32"):
+    with pytest.raises(
+        ValueError, match="layer the inputs needs 35 bits, but the ring has 32"
+    ):
         private.check_ranges(how, lambda x: x, jnp.array([2e5]))
     with pytest.raises(ValueError, match=r"scale values down$"):
         private.check_ranges(HOW, lambda x: x * x, jnp.array([1e12]))
@@ -296,7 +298,7 @@ def test_rows_that_there_are_not_are_refused():
         private.reveal(HOW, private.rows(shared, 6, 4)), [6, 7, 8, 9]
     )
     for begin, count in ((8, 4), (-1, 2), (0, 11)):
-        with pytest.raises(ValueError, match="are not all among the 10"):
+        with pytest.raises(ValueError, match="select rows among the 10"):
             private.rows(shared, begin, count)
 
 

@@ -236,7 +236,7 @@ def test_fewer_bits_are_a_smaller_ring(num_bits):
     def build(bits):
         return smpc.additive_sharing(2, 2, 64.0, scale, "nearest", bits=bits)
 
-    with pytest.raises(ValueError, match=f"have {num_bits - 1}"):
+    with pytest.raises(ValueError, match=f"has {num_bits - 1}"):
         build(num_bits - 2 + 1)
     narrow = build(num_bits)
     clamped = jax.tree.map(lambda x: jnp.clip(x, -64, 64), stacked)
@@ -291,7 +291,7 @@ def test_a_sum_that_wraps_around_is_private_all_the_same(num_bits):
     build = functools.partial(smpc.additive_sharing, 2, 50, 8.0, scale, "nearest")
     stacked = updates(50, max_abs=8.0)
     exact, narrow = build(), build(bits=num_bits, wraps=True)
-    with pytest.raises(ValueError, match=f"have {num_bits}"):
+    with pytest.raises(ValueError, match=f"has {num_bits}"):
         build(bits=num_bits)
     span = 2.0**num_bits / scale
 
@@ -336,7 +336,7 @@ def test_stochastic_is_the_default_rounding_and_two_to_the_sixteen_the_scale():
     [
         ((1, 10, 1.0), "num_parties must be an integer of at least 2, got 1"),
         ((2, 0, 1.0), "max_clients must be an integer of at least 1, got 0"),
-        ((2, 40_000, 1.0), "40000 clients .* needs 33 bits, have 32"),
+        ((2, 40_000, 1.0), "40000 summands .* needs 33 bits, but .* has 32"),
         ((2, 10, float("inf")), "max_abs must be positive and finite, got inf"),
         ((2, 10, 1.0, 2.0, "down"), "unknown rounding 'down'"),
     ],
@@ -350,9 +350,12 @@ def test_bad_arguments(arguments, message):
     ("options", "message"),
     [
         ({"bits": 0}, "bits must be an integer of at least 1, got 0"),
-        ({"bits": 33}, r"bits must be 32, those of Z_2\^32, or fewer"),
-        ({"bits": 12, "scale": 2.0**32, "wraps": True}, "1 clients .* have 32"),
-        ({"bits": 12}, "needs 21 bits, have 12; lower the scale to at most 2\\^7"),
+        ({"bits": 33}, r"bits must be 32 in Z_2\^32"),
+        ({"bits": 12, "scale": 2.0**32, "wraps": True}, "1 summands .* has 32"),
+        (
+            {"bits": 12},
+            "needs 21 bits, but the sum has 12; lower the scale to at most 2\\^7",
+        ),
         ({"mode": "ideal"}, "unknown mode 'ideal'.*full, identity"),
     ],
 )

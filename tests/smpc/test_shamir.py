@@ -228,9 +228,9 @@ def test_a_threshold_of_one_hides_nothing():
     ("arguments", "message"),
     [
         ((0, 3), "threshold must be an integer of at least 1, got 0"),
-        ((4, 3), "threshold 4 is out of reach of num_parties 3"),
-        ((2, 2**31 - 1), "num_parties 2147483647 needs as many points"),
-        ((2, 3, ring.Z32), "Z_2.32 is no field: use field.F31 or field.F61"),
+        ((4, 3), "threshold 4 exceeds num_parties 3"),
+        ((2, 2**31 - 1), "num_parties 2147483647 needs as many nonzero points"),
+        ((2, 3, ring.Z32), "Z_2.32 is not a field; use field.F31 or field.F61"),
         ((2, 3, field.F31, -1.0), "scale must be positive and finite, got -1.0"),
     ],
 )
@@ -245,7 +245,7 @@ SHARED = share(SEED, jnp.zeros(2, jnp.uint32), scheme=shamir.shamir(2, 3))
 @pytest.mark.parametrize(
     ("parties", "message"),
     [
-        ((0,), "parties .0. are too few: shamir, 2 of 3 parties over"),
+        ((0,), "parties .0. are too few for shamir, 2 of 3 parties over"),
         ((1, 1), "parties must be distinct, from 0 to 2, got"),
         ((1, 3), "parties must be distinct, from 0 to 2, got"),
     ],
@@ -261,7 +261,7 @@ def test_bad_arguments():
             shamir.lagrange_weights(field.F31, points)
     with pytest.raises(ValueError, match=r"must be distinct and not one of .4, 2. mod"):
         shamir.lagrange_weights(field.F31, [1, 2, 3], at=[4, 2])
-    with pytest.raises(ValueError, match="need weights of shape"):
+    with pytest.raises(ValueError, match="weights must have shape"):
         shamir.reconstruct(field.F31, SHARED.shares, jnp.zeros(2, jnp.uint32))
     additive = sharing.additive(2)
     with pytest.raises(ValueError, match="need shamir shares, got additive, 2 of 2"):

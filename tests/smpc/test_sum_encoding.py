@@ -68,7 +68,9 @@ def test_a_traced_scale_is_the_largest_half_that_fits(ring, num_clients, wraps):
 
 def test_numbers_keep_their_scale_and_have_to_fit():
     assert sum_encoding.of_round(told(), 10, 8.0) == (8.0, 2.0**16)
-    with pytest.raises(ValueError, match=r"10 clients .* needs 39 bits, have 32"):
+    with pytest.raises(
+        ValueError, match=r"10 summands .* needs 39 bits, but .* has 32"
+    ):
         sum_encoding.of_round(told(), 10, 2.0**18)
     with pytest.raises(ValueError, match=r"1 clients .* have 32"):
         sum_encoding.of_round(told(wraps=True), 10, 2.0**18)
@@ -96,7 +98,7 @@ def test_what_is_told_and_what_is_so_are_compared():
     of(told(max_abs=np.float32(0.7)), stated=0.7)
     for none in (float("inf"), jnp.inf, jnp.float32(jnp.inf)):
         with pytest.raises(
-            ValueError, match=r"max_abs is needed: the mechanism bounds no"
+            ValueError, match=r"max_abs is needed, as the mechanism bounds no"
         ):
             of(told(), stated=none)
         assert of(told(max_abs=3.0), stated=none).max_abs == 3.0

@@ -283,7 +283,7 @@ def test_what_a_reveal_takes(scheme, receivers, sent):
 @pytest.mark.parametrize("receivers", [(4,), (-1,), (1, 1), (), ("a", "a")])
 def test_bad_receivers(receivers):
     shared = sharing.share(random.child(SEED, 0), jnp.zeros(2, jnp.uint32), ADDITIVE)
-    with pytest.raises(ValueError, match="receivers must be"):
+    with pytest.raises(ValueError, match="receivers must "):
         sharing.reveal(shared, name="value", receivers=receivers)
 
 

@@ -323,9 +323,9 @@ def test_arguments_that_do_not_fit_are_refused():
     fails(sharing.replicated(), "'pair' is for additive shares.*'msb'", method="pair")
     fails(sharing.additive(2), "unknown truncation 'pairs'", method="pairs")
     once = sharing.additive(2, scale=TracedScale("step"))
-    fails(once, "is not a product's: nothing to truncate")
+    fails(once, "is not the scale of a product, so that there is nothing")
     shared = Shared(jnp.zeros((2, 2), jnp.uint32), sharing.additive(2))
-    with pytest.raises(ValueError, match="where the scale is a TracedScale only"):
+    with pytest.raises(ValueError, match="only where the scale is a TracedScale"):
         jax.eval_shape(lambda n: truncation.truncate(seed, shared, n), 8)
 
 

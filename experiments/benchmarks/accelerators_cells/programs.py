@@ -146,8 +146,8 @@ def prepared(name: str) -> Make:
         for one, known in zip(three, (ALGORITHMS, MECHANISMS, SUMS), strict=True)
     ):
         raise ValueError(
-            f"program '{name}' is no algorithm, mechanism and secure sum, such as "
-            f"'FedAvg, Gaussian, Clear', and none of: {'; '.join(OTHERS)}"
+            f"program '{name}' must be an algorithm, a mechanism and a secure sum, "
+            f"such as 'FedAvg, Gaussian, Clear', or one of: {'; '.join(OTHERS)}"
         )
     return slice_of(next(_setups(*three)))
 

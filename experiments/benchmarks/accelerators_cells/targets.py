@@ -70,8 +70,8 @@ def target_of(name: str) -> Target:
     path = H200 if name == "h200" else Path(name)
     if not path.is_file():
         raise ValueError(
-            f"target '{name}' is no TPU topology, such as 'v5e:2x2', and no file that "
-            "describes a GPU; use one of these, or 'h200'"
+            f"target '{name}' must be a TPU topology, such as 'v5e:2x2', a file that "
+            "describes a GPU, or 'h200'"
         )
     return _gpu(path)
 
@@ -92,8 +92,9 @@ def _gpu(path: Path) -> Target:
     text = path.read_text()
     if lacking := missing(text):
         raise ValueError(
-            f"{path.name} describes a GPU without {', '.join(lacking)}: XLA would "
-            "compile for another chip; add what the device's own description says"
+            f"{path.name} describes a GPU without {', '.join(lacking)}, so that XLA "
+            "would compile for another chip; add these fields from the device's own "
+            "description"
         )
     _need("jax_plugins.xla_cuda13", path.name)
     try:
@@ -104,7 +105,7 @@ def _gpu(path: Path) -> Target:
             target_config=text,
         )
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"{path.name} describes no GPU: {error}") from error
+        raise ValueError(f"{path.name} does not describe a GPU: {error}") from error
     # Autotuning would run kernels.
     return Target([*found.devices], {"xla_gpu_autotune_level": "0"})
 
@@ -122,6 +123,6 @@ def _need(module: str, name: str) -> None:
         there = None
     if there is None:
         raise ValueError(
-            f"target '{name}' needs {module}, which is not installed: {CURE}, in an "
-            "environment of its own, for jax looks for the devices of its wheels"
+            f"target '{name}' needs {module}, which is not installed; {CURE}, in a "
+            "separate environment, as jax looks for the devices of installed wheels"
         )

@@ -80,7 +80,9 @@ def main() -> None:
         state, _ = jax.block_until_ready(done)
         meter.lap(length)
     recompilations = compilations.number - compiled
-    assert recompilations == 0, f"{recompilations} programs were compiled again"
+    assert recompilations == 0, (
+        f"{recompilations} programs were compiled again in timed rounds"
+    )
     work.report(
         options,
         meter,

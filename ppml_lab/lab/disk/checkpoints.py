@@ -144,8 +144,8 @@ def load(saved: Sequence[Saved], like: PyTree) -> PyTree:
             ):
                 raise ValueError(
                     f"{path} was saved by another program: its array {name} is "
-                    f"{_shape(there)}, and {_shape(leaf)} now; delete that folder to "
-                    "start its runs again"
+                    f"{_shape(there)}, but this program needs {_shape(leaf)}; delete "
+                    "that folder to start its runs again"
                 )
         stacked.append(np.stack([loaded[one.path][name][one.row] for one in saved]))
     return jax.tree.unflatten(jax.tree.structure(like), stacked)

@@ -110,13 +110,13 @@ def load(run: Path, kept: Kept | None, like: PyTree) -> PyTree:
     """
     if kept is None:
         raise FileNotFoundError(
-            f"{run} has a result and no parameters, for its sweep kept none: {HOW}, "
-            "makes the run anew and keeps them"
+            f"{run} has a result but no parameters, as its sweep kept none; rerun it "
+            f"and keep them with {HOW}"
         )
     path = run.resolve() / "params"
     cure = f"delete {run}, and run the sweep again with keep='{kept.keep}'"
     if not path.is_dir():
-        raise DamagedError(f"{path} is missing: its run kept it; {cure}")
+        raise DamagedError(f"{path} is missing, but its run kept parameters; {cure}")
     leaves = jax.tree.leaves_with_path(like)
     named = {jax.tree_util.keystr(at): leaf for at, leaf in leaves}
     try:

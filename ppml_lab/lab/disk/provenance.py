@@ -262,7 +262,7 @@ def check_room(folder: str | Path, num_bytes: int) -> None:
     free, wanted = shutil.disk_usage(folder).free, num_bytes + SPARE_BYTES
     if free < wanted:
         raise OSError(
-            f"the disk of {folder} has {free / 2**20:.0f} MiB free, and the sweep may "
+            f"the disk of {folder} has {free / 2**20:.0f} MiB free, but the sweep may "
             f"write {wanted / 2**20:.0f} MiB; make room, give another folder, or run "
             "fewer points at once"
         )
@@ -272,19 +272,20 @@ def _check(folder: Path, stamp: Any, config: Mapping[str, Any]) -> None:
     version = stamp.get("format", 1) if isinstance(stamp, dict) else None
     if not isinstance(version, int) or not isinstance(stamp.get("config"), dict):
         raise ValueError(
-            f"{folder / 'provenance.json'} is damaged: it names no format and no "
+            f"{folder / 'provenance.json'} is damaged: it lacks its format or its "
             "configuration; delete it, or give another folder"
         )
     if version > FORMAT:
         raise ValueError(
-            f"{folder} has the results format {version}, which a later version of this "
-            f"library wrote; this one knows {FORMAT}: update it or give another folder"
+            f"{folder} has results format {version}, written by a later version of "
+            f"this library, but this version knows {FORMAT}; update the library or "
+            "give another folder"
         )
     if version < FORMAT:
         if any(folder.glob("runs/*")):
             raise ValueError(
-                f"{folder} has runs of results format {version}, from before setups, "
-                "whose names and keys were others; give another folder, or delete it"
+                f"{folder} has runs of results format {version}, whose names and keys "
+                "this version does not use; give another folder, or delete this one"
             )
         return  # a table alone, which is made again
     differing = _differences(

@@ -195,7 +195,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             rows.append(row)
         else:
             warnings.warn(
-                f"{path}, line {number} is no JSON row and was skipped", stacklevel=2
+                f"{path}, line {number} is not a JSON row and was skipped", stacklevel=2
             )
     return rows
 

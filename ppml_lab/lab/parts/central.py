@@ -60,8 +60,8 @@ class Central(Modelled):
         """See `federated.central_sgd`."""
         if self.layout.shard_data:
             raise ValueError(
-                "shard_data deals examples by client, and central training draws from "
-                "all of them; leave it out"
+                "shard_data deals examples by client, but central training draws from "
+                "all examples; leave shard_data out"
             )
         sampler = self.batch.build(facts.num_examples)
         return federated.central_sgd(

@@ -109,8 +109,8 @@ class Federated(Modelled):
         """
         if self.client_metrics and self.schedule.metric.startswith("client_"):
             raise ValueError(
-                f"schedule.metric '{self.schedule.metric}' is of clients' own rows, "
-                "which are reported; choose by a metric of validation rows"
+                f"schedule.metric '{self.schedule.metric}' is computed on clients' own "
+                "rows, which are only reported; choose a metric of validation rows"
             )
         facts, mesh = facts_of(self), self.layout.mesh()
         task = self.task(facts)
@@ -137,19 +137,20 @@ class Federated(Modelled):
         kept = roles.keeps(task)
         if kept and not facts.num_held_out:
             raise ValueError(
-                f"clients keep {kept[0]}, so that each has a model of its own, judged "
-                "by own rows that it never trains: set held_out, such as 0.2, or load "
-                "clients with held_out"
+                f"clients keep {kept[0]}, so that each has its own model, evaluated on "
+                "its own held-out rows; set held_out, such as 0.2, or load clients "
+                "with held_out"
             )
         if kept and self.metrics not in ((), (Accuracy(),)):
             raise ValueError(
-                f"metrics are of all test rows, and clients keep {kept[0]}: no model "
-                "fits them all; leave metrics out, the task's are told of every client"
+                "metrics need one model for all test rows, but clients keep "
+                f"{kept[0]}; leave metrics out (the task's own metrics are reported "
+                "for every client)"
             )
         if kept and self.schedule.validation:
             raise ValueError(
-                f"validation {self.schedule.validation:g} holds out rows of nobody's, "
-                f"and clients keep {kept[0]}: no model fits them. A personal model has "
-                "no best by validation rows: use keep='last' (of the schedule and of "
-                "run_sweep), without stop_at, and validation=0"
+                f"validation {self.schedule.validation:g} holds out rows of no client, "
+                f"but clients keep {kept[0]}, so that no model fits these rows; set "
+                "validation=0, and use keep='last' (in the schedule and in run_sweep) "
+                "without stop_at"
             )

@@ -38,8 +38,8 @@ def only_clients(name: str, privacy_unit: str) -> None:
     """
     if privacy_unit != "client":
         raise ValueError(
-            f"mechanism {name} is a client's own noise, and here examples are summed; "
-            "use Gaussian, AdaptiveGaussian or ScheduledGaussian"
+            f"mechanism {name} adds a client's own noise, but this setup sums "
+            "examples; use Gaussian, AdaptiveGaussian or ScheduledGaussian"
         )
 
 

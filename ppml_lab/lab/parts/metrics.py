@@ -77,8 +77,8 @@ class Accuracy:
             raise ValueError(
                 "metric Accuracy needs a score for each of two or more classes, got "
                 f"scores of shape {list(scores.shape)}; set the setup's metrics, such "
-                "as to (MeanSquaredError(),), (Concordance(),) or, where those of the "
-                "task itself will do, ()"
+                "as to (MeanSquaredError(),) or (Concordance(),), or to () for the "
+                "task's own metrics"
             )
         right = jnp.argmax(scores, axis=-1).astype(labels.dtype) == labels
         largest = jnp.max(scores, axis=-1)  # classes masked by -inf do no harm

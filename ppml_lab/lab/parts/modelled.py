@@ -28,9 +28,9 @@ class Modelled:
         """
         if kept := getattr(self, "kept", ()):
             raise ValueError(
-                f"clients keep {kept[0]}, so that each has a model of its own, and "
-                "these parameters have it as it was before training; `client_` metrics "
-                "judge the clients' models, and a setup without kept has one for all"
+                f"clients keep {kept[0]}, so that each has its own model, but these "
+                f"parameters hold {kept[0]} untrained; use the `client_` metrics for "
+                "the clients' models, or a setup without kept for one model"
             )
         return self.model.predict(facts_of(self), params, rows)
 
@@ -56,7 +56,7 @@ class Modelled:
         named = [f"{name} {type(bearer).__name__}" for name, bearer in bearers.items()]
         raise ValueError(
             f"{' and '.join(named)} {'has' if len(named) == 1 else 'have'} no noise to "
-            "set; give a mechanism such as Gaussian, or a with_noise(z) of its own"
+            "set; give a mechanism such as Gaussian, or define with_noise(z)"
         )
 
     def accounted(self: Any) -> Any:

@@ -35,7 +35,7 @@ def inputs(facts: Facts) -> tuple[int, ...]:
     """
     if not isinstance(facts.example, Mapping) or "x" not in facts.example:
         raise ValueError(
-            'model reads examples {"x", "y"}, and the data have '
+            'model reads examples {"x", "y"}, but the data have '
             f"{jax.tree.structure(facts.example)}; give a model part of your own"
         )
     return facts.example["x"].shape
@@ -49,7 +49,7 @@ def num_classes(facts: Facts) -> int:
     """
     if facts.num_classes is None:
         raise ValueError(
-            "model has one score per class, and the data have no num_classes; give the "
+            "model has one score per class, but the data have no num_classes; give the "
             "data part a num_classes, or use a model part of your own"
         )
     return facts.num_classes

@@ -203,14 +203,14 @@ def _check_labels(clients: base.Clients) -> None:
     """
     if clients.held_out is not None:
         raise ValueError(
-            "OnShares trains on all rows, and some of these are held out; give it "
-            "clients without held_out"
+            "OnShares trains on all rows, but clients has some held out; give clients "
+            "without held_out"
         )
     labels = clients.examples["y"]
     if not bool(jnp.all((labels == 0) | (labels == 1))):
         raise ValueError(
-            'OnShares learns labels "y" of 0 or 1, got others from '
-            f"{jnp.min(labels)} to {jnp.max(labels)}; number the two classes so"
+            f'OnShares learns labels "y" of 0 or 1, got others from {jnp.min(labels)} '
+            f"to {jnp.max(labels)}; number the two classes 0 and 1"
         )
 
 
@@ -227,7 +227,7 @@ def _width(facts: Facts) -> int:
         raise ValueError('OnShares reads examples {"x": features, "y": 0 or 1}')
     if facts.num_classes not in (None, 2):
         raise ValueError(
-            f"OnShares learns two classes, and the data have {facts.num_classes}; use "
+            f"OnShares learns two classes, but the data have {facts.num_classes}; use "
             "federated.training_on_shares with a gradient of your own"
         )
     return int(np.prod(example["x"].shape))

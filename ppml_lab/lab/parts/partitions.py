@@ -29,7 +29,7 @@ def _labels(train: Any) -> Any:
     if not isinstance(train, Mapping) or "y" not in train:
         raise ValueError(
             'partition deals by labels, but train has no "y"; use Iid, QuantitySkew or '
-            "Natural, or a partition of your own"
+            "Natural, or your own partition"
         )
     return train["y"]
 

@@ -93,6 +93,6 @@ class FixedSize:
         if abs(drawn - round(drawn)) > 1e-6:
             raise ValueError(
                 f"share {self.share:g} of cohort_size {self.cohort_size} is {drawn:g}, "
-                "which is no whole number"
+                "which is not a whole number; change one of the two"
             )
         return round(drawn)

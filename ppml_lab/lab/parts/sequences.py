@@ -94,7 +94,7 @@ def _length(shape: tuple[int, ...]) -> int:
     """Returns the number of tokens in a row."""
     if len(shape) != 1:
         raise ValueError(
-            'model reads sequences of tokens "x", [n, length], and the data have '
-            f"{list(shape)} for each; give a model part of your own"
+            'model reads sequences of tokens "x", [n, length], but the data have '
+            f"{list(shape)} for each example; give a model part of your own"
         )
     return shape[0]

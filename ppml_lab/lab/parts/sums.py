@@ -127,9 +127,9 @@ class KRegular:
         """See `smpc.graphs.k_regular`."""
         if sampler.max_cohort != sampler.expected_cohort:
             raise ValueError(
-                "graph KRegular is made for cohorts whose places are all taken, and "
-                f"this sampler has {sampler.max_cohort} for "
-                f"{sampler.expected_cohort} clients; use FixedSize or Everyone"
+                "graph KRegular needs cohorts whose places are all taken, but this "
+                f"sampler has {sampler.max_cohort} places for "
+                f"{sampler.expected_cohort} expected clients; use FixedSize or Everyone"
             )
         return smpc.graphs.k_regular(
             sampler.max_cohort, self.corrupt_share, self.dropout_share
@@ -192,7 +192,8 @@ class LightSecAgg:
         size = sampler.max_cohort
         if checks.is_traced(sampler.expected_cohort):
             raise ValueError(
-                "LightSecAgg's code is for one cohort: leave FixedSize's share None"
+                "LightSecAgg needs a cohort size that is not traced; leave FixedSize's "
+                "share None"
             )
         least = least_reports(sampler) if self.surviving is None else self.surviving
         code = smpc.lightsecagg.Code(size, least, int(self.corrupt_share * size))

@@ -88,7 +88,8 @@ class TableFile:
         path = Path(self.path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(
-                f"TableFile.path {self.path!r}: there is no such file in {Path.cwd()}"
+                f"TableFile.path {self.path!r} is not an existing file, seen from "
+                f"{Path.cwd()}"
             )
         return _read(self, files.sha256(path))
 

@@ -50,7 +50,7 @@ def _targets(facts: Facts) -> int:
     shape = getattr(y, "shape", None)
     if shape is None or len(shape) > 1:
         raise ValueError(
-            'model predicts targets "y", [n] or [n, d], and the data have '
+            'model predicts targets "y", [n] or [n, d], but the data have '
             f"{facts.example}; give a model part of your own"
         )
     return shape[0] if shape else 1
@@ -181,8 +181,8 @@ class Factorisation:
     def predict(self, facts: Facts, params: Any, rows: Any) -> Any:
         """Raises ValueError: no user's vector is among the parameters."""
         raise ValueError(
-            "clients keep their users' vectors, so that each has a model of its own; "
-            "`client_` metrics judge these, and no parameters predict for all users"
+            "clients keep their users' vectors, so that each has its own model, and no "
+            "parameters predict for all users; use the `client_` metrics"
         )
 
 

@@ -173,15 +173,15 @@ class ExampleGradients:
         """See `federated.example_gradients`."""
         if facts.people is None:
             raise ValueError(
-                "trainer ExampleGradients needs to know whose examples there are: let "
-                'the data give rows, and a leaf "person", if there is one, of one '
+                "trainer ExampleGradients needs to know whose examples these are; let "
+                'the data give rows, and if there is a leaf "person", let it hold one '
                 "integer per row"
             )
         count = facts.people.count
         if not 0 < self.expected_people <= count:
             raise ValueError(
                 f"expected_people {self.expected_people:g} must be above 0 and at most "
-                f"the {count} people there are"
+                f"the number of people, {count}"
             )
         trainer = federated.example_gradients(
             task,

@@ -75,8 +75,8 @@ class SignFlipping:
         checks.at_least("num_attackers", self.num_attackers, 0)
         if self.num_attackers > facts.num_clients:
             raise ValueError(
-                f"num_attackers {self.num_attackers} is more than the "
-                f"{facts.num_clients} clients there are"
+                f"num_attackers {self.num_attackers} is more than the number of "
+                f"clients, {facts.num_clients}"
             )
         trainer, partner = self.trainer.build(task, facts, server)
         attackers = range(self.num_attackers)

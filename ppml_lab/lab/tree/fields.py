@@ -123,11 +123,13 @@ def _mentions_traced(kind: Any) -> bool:
 def taken(where: str, kind: Any, value: Any) -> tuple[Any, bool]:
     """Returns a field's value as the part keeps it, and whether it is a child."""
     if is_part_class(value):
-        raise TypeError(f"{where} is a class of parts; write {value.__name__}(...)")
+        raise TypeError(
+            f"{where} must be a part, got its class; write {value.__name__}(...)"
+        )
     for one in value if isinstance(value, tuple) else ():
         if is_part_class(one):
             raise TypeError(
-                f"{where} holds a class of parts; write {one.__name__}(...)"
+                f"{where} must hold parts, got a class; write {one.__name__}(...)"
             )
     held = [is_part(one) for one in (value if isinstance(value, tuple) else (value,))]
     if any(held):
@@ -197,7 +199,9 @@ def _number(where: str, kind: Any, value: Any) -> Any:
         single = float(np.float32(number))
     # Programs would compute with inf, or 0, instead.
     if math.isinf(single) != math.isinf(number) or (single == 0) != (number == 0):
-        raise ValueError(f"{where} must be a number that float32 has, got {value!r}")
+        raise ValueError(
+            f"{where} must be a number that float32 can hold, got {value!r}"
+        )
     return number
 
 
@@ -222,7 +226,7 @@ def _structure(where: str, kind: Any, value: Any) -> Any:
         is_bool = isinstance(value, bool | np.bool_)
         if isinstance(value, _PLAIN[choice]) and is_bool == (choice is bool):
             if choice is int and not -(2**63) <= int(value) < 2**63:
-                raise ValueError(f"{where} must be an int of 64 bits, got {value!r}")
+                raise ValueError(f"{where} must be a 64-bit int, got {value!r}")
             return _float(where, value) if choice is float else choice(value)
     tuples = [choice for choice in choices if get_origin(choice) is tuple]
     if tuples and isinstance(value, tuple):

@@ -102,8 +102,8 @@ def check_classes(setups: Iterable[Any]) -> None:
         name = json.dumps(described(cls), sort_keys=True)
         if known.setdefault(name, cls) is not cls:
             raise ValueError(
-                f"two classes of parts are called {path_of(cls)}: rename one of them, "
-                "for runs go by the names of their parts"
+                f"two classes of parts are called {path_of(cls)}; rename one of them, "
+                "as runs are named after their parts"
             )
 
 
@@ -144,7 +144,7 @@ def _content(path: str, where: str) -> dict[str, str]:
     except OSError as error:
         raise FileNotFoundError(
             f"{where}: {path!r} cannot be read ({error}); give the path of a file, "
-            f"from {Path.cwd()} on if it is relative"
+            f"relative to {Path.cwd()} or absolute"
         ) from error
 
 
@@ -242,8 +242,9 @@ def _import_path(value: Any, where: str) -> str:
     """Returns the import path of a function."""
     if not _is_imported(value):
         raise ValueError(
-            f"{where} holds {value!r}, which has no name to record: define it at the "
-            "top of a module, or make it a part whose fields are what it depends on"
+            f"{where} holds {value!r}, which has no import path to record; define it "
+            "at the top of a module, or make it a part with fields for the values that "
+            "it uses"
         )
     return path_of(value)
 

@@ -194,7 +194,8 @@ def _check(self: Any) -> None:
     cls = type(self)
     if not is_part(self):
         raise TypeError(
-            f"{cls.__name__} inherits from a part and is none: decorate it with part"
+            f"{cls.__name__} inherits from a part but is not one; decorate "
+            f"{cls.__name__} with part"
         )
     children = []
     for name, kind in cls.__part__.items():

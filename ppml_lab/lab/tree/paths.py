@@ -87,7 +87,7 @@ def _replaced(held: Any, path: str, value: Any, setup: Any, above: str) -> Any:
             known = ", ".join(f"'{here}.{name}'" for name in numbers(inner)) or "none"
             raise ValueError(
                 f"'{here}' is a part ({type(inner).__name__}), got {value!r}; give a "
-                f"part, or set a number of it: {known}"
+                f"part, or set one of its numbers: {known}"
             )
         inner = value
     return dataclasses.replace(held, **{step: inner})

@@ -125,14 +125,14 @@ def _check_logits(logits: Any, y: Any) -> None:
     checks.integer_labels('"y"', y, num_classes)
     if len(shape) != 2 or shape[0] != len(y):
         raise ValueError(
-            f"apply must give one row of logits per example, [n, classes], got "
-            f'{list(shape)} for {len(y)} labels in "y"; it maps a whole batch at once '
-            "(jax.vmap makes such a function of one for a single example)"
+            "apply must give one row of logits per example, [n, classes], got "
+            f'{list(shape)} for {len(y)} labels in "y"; apply maps a whole batch at '
+            "once (use jax.vmap if your function takes a single example)"
         )
     if num_classes < 2:
         raise ValueError(
-            f"apply gives logits {list(shape)}, of {num_classes} classes; give at "
-            "least 2, one per class, also where the answer is yes or no"
+            f"apply must give logits of at least 2 classes, got {num_classes} (shape "
+            f"{list(shape)}); give one logit per class, for yes-or-no answers too"
         )
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"apply must give real logits, got {logits.dtype}")

@@ -119,8 +119,8 @@ def _items_and_ratings(examples: PyTree, num_items: int) -> tuple[Any, Any]:
         if bad.size:
             raise ValueError(
                 f'"item" must lie in [0, num_items = {num_items}), got '
-                f"{values[bad[0]]} in row {bad[0]}; number the items from 0, or give "
-                "the model more"
+                f"{values[bad[0]]} in row {bad[0]}; number the items from 0, or raise "
+                "num_items"
             )
     supervised.check_finite("rating", ratings)
     return jnp.asarray(items).astype(jnp.int32), ratings

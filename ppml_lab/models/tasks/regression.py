@@ -116,18 +116,18 @@ def _fitted(outputs: Any, y: Any) -> tuple[Array, Array]:
     """Checks that outputs and targets fit each other, and returns both."""
     if not jnp.issubdtype(y.dtype, jnp.floating):
         raise ValueError(
-            f'"y" must hold real targets, floats [n] or [n, d], got '
-            f"{supervised.shown(y)}; convert it with .astype('float32'), or learn "
-            "classes by models.classification"
+            '"y" must hold real targets, floats [n] or [n, d], got '
+            f"{supervised.shown(y)}; convert it with .astype('float32'), or use "
+            "models.classification for classes"
         )
     if not jnp.issubdtype(outputs.dtype, jnp.floating):
         raise ValueError(f"apply must give real outputs, got {outputs.dtype}")
     shapes = [[size for size in one.shape[1:] if size != 1] for one in (outputs, y)]
     if shapes[0] != shapes[1] or outputs.shape[:1] != y.shape[:1] or not y.shape:
         raise ValueError(
-            f'apply must give outputs like the targets "y", {list(y.shape)}, got '
-            f"{list(outputs.shape)}; give the model as many outputs as an example has "
-            "targets, for a whole batch at once"
+            'apply must give outputs of the shape of the targets "y", '
+            f"{list(y.shape)}, got {list(outputs.shape)}; give the model one output "
+            "per target, for a whole batch at once"
         )
     supervised.check_finite("y", y)
     wide = trees.widened(outputs).reshape(y.shape)

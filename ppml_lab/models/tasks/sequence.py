@@ -102,8 +102,8 @@ def _read(examples: PyTree) -> tuple[Any, Tokens]:
             )
     if x.shape != y.shape:
         raise ValueError(
-            f'"x" and "y" must be tokens of one shape, got {list(x.shape)} and '
-            f"{list(y.shape)}; y has what is to be said at every place of x"
+            f'"x" and "y" must be tokens of the same shape, got {list(x.shape)} and '
+            f"{list(y.shape)}; y has the token to predict at each position of x"
         )
     return x, Tokens(y, _weights(examples, y.shape))
 
@@ -149,8 +149,8 @@ def _fitted(logits: Any, tokens: Tokens) -> tuple[Array, Tokens]:
     shape = tuple(logits.shape)
     if len(shape) != 3 or shape[:2] != labels.shape or shape[2] < 2:
         raise ValueError(
-            "apply must give logits of 2 or more tokens for every place, [n, length, "
-            f'tokens], got {list(shape)} for "y" {list(labels.shape)}'
+            "apply must give logits of 2 or more tokens for every position, [n, "
+            f'length, tokens], got {list(shape)} for "y" {list(labels.shape)}'
         )
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"apply must give real logits, got {logits.dtype}")
@@ -160,8 +160,8 @@ def _fitted(logits: Any, tokens: Tokens) -> tuple[Array, Tokens]:
         if bad.any():
             raise ValueError(
                 f'"y" must lie in [0, {shape[2]}), as the model has {shape[2]} logits, '
-                f"got {values[bad][0]} in row {np.argwhere(bad)[0][0]}; give padding "
-                "weights of 0, or the model more logits"
+                f"got {values[bad][0]} in row {np.argwhere(bad)[0][0]}; give padding a "
+                "weight of 0, or give the model more logits"
             )
     labels = jnp.asarray(labels)
     labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)

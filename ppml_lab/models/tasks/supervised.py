@@ -164,7 +164,7 @@ def inputs_and_labels(examples: PyTree) -> tuple[Any, Any]:
         )
         raise ValueError(
             f'examples must be a dict of "x" (inputs) and "y" (labels), got {found}; '
-            'federate({"x": ..., "y": ...}, user_ids) makes it so'
+            'federate({"x": ..., "y": ...}, user_ids) makes clients of these'
         )
     return as_array(examples["x"]), as_array(examples["y"])
 
@@ -188,7 +188,7 @@ def check_finite(name: str, values: Any) -> None:
     if len(bad):
         raise ValueError(
             f'"{name}" must be finite, got {known[tuple(bad[0])]} in row {bad[0][0]}; '
-            "leave such rows out"
+            "leave out rows that are not finite"
         )
 
 
@@ -204,8 +204,8 @@ def check_floats(params: PyTree, roles: Roles | None = None) -> None:
         if role != "constant" and not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
                 f"init makes params{jax.tree_util.keystr(path)} of {dtype}, which has "
-                "no gradient; make it floats, or 'constant' by the task's roles, or "
-                "keep it out of the parameters, such as in apply"
+                "no gradient; make it a float, give it the role 'constant' in the "
+                "task, or keep it out of the parameters, for example in apply"
             )
 
 
@@ -216,8 +216,8 @@ def _check_params(init: base.TaskInit, params: PyTree, error: Exception) -> None
     shapes = [[leaf.shape for leaf in jax.tree.leaves(t)] for t in (made, params)]
     if wanted != found or shapes[0] != shapes[1]:
         raise ValueError(
-            f"params are not like those that init makes: {found} of shapes {shapes[1]},"
-            f" in place of {wanted} of shapes {shapes[0]}"
+            f"params must be like those of init, {wanted} of shapes {shapes[0]}, got "
+            f"{found} of shapes {shapes[1]}"
         ) from error
 
 

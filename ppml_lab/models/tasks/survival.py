@@ -126,7 +126,7 @@ def mean_survival_time(
     _check_edges(edges)
     if logits.shape[1] != len(edges):
         raise ValueError(
-            f"logits must be [n, {len(edges)}], one for each of the edges, got "
+            f"logits must be [n, {len(edges)}], one logit for each of the edges, got "
             f"{list(logits.shape)}"
         )
     ends = jnp.exp(-jnp.cumsum(jax.nn.softplus(logits), axis=1))
@@ -193,7 +193,7 @@ def _read(examples: PyTree) -> tuple[Any, Times]:
         if bad.size:
             raise ValueError(
                 f'"time" must be above 0 and finite, got {values[bad[0]]:g} in row '
-                f"{bad[0]}; leave rows out that nobody watched"
+                f"{bad[0]}; leave out rows that were never observed"
             )
     if not checks.is_traced(event):
         values = np.asarray(event).astype(np.int64)
@@ -214,10 +214,10 @@ def _inputs_and_times(examples: PyTree) -> tuple[Any, Mapping[str, Any]]:
     if isinstance(examples, Mapping) and not isinstance(y, Mapping):
         found = f"keys {list(examples)}" if y is None else f'"y" {found}'
     elif isinstance(y, Mapping):
-        found = f'keys {list(examples)}, and of "y" {list(y)}'
+        found = f'keys {list(examples)}, with "y" keys {list(y)}'
     raise ValueError(
         'examples must be {"x": inputs, "y": {"time": ..., "event": ...}}, got '
-        f'{found}; of rows [n, 2] make "y" {{"time": rows[:, 0], "event": '
+        f'{found}; turn rows [n, 2] into "y" {{"time": rows[:, 0], "event": '
         'rows[:, 1].astype("int32")}'
     )
 

@@ -364,8 +364,9 @@ def _received(message: Message) -> int:
     total = message.num_bits * message.num_senders
     if total % message.num_receivers:
         raise ValueError(
-            f"message {message.name}: {total} bits do not divide into num_receivers "
-            f"{message.num_receivers} equal parts; use one message per kind of receiver"
+            f"message {message.name}: {total} bits do not divide evenly among "
+            f"num_receivers {message.num_receivers}; use one message per kind of "
+            "receiver"
         )
     return total // message.num_receivers
 

@@ -60,7 +60,7 @@ def check_inputs(inputs: Any, alive: Alive, num_clients: int) -> None:
     rows = [(*shape, 0)[0] for shape in shapes]
     if {*rows, *map(len, alive)} != {num_clients} or not rows:
         raise ValueError(
-            f"need one row of inputs, and of alive, for each of num_clients "
+            "inputs and alive must have one row for each of num_clients "
             f"{num_clients}, got {rows[0] if rows else 0} and {[*map(len, alive)]}"
         )
 

@@ -86,7 +86,8 @@ def check(graph: Graph) -> Graph:
     if not checks.is_traced(threshold) and threshold > degree + 1:
         raise ValueError(
             f"threshold {threshold} is out of reach: a client and its {degree} "
-            f"neighbours hold {degree + 1} shares; lower it or raise the degree"
+            f"neighbours hold {degree + 1} shares; lower the threshold or raise the "
+            "degree"
         )
     return graph
 
@@ -260,7 +261,7 @@ def abort_share(
       reports: How many of these clients stay to the end.
     """
     num_clients, degree, threshold = check(graph)
-    checks.entries("reports", np.asarray(reports), len(invited), "rounds of invited")
+    checks.entries("reports", np.asarray(reports), len(invited), "rounds in invited")
     if degree == num_clients - 1:
         return float(np.mean(reports < threshold))
     aborts, rng = 0, np.random.default_rng(0)

@@ -78,7 +78,8 @@ def check(code: Code) -> Code:
     if not privacy < surviving <= num_clients:
         raise ValueError(
             f"surviving must lie above privacy {privacy} and be at most num_clients "
-            f"{num_clients}, got {surviving}: lower privacy or raise surviving"
+            f"{num_clients}, got {surviving}; choose surviving in this range, or lower "
+            "privacy"
         )
     return code
 
@@ -101,8 +102,9 @@ def field_of_sum(num_clients: int, input_bits: int) -> Ring:
             return candidate
     fits = ((F61.modulus - 1) // num_clients + 1).bit_length() - 1
     raise ValueError(
-        f"input_bits {input_bits} of {num_clients} clients need a sum of "
-        f"{largest.bit_length()} bits, more than {F61.name} has: take at most {fits}"
+        f"input_bits {input_bits} for {num_clients} clients makes a sum of "
+        f"{largest.bit_length()} bits, more than {F61.name} holds; take input_bits at "
+        f"most {fits}"
     )
 
 
@@ -197,9 +199,9 @@ def decoded(
     The answers are those of the clients at the places `holders`, which may be traced
     and must be distinct.
     """
-    checks.entries("holders", holders, code.surviving, "answers that are used")
+    checks.entries("holders", holders, code.surviving, "answers used")
     for part in jax.tree.leaves(answers):
-        checks.entries("answers", part, code.surviving, "answers that are used")
+        checks.entries("answers", part, code.surviving, "answers used")
     numbers = holders.astype(jnp.uint32) + jnp.uint32(_client_points(code)[0])
     points = field.from_unsigned(Wide(numbers, jnp.zeros_like(numbers)))
     targets = _piece_points(code)[: code.surviving - code.privacy]

@@ -125,8 +125,8 @@ def pairwise_masking(
     graphs.check(graph)
     if mode == "full" and checks.is_traced(graph.threshold):
         raise ValueError(
-            "mode 'full' makes polynomials of as many coefficients as the threshold, "
-            "which must be a number, got a traced one; use mode 'identity' or 'ideal'"
+            "mode 'full' needs a threshold that is not traced, as polynomials have "
+            "threshold coefficients; use mode 'identity' or 'ideal'"
         )
     size = graph.num_clients
     encoding = sum_encoding(size, max_abs, scale, rounding, bits=bits, wraps=wraps)

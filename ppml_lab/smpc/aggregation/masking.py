@@ -243,8 +243,9 @@ def run(
         raise ValueError(f"chunk must be a multiple of {random.BLOCK}, got {chunk}")
     if callable(inputs) != (num_chunks is not None):
         raise ValueError(
-            "num_chunks goes with inputs that are a function of a chunk's number, "
-            f"got num_chunks {num_chunks} and inputs of type {type(inputs).__name__}"
+            "num_chunks must be given exactly when inputs is a function of a chunk's "
+            f"number, got num_chunks {num_chunks} and inputs of type "
+            f"{type(inputs).__name__}"
         )
     if num_chunks is None:
         dropouts.check_inputs(inputs, alive, graph.num_clients)

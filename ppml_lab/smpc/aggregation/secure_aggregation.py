@@ -204,13 +204,14 @@ def modular(encoding: SumEncoding, protection: Protection) -> base.SecureAggrega
         only = protection.num_places
         if only is not None and num_places != only:
             raise ValueError(
-                f"the masked sum has {only} places and the cohort {num_places}; build "
-                f"it for {num_places} clients"
+                f"the masked sum has {only} places, but the cohort has {num_places}; "
+                f"build the sum for {num_places} clients"
             )
         if not checks.is_traced(least) and num_places < least:
             raise ValueError(
                 f"the secure sum needs least_reports {least}, which a cohort of up to "
-                f"{num_places} clients never gives; lower it or draw more clients"
+                f"{num_places} clients never gives; lower least_reports or draw more "
+                "clients"
             )
         return sum_encoding.of_round(encoding, num_places, max_abs)
 

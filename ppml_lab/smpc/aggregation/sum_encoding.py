@@ -103,8 +103,8 @@ def of_round(encoding: SumEncoding, num_places: int, stated: Any) -> Steps:
     if most is not None and num_places > most:
         raise ValueError(
             f"max_clients is {most}, but a round's cohort has up to {num_places} "
-            f"clients, whose sum could wrap around; build the secure sum with "
-            f"max_clients={num_places}, or leave it out"
+            "clients, so that their sum could wrap around; build the secure sum with "
+            f"max_clients={num_places}, or leave max_clients out"
         )
     num_summands = num_places if most is None else most
     max_abs = _bound(encoding.max_abs, stated)
@@ -128,9 +128,9 @@ def _bound(told: Any, stated: Any) -> Any:
     if is_known and not math.isfinite(stated):
         if told is None:
             raise ValueError(
-                f"max_abs is needed: the mechanism bounds no coordinate of what leaves "
-                f"a client (it states {stated}); build the secure sum with the bound, "
-                "or clip the updates, as dp.gaussian does"
+                "max_abs is needed, as the mechanism bounds no coordinate of a "
+                f"client's message (its bound is {stated}); build the secure sum with "
+                "max_abs, or clip the updates, as dp.gaussian does"
             )
         return told
     if told is None:
@@ -140,8 +140,8 @@ def _bound(told: Any, stated: Any) -> Any:
         return jnp.where(jnp.isfinite(stated), larger, told)
     if np.float32(told) < np.float32(stated):
         raise ValueError(
-            f"max_abs {told} is below the mechanism's bound {stated}, and would cut "
-            "what clipping leaves; leave it out"
+            f"max_abs {told} is below the mechanism's bound {stated}, so that it would "
+            "cut clipped updates; leave max_abs out"
         )
     return told
 

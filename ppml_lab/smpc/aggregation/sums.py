@@ -145,6 +145,6 @@ def _check_messages(one: PyTree, messages: PyTree, places: Any) -> None:
     found = [leaf.shape for leaf in jax.tree.leaves(messages)]
     if wanted != found or jax.tree.structure(one) != jax.tree.structure(messages):
         raise ValueError(
-            "messages must be stacked along a leading axis, one for each of the places,"
-            f" and like those that the total began with: shapes {wanted}, got {found}"
+            "messages must be stacked along a leading axis, one per place, each like "
+            f"the messages of the total's first place: shapes {wanted}, got {found}"
         )

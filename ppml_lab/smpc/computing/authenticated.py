@@ -68,10 +68,12 @@ class Authenticated:
         return f"Authenticated({schemes.describe(self.value.scheme)})"
 
     def __bool__(self) -> NoReturn:
-        raise TypeError("a shared value is neither true nor false: open it first")
+        raise TypeError(
+            "a shared value is neither true nor false; open the value first"
+        )
 
     def __array__(self, *args: Any) -> NoReturn:
-        raise TypeError("a shared value is no array: open it first")
+        raise TypeError("a shared value is not an array; open the value first")
 
 
 jax.tree_util.register_dataclass(
@@ -267,7 +269,9 @@ def check(seed: Seed, opened: Sequence[Opened], key: Shared) -> Checked:
     scheme = _checked(key, *(one.mac for one in opened))
     field, parties = scheme.ring, range(scheme.num_parties)
     if not opened:
-        raise ValueError("opened is empty: pass what open_values and multiply return")
+        raise ValueError(
+            "opened is empty; pass the results of open_values and multiply"
+        )
     errors = [
         sharing.subtract(mac, sharing.multiply_public(key, value)).shares
         for value, mac in opened
@@ -307,7 +311,7 @@ def verified(checked: Checked) -> tuple[Element, ...]:
     if not outcomes.all():
         raise ValueError(
             f"a share was tampered with: {(~outcomes).sum()} of {outcomes.size} MAC "
-            "checks failed; discard what was opened, and start again with a new key, "
+            "checks failed; discard the opened values, and start again with a new key, "
             "newly authenticated values and new triples"
         )
     return checked.values
@@ -361,8 +365,8 @@ def _joined(elements: Sequence[Element], rows: int) -> Element:
 def _check_field(field: Ring) -> None:
     if field.modulus % 2 == 0:
         raise ValueError(
-            f"{field.name} is no prime field: use field.F61; over Z_2^k a MAC needs "
-            "SPDZ2k's longer ring, which is not built"
+            f"{field.name} is not a prime field; use field.F61 (over Z_2^k a MAC needs "
+            "SPDZ2k's longer ring, which the lab does not have)"
         )
 
 
@@ -377,8 +381,8 @@ def _checked(key: Shared, *values: Shared) -> schemes.Scheme:
     schemes.check_same(scheme, sharing.additive(scheme.num_parties, scheme.ring))
     if schemes.shape_of(key):
         raise ValueError(
-            f"key must be one element, got shape {list(schemes.shape_of(key))}: make "
-            "it with mac_key"
+            f"key must be one element, got shape {list(schemes.shape_of(key))}; make "
+            "the key with mac_key"
         )
     for value in values:
         schemes.check_same(value.scheme, scheme)

@@ -181,8 +181,8 @@ def _branch(run: Run, equation: Any, inputs: list[Any], place: str) -> list[Any]
     which, *operands = inputs
     if isinstance(which, Shared) or checks.is_traced(which):
         raise NotImplementedError(
-            "cond has a private form for conditions that are known when the program is "
-            "traced: take jnp.where"
+            "cond has a private form only for conditions that are known when the "
+            "program is traced; use jnp.where"
         )
     branches = equation.params["branches"]
     number = min(max(int(which), 0), len(branches) - 1)
@@ -345,7 +345,9 @@ def _program_of(equation: Any) -> Any:
             if not hasattr(inner, "consts"):
                 inner = core.ClosedJaxpr(inner, ())
             return inner
-    raise NotImplementedError(f"{equation.primitive.name} holds no known program")
+    raise NotImplementedError(
+        f"{equation.primitive.name} has no program inside that the lab can read"
+    )
 
 
 def in_the_clear(equation: Any, inputs: list[Any]) -> list[Any]:

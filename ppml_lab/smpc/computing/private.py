@@ -93,7 +93,7 @@ def protocol(
         if not 1 <= fraction_bits <= most:
             raise ValueError(
                 f"fraction_bits must be from 1 to {most}, as a product in {ring.name} "
-                f"has twice as many, got {fraction_bits}"
+                f"has twice as many fraction bits, got {fraction_bits}"
             )
         scale = 2.0**fraction_bits
     if kind == "additive":
@@ -207,8 +207,8 @@ def rows(shared: Any, begin: Array | int, count: int) -> Any:
         length = (*shape_of(value), 0)[0]
         if not checks.is_traced(begin) and not 0 <= int(begin) <= length - count:
             raise ValueError(
-                f"begin, count: rows {begin} to {int(begin) + count - 1} are not all "
-                f"among the {length} that there are"
+                f"begin and count must select rows among the {length} of shared, got "
+                f"rows {begin} to {int(begin) + count - 1}"
             )
         shares = jax.tree.map(
             lambda leaf: lax.dynamic_slice_in_dim(leaf, begin, count, axis=1),
@@ -391,10 +391,10 @@ def check_ranges(
     for layer, needed in ranges.needed.items():
         if needed > ring.bits:
             fewer = bits - -(-(needed - ring.bits) // 2)
-            cures = [f"take {fewer}"] if fewer >= 1 else ["scale values down"]
-            cures += ["ring.Z64"] if ring.bits < 64 else []
+            cures = [f"take at most {fewer}"] if fewer >= 1 else ["scale values down"]
+            cures += ["take ring.Z64"] if ring.bits < 64 else []
             raise ValueError(
-                f"fraction_bits {bits} too many in {ring.name}: layer {layer} needs "
-                f"{needed} bits, have {ring.bits}; {', or '.join(cures)}"
+                f"fraction_bits {bits} is too many in {ring.name}: layer {layer} needs "
+                f"{needed} bits, but the ring has {ring.bits}; {', or '.join(cures)}"
             )
     return ranges.needed

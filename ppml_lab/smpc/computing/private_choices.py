@@ -186,7 +186,8 @@ def _select(run: Any, call: Call, which: Any, *cases: Operand) -> Shared:
 def _is_bool(call: Call) -> None:
     if call.operand_dtype != jnp.bool_:
         raise NotImplementedError(
-            f"{call.name} of {call.operand_dtype} has a private form for truth values"
+            f"{call.name} has a private form only for truth values, got "
+            f"{call.operand_dtype}"
         )
 
 

@@ -71,7 +71,9 @@ def _integer_pow(run: Any, call: Call, value: Shared) -> Shared:
 def _pow(run: Any, call: Call, base: Operand, exponent: Operand) -> Shared:
     """A power with public exponents; bases are above 0 unless exponents are whole."""
     if isinstance(exponent, Shared):
-        raise NotImplementedError("pow has a private form for public exponents")
+        raise NotImplementedError(
+            "pow has a private form only for public exponents, got a shared exponent"
+        )
     whole = public_factors.whole_numbers(exponent)
     if whole is not None and len({*whole.flat}) == 1 and abs(whole.flat[0]) < _LARGE:
         power = _whole_power(run, base, int(whole.flat[0]), call.dtype)

@@ -222,7 +222,7 @@ def _divide(run: Any, call: Call, one: Operand, other: Operand) -> Shared:
     lib: Any = jnp if checks.is_traced(other) else np
     other = lib.asarray(other, np.float32)
     if lib is np and not np.all(other):
-        raise ValueError("div by a public divisor that is 0: mask it before")
+        raise ValueError("div by a public divisor that is 0; mask the divisor before")
     return public_factors.times(run, one, np.float32(1) / other)
 
 

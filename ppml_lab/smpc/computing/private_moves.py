@@ -105,8 +105,8 @@ def padded(run: Any, value: Operand, filler: Operand, config: Any, dtype: Any) -
 def _public(name: str, *indices: Operand) -> None:
     if any(isinstance(index, Shared) for index in indices):
         raise NotImplementedError(
-            f"{name} with private places has no private form: multiply with one-hot "
-            "vectors, whose entries everybody handles alike"
+            f"{name} with private indices has no private form; multiply with one-hot "
+            "vectors instead"
         )
 
 
@@ -120,7 +120,9 @@ def _gather(run: Any, call: Call, value: Operand, indices: Operand) -> Shared:
             inside = jnp.zeros(shape_of(value), jnp.uint32)
             found = lax.gather_p.bind(inside, indices, **{**params, "fill_value": 1})
             if np.any(found):
-                raise ValueError("gather: an index is out of bounds")
+                raise ValueError(
+                    "gather: an index is out of bounds; keep indices inside the array"
+                )
     return values.each(lambda leaf: lax.gather_p.bind(leaf, indices, **params), value)
 
 

@@ -140,9 +140,9 @@ class Ranges:
         if not inside.all():
             worst = argument[~inside].ravel()[0]
             raise ValueError(
-                f"layer {layer}: {name} of {worst:g} lies outside of "
-                f"[{low:g}, {high:g}], where it is right with fraction_bits "
-                f"{self.fraction_bits} in {self.ring.name}; beyond it saturates"
+                f"layer {layer}: {name} of {worst:g} saturates: with fraction_bits "
+                f"{self.fraction_bits} in {self.ring.name} its argument must lie in "
+                f"[{low:g}, {high:g}]"
             )
 
 

@@ -87,7 +87,7 @@ class Call(Mapping[str, Any]):
             if shape != out.shape or (isinstance(result, Shared) and whole == real):
                 raise NotImplementedError(
                     f"{self.name} has no private form for a result "
-                    f"{out.dtype}{list(out.shape)}: it would be "
+                    f"{out.dtype}{list(out.shape)}; its private form gives "
                     f"{'whole numbers' if whole else 'reals'} {list(shape)}"
                 )
 
@@ -123,7 +123,7 @@ def known(run: Any, values: Operand) -> Element:
     if not checks.is_traced(values):
         values = np.asarray(values, np.float32)
         if np.isnan(values).any():
-            raise ValueError("a public value is NaN: shares have no such number")
+            raise ValueError("a public value is NaN, which shares cannot hold")
     scaled = jnp.asarray(values, jnp.float32) * power_of_two(run.fraction_bits)
     far = jnp.sign(scaled) * np.float32(2.0 ** (ring.bits - 3))
     outside = jnp.abs(scaled) > np.float32(2.0 ** (ring.bits - 2))
@@ -159,7 +159,7 @@ def of_type(run: Any, value: Operand, dtype: Any) -> Shared:
     if jnp.issubdtype(dtype, jnp.floating):
         return reals(run, value)
     if not (dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.integer)):
-        raise NotImplementedError(f"{dtype} has no private form: take its real parts")
+        raise NotImplementedError(f"{dtype} has no private form; use real numbers")
     if not isinstance(value, Shared):
         return sharing.constant(integers(run, value), whole_scheme(run))
     if not is_whole(value):

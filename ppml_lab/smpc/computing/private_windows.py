@@ -65,8 +65,8 @@ class _Convolution:
         self.groups = call["feature_group_count"]
         if call["batch_group_count"] != 1:
             raise NotImplementedError(
-                "conv_general_dilated has a private form for batch_group_count 1, got "
-                f"{call['batch_group_count']}"
+                "conv_general_dilated has a private form only for batch_group_count 1, "
+                f"got {call['batch_group_count']}"
             )
 
     def rows(self, images: Array, sizes: Sequence[int]) -> tuple[Array, Any]:
@@ -155,7 +155,9 @@ def _window_max(run: Any, call: Call, value: Shared) -> Shared:
         # Everything is above the padding.
         least = np.float32(-np.inf)
         if not jnp.issubdtype(call.dtype, jnp.floating):
-            raise NotImplementedError(f"{call.name} of {call.dtype} with padding")
+            raise NotImplementedError(
+                f"{call.name} of {call.dtype} with padding has no private form"
+            )
         value = private_moves.padded(run, value, least, config, call.dtype)
     cut = values.each(lambda leaf: windows(leaf, sizes, strides, dilation), value)
     return comparison.max_over(run.stream, cut, -1)

@@ -90,7 +90,7 @@ def _split(public: Operand, run: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
     lib: Any = jnp if traced else np
     array = jnp.asarray(public, jnp.float32) if traced else np.float32(public)
     if not traced and np.isnan(array).any():
-        raise ValueError("a public factor is NaN: shares have no such number")
+        raise ValueError("a public factor is NaN, which shares cannot hold")
     most = np.float32(2.0 ** (ring.bits - 2))
     array = lib.clip(array, -most, most)
     largest = lib.max(lib.abs(array), axes, keepdims=True, initial=0.0)

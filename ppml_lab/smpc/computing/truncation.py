@@ -111,8 +111,8 @@ def check_method(scheme: Scheme, method: str) -> None:
         )
     if method == "local" and scheme.num_parties != 2:
         raise ValueError(
-            f"truncation 'local' is for 2 parties, got {scheme.num_parties}: if more "
-            "of them shift their own shares, a result in four is wrong; use 'msb'"
+            f"truncation 'local' is for 2 parties, got {scheme.num_parties}; with more "
+            "parties, one result in four is wrong; use 'msb'"
         )
     if method == "pair" and scheme.kind != "additive":
         raise ValueError(
@@ -124,10 +124,13 @@ def check_method(scheme: Scheme, method: str) -> None:
 def _divided(scale: schemes.Scale, num_bits: Array | int) -> schemes.Scale:
     if isinstance(scale, TracedScale):
         if scale.power < 2:
-            raise ValueError(f"scale {scale} is not a product's: nothing to truncate")
+            raise ValueError(
+                f"scale {scale} is not the scale of a product, so that there is "
+                "nothing to truncate"
+            )
         return scale._replace(power=scale.power - 1)
     if checks.is_traced(num_bits):
-        raise ValueError("num_bits may be traced where the scale is a TracedScale only")
+        raise ValueError("num_bits may be traced only where the scale is a TracedScale")
     return scale / 2.0 ** float(num_bits)
 
 
