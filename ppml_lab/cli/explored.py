@@ -7,7 +7,7 @@ from typing import Any
 
 from ppml_lab import tables
 from ppml_lab.cli import experiments
-from ppml_lab.lab.explorer import view
+from ppml_lab.lab.explorer import folders, view
 
 KEPT = Path("ppml_lab/lab/explorer/runs.json")
 """The view, below the current folder."""
@@ -55,7 +55,7 @@ def of_clone() -> view.View:
 
 def _made(path: Path, folder: Path) -> dict[str, tables.Value]:
     """Returns the command, with the experiment's module, and the commit of a table."""
-    found = view.made_by(folder)
+    found = folders.made_by(folder)
     _, _, arguments = str(found.get("command", "")).partition(f"{path.stem} ")
     return found | {"command": f"python -m {experiments.module(path)} {arguments}"}
 

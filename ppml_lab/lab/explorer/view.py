@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -380,50 +380,3 @@ def _setting(fields: Mapping[str, Any]) -> Setting:
     for name in ("epsilon", "epsilon_server"):
         found[name] = _of_text(found[name])
     return Setting(**found)
-
-
-def made_by(folder: Path) -> dict[str, Value]:
-    """Returns the command and commit of a folder's `provenance.json`; {} without it."""
-    try:
-        stamp = json.loads((folder / "provenance.json").read_text())
-        module = Path(stamp["command"][0]).stem
-        command = " ".join(["python -m", module, *stamp["command"][1:]])
-        return {"command": command, "commit": stamp["git_commit"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def of_folders(folders: Iterable[str | Path]) -> View:
-    """The view of results folders, such as a user's own `--out`.
-
-    A folder's tables are its `table.csv` and those of folders below it. The experiment
-    is what the table says, else the folder's name.
-
-    Raises:
-      ValueError: If a folder is missing or holds no table, or no table has the lab's
-        columns; names what is lacking.
-    """
-    settings: list[Setting] = []
-    notes: list[str] = []
-    for folder in map(Path, folders):
-        paths = sorted(folder.rglob("table.csv"))
-        if not paths:
-            raise ValueError(
-                f"{folder} holds no table.csv; give the --out folder of a sweep, or "
-                "results/"
-            )
-        for path in paths:
-            table = tables.read(path)
-            own = str(table[0].get("experiment") or path.parent.name)
-            try:
-                settings += of_table(
-                    table,
-                    experiment=own,
-                    configuration=path.parent.name,
-                    made=made_by(path.parent),
-                )
-            except ValueError as error:
-                notes.append(f"{path}: {error}")
-    if not settings:
-        raise ValueError("no table can be shown: " + "; ".join(notes))
-    return View(settings, notes)
