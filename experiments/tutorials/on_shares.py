@@ -7,6 +7,8 @@
 # shares, prices that, and trains on the rows of three owners.
 
 # %%
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -35,7 +37,7 @@ state, _ = federated.simulate(
 )
 params = state.params
 images, labels = digits.test["x"], digits.test["y"]
-clear = module.apply(params, images)
+clear: Any = module.apply(params, images)
 print(f"accuracy in the clear {np.mean(np.argmax(clear, 1) == labels):.3f}")
 
 # %% [markdown]
@@ -102,9 +104,7 @@ def accuracy_with(bits):
         private.share(how, keys[0], params, owner="company"),
         private.share(how, keys[1], images, owner="hospital"),
     )
-    logits = private.reveal(
-        how, private.evaluate(how, keys[2], module.apply, *shared)
-    )
+    logits = private.reveal(how, private.evaluate(how, keys[2], module.apply, *shared))
     return jnp.mean(jnp.argmax(logits, 1) == labels)
 
 
@@ -135,7 +135,7 @@ CLIP, NUM_STEPS, DELTA = 4.0, 30, 1e-4
 tumours = data.load("breast_cancer")
 
 
-def rows(examples) -> dict[str, np.ndarray]:
+def rows(examples) -> dict[str, Any]:
     x = np.concatenate([examples["x"], np.ones((len(examples["x"]), 1))], axis=1)
     x *= np.minimum(1, CLIP / np.linalg.norm(x, axis=1, keepdims=True))
     return {"x": np.float32(x), "y": np.float32(examples["y"])}

@@ -149,7 +149,8 @@ for name, function in (("right", train), ("wrong", wrong_train)):
 # %% [markdown]
 # ## What this does not give
 #
-# An audit bounds from below what an attacker learns who sees the last model and may
-# choose the canary; that is the attacker of the claim. It does not prove privacy. The
-# lab's own mechanisms, samplers and accountants are tested with stronger attacks, which
-# see every step (`audit.check_mechanism`, `ppml_lab/audit/README.md`).
+# The attacker here chooses the canary and sees the last model alone. The claim holds
+# against whoever sees the model after every step, so that a stronger attack may find
+# more, and an audit that finds nothing proves nothing. For mechanisms and trainings of
+# the lab's types `audit.check_mechanism` looks at every step
+# (`ppml_lab/audit/README.md`).

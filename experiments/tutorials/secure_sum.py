@@ -224,4 +224,5 @@ for name, (cohorts, summed) in tries.items():
 # protocols. Nothing is sent or encrypted, all parties live in one process, the
 # generator is not cryptographic, and nobody cheats: the guarantees are against servers
 # and clients who follow the protocol and look at what they get. Whoever adds central
-# noise is trusted not to look at the sum before. `on_shares.py` computes more than sums.
+# noise is trusted not to look at the sum before. `on_shares.py` computes more than
+# sums.
