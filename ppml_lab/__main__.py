@@ -13,6 +13,7 @@ from ppml_lab.cli.compare import compare
 from ppml_lab.cli.cost import cost
 from ppml_lab.cli.doctor import doctor
 from ppml_lab.cli.experiments import list_experiments
+from ppml_lab.cli.explore import explore
 from ppml_lab.cli.pages import pages
 from ppml_lab.cli.plot import plot
 from ppml_lab.cli.run import merge, run
@@ -26,6 +27,7 @@ COMMANDS = {
     "show": show,
     "plot": plot,
     "compare": compare,
+    "explore": explore,
     "pages": pages,
     "epsilon": epsilon,
     "calibrate": calibrate,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ppml_lab import tables
 from ppml_lab.cli import experiments
+from ppml_lab.cli.tables import RESULTS
 from ppml_lab.lab.explorer import folders, view
 
 KEPT = Path("ppml_lab/lab/explorer/runs.json")
@@ -22,8 +24,44 @@ def texts() -> dict[Path, str]:
     return {KEPT: of_clone().to_json()} if KEPT.parent.is_dir() else {}
 
 
-def of_clone() -> view.View:
+def of_folders(named: Iterable[Path]) -> view.View:
+    """Returns the view of results folders; those in this clone's results/ are read as
+    its experiments declare.
+
+    A folder below another of them counts once.
+
+    Raises:
+      ValueError: If a folder is missing or holds no table, or no table has the lab's
+        columns; names what is lacking.
+    """
+    each = [*dict.fromkeys(folder.resolve() for folder in named)]
+    each = [one for one in each if not any(up in each for up in one.parents)]
+    settings: list[view.Setting] = []
+    notes: list[str] = []
+    others: list[Path] = []
+    for folder in each:
+        found = of_clone(folder) if _is_of_clone(folder) else view.View([], [])
+        settings += found.settings
+        notes += found.notes
+        if not (found.settings or found.notes):
+            others.append(folder)
+    if others:
+        found = folders.of_folders(others)
+        settings, notes = settings + found.settings, notes + found.notes
+    if not settings:
+        raise ValueError("no table can be shown: " + "; ".join(notes))
+    return view.View(settings, notes)
+
+
+def _is_of_clone(folder: Path) -> bool:
+    return KEPT.parent.is_dir() and folder.is_relative_to(RESULTS.resolve())
+
+
+def of_clone(within: Path | None = None) -> view.View:
     """Returns the view of the tables below the current folder.
+
+    Args:
+      within: Only tables in this folder; all of them if None.
 
     Raises:
       ValueError: If an experiment has a table and says nothing of it.
@@ -33,6 +71,8 @@ def of_clone() -> view.View:
     for path in experiments.find().values():
         declared = experiments.literal(path, "EXPLORED")
         for name, folder in experiments.tables_of(path.stem).items():
+            if within and not folder.resolve().is_relative_to(within.resolve()):
+                continue
             if declared is None:
                 raise ValueError(
                     f"{path} has a table of `{name}` and says nothing of it: add "
