@@ -15,6 +15,9 @@ from ppml_lab import tables
 from ppml_lab.lab.explorer import filters, spec
 from ppml_lab.lab.explorer.view import Setting, View
 
+Facts = Mapping[str, str | float | None]
+"""What filters look at in a setting, see `filters.facts`."""
+
 _HERE = Path(__file__).parent
 _LIBRARIES = ("vega", "vega-lite", "vega-embed")
 _SCRIPTS = ("filters.js", "page.js", "charts.js")
@@ -74,6 +77,7 @@ def html(view: View, *, title: str = TITLE, extra: str = "") -> str:
     """
     if not view.settings:
         raise ValueError("view must have settings, got none: " + "; ".join(view.notes))
+    found = [filters.facts(one) for one in view.settings]
     seen = {(one.experiment, one.configuration) for one in view.settings}
     return Template(_read("page.html")).substitute(
         title=text_of.escape(title),
@@ -83,22 +87,27 @@ def html(view: View, *, title: str = TITLE, extra: str = "") -> str:
         star=_STAR,
         extra=extra,
         everything=_everything(view.settings),
-        filters="\n".join(_field(each, view.settings) for each in filters.FILTERS),
+        filters="\n".join(_field(each, found) for each in filters.FILTERS),
         costs=_options({each.field: each.title for each in spec.COSTS}),
         orders=_options(_ORDERS),
         columns="".join(f'<th scope="col">{title}</th>' for _, title, _ in _COLUMNS),
         notes=_notes(view.notes),
-        about=_embedded(json.dumps(_about(view.settings), allow_nan=False)),
+        about=_embedded(json.dumps(_about(view.settings, found), allow_nan=False)),
         view=_embedded(view.to_json()),
         scripts=_scripts(),
     )
 
 
-def chosen_at_first(settings: Sequence[Setting]) -> dict[str, str]:
+def chosen_at_first(
+    settings: Sequence[Setting], found: Sequence[Facts]
+) -> dict[str, str]:
     """Returns the filters with which the page opens: the data set with the most
     patterns, and its most frequent metric and unit of privacy.
+
+    Args:
+      settings: The settings of a view.
+      found: Their `filters.facts`.
     """
-    found = [filters.facts(one) for one in settings]
     chosen: dict[str, str] = {}
     patterns: dict[Any, set[Any]] = {}
     for own, one in zip(found, settings, strict=True):
@@ -136,7 +145,7 @@ def _scripts() -> str:
     return "\n".join(f"<script>\n{text}</script>" for text in whole)
 
 
-def _about(settings: Sequence[Setting]) -> dict[str, Any]:
+def _about(settings: Sequence[Setting], found: Sequence[Facts]) -> dict[str, Any]:
     """What the scripts have to know beside the settings."""
     metrics = {one.metric for one in settings if one.metric is not None}
     kinds = [a.name.split(",")[0] for one in settings for a in one.attacks]
@@ -146,7 +155,7 @@ def _about(settings: Sequence[Setting]) -> dict[str, Any]:
         "alike": filters.ALIKE,
         "no_server": filters.NO_SERVER,
         "higher": {str(m): filters.is_higher_better(str(m)) for m in metrics},
-        "chosen": chosen_at_first(settings),
+        "chosen": chosen_at_first(settings, found),
         "columns": [{"name": name, "kind": kind} for name, _, kind in _COLUMNS],
         "epsilon": spec.EPSILON._asdict(),
         "costs": [each._asdict() for each in spec.COSTS],
@@ -173,12 +182,12 @@ def _options(choices: Mapping[str, str]) -> str:
     )
 
 
-def _field(each: filters.Filter, settings: Sequence[Setting]) -> str:
+def _field(each: filters.Filter, found: Sequence[Facts]) -> str:
     """A filter's label and field."""
     name = each.name
     described = f' aria-describedby="help-{name}"' if each.help else ""
     if each.kind == "is":
-        words = Counter(filters.facts(one)[name] for one in settings)
+        words = Counter(own[name] for own in found)
         choices = {"": "any"} | {
             str(word): f"{str(word).replace('_', ' ')} ({count:,})"
             for word, count in words.most_common()
@@ -223,28 +232,25 @@ def _everything(settings: Sequence[Setting]) -> str:
 
 
 def _cells(one: Setting) -> list[str]:
+    shown = tables.shown_value
     said = {name: cell for name, cell in one.labels.items() if cell is not None}
-    labels = ", ".join(f"{name} {_shown(cell)}" for name, cell in said.items())
+    labels = ", ".join(f"{name} {shown(cell)}" for name, cell in said.items())
     promised = one.epsilon < math.inf
     diverged = f", {one.num_diverged} diverged" if one.num_diverged else ""
     return [
-        _shown(one.pattern or one.experiment),
+        shown(one.pattern or one.experiment),
         labels,
-        _shown(one.dataset),
-        _shown(one.metric),
-        _shown(one.mean),
+        shown(one.dataset),
+        shown(one.metric),
+        shown(one.mean),
         f"{one.num_seeds or _UNKNOWN}{diverged}",
-        _shown(one.epsilon) if promised else "none promised",
-        *(_shown(cell) for cell in (one.privacy_unit, one.neighboring_relation)),
-        _shown(one.adversary) if promised else "",
-        _shown(one.trust),
-        _shown(None if one.upload_bytes is None else one.upload_bytes / 1e6),
-        _shown(one.wan_seconds),
+        shown(one.epsilon) if promised else "none promised",
+        *(shown(cell) for cell in (one.privacy_unit, one.neighboring_relation)),
+        shown(one.adversary) if promised else "",
+        shown(one.trust),
+        shown(None if one.upload_bytes is None else one.upload_bytes / 1e6),
+        shown(one.wan_seconds),
         "projected" if one.is_projected else "measured",
-        _shown(one.command),
-        _shown(one.commit)[:10],
+        shown(one.command),
+        shown(one.commit)[:10],
     ]
-
-
-def _shown(cell: tables.Value) -> str:
-    return tables.shown_value(cell)
