@@ -96,9 +96,9 @@ def facts(setting: Setting) -> dict[str, str | float | None]:
     }
 
 
-def is_higher_better(metric: str | None) -> bool | None:
+def is_higher_better(metric: str | float | None) -> bool | None:
     """Returns whether more of a metric is better; None where its name does not say."""
-    return None if metric is None else evaluation.says_higher_is_better(metric)
+    return evaluation.says_higher_is_better(metric) if isinstance(metric, str) else None
 
 
 def broken(setting: Setting, chosen: Chosen) -> dict[str, float]:
@@ -110,8 +110,14 @@ def broken(setting: Setting, chosen: Chosen) -> dict[str, float]:
     Raises:
       ValueError: If there is no such filter, or a limit is no finite number.
     """
-    own, found = facts(setting), {}
-    for name, wanted in _checked(chosen).items():
+    return _broken(facts(setting), _checked(chosen))
+
+
+def _broken(
+    own: Mapping[str, str | float | None], checked: Mapping[str, str | float]
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, wanted in checked.items():
         has = own[name]
         if isinstance(wanted, str):
             if has != wanted:
@@ -121,7 +127,7 @@ def broken(setting: Setting, chosen: Chosen) -> dict[str, float]:
             found[name] = math.inf
             continue
         least = _KINDS[name] == "at_least"
-        if name == "score" and is_higher_better(setting.metric) is False:
+        if name == "score" and is_higher_better(own["metric"]) is False:
             least = False
         if not (has >= wanted if least else has <= wanted):
             found[name] = abs(has - wanted) / (abs(wanted) or 1.0)
@@ -155,7 +161,8 @@ def qualifying(settings: Sequence[Setting], chosen: Chosen) -> list[int]:
     Raises:
       ValueError: If there is no such filter, or a limit is no finite number.
     """
-    return [i for i, setting in enumerate(settings) if not broken(setting, chosen)]
+    checked = _checked(chosen)
+    return [i for i, one in enumerate(settings) if not _broken(facts(one), checked)]
 
 
 def nearest(settings: Sequence[Setting], chosen: Chosen) -> int:
@@ -169,7 +176,8 @@ def nearest(settings: Sequence[Setting], chosen: Chosen) -> int:
     """
     if not settings:
         raise ValueError("settings must be at least one, got none")
-    each = [broken(setting, chosen) for setting in settings]
+    checked = _checked(chosen)
+    each = [_broken(facts(one), checked) for one in settings]
     return min(range(len(each)), key=lambda i: (len(each[i]), sum(each[i].values()), i))
 
 
@@ -189,7 +197,7 @@ def pareto(settings: Sequence[Setting], among: Iterable[int]) -> set[int]:
     alike: dict[tuple[str | float | bool | None, ...], list[tuple[float, ...]]] = {}
     for place in among:
         own = facts(settings[place])
-        score, higher = own["score"], is_higher_better(settings[place].metric)
+        score, higher = own["score"], is_higher_better(own["metric"])
         if score is None or higher is None:
             continue
         rest = (own["epsilon"], own["upload_mb"], own["wan_seconds"])
