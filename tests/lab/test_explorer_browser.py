@@ -19,6 +19,7 @@ import threading
 import time
 import urllib.parse
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,14 +112,16 @@ def drawn(settings: list[explorer.Setting], count: int, seed: int) -> list[dict]
     them.
     """
     rng = random.Random(seed)
-    found = [filters.facts(one) for one in settings]
+    found: list[Any] = [filters.facts(one) for one in settings]
     best = sorted(filters.pareto(settings, range(len(settings))))
     names = [each.name for each in filters.FILTERS]
     chosen: list[dict] = [{}]
     while len(chosen) < count:
         is_tight = len(chosen) % 2 == 1
         of = rng.choice(best) if is_tight else rng.randrange(len(found))
-        own = {k: v for k, v in found[of].items() if v not in (None, math.inf)}
+        own: dict[str, Any] = {
+            k: v for k, v in found[of].items() if v not in (None, math.inf)
+        }
         some = names if is_tight else rng.sample(names, rng.randint(1, 3))
         one = {name: own[name] for name in names if name in own and name in some}
         limits = [name for name in one if isinstance(one[name], float)]
@@ -181,16 +184,15 @@ def test_the_listener_hears_what_would_leave_and_the_policy_stops_it(tmp_path):
     view has what no committed table has yet.
     """
     settings = explorer.committed().settings[::25]
-    for i, changed in enumerate(
-        [
-            {"metric": "loss"},
-            {"metric": "of my own"},
-            {"is_projected": True},
-            {"num_diverged": 1},
-            {"dropout_prob": None, "num_clients": None},
-            {"trust": "shuffler", "adversary": "server", "upload_bytes": 0.0},
-        ]
-    ):
+    changes: list[dict[str, Any]] = [
+        {"metric": "loss"},
+        {"metric": "of my own"},
+        {"is_projected": True},
+        {"num_diverged": 1},
+        {"dropout_prob": None, "num_clients": None},
+        {"trust": "shuffler", "adversary": "server", "upload_bytes": 0.0},
+    ]
+    for i, changed in enumerate(changes):
         for k in range(i, len(settings), 8):
             settings[k] = settings[k]._replace(**changed)
     view = explorer.View.of_json(explorer.View(settings, []).to_json())

@@ -8,6 +8,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from ppml_lab.lab.explorer import filters, page, spec
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(page.__file__).parent
-MEASURED = {
+MEASURED: dict[str, Any] = {
     "experiment": "mine",
     "configuration": "paper",
     "labels": {},
@@ -46,12 +47,16 @@ MEASURED = {
 }
 
 
-def setting(**fields) -> explorer.Setting:
-    found = dict.fromkeys(explorer.Setting._fields) | MEASURED | fields
+def setting(**fields: Any) -> explorer.Setting:
+    found: dict[str, Any] = dict.fromkeys(explorer.Setting._fields) | MEASURED | fields
     return explorer.Setting(**found)
 
 
-NOTHING = {"privacy_unit": None, "neighboring_relation": None, "trust": None}
+NOTHING: dict[str, Any] = {
+    "privacy_unit": None,
+    "neighboring_relation": None,
+    "trust": None,
+}
 SETTINGS = [
     setting(),
     setting(trust="local", epsilon=8.0, mean=0.5),
@@ -139,7 +144,7 @@ def test_pareto_is_its_definition_on_the_committed_tables(view):
     settings = view.settings
 
     def cost(one):
-        own = filters.facts(one)
+        own: dict[str, Any] = filters.facts(one)
         rest = [own[name] for name in ("epsilon", "upload_mb", "wan_seconds")]
         return [-own["score"], *(math.inf if cell is None else cell for cell in rest)]
 

@@ -83,7 +83,7 @@ def html(view: View, *, title: str = TITLE, extra: str = "") -> str:
         title=text_of.escape(title),
         css=_read("page.css"),
         num_settings=f"{len(view.settings):,}",
-        num_tables=len(seen),
+        num_tables=f"{len(seen)} table{'s' if len(seen) > 1 else ''}",
         star=_STAR,
         extra=extra,
         everything=_everything(view.settings),
@@ -208,7 +208,7 @@ def _notes(notes: Sequence[str]) -> str:
         return ""
     items = "".join(f"<li>{text_of.escape(note)}</li>" for note in notes)
     return (
-        f"<h2>Left out</h2><p>Of {len(notes)} tables nothing is shown:</p>"
+        f"<h2>Left out</h2><p>Tables of which nothing is shown, and why:</p>"
         f'<ul class="soft">{items}</ul>'
     )
 
