@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ppml_lab.cli import experiments, explored, means, tables
+from ppml_lab.cli import experiments, means, tables
 from ppml_lab.cli.output import AsJson, print_json
 from ppml_lab.cli.tables import RESULTS, Row
 
@@ -46,6 +46,9 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
         tables.
       SystemExit: If `check` finds a page that is not up to date.
     """
+    # Imported here so that the command line starts without jax.
+    from ppml_lab.cli import explored
+
     declared = {
         path: about
         for path in experiments.find().values()
