@@ -150,19 +150,23 @@ def _about(settings: Sequence[Setting], found: Sequence[Facts]) -> dict[str, Any
     metrics = {one.metric for one in settings if one.metric is not None}
     kinds = [a.name.split(",")[0] for one in settings for a in one.attacks]
     axes = [spec.EPSILON, *spec.COSTS]
+    chosen = chosen_at_first(settings, found)
+    # What is seen first has the looks that differ most.
+    first = [one for one in settings if str(one.dataset) == chosen.get("dataset")]
+    patterns = [str(one.pattern or _UNKNOWN) for one in [*first, *settings]]
     return {
         "filters": [each._asdict() for each in filters.FILTERS],
         "alike": filters.ALIKE,
         "no_server": filters.NO_SERVER,
         "higher": {str(m): filters.is_higher_better(str(m)) for m in metrics},
-        "chosen": chosen_at_first(settings, found),
+        "chosen": chosen,
         "columns": [{"name": name, "kind": kind} for name, _, kind in _COLUMNS],
         "epsilon": spec.EPSILON._asdict(),
         "costs": [each._asdict() for each in spec.COSTS],
         "specs": {axis.field: spec.against(axis) for axis in axes},
         "bounds": spec.bounds(),
         "rows": spec.ROWS,
-        "looks": spec.looks(str(one.pattern or _UNKNOWN) for one in settings),
+        "looks": spec.looks(patterns),
         "attack_looks": spec.looks(kinds),
         "looks_of_projected": spec.SHAPES[0],
         "elsewhere": ["pattern", "dataset", "dropout_prob"],
