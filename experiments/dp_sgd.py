@@ -180,7 +180,9 @@ PAGE = {
     ],
 }
 
-EXPLORED = {}
+EXPLORED = {
+    "words": {"dataset": {"mnist": "Mnist", "fashion_mnist": "FashionMnist"}},
+}
 
 
 def setup_of(experiment: Experiment, setting: Setting) -> parts.Central:

@@ -128,6 +128,7 @@ EXPLORED = {
         "adversary": "public",
         "metric": "accuracy",
     },
+    "words": {"dataset": {"heart": "HeartDisease", "adult": "Adult", "mnist": "Mnist"}},
     "of_a_run": True,
 }
 COLUMNS = ("case", "method", "fraction_bits", "accuracy", "accuracy_std", "worst")

@@ -98,6 +98,7 @@ def test_a_table_of_other_names_is_declared() -> None:
     declared: view.Declared = {
         "by": ["case"],
         "names": {"dataset": "case", "uplink_bytes": "bytes"},
+        "words": {"dataset": {"heart": "HeartDisease"}},
         "constants": {
             **{name: None for name in view.COLUMNS},
             "privacy_unit": {"case": {"heart": "example"}},
@@ -107,7 +108,7 @@ def test_a_table_of_other_names_is_declared() -> None:
         "attack": {"name": ["note"], "value": "value", "where": {"kind": "bound"}},
     }
     (found,) = settings(rows, declared)
-    assert (found.dataset, found.privacy_unit) == ("heart", "example")
+    assert (found.dataset, found.privacy_unit) == ("HeartDisease", "example")
     assert (found.upload_bytes, found.values) == (7, [])
     assert found.attacks == [explorer.Attack("a", 0.3)]
     assert found.lower_bound == 0.3

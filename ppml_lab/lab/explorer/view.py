@@ -41,6 +41,9 @@ class Declared(TypedDict, total=False):
     constants: dict[str, Value | dict[str, dict[str, Value]]]
     """Columns of the lab that the table lacks, and what all its rows have in them, or
     what they have by another column: `{"training": {"pooled": "example"}}`."""
+    words: dict[str, dict[str, Value]]
+    """What cells of a column of the lab are called in the lab, where a table has other
+    words: `{"dataset": {"mnist": "Mnist"}}`."""
     of_a_run: bool
     """True where bytes and seconds are of a whole run, not of a round."""
     attack: dict[str, Any]
@@ -200,11 +203,17 @@ def of_table(
             "the lab, or declare EXPLORED in the experiment's file"
         )
     by = about.get("by") or _labels(table[0])
+    words = about.get("words", {})
     rows = [
         {name: _constant(told, row) for name, told in constants.items()}
         | row
         | {ours: row[theirs] for ours, theirs in names.items()}
         for row in table
+    ]
+    rows = [
+        row
+        | {name: told.get(str(row[name]), row[name]) for name, told in words.items()}
+        for row in rows
     ]
     found: dict[str, list[Row]] = {}
     apart = (*by, *(n for n in tables.TOLD_APART_BY if n in rows[0]))
