@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ppml_lab.cli import experiments, explored, means, tables
+from ppml_lab.cli import experiments, means, tables
 from ppml_lab.cli.output import AsJson, print_json
 from ppml_lab.cli.tables import RESULTS, Row
 
@@ -32,8 +32,8 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
     the means between the lines `<!-- table -->` and `<!-- end -->`; and the commands,
     devices and commits between `<!-- made -->` and `<!-- end -->`. In results/README.md
     it writes the list between `<!-- list -->` and `<!-- end -->`. It writes all of the
-    page of each configuration other than "paper" and "smoke", and the view of all
-    tables that the explorer reads.
+    page of each configuration other than "paper" and "smoke", the view of all tables
+    that the explorer reads, the prices beside it, and the guide.
 
     Example: python -m ppml_lab pages --check
 
@@ -46,6 +46,9 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
         tables.
       SystemExit: If `check` finds a page that is not up to date.
     """
+    # Imported here so that the command line starts without jax.
+    from ppml_lab.cli import explored, guided
+
     declared = {
         path: about
         for path in experiments.find().values()
@@ -63,6 +66,7 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
             raise ValueError(f"PAGE of {path}: {error}") from error
     texts |= _overview(declared, texts) if texts else {}
     texts |= explored.texts()
+    texts |= guided.texts()
     stale = [path for path, text in texts.items() if _read(path) != text]
     for path in [] if check else stale:
         path.write_text(texts[path])
