@@ -118,8 +118,8 @@ SITUATIONS: dict[str, tuple[dict[str, Any], str, set[str], set[str]]] = {
             **{"release": "model", "kind": "silos", "malicious": "yes"},
             "participants": 50,
         },
-        "alone",
-        {"federated_alone", "robust_rules"},
+        "federated_alone",
+        {"robust_rules", "alone"},
         {"federated_central_dp"},
     ),
     "five clinics who want to hide that they take part": (
@@ -339,14 +339,17 @@ def test_no_digit_of_a_leaf_is_outside_of_a_query() -> None:
 
 def test_every_next_command_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    called = []
-    for name, function in prompt.COMMANDS.items():
+    called: list[str] = []
 
+    def unrun(name: str, function: Any) -> Any:
         @functools.wraps(function)
-        def instead(*args: Any, called_as: str = name, **kwargs: Any) -> None:
-            called.append(called_as)
+        def instead(*args: Any, **kwargs: Any) -> None:
+            called.append(name)
 
-        monkeypatch.setitem(prompt.COMMANDS, name, instead)
+        return instead
+
+    for name, function in prompt.COMMANDS.items():
+        monkeypatch.setitem(prompt.COMMANDS, name, unrun(name, function))
     numbers = advice.Numbers(MILLION, 1000, 10**8, 10**6, 0.5, 1e-9, 7)
     parsed: set[str] = set()
     for name, one in LEAVES.items():
@@ -372,8 +375,8 @@ def test_every_next_command_exists(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_computed_agrees_with_the_commands(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    noise = computed.multiplier(0.1, 50, 2.0, 1e-4)
-    args = "calibrate --target-epsilon 2 --sampling-prob 0.1 --num-steps 50 --delta"
+    noise = computed.multiplier(1.0, 50, 2.0, 1e-4)
+    args = "calibrate --target-epsilon 2 --sampling-prob 1 --num-steps 50 --delta"
     assert prompt.main([*args.split(), "1e-4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert noise == pytest.approx(found["pld"], rel=2e-3)

@@ -1,4 +1,4 @@
-"""Which pattern fits a situation, at what price: `ppml-lab advise` and the guide.
+"""Advice on patterns and their prices, for `ppml-lab advise` and the guide.
 
 It is no legal advice. `advise` takes the answers to `questions.QUESTIONS` and gives the
 leaves that fit, best first.
@@ -98,6 +98,7 @@ def _fits(answers: Answers) -> list[Fit]:
         filter(None, found),
         key=lambda one: (
             ROLES.index(one.leaf.role),
+            one.leaf.is_floor,
             -one.score,
             -len(one.leaf.needs),
             one.name,

@@ -200,7 +200,6 @@ def _sums(numbers: Numbers) -> list[Computed]:
     return found
 
 
-@functools.lru_cache(maxsize=16)
 def _step(rows: int, dimension: int) -> tuple[int, int]:
     """Bytes and rounds of a step of `lab.parts.OnShares`, without running it.
 
@@ -212,12 +211,15 @@ def _step(rows: int, dimension: int) -> tuple[int, int]:
         return _traced(rows, dimension)
     here, waits = _traced(small, narrow)
     fewer, _ = _traced(small // 2 or 1, narrow)
-    thinner, _ = _traced(small, narrow // 2 or 1)
+    thinner = here
+    if narrow < dimension:
+        thinner, _ = _traced(small, narrow // 2 or 1)
     sent = here + (rows - small) * (here - fewer) / max(1, small - small // 2)
     sent += (dimension - narrow) * (here - thinner) / max(1, narrow - narrow // 2)
     return round(sent), waits
 
 
+@functools.lru_cache(maxsize=64)
 def _traced(rows: int, dimension: int) -> tuple[int, int]:
     import jax
     import jax.numpy as jnp
@@ -230,6 +232,7 @@ def _traced(rows: int, dimension: int) -> tuple[int, int]:
     }
     facts = setup.Facts(2, rows, rows, example, 2)
     found = parts.OnShares().algorithm(facts).cost()
+    assert found is not None
     return found.uplink_bytes, found.rounds
 
 

@@ -77,6 +77,8 @@ class Leaf(NamedTuple):
     """The fewest participants with which it makes sense."""
     most: int | None = None
     """The most participants; None for any number."""
+    is_floor: bool = False
+    """Whether it is what any other pattern has to beat, and is told after them."""
 
 
 class Fit(NamedTuple):

@@ -15,7 +15,6 @@ may be made later.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from ppml_lab import tables
 from ppml_lab.lab.explorer import prices, view
 from ppml_lab.tables import Value
 
+_NO_CELL = object()
 _SHOWN = 4
 """The most settings that an error names."""
 _PART = re.compile(r'\s*([\w ]+?)\s*=\s*("[^"]*"|[^,]*)\s*(?:,|$)')
@@ -117,7 +117,9 @@ class Evidence(NamedTuple):
                 f"no table of {query.table} is committed at this version"
             )
         there = [one for one in there if query.field in one.cells] or there
-        fitting = [one for one in there if _fits(one, query.where)]
+        fitting = there
+        for name, cell in query.where.items():
+            fitting = [s for s in fitting if s.cells.get(name, _NO_CELL) == cell]
         if not fitting:
             raise ValueError(f"{query}: no setting fits; {_nearest(there, query)}")
         fitting = [one for one in fitting if not one.is_price] or fitting
@@ -184,24 +186,11 @@ def _of_setting(setting: view.Setting) -> Source:
     )
 
 
-def _fits(source: Source, where: dict[str, Value]) -> bool:
-    return all(
-        name in source.cells and _alike(source.cells[name], cell)
-        for name, cell in where.items()
-    )
-
-
-def _alike(one: Value, other: Value) -> bool:
-    if tables.is_number(one) and tables.is_number(other):
-        return math.isclose(float(one or 0), float(other or 0), rel_tol=1e-9)
-    return one == other
-
-
 def _nearest(there: list[Source], query: Query) -> str:
     """Says which part of a query no setting fits, and what there is in its place."""
     left = there
     for name, cell in query.where.items():
-        fitting = [one for one in left if _fits(one, {name: cell})]
+        fitting = [one for one in left if one.cells.get(name, _NO_CELL) == cell]
         if not fitting:
             known = {str(one.cells[name]) for one in left if name in one.cells}
             if not known:

@@ -33,6 +33,7 @@ LEAF = Leaf(
     production="Any training library.",
     commands=("python -m ppml_lab show private_training",),
     roles="Nobody; no keys; no rounds.",
+    is_floor=True,
     cautions=(
         Caution({"kind": ("devices",)}, "a device has few rows"),
         Caution({"data": ("alike",)}, "participants alike gain by training together"),

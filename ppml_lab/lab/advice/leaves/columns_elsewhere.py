@@ -11,8 +11,9 @@ LEAF = Leaf(
     "intersection) and then often train the lower layers apart and exchange what they "
     "give (split learning). The lab has neither. What exists is training on shares by "
     "columns, for rows that are matched already.",
-    against="Elsewhere, plain split learning promises nothing: labels show in the "
-    "gradients that go back. Set intersection shows who is in both.",
+    against="Nothing is promised here. Elsewhere, plain split learning promises "
+    "nothing: labels show in the gradients that go back. Set intersection shows who "
+    "is in both.",
     units=(),
     shows="updates",
     needs={

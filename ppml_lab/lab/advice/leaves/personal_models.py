@@ -11,8 +11,8 @@ LEAF = Leaf(
     "statistics of batches; the rest is trained together. What is kept is never "
     "clipped, noised or sent. It goes with any federated pattern, which says what "
     "protects the shared part.",
-    against="What is kept never leaves, so that nobody sees it. For the shared part "
-    "the promise is that of the pattern beside it.",
+    against="Holds for what is kept against everybody, for it never leaves. For the "
+    "shared part the promise is that of the pattern beside it.",
     units=(),
     shows="nothing",
     needs={
