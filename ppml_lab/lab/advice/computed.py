@@ -95,9 +95,12 @@ def _noise(
     noise = multiplier(prob, numbers.rounds, epsilon, delta, local=local)
     over = noise * math.sqrt(numbers.dimension) / drawn
     over *= math.sqrt(drawn) if local else 1.0
+    relation = "replaced" if local else "added or removed"
+    drawing = "" if drawn == total else ", each drawn by its own coin"
     how = (
-        f"epsilon {epsilon:g} at delta {delta:g}, {drawn:,} of {total:,} {who} in each "
-        f"of {numbers.rounds:,} rounds, {numbers.dimension:,} parameters"
+        f"epsilon {epsilon:g} at delta {delta:g} for one that is {relation}, {drawn:,} "
+        f"of {total:,} {who} in each of {numbers.rounds:,} rounds{drawing}, "
+        f"{numbers.dimension:,} parameters"
     )
     return [
         Computed("noise multiplier", noise, number(noise), how),
@@ -153,17 +156,27 @@ def _updates(numbers: Numbers) -> list[Computed]:
 
     assert numbers.dimension is not None
     assert numbers.rounds is not None
-    sent = 4 * numbers.dimension * numbers.rounds
-    each = network.seconds(32 * numbers.dimension, network.WAN, round_trips=1)
-    how = (
-        f"{numbers.rounds:,} rounds of {numbers.dimension:,} numbers of four bytes, "
-        "for who takes part in all of them"
+    turns = _turns(numbers)
+    sent = 4 * numbers.dimension * turns
+    seconds = numbers.rounds * network.seconds(
+        32 * numbers.dimension, network.WAN, round_trips=1
     )
-    seconds = each * numbers.rounds
+    how = (
+        f"{numbers.rounds:,} rounds, {number(turns)} of them for a participant on "
+        f"average, of {numbers.dimension:,} numbers of four bytes"
+    )
     return [
         Computed("a participant sends", sent, in_bytes(sent), how),
         Computed("messages take", seconds, f"{number(seconds)} s", how),
     ]
+
+
+def _turns(numbers: Numbers) -> float:
+    """The rounds in which a participant takes part on average."""
+    rounds = numbers.rounds or 1
+    if numbers.cohort is None or numbers.participants is None:
+        return float(rounds)
+    return rounds * numbers.cohort / numbers.participants
 
 
 def _sums(numbers: Numbers) -> list[Computed]:
@@ -187,11 +200,13 @@ def _sums(numbers: Numbers) -> list[Computed]:
     found = []
     for name, messages in protocols.items():
         sent = cost.traffic(messages)
-        total = sent.uplink_bytes * numbers.rounds
+        total = sent.uplink_bytes * _turns(numbers)
         seconds = cost.seconds(messages, WAN, "client") * numbers.rounds
         how = (
-            f"{numbers.rounds:,} rounds of {count:,} participants, {size:,} numbers of "
-            f"{bits} bits, {sent.num_rounds} messages that wait for each other a round"
+            f"{numbers.rounds:,} rounds of {count:,} participants, "
+            f"{number(_turns(numbers))} of them for one on average, {size:,} numbers "
+            f"of {bits} bits, {sent.num_rounds} messages that wait for each other a "
+            "round"
         )
         found += [
             Computed(f"{name}: a participant sends", total, in_bytes(total), how),
