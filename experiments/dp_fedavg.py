@@ -100,6 +100,14 @@ PAGE = {
 }
 
 EXPLORED = {}
+PRICED = [
+    {
+        "by": ["cohort", "noise", "clipping", "clip_norm"],
+        "of": ["projected_epsilon_rdp", "projected_population", "projected_delta"],
+        "where": {"noise": [0.5, 1]},
+        "needs": ["commit"],
+    },
+]
 
 
 def points(experiment: Experiment) -> list[lab.Point]:

@@ -140,6 +140,14 @@ PAGE = {
 }
 
 EXPLORED = {"value": "best_accuracy"}
+PRICED = [
+    {
+        "by": ["model", "partition", "C", "E", "B"],
+        "of": ["rounds_to_target"],
+        "where": {"best_rate": True},
+        "needs": ["commit"],
+    },
+]
 
 
 def rounds_to(target: float, accuracy: Sequence[float]) -> float | None:

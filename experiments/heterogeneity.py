@@ -141,6 +141,12 @@ PAGE = {
 }
 
 EXPLORED = {"value": "final_accuracy"}
+PRICED = [
+    {
+        "by": ["partition", "algorithm"],
+        "of": ["client_accuracy", "client_accuracy_worst_decile"],
+    },
+]
 
 
 def trainers(experiment: Experiment) -> dict[str, parts.Trainer]:

@@ -205,6 +205,17 @@ PAGE = {
 EXPLORED = {
     "left_out": {"search_": "A search's runs, of which the tables show the best."},
 }
+PRICED = [
+    {
+        "by": ["pattern", "target_epsilon"],
+        "of": [
+            "clip_norm",
+            "noise_multiplier",
+            "epsilon_of_choosing",
+            "compute_overhead",
+        ],
+    },
+]
 
 
 def points(config: Comparison | search.Search) -> list[lab.Point]:

@@ -118,6 +118,22 @@ PAGE = {
 }
 
 EXPLORED = "It prices queries to a trained model: nothing is trained."
+PRICED = [
+    {
+        "by": ["model", "protocol"],
+        "of": ["online_bytes", "offline_bytes", "rounds", "lan_seconds", "wan_seconds"],
+        "where": {"layer": "model"},
+    },
+    {
+        "by": ["model", "ring_bits", "fraction_bits"],
+        "of": ["accuracy", "clear_accuracy"],
+        "where": {
+            "protocol": "replicated",
+            "layer": None,
+            "fraction_bits": [4, 12, 16],
+        },
+    },
+]
 MODULES = {"logistic": models.logistic, "2nn": models.two_nn, "cnn": models.CNN}
 RINGS = {32: rings.Z32, 64: rings.Z64}
 COLUMNS = ("model", "ring_bits", "fraction_bits", "accuracy", "accuracy_std")

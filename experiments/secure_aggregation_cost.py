@@ -108,6 +108,22 @@ PAGE = {
 }
 
 EXPLORED = "It prices protocols for many sizes: nothing is trained."
+PRICED = [
+    {
+        "by": ["source", "quantity", "clients", "dimension"],
+        "of": ["ours"],
+        "where": {
+            "quantity": ["expansion", "num_rounds", "wan_seconds"],
+            "clients": [100, 1000, 10_000],
+            "dimension": 100_000,
+        },
+    },
+    {
+        "by": ["source", "quantity", "clients", "dropout"],
+        "of": ["ours"],
+        "where": {"quantity": ["server_cpu_milliseconds", "client_cpu_milliseconds"]},
+    },
+]
 BONAWITZ, BELL, LIGHT = "bonawitz_2017", "bell_2020", "lightsecagg_2022"
 COLUMNS = ("source", "quantity", "detail", "clients", "dimension", "input_bits")
 COLUMNS += ("word_bits", "dropout", "corrupt", "degree", "threshold", "ours")

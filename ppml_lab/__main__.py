@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from ppml_lab.cli.advise import advise
 from ppml_lab.cli.budget import calibrate, epsilon
 from ppml_lab.cli.compare import compare
 from ppml_lab.cli.cost import cost
@@ -32,6 +33,7 @@ COMMANDS = {
     "epsilon": epsilon,
     "calibrate": calibrate,
     "cost": cost,
+    "advise": advise,
 }
 _FORWARDING = ("run", "merge")
 

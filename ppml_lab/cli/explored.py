@@ -78,7 +78,7 @@ def of_clone(within: Path | None = None) -> view.View:
                     f"{path} has a table of `{name}` and says nothing of it: add "
                     "EXPLORED = {}, or the reason why it has no place in the explorer"
                 )
-            if isinstance(declared, str) or _is_left_out(name, declared):
+            if is_left_out(name, declared):
                 continue
             try:
                 settings += view.of_table(
@@ -86,19 +86,22 @@ def of_clone(within: Path | None = None) -> view.View:
                     experiment=path.stem,
                     configuration=name,
                     declared=declared,
-                    made=_made(path, folder),
+                    made=made(path, folder),
                 )
             except ValueError as error:
                 notes.append(f"{path.stem} {name}: {error}")
     return view.View(settings, notes)
 
 
-def _made(path: Path, folder: Path) -> dict[str, tables.Value]:
+def made(path: Path, folder: Path) -> dict[str, tables.Value]:
     """Returns the command, with the experiment's module, and the commit of a table."""
     found = folders.made_by(folder)
     _, _, arguments = str(found.get("command", "")).partition(f"{path.stem} ")
     return found | {"command": f"python -m {experiments.module(path)} {arguments}"}
 
 
-def _is_left_out(name: str, declared: Any) -> bool:
+def is_left_out(name: str, declared: Any) -> bool:
+    """Returns whether a configuration has no place in the view, by its EXPLORED."""
+    if isinstance(declared, str):
+        return True
     return any(name.startswith(begin) for begin in declared.get("left_out", {}))

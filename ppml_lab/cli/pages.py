@@ -32,8 +32,8 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
     the means between the lines `<!-- table -->` and `<!-- end -->`; and the commands,
     devices and commits between `<!-- made -->` and `<!-- end -->`. In results/README.md
     it writes the list between `<!-- list -->` and `<!-- end -->`. It writes all of the
-    page of each configuration other than "paper" and "smoke", and the view of all
-    tables that the explorer reads.
+    page of each configuration other than "paper" and "smoke", the view of all tables
+    that the explorer reads, the prices beside it, and the guide.
 
     Example: python -m ppml_lab pages --check
 
@@ -47,7 +47,7 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
       SystemExit: If `check` finds a page that is not up to date.
     """
     # Imported here so that the command line starts without jax.
-    from ppml_lab.cli import explored
+    from ppml_lab.cli import explored, guided
 
     declared = {
         path: about
@@ -66,6 +66,7 @@ def pages(*, check: Check = False, as_json: AsJson = False) -> None:
             raise ValueError(f"PAGE of {path}: {error}") from error
     texts |= _overview(declared, texts) if texts else {}
     texts |= explored.texts()
+    texts |= guided.texts()
     stale = [path for path, text in texts.items() if _read(path) != text]
     for path in [] if check else stale:
         path.write_text(texts[path])

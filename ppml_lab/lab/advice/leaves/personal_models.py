@@ -1,0 +1,44 @@
+"""A part of the model that each participant keeps."""
+
+from __future__ import annotations
+
+from ppml_lab.lab.advice.leaf import Caution, Leaf
+
+LEAF = Leaf(
+    title="Personal models",
+    role="beside",
+    what="Each participant keeps a part of the model, such as the last layer or the "
+    "statistics of batches; the rest is trained together. What is kept is never "
+    "clipped, noised or sent. It goes with any federated pattern, which says what "
+    "protects the shared part.",
+    against="Holds for what is kept against everybody, for it never leaves. For the "
+    "shared part the promise is that of the pattern beside it.",
+    units=(),
+    shows="nothing",
+    needs={
+        "pooled": ("no",),
+        "split": ("rows",),
+        "release": ("model", "updates", "predictions"),
+        "data": ("personal", "different"),
+    },
+    reasons={"data": "participants differ so much that one model fits none of them"},
+    measured=(
+        "Not measured here as an experiment: no committed table has it. What it would "
+        "mend is: where each has two labels, the mean accuracy on participants' own "
+        "rows is {{ heterogeneity: partition=2 labels, algorithm=fedavg -> "
+        "client_accuracy | percent }}, and {{ heterogeneity: partition=2 labels, "
+        "algorithm=fedavg -> client_accuracy_worst_decile | percent }} for the worst "
+        "tenth.",
+    ),
+    computed=(),
+    not_protected="The shared part, unless the pattern beside it does.",
+    attack="None is measured here.",
+    production="Flower has examples of it. Carry over which layers are kept.",
+    commands=("python -m experiments.heterogeneity smoke",),
+    roles="As the pattern beside it; participants must keep a state between rounds.",
+    cautions=(
+        Caution({"kind": ("devices",)}, "devices that come once keep no state"),
+        Caution({"data": ("different",)}, "one model is wanted for all"),
+    ),
+    least=2,
+)

@@ -1,0 +1,63 @@
+"""DP-SGD across silos: one noise on the secure sum of their rows."""
+
+from __future__ import annotations
+
+from ppml_lab.lab.advice.leaf import Caution, Leaf
+
+LEAF = Leaf(
+    title="DP steps at example level across silos",
+    role="pattern",
+    what="In each step every silo draws some of its people, clips one gradient for "
+    "each and sends the sum; sums are added securely, and one noise is added to the "
+    "total. It is central DP-SGD, and the rows never leave.",
+    against="Epsilon holds for a person against whoever sees the released models, "
+    "other silos too. Who adds the noise sees the sum without it. That a silo takes "
+    "part is not hidden.",
+    units=("example",),
+    shows="sum",
+    needs={
+        "pooled": ("no",),
+        "trust": ("server", "sum"),
+        "split": ("rows",),
+        "protect": ("example",),
+        "release": ("model", "updates", "predictions"),
+        "kind": ("silos",),
+    },
+    reasons={
+        "pooled": "rows stay where they are",
+        "trust": "nobody but a silo sees less than a sum",
+        "protect": "one noise hides one person among all silos' people",
+        "kind": "silos can take part in every step",
+    },
+    measured=(
+        "Across silos not measured here yet. Its steps and its epsilon are those of "
+        "pooled DP-SGD, which at epsilon {{ privacy_utility: pattern=central training "
+        "+ DP, target_epsilon=1 -> target_epsilon | number }} reaches {{ "
+        "privacy_utility: pattern=central training + DP, target_epsilon=1 -> mean | "
+        "percent }} on Fashion-MNIST, and {{ privacy_utility: pattern=central "
+        "training -> mean | percent }} without noise.",
+    ),
+    computed=("noise for rows", "secure sums"),
+    not_protected="The silo: its name and its size are public. The sum before the "
+    "noise, from who adds it. A silo that lies.",
+    attack="Canaries in a pooled training, whose steps are the same: {{ "
+    "audit_epsilon: pattern=pooled, target_epsilon=1 -> white box, gradient, family | "
+    "number }} at least where {{ audit_epsilon: pattern=pooled, target_epsilon=1 -> "
+    "target_epsilon | number }} is promised.",
+    production="NVIDIA FLARE and Flower connect silos; the clipping is Opacus' or JAX "
+    "Privacy's. Carry over the clip norm, the noise multiplier and the chance with "
+    "which each person is drawn, which must be the same in all silos.",
+    commands=(
+        "python -m ppml_lab calibrate --target-epsilon {epsilon} --sampling-prob "
+        "{batch_prob} --num-steps {rounds} --delta {row_delta}",
+        "python -m ppml_lab show private_training",
+    ),
+    roles="Silos that are always there, the parties of the secure sum, and one that "
+    "is trusted with the noise; keys as the secure sum has them; an exchange for each "
+    "step, which is many.",
+    cautions=(
+        Caution({"malicious": ("yes",)}, "the sum hides which silo lied"),
+        Caution({"bandwidth": ("low",)}, "every step sends a gradient"),
+    ),
+    least=2,
+)
