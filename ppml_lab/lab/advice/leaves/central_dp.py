@@ -31,8 +31,8 @@ LEAF = Leaf(
         "gives {{ privacy_utility: pattern=central training + DP, target_epsilon=1 -> "
         "mean | percent }}, without noise {{ privacy_utility: pattern=central "
         "training -> mean | percent }}.",
-        "**DP-SGD of a small network on MNIST.** It reaches {{ dp_sgd: "
-        'name="tutorial, 15 epochs" -> mean | percent }} at epsilon {{ dp_sgd: '
+        "**DP-SGD of a small network on MNIST.** It reaches {{ dp_sgd/paper: "
+        'name="tutorial, 15 epochs" -> mean | percent }} at epsilon {{ dp_sgd/paper: '
         'name="tutorial, 15 epochs" -> epsilon | number }}.',
     ),
     computed=("noise for rows",),
