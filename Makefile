@@ -59,8 +59,9 @@ notebooks: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[notebooks]'
 	mkdir -p notebooks
-	for path in experiments/tutorials/*.py; do $(BIN)/python -m jupytext \
-	  --to ipynb --output notebooks/$$(basename $$path .py).ipynb $$path || exit 1; done
+	for path in experiments/tutorials/*.py; do \
+	  $(BIN)/python -m jupytext --to ipynb --set-kernel python3 \
+	  --output notebooks/$$(basename $$path .py).ipynb $$path || exit 1; done
 
 lint: .venv/ready
 	$(BIN)/ruff check

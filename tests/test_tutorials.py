@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "experiments" / "tutorials"
 FOUND = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
-QUICK = ("first_run", "your_own")
+QUICK = ("first_run", "own_audit")
 """What `make test` runs too."""
 CONSTANTS = {"0.02", "0.1", "0.5"}
 """A round trip, an argument, and what a coin reaches: all decimals in texts."""

@@ -174,7 +174,7 @@ for name, private, summed in (
 #
 # ## What this does not give
 #
-# The accounting is exact for what is emulated: the trusted server clips, samples and
+# The accounting holds for what is emulated: the trusted server clips, samples and
 # adds noise as stated. The noise comes from a reproducible generator, so that whoever
 # knows the seed can subtract it. Training losses and norms in a history are for the
 # researcher and not private, and choosing the best of several runs spends more than one

@@ -43,6 +43,10 @@ class Plot(NamedTuple):
     notes: tuple[str, ...]
     """Notes below the axes: which rows are left out, and how infinity is drawn."""
 
+    def __repr__(self) -> str:
+        places = sum(map(len, self.lines.values()))
+        return f"Plot({len(self.lines)} lines, {places} places)"
+
     def save(self, path: str | Path) -> list[Path]:
         """Writes the figure as PDF and PNG, or as one file if `path` has the suffix of
         a picture; makes its folder.
