@@ -20,7 +20,7 @@ UNOPTIMISED := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 \
   --xla_disable_hlo_passes=$(NO_PASSES)"
 
-.PHONY: run test test-all test-lowest test-slurm figures pages docs lint clean
+.PHONY: run test test-all test-lowest test-slurm figures pages docs notebooks lint clean
 .DELETE_ON_ERROR:
 
 run: .venv/ready
@@ -53,6 +53,14 @@ docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python -m pdoc ppml_lab --docformat google --output-directory docs
+
+# The tutorials, to open in Jupyter: notebooks/*.ipynb.
+notebooks: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[notebooks]'
+	mkdir -p notebooks
+	for path in experiments/tutorials/*.py; do $(BIN)/python -m jupytext \
+	  --to ipynb --output notebooks/$$(basename $$path .py).ipynb $$path || exit 1; done
 
 lint: .venv/ready
 	$(BIN)/ruff check

@@ -102,8 +102,8 @@ def test_turns(tmp_path, capsys):
     assert bad == silent == [None, None]
     printed = capsys.readouterr()
     assert "1/2 machine good --size 5: seconds 5" in printed.out
-    assert "ended with status 1, saying 'out of luck'" in printed.err
-    assert "silent ended with status 0, saying 'noise'" in printed.err
+    assert "ended with status 1, last line 'out of luck'" in printed.err
+    assert "silent ended with status 0, last line 'noise'" in printed.err
     # What was reported is kept, logs of failures too.
     (tmp_path / "machine_worker.py").write_text("")
     assert bench.in_turns(workers, tasks[:1], 2) == [good]

@@ -314,7 +314,7 @@ def _run(workers: Workers, task: Task, seed: int, log: Path) -> Report | None:
         why = "took too long" if code is None else f"ended with status {code}"
         said = lines[-1][:200] if lines else "nothing"
         print(
-            f"error: {task} {why} with the last line '{said}'; see {log}",
+            f"error: {task} {why}, last line '{said}'; see {log}",
             file=sys.stderr,
         )
         return None

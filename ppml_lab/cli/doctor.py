@@ -80,7 +80,7 @@ def _print(
     tables: Mapping[str, list[dict[str, Any]]],
 ) -> None:
     for name, version in packages.items():
-        print(f"{name:16}{version or 'missing'}")
+        print(f"{name:18}{version or 'missing'}")
     for name, value in devices.get("flags", {}).items():
         print(f"{name}={value}")
     if "kind" in devices:

@@ -186,7 +186,7 @@ def _check_count(
             f"expected_contributions {number:g} adds noise of standard deviation "
             f"{stddev:.3g} to the fraction of contributions within the clip norm, and "
             f"at clip_learning_rate {rate:g} this noise alone moves the clip norm; "
-            f"take noise_multiplier at most {noise / wandering:.3g}, "
-            f"expected_contributions at least {number * wandering:.3g}, a larger "
+            f"take noise_multiplier {noise / wandering:.3g} at most, "
+            f"expected_contributions {number * wandering:.3g} at least, a larger "
             "count_weight (up to about 1), or dp.gaussian"
         )

@@ -352,7 +352,7 @@ def test_calibration_of_a_mechanism_that_refuses_to_have_no_noise():
 
 
 def test_calibration_refuses_events_of_which_more_noise_costs_more():
-    with pytest.raises(ValueError, match=r"^make_event gives an event that costs more"):
+    with pytest.raises(ValueError, match=r"^make_event returns an event whose epsilon"):
         accounting.calibrate_noise_multiplier(
             lambda noise: gaussian_run(1e-2 / max(noise, 1e-2)), 2.0, 1e-5
         )

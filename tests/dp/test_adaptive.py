@@ -182,7 +182,7 @@ def test_noise_that_drowns_the_count_is_refused_with_its_number(numbers, options
     weight = options.get("count_weight", 0.1)
     stddev = noise * np.sqrt(1 + weight**2) / (2 * weight * number)
     names = "noise_multiplier .*count_weight .*expected_contributions"
-    told = f"{names} .* deviation {stddev:.3g}, .*at most"
+    told = f"{names} .* deviation {stddev:.3g} .*at most"
     with pytest.raises(ValueError, match=told) as error:
         dp.adaptive_gaussian(*numbers, **options)
     # What it says to take is taken.

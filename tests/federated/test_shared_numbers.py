@@ -48,17 +48,17 @@ def build():
         (
             federated.fixed_size(20, 10),
             smpc.additive_sharing(3, bits=16),
-            "10 clients .* 21 bits, have 16",
+            "10 summands .* 21 bits, .* has 16",
         ),
         (
             federated.fixed_size(20, 10),
             smpc.pairwise_masking(graphs.complete(9)),
-            "9 places and the cohort 10",
+            "9 places, but the cohort has 10",
         ),
         (
             federated.fixed_size(20, 10),
             smpc.light_secagg(lightsecagg.Code(11, 7, 3)),
-            "11 places and the cohort 10",
+            "11 places, but the cohort has 10",
         ),
         (
             federated.fixed_size(20, 10),

@@ -203,7 +203,7 @@ def test_light_secagg_as_published():
 def test_light_secagg_runs_in_a_field_that_holds_the_sum(n, bits):
     largest = n * (2**bits - 1)
     if largest > 2**61 - 2:
-        with pytest.raises(ValueError, match=f"input_bits {bits} of {n} clients"):
+        with pytest.raises(ValueError, match=f"input_bits {bits} for {n} clients"):
             lightsecagg.field_of_sum(n, bits)
     else:
         found = lightsecagg.field_of_sum(n, bits)

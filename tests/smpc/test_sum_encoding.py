@@ -72,10 +72,10 @@ def test_numbers_keep_their_scale_and_have_to_fit():
         ValueError, match=r"10 summands .* needs 39 bits, but .* has 32"
     ):
         sum_encoding.of_round(told(), 10, 2.0**18)
-    with pytest.raises(ValueError, match=r"1 clients .* have 32"):
+    with pytest.raises(ValueError, match=r"1 summands .* has 32"):
         sum_encoding.of_round(told(wraps=True), 10, 2.0**18)
     # A larger cohort that was told keeps its headroom.
-    with pytest.raises(ValueError, match=r"1000 clients .* have 32"):
+    with pytest.raises(ValueError, match=r"1000 summands .* has 32"):
         sum_encoding.of_round(told(max_clients=1000), 10, 64.0)
 
 
