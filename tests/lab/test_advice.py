@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import random
 import re
@@ -17,7 +16,7 @@ from ppml_lab.cli import experiments
 from ppml_lab.lab import advice
 from ppml_lab.lab.advice import computed, leaf, leaves, questions, template
 from ppml_lab.lab.advice.leaf import Leaf
-from ppml_lab.lab.explorer.query import AbsentTableError, Evidence, Source, parse
+from ppml_lab.lab.explorer.query import Evidence
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAVES = leaves.find()
@@ -399,130 +398,3 @@ def test_steps_on_shares_are_extrapolated_along_their_line() -> None:
     assert waits == 30
     assert larger / small == pytest.approx(20_000 / 50, rel=0.2)
     assert larger == pytest.approx(2 * computed._step(10_000, 20)[0], rel=0.01)
-
-
-def advised(*args: str) -> int:
-    return prompt.main(["advise", *args])
-
-
-def test_at_the_prompt(capsys: pytest.CaptureFixture[str]) -> None:
-    args = "--pooled no --participants 4 --kind silos --protect example --trust sum"
-    assert advised(*args.split(), "--json") == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    found = json.loads(line)
-    assert found["answers"]["participants"] == 4
-    assert found["leaves"][0]["name"] == "silo_example_dp"
-    assert found["leaves"][0]["computed_with_more"].startswith("--rows")
-    assert any("no legal advice" in note for note in found["notes"])
-    assert advised(*args.split()) == 0
-    shown = capsys.readouterr()
-    assert shown.err == ""  # nothing is asked where there is no terminal
-    assert shown.out.startswith("1. DP steps at example level across silos\n")
-    assert "against whom: Epsilon holds for a person against whoever" in shown.out
-    assert "Not these:" in shown.out
-    assert max(map(len, shown.out.split("next:")[0].splitlines())) <= 88
-
-
-def test_contradictions_at_the_prompt(capsys: pytest.CaptureFixture[str]) -> None:
-    assert advised("--pooled", "yes", "--trust", "nobody") == 2
-    error = capsys.readouterr().err
-    assert error.startswith("ppml_lab: error: pooled yes and trust nobody contradict")
-    assert error.count("\n") == 1
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_questions_are_asked_at_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "sys.stdin", Terminal("nobdy\nno\n\nrows\nexample\n\nfour\n4\n")
-    )
-    assert advised("--trust", "sum", "--kind", "silos", "--json") == 0
-    shown = capsys.readouterr()
-    assert "'nobdy' is none of: yes, no" in shown.err
-    assert "'four' is none of: a whole number" in shown.err
-    assert "Who may see what" not in shown.err  # it was told by a flag
-    found = json.loads(shown.out)["answers"]
-    assert found == {
-        **{"trust": "sum", "kind": "silos", "pooled": "no", "protect": "example"},
-        "participants": 4,
-        **({"split": "rows"} if "split" in found else {}),
-    }
-
-
-def test_flags_are_the_questions() -> None:
-    import inspect
-    import typing
-
-    from ppml_lab.cli.advise import advise as command
-
-    hints = typing.get_type_hints(command)
-    for question in advice.QUESTIONS:
-        kinds = typing.get_args(hints[question.name])
-        said = {a for kind in kinds for a in typing.get_args(kind)}
-        assert said == {*question.answers}, question.name
-    assert {*advice.Numbers._fields} <= {*inspect.signature(command).parameters}
-
-
-SOURCES = Evidence(
-    [
-        Source(
-            "mine", "paper", {"n": n, "kind": kind, "mean": m}, 3, "abcdef123", False
-        )
-        for n, kind, m in ((1, "a, b", 0.5), (2, "c", 0.25), (2, "d", 0.75))
-    ]
-)
-
-
-def asked(text: str) -> float:
-    return SOURCES.number(parse(text)).value
-
-
-def test_queries() -> None:
-    assert asked("mine: n=1 -> mean") == 0.5
-    assert asked('mine/paper: kind="a, b" -> mean') == 0.5
-    assert template.render("{{ mine: kind=c -> mean | percent }}", SOURCES).text == (
-        "25.0%"
-    )
-    minus = "{{ mine: kind=d -> mean minus kind=c -> mean | points }}"
-    assert template.statement(minus, SOURCES) == (
-        "50.0 points (mine, 3 seeds, commit abcdef1)"
-    )
-    over = "{{ mine: kind=d -> mean over kind=c -> mean | times }}"
-    assert template.render(over, SOURCES).text == "3 times"
-    assert template.render("{{ mine: n=1 -> mean above kind=c -> mean }}x", SOURCES)[
-        0
-    ] == ("x")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("mine: n=3 -> mean", "no setting fits; n is 3 nowhere, but 1 or 2"),
-        ("mine: n=2 -> mean", r"2 settings fit, say which: \(paper: kind=c\), \(paper"),
-        ("mine: m=2 -> mean", "settings have no 'm'"),
-        ("mine: n=1 -> loss", "has no number 'loss'; it has n, mean"),
-        ("mine: n=1", "is not `table: name=value"),
-        ("mine: n -> mean", "is not name=value"),
-        ("mine: n=1, kind=c -> mean", "kind is 'c' nowhere"),
-    ],
-)
-def test_queries_that_fit_nothing_or_too_much(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        asked(text)
-
-
-def test_statements_of_absent_tables() -> None:
-    with pytest.raises(AbsentTableError, match="no table of other"):
-        asked("other: n=1 -> mean")
-    text = "- **How much?** It is {{ other: n=1 -> mean | percent }}."
-    shown = template.statement(text, SOURCES)
-    assert shown.startswith("- **How much?** Not measured at this version: no table")
-    with pytest.raises(ValueError, match="no longer holds"):
-        template.render("{{ mine: n=1 -> mean below kind=c -> mean }}", SOURCES)
-    with pytest.raises(ValueError, match="ends in no known format"):
-        template.render("{{ mine: n=1 -> mean | furlongs }}", SOURCES)

@@ -6,8 +6,8 @@ between them the place shows nothing: it is what the sentence takes for granted,
 error where tables no longer say so. "near" is within the larger standard deviation over
 seeds.
 
-    It costs {{ privacy_utility: pattern=federated -> mean minus pattern=federated +
-    central DP, target_epsilon=1 -> mean | points }} of accuracy.
+    It costs {{ private_training: case=heart, method=pooled -> mean minus case=heart,
+    method=shares + DP, target_epsilon=1 -> mean | points }} of accuracy.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Questions to the committed tables: one setting by name, and one of its numbers.
 
 A query is written as `table: name=value, name=value -> field`. The table is an
-experiment's name, with its configuration behind a slash where several have a table;
-names are the setting's labels or columns, and the field is a column of numbers or an
+experiment's name, with its configuration behind a slash if that is not "paper"; names
+are the setting's labels or columns, and the field is a column of numbers or an
 attack's name:
 
-    privacy_utility: pattern=federated + central DP, target_epsilon=1 -> mean
+    private_training/mnist: method=shares -> mean
 
 Values with a comma stand in quotes. A query that fits no setting, or several, is an
 error that names them; a table that is not there is an error of its own type, since it
@@ -110,7 +110,8 @@ class Evidence(NamedTuple):
         there = [
             one
             for one in self.sources
-            if one.experiment == experiment and configuration in ("", one.configuration)
+            if one.experiment == experiment
+            and one.configuration == (configuration or "paper")
         ]
         if not there:
             raise AbsentTableError(

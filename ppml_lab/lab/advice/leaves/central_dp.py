@@ -26,14 +26,15 @@ LEAF = Leaf(
         "auditor": "its claim can be tested by training with and without a canary",
     },
     measured=(
-        "At epsilon {{ privacy_utility: pattern=central training + DP, "
+        "At epsilon {{ privacy_utility/paper_fashion: pattern=central training + DP, "
         "target_epsilon=1 -> target_epsilon | number }} for examples Fashion-MNIST "
-        "gives {{ privacy_utility: pattern=central training + DP, target_epsilon=1 -> "
-        "mean | percent }}, without noise {{ privacy_utility: pattern=central "
-        "training -> mean | percent }}.",
-        "**DP-SGD of a small network on MNIST.** It reaches {{ dp_sgd/paper: "
-        'name="tutorial, 15 epochs" -> mean | percent }} at epsilon {{ dp_sgd/paper: '
-        'name="tutorial, 15 epochs" -> epsilon | number }}.',
+        "gives {{ privacy_utility/paper_fashion: pattern=central training + DP, "
+        "target_epsilon=1 -> mean | percent }}, without noise {{ "
+        "privacy_utility/paper_fashion: pattern=central training -> mean | percent "
+        "}}.",
+        "A network with tanh and momentum gives {{ dp_sgd/tanh: dataset=mnist -> mean "
+        "| percent }} on MNIST at epsilon {{ dp_sgd/tanh: dataset=mnist -> epsilon | "
+        "number }}.",
     ),
     computed=("noise for rows",),
     not_protected="Rows, from whoever holds them; properties of all rows together; "

@@ -23,9 +23,10 @@ LEAF = Leaf(
         "protect": "nobody need be hidden in what is released",
     },
     measured=(
-        "Central training reaches {{ privacy_utility: pattern=central training -> "
-        "mean | percent }} on Fashion-MNIST, where federated averaging has {{ "
-        "privacy_utility: pattern=federated -> mean | percent }}.",
+        "Central training reaches {{ privacy_utility/paper_fashion: pattern=central "
+        "training -> mean | percent }} on Fashion-MNIST, where federated averaging "
+        "has {{ privacy_utility/paper_fashion: pattern=federated -> mean | percent "
+        "}}.",
     ),
     computed=(),
     not_protected="Rows, from whoever runs it or breaks in; members, from whoever "

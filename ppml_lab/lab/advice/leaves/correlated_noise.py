@@ -37,8 +37,9 @@ LEAF = Leaf(
     "multiplier, the factorisation, the rounds between two turns and how often anyone "
     "takes part.",
     commands=("python -m experiments.dp_fedavg smoke",),
-    roles="One server, trusted with the noise, the rule of turns and, without a secure "
-    "sum, with updates; keys as the secure sum has them; one exchange a round without.",
+    roles="One server, trusted with the noise, the rule of turns and, without a "
+    "secure sum, with updates; keys as the secure sum has them; one exchange a round "
+    "without.",
     cautions=(
         Caution(
             {"malicious": ("yes",)}, "clipping bounds a liar, and does not stop one"

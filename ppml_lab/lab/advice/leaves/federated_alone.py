@@ -26,10 +26,10 @@ LEAF = Leaf(
         "bandwidth": "local steps trade bytes against drift",
     },
     measured=(
-        "Against central training it costs {{ privacy_utility: pattern=central "
-        "training -> mean minus pattern=federated -> mean | points }} on "
-        "Fashion-MNIST, and a participant sends {{ privacy_utility: pattern=federated "
-        "-> upload_bytes | bytes }}.",
+        "Against central training it costs {{ privacy_utility/paper_fashion: "
+        "pattern=central training -> mean minus pattern=federated -> mean | points }} "
+        "on Fashion-MNIST, and a participant sends {{ privacy_utility/paper_fashion: "
+        "pattern=federated -> upload_bytes | bytes }}.",
         "Where each participant has two labels of MNIST's ten, the model ends at {{ "
         "heterogeneity: partition=2 labels, algorithm=fedavg -> mean | percent }}, "
         "and at {{ heterogeneity: partition=dirichlet 10, algorithm=fedavg -> mean | "

@@ -26,12 +26,12 @@ LEAF = Leaf(
         "participants": "there are enough participants to hide one of them",
     },
     measured=(
-        "At epsilon {{ privacy_utility: pattern=federated + central DP, "
+        "At epsilon {{ privacy_utility/paper_fashion: pattern=federated + central DP, "
         "target_epsilon=1 -> target_epsilon | number }} for whole clients of {{ "
-        "privacy_utility: pattern=federated + central DP, target_epsilon=1 -> "
-        "num_clients | count }} it costs {{ privacy_utility: pattern=federated -> "
-        "mean minus pattern=federated + central DP, target_epsilon=1 -> mean | points "
-        "}}.",
+        "privacy_utility/paper_fashion: pattern=federated + central DP, "
+        "target_epsilon=1 -> num_clients | count }} it costs {{ "
+        "privacy_utility/paper_fashion: pattern=federated -> mean minus "
+        "pattern=federated + central DP, target_epsilon=1 -> mean | points }}.",
         "**With few writers.** Of {{ dp_fedavg: cohort=200, noise=1, clipping=flat, "
         "clip_norm=1 -> num_clients | count }} writers of MNIST, a noise multiplier "
         "of {{ dp_fedavg: cohort=200, noise=1, clipping=flat, clip_norm=1 -> noise | "
@@ -47,10 +47,11 @@ LEAF = Leaf(
     "family | number }} where {{ audit_epsilon: pattern=federated, target_epsilon=8 "
     "-> target_epsilon | number }} is promised.",
     production="TensorFlow Federated and Google's keyboard. Carry over the clip norm "
-    "({{ privacy_utility: pattern=federated + central DP, target_epsilon=1 -> "
-    "clip_norm | number }} here), the noise multiplier ({{ privacy_utility: "
-    "pattern=federated + central DP, target_epsilon=1 -> noise_multiplier | number "
-    "}}) and the sampler: each participant by its own coin.",
+    "({{ privacy_utility/paper_fashion: pattern=federated + central DP, "
+    "target_epsilon=1 -> clip_norm | number }} here), the noise multiplier ({{ "
+    "privacy_utility/paper_fashion: pattern=federated + central DP, target_epsilon=1 "
+    "-> noise_multiplier | number }}) and the sampler: each participant by its own "
+    "coin.",
     commands=(
         "python -m ppml_lab calibrate --target-epsilon {epsilon} --sampling-prob "
         "{prob} --num-steps {rounds} --delta {delta}",

@@ -27,12 +27,13 @@ LEAF = Leaf(
         "loss": "a secure sum costs no accuracy",
     },
     measured=(
-        "{{ privacy_utility: pattern=federated -> mean near pattern=federated + "
-        "secure sum -> mean }}It costs {{ privacy_utility: pattern=federated -> mean "
-        "minus pattern=federated + secure sum -> mean | points }} of accuracy, and a "
-        "participant sends {{ privacy_utility: pattern=federated + secure sum -> "
-        "upload_bytes over pattern=federated -> upload_bytes | more }} bytes to "
-        "servers who share.",
+        "{{ privacy_utility/paper_fashion: pattern=federated -> mean near "
+        "pattern=federated + secure sum -> mean }}It costs {{ "
+        "privacy_utility/paper_fashion: pattern=federated -> mean minus "
+        "pattern=federated + secure sum -> mean | points }} of accuracy, and a "
+        "participant sends {{ privacy_utility/paper_fashion: pattern=federated + "
+        "secure sum -> upload_bytes over pattern=federated -> upload_bytes | more }} "
+        "bytes to servers who share.",
         "With {{ secure_aggregation_cost: source=bell_2020, quantity=expansion, "
         "clients=1000 -> clients | count }} participants masks in pairs take {{ "
         "secure_aggregation_cost: source=bonawitz_2017, quantity=expansion, "

@@ -27,16 +27,18 @@ LEAF = Leaf(
         "loss": "a great deal of accuracy may go",
     },
     measured=(
-        "At epsilon {{ privacy_utility: pattern=federated + local DP, "
-        "target_epsilon=8 -> target_epsilon | number }} it keeps {{ privacy_utility: "
-        "pattern=federated + local DP, target_epsilon=8 -> mean | percent }} on "
-        "Fashion-MNIST with {{ privacy_utility: pattern=federated + local DP, "
+        "At epsilon {{ privacy_utility/paper_fashion: pattern=federated + local DP, "
+        "target_epsilon=8 -> target_epsilon | number }} it keeps {{ "
+        "privacy_utility/paper_fashion: pattern=federated + local DP, "
+        "target_epsilon=8 -> mean | percent }} on Fashion-MNIST with {{ "
+        "privacy_utility/paper_fashion: pattern=federated + local DP, "
         "target_epsilon=8 -> num_clients | count }} clients, where noise on the sum "
-        "keeps {{ privacy_utility: pattern=federated + central DP, target_epsilon=8 "
-        "-> mean | percent }}; at epsilon {{ privacy_utility: pattern=federated + "
-        "local DP, target_epsilon=1 -> target_epsilon | number }} it keeps {{ "
-        "privacy_utility: pattern=federated + local DP, target_epsilon=1 -> mean | "
-        "percent }}.",
+        "keeps {{ privacy_utility/paper_fashion: pattern=federated + central DP, "
+        "target_epsilon=8 -> mean | percent }}; at epsilon {{ "
+        "privacy_utility/paper_fashion: pattern=federated + local DP, "
+        "target_epsilon=1 -> target_epsilon | number }} it keeps {{ "
+        "privacy_utility/paper_fashion: pattern=federated + local DP, "
+        "target_epsilon=1 -> mean | percent }}.",
         "For statistics it is not measured here.",
     ),
     computed=("noise of each participant", "updates"),

@@ -28,14 +28,15 @@ LEAF = Leaf(
         "participants": "there are enough participants to hide one of them",
     },
     measured=(
-        "{{ privacy_utility: pattern=federated + central DP + secure sum, "
-        "target_epsilon=1 -> mean near pattern=federated + central DP, "
-        "target_epsilon=1 -> mean }}At epsilon {{ privacy_utility: pattern=federated "
-        "+ central DP + secure sum, target_epsilon=1 -> target_epsilon | number }} "
-        "for whole clients it reaches {{ privacy_utility: pattern=federated + central "
-        "DP + secure sum, target_epsilon=1 -> mean | percent }}, as without the "
-        "secure sum within the spread of seeds; {{ privacy_utility: pattern=federated "
-        "-> mean | percent }} without noise.",
+        "{{ privacy_utility/paper_fashion: pattern=federated + central DP + secure "
+        "sum, target_epsilon=1 -> mean near pattern=federated + central DP, "
+        "target_epsilon=1 -> mean }}At epsilon {{ privacy_utility/paper_fashion: "
+        "pattern=federated + central DP + secure sum, target_epsilon=1 -> "
+        "target_epsilon | number }} for whole clients it reaches {{ "
+        "privacy_utility/paper_fashion: pattern=federated + central DP + secure sum, "
+        "target_epsilon=1 -> mean | percent }}, as without the secure sum within the "
+        "spread of seeds; {{ privacy_utility/paper_fashion: pattern=federated -> mean "
+        "| percent }} without noise.",
         "With masks in pairs and {{ bits_accuracy: cohort=200, target_epsilon=1, "
         "dropout_prob=0.3, scale_bits=12, modulus_bits=18 -> cohort | count }} in a "
         "round, epsilon {{ bits_accuracy: cohort=200, target_epsilon=1, "

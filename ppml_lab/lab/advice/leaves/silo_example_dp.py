@@ -31,11 +31,12 @@ LEAF = Leaf(
     },
     measured=(
         "Across silos not measured here yet. Its steps and its epsilon are those of "
-        "pooled DP-SGD, which at epsilon {{ privacy_utility: pattern=central training "
-        "+ DP, target_epsilon=1 -> target_epsilon | number }} reaches {{ "
-        "privacy_utility: pattern=central training + DP, target_epsilon=1 -> mean | "
-        "percent }} on Fashion-MNIST, and {{ privacy_utility: pattern=central "
-        "training -> mean | percent }} without noise.",
+        "pooled DP-SGD, which at epsilon {{ privacy_utility/paper_fashion: "
+        "pattern=central training + DP, target_epsilon=1 -> target_epsilon | number "
+        "}} reaches {{ privacy_utility/paper_fashion: pattern=central training + DP, "
+        "target_epsilon=1 -> mean | percent }} on Fashion-MNIST, and {{ "
+        "privacy_utility/paper_fashion: pattern=central training -> mean | percent }} "
+        "without noise.",
     ),
     computed=("noise for rows", "secure sums"),
     not_protected="The silo: its name and its size are public. The sum before the "
