@@ -32,8 +32,8 @@ LEAF = Leaf(
         "target_epsilon=1 -> mean | percent }}, without noise {{ "
         "privacy_utility/paper_fashion: pattern=central training -> mean | percent "
         "}}.",
-        "A network with tanh and momentum gives {{ dp_sgd/tanh: dataset=mnist -> mean "
-        "| percent }} on MNIST at epsilon {{ dp_sgd/tanh: dataset=mnist -> epsilon | "
+        "A network with tanh and momentum gives {{ dp_sgd/tanh: dataset=Mnist -> mean "
+        "| percent }} on MNIST at epsilon {{ dp_sgd/tanh: dataset=Mnist -> epsilon | "
         "number }}.",
     ),
     computed=("noise for rows",),
