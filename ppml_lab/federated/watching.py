@@ -12,7 +12,8 @@ from typing import Any
 
 def is_watched() -> bool:
     """True at a terminal or in a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return sys.stderr.isatty() or hasattr(shell, "kernel")
 
 
 def progress_line(done: int, total: int) -> None:

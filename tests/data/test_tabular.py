@@ -140,6 +140,7 @@ def test_first_person_of_adult():
     assert adult.train["y"][0] == 0
 
 
+@pytest.mark.exhaustive  # rows and counts are above
 def test_logistic_regression_on_adult():
     from sklearn import linear_model
 

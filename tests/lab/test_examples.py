@@ -72,6 +72,7 @@ def test_its_help_shows_its_own_fields_and_their_words(elsewhere: Path) -> None:
     assert "--setup.mechanism.noise-multiplier" not in said
 
 
+@pytest.mark.exhaustive  # the same by hand: test_killing, test_shards
 @pytest.mark.slow
 def test_killed_and_in_shards_it_ends_with_the_whole_table(elsewhere: Path) -> None:
     with start(elsewhere) as process:

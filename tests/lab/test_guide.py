@@ -128,7 +128,7 @@ def test_they_come_alive_with_their_tables() -> None:
     ]
     found += [
         made("dp_sgd", "tanh", dataset=dataset, mean=0.98, epsilon=2.4)
-        for dataset in ("mnist", "fashion_mnist")
+        for dataset in ("Mnist", "FashionMnist")
     ]
     cell = {"model": "2nn", "C": 0.1, "E": 1}
     found += [

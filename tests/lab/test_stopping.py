@@ -77,7 +77,6 @@ def untimed(outcomes: list[lab.Outcome]) -> list[dict[str, Any]]:
 
 
 # The command that ends at SIGTERM does it too.
-@pytest.mark.exhaustive
 def test_a_sweep_stops_after_a_chunk_and_goes_on(tmp_path: Path) -> None:
     points = lab.points(lab.seeds(3), SETUP)
     asked = iter(["", "", "enough"])
@@ -97,6 +96,7 @@ def test_a_sweep_stops_after_a_chunk_and_goes_on(tmp_path: Path) -> None:
     assert untimed(gone_on) == untimed(lab.run_sweep(points, tmp_path / "b"))
 
 
+@pytest.mark.exhaustive  # its two halves are above
 @pytest.mark.slow
 def test_a_command_ends_at_sigterm_says_so_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(EXPERIMENT)
