@@ -24,6 +24,7 @@ def explore(
     set, unit of privacy, adversary, epsilon, metric, upload, seconds, trusted server,
     drop-outs, clients), the metric against epsilon, bytes and seconds, attacks beside
     the promise, and the settings that qualify with the command that makes each anew.
+    Above them stand the questions of `advise`.
 
     Example: python -m ppml_lab explore --out explorer.html
 
@@ -42,11 +43,12 @@ def explore(
     # Imported here so that the command line starts without jax.
     from ppml_lab.cli import explored
     from ppml_lab.lab import explorer
+    from ppml_lab.lab.advice import asked
     from ppml_lab.lab.explorer import page
 
     view = explored.of_folders(folders) if folders else explorer.committed()
     try:
-        out.write_text(page.html(view), encoding="utf-8")
+        out.write_text(page.html(view, extra=asked.html()), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"out {out} cannot be written: {error}") from error
     if as_json:

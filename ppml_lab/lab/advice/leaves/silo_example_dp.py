@@ -25,7 +25,7 @@ LEAF = Leaf(
     },
     reasons={
         "pooled": "rows stay where they are",
-        "trust": "nobody but a silo sees less than a sum",
+        "trust": "outside of a silo nobody sees more than a sum",
         "protect": "one noise hides one person among all silos' people",
         "kind": "silos can take part in every step",
     },
