@@ -1,9 +1,10 @@
 # %% [markdown]
 # # Differential privacy and its budget
 #
-# Differential privacy (DP) bounds what anybody can learn from a trained model about a
-# single client. An epsilon alone says little: this tutorial reads the whole promise,
-# sets a budget, and looks at what changes its price.
+# Differential privacy (DP) bounds how much a released model can depend on whether a
+# single client's data were used; what others' data say about the client it does not
+# bound. An epsilon alone says little: this tutorial reads the whole promise, sets a
+# budget, and looks at what changes its price.
 
 # %%
 import matplotlib.pyplot as plt
@@ -38,9 +39,10 @@ found = accounting.stated(event, DELTA)
 print(f"epsilon {found.epsilon:.2f} at delta {DELTA}, by {found.accountant}")
 
 # %% [markdown]
-# Delta is the chance that the bound by epsilon fails. It has to be smaller than one
-# over the number of clients: a mechanism that publishes one client's data whole, chosen
-# at random, has epsilon 0 and that delta. The lab warns of a larger one.
+# Delta is the slack of the bound: roughly, the chance that more than epsilon is
+# revealed. It has to be smaller than one over the number of clients: a mechanism that
+# publishes one client's data whole, chosen at random, has epsilon 0 and that delta. The
+# lab warns of a larger one.
 #
 # ## The budget over rounds
 #

@@ -3,7 +3,7 @@
 #
 # An accountant says how much a training leaks **at most**, if the code does what the
 # claim describes. An audit attacks the code as it is and says how much it leaks **at
-# least**. Where the lower number is above the upper one, the code is wrong. This
+# least**. Where the lower number is above the upper one, code or claim are wrong. This
 # tutorial audits a training in five lines, and finds a bug in it.
 
 # %%
@@ -84,7 +84,7 @@ def audited(train):
         train, examples, canary, score=score, num_runs=200, delta=DELTA
     )
     print(
-        f"epsilon {found.bound.epsilon:.2f} at least; 200 runs can show "
+        f"epsilon {found.bound.epsilon:.2f} at least; 200 runs a side can show "
         f"{found.ceiling:.2f}; area under the attack's ROC curve {found.auc.value:.2f}"
     )
     return found

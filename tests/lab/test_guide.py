@@ -104,7 +104,7 @@ def test_statements_of_absent_tables_say_so() -> None:
     for name in ("dp_fedavg", "dp_sgd", "fedavg_rounds"):
         assert any(f"no table of {name}" in line for line in absent), name
     assert "Not measured at this version" not in guide.render(
-        EVIDENCE, STATEMENTS.partition("- **It falls with")[0]
+        EVIDENCE, STATEMENTS.partition("- **It should fall with")[0]
     )
 
 

@@ -146,7 +146,8 @@ def _statistic(numbers: Numbers) -> list[Computed]:
     noise = multiplier(1.0, releases, numbers.epsilon, delta)
     how = (
         f"epsilon {numbers.epsilon:g} at delta {delta:g}, {releases:,} releases, each "
-        "a table in which one person changes one cell by one"
+        "a table in which one person changes one cell by one: to hide a participant "
+        "with more, multiply by the bound on all that it adds"
     )
     return [Computed("standard deviation on a count", noise, number(noise), how)]
 

@@ -89,7 +89,8 @@ QUESTIONS = (
         "Whose presence must what is released not betray?",
         {
             "none": "nobody's: it is enough that rows do not move",
-            "example": "one row, or one person's rows, wherever they are",
+            "example": "one row; where a pattern says person, that person's rows at a "
+            "silo",
             "client": "all that one participant holds, such as a device's user",
             "organisation": "all that one organisation holds",
         },

@@ -9,7 +9,7 @@ LEAF = Leaf(
     role="pattern",
     what="All rows lie in one place; every step clips each example's gradient and "
     "adds noise to the sum (DP-SGD). It hides one row; to hide all rows of a person, "
-    "take silos' DP steps, which clip them together.",
+    "take `federated.example_gradients` with the pool as a single client.",
     against="Holds against whoever sees the released models, all of them. It does not "
     "hold against who runs the training: that party sees the rows.",
     units=("example",),

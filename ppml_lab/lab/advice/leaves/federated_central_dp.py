@@ -51,7 +51,8 @@ LEAF = Leaf(
     "target_epsilon=1 -> clip_norm | number }} here), the noise multiplier ({{ "
     "privacy_utility/paper_fashion: pattern=federated + central DP, target_epsilon=1 "
     "-> noise_multiplier | number }}) and the sampler: each participant by its own "
-    "coin.",
+    "coin, which phones that come when they can do not give: for those take "
+    "correlated noise.",
     commands=(
         "python -m ppml_lab calibrate --target-epsilon {epsilon} --sampling-prob "
         "{prob} --num-steps {rounds} --delta {delta}",

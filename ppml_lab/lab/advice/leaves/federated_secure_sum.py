@@ -45,8 +45,8 @@ LEAF = Leaf(
     ),
     computed=("secure sums",),
     not_protected="The sum and the model: a participant who stands out may be seen in "
-    "both, and of two participants each knows the other's part. A liar, whom the sum "
-    "hides.",
+    "both, and where all participants but one collude, they learn the last one's "
+    "update. A liar, whom the sum hides.",
     attack="Membership inference from the model or from differences of sums. Not "
     "measured here.",
     production="Google's federated learning on phones (masks in pairs), and Prio's "

@@ -60,6 +60,10 @@ LEAF = Leaf(
             "a silo's own noise need hide one person alone: take each silo's own "
             "DP-SGD",
         ),
+        Caution(
+            {"trust": ("server", "sum"), "malicious": ("no",)},
+            "where a sum may be seen, one noise on the sum costs far less",
+        ),
     ),
     cautions=(
         Caution(

@@ -25,7 +25,8 @@ LEAF = Leaf(
     measured=("Not measured here: no committed table has statistics.",),
     computed=("noise on counts",),
     not_protected="Sums, from who adds the noise; whoever asks for statistics without "
-    "end, unless the ledger stops them; groups, whose properties are the point.",
+    "end, unless the ledger stops them; properties of groups, which are what is "
+    "published.",
     attack="Differences of many exact tables rebuild rows; with noise that is "
     "counted, they do not. Not measured here.",
     production="The United States Census and OpenDP, for statistics of one office; "
@@ -41,8 +42,9 @@ LEAF = Leaf(
     cautions=(
         Caution({"malicious": ("yes",)}, "a sum hides who lied"),
         Caution(
-            {"protect": ("organisation",)},
-            "noise that hides all of an organisation is as large as its share",
+            {"protect": ("client", "organisation")},
+            "to hide a participant, noise has to cover all that it adds to the table, "
+            "and delta to be below one over the participants",
         ),
     ),
 )

@@ -25,8 +25,8 @@ LEAF = Leaf(
     },
     measured=("Not measured here: no committed table has statistics.",),
     computed=("noise on counts",),
-    not_protected="The silo itself, and its size. Tables across silos by columns, "
-    "which nobody can make so.",
+    not_protected="The silo itself, and its size. It cannot make tables that join "
+    "columns of different silos.",
     attack="None is measured here.",
     production="OpenDP. Carry over the bound of each contribution, the noise and the "
     "ledger.",

@@ -23,8 +23,9 @@ LEAF = Leaf(
     },
     reasons={"data": "participants differ so much that one model fits none of them"},
     measured=(
-        "Not measured here as an experiment: no committed table has it. What it would "
-        "mend is: where each has two labels, the mean accuracy on participants' own "
+        "Not measured here as an experiment: no committed table has it. The "
+        "problem that it addresses: where each has two labels, the mean accuracy on "
+        "participants' own "
         "rows is {{ heterogeneity: partition=2 labels, algorithm=fedavg -> "
         "client_accuracy | percent }}, and {{ heterogeneity: partition=2 labels, "
         "algorithm=fedavg -> client_accuracy_worst_decile | percent }} for the worst "

@@ -48,6 +48,10 @@ LEAF = Leaf(
     ),
     cautions=(
         Caution(
+            {"protect": ("example", "client", "organisation")},
+            "the lab refuses it with every pattern that adds noise to a sum",
+        ),
+        Caution(
             {"data": ("different", "personal")},
             "participants that differ honestly are taken for liars",
         ),

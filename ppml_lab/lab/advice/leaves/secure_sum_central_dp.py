@@ -8,7 +8,11 @@ LEAF = Leaf(
     title="Federated learning + secure sum + central DP",
     role="pattern",
     what="Updates are clipped and summed securely, and noise is added to the sum. The "
-    "server sees neither an update nor, before the noise, more than the sum.",
+    "server sees neither an update nor, before the noise, more than the sum. The "
+    "noise computed here is for shares among several servers, with each participant "
+    "drawn by its own coin. It is no promise for masks from one server: for those draw "
+    "cohorts of a fixed size, protect against replacing a participant, and take the "
+    "noise from the algorithm's own event.",
     against="Epsilon holds against whoever sees the released models. Who adds the "
     "noise sees the sum without it, and who takes part: against that party the secure "
     "sum hides single updates, and nothing more is promised.",
@@ -37,7 +41,8 @@ LEAF = Leaf(
         "target_epsilon=1 -> mean | percent }}, as without the secure sum within the "
         "spread of seeds; {{ privacy_utility/paper_fashion: pattern=federated -> mean "
         "| percent }} without noise.",
-        "With masks in pairs and {{ bits_accuracy: cohort=200, target_epsilon=1, "
+        "On MNIST, for replacing one client, with masks in pairs and {{ "
+        "bits_accuracy: cohort=200, target_epsilon=1, "
         "dropout_prob=0.3, scale_bits=12, modulus_bits=18 -> cohort | count }} in a "
         "round, epsilon {{ bits_accuracy: cohort=200, target_epsilon=1, "
         "dropout_prob=0.3, scale_bits=12, modulus_bits=18 -> target_epsilon | number "

@@ -44,7 +44,8 @@ LEAF = Leaf(
         "Adult by columns gives {{ private_training/paper: case=adult, method=shares "
         "+ DP, target_epsilon=1 -> mean | percent }} for {{ private_training/paper: "
         "case=adult, method=shares + DP, target_epsilon=1 -> upload_bytes | bytes }}, "
-        "and clipped features alone {{ private_training/paper: case=adult, "
+        "and clipped features with the piecewise sigmoid, without noise, {{ "
+        "private_training/paper: case=adult, "
         'method="pooled, clipped, piecewise" -> mean | percent }}.',
     ),
     computed=("noise for all rows in every step", "steps on shares"),

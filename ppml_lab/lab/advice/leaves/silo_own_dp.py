@@ -9,8 +9,9 @@ LEAF = Leaf(
     role="pattern",
     what="Every silo trains by DP-SGD on its own rows, with its own noise, and sends "
     "the update. Nobody outside of the silo is trusted.",
-    against="Holds for a person against everybody outside of the person's silo: the "
-    "server, other silos, and whoever sees the model, even if all collude.",
+    against="Holds for one row against everybody outside of its silo: the server, "
+    "other silos, and whoever sees the model, even if all collude. A person with "
+    "several rows, or with rows in several silos, is protected less.",
     units=("example",),
     shows="noised",
     needs={
