@@ -34,6 +34,10 @@ TINY = {
     ],
     "fedavg_rounds": ["--cells.0.max-rounds", "30"],
     "heterogeneity": ["--num-seeds", "1", "--base.schedule.num-rounds", "1"],
+    "hospitals": [
+        *("--num-splits", "2", "--learning.rounds", "4", "--audit-runs", "0"),
+        *("--learning.personal-rounds", "1", "--learning.private-rounds", "2"),
+    ],
     "next_character": [
         *("--base.schedule.num-rounds", "2", "--base.schedule.eval-every", "1"),
         *("--base.model.width", "8"),

@@ -3,7 +3,7 @@
 A dictionary declares what a table shows:
 
     {"title": "...", "by": [...], "of": ..., "where": {...}, "across": "...",
-     "percent": [...]}
+     "percent": [...], "ends": "..."}
 
 The table has a line for every value of the columns `by`. It shows rows whose cells
 match `where` (one value, or several in a list), and in each line
@@ -13,7 +13,8 @@ match `where` (one value, or several in a list), and in each line
                                        means in the rows, with their spread or range
     "across": "algorithm"              the only column of `of`, once for every value
 
-Columns in `percent` are shown in percent. `by` and `of` are needed, and must tell rows
+Columns in `percent` are shown in percent, and `ends` says what a range is, if it is not
+that of the values around their median. `by` and `of` are needed, and must tell rows
 apart together with `across` and the seed.
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 from ppml_lab.cli.tables import Value
 
 Row = Mapping[str, Value]
-_KEYS = ("title", "by", "of", "where", "across", "percent")
+_KEYS = ("title", "by", "of", "where", "across", "percent", "ends")
 
 
 def table(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
@@ -121,11 +122,12 @@ def _caption(about: Mapping[str, Any], counts: Sequence[int]) -> str:
     widths = {len(ends) for ends in _ends(about).values()}
     if counts[-1] > 1:
         runs = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
-        said.append(f"means of {runs} seeds, with standard deviations")
+        spread = ", with standard deviations" if 0 in widths else ""
+        said.append(f"means of {runs} seeds{spread}")
     if 1 in widths:
         said.append("means, with the standard deviations that the table has")
     if 2 in widths:
-        said.append("medians, with the range that the table has")
+        said.append(about.get("ends", "medians, with the range that the table has"))
     sentence = "; ".join(said)
     return f"{sentence[:1].upper()}{sentence[1:]}."
 

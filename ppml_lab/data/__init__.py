@@ -19,15 +19,18 @@ from ppml_lab.data.persons import People, people
 from ppml_lab.data.plays import shakespeare
 from ppml_lab.data.storage import generated, shard
 from ppml_lab.data.synthetic import synthetic
+from ppml_lab.data.tabular import adult, heart_disease
 
 __all__ = [
     "Dataset",
     "Digests",
     "People",
+    "adult",
     "client_sizes",
     "digests",
     "federate",
     "generated",
+    "heart_disease",
     "load",
     "make_dataset",
     "names",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +13,10 @@ import numpy as np
 
 from ppml_lab import arguments, checks, trees
 from ppml_lab.data import cells as reading
+from ppml_lab.data import persons
 from ppml_lab.data.cells import Cells
 from ppml_lab.data.dataset import Dataset, of_rows
+from ppml_lab.data.tabular import within_ranges
 
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL")
 """The default texts that stand for a missing cell."""
@@ -31,6 +35,7 @@ def read_table(
     *,
     event: str | None = None,
     user: str | None = None,
+    person: str | None = None,
     columns: Sequence[str] = (),
     one_hot: Sequence[str] = (),
     labels: Literal["classes", "numbers"] = "classes",
@@ -39,6 +44,7 @@ def read_table(
     seed: int = 0,
     missing: Literal["drop", "fill"] = "drop",
     missing_words: Sequence[str] = MISSING,
+    ranges: Mapping[str, Sequence[float]] = types.MappingProxyType({}),
     standardise: bool = True,
     delimiter: str = ",",
 ) -> Dataset:
@@ -54,6 +60,7 @@ def read_table(
     **What privacy does not cover:** the mean and std of columns, the means that fill
     missing cells, and the categories come from all train rows, and the classes from all
     rows. An epsilon that is stated for training on these features takes them as public.
+    Columns with a range in `ranges` take nothing from the rows.
 
     Args:
       path: The file's path; the ending tells the format: .csv, .tsv or .txt, .parquet
@@ -65,8 +72,12 @@ def read_table(
         time.
       user: The column that says who produced each row; None where rows have no users.
         Whole numbers are numbers, all else is text.
-      columns: The columns that are features, in this order; by default all but target,
-        event, user and test_column.
+      person: The column that says whose each row is, where a person has several rows,
+        such as visits: it becomes the leaf "person" of numbers from 0 on, by which
+        `federated.example_gradients` protects a person with all their rows. None where
+        every row is another person.
+      columns: The columns that are features, in this order; by default all without
+        another use.
       one_hot: Columns of categories, among the features: each category of the train
         rows becomes a column "name=category" of 0 and 1, behind the others. A test row
         with a category that no train row has is 0 in all of them.
@@ -74,17 +85,22 @@ def read_table(
         order; "numbers": the target stays a float32 number. Without effect with
         `event`.
       test_share: The share of the rows that is test, whoever produced them, drawn with
-        `seed`; without effect with `test_column`.
+        `seed`; with `person`, the share of the people. Without effect with
+        `test_column`.
       test_column: A column with "test" or "train" for each row (or 1 or 0, true or
         false).
       seed: Seed of the draw of test rows.
       missing: What happens to a row that lacks a feature. "drop": it is left out.
         "fill": the cell becomes the mean of its column's train rows, or the category
-        "missing". A row that lacks its target, event, user or test_column is always
-        left out.
+        "missing". A row that lacks its target, event, user, person or test_column is
+        always left out.
       missing_words: Texts that stand for a missing cell in a CSV file.
-      standardise: Whether columns that are not one-hot become (x - mean) / std, by the
-        train rows; a column that is constant there is only centred.
+      ranges: For columns that are not one-hot, the least and the greatest value that
+        are known without the data, such as {"age": (0, 120)}: the column goes from -1
+        to 1 over this range, and values outside become its end.
+      standardise: Whether columns that are neither one-hot nor in `ranges` become
+        (x - mean) / std, by the train rows; a column that is constant there is only
+        centred.
       delimiter: The character between cells of a CSV file; a tabulator for .tsv.
 
     Raises:
@@ -93,8 +109,8 @@ def read_table(
       ValueError: For a column that does not exist (names the nearest), is named twice
         or has two uses; a text in a column of numbers (names row, column and cell);
         an empty file; no rows left for train or test; fewer than 2 classes; numbers
-        among classes that are not whole; times that are not above 0; or events that
-        are not 0 or 1.
+        among classes that are not whole; times that are not above 0; events that are
+        not 0 or 1; or a range of a column that is no number of x, or that is empty.
     """
     if test_column is None:
         checks.share("test_share", test_share)
@@ -106,23 +122,28 @@ def read_table(
         "\t" if path.suffix.lower() == ".tsv" and delimiter == "," else delimiter
     )
     cells = reading.read(path, delimiter=delimiter, missing=missing_words)
-    used = {"target": target, "event": event, "user": user, "test_column": test_column}
+    used = {"target": target, "event": event, "user": user, "person": person}
+    used |= {"test_column": test_column}
     used = {argument: name for argument, name in used.items() if name is not None}
     features = _features(cells, used, columns, one_hot)
+    known = _known_ranges(ranges, [name for name in features if name not in one_hot])
     cells, notes = _whole_rows(
         cells, list(used.values()), features if missing == "drop" else []
     )
-    is_test = _test_rows(cells, test_column, test_share, seed)
+    people = None if person is None else _numbered(cells.columns[person])
+    is_test = _test_rows(cells, test_column, test_share, seed, people)
     if event is None:
         y, num_classes, words = _labels(cells, target, labels)
     else:
         y, num_classes, words = _times(cells, target, event), None, []
     with np.errstate(over="ignore", invalid="ignore"):
         # Overflow gives values that are not finite, which are refused below.
-        x, names, done = _inputs(cells, features, one_hot, ~is_test, standardise)
+        x, names, done = _inputs(
+            cells, features, one_hot, ~is_test, known, standardise=standardise
+        )
         x = x.astype(np.float32)
     users = None if user is None else _users(cells.columns[user])
-    both = {"x": x, "y": y}
+    both = {"x": x, "y": y} | ({} if people is None else {persons.LEAF: people})
     train, test = (trees.take(both, rows) for rows in (~is_test, is_test))
     dataset = of_rows(
         path.name,
@@ -171,6 +192,28 @@ def _features(
     return features
 
 
+def _known_ranges(
+    ranges: Mapping[str, Sequence[float]], numeric: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """The ranges, checked."""
+    found = {}
+    for name, ends in ranges.items():
+        checks.known("column of numbers among x", name, numeric, argument="ranges")
+        if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+            raise ValueError(
+                f"ranges: {name!r} must have the least and a greater value, both "
+                f"finite, such as (0, 120), got {ends}"
+            )
+        found[name] = float(ends[0]), float(ends[1])
+    return found
+
+
+def _numbered(column: Sequence[Any]) -> np.ndarray:
+    """Numbers from 0 on for the different cells, `[n]` int32."""
+    _, places = np.unique([str(cell) for cell in column], return_inverse=True)
+    return places.astype(np.int32)
+
+
 def _check_column(cells: Cells, argument: str, name: str) -> None:
     checks.known(f"column of {cells.path.name}", name, cells.columns, argument=argument)
 
@@ -203,15 +246,22 @@ def _whole_rows(
 
 
 def _test_rows(
-    cells: Cells, test_column: str | None, test_share: float, seed: int
+    cells: Cells,
+    test_column: str | None,
+    test_share: float,
+    seed: int,
+    people: np.ndarray | None,
 ) -> np.ndarray:
     """True for test rows, `[n]` bool."""
     if test_column is None:
-        count = len(next(iter(cells.columns.values())))
+        rows = len(next(iter(cells.columns.values())))
+        count = rows if people is None else int(people.max()) + 1
         is_test = np.zeros(count, bool)
         order = np.random.default_rng(seed).permutation(count)
         is_test[order[: round(test_share * count)]] = True
-        how = f"test_share {test_share:g} of {count} rows"
+        is_test = is_test if people is None else is_test[people]
+        unit = "rows" if people is None else "people"
+        how = f"test_share {test_share:g} of {count} {unit}"
     else:
         sides = []
         for i, cell in enumerate(cells.columns[test_column]):
@@ -284,6 +334,8 @@ def _inputs(
     features: Sequence[str],
     one_hot: Sequence[str],
     is_train: np.ndarray,
+    ranges: Mapping[str, tuple[float, float]],
+    *,
     standardise: bool,
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Returns (x `[n, columns]`, the columns' names, notes on what was done)."""
@@ -301,7 +353,9 @@ def _inputs(
                 )
             column[absent] = column[is_train & ~absent].mean()
             filled.append(f"{name} ({absent.sum()})")
-        if standardise:
+        if name in ranges:
+            column = within_ranges(column[:, None], [name], ranges)[:, 0]
+        elif standardise:
             own = column[is_train]
             column = (column - own.mean()) / (own.std() if np.ptp(own) > 0 else 1)
         found.append(column)
@@ -325,10 +379,13 @@ def _inputs(
             "missing cells filled with the mean of the train rows, or a category "
             f'"{_NO_CATEGORY}": {", ".join(filled)}'
         )
-    if standardise and numeric:
+    by_rows = len([name for name in numeric if name not in ranges])
+    if standardise and by_rows:
         notes.append(
-            f"standardised by the {is_train.sum()} train rows: {len(numeric)} columns"
+            f"standardised by the {is_train.sum()} train rows: {by_rows} columns"
         )
+    if ranges:
+        notes.append(f"scaled by given ranges: {len(ranges)} columns")
     return np.stack(found, axis=1).astype(np.float64), names, notes
 
 

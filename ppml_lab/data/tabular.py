@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from ppml_lab import arguments
 from ppml_lab.data import files, published
 from ppml_lab.data.dataset import Dataset, make_dataset
 
@@ -37,6 +39,14 @@ _ADULT_NUMERIC = (
     "capital-loss",
     "hours-per-week",
 )
+# The codes of the census, which top-codes ages and capital gains; hours of a week.
+_ADULT_RANGES = {
+    "age": (17, 90),
+    "education-num": (1, 16),
+    "capital-gain": (0, 99_999),
+    "capital-loss": (0, 5_000),
+    "hours-per-week": (1, 99),
+}
 _ADULT_CATEGORICAL = (
     "workclass",
     "education",
@@ -79,13 +89,29 @@ _HEART_NUMERIC = (
     "exang",
     "oldpeak",
 )
+# What adults have; 0 where cholesterol was not measured.
+_HEART_RANGES = {
+    "age": (20, 90),
+    "sex": (0, 1),
+    "trestbps": (80, 220),
+    "chol": (0, 600),
+    "fbs": (0, 1),
+    "thalach": (60, 220),
+    "exang": (0, 1),
+    "oldpeak": (-3, 7),
+}
 _HEART_TRAIN_SHARE = 0.66
+
+Scaling = Literal["train_rows", "public_ranges"]
+"""How numeric columns are scaled: by means and stds of the train rows, or by ranges
+that are known without the data."""
 
 # The text of each column, by name.
 Table = dict[str, np.ndarray]
 
 
-def adult() -> Dataset:
+@arguments.checked
+def adult(scaled_by: Scaling = "train_rows") -> Dataset:
     """Adult census income: is it above 50,000 dollars? 107 inputs.
 
     It has the official 32,561 train and 16,281 test rows, 24 % of them positive. The 5
@@ -95,9 +121,15 @@ def adult() -> Dataset:
 
     **What privacy does not cover:** mean and std are of all train rows, so that one row
     changes the features of all rows. An epsilon that is stated for training on these
-    features takes the mean and std, and the set of categories, as public.
+    features takes the mean and std, and the set of categories, as public. Scaled by
+    public ranges, it takes the categories alone as public.
 
     Becker, Kohavi. Adult. UCI Machine Learning Repository, 1996.
+
+    Args:
+      scaled_by: "train_rows" as said above; "public_ranges": numeric columns go from -1
+        to 1 over ranges that do not depend on the rows (ages 17 to 90, gains to
+        99,999, losses to 5,000), and values outside a range become its end.
 
     Raises:
       FileNotFoundError: Files are missing and could not be downloaded.
@@ -113,13 +145,19 @@ def adult() -> Dataset:
         _census(path, table, categories)
         for path, table in zip(paths, (train, test), strict=True)
     )
-    numeric = np.array([name in _ADULT_NUMERIC for name in names])
-    mean = np.where(numeric, train_x.mean(axis=0), 0)
-    std = np.where(numeric, train_x.std(axis=0), 1)
+    if scaled_by == "public_ranges":
+        train_x, test_x = (
+            within_ranges(x, names, _ADULT_RANGES) for x in (train_x, test_x)
+        )
+    else:
+        numeric = np.array([name in _ADULT_NUMERIC for name in names])
+        mean = np.where(numeric, train_x.mean(axis=0), 0)
+        std = np.where(numeric, train_x.std(axis=0), 1)
+        train_x, test_x = (train_x - mean) / std, (test_x - mean) / std
     return make_dataset(
         "adult",
-        ((train_x - mean) / std, train_y),
-        ((test_x - mean) / std, test_y),
+        (train_x, train_y),
+        (test_x, test_y),
         2,
         feature_names=names,
         licence="CC BY 4.0",
@@ -127,7 +165,8 @@ def adult() -> Dataset:
     )
 
 
-def heart_disease() -> Dataset:
+@arguments.checked
+def heart_disease(scaled_by: Scaling = "train_rows") -> Dataset:
     """Heart disease at four hospitals, the users: does a patient have it? 13 inputs.
 
     Users 0..3 are Cleveland, Hungary (Budapest), Switzerland (Zurich and Basel) and VA
@@ -143,11 +182,19 @@ def heart_disease() -> Dataset:
 
     **What privacy does not cover:** one patient changes the mean and std of their
     hospital, and so the features of its other patients. An epsilon that is stated for
-    training on these features takes the four means and stds as public.
+    training on these features takes the four means and stds as public. Scaled by public
+    ranges, nothing is taken from the rows.
 
     Janosi, Steinbrunn, Pfisterer, Detrano. Heart Disease. UCI Machine Learning
     Repository, 1989. Ogier du Terrail et al. FLamby: Datasets and Benchmarks for
     Cross-Silo Federated Learning in Realistic Healthcare Settings. NeurIPS 2022.
+
+    Args:
+      scaled_by: "train_rows" as said above; "public_ranges": in all hospitals, the
+        eight columns that are no dummies go from -1 to 1 over ranges that do not depend
+        on the rows (ages 20 to 90, blood pressures 80 to 220 mm Hg, cholesterol to 600
+        mg/dl, pulses 60 to 220, ST depressions -3 to 7), and values outside a range
+        become its end.
 
     Raises:
       FileNotFoundError: Files are missing and could not be downloaded.
@@ -158,8 +205,11 @@ def heart_disease() -> Dataset:
     for user, (path, num_rows) in enumerate(zip(paths, _HEART_ROWS, strict=True)):
         x, y, names = _hospital(path, num_rows)
         is_train = _stratified(y, _HEART_TRAIN_SHARE)
-        mean, std = x[is_train].mean(axis=0), x[is_train].std(axis=0)
-        x = (x - mean) / np.where(std == 0, 1, std)
+        if scaled_by == "public_ranges":
+            x = within_ranges(x, names, _HEART_RANGES)
+        else:
+            mean, std = x[is_train].mean(axis=0), x[is_train].std(axis=0)
+            x = (x - mean) / np.where(std == 0, 1, std)
         users = np.full(len(y), user)
         train.append((x[is_train], y[is_train], users[is_train]))
         test.append((x[~is_train], y[~is_train], users[~is_train]))
@@ -177,6 +227,19 @@ def heart_disease() -> Dataset:
         citation="Janosi, Steinbrunn, Pfisterer, Detrano. Heart Disease. UCI, 1989. "
         "doi:10.24432/C52P4X",
     )
+
+
+def within_ranges(
+    x: np.ndarray, names: Sequence[str], ranges: Mapping[str, tuple[float, float]]
+) -> np.ndarray:
+    """Scales the columns that have a range to [-1, 1], clipped; leaves the others."""
+    x = x.copy()
+    for column, name in enumerate(names):
+        if name in ranges:
+            low, high = ranges[name]
+            part = (np.clip(x[:, column], low, high) - low) / (high - low)
+            x[:, column] = 2 * part - 1
+    return x
 
 
 def _census(

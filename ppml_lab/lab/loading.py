@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
@@ -297,8 +298,13 @@ def _placed(source: _Source, num_devices: int | None, shard_data: bool) -> LabDa
     mesh = lab_mesh(num_devices)
     everywhere = federated.on_every_device(mesh)
     if isinstance(dealt.train, base.Clients):
-        # The loader chose the devices.
-        clients = dealt.train
+        # The loader chose the devices, but for leaves that are still on the host.
+        clients = jax.tree.map(
+            lambda leaf: (
+                trees.place(leaf, everywhere) if isinstance(leaf, np.ndarray) else leaf
+            ),
+            dealt.train,
+        )
     else:
         clients = data.federate(
             dealt.train, dealt.owners, held_out=dealt.held_out, sharding=everywhere

@@ -342,3 +342,47 @@ def test_parquet_is_read_like_csv(table, tmp_path):
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match="is not a Parquet file"):
         data.read_table(path, "income")
+
+
+VISITS = "age,who,y\n" + "".join(f"{n},p{n // 3},{n % 2}\n" for n in range(60))
+
+
+def test_a_persons_rows_stay_on_one_side(table):
+    found = table(VISITS, "v.csv", "y", columns=("age",), person="who", test_share=0.25)
+    # 20 people of three rows each.
+    assert found.train["person"].dtype == np.int32
+    train, test = set(found.train["person"]), set(found.test["person"])
+    assert not train & test
+    assert len(test) == 5
+    counts = np.bincount(np.concatenate([found.train["person"], found.test["person"]]))
+    assert counts.tolist() == [3] * 20
+    # Names are sorted as texts: p0, p1, p10, ...
+    ages = dict(zip(found.train["x"][:, 0], found.train["person"], strict=True))
+    assert len(set(ages.values())) == 15
+
+
+def test_ranges_need_no_rows(table):
+    plain = table(ranges={"age": (0, 100), "height": (1.5, 2)})
+    np.testing.assert_allclose(plain.train["x"][:, 0], [-0.6, -0.4, -0.2], atol=1e-6)
+    np.testing.assert_allclose(plain.test["x"][:, 1], [0.2, 0.6], atol=1e-6)
+    assert plain.notes[0] == "scaled by given ranges: 2 columns"
+    # Other columns go on being standardised.
+    mixed = table(ranges={"age": (25, 35)})
+    np.testing.assert_allclose(mixed.train["x"][:, 0], [-1, 0, 1])
+    assert mixed.train["x"][:, 1].mean() == pytest.approx(0, abs=1e-6)
+    assert "standardised by the 3 train rows: 1 columns" in mixed.notes
+
+
+@pytest.mark.parametrize(
+    ("ranges", "said"),
+    [
+        ({"agee": (0, 1)}, "unknown column of numbers among x 'agee'"),
+        ({"work": (0, 1)}, "unknown column of numbers among x 'work'"),
+        ({"age": (1, 1)}, "must have the least and a greater value"),
+        ({"age": (0, float("inf"))}, "both finite"),
+        ({"age": (0, 1, 2)}, "such as"),
+    ],
+)
+def test_ranges_that_are_none(table, ranges, said):
+    with pytest.raises(ValueError, match=said):
+        table(ranges=ranges, columns=("age", "height", "work"), one_hot=("work",))

@@ -64,6 +64,42 @@ def test_hospitals_standardise_alone_and_by_train_rows():
             assert set(raw[:, dummies].sum(axis=1)) == {0, 1}
 
 
+@pytest.mark.parametrize("name", ["heart_disease", "adult"])
+def test_public_ranges_take_nothing_from_rows(name):
+    plain = load_real(name)
+    ranged = getattr(data, name)("public_ranges")
+    assert ranged.feature_names == plain.feature_names
+    ranges = {"heart_disease": tabular._HEART_RANGES, "adult": tabular._ADULT_RANGES}
+    for part in ("train", "test"):
+        x, other = getattr(ranged, part)["x"], getattr(plain, part)["x"]
+        assert np.abs(x).max() <= 1
+        for place, column in enumerate(ranged.feature_names):
+            if column in ranges[name]:
+                # Within Cleveland or Adult, both scalings are increasing lines.
+                own = slice(0, 100)
+                pairs = np.unique(np.stack([x[own, place], other[own, place]]), axis=1)
+                inside = pairs[:, np.abs(pairs[0]) < 1]
+                if inside.shape[1] > 2:
+                    assert np.corrcoef(inside)[0, 1] == pytest.approx(1, abs=1e-5)
+            else:
+                assert set(np.unique(x[:, place])) <= {0, 1}
+    # A range's ends become -1 and 1, and what lies outside becomes an end.
+    ends = np.array([[-5.0, 3.0], [0.0, 4.0], [5.0, 5.0], [10.0, 6.0], [99.0, 7.0]])
+    found = tabular.within_ranges(ends, ["a", "b"], {"a": (0, 10)})
+    np.testing.assert_array_equal(found[:, 0], [-1, -1, 0, 1, 1])
+    np.testing.assert_array_equal(found[:, 1], ends[:, 1])
+
+
+def test_first_patient_by_public_ranges():
+    load_real("heart_disease")
+    heart = data.heart_disease("public_ranges")
+    both = np.concatenate([heart.train["x"], heart.test["x"]])
+    # 63 years of 20..90; 145 mm Hg of 80..220; 233 mg/dl of 0..600; pulse 150 of
+    # 60..220; ST depression 2.3 of -3..7.
+    wanted = [16 / 70, 1, -5 / 70, -67 / 300, 1, 10 / 80, -1, 0.06, 0, 0, 0, 0, 1]
+    assert np.isclose(both, wanted, atol=1e-6).all(axis=1).any()
+
+
 def test_first_patient_of_cleveland():
     # 63.0,1.0,1.0,145.0,233.0,1.0,2.0,150.0,0.0,2.3,3.0,0.0,6.0,0
     load_real("heart_disease")

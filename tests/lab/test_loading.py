@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppml_lab import data, lab
+from ppml_lab import base, data, lab
 from ppml_lab.lab import parts, results
 
 X = np.arange(40, dtype=np.float32).reshape(20, 2)
@@ -350,3 +350,20 @@ def test_data_that_differ_from_call_to_call_are_refused(which: str) -> None:
         lab.load_data(one)
     with pytest.raises(ValueError, match=r"Drawn.load\(\) gave other rows .* the seed"):
         lab.load_data(mine)
+
+
+@lab.part
+class OnHost:
+    """Clients whose arrays still lie on the host."""
+
+    num_classes = 2
+
+    def load(self):
+        x, y = np.zeros((6, 2), np.float32), np.arange(6, dtype=np.int32) % 2
+        offsets: Any = np.array([0, 2, 6], np.int32)
+        return base.Clients({"x": x, "y": y}, offsets), None, {"x": x, "y": y}
+
+
+def test_clients_on_the_host_are_placed():
+    clients = lab.load_data(parts.Federated(data=OnHost())).clients
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(clients))

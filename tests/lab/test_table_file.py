@@ -15,6 +15,7 @@ from ppml_lab import lab
 from ppml_lab.lab import parts
 from ppml_lab.lab.command import parse
 from ppml_lab.lab.parts.choices import CHOICES
+from ppml_lab.lab.parts.table_file import ranges_of
 from ppml_lab.lab.tree.identity import digest
 
 
@@ -126,3 +127,23 @@ def test_a_file_is_chosen_on_the_command_line(
     with pytest.raises(SystemExit):
         parse("x", "What for?", configs, (), CHOICES)
     assert "target" in capsys.readouterr().err
+
+
+def test_ranges_and_persons_as_texts(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "mine.csv"))
+    table = parts.TableFile(path, target="label", person="who", ranges=("a=-4:4",))
+    train, _, _ = table.load()
+    assert sorted(train) == ["person", "x", "y"]
+    assert np.abs(train["x"][:, 0]).max() <= 1
+    assert "person='who', ranges=('a=-4:4',)" in table.title
+
+
+@pytest.mark.parametrize("text", ["a", "a=1", "a=1:2:3", "=1:2", "a=low:2", "a=nan:1"])
+def test_texts_that_are_no_range(text: str) -> None:
+    with pytest.raises(ValueError, match="such as age=0:120"):
+        ranges_of([text])
+
+
+def test_a_column_with_two_ranges() -> None:
+    with pytest.raises(ValueError, match="names 'a' twice"):
+        ranges_of(["a=1:2", "a=1:3"])

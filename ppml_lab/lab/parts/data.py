@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from ppml_lab import data
 from ppml_lab.data import cifar, plays
+from ppml_lab.data.tabular import Scaling
 from ppml_lab.lab.tree.part import part
 
 
@@ -146,24 +147,35 @@ class Rossi:
 
 @part
 class Adult:
-    """Census data of 30,162 people: is the income above 50,000 dollars?"""
+    """Census data of 48,842 people: is the income above 50,000 dollars?"""
+
+    scaled_by: Scaling = "train_rows"
+    """Scaling of numeric columns: by the train rows' means and stds, or by ranges that
+    are known without the data, so that epsilon covers all that training sees."""
 
     num_classes = 2
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads the files on disk, or downloads them."""
-        return _loaded(data.load("adult"))
+        """Reads the files on disk, or downloads them. See `data.adult`."""
+        return _loaded(data.adult(self.scaled_by))
 
 
 @part
 class HeartDisease:
     """Patients of four hospitals: do they have heart disease?"""
 
+    scaled_by: Scaling = "train_rows"
+    """Scaling of columns: by means and stds of each hospital's train rows, or by ranges
+    that are known without the data, so that epsilon covers all that training sees."""
+
     num_classes = 2
 
     def load(self) -> tuple[Any, Any, Any]:
-        """Reads the files on disk, or downloads them; users are the hospitals."""
-        return _loaded(data.load("heart_disease"))
+        """Reads the files on disk, or downloads them; users are the hospitals.
+
+        See `data.heart_disease`.
+        """
+        return _loaded(data.heart_disease(self.scaled_by))
 
 
 @part

@@ -130,7 +130,7 @@ class OnShares:
             own = jax.random.wrap_key_data(state.key)
             shares = jax.lax.cond(
                 state.rounds_done == 0,
-                lambda: begin(own, self._rows(clients.examples)),
+                lambda: begin(own, self.shared(clients.examples)),
                 lambda: state.shares,
             )
             shares = training.step(own, shares, state.rounds_done)
@@ -162,7 +162,7 @@ class OnShares:
 
     def predict(self, params: PyTree, rows: PyTree) -> Array:
         """Returns logits of both classes, `[n, 2]`."""
-        logit = self._rows(rows)["x"] @ params
+        logit = self.shared(rows)["x"] @ params
         return jnp.stack([jnp.zeros_like(logit), logit], 1)
 
     def _cost(self, training: federated.SharedTraining, shares: PyTree) -> base.Cost:
@@ -176,7 +176,7 @@ class OnShares:
             rounds,
         )
 
-    def _rows(self, rows: Any) -> dict[str, Array]:
+    def shared(self, rows: Any) -> dict[str, Array]:
         """Returns rows as owners share them: with a constant feature, and clipped."""
         x = jnp.reshape(rows["x"], (len(rows["x"]), -1)).astype(jnp.float32)
         x = jnp.concatenate([x, jnp.ones((len(x), 1), jnp.float32)], 1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from ppml_lab import data
-from ppml_lab.data import files, own_table
+from ppml_lab.data import cells, files, own_table
 from ppml_lab.lab.tree.fields import File
 from ppml_lab.lab.tree.part import part
 
@@ -35,6 +36,9 @@ class TableFile:
     watching ended then; None where the target is no time."""
     user: str | None = None
     """The column that says who produced each row; None where rows have no users."""
+    person: str | None = None
+    """The column that says whose each row is, where a person has several rows; None
+    where every row is another person."""
     columns: tuple[str, ...] = ()
     """The columns of features; empty for all columns without another use."""
     one_hot: tuple[str, ...] = ()
@@ -53,9 +57,12 @@ class TableFile:
     of the train rows (for a category, the category "missing")."""
     missing_words: tuple[str, ...] = own_table.MISSING
     """Texts that stand for a missing cell in a CSV file."""
+    ranges: tuple[str, ...] = ()
+    """Ranges of numeric columns that are known without the data, such as age=0:120;
+    these columns go from -1 to 1, and epsilon covers their scaling too."""
     standardise: bool = True
-    """If true, numeric columns are scaled to mean 0 and standard deviation 1 of the
-    train rows."""
+    """If true, numeric columns without a range are scaled to mean 0 and standard
+    deviation 1 of the train rows."""
     delimiter: str = ","
     """The character between the cells of a CSV file."""
 
@@ -100,6 +107,29 @@ def _read(table: TableFile, content: str) -> data.Dataset:
     fields = {
         field.name: getattr(table, field.name) for field in dataclasses.fields(table)
     }
+    fields["ranges"] = ranges_of(table.ranges)
     dataset = data.read_table(**fields)
     print(*(f"{dataset.name}: {n}" for n in dataset.notes), sep="\n", file=sys.stderr)
     return dataset
+
+
+def ranges_of(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Returns the ranges that texts such as "age=0:120" give, by column.
+
+    Raises:
+      ValueError: For a text of another form, or a column that is named twice.
+    """
+    found = {}
+    for text in texts:
+        name, _, ends = text.rpartition("=")
+        each = [cells.number(end) for end in ends.split(":")]
+        numbers = [number for number in each if number is not None]
+        if not name or len(each) != 2 or len(numbers) != 2:
+            raise ValueError(
+                f"ranges: {text!r} must be the column, its least and its greatest "
+                "value, such as age=0:120"
+            )
+        if name in found:
+            raise ValueError(f"ranges names {name!r} twice; give one range for it")
+        found[name] = numbers[0], numbers[1]
+    return found
