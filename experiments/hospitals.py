@@ -154,6 +154,19 @@ EXPLORED = {
     "of_a_run": True,
     "attack": {"name": ["attack"], "value": "epsilon_at_least"},
 }
+PRICED = [
+    {
+        "by": ["pattern", "target_epsilon"],
+        "of": [
+            "accuracy_minus_pooled",
+            "accuracy_minus_pooled_low",
+            "accuracy_minus_pooled_high",
+            "accuracy_minus_best_alone",
+            "accuracy_minus_best_alone_low",
+            "accuracy_minus_best_alone_high",
+        ],
+    },
+]
 
 
 def points(experiment: Experiment) -> list[lab.Point]:

@@ -57,7 +57,7 @@ def advise(
       trust: Who may see what while it is computed: one "server" sees updates, a server
         sees a "sum" alone, "parties" hold shares, or "nobody" sees anything.
       split: Do participants have other people ("rows") or other "columns" of the same?
-      protect: Whose presence must what is released not betray?
+      protect: Who must stay hidden in what is released?
       release: What leaves; "updates" is a model again and again.
       participants: How many take part.
       cohort: How many take part in a round; by default all.

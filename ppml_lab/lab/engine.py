@@ -167,6 +167,8 @@ def run_sweep(
                         written = _bytes_written(group, len(its), size, sweep)
                         check_room(folder, written)
                     _run_group(its, size, rows, sweep, claims, found)
+                sweep.programs.clear()
+                program.forget(group)
             if claims:
                 _clean(folder, claims)
     except OSError as error:

@@ -201,9 +201,32 @@ def mapped_chunk(
     return over_points(run_chunks, 3, lab_mesh(group.setup.layout.num_devices))
 
 
-@functools.lru_cache(maxsize=64)
+_TRACED: dict[tuple[Group, Chunk, int, int], Any] = {}
+_MOST_TRACED = 64
+
+
 def traced_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Any:
-    """Returns the traced chunk of slices of `size` points, ready to compile."""
+    """Returns the traced chunk of slices of `size` points, ready to compile; the last
+    ones are remembered.
+    """
+    which = (group, chunk, size, width)
+    if which not in _TRACED:
+        while len(_TRACED) >= _MOST_TRACED:
+            del _TRACED[next(iter(_TRACED))]
+        _TRACED[which] = _traced(*which)
+    return _TRACED[which]
+
+
+def forget(group: Group) -> None:
+    """Forgets a group's traces, with which jax keeps the programs made of them.
+
+    A process can map only so many programs (on Linux about 200 by default).
+    """
+    for which in [one for one in _TRACED if one[0] == group]:
+        del _TRACED[which]
+
+
+def _traced(group: Group, chunk: Chunk, size: int, width: int) -> Any:
     data = load_data(group.setup)
     at_once = size // num_rows(lab_mesh(group.setup.layout.num_devices))
     run = mapped_chunk(group, chunk, min(width, at_once))

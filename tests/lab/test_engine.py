@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from ppml_lab import base, data, lab
@@ -374,3 +375,23 @@ def test_ways_to_run_are_checked(tmp_path: Path) -> None:
             lab.run_sweep(points_of(TINY), tmp_path, **fields)
     with pytest.raises(ValueError, match="checkpoint_seconds must lie in"):
         lab.run_sweep(points_of(TINY), tmp_path, checkpoint_seconds=-1.0)
+
+
+def test_programs_go_with_their_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process can map only so many programs, and a sweep may have any number."""
+    alive: list[int] = []
+    compiled = program.compile_chunk
+
+    def counted(*arguments: Any) -> Any:
+        gc.collect()
+        alive.append(len(jax.local_devices()[0].client.live_executables()))
+        return compiled(*arguments)
+
+    monkeypatch.setattr(program, "compile_chunk", counted)
+    batches = lab.axis("trainer.batch_size", range(2, 5))
+    lab.run_sweep(lab.points(batches, scheduled(num_rounds=2)), tmp_path)
+    assert len(alive) == 3
+    # The program by which the last runs began is remembered.
+    assert alive[2] <= alive[1] + 1

@@ -86,7 +86,7 @@ QUESTIONS = (
     ),
     Question(
         "protect",
-        "Whose presence must what is released not betray?",
+        "Who must stay hidden in what is released?",
         {
             "none": "nobody's: it is enough that rows do not move",
             "example": "one row; where a pattern says person, that person's rows at a "

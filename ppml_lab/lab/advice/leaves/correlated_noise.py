@@ -10,9 +10,12 @@ LEAF = Leaf(
     what="Later rounds take back parts of earlier noise, so that less of it stays in "
     "the model (DP-FTRL, matrix factorisation). A run is one Gaussian release and "
     "claims no amplification by sampling: it is for turns, where devices come when "
-    "they can, some rounds apart. It goes with a secure sum, masked or shared.",
+    "they can, some rounds apart. It goes with a secure sum, masked or shared. The "
+    "parts CorrelatedGaussian and MinSeparation make it; the next command shows "
+    "independent noise, to compare with.",
     against="Holds against whoever sees the released models, all of them. It does not "
-    "hold against who adds the noise, who sees sums or updates.",
+    "hold against who adds the noise, who sees sums or updates. With turns it is for "
+    "zeroing a participant out: the place in the rounds stays, and is empty.",
     units=("client", "example"),
     shows="sum",
     needs={

@@ -46,7 +46,8 @@ LEAF = Leaf(
     "audit_epsilon: pattern=federated, target_epsilon=8 -> white box, gradient, "
     "family | number }} where {{ audit_epsilon: pattern=federated, target_epsilon=8 "
     "-> target_epsilon | number }} is promised.",
-    production="TensorFlow Federated and Google's keyboard. Carry over the clip norm "
+    production="TensorFlow Federated and pfl-research have it; Google's keyboard takes "
+    "correlated noise in its place. Carry over the clip norm "
     "({{ privacy_utility/paper_fashion: pattern=federated + central DP, "
     "target_epsilon=1 -> clip_norm | number }} here), the noise multiplier ({{ "
     "privacy_utility/paper_fashion: pattern=federated + central DP, target_epsilon=1 "

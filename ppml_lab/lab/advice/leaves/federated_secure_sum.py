@@ -50,7 +50,8 @@ LEAF = Leaf(
     attack="Membership inference from the model or from differences of sums. Not "
     "measured here.",
     production="Google's federated learning on phones (masks in pairs), and Prio's "
-    "line of systems (shares among servers). Carry over the clip norm, which bounds "
+    "line of systems (shares among servers), which sums phones' statistics. Carry "
+    "over the clip norm, which bounds "
     "the ring, the bits, the threshold and the share of drop-outs.",
     commands=(
         "python -m ppml_lab cost --num-clients {cohort} --dimension {dimension}",

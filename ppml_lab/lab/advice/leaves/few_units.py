@@ -18,12 +18,12 @@ LEAF = Leaf(
     reasons={"participants": "there are too few participants to hide one of them"},
     measured=(
         "Not measured here with so few. With {{ dp_fedavg: cohort=50, noise=1, "
-        "clipping=flat, clip_norm=1 -> num_clients | count }} it is: a noise "
-        "multiplier of {{ dp_fedavg: cohort=50, noise=1, clipping=flat, clip_norm=1 "
+        "clipping=flat, clip_norm=0.3 -> num_clients | count }} it is: a noise "
+        "multiplier of {{ dp_fedavg: cohort=50, noise=1, clipping=flat, clip_norm=0.3 "
         "-> noise | number }} at {{ dp_fedavg: cohort=50, noise=1, clipping=flat, "
-        "clip_norm=1 -> cohort | count }} in a round keeps {{ dp_fedavg: cohort=50, "
-        "noise=1, clipping=flat, clip_norm=1 -> mean | percent }} at epsilon {{ "
-        "dp_fedavg: cohort=50, noise=1, clipping=flat, clip_norm=1 -> epsilon | "
+        "clip_norm=0.3 -> cohort | count }} in a round keeps {{ dp_fedavg: cohort=50, "
+        "noise=1, clipping=flat, clip_norm=0.3 -> mean | percent }} at epsilon {{ "
+        "dp_fedavg: cohort=50, noise=1, clipping=flat, clip_norm=0.3 -> epsilon | "
         "number }}.",
     ),
     computed=("noise for participants",),

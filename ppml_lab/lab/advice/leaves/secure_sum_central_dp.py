@@ -61,7 +61,8 @@ LEAF = Leaf(
     "pattern=federated, target_epsilon=1 -> white box, gradient, family | number }} "
     "at least where {{ audit_epsilon: pattern=federated, target_epsilon=1 -> "
     "target_epsilon | number }} is promised.",
-    production="Google's keyboard joins secure aggregation and DP. Carry over the "
+    production="Google's keyboard joins secure aggregation and DP for some of its "
+    "models. Carry over the "
     "clip norm, the noise multiplier, bits and scale, the threshold, and the sampler: "
     "a masked sum, which may abort, needs cohorts of a fixed size or turns.",
     commands=(

@@ -8,7 +8,8 @@ LEAF = Leaf(
     title="Each silo's own DP-SGD, averaged",
     role="pattern",
     what="Every silo trains by DP-SGD on its own rows, with its own noise, and sends "
-    "the update. Nobody outside of the silo is trusted.",
+    "the update. Nobody outside of the silo is trusted. The next command counts one "
+    "step of a silo in each round: multiply the steps where silos take more.",
     against="Holds for one row against everybody outside of its silo: the server, "
     "other silos, and whoever sees the model, even if all collude. A person with "
     "several rows, or with rows in several silos, is protected less.",
