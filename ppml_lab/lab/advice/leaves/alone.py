@@ -19,10 +19,13 @@ LEAF = Leaf(
     },
     reasons={"trust": "nobody sees anything"},
     measured=(
-        "Of four hospitals the best one alone reaches {{ private_training/paper: "
-        "case=heart, method=alone -> mean | percent }} on heart disease and the pool "
-        "{{ private_training/paper: case=heart, method=pooled -> mean | percent }}, "
-        "on one split; with columns of Adult alone the better of two parties has {{ "
+        "Of four hospitals the model of the best one alone is right for {{ hospitals: "
+        "pattern=alone: Cleveland, target_epsilon=inf -> mean | percent }} of all "
+        "patients, that of the pool for {{ hospitals: pattern=pooled, "
+        "target_epsilon=inf -> mean | percent }}, and each hospital's own for {{ "
+        'hospitals: pattern="each alone, for its own", target_epsilon=inf -> mean | '
+        "percent }} of its own. With columns of Adult alone the better of two parties "
+        "has {{ "
         "private_training/paper: case=adult, method=alone -> mean | percent }}, and "
         "both together {{ private_training/paper: case=adult, method=pooled -> mean | "
         "percent }}.",
@@ -31,7 +34,7 @@ LEAF = Leaf(
     not_protected="Nothing needs protection until a model is given away.",
     attack="None: there is nothing to see.",
     production="Any training library.",
-    commands=("python -m ppml_lab show private_training",),
+    commands=("python -m experiments.hospitals smoke",),
     roles="Nobody; no keys; no rounds.",
     is_floor=True,
     cautions=(

@@ -23,19 +23,23 @@ LEAF = Leaf(
     },
     reasons={"data": "participants differ so much that one model fits none of them"},
     measured=(
-        "Not measured here as an experiment: no committed table has it. The "
-        "problem that it addresses: where each has two labels, the mean accuracy on "
-        "participants' own "
-        "rows is {{ heterogeneity: partition=2 labels, algorithm=fedavg -> "
-        "client_accuracy | percent }}, and {{ heterogeneity: partition=2 labels, "
-        "algorithm=fedavg -> client_accuracy_worst_decile | percent }} for the worst "
-        "tenth.",
+        "With intercepts of their own, without noise, four hospitals' models are right "
+        "for {{ hospitals: pattern=personal intercept, target_epsilon=inf -> mean | "
+        "percent }} of their patients, one model for all for {{ hospitals: "
+        "pattern=federated, target_epsilon=inf -> mean | percent }}, and each "
+        "hospital's model by itself for {{ hospitals: "
+        'pattern="each alone, for its own", target_epsilon=inf -> mean | percent }}.',
+        "The problem that it addresses: where each has two labels, the mean accuracy "
+        "on participants' own rows is {{ heterogeneity: partition=2 labels, "
+        "algorithm=fedavg -> client_accuracy | percent }}, and {{ heterogeneity: "
+        "partition=2 labels, algorithm=fedavg -> client_accuracy_worst_decile | "
+        "percent }} for the worst tenth.",
     ),
     computed=(),
     not_protected="The shared part, unless the pattern beside it does.",
     attack="None is measured here.",
     production="Flower has examples of it. Carry over which layers are kept.",
-    commands=("python -m experiments.heterogeneity smoke",),
+    commands=("python -m experiments.hospitals smoke",),
     roles="As the pattern beside it; participants must keep a state between rounds.",
     cautions=(
         Caution({"kind": ("devices",)}, "devices that come once keep no state"),

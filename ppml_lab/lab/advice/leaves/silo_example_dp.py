@@ -30,28 +30,31 @@ LEAF = Leaf(
         "kind": "silos can take part in every step",
     },
     measured=(
-        "Across silos not measured here yet. Its steps and its epsilon are those of "
-        "pooled DP-SGD, which at epsilon {{ privacy_utility/paper_fashion: "
-        "pattern=central training + DP, target_epsilon=1 -> target_epsilon | number "
-        "}} reaches {{ privacy_utility/paper_fashion: pattern=central training + DP, "
-        "target_epsilon=1 -> mean | percent }} on Fashion-MNIST, and {{ "
-        "privacy_utility/paper_fashion: pattern=central training -> mean | percent }} "
-        "without noise.",
+        "For the patients of four hospitals {{ hospitals: pattern=federated + secure "
+        "sum + central DP, target_epsilon=1 -> mean | percent }} at epsilon {{ "
+        "hospitals: pattern=federated + secure sum + central DP, target_epsilon=1 -> "
+        "target_epsilon | number }}, without noise {{ hospitals: pattern=federated + "
+        "secure sum, target_epsilon=inf -> mean | percent }}, and the best hospital "
+        "alone {{ hospitals: pattern=alone: Cleveland, target_epsilon=inf -> mean | "
+        "percent }}. It takes {{ hospitals: pattern=federated + secure sum + central "
+        "DP, target_epsilon=1 -> upload_bytes | bytes }} of each, and {{ hospitals: "
+        "pattern=federated + secure sum + central DP, target_epsilon=1 -> wan_seconds "
+        "| seconds }} of messages on a WAN.",
     ),
     computed=("noise for rows", "secure sums"),
     not_protected="The silo: its name and its size are public. The sum before the "
     "noise, from who adds it. A silo that lies.",
-    attack="Canaries in a pooled training, whose steps are the same: {{ "
-    "audit_epsilon: pattern=pooled, target_epsilon=1 -> white box, gradient, family | "
-    "number }} at least where {{ audit_epsilon: pattern=pooled, target_epsilon=1 -> "
-    "target_epsilon | number }} is promised.",
+    attack="An unlikely patient, looked for in the last model: {{ hospitals: "
+    "pattern=federated + secure sum + central DP, target_epsilon=4 -> lower_bound "
+    "| number }} at least where {{ hospitals: pattern=federated + secure sum + central "
+    "DP, target_epsilon=4 -> target_epsilon | number }} is promised.",
     production="NVIDIA FLARE and Flower connect silos; the clipping is Opacus' or JAX "
     "Privacy's. Carry over the clip norm, the noise multiplier and the chance with "
     "which each person is drawn, which must be the same in all silos.",
     commands=(
         "python -m ppml_lab calibrate --target-epsilon {epsilon} --sampling-prob "
         "{batch_prob} --num-steps {rounds} --delta {row_delta}",
-        "python -m ppml_lab show private_training",
+        "python -m experiments.hospitals smoke",
     ),
     roles="Silos that are always there, the parties of the secure sum, and one that "
     "is trusted with the noise; keys as the secure sum has them; an exchange for each "
