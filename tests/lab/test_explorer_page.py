@@ -15,6 +15,7 @@ import pytest
 from ppml_lab.__main__ import main
 from ppml_lab.cli import explored
 from ppml_lab.lab import explorer
+from ppml_lab.lab.advice import asked
 from ppml_lab.lab.explorer import filters, page, spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,7 +208,8 @@ def view() -> explorer.View:
 
 @pytest.fixture(scope="module")
 def committed(view) -> str:
-    return page.html(view)
+    """The page as `explore` writes it, with the questions of the advice."""
+    return page.html(view, extra=asked.html())
 
 
 def test_the_page_names_nothing_outside_itself(committed):
