@@ -28,8 +28,8 @@ Rates, clip norms and lengths were chosen at epsilon 1, by coarse grids on split
 to 1019 of heart disease and on split 1000 of Adult, and stand for all rows; these
 splits are other draws of the same people. Intervals are of means over re-splits,
 corrected for the rows that re-splits share (`silos.office.interval`), and differences
-are paired by split. `paper` (heart disease, 20 re-splits) takes about 10 minutes on 2
-cores, `paper_adult` (synthetic silos by workclass, 5 re-splits) about 20; `smoke` (2
+are paired by split. `paper` (heart disease, 20 re-splits) takes about 8 minutes on 2
+cores, `paper_adult` (synthetic silos by workclass, 5 re-splits) as long; `smoke` (2
 re-splits) half a minute.
 
     python -m experiments.hospitals smoke
@@ -102,7 +102,7 @@ CONFIGS = {
     ),
 }
 PAGE = {
-    "minutes": {"paper": 10, "paper_adult": 20},
+    "minutes": {"paper": 8, "paper_adult": 8},
     "tables": [
         {
             "title": "Heart disease (`paper`) and Adult by workclass (`paper_adult`)",

@@ -69,7 +69,14 @@ def model(task: base.Task) -> PyTree:
 
 @functools.lru_cache(maxsize=64)
 def _model(task: base.Task, widest: Any) -> PyTree:
-    return jax.eval_shape(task.init, jax.random.key(0))
+    made = jax.eval_shape(task.init, jax.random.key(0))
+    # Without the mesh of where this was asked first, which fits nowhere else.
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, weak_type=leaf.weak_type
+        ),
+        made,
+    )
 
 
 def refuse_kept(task: base.Task, why: str) -> None:

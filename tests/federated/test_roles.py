@@ -328,3 +328,21 @@ def test_halves_of_two_algorithms_are_told_apart():
     ):
         with pytest.raises(ValueError, match=r"from one scaffold\(\.\.\.\)"):
             other()
+
+
+def test_a_model_that_was_first_asked_for_on_a_mesh_fits_everywhere():
+    mesh = federated.client_mesh(4)
+    task = models.flax_classification(models.logistic(2), (3,))
+
+    def inside(x):
+        weights = federated.roles.model(task)["params"]["Dense_0"]["kernel"]
+        return x * weights.shape[0]
+
+    share = jax.sharding.PartitionSpec("clients")
+    mapped = jax.shard_map(
+        inside, mesh=mesh, in_specs=share, out_specs=share, check_vma=False
+    )
+    jax.eval_shape(mapped, jnp.ones(4))
+    rows = {name: jnp.asarray(leaf) for name, leaf in CLIENTS.examples.items()}
+    there = jax.device_put(rows, jax.sharding.NamedSharding(mesh, share))
+    jax.eval_shape(task.evaluate, federated.roles.model(task), there)
