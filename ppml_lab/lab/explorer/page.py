@@ -102,19 +102,25 @@ def chosen_at_first(
     settings: Sequence[Setting], found: Sequence[Facts]
 ) -> dict[str, str]:
     """Returns the filters with which the page opens: the data set with the most
-    patterns, and its most frequent metric and unit of privacy.
+    patterns that promise something (then, with the most patterns), and its most
+    frequent metric and unit of privacy.
 
     Args:
       settings: The settings of a view.
       found: Their `filters.facts`.
     """
     chosen: dict[str, str] = {}
+    promising: dict[Any, set[Any]] = {}
     patterns: dict[Any, set[Any]] = {}
     for own, one in zip(found, settings, strict=True):
         if own["dataset"] is not None and own["score"] is not None:
             patterns.setdefault(own["dataset"], set()).add(one.pattern)
+            some = promising.setdefault(own["dataset"], set())
+            some |= {one.pattern} if one.epsilon < math.inf else set()
     if patterns:
-        chosen["dataset"] = max(patterns, key=lambda name: len(patterns[name]))
+        chosen["dataset"] = max(
+            patterns, key=lambda name: (len(promising[name]), len(patterns[name]))
+        )
     for name in ("metric", "privacy_unit"):
         words = Counter(
             str(own[name])
