@@ -77,7 +77,7 @@ LONG = (
     *("audit_epsilon", "bits_accuracy", "heterogeneity"),
     *("private_inference", "private_training"),
     *("privacy_utility", "dp_sgd", "dp_fedavg", "secure_aggregation_cost"),
-    "next_character",
+    *("next_character", "hospitals"),
 )
 """What their smoke runs run is tested elsewhere."""
 TO_RUN = ("next_character",)
