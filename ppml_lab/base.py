@@ -1,9 +1,7 @@
 """The shared types of the lab: how data, learning, privacy and secure sums meet.
 
 Builders take hyperparameters and return these NamedTuples of pure functions. What a
-function does is said once, below its field; the builders' docstrings say only what is
-particular to them. Arguments are positional, with the names and order given there.
-
+function does is said once, below its field. Arguments are positional, as named there.
 Every function raises ValueError, naming the argument, unless each argument is the key,
 tree or count that its name says (`guards`). Further reasons are stated where they hold.
 Updates and means are trees of the model's trainable leaves; totals are such trees, of
@@ -83,8 +81,7 @@ class PrivacyEvent(NamedTuple):
     """The event, relation and unit from which an accountant computes epsilon."""
 
     event: Any
-    """A `dp_accounting.DpEvent`. Its noise multipliers are standard deviations over the
-    L2 sensitivity under `neighboring_relation`: over the change between neighbours."""
+    """A `DpEvent`; its noise multipliers are over the L2 change between neighbours."""
     neighboring_relation: str
     """One of `RELATIONS`."""
     privacy_unit: str | None
@@ -101,13 +98,12 @@ class Task(NamedTuple):
     init: TaskInit
     """`(key)`: fresh model parameters, of any shapes."""
     loss: TaskLoss
-    """`(key, params, examples)`: the loss of each example, so that callers can mask,
-    weigh and clip; `key` is for dropout and the like. Raises for unreadable rows."""
+    """`(key, params, examples)`: the loss of each example, for callers to mask, weigh
+    and clip; `key` is for dropout and the like. Raises for unreadable rows."""
     evaluate: Callable[[PyTree, PyTree], dict[str, Float[Array, " n"]]]
     """`(params, examples)`: metrics of each example, to average; raises as `loss`."""
     roles: Callable[[PyTree], PyTree] | None = None
-    """`(params)`: each leaf's role: "trainable", "constant" (never clipped, noised,
-    sent or summed) or "kept" (by each client for itself); None if all are trainable."""
+    """`(params)`: leaves' roles, of `federated.roles`; None if all are "trainable"."""
     observe: Callable[[PyTree, PyTree], PyTree] | None = None
     """`(params, examples)`: the kept leaves that a batch sets; None for all others."""
     weigh: Callable[[PyTree], Float[Array, " n"]] | None = None
@@ -137,8 +133,7 @@ class ClientTrainer(NamedTuple):
     contributions: Any = None
     """The `federated.Contributions` that updates sum; None: updates are their own."""
     still_leaves: Callable[[], tuple[str, ...]] = tuple
-    """`()`: the trainable leaves that its optimizer never changes while it changes
-    others: no client contributes to their sum, which noise would move all the same."""
+    """`()`: trainable leaves that its optimizer never moves, as noise on them would."""
     num_sent: int | None = None
     """The most coordinates of an update that are not zero; None for any number."""
 
@@ -151,8 +146,8 @@ class Server(NamedTuple):
     send: Callable[[PyTree, PyTree], PyTree]
     """`(params, memory)`: what every participant receives, with the whole model."""
     step: Callable[[PyTree, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
-    """`(params, memory, mean, share)`: the next trainable leaves and memory. The mean
-    is over a `share` in (0, 1] of the population: `share * mean` is over all of it."""
+    """`(params, memory, mean, share)`: the next trainable leaves and memory; `mean` is
+    over a `share` in (0, 1] of the population, and `share * mean` over all of it."""
     weighting: str | None
     """The only weighting under which `step` is right; None if any is."""
 
@@ -217,8 +212,7 @@ class PrivacyMechanism(NamedTuple):
     """A mechanism and its accounting, from one builder: they cannot drift apart."""
 
     init: Callable[[Key, PyTree], PyTree]
-    """`(key, like)`: the state carried over rounds, for updates of these shapes; it
-    keeps only the seed words of `key`."""
+    """`(key, like)`: the state for updates of these shapes; of `key` its seed words."""
     clip: Callable[[Key, PyTree, PyTree], PyTree]
     """`(key, state, update)`: what one client sends: its bounded update and whatever
     else `privatize` wants summed, under local DP with the client's own noise."""
@@ -226,8 +220,7 @@ class PrivacyMechanism(NamedTuple):
     """`(state, gradients, weights)`: the sum of a batch's clipped gradients, from a
     `dp.PerExample`, without those of weight 0; raises unless it protects examples."""
     message_bound: Callable[[PyTree], Any]
-    """`(state)`: the largest absolute coordinate that leaves a client, its own noise
-    included; inf where no bound holds."""
+    """`(state)`: the largest |coordinate| that a client sends, with noise; or inf."""
     norm_bound: Callable[[PyTree], Any]
     """`(state)`: the largest L2 norm after clipping, before any noise."""
     privatize: Callable[[Key, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
@@ -240,8 +233,7 @@ class PrivacyMechanism(NamedTuple):
     """`(state)`: scalars for a round's info, computed from what was released."""
     event: Callable[..., PrivacyEvent]
     """`(sampler, num_releases, sums=None)`: the cost of a run's first `num_releases`,
-    each of participants drawn by `sampler`; on the host. `sums` is for noise of the
-    clients. Raises for traced hyperparameters, and cohorts that it does not cover."""
+    on the host; `sums` is for clients' noise. Raises for cohorts it does not cover."""
     privacy_unit: str | None
     """Unit whose contribution is bounded, "client" or "example"; None: no promise."""
     trust: str | None
@@ -260,8 +252,7 @@ class SecureAggregator(NamedTuple):
 
     begin: Callable[[Key, Bool[Array, " cohort"], Bool[Array, " cohort"], Any], PyTree]
     """`(key, invited, reporting, max_abs)`: the session that participants set up before
-    a round, by place in the cohort. Only a simulation knows `reporting` so early.
-    `max_abs` is a mechanism's `message_bound`. Raises as `check` does."""
+    a round, by place in it; `max_abs` is a `message_bound`. Raises as `check` does."""
     encode: Callable[[Key, PyTree, Int[Array, ""], PyTree], PyTree]
     """`(key, session, place, update)`: a client's message; `key` is its own."""
     empty: Callable[[PyTree], PyTree]
@@ -299,8 +290,8 @@ class SecureAggregator(NamedTuple):
     sums: Callable[[int], Sums] | None = None
     """`(dimension)`: the integer sums; None where messages are not integers."""
     abort_share: Callable[[Any, Any], float] | None = None
-    """`(num_invited, num_reports)`: the share of rounds without a sum, of rounds with
-    these numbers `[rounds]`; on the host. None where it is not known, or always 0."""
+    """`(num_invited, num_reports)`: the share of these `[rounds]` without a sum; on the
+    host. None where it is not known, or always 0."""
 
 
 class FederatedAlgorithm(NamedTuple):

@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 from ppml_lab import base
 
 ROLES = ("trainable", "constant", "kept")
+"""Learnt together; never clipped, noised, sent or summed; each client's own."""
 
 
 def trainable(task: base.Task, params: PyTree) -> PyTree:
