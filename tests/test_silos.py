@@ -25,7 +25,7 @@ from ppml_lab.dp import accounting
 from ppml_lab.lab import parts
 
 ROOT = Path(__file__).resolve().parents[1]
-RANGES = ("--data.ranges", "age=0:120", "--data.other-range=-4:4")
+RANGES = ("--data.ranges", "age=0:120", "--data.other-range=-2:2")
 
 
 @lab.part
@@ -34,6 +34,7 @@ class Made:
 
     visits: int = 1
     title = "Made"
+    is_public = True
 
     def rows(self) -> Rows:
         rng = np.random.default_rng(0)
@@ -141,10 +142,15 @@ def test_a_silo_alone_trains_on_nobody_elses_rows() -> None:
     assert set(silos) == {0}
     assert len(train["y"]) == int((Made().rows().silo[split.is_train()] == 0).sum())
     assert set(test["silo"]) == {0, 1, 2}
-    _, found = trained(patterns.setups(split, LEARNING)["alone: small"].setup)
-    own = test["silo"] == 0
-    assert 0 < float(found["own_accuracy"]) <= 1
-    assert (float(found["own_accuracy"]) * own.sum()) % 1 == pytest.approx(0, abs=1e-4)
+    state, found = trained(patterns.setups(split, LEARNING)["alone: small"].setup)
+    kernel, bias = (
+        np.asarray(state.params["params"]["Dense_0"][name])
+        for name in ("kernel", "bias")
+    )
+    right = (test["x"] @ kernel + bias).argmax(1) == test["y"]
+    for place in range(3):
+        its = float(found[patterns.at_silo(place)])
+        assert its == pytest.approx(right[test["silo"] == place].mean())
 
 
 def test_visits_leave_shares_out() -> None:
@@ -167,8 +173,10 @@ def test_intervals_know_that_re_splits_share_rows() -> None:
 
 
 def test_differences_are_paired_by_split() -> None:
+    at = {"accuracy_at_A": 0.5, "accuracy_at_B": 0.4}
     rows = [
         {"pattern": p, "target_epsilon": math.inf, "seed": n, "accuracy": a, "auroc": a}
+        | at | ({"accuracy_at_B": 0.7} if p == "alone: B" else {})
         for n, base in enumerate((0.6, 0.7, 0.8))
         for p, a in ((patterns.POOLED, base), ("alone: A", base - 0.1),
                      ("alone: B", base - 0.2), (patterns.FEDERATED, base + 0.05))
@@ -181,6 +189,10 @@ def test_differences_are_paired_by_split() -> None:
     assert told["accuracy_high"] - told["accuracy_low"] > 0.3
     assert told["best_alone"] == "A"
     assert told["accuracy_minus_best_alone"] == pytest.approx(0.15)
+    assert told["own_minus_pooled"] is None
+    own = next(row for row in found if row["pattern"] == "alone: B")
+    assert own["own_minus_pooled"] == pytest.approx(0.3)
+    assert own["own_minus_pooled_low"] == pytest.approx(0.3)
 
 
 def test_costs_are_of_a_whole_training() -> None:
@@ -210,9 +222,13 @@ def test_costs_are_of_a_whole_training() -> None:
     assert shares["exchanges"] > 5
 
 
-@pytest.mark.parametrize("name", [patterns.CENTRAL_DP, patterns.SHARES])
-def test_the_audit_finds_a_patient_where_there_is_no_noise(name: str) -> None:
-    setup = patterns.setups(splits.Split(Made()), LEARNING)[name].setup
+@pytest.mark.parametrize(
+    ("name", "visits"), [(patterns.CENTRAL_DP, 2), (patterns.SHARES, 1)]
+)
+def test_the_audit_finds_a_patient_where_there_is_no_noise(
+    name: str, visits: int
+) -> None:
+    setup = patterns.setups(splits.Split(Made(visits)), LEARNING)[name].setup
     loud = lab.Point(setup.with_noise(1e-3), 0, {}, 1e-3)
     found = audits.lower_bound(loud, 40)
     # One of twenty models may lie beyond the threshold of the other half.
@@ -266,6 +282,8 @@ def test_the_same_table_of_ones_own_file(tmp_path: Path) -> None:
     assert found.returncode == 0, found.stderr
     assert "2 of 160 rows left out: missing age (2)" in found.stderr
     assert "'DP on shares' is left out" in found.stderr
+    assert "features: age, bmi" in found.stderr
+    assert "of bmi lie outside -2:2, cut" in found.stderr
     assert "each silo learns the other's part" in found.stderr
     with Path(f"{path}.out", "table.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -277,6 +295,9 @@ def test_the_same_table_of_ones_own_file(tmp_path: Path) -> None:
     assert {row["privacy_unit"] for row in private} == {"example"}
     assert all(0 < float(row["epsilon_public"]) <= 4.0001 for row in private)
     assert {row["not_hidden"] for row in rows} == {patterns.NOT_HIDDEN}
+    # Whoever guesses a row could test the guess by a digest.
+    assert {row["data_digest"] for row in rows} == {""}
+    assert all(float(row["accuracy_at_A"]) <= 1 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -299,8 +320,18 @@ def test_the_same_table_of_ones_own_file(tmp_path: Path) -> None:
             {"user": "patient"},
             "70 of the people that data.user 'patient' tells apart",
         ),
-        ({}, {"ranges": ("height=0:1",)}, "unknown column of numbers among x 'height'"),
-        ({}, {"other_range": "3:1"}, "other_range '3:1' must be the least"),
+        (
+            {},
+            {"ranges": ("height=0:1",)},
+            "data.ranges: unknown column of numbers 'height'",
+        ),
+        ({}, {"other_range": "3:1"}, "the range of 'age', 3:1, must be the least"),
+        ({}, {"other_range": "0:inf"}, "must be the least and a greater value, both"),
+        ({}, {"ranges": ("age=200:300",)}, "no value of 'age' lies within 200:300"),
+        ({}, {"silo": "y"}, "data.silo 'y' is data.target already"),
+        ({}, {"user": "hospital"}, "data.user 'hospital' is data.silo already"),
+        ({"y": lambda n: str(n / 7)}, {}, "name a target of two values"),
+        ({}, {"delimiter": ";"}, "give --data.delimiter ','"),
     ],
 )
 def test_files_that_are_refused(
@@ -322,6 +353,41 @@ def test_scaling_of_ones_own_columns_says_what_epsilon_does_not_cover(
     assert "which epsilon takes as public" in capsys.readouterr().err
     assert np.abs(taken.rows().x[:, 1]).max() == 1
     assert np.abs(ranged.rows().x).max() < 1
+
+
+def test_constant_columns_and_all_categories_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = ["red", "blue", *[f"rare{n}" for n in range(7)]]
+    path = write(
+        tmp_path / "my.csv",
+        bmi=lambda n: "2020",
+        age=lambda n: kinds[n % len(kinds)],
+    )
+    table = Csv(path, user="patient", one_hot=("age",))
+    rows = table.rows()
+    assert rows.x.shape == (160, 1 + len(kinds))
+    assert (rows.x[:, 0] == 0).all()
+    assert (rows.x[:, 1:].sum(axis=1) == 1).all()
+    said = capsys.readouterr().err
+    assert "constant, and so left at 0: bmi" in said
+    assert "categories of age are those in the file" in table.title
+
+
+def test_tabulators_and_rows_that_repeat(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(write(tmp_path / "my.csv", patient=lambda n: "7"))
+    tabs = path.with_suffix(".tsv")
+    lines = path.read_text().splitlines()
+    tabs.write_text("\n".join([*lines, lines[-1]]).replace(",", "\t"))
+    assert len(Csv(str(tabs)).rows().y) == 161
+    assert "1 rows repeat others" in capsys.readouterr().err
+
+
+def test_nobody_to_test_on() -> None:
+    with pytest.raises(ValueError, match="leaves nobody to test on"):
+        splits.Split(Made(), train_share=0.999).is_train()
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

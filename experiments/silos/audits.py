@@ -22,14 +22,14 @@ class Shown(NamedTuple):
     """What an audit shows."""
 
     at_least: float
-    """A lower bound on epsilon, wrong with a chance of 5%."""
+    """A lower bound on epsilon."""
     ceiling: float
     """The most that this number of models can show."""
     models: int
     """Number of models that were trained."""
 
 
-def lower_bound(point: lab.Point, num_runs: int) -> Shown:
+def lower_bound(point: lab.Point, num_runs: int, alpha: float = 0.05) -> Shown:
     """Trains models with and without an unlikely patient of the last silo, and tells
     them apart by the last model's score of the patient.
 
@@ -39,12 +39,12 @@ def lower_bound(point: lab.Point, num_runs: int) -> Shown:
     Args:
       point: A private run; its setup is trained as it stands, secure sum included.
       num_runs: Models on each side.
+      alpha: The chance that the bound is wrong.
     """
     setup, delta = point.setup, point.delta
     rows, silos, _ = setup.data.load()
     order = np.argsort(silos, kind="stable")
-    # Names of people say nothing here: each row is another person.
-    examples = {name: rows[name][order] for name in ("x", "y", "silo")}
+    examples = {name: leaf[order] for name, leaf in rows.items()}
     sizes = np.bincount(silos)
     found = audit.training(
         _training(setup, sizes),
@@ -54,21 +54,25 @@ def lower_bound(point: lab.Point, num_runs: int) -> Shown:
         num_runs=num_runs,
         width=64,
         delta=delta or 0.0,
+        alpha=alpha,
     )
     return Shown(found.bound.epsilon, found.ceiling, 2 * num_runs)
 
 
 def _unlikely(examples: Any) -> Any:
-    """A patient at the end of the public ranges, along the direction in which the
-    others vary least, with the label that the others there have not.
+    """A patient of the last silo with one row at the end of the ranges, along the
+    direction in which rows vary least, and with the rarer label.
     """
     rare = audit.canaries.rarest_direction(examples, 1.0, 0)
     x = (rare["x"] / np.abs(rare["x"]).max()).astype(np.float32)
-    return {
+    patient = {
         "x": x,
         "y": np.array([int(examples["y"].mean() < 0.5)], examples["y"].dtype),
         "silo": examples["silo"][-1:],
     }
+    if "person" in examples:
+        patient["person"] = examples["person"].max(keepdims=True) + 1
+    return patient
 
 
 def _training(setup: Any, sizes: np.ndarray) -> Callable[..., Any]:

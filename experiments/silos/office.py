@@ -40,7 +40,9 @@ def interval(values: Sequence[float], test_over_train: float) -> tuple[float, fl
 
 def with_intervals(rows: Sequence[Row], test_over_train: float) -> list[Row]:
     """Adds each metric's interval over splits, and its paired differences to the pooled
-    model and to the best silo alone, each with an interval.
+    model and to the best silo alone, each with an interval. Rows of a silo alone also
+    have `own_minus_pooled`: on the silo's own test rows, its model's accuracy minus
+    that of the pooled model.
 
     The best silo is the one whose mean accuracy over the splits is greatest: chosen by
     the reported rows, so that it looks better than it is.
@@ -67,7 +69,38 @@ def with_intervals(rows: Sequence[Row], test_over_train: float) -> list[Row]:
                 told[key] |= _ends(column, apart, test_over_train)
                 for number, row in its.items():
                     row[column] = apart[number]
+        own = _own_minus_pooled(key[0], its, by_split[pooled])
+        told[key] |= _ends("own_minus_pooled", own, test_over_train)
+        for number, row in its.items():
+            row["own_minus_pooled"] = own[number]
     return [row | told[row["pattern"], row["target_epsilon"]] for row in rows]
+
+
+def column_at(silo: str) -> str:
+    """Returns the column of the accuracy on a silo's own test rows."""
+    return f"accuracy_at_{silo.replace(' ', '_')}"
+
+
+def _own_minus_pooled(
+    pattern: str, its: Mapping[int, Row], pooled: Mapping[int, Row]
+) -> dict[int, float | None]:
+    if not pattern.startswith(patterns.ALONE):
+        return dict.fromkeys(its)
+    column = column_at(pattern.removeprefix(patterns.ALONE))
+    both = {n: (row[column], pooled[n][column]) for n, row in its.items()}
+    # A silo may have nobody to test on.
+    return {
+        n: None if None in pair or math.isnan(pair[0]) else pair[0] - pair[1]
+        for n, pair in both.items()
+    }
+
+
+def at_silos(rows: Rows, last: Mapping[str, Any]) -> Row:
+    """Returns a run's accuracies on the silos' own test rows, by column."""
+    return {
+        column_at(name): last[patterns.at_silo(place)]
+        for place, name in enumerate(rows.names)
+    }
 
 
 def _mean(its: Mapping[int, Row], metric: str) -> float:
@@ -92,17 +125,24 @@ def untrained(
     """
     is_train = split.is_train()
     label = int(2 * rows.y[is_train].sum() > is_train.sum())
-    test = rows.silo[~is_train]
+    test, is_label = rows.silo[~is_train], rows.y[~is_train] == label
     counts = np.bincount(test, minlength=len(rows.names))
-    right = sum(
-        counts[run.point.setup.silo] * run.outcome.last["own_accuracy"]
-        for run in alone
-        if counts[run.point.setup.silo]
-    )
-    majority = float(np.mean(rows.y[~is_train] == label))
+    majority, own = {}, {}
+    for place, run in enumerate(alone):
+        majority[patterns.at_silo(place)] = (
+            float(is_label[test == place].mean()) if counts[place] else math.nan
+        )
+        own[patterns.at_silo(place)] = run.outcome.last[patterns.at_silo(place)]
+    right = [
+        count * accuracy
+        for count, accuracy in zip(counts, own.values(), strict=True)
+        if count
+    ]
+    each = float(np.sum(right) / counts.sum())
     return [
-        _row(patterns.MAJORITY, split, majority, 0.5),
-        _row(patterns.EACH_ALONE, split, float(right / counts.sum()), None),
+        _row(patterns.MAJORITY, split, float(is_label.mean()), 0.5)
+        | at_silos(rows, majority),
+        _row(patterns.EACH_ALONE, split, each, None) | at_silos(rows, own),
     ]
 
 
@@ -133,7 +173,7 @@ def costs(setup: Any, columns: Mapping[str, Any]) -> Row:
             "received_bytes": rounds * columns["downlink_bytes"],
             "total_wan_seconds": rounds * columns["wan_seconds"],
         }
-    if isinstance(setup, patterns.Alone):
+    if isinstance(setup.data, splits.OneSilo):
         return _cost(0, 0, 0, 0.0)
     train, silos, _ = setup.data.load()
     largest = int(np.bincount(silos).max()) * (4 * train["x"].shape[1] + 4)

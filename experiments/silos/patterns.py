@@ -26,10 +26,13 @@ SUMMED = "federated + secure sum"
 CENTRAL_DP = "federated + secure sum + central DP"
 SHARES = "DP on shares"
 PERSONAL = "personal intercept"
-NOT_HIDDEN = "which silos take part, and how many people each has"
+NOT_HIDDEN = (
+    "which silos take part, how many people each has, and this table, which is made "
+    "of rows without noise"
+)
 WHO = {
     MAJORITY: "nobody: one number is public",
-    EACH_ALONE: "nobody: rows and models stay in the silo",
+    EACH_ALONE: "nobody, as long as models stay in their silos",
     POOLED: "whoever pools sees all rows",
     FEDERATED: "the server sees each silo's sums, and everybody the models",
     SUMMED: "the server sees the sum of all silos, and everybody the models",
@@ -78,23 +81,48 @@ class Pattern(NamedTuple):
     """True if it is trained at each target epsilon."""
 
 
-@lab.part
-class Alone(parts.Central):
-    """One silo trains on its own rows; its model is judged by everybody's test rows,
-    and by its own.
-    """
-
-    silo: int = 0
-    """Place of the silo's name."""
+class _BySilo:
+    """Adds the accuracy on each silo's own test rows to a setup's evaluation."""
 
     def evaluate(
-        self, state: Any, clients: base.Clients, rows: PyTree
+        self: Any, state: Any, clients: base.Clients, rows: PyTree
     ) -> dict[str, Array]:
-        """Returns the scalars of all test rows, and the accuracy on the silo's own."""
-        own = (rows["silo"] == self.silo).astype(jnp.float32)
+        """Returns the scalars of all test rows, and each silo's accuracy."""
+        found = super().evaluate(state, clients, rows)  # type: ignore[misc]
         scores = self.predict(state.params, rows)
-        found = parts.Accuracy()(scores, rows["y"], own)
-        return self.judged(state, rows) | {"own_accuracy": found["accuracy"]}
+        count = len(self.data.source.rows().names)
+        every = jnp.ones(len(rows["y"]))
+        return found | _at_silos(scores, rows["y"], rows["silo"], every, count)
+
+
+@lab.part
+class Pooled(_BySilo, parts.Central):
+    """Training on rows in one place: everybody's, or one silo's."""
+
+
+@lab.part
+class Together(_BySilo, parts.Federated):
+    """Federated steps; one model for all."""
+
+
+@lab.part
+class Shares(_BySilo, parts.OnShares):
+    """Training on shares; one model for all."""
+
+
+def at_silo(place: int) -> str:
+    """Returns the name of a silo's accuracy among a run's metrics."""
+    return f"silo_{place}_accuracy"
+
+
+def _at_silos(
+    scores: Array, labels: Array, silo: Array, weights: Array, count: int
+) -> dict[str, Array]:
+    def at(place: int) -> Array:
+        own = weights * (silo == place).astype(jnp.float32)
+        return parts.Accuracy()(scores, labels, own)["accuracy"]
+
+    return {at_silo(place): at(place) for place in range(count)}
 
 
 @lab.part
@@ -125,7 +153,9 @@ class Personal(parts.Federated):
         found: dict[str, Array] = {}
         for metric in METRICS:
             found |= metric(scores, own["y"], weights)
-        return found
+        assert isinstance(self.data, splits.InPlace)
+        count = len(self.data.source.rows().names)
+        return found | _at_silos(scores, own["y"], own["silo"], weights, count)
 
 
 def who_sees(pattern: str) -> str:
@@ -160,8 +190,8 @@ def setups(split: splits.Split, learning: Learning) -> Mapping[str, Pattern]:
             "schedule": _steps(learning.rounds),
         }
 
-    def federated(steps: int, rate: float, **options: Any) -> parts.Federated:
-        return parts.Federated(
+    def federated(steps: int, rate: float, **options: Any) -> Together:
+        return Together(
             data=split,
             partition=parts.Natural(),
             model=parts.Logistic(),
@@ -178,12 +208,10 @@ def setups(split: splits.Split, learning: Learning) -> Mapping[str, Pattern]:
     plain_sum = _secure_sum(count, most, told=True)
     private_sum = _secure_sum(count, most * learning.clip_norm, told=False)
     found = {
-        f"{ALONE}{name}": Pattern(
-            Alone(silo=place, **central(splits.OneSilo(*whole, silo=place)))
-        )
+        f"{ALONE}{name}": Pattern(Pooled(**central(splits.OneSilo(*whole, silo=place))))
         for place, name in enumerate(rows.names)
     }
-    found[POOLED] = Pattern(parts.Central(**central(split)))
+    found[POOLED] = Pattern(Pooled(**central(split)))
     plain = learning.rounds, learning.learning_rate
     found[FEDERATED] = Pattern(federated(*plain))
     found[SUMMED] = Pattern(federated(*plain, secure_sum=plain_sum))
@@ -198,7 +226,7 @@ def setups(split: splits.Split, learning: Learning) -> Mapping[str, Pattern]:
     )
     if not rows.has_visits:
         found[SHARES] = Pattern(
-            parts.OnShares(
+            Shares(
                 data=split,
                 learning_rate=learning.shares_rate,
                 clip_norm=learning.shares_clip,

@@ -48,6 +48,11 @@ class Source(Protocol):
         """The name in results tables."""
         ...
 
+    @property
+    def is_public(self) -> bool:
+        """Whether anybody may know the rows, so that tables may hold their digest."""
+        ...
+
     def rows(self) -> Rows:
         """Reads the table."""
         ...
@@ -59,6 +64,8 @@ class Heart:
 
     title = "HeartDisease, public ranges"
     """The name in results tables."""
+    is_public = True
+    """Whether anybody may know the rows."""
 
     def rows(self) -> Rows:
         """Reads the files on disk, or downloads them."""
@@ -75,6 +82,8 @@ class Workclass:
 
     title = "Adult by workclass (synthetic silos), public ranges"
     """The name in results tables."""
+    is_public = True
+    """Whether anybody may know the rows."""
 
     def rows(self) -> Rows:
         """Reads the files on disk, or downloads them."""
@@ -88,7 +97,7 @@ def _heart() -> Rows:
     assert dataset.train_users is not None
     assert dataset.test_users is not None
     silo = np.concatenate([dataset.train_users, dataset.test_users])
-    return rows_of(dataset, silo, names)
+    return _rows(dataset, silo, names)
 
 
 @functools.lru_cache(maxsize=1)
@@ -101,7 +110,7 @@ def _workclass() -> Rows:
     place = x[:, own].argmax(axis=1)
     kept = [n for n in known if n not in ("?", "Never-worked", "Without-pay")]
     silo = np.array([kept.index(n) if n in kept else -1 for n in known])[place]
-    whole = rows_of(dataset, silo, tuple(kept))
+    whole = _rows(dataset, silo, tuple(kept))
     is_kept = silo >= 0
     return whole._replace(
         x=whole.x[is_kept][:, ~own],
@@ -119,8 +128,7 @@ def _both(dataset: data.Dataset) -> dict[str, Any]:
     }
 
 
-def rows_of(dataset: data.Dataset, silo: np.ndarray, names: tuple[str, ...]) -> Rows:
-    """Joins both sides of a data set; without persons, every row is another one."""
+def _rows(dataset: data.Dataset, silo: np.ndarray, names: tuple[str, ...]) -> Rows:
+    """Joins both sides of a data set of which every row is another person."""
     both = _both(dataset)
-    person = both.get("person", np.arange(len(both["y"])))
-    return Rows(both["x"], both["y"], silo, names, person)
+    return Rows(both["x"], both["y"], silo, names, np.arange(len(both["y"])))

@@ -83,6 +83,12 @@ def _is_train(source: Source, content: str, number: int, share: float) -> np.nda
         those = rng.permutation(np.flatnonzero(strata == stratum))
         # A stratum of one person is trained on.
         is_train[those[: max(1, round(share * len(those)))]] = True
+    if is_train.all():
+        raise ValueError(
+            f"train_share {share:g} leaves nobody to test on, as every label of every "
+            "silo has one or two people; lower train_share, or name a silo that has "
+            "more people"
+        )
     return is_train[own]
 
 

@@ -50,7 +50,7 @@ def read(path: Path, *, delimiter: str, missing: Sequence[str]) -> Cells:
 
     Args:
       path: The file's path.
-      delimiter: The character between the cells of a CSV file.
+      delimiter: The character between the cells of a CSV file; a tabulator for .tsv.
       missing: Texts that stand for a missing cell in a CSV file, ignoring blanks
         around.
 
@@ -64,6 +64,8 @@ def read(path: Path, *, delimiter: str, missing: Sequence[str]) -> Cells:
     if not path.is_file():
         raise FileNotFoundError(f"path {str(path)!r} is not an existing file")
     ending = path.suffix.lower()
+    if ending == ".tsv" and delimiter == ",":
+        delimiter = "\t"
     if ending in CSV_ENDINGS:
         cells = _read_csv(path, delimiter, frozenset(missing))
     elif ending in PARQUET_ENDINGS:
@@ -97,6 +99,12 @@ def _read_csv(path: Path, delimiter: str, missing: frozenset[str]) -> Cells:
     if not rows:
         raise ValueError(f"{path} is empty; its first line must name its columns")
     header, rows = _checked(path, rows[0]), rows[1:]
+    between = [one for one in (";", "\t", ",", "|") if one in header[0]]
+    if len(header) == 1 and between:
+        raise ValueError(
+            f"{path}: the first line is a single cell, {header[0][:60]!r}; give "
+            f"delimiter={between[0]!r}"
+        )
     for row, line in zip(rows, lines[1:], strict=True):
         if len(row) != len(header):
             raise ValueError(

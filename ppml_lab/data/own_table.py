@@ -85,8 +85,8 @@ def read_table(
         order; "numbers": the target stays a float32 number. Without effect with
         `event`.
       test_share: The share of the rows that is test, whoever produced them, drawn with
-        `seed`; with `person`, the share of the people. Without effect with
-        `test_column`.
+        `seed`; with `person`, the share of the people. 0 leaves the test side empty,
+        for rows that are split elsewhere. Without effect with `test_column`.
       test_column: A column with "test" or "train" for each row (or 1 or 0, true or
         false).
       seed: Seed of the draw of test rows.
@@ -118,9 +118,6 @@ def read_table(
     if len(delimiter) != 1:
         raise ValueError(f"delimiter must be one character, got {delimiter!r}")
     path = Path(path).expanduser()
-    delimiter = (
-        "\t" if path.suffix.lower() == ".tsv" and delimiter == "," else delimiter
-    )
     cells = reading.read(path, delimiter=delimiter, missing=missing_words)
     used = {"target": target, "event": event, "user": user, "person": person}
     used |= {"test_column": test_column}
@@ -148,13 +145,15 @@ def read_table(
     dataset = of_rows(
         path.name,
         train,
-        test,
+        # An empty side has nothing to be checked.
+        test if is_test.any() else train,
         num_classes,
         train_users=None if users is None else users[~is_test],
-        test_users=None if users is None else users[is_test],
         feature_names=names,
     )
-    return dataset._replace(notes=(*notes, *done, *words))
+    if users is not None:
+        dataset = dataset._replace(test_users=users[is_test])
+    return dataset._replace(test=test, notes=(*notes, *done, *words))
 
 
 def _features(
@@ -273,7 +272,8 @@ def _test_rows(
                 )
             sides.append(side)
         is_test, how = np.array(sides), f"test_column {test_column!r}"
-    if is_test.all() or not is_test.any():
+    keeps_all = test_column is None and test_share == 0
+    if is_test.all() or not (keeps_all or is_test.any()):
         rest = "train" if is_test.all() else "test"
         raise ValueError(f"{cells.path}: {how} leaves no row for {rest}")
     return is_test
