@@ -267,9 +267,10 @@ def table(experiment: Experiment, results: list[lab.Result]) -> list[dict[str, A
         "not_hidden": patterns.NOT_HIDDEN,
     }
     test_over_train = 1 / experiment.train_share - 1
+    rows = office.with_intervals(rows, test_over_train)
+    print(office.in_words(rows))
     return [
-        row | {"who_sees": patterns.who_sees(row["pattern"])} | said
-        for row in office.with_intervals(rows, test_over_train)
+        row | {"who_sees": patterns.who_sees(row["pattern"])} | said for row in rows
     ]
 
 

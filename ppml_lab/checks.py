@@ -161,7 +161,7 @@ def integer_labels(name: str, labels: Any, num_classes: int | None = None) -> No
         cure = "number the classes, as numpy.unique(..., return_inverse=True) does"
     raise ValueError(
         f"{name} must hold one integer label per row, [n], got {labels.dtype}"
-        f"{list(shape)}; {cure}"
+        f"[{', '.join(['n', *map(str, shape[1:])][: len(shape)])}]; {cure}"
     )
 
 

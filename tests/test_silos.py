@@ -331,6 +331,7 @@ def test_the_same_table_of_ones_own_file(tmp_path: Path) -> None:
         ({}, {"silo": "y"}, "data.silo 'y' is data.target already"),
         ({}, {"user": "hospital"}, "data.user 'hospital' is data.silo already"),
         ({"y": lambda n: str(n / 7)}, {}, "name a target of two values"),
+        ({"hospital": str}, {}, "data.silo 'hospital' has 160 values in 160 rows"),
         ({}, {"delimiter": ";"}, "give --data.delimiter ','"),
     ],
 )

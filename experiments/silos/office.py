@@ -59,7 +59,7 @@ def with_intervals(rows: Sequence[Row], test_over_train: float) -> list[Row]:
         told[key] = {"best_alone": best[0].removeprefix(patterns.ALONE)}
         for metric in METRICS:
             own = {n: row[metric] for n, row in its.items()}
-            told[key] |= _ends(metric, own, test_over_train)
+            told[key] |= _within_one(_ends(metric, own, test_over_train))
             for name, other in (("pooled", pooled), ("best_alone", best)):
                 column = f"{metric}_minus_{name}"
                 apart = {
@@ -74,6 +74,25 @@ def with_intervals(rows: Sequence[Row], test_over_train: float) -> list[Row]:
         for number, row in its.items():
             row["own_minus_pooled"] = own[number]
     return [row | told[row["pattern"], row["target_epsilon"]] for row in rows]
+
+
+def in_words(rows: Sequence[Row]) -> str:
+    """Returns a line for each pattern and epsilon: the mean accuracy, its interval, and
+    for a silo alone what its own test rows lose or gain by the pooled model.
+    """
+    found: dict[tuple[str, Any], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["pattern"], row["target_epsilon"]), []).append(row)
+    lines = []
+    for (pattern, epsilon), its in found.items():
+        name = pattern if epsilon == math.inf else f"{pattern}, epsilon {epsilon:g}"
+        mean = np.mean([row["accuracy"] for row in its])
+        low, high = its[0]["accuracy_low"], its[0]["accuracy_high"]
+        ends = "" if low is None else f" ({low:.3f} to {high:.3f})"
+        own = [row["own_minus_pooled"] for row in its]
+        gain = "" if None in own else f", own rows by pooling {-np.mean(own):+.3f}"
+        lines.append(f"{name:<46} accuracy {mean:.3f}{ends}{gain}")
+    return "\n".join(lines)
 
 
 def column_at(silo: str) -> str:
@@ -105,6 +124,11 @@ def at_silos(rows: Rows, last: Mapping[str, Any]) -> Row:
 
 def _mean(its: Mapping[int, Row], metric: str) -> float:
     return float(np.mean([row[metric] for row in its.values()]))
+
+
+def _within_one(ends: Row) -> Row:
+    """Cuts the ends of an interval of a metric that lies in [0, 1]."""
+    return {k: None if v is None else min(1.0, max(0.0, v)) for k, v in ends.items()}
 
 
 def _ends(

@@ -99,6 +99,11 @@ def _read(table: Csv, content: str) -> tuple[sources.Rows, str]:
     assert dataset.train_users is not None
     found, silo = np.unique(dataset.train_users, return_inverse=True)
     names = tuple(map(str, found))
+    if 2 * len(names) > len(silo):
+        raise ValueError(
+            f"data.silo {table.silo!r} has {len(names)} values in {len(silo)} rows; "
+            "name the column of the silos"
+        )
     if len(names) < 2:
         raise ValueError(
             f"data.silo {table.silo!r} is {names[0]!r} in every row; name a column "
@@ -111,6 +116,8 @@ def _read(table: Csv, content: str) -> tuple[sources.Rows, str]:
     _check_people(table, rows)
     shown = ", ".join((dataset.feature_names or ())[:_MOST_SHOWN])
     notes = [f"features: {shown}", *dataset.notes, *scaled, *_repeated(table, rows)]
+    for theirs, ours in _WORDS.items():
+        notes = [note.replace(theirs, ours) for note in notes]
     print(*(f"{dataset.name}: {one}" for one in notes), sep="\n", file=sys.stderr)
     lacking = [one for one in notes if "missing" in one or "public" in one]
     return rows, "; ".join([dataset.name, *lacking])
@@ -120,9 +127,12 @@ _MOST_SHOWN = 50
 _WORDS = {
     "give labels='numbers'": "name a target of two values",
     "name the columns to use, or fill missing cells": "name others in data.columns",
-    "put the column in one_hot, leave it out of columns,": "put the column in "
-    "data.one_hot, leave it out of data.columns, name texts that stand for missing "
-    "cells in data.missing_words,",
+    "put the column in one_hot, leave it out of columns, name it as user or person if "
+    "it says whose the row is,": "name it in data.user if it says whose the row is, in "
+    "data.one_hot if it holds categories, or its texts for a missing cell in "
+    "data.missing_words, leave it out of data.columns,",
+    "name it as user or person, or leave it out of columns": "name it in data.user, or "
+    "leave it out of data.columns",
     "give delimiter=": "give --data.delimiter ",
 }
 """What messages of `data.read_table` advise, and what does the same here."""

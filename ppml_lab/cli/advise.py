@@ -180,7 +180,8 @@ def _leaf(leaf: Mapping[str, Any], full: bool) -> None:
     _shown("attack", leaf["attack"])
     _shown("in production", leaf["production"])
     for command in leaf["commands"]:
-        print(f"   next: {command}")
+        needs_clone = " experiments." in command or "ppml_lab show" in command
+        print(f"   next{' (in a clone)' if needs_clone else ''}: {command}")
 
 
 def _shown(name: str, text: str) -> None:

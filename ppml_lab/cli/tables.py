@@ -29,6 +29,11 @@ def find(name: str) -> Path:
     for path in candidates:
         if _is_file(path):
             return path
+    if (Path(name) / "runs").is_dir():
+        raise ValueError(
+            f"{name} holds runs of a sweep and no table.csv; in Python, `runs.table()` "
+            "of what run_sweep returned is its table, and lab.run_experiment writes one"
+        )
     tables = sorted(RESULTS.rglob("table.csv"))
     if not tables:
         raise ValueError(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from ppml_lab import arguments, checks, trees
 from ppml_lab.data import cells as reading
-from ppml_lab.data import persons
+from ppml_lab.data import persons, table_rows
 from ppml_lab.data.cells import Cells
 from ppml_lab.data.dataset import Dataset, of_rows
 from ppml_lab.data.tabular import within_ranges
@@ -25,7 +24,7 @@ _SIDES = {
     **dict.fromkeys(("train", "false", "0"), False),
     **dict.fromkeys(("test", "true", "1"), True),
 }
-_MOST_NAMED = 10
+_FEWEST_IDS = 30
 
 
 @arguments.checked
@@ -127,19 +126,19 @@ def read_table(
     cells, notes = _whole_rows(
         cells, list(used.values()), features if missing == "drop" else []
     )
-    people = None if person is None else _numbered(cells.columns[person])
+    people = None if person is None else table_rows.numbered(cells.columns[person])
     is_test = _test_rows(cells, test_column, test_share, seed, people)
     if event is None:
-        y, num_classes, words = _labels(cells, target, labels)
+        y, num_classes, words = table_rows.labels(cells, target, labels)
     else:
-        y, num_classes, words = _times(cells, target, event), None, []
+        y, num_classes, words = table_rows.times(cells, target, event), None, []
     with np.errstate(over="ignore", invalid="ignore"):
         # Overflow gives values that are not finite, which are refused below.
         x, names, done = _inputs(
             cells, features, one_hot, ~is_test, known, standardise=standardise
         )
         x = x.astype(np.float32)
-    users = None if user is None else _users(cells.columns[user])
+    users = None if user is None else table_rows.users(cells.columns[user])
     both = {"x": x, "y": y} | ({} if people is None else {persons.LEAF: people})
     train, test = (trees.take(both, rows) for rows in (~is_test, is_test))
     dataset = of_rows(
@@ -205,12 +204,6 @@ def _known_ranges(
             )
         found[name] = float(ends[0]), float(ends[1])
     return found
-
-
-def _numbered(column: Sequence[Any]) -> np.ndarray:
-    """Numbers from 0 on for the different cells, `[n]` int32."""
-    _, places = np.unique([str(cell) for cell in column], return_inverse=True)
-    return places.astype(np.int32)
 
 
 def _check_column(cells: Cells, argument: str, name: str) -> None:
@@ -279,56 +272,6 @@ def _test_rows(
     return is_test
 
 
-def _labels(
-    cells: Cells, target: str, labels: str
-) -> tuple[np.ndarray, int | None, list[str]]:
-    """Returns (y `[n]`, the number of classes, notes on them)."""
-    if labels == "numbers":
-        advice = "labels='classes' takes strings"
-        return reading.numbers(cells, target, advice).astype(np.float32), None, []
-    column = cells.columns[target]
-    classes = sorted({str(cell) for cell in column})
-    found = [reading.number(name) for name in classes]
-    if None not in found:
-        for i, cell in enumerate(column):
-            if not float(cell).is_integer():
-                raise ValueError(
-                    f"{cells.path}: {cells.row(i)}, target {target!r}: {cell!r} is not "
-                    "a whole number, so it is not a class; give labels='numbers'"
-                )
-        # 1 and 1.0 are one class, and 10 comes behind 9.
-        column = [str(int(float(cell))) for cell in column]
-        classes = sorted(set(column), key=int)
-    if len(classes) < 2:
-        raise ValueError(
-            f"{cells.path}: target {target!r} is {classes[0]!r} in every row; at least "
-            "2 classes are needed"
-        )
-    places = {name: i for i, name in enumerate(classes)}
-    y = np.array([places[str(cell)] for cell in column], np.int32)
-    shown = ", ".join(classes[:_MOST_NAMED]) + ", ..." * (len(classes) > _MOST_NAMED)
-    return y, len(classes), [f"classes of {target} from 0 on: {shown}"]
-
-
-def _times(cells: Cells, target: str, event: str) -> dict[str, np.ndarray]:
-    """Each row's time, and whether its event was seen."""
-    time = reading.numbers(cells, target, "give times as numbers of one unit")
-    seen = reading.numbers(
-        cells, event, "write 1 where the event was seen and 0 elsewhere"
-    )
-    for name, column, is_good, what in (
-        (target, time, time > 0, "a time must be above 0"),
-        (event, seen, (seen == 0) | (seen == 1), "an event must be 1 (seen) or 0"),
-    ):
-        if not is_good.all():
-            bad = int(np.argmin(is_good))
-            raise ValueError(
-                f"{cells.path}: {cells.row(bad)}, column {name!r}: {what}, got "
-                f"{column[bad]:g}"
-            )
-    return {"time": time.astype(np.float32), "event": seen.astype(np.int32)}
-
-
 def _inputs(
     cells: Cells,
     features: Sequence[str],
@@ -339,8 +282,11 @@ def _inputs(
     standardise: bool,
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Returns (x `[n, columns]`, the columns' names, notes on what was done)."""
-    advice = "put the column in one_hot, leave it out of columns, or correct the cell"
-    found, names, filled = [], [], []
+    advice = (
+        "put the column in one_hot, leave it out of columns, name it as user or person "
+        "if it says whose the row is, or correct the cell"
+    )
+    found, names, filled, ids = [], [], [], []
     numeric = [name for name in features if name not in one_hot]
     for name in numeric:
         column = reading.numbers(cells, name, advice)
@@ -353,6 +299,8 @@ def _inputs(
                 )
             column[absent] = column[is_train & ~absent].mean()
             filled.append(f"{name} ({absent.sum()})")
+        if _is_like_an_id(column):
+            ids.append(name)
         if name in ranges:
             column = within_ranges(column[:, None], [name], ranges)[:, 0]
         elif standardise:
@@ -379,6 +327,11 @@ def _inputs(
             "missing cells filled with the mean of the train rows, or a category "
             f'"{_NO_CATEGORY}": {", ".join(filled)}'
         )
+    if ids:
+        notes.append(
+            f"{', '.join(ids)}: another whole number in every row; if that says whose "
+            "the row is, name it as user or person, or leave it out of columns"
+        )
     by_rows = len([name for name in numeric if name not in ranges])
     if standardise and by_rows:
         notes.append(
@@ -389,8 +342,11 @@ def _inputs(
     return np.stack(found, axis=1).astype(np.float64), names, notes
 
 
-def _users(column: Sequence[Any]) -> np.ndarray:
-    """The user of each row, as numbers where all are written as whole numbers."""
-    texts = [str(cell) for cell in column]
-    whole = all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts)
-    return np.array([int(text) for text in texts] if whole else texts)
+def _is_like_an_id(column: np.ndarray) -> bool:
+    """Whether a column has another whole number in each of 30 or more rows."""
+    count = len(column)
+    return (
+        count >= _FEWEST_IDS
+        and bool(np.all(column == np.round(column)))
+        and len(np.unique(column)) == count
+    )

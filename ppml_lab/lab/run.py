@@ -306,12 +306,12 @@ def _print_together(together: Sequence[Mapping[str, Any]]) -> None:
 def _left_out(row: Mapping[str, Any]) -> str:
     """Returns a text: the runs that a row of `cost_together` does not count."""
     parts = {
-        "same_release": "that repeat one of these or its first rounds",
-        "elsewhere": "on some of the same examples that promise epsilon to other units",
-        "unprotected": "on some of the same examples that promise nothing",
+        "same_release": "runs that repeat one of these or its first rounds",
+        "elsewhere": "runs on some of the same examples, for other units",
+        "unprotected": "runs on some of the same examples, without a promise",
     }
     said = [f"{row[name]} {text}" for name, text in parts.items() if row[name]]
-    return f"; not counted: runs {' and '.join(said)}" if said else ""
+    return f"; not counted: {' and '.join(said)}" if said else ""
 
 
 def _show(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 import sys
 import types
 from typing import Any
@@ -386,3 +387,23 @@ def test_ranges_need_no_rows(table):
 def test_ranges_that_are_none(table, ranges, said):
     with pytest.raises(ValueError, match=said):
         table(ranges=ranges, columns=("age", "height", "work"), one_hot=("work",))
+
+
+def test_a_number_that_says_whose_the_row_is_may_not_be_a_feature(table):
+    rows = "id,age,y\n" + "".join(f"{100 + n},{n % 50},{n % 2}\n" for n in range(60))
+    found = table(rows, "v.csv", "y", columns=(), test_share=0.2)
+    assert any("id: another whole number in every row" in n for n in found.notes)
+    named = table(rows, "v.csv", "y", columns=(), user="id", test_share=0.2)
+    assert not any("another whole number" in note for note in named.notes)
+
+
+def test_no_share_for_testing_leaves_all_rows_to_train(table):
+    found = table(VISITS, "v.csv", "y", columns=("age",), user="who", test_share=0.0)
+    assert len(found.train["y"]) == 60
+    assert len(found.test["y"]) == len(found.test_users) == 0
+
+
+@pytest.mark.parametrize("sign", [";", "|"])
+def test_another_sign_between_cells_is_named(table, sign):
+    with pytest.raises(ValueError, match=re.escape(f"give delimiter={sign!r}")):
+        table(TABLE.replace(",", sign).replace('"', ""))

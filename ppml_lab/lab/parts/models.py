@@ -49,8 +49,9 @@ def num_classes(facts: Facts) -> int:
     """
     if facts.num_classes is None:
         raise ValueError(
-            "model has one score per class, but the data have no num_classes; give the "
-            "data part a num_classes, or use a model part of your own"
+            "model has one score per class, but the data have no num_classes; where "
+            "the target is a number, give model=parts.Regression() and "
+            "metrics=(parts.R2(),), else give the data part a num_classes"
         )
     return facts.num_classes
 

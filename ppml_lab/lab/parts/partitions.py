@@ -136,4 +136,10 @@ class Natural:
 
     def deal(self, train: Any, users: Any) -> np.ndarray:
         """See `data.partition.natural`."""
+        if users is None:
+            raise ValueError(
+                "partition Natural deals rows to the data's own users, but these data "
+                "have none; name them (TableFile has a field user), or deal rows "
+                "otherwise, such as by partition=parts.Iid(20)"
+            )
         return data.partition.natural(users)

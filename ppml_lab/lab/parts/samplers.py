@@ -34,17 +34,25 @@ class Everyone:
 
 @part
 class Poisson:
-    """Poisson sampling: each member is drawn by a coin of its own."""
+    """Poisson sampling: each member is drawn by a coin of its own, so that
+    `expected_cohort` members (a number, not a share) are expected.
+    """
 
     expected_cohort: float = 10.0
-    """Expected number of participants per round."""
+    """Expected number of participants per round, at least 1."""
 
     def build(self, population: int, mesh: Mesh | None = None) -> base.ClientSampler:
         """See `federated.poisson`."""
-        if not 0 < self.expected_cohort <= population:
+        if not 1 <= self.expected_cohort <= population:
+            share = self.expected_cohort * population
+            cure = (
+                f"; for that share of the population, give {share:g}"
+                if 0 < self.expected_cohort < 1
+                else ""
+            )
             raise ValueError(
-                f"expected_cohort {self.expected_cohort:g} must be above 0 and at most "
-                f"the population {population}"
+                f"expected_cohort {self.expected_cohort:g} must be a number of members "
+                f"from 1 to the population {population}{cure}"
             )
         return federated.poisson(population, self.expected_cohort / population, mesh)
 
