@@ -126,7 +126,7 @@ def test_metrics_reach_tensorboard(tmp_path: Path) -> None:
 
 
 def test_the_commands_at_the_prompt_run(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = re.findall(r"^\.venv/bin/python -m ppml_lab (.*)$", DP, re.MULTILINE)
+    commands = re.findall(r"^python -m ppml_lab (.*)$", DP, re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
         assert main(command.split()) == 0
@@ -136,7 +136,7 @@ def test_the_commands_at_the_prompt_run(capsys: pytest.CaptureFixture[str]) -> N
 def test_every_command_is_listed() -> None:
     section = LAB.partition("The commands of")[2].split("\n\n")[1]
     listed = re.findall(r"^- `(\w+)", section, re.MULTILINE)
-    shown = re.findall(r"^\.venv/bin/python -m ppml_lab (\w+)", DP, re.MULTILINE)
+    shown = re.findall(r"^python -m ppml_lab (\w+)", DP, re.MULTILINE)
     assert sorted(COMMANDS) == sorted([*listed, *shown])
 
 

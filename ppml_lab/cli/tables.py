@@ -29,7 +29,7 @@ def find(name: str) -> Path:
     for path in candidates:
         if _is_file(path):
             return path
-    if (Path(name) / "runs").is_dir():
+    if _is_folder(Path(name) / "runs"):
         raise ValueError(
             f"{name} holds runs of a sweep and no table.csv; in Python, `runs.table()` "
             "of what run_sweep returned is its table, and lab.run_experiment writes one"
@@ -43,6 +43,13 @@ def find(name: str) -> Path:
     known = [str(path.parent.relative_to(RESULTS)) for path in tables]
     checks.known("results table", name, known)
     raise ValueError(f"no table {candidates[1]}")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for a file system
+        return False
 
 
 def _is_file(path: Path) -> bool:
