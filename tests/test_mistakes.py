@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from ppml_lab import data, federated, models
+from ppml_lab import data, federated, lab, models
+from ppml_lab.lab import parts
 
 DIGITS = data.load("digits")
 X, Y = DIGITS.train["x"], DIGITS.train["y"]
@@ -111,6 +112,20 @@ FEW = models.flax_classification(models.logistic(5), (8, 8, 1))
         (
             lambda: run(task=wrong(loss=lambda p, e: TASK.loss(KEY, p, e))),
             r"task.loss raised TypeError: .*\(key, params, examples\)",
+        ),
+        (
+            lambda: run(x=X.reshape(-1, 64)[:, :60]),
+            r"rows of shape \(60,\), but .* input_shape \(8, 8, 1\)",
+        ),
+        (lambda: run(test={"x": X[:9, :7], "y": Y[:9]}), r"rows of shape \(7, 8, 1\)"),
+        (
+            lambda: parts.Poisson(0.5).build(200),
+            "expected_cohort 0.5 .* for that share of the population, give 100",
+        ),
+        (lambda: parts.Natural().deal({"x": X}, None), "TableFile has a field user"),
+        (
+            lambda: lab.points(lab.seeds(1), parts.Federated(data=parts.Diabetes())),
+            r"target is a number, give model=parts.Regression\(\)",
         ),
         (lambda: run(test=(DIGITS.test["x"], DIGITS.test["y"])), 'dict of "x"'),
         (lambda: run(task=models.two_nn(10)), "task must be a Task, got MLP"),

@@ -4,9 +4,11 @@ from flax modules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -117,7 +119,8 @@ def of_flax(
         return module.init(key, jnp.zeros((1, *example.shape), example.dtype))
 
     def apply(params: PyTree, x: Array) -> Any:
-        return module.apply(params, x)
+        with _of_shape(x, example):
+            return module.apply(params, x)
 
     if training is None and getattr(module, "training", None) is False:
         training = module.clone(training=True)
@@ -126,13 +129,32 @@ def of_flax(
 
     def train(params: PyTree, x: Array) -> Any:
         others = [name for name in params if name != "params"]
-        outputs, written = training.apply(params, x, mutable=others)
+        with _of_shape(x, example):
+            outputs, written = training.apply(params, x, mutable=others)
         return outputs, jax.tree_util.tree_map_with_path(
             lambda path, leaf: leaf if _is_set(path, leaf) else None,
             {**params, **written},
         )
 
     return Model(init, apply, roles or _by_collection("kept"), train)
+
+
+@contextlib.contextmanager
+def _of_shape(x: Array, example: jax.ShapeDtypeStruct) -> Iterator[None]:
+    """Says of an error inside if rows have another shape than the model was built for,
+    which some modules take.
+    """
+    try:
+        yield
+    except flax.errors.FlaxError as error:
+        own = tuple(jnp.shape(x)[1:])
+        if own == example.shape:
+            raise
+        raise ValueError(
+            f'examples "x" have rows of shape {own}, but the model was built for '
+            f"input_shape {example.shape}, and cannot take them; give the input_shape "
+            "of the rows, or mend the rows (the test rows too)"
+        ) from error
 
 
 def floats(input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
