@@ -47,7 +47,7 @@ class Csv:
     """The character between the cells of a CSV file."""
 
     is_public = False
-    """Whether anybody may know the rows."""
+    """True if anybody may know the rows."""
 
     @property
     def title(self) -> str:

@@ -22,7 +22,7 @@ class Rows(NamedTuple):
     names: tuple[str, ...]
     """Names of the silos, which are public."""
     person: np.ndarray
-    """Whose each row is, `[n]`."""
+    """The person of each row, `[n]`."""
 
     @property
     def has_visits(self) -> bool:
@@ -50,7 +50,7 @@ class Source(Protocol):
 
     @property
     def is_public(self) -> bool:
-        """Whether anybody may know the rows, so that tables may hold their digest."""
+        """True if anybody may know the rows, so that tables may hold their digest."""
         ...
 
     def rows(self) -> Rows:
@@ -65,7 +65,7 @@ class Heart:
     title = "HeartDisease, public ranges"
     """The name in results tables."""
     is_public = True
-    """Whether anybody may know the rows."""
+    """True if anybody may know the rows."""
 
     def rows(self) -> Rows:
         """Reads the files on disk, or downloads them."""
@@ -83,7 +83,7 @@ class Workclass:
     title = "Adult by workclass (synthetic silos), public ranges"
     """The name in results tables."""
     is_public = True
-    """Whether anybody may know the rows."""
+    """True if anybody may know the rows."""
 
     def rows(self) -> Rows:
         """Reads the files on disk, or downloads them."""

@@ -31,8 +31,8 @@ def find(name: str) -> Path:
             return path
     if _is_folder(Path(name) / "runs"):
         raise ValueError(
-            f"{name} holds runs of a sweep and no table.csv; in Python, `runs.table()` "
-            "of what run_sweep returned is its table, and lab.run_experiment writes one"
+            f"{name} holds runs of a sweep and no table.csv; in Python, `runs.save()` "
+            "of what run_sweep returned writes it"
         )
     tables = sorted(RESULTS.rglob("table.csv"))
     if not tables:

@@ -343,7 +343,7 @@ def _inputs(
 
 
 def _is_like_an_id(column: np.ndarray) -> bool:
-    """Whether a column has another whole number in each of 30 or more rows."""
+    """Says if a column has another whole number in each of 30 or more rows."""
     count = len(column)
     return (
         count >= _FEWEST_IDS

@@ -8,8 +8,9 @@ from ppml_lab.lab.disk.records import DamagedError
 from ppml_lab.lab.engine import MadeElsewhereError, run_sweep
 from ppml_lab.lab.loading import LabData, facts_of, load_data
 from ppml_lab.lab.memory import TooLargeError
+from ppml_lab.lab.outcomes import Outcomes
 from ppml_lab.lab.program import seconds_in_turns
-from ppml_lab.lab.results import Outcome, Outcomes, Point, Result
+from ppml_lab.lab.results import Outcome, Point, Result
 from ppml_lab.lab.run import run_benchmark, run_experiment
 from ppml_lab.lab.setup import Facts, Layout, Schedule, Setup
 from ppml_lab.lab.stopping import StoppedError

@@ -29,6 +29,7 @@ from ppml_lab.lab.disk import checkpoints, kept
 from ppml_lab.lab.disk.provenance import check_room, made_by
 from ppml_lab.lab.disk.records import DamagedError
 from ppml_lab.lab.loading import facts_of, load_data
+from ppml_lab.lab.outcomes import Outcomes
 from ppml_lab.lab.processes import Claims, open_claims
 from ppml_lab.lab.program import Group
 from ppml_lab.lab.progress import Report, Restored, line_of, progress_line
@@ -39,7 +40,7 @@ from ppml_lab.lab.queue import (
     next_slice,
     usable,
 )
-from ppml_lab.lab.results import Outcomes, Point, Run, check_same_data, run_of
+from ppml_lab.lab.results import Point, Run, check_same_data, run_of
 from ppml_lab.lab.setup import lab_mesh, num_rows
 from ppml_lab.lab.swept import check_swept
 from ppml_lab.lab.tree.identity import digest

@@ -282,20 +282,6 @@ class Outcome(NamedTuple):
         return [tuple(map(line.get, asked)) for line in lines if {*asked} <= {*line}]
 
 
-class Outcomes(list[Outcome]):
-    """The outcomes of a sweep, in the order of its points."""
-
-    def table(self, *columns: str) -> tables.Table:
-        """The rows of all runs, see `Outcome.row`: for a notebook, or `plots.plot`."""
-        return tables.Table(outcome.row(*columns) for outcome in self)
-
-    def __repr__(self) -> str:
-        return repr(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
-
 class Result(NamedTuple):
     """A finished run: its point, its privacy guarantee, and its outcome."""
 

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import pytest
 
-from ppml_lab import base, data, lab
+from ppml_lab import base, data, lab, tables
+from ppml_lab.__main__ import main
 from ppml_lab.dp import accounting
 from ppml_lab.lab import advance, parts, program
 from ppml_lab.lab.disk import records
@@ -395,3 +396,25 @@ def test_programs_go_with_their_group(
     assert len(alive) == 3
     # The program by which the last runs began is remembered.
     assert alive[2] <= alive[1] + 1
+
+
+def test_a_sweep_is_saved_for_the_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private = replace(TINY, mechanism=parts.Gaussian(1.0, 2.0))
+    points = lab.points(lab.seeds(2), private, delta=1e-3)
+    runs = lab.run_sweep(points, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "mine"]) == 2
+    assert "runs.save()" in capsys.readouterr().err
+    assert runs.save() == tmp_path / "mine" / "table.csv"
+    table = tables.read(runs.save("other.csv"))
+    assert [row["seed"] for row in table] == [0, 1]
+    assert {row["privacy_unit"] for row in table} == {"client"}
+    assert {row["delta"] for row in table} == {1e-3}
+    assert all(row["epsilon_public"] > 0 for row in table)
+    for command in ("show", "explore"):
+        assert main([command, "mine", "--json"]) == 0, command
+    assert capsys.readouterr().out.count("accuracy")
+    with pytest.raises(ValueError, match="no runs to save"):
+        lab.Outcomes().save()
