@@ -52,7 +52,7 @@ class NoDefault:
         (ADAPTIVE, "dropout_prob", 2.0, "dropout_prob must lie in [0, 1)"),
         # Of two numbers that do not go together, the one that is swept.
         (ADAPTIVE, "mechanism.clip_learning_rate", 1e9, "noise_multiplier 0.3 "),
-        (SETUP, "sampler.expected_cohort", 21.0, "at most the population 20"),
+        (SETUP, "sampler.expected_cohort", 21.0, "from 1 to the population 20"),
         (SETUP, "trainer.batch_size", 0, "batch_size must be"),
         (SETUP, "trainer.optimizer.learning_rate", -0.1, "finite and not negative"),
         (SETUP, "server.learning_rate", INF, "finite and not negative"),
