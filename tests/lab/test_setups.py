@@ -42,7 +42,7 @@ def built(setup: Any) -> base.FederatedAlgorithm:
         ({"mechanism": parts.Gaussian(INF, 1)}, "finite clip_norm"),
         ({"mechanism": parts.AdaptiveGaussian(target_quantile=2)}, "target_quantile"),
         ({"sampler": parts.Poisson(21)}, r"expected_cohort 21 .* population 20"),
-        ({"sampler": parts.Poisson(0)}, "expected_cohort 0 must be a number of members"),
+        ({"sampler": parts.Poisson(0)}, "expected_cohort 0 must be a number"),
         ({"sampler": parts.FixedSize(21)}, "cohort_size 21 is larger .* population 20"),
         ({"sampler": parts.FixedSize(5, 0.33)}, "share 0.33 of cohort_size 5 is 1.65"),
         ({"sampler": parts.FixedSize(5, 1.5)}, r"share must lie in .* got 1.5"),
