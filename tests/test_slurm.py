@@ -288,7 +288,7 @@ def test_the_array_of_the_page_stops_goes_on_and_is_merged(scratch: Path) -> Non
     assert "shard 1/4 has nothing to do: there are 3 runs" in logs[0]
     # The others stopped on the way, and went on.
     for log in logs[1:]:
-        assert "stopped after a chunk (its time is over)" in log, log
+        assert "stopped after a chunk (time limit reached)" in log, log
     assert "wrote" in (scratch / "merge.log").read_text()
     assert rows(scratch / "results") == alone(*TWO_CHUNKS)
     # Compiled once, for all tasks.
