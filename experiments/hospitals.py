@@ -33,7 +33,7 @@ splits are other draws of the same people. Intervals are of means over re-splits
 corrected for the rows that re-splits share (`silos.office.interval`), and differences
 are paired by split. `paper` (heart disease, 20 re-splits) takes about 8 minutes on 2
 cores, `paper_adult` (synthetic silos by workclass, 5 re-splits) as long; `smoke` (2
-re-splits) half a minute.
+re-splits) about a minute.
 
     python -m experiments.hospitals smoke
     python -m experiments.hospitals paper

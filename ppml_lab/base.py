@@ -133,7 +133,7 @@ class ClientTrainer(NamedTuple):
     contributions: Any = None
     """The `federated.Contributions` that updates sum; None: updates are their own."""
     still_leaves: Callable[[], tuple[str, ...]] = tuple
-    """`()`: trainable leaves that its optimizer never moves, as noise on them would."""
+    """`()`: leaves that stay where its optimizer moves others; noise moves them too."""
     num_sent: int | None = None
     """The most coordinates of an update that are not zero; None for any number."""
 
@@ -146,8 +146,8 @@ class Server(NamedTuple):
     send: Callable[[PyTree, PyTree], PyTree]
     """`(params, memory)`: what every participant receives, with the whole model."""
     step: Callable[[PyTree, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
-    """`(params, memory, mean, share)`: the next trainable leaves and memory; `mean` is
-    over a `share` in (0, 1] of the population, and `share * mean` over all of it."""
+    """`(params, memory, mean, share)`: the next trainable leaves and memory. The mean
+    is over a `share` in (0, 1] of the population: `share * mean` is over all of it."""
     weighting: str | None
     """The only weighting under which `step` is right; None if any is."""
 
@@ -233,7 +233,7 @@ class PrivacyMechanism(NamedTuple):
     """`(state)`: scalars for a round's info, computed from what was released."""
     event: Callable[..., PrivacyEvent]
     """`(sampler, num_releases, sums=None)`: the cost of a run's first `num_releases`,
-    on the host; `sums` is for clients' noise. Raises for cohorts it does not cover."""
+    of cohorts by `sampler`; on the host. Raises for tracers and uncovered cohorts."""
     privacy_unit: str | None
     """Unit whose contribution is bounded, "client" or "example"; None: no promise."""
     trust: str | None
@@ -252,7 +252,7 @@ class SecureAggregator(NamedTuple):
 
     begin: Callable[[Key, Bool[Array, " cohort"], Bool[Array, " cohort"], Any], PyTree]
     """`(key, invited, reporting, max_abs)`: the session that participants set up before
-    a round, by place in it; `max_abs` is a `message_bound`. Raises as `check` does."""
+    a round, by place; only simulations know `reporting`; `max_abs`: `message_bound`."""
     encode: Callable[[Key, PyTree, Int[Array, ""], PyTree], PyTree]
     """`(key, session, place, update)`: a client's message; `key` is its own."""
     empty: Callable[[PyTree], PyTree]

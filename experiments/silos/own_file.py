@@ -12,8 +12,8 @@ import numpy as np
 
 from experiments.silos import sources
 from ppml_lab import checks, data, lab
-from ppml_lab.data import cells, files, own_table, tabular
-from ppml_lab.lab.parts.table_file import ranges_of
+from ppml_lab.data import cells, own_table, tabular
+from ppml_lab.lab.parts.table_file import content_of, ranges_of
 
 
 @lab.part
@@ -59,13 +59,7 @@ class Csv:
         return self._read()[0]
 
     def _read(self) -> tuple[sources.Rows, str]:
-        path = Path(self.path).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"data.path {self.path!r} is not an existing file, seen from "
-                f"{Path.cwd()}; give the path of your table"
-            )
-        return _read(self, files.sha256(path))
+        return _read(self, content_of("data.path", self.path))
 
 
 @functools.lru_cache(maxsize=1)
@@ -133,7 +127,6 @@ _WORDS = {
     "data.missing_words, leave it out of data.columns,",
     "name it as user or person, or leave it out of columns": "name it in data.user, or "
     "leave it out of data.columns",
-    "give delimiter=": "give --data.delimiter ",
 }
 """What messages of `data.read_table` advise, and what does the same here."""
 

@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     @property
     def digest(self) -> str:
         """Identifies the rows, as a text."""
-        return trees.digest({"x": self.x, "y": self.y, "silo": self.silo})[:16]
+        return trees.digest({"x": self.x, "y": self.y, "silo": self.silo})
 
 
 class Source(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -39,11 +38,29 @@ class Split:
         )
 
     def is_train(self) -> np.ndarray:
-        """Returns True for the train rows, `[n]`."""
-        return _is_train(self.source, self.source.rows().digest, *self._draw())
+        """Returns True for the train rows, `[n]`: people are drawn, and rows go with
+        their person.
 
-    def _draw(self) -> tuple[int, float]:
-        return self.number, self.train_share
+        Raises:
+          ValueError: If nobody is left to test on.
+        """
+        rows, rng = self.source.rows(), np.random.default_rng([self.number, *b"split"])
+        people, first, own = np.unique(
+            rows.person, return_index=True, return_inverse=True
+        )
+        strata = 2 * rows.silo[first] + rows.y[first]
+        is_train = np.zeros(len(people), bool)
+        for stratum in np.unique(strata):
+            those = rng.permutation(np.flatnonzero(strata == stratum))
+            # A stratum of one person is trained on.
+            is_train[those[: max(1, round(self.train_share * len(those)))]] = True
+        if is_train.all():
+            raise ValueError(
+                f"train_share {self.train_share:g} leaves nobody to test on, as every "
+                "label of every silo has one or two people; lower train_share, or name "
+                "a silo that has more people"
+            )
+        return is_train[own]
 
 
 @lab.part
@@ -69,27 +86,6 @@ class InPlace(Split):
         rows, is_train = self.source.rows(), self.is_train()
         clients = data.federate(_leaves(rows), rows.silo, held_out=~is_train)
         return clients, None, _chosen(rows, ~is_train)
-
-
-@functools.lru_cache(maxsize=64)
-def _is_train(source: Source, content: str, number: int, share: float) -> np.ndarray:
-    """True for train rows: people are drawn, and rows go with their person."""
-    del content  # The cache tells tables apart by it.
-    rows, rng = source.rows(), np.random.default_rng([number, *b"split"])
-    people, first, own = np.unique(rows.person, return_index=True, return_inverse=True)
-    strata = 2 * rows.silo[first] + rows.y[first]
-    is_train = np.zeros(len(people), bool)
-    for stratum in np.unique(strata):
-        those = rng.permutation(np.flatnonzero(strata == stratum))
-        # A stratum of one person is trained on.
-        is_train[those[: max(1, round(share * len(those)))]] = True
-    if is_train.all():
-        raise ValueError(
-            f"train_share {share:g} leaves nobody to test on, as every label of every "
-            "silo has one or two people; lower train_share, or name a silo that has "
-            "more people"
-        )
-    return is_train[own]
 
 
 def _leaves(rows: Rows) -> dict[str, np.ndarray]:

@@ -220,7 +220,7 @@ def traced_chunk(group: Group, chunk: Chunk, size: int, width: int) -> Any:
 def forget(group: Group) -> None:
     """Forgets a group's traces, with which jax keeps the programs made of them.
 
-    A process can map only so many programs (on Linux about 200 by default).
+    A process can map only so many programs, and a sweep may have any number.
     """
     for which in [one for one in _TRACED if one[0] == group]:
         del _TRACED[which]

@@ -92,13 +92,21 @@ class TableFile:
         return dataset.train, dataset.train_users, dataset.test
 
     def _read(self) -> data.Dataset:
-        path = Path(self.path).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"TableFile.path {self.path!r} is not an existing file, seen from "
-                f"{Path.cwd()}"
-            )
-        return _read(self, files.sha256(path))
+        return _read(self, content_of("TableFile.path", self.path))
+
+
+def content_of(name: str, path: str) -> str:
+    """Returns the SHA-256 of a file's content.
+
+    Raises:
+      FileNotFoundError: If there is no such file; calls the path by `name`.
+    """
+    found = Path(path).expanduser()
+    if not found.is_file():
+        raise FileNotFoundError(
+            f"{name} {path!r} is not an existing file, seen from {Path.cwd()}"
+        )
+    return files.sha256(found)
 
 
 @functools.lru_cache(maxsize=2)
