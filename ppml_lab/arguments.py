@@ -37,6 +37,7 @@ _MAKERS = {
     "GradientTransformation": "give an optax optimizer, such as optax.sgd(0.1)",
     "Graph": "graphs.complete makes one",
     "Ledger": "ledger.Ledger() makes an empty one",
+    "Module": "give an instance of a flax module, such as models.MLP((64, 10))",
     "Mesh": "federated.client_mesh makes one",
     "People": "data.people counts them",
     "Point": "lab.points makes them",

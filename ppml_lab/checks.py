@@ -89,8 +89,9 @@ def probability(name: str, value: Any, *, allow_one: bool) -> None:
         return
     value = number(name, value)
     if not (0 < value < 1 or (allow_one and value == 1)):
+        cure = "; of a count give its share, count / all" if value > 1 else ""
         raise ValueError(
-            f"{name} must lie in (0, 1{']' if allow_one else ')'}, got {value}"
+            f"{name} must lie in (0, 1{']' if allow_one else ')'}, got {value}{cure}"
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,6 +21,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Prints a results table.
+
+    Columns that have one value in all rows are named below the table, unless `columns`
+    asks for them.
 
     Example: python -m ppml_lab show heterogeneity --columns partition algorithm seed
     best_accuracy --rows 6
@@ -49,10 +53,22 @@ def show(
             raise ValueError("latex and json cannot be combined; choose one")
         print(latex_tables.table(found[:rows], columns))
         return
-    kept = columns or tuple(found[0])
+    alike = () if columns or as_json else _alike(found)
+    kept = columns or [name for name in found[0] if name not in alike]
     shown = [{name: row[name] for name in kept} for row in found[:rows]]
     if as_json:
         print_json(shown)
         return
     print(f"{path}: {len(shown)} of {len(found)} rows")
     print_table(shown)
+    same = [f"{name} {found[0][name]}" for name in alike if found[0][name] is not None]
+    if same:
+        print(f"\nIn all rows: {'; '.join(same)}")
+
+
+def _alike(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the columns that have one value; none of a single row, or if no others
+    remain.
+    """
+    alike = [name for name in rows[0] if len({row[name] for row in rows}) == 1]
+    return alike if len(rows) > 1 and len(alike) < len(rows[0]) else []

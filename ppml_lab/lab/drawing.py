@@ -23,6 +23,10 @@ _INSIDE = 8
 """The largest number of lines whose names fit into the axes."""
 _SHORT = 5
 """The most letters of a number that is written below its place."""
+_WIDEST = 16.0
+"""The largest width of a figure in inches."""
+_LONGEST = 36
+"""The most letters of a category's name at the axis."""
 _ROOM = 0.07
 """Share of the axis that a number of this length takes."""
 
@@ -161,8 +165,10 @@ def figure(lines: Lines, axis: Across, titles: Titles, y_scale: Scale) -> Any:
     # figures stay until they are closed.
     from matplotlib import figure
 
-    size = (6.4 if len(lines) <= _INSIDE else 8.4, 4.4)
-    made = figure.Figure(figsize=size, layout="constrained")
+    width = 6.4 if len(lines) <= _INSIDE else 8.4
+    if axis.scale == "category":
+        width = min(max(width, 0.2 * len(axis.ticks)), _WIDEST)
+    made = figure.Figure(figsize=(width, 4.4), layout="constrained")
     axes = made.subplots()
     for number, (name, places) in enumerate(lines.items()):
         # Intervals of lines with categories stand side by side.
@@ -225,8 +231,7 @@ def _set_across(axes: Any, axis: Across) -> None:
     places, names = [*map(axis.at, axis.ticks)], [literal(word(t)) for t in axis.ticks]
     if axis.scale == "category":
         axes.set_xlim(-0.6, len(places) - 0.4)
-        if sum(map(len, names)) > 60:
-            axes.tick_params(axis="x", rotation=30)
+        names = [*map(_cut, names)]
     elif axis.scale == "symlog":
         axes.set_xscale("symlog", linthresh=axis.linear_within)
     else:
@@ -236,6 +241,17 @@ def _set_across(axes: Any, axis: Across) -> None:
         places, names = [*places, axis.at(math.inf)], [*names, "∞"]
     axes.set_xticks(places, names)
     axes.set_xticks([], minor=True)
+    if axis.scale == "category" and sum(map(len, names)) > 60:
+        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        turned["fontsize"] = 8
+        if len(names) > 12:
+            turned = {"rotation": 90, "fontsize": 6}
+        axes.set_xticks(places, names, **turned)
+
+
+def _cut(name: str) -> str:
+    """Returns a category's name; of a long one both ends, as either may tell it."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-15:]}"
 
 
 def _set_upwards(axes: Any, name: str, means: Sequence[float], scale: Scale) -> None:

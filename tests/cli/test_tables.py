@@ -90,6 +90,17 @@ def test_show_a_committed_table(capsys):
     assert "scaffold" not in text
 
 
+def test_show_names_once_what_all_rows_have(capsys):
+    assert main(["show", "heterogeneity", "--rows", "2"]) == 0
+    table, _, alike = capsys.readouterr().out.partition("In all rows: ")
+    assert "experiment heterogeneity;" in alike
+    assert "data_digest" not in table.splitlines()[1]
+    assert main(["show", "heterogeneity", "--columns", "experiment", "seed"]) == 0
+    shown = capsys.readouterr().out
+    assert "In all rows" not in shown
+    assert shown.splitlines()[1].split() == ["experiment", "seed"]
+
+
 def test_show_refuses(capsys, tmp_path):
     assert "did you mean 'dp_sgd'" in refused(capsys, "show", "dp_sdg")
     assert "table must be a name or a path" in refused(capsys, "show", "")

@@ -107,6 +107,12 @@ def test_what_a_field_cannot_hold_is_refused_by_class_and_name(
         (parts.Mean, {"weighting": "unifrm"}, r"Mean\.weighting must be one of 'unifo"),
         (parts.Federated, {"mechanism": parts.NoPrivacy}, r"write NoPrivacy\(\.\.\.\)"),
         (parts.Gaussian, {"clip_norm": "1"}, r"Gaussian\.clip_norm must be a number, "),
+        (parts.FedAvg, {"optimizer": 0.1}, r"got 0.1 \(float\); give a part, .* Sgd"),
+        (
+            parts.TableFile,
+            {"path": "a.csv", "target": "y", "one_hot": "sex"},
+            r"TableFile\.one_hot must be tuple, .*; write \('sex',\)",
+        ),
         (lab.Schedule, {"stop_at": "1"}, r"Schedule\.stop_at must be float or None"),
     ],
 )

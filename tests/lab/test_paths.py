@@ -67,6 +67,7 @@ def test_a_value_at_a_path_changes_nothing_else() -> None:
     [
         ("trainr.mu", 1, r"no field 'trainr.mu'.*did you mean 'trainer.mu'\?"),
         ("trainer.my", 1, r"no field 'trainer.my': trainer is FedProx.*'trainer.mu'"),
+        ("server.mu", 1, r"server is Sgd, which has learning_rate.* set 'server' to a"),
         ("trainer.batch_size.x", 1, r"no field 'trainer.batch_size.x'"),
         ("trainer.optimizer.learning_rte", 1, "'trainer.optimizer.learning_rate'"),
         ("metrics.2.threshold", 1, r"no field 'metrics.2.threshold'"),

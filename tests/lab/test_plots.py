@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,20 @@ def test_categories_stand_side_by_side() -> None:
         row["partition"] = value
         row["seed"] = len(row) * id(row)
     assert len(plot(kinds, "partition", "loss", "method").lines["a",]) == 2
+
+
+@pytest.mark.parametrize("count", [8, 40])
+def test_long_names_at_the_axis_do_not_touch(count: int) -> None:
+    name = "federated averaging with central noise and a secure sum, number"
+    rows = [{"pattern": f"{name} {i}", "seed": 0, "loss": i} for i in range(count)]
+    found = plot(rows, "pattern", "loss")
+    found.figure.draw_without_rendering()
+    labels = found.figure.axes[0].get_xticklabels()
+    assert len({label.get_text() for label in labels}) == count
+    if labels[0].get_rotation() == 90:
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(boxes))
+    assert labels[0].get_window_extent().x0 >= 0
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,10 @@ def _mentions_traced(kind: Any) -> bool:
     return _is_marked(kind, _TRACED) or any(map(_mentions_traced, inner))
 
 
-def taken(where: str, kind: Any, value: Any) -> tuple[Any, bool]:
-    """Returns a field's value as the part keeps it, and whether it is a child."""
+def taken(where: str, kind: Any, value: Any, default: Any = None) -> tuple[Any, bool]:
+    """Returns a field's value as the part keeps it, and whether it is a child; errors
+    offer the field's default as an example.
+    """
     if is_part_class(value):
         raise TypeError(
             f"{where} must be a part, got its class; write {value.__name__}(...)"
@@ -140,7 +142,7 @@ def taken(where: str, kind: Any, value: Any) -> tuple[Any, bool]:
         return value, True
     if may_be_number(kind):
         return _number(where, kind, value), True
-    return _structure(where, kind, value), False
+    return _structure(where, kind, value, default), False
 
 
 def _may_be_part(kind: Any, value: Any) -> bool:
@@ -215,7 +217,7 @@ def _float(where: str, value: Any) -> float:
     return number
 
 
-def _structure(where: str, kind: Any, value: Any) -> Any:
+def _structure(where: str, kind: Any, value: Any, default: Any = None) -> Any:
     """Returns a structural value converted to its annotated type; checks its hash."""
     choices = members(kind)
     if value is None and type(None) in choices:
@@ -245,8 +247,12 @@ def _structure(where: str, kind: Any, value: Any) -> Any:
     # A protocol may be that of a function.
     is_function = callable(value) and any("__call__" in dir(o) for o in others)
     if not is_function and all(_is_protocol(o) or is_part_class(o) for o in others):
+        cure = f"; give a part, such as {default!r}" if is_part(default) else ""
+        if tuples and isinstance(value, str | list):
+            cure = f"; write {tuple(value) if isinstance(value, list) else (value,)}"
         raise TypeError(
             f"{where} must be {_words(kind)}, got {value!r} ({type(value).__name__})"
+            + cure
         )
     try:
         hash(value)

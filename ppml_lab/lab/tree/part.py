@@ -199,7 +199,8 @@ def _check(self: Any) -> None:
         )
     children = []
     for name, kind in cls.__part__.items():
-        value, is_child = taken(f"{cls.__name__}.{name}", kind, getattr(self, name))
+        where, default = f"{cls.__name__}.{name}", getattr(cls, name, None)
+        value, is_child = taken(where, kind, getattr(self, name), default)
         children += [name] * is_child
         object.__setattr__(self, name, value)
     self.__dict__["__children__"] = tuple(children)
