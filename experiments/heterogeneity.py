@@ -118,20 +118,22 @@ PAGE = {
     },
     "tables": [
         {
-            "by": ["partition"],
+            "by": ["dataset", "partition"],
             "across": "algorithm",
             "of": ["best_accuracy"],
             "percent": ["best_accuracy"],
         },
         {
-            "by": ["partition", "algorithm"],
+            "by": ["dataset", "partition", "algorithm"],
             "of": [
+                "best_accuracy",
                 "final_accuracy",
                 "client_accuracy",
                 "client_accuracy_worst_decile",
                 "niid_bench_percent",
             ],
             "percent": [
+                "best_accuracy",
                 "final_accuracy",
                 "client_accuracy",
                 "client_accuracy_worst_decile",

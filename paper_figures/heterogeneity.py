@@ -14,7 +14,7 @@ from paper_figures import common
 
 PANELS = {
     "best_accuracy": "best test accuracy, %",
-    "client_accuracy_worst_decile": "accuracy of the worst tenth of clients, %",
+    "client_accuracy_worst_decile": "worst tenth of clients, %",
 }
 BENCH = {"ls": "", "marker": "D", "color": "0.2", "mfc": "none"}
 
@@ -33,17 +33,34 @@ def draw_panel(axis: plt.Axes, rows: common.Rows, name: str) -> None:
                 axis.plot(x, common.column(runs, "niid_bench_percent")[0], **BENCH)
         axis.plot([], [], marker, color=color, label=algorithm)
     axis.set_xticks(range(len(partitions)), partitions)
-    axis.set_ylabel(PANELS[name])
+    axis.set_xlim(-0.6, len(partitions) - 0.4)
+    axis.set_title(rows[0]["dataset"], fontsize=9)
     axis.grid(axis="y", alpha=0.25)
 
 
 def draw(rows: common.Rows) -> Figure:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for axis, name in zip(axes, PANELS, strict=True):
-        draw_panel(axis, rows, name)
+    of_data = [common.where(rows, dataset=d) for d in common.distinct(rows, "dataset")]
+    widths = [1.2 * len(common.distinct(own, "partition")) + 0.4 for own in of_data]
+    figure, axes = plt.subplots(
+        len(PANELS),
+        len(of_data),
+        figsize=(1.5 + sum(widths), 5.6),
+        width_ratios=widths,
+        layout="constrained",
+        squeeze=False,
+    )
+    for across, (name, title) in zip(axes, PANELS.items(), strict=True):
+        across[0].set_ylabel(title)
+        for axis, own in zip(across, of_data, strict=True):
+            draw_panel(axis, own, name)
+    names = axes[0][0].get_legend_handles_labels()
     if any(row["niid_bench_percent"] for row in rows):
-        axes[0].plot([], [], **BENCH, label="NIID-Bench, 50 rounds of 10 epochs")
-    axes[0].legend(fontsize=8)
+        mark = axes[0][0].plot([], [], **BENCH)
+        names = (
+            [*names[0], *mark],
+            [*names[1], "NIID-Bench, 50 rounds of 10 epochs"],
+        )
+    figure.legend(*names, loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
 

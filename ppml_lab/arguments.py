@@ -115,8 +115,7 @@ def _taken(kinds: dict[str, _Kind], name: str, value: Any) -> Any:
         return value
     if kind.fits(value):
         return kind.plain(value)
-    text = " ".join(repr(value).split())
-    text = text if len(text) < 80 else f"{text[:77]}..."
+    text = checks.cut(" ".join(repr(value).split()))
     maker = f"; {kind.maker}" if kind.maker else ""
     raise ValueError(f"{name} must be {kind.words}, got {text}{maker}")
 

@@ -139,6 +139,11 @@ def entries(name: str, value: Any, count: int, of: str) -> None:
         )
 
 
+def cut(text: str, most: int = 80) -> str:
+    """A text of at most `most` letters for an error."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def integer_labels(name: str, labels: Any, num_classes: int | None = None) -> None:
     """Raises ValueError unless the array `labels` has integers along one axis, `[n]`;
     says how to make them so. Values are not looked at, so it may be traced.

@@ -188,8 +188,7 @@ def _shown(value: Any) -> str:
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     if dtype is not None and shape is not None:
         return f"{dtype}{list(shape)}"
-    shown = repr(value)
-    return shown if len(shown) < 80 else f"{shown[:77]}..."
+    return checks.cut(repr(value))
 
 
 _GUARDS: dict[str, Guard] = {

@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from ppml_lab import arguments
+from ppml_lab import arguments, checks
 from ppml_lab.lab.disk import records
 
 FORMAT = 3
@@ -308,4 +308,7 @@ def _differences(there: Any, here: Any, name: str = "") -> list[str]:
             if key in here
         ]
         return [line for part in parts for line in part]
-    return [] if there == here else [f"{name}: {there} there, {here} here"]
+    if there == here:
+        return []
+    shown = [checks.cut(str(one), 60) for one in (there, here)]
+    return [f"{name}: {shown[0]} there, {shown[1]} here"]
