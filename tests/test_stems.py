@@ -80,8 +80,6 @@ LONG = (
     *("next_character", "hospitals"),
 )
 """What their smoke runs run is tested elsewhere."""
-TO_RUN = ("next_character",)
-"""Their pages say that no table is committed yet."""
 
 
 def marks(stem: str) -> list[pytest.MarkDecorator]:
@@ -110,7 +108,7 @@ def test_every_experiment_is_listed_here(monkeypatch: pytest.MonkeyPatch) -> Non
     assert experiments.find() == FOUND
 
 
-@pytest.mark.parametrize("stem", [stem for stem in STEMS if stem not in TO_RUN])
+@pytest.mark.parametrize("stem", STEMS)
 def test_results_and_figure_are_committed(stem: str) -> None:
     folder = ROOT / "results" / stem
     tables = [folder / "table.csv", *folder.glob("*/table.csv")]
