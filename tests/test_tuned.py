@@ -9,6 +9,8 @@ import pytest
 from experiments import privacy_utility
 from experiments.tuned import patterns, search
 from ppml_lab import lab
+from ppml_lab.dp import events, selection
+from ppml_lab.lab import building
 
 STUDY = patterns.Study()
 SMALL = search.Search(num_settings=3, num_seeds=2)
@@ -77,8 +79,19 @@ def test_the_outer_tenths_of_a_range_are_its_edges():
 def test_choosing_is_priced_above_one_run(points):
     private = next(p for p in points if patterns.is_private(p.setup))
     plain = next(p for p in points if not patterns.is_private(p.setup))
-    assert search.price(plain, 16) == 0
-    assert 1 < search.price(private, 2) < search.price(private, 16) < 10
+
+    def price(settings, seeds=1):
+        return search.price(
+            private, search.Search(num_settings=settings, num_seeds=seeds)
+        )
+
+    assert search.price(plain, search.Search()) == 0
+    assert 1 < price(2) < price(16) < 10
+    # A setting is judged by all its seeds: it costs as much as they do together.
+    run = building.events_of(private.setup)(private.setup.schedule.num_rounds)
+    twice = run._replace(event=events.compose(run.event, 2))
+    law = selection.poisson(16)
+    assert price(16, 2) == selection.epsilon(twice, private.delta, law) > price(16)
 
 
 @pytest.fixture

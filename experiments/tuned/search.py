@@ -2,7 +2,9 @@
 
 Each pattern has the same number of settings, drawn log-uniformly from its box. They run
 on the search's own seeds for a third of the rounds, at epsilon 1 (infinity without
-privacy), and are judged by validation rows that no reported number uses.
+privacy), and are judged by validation rows, which the search does not train on.
+Reported runs train on them too, and are judged by test rows, which the search never
+sees.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 
 from experiments.tuned import patterns
 from ppml_lab import lab
-from ppml_lab.dp import selection
+from ppml_lab.dp import events, selection
 from ppml_lab.lab import building
 from ppml_lab.lab.columns import title_of
 
@@ -98,7 +100,7 @@ def table(search: Search, results: Sequence[lab.Result]) -> list[dict[str, Any]]
     ]
     boxes, best = search.study.boxes(), ranked(rows)
     firsts = {run.point.labels["pattern"]: run.point for run in reversed(results)}
-    prices = {name: price(one, search.num_settings) for name, one in firsts.items()}
+    prices = {name: price(one, search) for name, one in firsts.items()}
     for row in rows:
         chosen = row["setting"] == best[row["pattern"]].setting
         row["chosen"] = chosen
@@ -157,16 +159,24 @@ def at_edge(row: Mapping[str, Any], box: patterns.Box) -> str:
     return ", ".join(edges())
 
 
-def price(point: lab.Point, num_settings: int) -> float:
-    """The epsilon of publishing the best of a Poisson number of such runs, in
-    expectation `num_settings`, if the private rows themselves choose it and nothing
-    else is shown (`dp.selection`); 0 where nothing is private.
+def price(point: lab.Point, search: Search) -> float:
+    """The epsilon, for the rows that the search trains on, of publishing the best of a
+    Poisson number of settings, `num_settings` in expectation (`dp.selection`); 0 where
+    nothing is private.
+
+    A setting costs as much as its `num_seeds` runs together, by whose mean it is
+    judged.
+
+    **Guarantee:** holds if the validation rows are public, as scores on them are exact,
+    and if nothing else of the search is shown. Reported runs come on top.
     """
     if not patterns.is_private(point.setup):
         return 0.0
-    event = building.events_of(point.setup)(point.setup.schedule.num_rounds)
+    run = building.events_of(point.setup)(point.setup.schedule.num_rounds)
+    setting = run._replace(event=events.compose(run.event, search.num_seeds))
     assert point.delta is not None
-    return selection.epsilon(event, point.delta, selection.poisson(num_settings))
+    law = selection.poisson(search.num_settings)
+    return selection.epsilon(setting, point.delta, law)
 
 
 class Found(NamedTuple):

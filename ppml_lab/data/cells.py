@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import decimal
 import importlib
 import math
 from collections import Counter
@@ -177,6 +178,8 @@ def numbers(cells: Cells, name: str, advice: str) -> np.ndarray:
     found = np.empty(len(cells.columns[name]))
     for i, cell in enumerate(cells.columns[name]):
         value = math.nan if cell is None else number(cell)
+        if value is None and cells.lines is not None:
+            advice += "; if it stands for a missing cell, add it to missing_words"
         if value is None or math.isinf(value):
             raise ValueError(
                 f"{cells.path}: {cells.row(i)}, column {name!r}: {cell!r} is not a "
@@ -186,9 +189,20 @@ def numbers(cells: Cells, name: str, advice: str) -> np.ndarray:
     return found
 
 
+def check_single(cells: Cells, name: str, column: np.ndarray) -> None:
+    """Raises ValueError for a number that float32, which training uses, cannot hold."""
+    far = np.abs(np.nan_to_num(column)) > np.finfo(np.float32).max
+    if far.any():
+        at = int(np.argmax(far))
+        raise ValueError(
+            f"{cells.path}: {cells.row(at)}, column {name!r}: {column[at]:g} is more "
+            "than float32 holds; correct the cell, or write the column in another unit"
+        )
+
+
 def number(cell: Any) -> float | None:
     """The number in a cell; None if the cell holds no number."""
-    if isinstance(cell, int | float):
+    if isinstance(cell, int | float | decimal.Decimal):
         return float(cell)
     # Python takes 1_000 for a number.
     if not isinstance(cell, str) or "_" in cell:

@@ -141,8 +141,16 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         if size > files.MOST_BYTES:
             raise ValueError(f"it holds {size} bytes, more than {files.MOST_BYTES}")
         with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+            found = {name: held[name] for name in held.files}
+        for name, array in found.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is no array")
+        return found
+    except (
+        *(zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error),
+        # Of a header with an impossible shape; encrypted; another compression.
+        *(MemoryError, OverflowError, RuntimeError),
+    ) as error:
         raise files.damaged(path, f"not an npz file of arrays ({error})") from error
 
 

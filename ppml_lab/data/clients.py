@@ -90,15 +90,17 @@ def federate(
 
 def _places(user_ids: Any, users: Any) -> tuple[np.ndarray, int]:
     """Each row's place among the users, and the number of users."""
-    ids = columns.one_axis("user_ids", user_ids)
-    wanted = columns.one_axis("users", users)
+    ids = columns.plain(columns.one_axis("user_ids", user_ids))
+    wanted = columns.plain(columns.one_axis("users", users))
     # numpy would compare 1 and "1" as texts.
-    kinds = {ids.dtype.kind, wanted.dtype.kind}
-    if kinds & set("SU") and kinds & set("biuf"):
+    if columns.family(ids) != columns.family(wanted):
         raise ValueError(
             f"users are {wanted.dtype} and user_ids {ids.dtype}; give both as numbers "
             "or both as strings"
         )
+    if ids.dtype.kind != wanted.dtype.kind:
+        # Beyond 2^53 numpy would compare int64 and uint64 as floats.
+        ids, wanted = ids.astype(object), wanted.astype(object)
     known, place = columns.numbered("users", wanted)
     first = np.argsort(place)
     if len(known) < len(wanted):

@@ -51,6 +51,23 @@ def one_axis(name: str, values: Any) -> np.ndarray:
     return column
 
 
+def plain(column: np.ndarray) -> np.ndarray:
+    """A column of texts or numbers that numpy holds as objects, such as pandas' texts,
+    in numpy's own type; other columns as they are.
+    """
+    if column.dtype.kind not in "OT":
+        return column
+    found = np.array(column.tolist())
+    kept = found.ndim == 1 and found.tolist() == column.tolist()
+    return found if kept else column
+
+
+def family(column: np.ndarray) -> str:
+    """What a column's values can be compared with: "numbers", or its type's kind."""
+    kind = column.dtype.kind
+    return "numbers" if kind in "biuf" else kind
+
+
 def nothing_missing(name: str, values: Any) -> None:
     """Raises ValueError if an entry is NaN, None, NaT, pandas' NA or masked."""
     if np.ma.is_masked(values):

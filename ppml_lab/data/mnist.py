@@ -97,6 +97,12 @@ def _writers(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     absent = files.missing("mnist", qmnist)
     if absent and not download:
+        if len(absent) < len(qmnist):
+            there = next(name for name in qmnist if name not in absent)
+            raise FileNotFoundError(
+                f"mnist: {there} is there, but {', '.join(absent)} is missing; put it "
+                "beside the other, or take that away for MNIST without writers"
+            )
         return None, None
     try:
         paths = files.find("mnist", list(qmnist), sources=qmnist)

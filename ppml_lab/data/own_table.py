@@ -21,8 +21,8 @@ MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL")
 """The default texts that stand for a missing cell."""
 _NO_CATEGORY = "missing"
 _SIDES = {
-    **dict.fromkeys(("train", "false", "0"), False),
-    **dict.fromkeys(("test", "true", "1"), True),
+    **dict.fromkeys(("train", "false", "0", "0.0"), False),
+    **dict.fromkeys(("test", "true", "1", "1.0"), True),
 }
 _FEWEST_IDS = 30
 
@@ -90,9 +90,9 @@ def read_table(
         false).
       seed: Seed of the draw of test rows.
       missing: What happens to a row that lacks a feature. "drop": it is left out.
-        "fill": the cell becomes the mean of its column's train rows, or the category
-        "missing". A row that lacks its target, event, user, person or test_column is
-        always left out.
+        "fill": the cell becomes the mean of its column's train rows, the middle of its
+        range in `ranges`, or the category "missing". A row that lacks its target,
+        event, user, person or test_column is always left out.
       missing_words: Texts that stand for a missing cell in a CSV file.
       ranges: For columns that are not one-hot, the least and the greatest value that
         are known without the data, such as {"age": (0, 120)}: the column goes from -1
@@ -181,6 +181,8 @@ def _features(
     features = list(columns) or [name for name in cells.columns if name not in used]
     for name in one_hot:
         _check_column(cells, "one_hot", name)
+        if list(one_hot).count(name) > 1:
+            raise ValueError(f"one_hot names {name!r} twice; name it once")
         if name not in features:
             raise ValueError(
                 f"one_hot: {name!r} is not among the columns of x; add it to columns"
@@ -265,11 +267,28 @@ def _test_rows(
                 )
             sides.append(side)
         is_test, how = np.array(sides), f"test_column {test_column!r}"
+        if people is not None:
+            _check_sides(cells, is_test, people)
     keeps_all = test_column is None and test_share == 0
     if is_test.all() or not (keeps_all or is_test.any()):
         rest = "train" if is_test.all() else "test"
         raise ValueError(f"{cells.path}: {how} leaves no row for {rest}")
     return is_test
+
+
+def _check_sides(cells: Cells, is_test: np.ndarray, people: np.ndarray) -> None:
+    """Raises ValueError for a person whose rows lie on both sides."""
+    both = np.intersect1d(people[is_test], people[~is_test])
+    if both.size:
+        train, test = (
+            cells.row(int(np.flatnonzero((people == both[0]) & side)[0]))
+            for side in (~is_test, is_test)
+        )
+        raise ValueError(
+            f"{cells.path}: {train} is train and {test} is test, but both are of one "
+            f"person ({len(both)} such people); put all rows of a person on one side, "
+            "or leave out test_column, so that test_share draws whole people"
+        )
 
 
 def _inputs(
@@ -286,7 +305,7 @@ def _inputs(
         "put the column in one_hot, leave it out of columns, name it as user or person "
         "if it says whose the row is, or correct the cell"
     )
-    found, names, filled, ids = [], [], [], []
+    found, names, filled, middles, ids = [], [], [], [], []
     numeric = [name for name in features if name not in one_hot]
     for name in numeric:
         column = reading.numbers(cells, name, advice)
@@ -297,15 +316,18 @@ def _inputs(
                     f"{cells.path}: column {name!r} is missing in every train row; "
                     "leave it out of columns"
                 )
-            column[absent] = column[is_train & ~absent].mean()
-            filled.append(f"{name} ({absent.sum()})")
+            # A range is public, so that nothing of the rows is taken.
+            known = sum(ranges[name]) / 2 if name in ranges else None
+            own = column[is_train & ~absent].mean()
+            column[absent] = own if known is None else known
+            (filled if known is None else middles).append(f"{name} ({absent.sum()})")
         if _is_like_an_id(column):
             ids.append(name)
         if name in ranges:
             column = within_ranges(column[:, None], [name], ranges)[:, 0]
         elif standardise:
-            own = column[is_train]
-            column = (column - own.mean()) / (own.std() if np.ptp(own) > 0 else 1)
+            column = _standardised(cells, name, column, is_train)
+        reading.check_single(cells, name, column)
         found.append(column)
         names.append(name)
     for name in one_hot:
@@ -327,6 +349,10 @@ def _inputs(
             "missing cells filled with the mean of the train rows, or a category "
             f'"{_NO_CATEGORY}": {", ".join(filled)}'
         )
+    if middles:
+        notes.append(
+            f"missing cells filled with the middle of their range: {', '.join(middles)}"
+        )
     if ids:
         notes.append(
             f"{', '.join(ids)}: another whole number in every row; if that says whose "
@@ -340,6 +366,26 @@ def _inputs(
     if ranges:
         notes.append(f"scaled by given ranges: {len(ranges)} columns")
     return np.stack(found, axis=1).astype(np.float64), names, notes
+
+
+def _standardised(
+    cells: Cells, name: str, column: np.ndarray, is_train: np.ndarray
+) -> np.ndarray:
+    """A column as (x - mean) / std of the train rows.
+
+    Raises:
+      ValueError: If the std is too large for a float, as by a sentinel like -1.8e308.
+    """
+    own = column[is_train]
+    scale = own.std() if np.ptp(own) > 0 else 1.0
+    if not math.isfinite(scale):
+        far = int(np.argmax(np.abs(column)))
+        raise ValueError(
+            f"{cells.path}: {cells.row(far)}, column {name!r}: {column[far]:g} is too "
+            "large for the column to be standardised; correct the cell, add it to "
+            "missing_words if it stands for a missing value, or give the column a range"
+        )
+    return (column - own.mean()) / scale
 
 
 def _is_like_an_id(column: np.ndarray) -> bool:

@@ -271,29 +271,41 @@ def _fill_empty(rng: np.random.Generator, owners: Owners, num_clients: int) -> O
 
 @arguments.checked
 def hold_out(
-    rng: np.random.Generator, owners: Any, share: float
+    rng: np.random.Generator, owners: Any, share: float, *, people: Any = None
 ) -> Bool[np.ndarray, " examples"]:
     """Draws rows of each client that are never trained on, to judge its own model.
 
-    A client holds out `share` of its rows, rounded to the nearest whole number and
-    drawn evenly, but at least one and never all; a client with a single row holds out
-    none.
+    A client holds out `share` of its rows, or of its people with all their rows,
+    rounded to the nearest whole number and drawn evenly, but at least one and never
+    all; a client with a single one holds out none.
 
     Args:
       rng: Source of randomness.
       owners: `[n]`, each row's client, as the functions of this module give them.
-      share: The share of rows to hold out, in (0, 1).
+      share: The share of rows to hold out, in (0, 1); with people, of people.
+      people: `[n]`, each row's person; None if every row is another person.
 
     Returns:
       True for rows that are held out, for `data.federate(..., held_out=...)`.
 
     Raises:
-      ValueError: For owners that are not integers from 0 on, or a share out of range.
+      ValueError: For owners that are not integers from 0 on, a share out of range, or
+        other than one person per row.
     """
     owners = columns.one_axis("owners", owners)
     if owners.dtype.kind not in "iu" or owners.min() < 0:
         raise ValueError(f"owners must be integers from 0 on, got {owners.dtype}")
     checks.probability("share", share, allow_one=False)
+    if people is None:
+        return _held_out(rng, owners, share)
+    _, which = columns.numbered("people", columns.one_axis("people", people))
+    checks.entries("people", which, len(owners), "owners' rows")
+    units, unit = np.unique(np.stack([owners, which]), axis=1, return_inverse=True)
+    return _held_out(rng, units[0], share)[unit.reshape(-1)]
+
+
+def _held_out(rng: np.random.Generator, owners: np.ndarray, share: float) -> np.ndarray:
+    """Draws a share of each client's units, `[units]` bool."""
     sizes = np.bincount(owners)
     wanted = np.maximum(np.rint(share * sizes).astype(np.int64), 1)
     counts = np.minimum(wanted, np.maximum(sizes - 1, 0))

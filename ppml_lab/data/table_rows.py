@@ -20,11 +20,14 @@ def labels(
     """Returns (y `[n]`, the number of classes, notes on them)."""
     if kind == "numbers":
         advice = "labels='classes' takes strings"
-        return reading.numbers(cells, target, advice).astype(np.float32), None, []
+        found = reading.numbers(cells, target, advice)
+        reading.check_single(cells, target, found)
+        return found.astype(np.float32), None, []
     column = cells.columns[target]
     classes = sorted({str(cell) for cell in column})
-    found = [reading.number(name) for name in classes]
-    if None not in found:
+    values = [reading.number(name) for name in classes]
+    # 007 is a code: 7 would be another.
+    if None not in values and not any(re.fullmatch(r"-?0\d+", c) for c in classes):
         for i, cell in enumerate(column):
             if not float(cell).is_integer():
                 raise ValueError(
@@ -32,7 +35,7 @@ def labels(
                     "a whole number, so it is not a class; give labels='numbers'"
                 )
         # 1 and 1.0 are one class, and 10 comes behind 9.
-        column = [str(int(float(cell))) for cell in column]
+        column = [str(_whole(str(cell))) for cell in column]
         classes = sorted(set(column), key=int)
     if len(classes) < 2:
         raise ValueError(
@@ -45,6 +48,11 @@ def labels(
     return y, len(classes), [f"classes of {target} from 0 on: {shown}"]
 
 
+def _whole(text: str) -> int:
+    """The whole number that a text writes, exact also where floats are not."""
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else int(float(text))
+
+
 def times(cells: Cells, target: str, event: str) -> dict[str, np.ndarray]:
     """Each row's time, and whether its event was seen."""
     time = reading.numbers(cells, target, "give times as numbers of one unit")
@@ -52,7 +60,7 @@ def times(cells: Cells, target: str, event: str) -> dict[str, np.ndarray]:
         cells, event, "write 1 where the event was seen and 0 elsewhere"
     )
     for name, column, is_good, what in (
-        (target, time, time > 0, "a time must be above 0"),
+        (target, time, time.astype(np.float32) > 0, "a time must be above 0"),
         (event, seen, (seen == 0) | (seen == 1), "an event must be 1 (seen) or 0"),
     ):
         if not is_good.all():

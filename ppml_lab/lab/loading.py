@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ppml_lab import arguments, base, checks, data, federated, trees
-from ppml_lab.data import alike, columns, overlap
+from ppml_lab.data import alike, columns, overlap, persons
 from ppml_lab.data.digests import by_client
 from ppml_lab.lab import about
 from ppml_lab.lab.setup import Facts, check_setup, lab_mesh
@@ -212,7 +212,9 @@ def _dealt(source: _Source) -> _Dealt:
     held_out = None
     if source.held_out:
         rng = np.random.default_rng(0)
-        held_out = data.partition.hold_out(rng, owners, source.held_out)
+        held_out = data.partition.hold_out(
+            rng, owners, source.held_out, people=_people(train)
+        )
     # Facts do not depend on the devices that hold the data.
     facts = about.of_rows(
         train, owners, int(owners.max()) + 1, held_out, (test, validation), num_classes
@@ -240,17 +242,20 @@ def _loaded(part: Any) -> tuple[Any, Any, Any]:
 def _hold_out(train: Any, users: Any, share: float) -> tuple[Any, Any, Any]:
     """Returns train rows and users without validation rows, and the validation rows.
 
-    Whole users are held out where there are users.
+    Whole users are held out where there are users, else whole people where rows name
+    their person.
     """
     if not share:
         return train, users, None
     count = columns.num_examples("train", train)
     rng = np.random.default_rng(0)
-    if users is None:
+    people = _people(train)
+    together = people if users is None else users
+    if together is None:
         held = np.zeros(count, bool)
         held[rng.permutation(count)[: round(share * count)]] = True
     else:
-        names, which = np.unique(users, return_inverse=True)
+        names, which = np.unique(together, return_inverse=True)
         sizes = np.bincount(which)
         order = rng.permutation(len(names))
         ends = np.cumsum(sizes[order])
@@ -261,9 +266,22 @@ def _hold_out(train: Any, users: Any, share: float) -> tuple[Any, Any, Any]:
             f"validation {share} holds out {int(held.sum())} of {count} rows; choose a "
             "share that leaves rows to train and to validate"
         )
-
+    if people is not None:
+        both = np.intersect1d(people[held], people[~held])
+        if both.size:
+            raise ValueError(
+                f"validation {share} holds out whole users, but person {both[0]} has "
+                f"rows of a user that is held out and of another ({both.size} such "
+                "people); validation rows must be of people who are not trained on: "
+                "leave out users, or validation"
+            )
     users = None if users is None else users[~held]
     return about.chosen(train, ~held), users, about.chosen(train, held)
+
+
+def _people(train: Any) -> np.ndarray | None:
+    """Returns each row's person; None where rows do not name one."""
+    return np.asarray(train[persons.LEAF]) if persons.has_names(train) else None
 
 
 def _owners(source: _Source, train: Any, users: Any) -> np.ndarray:

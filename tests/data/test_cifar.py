@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 import urllib.request
+import zipfile
 
 import numpy as np
 import pytest
@@ -181,6 +182,17 @@ def test_nothing_is_unpickled(folder):
     with pytest.raises(ValueError, match=r"not an npz file .*allow_pickle=False"):
         data.load("cifar10")
     assert not trace.exists()
+    with zipfile.ZipFile(folder / published.CIFAR_JPEG, "w") as archive:
+        archive.writestr("test_labels", b"no array")
+    with pytest.raises(ValueError, match="test_labels is no array"):
+        data.load("cifar10")
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (10**22,), }"
+    for size in (10**14, 10**22):
+        full = header.replace(b"10**22", str(size).encode()).ljust(117) + b"\n"
+        with zipfile.ZipFile(folder / published.CIFAR_JPEG, "w") as archive:
+            archive.writestr("test_labels.npy", b"\x93NUMPY\x01\x00\x76\x00" + full)
+        with pytest.raises(ValueError, match="not an npz file"):
+            data.load("cifar10")
     (folder / published.CIFAR_JPEG).write_bytes(b"no npz")
     with pytest.raises(ValueError, match="not an npz file"):
         data.load("cifar10")

@@ -208,6 +208,13 @@ def test_test_rows_line_up_with_the_clients_of_train():
         (list(range(20)), {"users": [3]}, "19 users .*: 0, 1, 2, 4, .*, 10, ...; keep"),
         ([1], {"users": [1, 2, 1]}, "users must be distinct, got 1 twice"),
         ([1], {"users": ["1"]}, "users are <U1 and user_ids int64; give both"),
+        (np.array(["1"], object), {"users": [1]}, "users are int64 and user_ids <U1"),
+        ([b"1"], {"users": ["1"]}, "users are <U1 and user_ids .S1; give both"),
+        (
+            [2**53],
+            {"users": np.array([2**53 + 1], np.uint64)},
+            "9007199254740992; keep",
+        ),
         ([1], {"users": [[1]]}, "users must have one axis"),
         ([1], {"users": []}, "users is empty"),
         ([1], {"users": [1.0, np.nan]}, "users has 1 missing"),
@@ -217,6 +224,19 @@ def test_test_rows_line_up_with_the_clients_of_train():
 def test_users_that_do_not_line_up(user_ids, options, message):
     with pytest.raises(ValueError, match=message):
         data.federate(np.arange(len(user_ids)), user_ids, **options)
+
+
+def test_users_line_up_whatever_holds_them():
+    many = 2**53 + np.arange(3)
+    for ids, users in [
+        (np.array(["b", "a", "b"], object), np.array(["a", "b"])),
+        (many, many.astype(np.uint64)),
+        (many.astype(object), many),
+    ]:
+        found = data.federate(np.arange(3), ids, users=users)
+        wanted = [[users.tolist().index(one) for one in ids.tolist()]]
+        held = np.repeat(np.arange(len(users)), np.diff(found.offsets))
+        np.testing.assert_array_equal([held[np.argsort(found.examples)]], wanted)
 
 
 def test_it_is_shown_in_one_line():

@@ -200,6 +200,13 @@ def test_fashion_mnist_in_the_folder_of_mnist_is_no_mnist(
         assert str(word) in str(said.value)
 
 
+def test_half_of_the_writers_is_said(tiny_mnist):
+    write_writers(tiny_mnist)
+    (tiny_mnist / "qmnist-test-labels-idx2-int.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"qmnist-train.* is there, but qmnist"):
+        data.load("mnist")
+
+
 def test_writers_of_other_digits_are_refused(tiny_mnist):
     write_writers(tiny_mnist, train_classes=(7, 0, 8))
     with pytest.raises(ValueError, match=r"qmnist-train.*differ from MNIST"):

@@ -237,6 +237,7 @@ def test_users_are_numbers_where_all_are_written_so(table, users, read):
         ({"columns": ("aeg",)}, "columns: .* did you mean 'age'"),
         ({"one_hot": ("towns",)}, "one_hot: .* did you mean 'town'"),
         ({"test_column": "sid"}, "test_column: .* did you mean 'side'"),
+        ({"columns": ("age", "town"), "one_hot": ("town", "town")}, "'town' twice"),
         ({"one_hot": ("town",)}, "'town' is not among the columns of x"),
         (
             {"columns": ("age", "income")},
@@ -271,7 +272,12 @@ def test_arguments_that_do_not_fit(table, options, message):
             r"row 2 \(line 3\), column 'age': '3_0' is not a",
         ),
         (TABLE.replace("60,", "inf,"), r"row 5 \(line 7\), .*'inf' is not a finite"),
-        (TABLE.replace("60,", "1e300,"), "x must be finite, got inf"),
+        (TABLE.replace("60,", "1e300,"), r"row 5 .*'age': .* more than float32 holds"),
+        (
+            TABLE.replace("30,", "1e300,"),
+            r"row 2 .*1e\+300 is too large .* missing_words",
+        ),
+        (TABLE.replace("30,", "None,"), "'None' is not a number; .* to missing_words"),
         (TABLE.replace('"smith', 'x"smith').replace("master", '"a"b'), "line 6: "),
         (TABLE.encode("utf-16"), "is not UTF-8 text"),
         (TABLE.replace("high", "low").replace("mid", "low"), "'low' in every row"),
@@ -360,6 +366,35 @@ def test_a_persons_rows_stay_on_one_side(table):
     # Names are sorted as texts: p0, p1, p10, ...
     ages = dict(zip(found.train["x"][:, 0], found.train["person"], strict=True))
     assert len(set(ages.values())) == 15
+
+
+def test_a_split_of_the_file_may_not_divide_a_person(table):
+    rows = ["p1,30,0,train", "p2,40,1,test", "p2,50,0,test", "p1,60,1,test"]
+    text = "\n".join(["who,age,y,side", *rows, ""])
+    message = r"row 1 \(line 2\) is train and row 4 \(line 5\) is test.*1 such people"
+    with pytest.raises(ValueError, match=message):
+        table(text, target="y", columns=("age",), person="who")
+    found = table(text.replace("1,test\n", "1,train\n"), target="y", columns=("age",))
+    assert len(found.train["y"]) == 3
+
+
+@pytest.mark.parametrize("other", ["0", "120", "1000000000"])
+def test_what_is_missing_within_a_range_is_filled_without_any_row(table, other):
+    rows = [f"{30 + i},{i % 2},train" for i in range(8)]
+    rows += [",1,train", f"{other},0,train", "50,1,test"]
+    text = "\n".join(["age,y,side", *rows, ""])
+    options = {"missing": "fill", "ranges": {"age": (0, 120)}}
+    found = table(text, target="y", columns=("age",), **options)
+    assert found.train["x"][8, 0] == 0
+    assert any("the middle of their range: age (1)" in note for note in found.notes)
+
+
+def test_classes_that_floats_cannot_tell_apart_and_codes_stay_apart(table):
+    for names in (("9007199254740993", "9007199254740992"), ("007", "7")):
+        rows = [f"{i},{names[i % 2]},{'test' if i > 3 else 'train'}" for i in range(6)]
+        found = table("\n".join(["a,y,side", *rows]), target="y", columns=("a",))
+        assert len(set(found.train["y"].tolist())) == 2
+        assert all(name in found.notes[-1] for name in names)
 
 
 def test_ranges_need_no_rows(table):

@@ -132,9 +132,30 @@ def test_a_made_location30(write):
     np.testing.assert_array_equal(found.train["x"][:, 0], found.train["y"])
 
 
+@pytest.mark.parametrize("change", ["a bit", "no end", "a link to itself"])
+def test_a_damaged_location30_is_refused(write, tmp_path, change):
+    write(TOY)
+    path = tmp_path / "location30" / published.LOCATION_ARCHIVE
+    content = bytearray(path.read_bytes())
+    if change == "a bit":
+        content[-8] ^= 64  # of the checksum
+        path.write_bytes(content)
+    elif change == "no end":
+        path.write_bytes(content[:-8])
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            info = tarfile.TarInfo("bangkok")
+            info.type, info.linkname = tarfile.SYMTYPE, "bangkok"
+            archive.addfile(info)
+    with pytest.raises(ValueError, match=r"dataset_location\.tgz"):
+        data.load("location30")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ('"1",0,1\n"2"', '"1",300,2\n"2"', "not a number|columns be 0 or 1"),
+        ('"1",0,1\n', '"2000000000",0,1\n', r"must have \[5, 5\] rows"),
         ('"1",0,1\n"2"', '"1",0,2\n"2"', "columns be 0 or 1"),
         ('"2",1,0\n', '"1",1,0\n', r"got \[10\]"),
         ('"1",0,1\n', '"1",0\n', r"10 rows of 3 columns, got 10 of \[2\]"),

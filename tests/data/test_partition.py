@@ -300,6 +300,23 @@ def test_each_client_holds_out_its_share_and_never_all(seed, owners, share):
     np.testing.assert_array_equal(counts[some], wanted[some])
 
 
+def test_people_are_held_out_with_all_their_rows():
+    owners = np.repeat([0, 1, 2], [12, 9, 3])
+    people = np.array([7, 7, 3, 3, 4, 4, 5, 5, 8, 8, 8, 8, *[1, 2, 6] * 3, 9, 9, 9])
+    often = [
+        partition.hold_out(np.random.default_rng(seed), owners, 0.4, people=people)
+        for seed in range(300)
+    ]
+    for held in often:
+        assert not set(people[held]) & set(people[~held])
+        counts = [len(set(people[held & (owners == one)])) for one in range(3)]
+        # Of five and of three people; who is alone is trained on.
+        assert counts == [2, 1, 0]
+    assert (abs(np.mean(often, axis=0)[:12] - 0.4) < 0.12).all()
+    with pytest.raises(ValueError, match="people"):
+        partition.hold_out(np.random.default_rng(0), owners, 0.4, people=people[1:])
+
+
 def test_any_row_may_be_held_out():
     owners = np.repeat([0, 1], [4, 6])
     often = [

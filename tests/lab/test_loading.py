@@ -108,6 +108,31 @@ def test_users_are_held_out_whole() -> None:
     assert loaded.facts.num_clients == 3
 
 
+def test_people_are_held_out_whole() -> None:
+    people = np.arange(20) % 7
+    named = {**ROWS, "person": people}
+    test = {**TEST, "person": 90 + np.arange(4)}
+    loaded = lab.load_data(setup(loads(named, None, test), parts.Iid(4), 0.3))
+    assert loaded.validation is not None
+    held = set(np.asarray(loaded.validation["person"]).tolist())
+    assert 0 < len(held) < 7
+    assert not held & set(np.asarray(loaded.clients.examples["person"]).tolist())
+    with pytest.raises(ValueError, match=r"person . has rows of a user that is held"):
+        lab.load_data(setup(loads(named, USERS, test), None, 0.3))
+    own = parts.Federated(
+        data=loads({**ROWS, "person": np.arange(20) // 2}, None, test),
+        partition=parts.Iid(1),
+        held_out=0.3,
+        layout=lab.Layout(num_devices=1),
+    )
+    clients = lab.load_data(own).clients
+    assert clients.held_out is not None
+    (count,) = np.asarray(clients.held_out).tolist()
+    person = np.asarray(clients.examples["person"])
+    assert count == 6
+    assert not set(person[:-count]) & set(person[-count:])
+
+
 def test_held_out_rows_make_other_data() -> None:
     """So that no private key is that of the run with all rows."""
     some, every = (

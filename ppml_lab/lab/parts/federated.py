@@ -63,8 +63,8 @@ class Federated(Modelled):
     """If true, evaluations also cover every client's own rows: the held-out rows, or
     the train rows where no rows are held out."""
     held_out: float = 0.0
-    """Share of each client's rows that is never trained and judges the client's own
-    model; at least one row of a client with two or more."""
+    """Share of each client's rows (or of its people, where rows name their person) that
+    is never trained and judges the client's own model; at least one of two or more."""
     kept: tuple[str, ...] = ()
     """The model's leaves that each client keeps for itself, by layer: "Dense_1" is a
     personal head, "BatchNorm_*" is FedBN. See `models.personal`."""
