@@ -53,13 +53,19 @@ def _fields(tree: Any) -> str:
 
 
 def check_labels(where: str, rows: Any, num_classes: int) -> None:
-    """Raises ValueError unless integer labels "y" lie in `[0, num_classes)`."""
+    """Raises ValueError unless integer labels "y" lie in `[0, num_classes)`, but where
+    "weights" of the same shape are 0, as in padding.
+    """
     if not isinstance(rows, dict) or "y" not in rows:
         return
     labels = np.asarray(rows["y"])
     if labels.dtype.kind not in "iu":
         return
-    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    is_bad = (labels < 0) | (labels >= num_classes)
+    weights = np.asarray(rows.get("weights", 1))
+    if weights.shape == labels.shape:
+        is_bad &= weights != 0
+    bad = np.flatnonzero(is_bad)
     if bad.size:
         row = bad[0] // (labels.size // len(labels))
         raise ValueError(

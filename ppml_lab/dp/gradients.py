@@ -170,6 +170,7 @@ def clipped_total(
             return batch_sum(keys, state, params, examples, weights)
         num_parts = -(-n // microbatch_size)
         rows = jnp.arange(num_parts * microbatch_size)
+        examples = jax.tree.map(jnp.asarray, examples)
         present = jnp.where(rows < n, weights[jnp.minimum(rows, n - 1)], 0.0)
 
         def part_sum(at: Array) -> tuple[pairs.Pair, dict[str, Float[Array, ""]]]:

@@ -25,7 +25,11 @@ _CELLS = (nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.MGUCell, nn.SimpleCe
 def is_plain_rnn(layer: nn.RNN) -> bool:
     """Returns whether all steps share the parameters of a cell of dense layers."""
     lifted = (layer.variable_broadcast, layer.variable_carry, dict(layer.variable_axes))
-    return type(layer.cell) in _CELLS and lifted == ("params", False, {})
+    # An activation function that is a module has parameters of its own.
+    names = (f.name for f in dataclasses.fields(layer.cell) if f.name != "parent")
+    has_parts = any(isinstance(getattr(layer.cell, n), nn.Module) for n in names)
+    is_made_of_dense = type(layer.cell) in _CELLS and not has_parts
+    return is_made_of_dense and lifted == ("params", False, {})
 
 
 def rnn(layer: nn.RNN, weights: PyTree, inputs: Array, grads: Any) -> dict[str, Any]:

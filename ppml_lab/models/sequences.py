@@ -2,8 +2,9 @@
 
 They read integers in [0, vocab_size), int32 `[n, length]`, and give logits `[n, length,
 vocab_size]`. The logits at a place depend only on the tokens up to it, so that padding
-behind a sequence needs a mask only in the loss. `dp`'s ghost norms support all of their
-layers.
+behind a sequence needs a mask only in the loss. Any other integer gives NaN at its own
+place, which is an error there or padding, and counts as token 0 at later places. `dp`'s
+ghost norms support all of their layers.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ class CharLSTM(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array) -> Float[Array, "n length v"]:
         _check_tokens(self, self.vocab_size, tokens)
+        tokens, unknown = _known(tokens, self.vocab_size)
         h = nn.Embed(self.vocab_size, self.embedding)(tokens)
         for _ in range(self.num_layers):
             layer: Any = nn.RNN(nn.OptimizedLSTMCell(self.width))
             h = layer(h)
-        return nn.Dense(self.vocab_size)(h)
+        return nn.Dense(self.vocab_size)(h) + unknown
 
 
 class Block(nn.Module):
@@ -97,6 +99,7 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array) -> Float[Array, "n length v"]:
         _check_tokens(self, self.vocab_size, tokens)
+        tokens, unknown = _known(tokens, self.vocab_size)
         length = tokens.shape[1]
         if length > self.max_length:
             raise ValueError(
@@ -109,7 +112,13 @@ class Transformer(nn.Module):
         h = words + table(jnp.arange(length))
         for _ in range(self.num_blocks):
             h = Block(self.num_heads, self.hidden)(h)
-        return nn.Dense(self.vocab_size)(nn.LayerNorm()(h))
+        return nn.Dense(self.vocab_size)(nn.LayerNorm()(h)) + unknown
+
+
+def _known(tokens: Array, vocab_size: int) -> tuple[Array, Array]:
+    """The tokens, with 0 for what is none, and what to add to logits: NaN there."""
+    is_known = (tokens >= 0) & (tokens < vocab_size)
+    return jnp.where(is_known, tokens, 0), jnp.where(is_known, 0, jnp.nan)[..., None]
 
 
 def _check_tokens(module: nn.Module, vocab_size: int, tokens: Any) -> None:

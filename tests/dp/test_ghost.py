@@ -292,11 +292,29 @@ def with_a_subclass() -> Any:
     return Doubled(3), "kernel"
 
 
+def with_an_interceptor() -> Any:
+    def doubled(layer: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        return layer(*(2 * one for one in args), **kwargs)
+
+    class Doubled(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            with nn.intercept_methods(doubled):
+                return nn.Dense(30)(x)
+
+    return Doubled(), "kernel"
+
+
+def with_a_module_in_a_cell() -> Any:
+    return nn.RNN(nn.SimpleCell(3, activation_fn=nn.PReLU())), "kernel"
+
+
 @pytest.mark.parametrize(
     "build",
     [
         with_own_parameter, with_an_unknown_layer, with_a_tied_table,
-        with_an_unknown_scan, with_groups, with_a_subclass,
+        with_an_unknown_scan, with_groups, with_a_subclass, with_an_interceptor,
+        with_a_module_in_a_cell,
     ],
 )  # fmt: skip
 def test_what_it_does_not_know_is_refused_or_goes_through_vmap(build: Callable):
@@ -315,6 +333,21 @@ def test_what_it_does_not_know_is_refused_or_goes_through_vmap(build: Callable):
     with pytest.warns(UserWarning, match=named):
         found = gradient("auto")
     jax.tree.map(np.testing.assert_array_equal, found, gradient("vmap"))
+
+
+def test_nothing_is_heard_twice_where_scans_are_loops():
+    module, examples = nn.RNN(nn.GRUCell(2)), normal(N, 3, 4)
+    params = module.init(KEYS[0], examples)
+    gradients = ghost.by_layers(squared_error(module))
+
+    def norms() -> Any:
+        return gradients(KEYS, params, jnp.asarray(examples)).squared_norms
+
+    wanted = jax.jit(norms)()
+    with jax.disable_jit():
+        found = norms()
+    for leaf, exact in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(leaf, exact, rtol=1e-5)
 
 
 def test_small_parameters_of_its_own_have_gradients_of_their_own():

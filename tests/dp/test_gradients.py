@@ -131,6 +131,20 @@ def test_microbatches_of_padding_are_not_computed(num_present, num_computed):
     assert_close(found, (total, np.float64(losses)))
 
 
+def test_microbatches_take_rows_of_numpy_as_whole_batches_do():
+    params, examples = problem(0, 5)
+    rows = jax.tree.map(np.asarray, examples)
+    mechanism = dp.gaussian(CLIP, 0.0, privacy_unit="example")
+    given = (dp.example_keys(KEY, 5), (), params, rows, jnp.ones(5))
+    found, wanted = (
+        dp.clipped_gradient(loss, mechanism, method="vmap", microbatch_size=size)(
+            *given
+        )
+        for size in (2, None)
+    )
+    assert_close(found, wanted)
+
+
 def test_without_a_bound_it_is_the_gradient_of_the_masked_sum():
     params, examples = problem(1, 9)
     weights = jnp.array([1, 0, 1, 1, 0, 1, 1, 1, 1], jnp.float32)

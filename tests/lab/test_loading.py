@@ -327,6 +327,17 @@ def test_what_a_run_is_judged_by_is_in_its_name_and_in_no_key() -> None:
     assert (len(names), len(keys)) == (2, 1)
 
 
+def test_labels_of_padding_may_be_anything() -> None:
+    y = np.tile(np.arange(5, dtype=np.int32), (20, 1))
+    weights = np.where(y > 3, 0, 1).astype(np.float32)
+    padded = {"x": y, "y": np.where(weights == 0, -100, y), "weights": weights}
+    test = {name: rows[:2] for name, rows in padded.items()}
+    lab.load_data(setup(loads(padded, None, test, 4), parts.Iid(2)))
+    wrong = {**padded, "weights": np.ones_like(weights)}
+    with pytest.raises(ValueError, match="got -100 in row 0"):
+        lab.load_data(setup(loads(wrong, None, test, 4), parts.Iid(2)))
+
+
 def test_test_rows_of_another_kind_are_refused() -> None:
     pixels = {"x": (255 * TEST["x"]).astype(np.uint8), "y": TEST["y"]}
     with pytest.raises(

@@ -275,6 +275,21 @@ def test_modules_of_ones_own_have_as_many_outputs_as_are_asked_for(model: Any) -
     assert outputs == 2
 
 
+def test_a_module_of_ones_own_may_hold_arrays() -> None:
+    class Scaled(nn.Module):
+        outputs: int
+        scales: Any = None
+
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            return nn.Dense(self.outputs)(x * self.scales)
+
+    model = parts.FlaxRegression(lambda outputs: Scaled(outputs, np.ones(10)))
+    facts = lab.facts_of(pooled("regression"))
+    task = model.build(facts)
+    assert jax.eval_shape(task.init, jax.random.key(0))["params"]
+
+
 def test_sequence_models_have_as_many_tokens_and_places_as_the_data() -> None:
     facts = lab.facts_of(pooled("sequence"))
     transformer: Any = parts.Transformer().network(facts)

@@ -101,6 +101,29 @@ def test_ghost_norms_are_those_of_gradients_one_by_one(module):
             np.testing.assert_allclose(leaf, exact, rtol=1e-5, atol=rounding)
 
 
+@pytest.mark.parametrize("module", [LSTM, TRANSFORMER])
+def test_padding_may_be_any_integer_and_nothing_else_may(module):
+    tokens = np.random.default_rng(0).integers(7, size=(4, 6), dtype=np.int32)
+    task = models.flax_sequence(module, 6)
+    params, weights = some_parameters(module), np.ones((4, 6), np.float32)
+    weights[:, 4:] = 0
+
+    @jax.jit
+    def found(x):
+        def loss(params):
+            rows = {"x": x, "y": tokens, "weights": weights}
+            return jnp.sum(task.loss(KEY, params, rows))
+
+        return jax.value_and_grad(loss)(params)
+
+    wanted = found(np.where(weights == 0, 0, tokens))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(wanted))
+    for pad in (7, -1, 2**31 - 1):
+        got = found(np.where(weights == 0, pad, tokens))
+        jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    assert np.isnan(found(np.where(weights == 0, tokens, -1))[0])
+
+
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [

@@ -307,6 +307,22 @@ def test_layers_without_width_are_refused():
         models.MLP((3, 0))
 
 
+def test_layers_that_want_random_numbers_are_named():
+    class Dropped(nn.Module):
+        training: bool = False
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(nn.Dropout(0.5, deterministic=not self.training)(x))
+
+    task = models.flax_classification(Dropped(), (3,))
+    rows = {"x": jnp.ones((2, 3)), "y": jnp.array([0, 1])}
+    params = task.init(KEY)
+    assert set(task.evaluate(params, rows)) == {"loss", "accuracy"}
+    with pytest.raises(ValueError, match=r"as Dropout does.*leave such layers out"):
+        task.loss(KEY, params, rows)
+
+
 class Normalised(nn.Module):
     @nn.compact
     def __call__(self, x):

@@ -136,10 +136,11 @@ DATA = {
     ),
     "partition.hold_out": good(
         data.partition.hold_out,
-        {"share": ("1e-50",), "owners": ("[1]",)},
+        {"share": ("1e-50",), "owners": ("[1]",), "people": FLOATS},
         rng=np.random.default_rng(0),
         owners=parts.OWNERS,
         share=0.5,
+        people=parts.OWNERS,
     ),
     "partition.natural": good(
         data.partition.natural, {"user_ids": FLOATS}, user_ids=parts.OWNERS

@@ -30,8 +30,13 @@ class FlaxTask(abc.ABC):
 
     def build(self, facts: Facts) -> base.Task:
         """Builds the task for data with these facts."""
-        make = _task.__wrapped__ if jax.tree.leaves(self) else _task
-        return make(self, self.network(facts), inputs(facts))
+        network = self.network(facts)
+        try:
+            hash((self, network))
+            make = _task.__wrapped__ if jax.tree.leaves(self) else _task
+        except TypeError:  # of a network with arrays for fields
+            make = _task.__wrapped__
+        return make(self, network, inputs(facts))
 
     def predict(self, facts: Facts, params: Any, rows: Any) -> Any:
         """Returns the network's outputs for rows, `[n, ...]`."""

@@ -36,6 +36,10 @@ def sequence(
     """Prediction of a token at every place of `{"x": int [n, length], "y": int [n,
     length]}`.
 
+    Places that are padding need tokens "x" that the model knows. `models.CharLSTM` and
+    `models.Transformer` know any integer there; most embeddings make NaN of a number
+    that is no token, which spoils the sequence's gradient.
+
     An example is a sequence. Its loss is the weighted mean of the cross-entropies of
     its own tokens, so that long sequences take no more of a private sum than short
     ones. Weights are the examples' "weights" `[n, length]`, or ones without them: 0 for
@@ -168,7 +172,9 @@ def _fitted(logits: Any, tokens: Tokens) -> tuple[Array, Tokens]:
     is_known = (labels >= 0) & (labels < shape[2])
     valid = jnp.isfinite(weights) & (weights >= 0) & (is_known | (weights == 0))
     weights = jnp.where(valid, weights, jnp.nan)
-    return trees.widened(logits), Tokens(jnp.where(is_known, labels, 0), weights)
+    # Here and not in the mean, whose gradient at NaN would be NaN times 0.
+    heard = jnp.where(weights[..., None] == 0, 0.0, trees.widened(logits))
+    return heard, Tokens(jnp.where(is_known, labels, 0), weights)
 
 
 def _loss(logits: Array, tokens: Tokens) -> Float[Array, " n"]:
@@ -188,10 +194,9 @@ def _mean(
     values: Float[Array, "n length"], weights: Float[Array, "n length"]
 ) -> Float[Array, " n"]:
     """An example's mean over its tokens; 0, with gradient 0, where no token counts."""
-    heard = jnp.where(weights == 0, 0.0, values)
     total = jnp.sum(weights, axis=1)
     counted = jnp.where(total == 0, 1.0, total)
-    weighted = jnp.sum(weights * heard.astype(weights.dtype), axis=1)
+    weighted = jnp.sum(weights * values.astype(weights.dtype), axis=1)
     return weighted / counted
 
 

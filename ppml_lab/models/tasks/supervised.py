@@ -142,10 +142,16 @@ def of_flax(
 @contextlib.contextmanager
 def _of_shape(x: Array, example: jax.ShapeDtypeStruct) -> Iterator[None]:
     """Says of an error inside if rows have another shape than the model was built for,
-    which some modules take.
+    which some modules take, or if the module wants random numbers.
     """
     try:
         yield
+    except flax.errors.InvalidRngError as error:
+        raise ValueError(
+            "the module asks for random numbers, as Dropout does, which tasks of flax "
+            "modules do not give; leave such layers out, or write a base.Task whose "
+            f"loss gives apply its key as rngs ({str(error).splitlines()[0]})"
+        ) from error
     except flax.errors.FlaxError as error:
         own = tuple(jnp.shape(x)[1:])
         if own == example.shape:
@@ -205,12 +211,13 @@ def check_finite(name: str, values: Any) -> None:
     """Raises ValueError unless an array that the host knows is finite everywhere."""
     if checks.is_traced(values):
         return
-    known = np.asarray(values, np.float32)
-    bad = np.argwhere(~np.isfinite(known))
+    known = np.asarray(values)
+    with np.errstate(over="ignore"):
+        bad = np.argwhere(~np.isfinite(known.astype(np.float32)))
     if len(bad):
         raise ValueError(
             f'"{name}" must be finite, got {known[tuple(bad[0])]} in row {bad[0][0]}; '
-            "leave out rows that are not finite"
+            "leave out rows that float32 cannot hold, or take another unit"
         )
 
 
