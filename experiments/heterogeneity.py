@@ -12,7 +12,7 @@ rounds (CIFAR-10: 50) of 2 local epochs instead of 50 rounds of 10, and without 
 weight decay of 1e-5. The table has the global test accuracy and the accuracies on each
 client's own training examples: their mean, their spread, and the mean of the worst
 tenth of the clients. `paper` is MNIST; the other configurations are CIFAR-10 with one
-algorithm each (not run yet, likely as long). `paper` takes about half an hour on 2 idle
+algorithm each, evaluated every fifth round. `paper` takes about half an hour on 2 idle
 cores, `smoke` (digits, logistic regression) a minute.
 
     python -m experiments.heterogeneity smoke
