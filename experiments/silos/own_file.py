@@ -123,8 +123,8 @@ _WORDS = {
     "name the columns to use, or fill missing cells": "name others in data.columns",
     "put the column in one_hot, leave it out of columns, name it as user or person if "
     "it says whose the row is,": "name it in data.user if it says whose the row is, in "
-    "data.one_hot if it holds categories, or its texts for a missing cell in "
-    "data.missing_words, leave it out of data.columns,",
+    "data.one_hot if it holds categories, leave it out of data.columns,",
+    "add it to missing_words": "name it in data.missing_words",
     "name it as user or person, or leave it out of columns": "name it in data.user, or "
     "leave it out of data.columns",
 }

@@ -54,7 +54,8 @@ class TableFile:
     """Seed of the draw of test rows."""
     missing: Literal["drop", "fill"] = "drop"
     """Treatment of rows that lack a feature: drop leaves them out, fill takes the mean
-    of the train rows (for a category, the category "missing")."""
+    of the train rows, the middle of the range in `ranges`, or the category
+    "missing"."""
     missing_words: tuple[str, ...] = own_table.MISSING
     """Texts that stand for a missing cell in a CSV file."""
     ranges: tuple[str, ...] = ()
