@@ -112,9 +112,9 @@ CONFIGS = {
 PAGE = {
     "minutes": {
         "paper": 35,
-        "cifar10_fedavg": 30,
-        "cifar10_fedprox": 30,
-        "cifar10_scaffold": 30,
+        "cifar10_fedavg": 45,
+        "cifar10_fedprox": 45,
+        "cifar10_scaffold": 60,
     },
     "tables": [
         {
