@@ -6,11 +6,10 @@ reaches 56.9% with FedAvg after 1,200 rounds of 10 roles, each of which trains o
 what it says in batches of 4, with rates of 1 at clients and server. McMahan et al.
 (AISTATS 2017) count the rounds to 54% of another such LSTM.
 
-`paper`, with one seed, goes about as far as an hour on 2 cores does: 500 rounds. A row
-is an evaluation on the last fifth of what each role says. The plays are MIT's edition,
-whose 1,123 roles with two or more speeches are not the 715 of the paper's copy.
-`smoke` takes half a minute: a smaller LSTM reads the texts by which scikit-learn
-describes its data sets.
+`paper` is one seed for 500 rounds, about 40 minutes on 2 cores. A row is an evaluation
+on the last fifth of what each role says. The plays are MIT's edition, whose 1,123 roles
+with two or more speeches are not the 715 of the paper's copy. `smoke` takes half a
+minute: a smaller LSTM reads the texts by which scikit-learn describes its data sets.
 
     python -m experiments.next_character smoke
     python -m experiments.next_character paper

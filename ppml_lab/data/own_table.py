@@ -317,10 +317,10 @@ def _inputs(
                     "leave it out of columns"
                 )
             # A range is public, so that nothing of the rows is taken.
-            known = sum(ranges[name]) / 2 if name in ranges else None
-            own = column[is_train & ~absent].mean()
-            column[absent] = own if known is None else known
-            (filled if known is None else middles).append(f"{name} ({absent.sum()})")
+            is_known = name in ranges
+            own = column[is_train & ~absent]
+            column[absent] = np.mean(ranges[name] if is_known else own)
+            (middles if is_known else filled).append(f"{name} ({absent.sum()})")
         if _is_like_an_id(column):
             ids.append(name)
         if name in ranges:

@@ -101,7 +101,7 @@ def _is_place(step: str, held: tuple[Any, ...]) -> bool:
 def _why(held: Any, above: str, path: str, setup: Any) -> str:
     where = f"{above.rstrip('.') or 'the setup'} is {type(held).__name__}"
     near = difflib.get_close_matches(above + path, every(setup), n=1)
-    if above and near and not near[0].startswith(above):
+    if near and not near[0].startswith(above):
         near = []  # it names what holds the field that was asked for
     if above and is_part(held) and not near:
         own = ", ".join(fields_of(type(held))) or "no fields"
