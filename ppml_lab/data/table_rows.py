@@ -75,11 +75,11 @@ def times(cells: Cells, target: str, event: str) -> dict[str, np.ndarray]:
 def users(column: Sequence[Any]) -> np.ndarray:
     """The user of each row, as numbers where all are written as whole numbers."""
     texts = [str(cell) for cell in column]
-    whole = all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts)
-    return np.array([int(text) for text in texts] if whole else texts)
+    # 1 and 1.0 are one user.
+    whole = all(re.fullmatch(r"(0|-?[1-9]\d{0,17})(\.0+)?", text) for text in texts)
+    return np.array([_whole(text.split(".")[0]) for text in texts] if whole else texts)
 
 
 def numbered(column: Sequence[Any]) -> np.ndarray:
     """Numbers from 0 on for the different cells, `[n]` int32."""
-    _, places = np.unique([str(cell) for cell in column], return_inverse=True)
-    return places.astype(np.int32)
+    return np.unique(users(column), return_inverse=True)[1].astype(np.int32)

@@ -368,6 +368,16 @@ def test_a_persons_rows_stay_on_one_side(table):
     assert len(set(ages.values())) == 15
 
 
+def test_a_person_written_as_1_and_1_0_is_one_person(table):
+    rows = [f"{who},{30 + i},{i % 2},train" for i, who in enumerate(("1", "1.0", "2"))]
+    text = "\n".join(["who,age,y,side", *rows, "3,50,1,test", ""])
+    found = table(text, target="y", columns=("age",), person="who")
+    assert found.train["person"].tolist() == [0, 0, 1]
+    found = table(text, target="y", columns=("age",), user="who")
+    assert found.train_users is not None
+    assert found.train_users.tolist() == [1, 1, 2]
+
+
 def test_a_split_of_the_file_may_not_divide_a_person(table):
     rows = ["p1,30,0,train", "p2,40,1,test", "p2,50,0,test", "p1,60,1,test"]
     text = "\n".join(["who,age,y,side", *rows, ""])
