@@ -114,7 +114,7 @@ PAGE = {
         "paper": 35,
         "cifar10_fedavg": 45,
         "cifar10_fedprox": 45,
-        "cifar10_scaffold": 60,
+        "cifar10_scaffold": 55,
     },
     "tables": [
         {
