@@ -186,8 +186,8 @@ def _minutes(stamp: Mapping[str, Any] | None, expected: float | None) -> str:
     """
     spent = (stamp or {}).get("cost", {})
     if spent.get("run_seconds") is not None:
-        total = spent["run_seconds"] + (spent["compile_seconds"] or 0.0)
-        minutes = total / 60
+        names = ("run_seconds", "compile_seconds", "table_seconds")
+        minutes = sum(spent.get(name) or 0.0 for name in names) / 60
         return f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.2g}"
     return "-" if expected is None else f"about {expected:g}"
 

@@ -154,11 +154,14 @@ def _lead(
     results = [*map(Result, runs, guarantees, outcomes)]
     options = {name: default is not False for name, _, default in SWEEP_OPTIONS}
     command = again(options | {"out": True})
+    begin = time.perf_counter()
     rows = table(config, results)
+    # Some tables measure, which may take longer than the runs.
+    seconds = time.perf_counter() - begin
     rows = completed(rows, results, experiment=stem, command=command)
     records.write_table(out / "table.csv", rows)
     stamp = records.read_json(out / "provenance.json")
-    stamp["cost"] = total_cost(run.folder for run in made)
+    stamp["cost"] = total_cost(run.folder for run in made) | {"table_seconds": seconds}
     stamp["runs"] = of_runs(run.folder for run in made)
     _print_mixed(stamp["runs"])
     records.write_json(out / "provenance.json", stamp)

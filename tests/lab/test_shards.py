@@ -135,6 +135,7 @@ def test_an_experiment_in_shards_ends_with_the_whole_table(
         records.read_json(path)["cost"] for path in parts.glob("runs/*/provenance.json")
     ]
     assert cost["run_seconds"] == pytest.approx(sum(c["run_seconds"] for c in costs))
+    assert cost["table_seconds"] > 0
     # Seeds 1 and 2 ran in the same program.
     assert len({c["compile_seconds"] for c in costs}) == 2
     assert cost["compile_seconds"] < sum(c["compile_seconds"] for c in costs)
