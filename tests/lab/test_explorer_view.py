@@ -155,7 +155,7 @@ def test_the_committed_view_is_that_of_the_tables(
     kept = explorer.committed()
     assert view.View.of_json(found.to_json()) == kept
     counts = Counter(one.experiment for one in kept.settings)
-    assert counts["privacy_utility"] == 31
+    assert counts["privacy_utility"] == 31 + 15  # pixels, scattering features
     assert sum(counts.values()) == len(found.settings)
     for one in kept.settings:
         assert one.command
