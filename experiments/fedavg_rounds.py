@@ -125,7 +125,7 @@ PAGE = {
         "paper": 35,
         "full_batch_iid": 35,
         "full_batch_shards": 55,
-        "cnn": 40,
+        "cnn": 60,
         "cnn_non_iid": 60,
     },
     "tables": [
