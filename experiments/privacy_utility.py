@@ -14,7 +14,7 @@ uses the best setting at every epsilon. Time on 2 cores: `smoke` (digits, 350 cl
 not tuned) under two minutes, `smoke_writers` and `smoke_adult` (two rounds of the other
 data sets) some minutes, `search_fashion` about 8 minutes and `paper_fashion` about
 15 (Fashion-MNIST, 2,000 clients, 7,850 parameters). `search_scattering` (about 17
-minutes) and `paper_scattering` (23, of which the compute column takes 13) learn from
+minutes) and `paper_scattering` (23, of which the compute column takes 12) learn from
 scattering features in place of pixels, which need no learning (`data.scattering`,
 39,700 parameters, 5 GB of memory); from such features, with larger batches, Tramer and
 Boneh (ICLR 2021) report 89.7% for central DP-SGD at epsilon 3 and delta 1e-5.
