@@ -77,7 +77,7 @@ def users(column: Sequence[Any]) -> np.ndarray:
     texts = [str(cell) for cell in column]
     # 1 and 1.0 are one user.
     whole = all(re.fullmatch(r"(0|-?[1-9]\d{0,17})(\.0+)?", text) for text in texts)
-    return np.array([_whole(text.split(".")[0]) for text in texts] if whole else texts)
+    return np.array([int(text.split(".")[0]) for text in texts] if whole else texts)
 
 
 def numbered(column: Sequence[Any]) -> np.ndarray:
