@@ -19,7 +19,7 @@ import jax
 from jax._src.lib import _jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments.benchmarks.accelerators_cells import programs, targets
+from experiments.benchmarks.accelerators_cells import makers, programs, targets
 from ppml_lab import target
 from ppml_lab.lab.setup import lab_mesh
 
@@ -33,7 +33,7 @@ COLLECTIVES = (
 _HOST = re.compile(r"custom_call_target=\"(\w*(?:callback|host)\w*)\"", re.I)
 
 
-def compiled(where: targets.Target, make: programs.Make) -> dict[str, Any]:
+def compiled(where: targets.Target, make: makers.Make) -> dict[str, Any]:
     """Compiles a program for a target and reports memory, work and contents."""
     with target.made_for(where.devices):
         begin = time.perf_counter()
