@@ -32,6 +32,12 @@ class Pair(NamedTuple):
     low: PyTree
 
 
+class Interleaved(NamedTuple):
+    """A `Pair` as one tree: its real parts are `high`, its imaginary parts `low`."""
+
+    both: PyTree
+
+
 def zero(like: PyTree) -> Pair:
     """The total of no values, shaped like these (arrays or their shapes)."""
 
@@ -113,6 +119,34 @@ def together(tree: PyTree) -> Pair:
     return Pair(side(0), side(1))
 
 
+def interleaved(tree: PyTree) -> PyTree:
+    """Replaces each `Pair` of floats in a tree by one tree of complex numbers.
+
+    XLA updates one array of a loop in place, but copies both of a pair first. Undone,
+    to the bit, by `separate`.
+    """
+
+    def one(node: Any) -> Any:
+        if not _is_pair(node) or not all(
+            jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(node)
+        ):
+            return node
+        return Interleaved(jax.tree.map(jax.lax.complex, *node))
+
+    return jax.tree.map(one, tree, is_leaf=_is_pair)
+
+
+def separate(tree: PyTree) -> PyTree:
+    """Undoes `interleaved`."""
+
+    def one(node: Any) -> Any:
+        if not _is_interleaved(node):
+            return node
+        return Pair(*(jax.tree.map(part, node.both) for part in (jnp.real, jnp.imag)))
+
+    return jax.tree.map(one, tree, is_leaf=_is_interleaved)
+
+
 def two_sum(one: Array, other: Array) -> tuple[Array, Array]:
     """The rounded sum and exactly what rounding lost, without a branch.
 
@@ -136,6 +170,10 @@ def _map(function: Any, *trees: PyTree) -> Pair:
 
 def _is_pair(node: Any) -> bool:
     return isinstance(node, Pair)
+
+
+def _is_interleaved(node: Any) -> bool:
+    return isinstance(node, Interleaved)
 
 
 def _wide(dtype: Any) -> Any:

@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree
 
-from ppml_lab import base, target, trees
+from ppml_lab import base, pairs, target, trees
 from ppml_lab.data import storage
 from ppml_lab.federated.devices import add_up, gather, over_devices
 
@@ -235,6 +235,8 @@ def _run_queue(
     # A single lane has no axis of its own: batches of one compute slower.
     alone = num_lanes == 1
     each = (lambda function: function) if alone else jax.vmap
+    # Measured on CPU cores alone: there a round of the 2NN takes a tenth less time.
+    carried = pairs.interleaved if target.platform() == "cpu" else lambda total: total
 
     def view(lane: Lane) -> base.ClientView:
         return storage.client_view(clients, cohort.indices[lane.place], lane.examples)
@@ -299,8 +301,8 @@ def _run_queue(
         next_position += jnp.sum(done, dtype=jnp.int32)
         present = jnp.atleast_1d(done)
         where = jnp.atleast_1d(lanes.place)
-        total = fold.absorb(total, reports, where, present)
-        return following, next_position, total, fresh
+        total = fold.absorb(pairs.separate(total), reports, where, present)
+        return following, next_position, carried(total), fresh
 
     first = start(jnp.int32(0))
     lanes = first if alone else each(start)(jnp.arange(num_lanes, dtype=jnp.int32))
@@ -312,6 +314,6 @@ def _run_queue(
     _, _, total, fresh = jax.lax.while_loop(
         lambda carry: jnp.any(carry[0].live),
         loop,
-        (lanes, jnp.int32(num_lanes), empty, fresh),
+        (lanes, jnp.int32(num_lanes), carried(empty), fresh),
     )
-    return total, fresh
+    return pairs.separate(total), fresh
