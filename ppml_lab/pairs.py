@@ -12,12 +12,15 @@ Devices join their totals by `sum_over(gather(mine))`: a `psum` of pairs would r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import PyTree
+
+from ppml_lab import target
 
 
 class Pair(NamedTuple):
@@ -145,6 +148,25 @@ def separate(tree: PyTree) -> PyTree:
         return Pair(*(jax.tree.map(part, node.both) for part in (jnp.real, jnp.imag)))
 
     return jax.tree.map(one, tree, is_leaf=_is_interleaved)
+
+
+def carried(tree: PyTree) -> PyTree:
+    """Returns what a loop carries in place of a tree with `Pair`s; `separate` undoes
+    it.
+
+    Only on CPU cores is it another tree, where it was measured: a round of the 2NN
+    takes a tenth less time.
+    """
+    return interleaved(tree) if target.platform() == "cpu" else tree
+
+
+def fori_loop(count: Any, body: Callable[[Any, PyTree], PyTree], start: PyTree) -> Any:
+    """Is `jax.lax.fori_loop` from 0 to `count` for a state that holds `Pair`s."""
+
+    def step(number: Any, state: PyTree) -> PyTree:
+        return carried(body(number, separate(state)))
+
+    return separate(jax.lax.fori_loop(0, count, step, carried(start)))
 
 
 def two_sum(one: Array, other: Array) -> tuple[Array, Array]:

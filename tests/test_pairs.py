@@ -93,7 +93,7 @@ def test_a_hundred_thousand_rows(way, kind):
 
 def test_interleaved_totals_come_apart_to_the_bit():
     """Zeros' signs, NaN and infinities too; whole numbers stay as they are."""
-    odd: Any = np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 3e38])
+    odd = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 3e38], np.float32)
     floats = pairs.Pair({"a": jnp.asarray(odd)}, {"a": jnp.asarray(odd[::-1])})
     whole = pairs.Pair(jnp.arange(3), jnp.zeros(3, int))
     tree = {"floats": floats, "whole": whole, "count": jnp.float32(2)}

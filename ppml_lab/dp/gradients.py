@@ -190,7 +190,7 @@ def clipped_total(
 
         total, seen = jax.eval_shape(part_sum, parts[0])
         start = pairs.zero(total.high), dict.fromkeys(seen, jnp.float32(0))
-        return jax.lax.fori_loop(0, num_occupied, add, start)
+        return pairs.fori_loop(num_occupied, add, start)
 
     return gradient
 

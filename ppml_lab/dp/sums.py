@@ -117,7 +117,7 @@ def by_blocks(
         parts = [lax.dynamic_slice_in_dim(a, block * size, size) for a in arrays]
         return pairs.merge(total, function(*parts))
 
-    total = lax.fori_loop(0, n // size, add, pairs.zero(shapes.high))
+    total = pairs.fori_loop(n // size, add, pairs.zero(shapes.high))
     rest = n % size
     return (
         total

@@ -137,7 +137,7 @@ def _outer(left: Array, right: Array, shape: tuple[int, ...]) -> Gradients:
 
         told_of = jnp.where(cancels, 0, factors)
         total = sums.weighted_products(told_of, left, right)
-        return _shaped(lax.fori_loop(0, count, add, total), shape)
+        return _shaped(pairs.fori_loop(count, add, total), shape)
 
     return Gradients(lax.fori_loop(0, count, measure, told), weighted_sum)
 

@@ -235,8 +235,6 @@ def _run_queue(
     # A single lane has no axis of its own: batches of one compute slower.
     alone = num_lanes == 1
     each = (lambda function: function) if alone else jax.vmap
-    # Measured on CPU cores alone: there a round of the 2NN takes a tenth less time.
-    carried = pairs.interleaved if target.platform() == "cpu" else lambda total: total
 
     def view(lane: Lane) -> base.ClientView:
         return storage.client_view(clients, cohort.indices[lane.place], lane.examples)
@@ -302,7 +300,7 @@ def _run_queue(
         present = jnp.atleast_1d(done)
         where = jnp.atleast_1d(lanes.place)
         total = fold.absorb(pairs.separate(total), reports, where, present)
-        return following, next_position, carried(total), fresh
+        return following, next_position, pairs.carried(total), fresh
 
     first = start(jnp.int32(0))
     lanes = first if alone else each(start)(jnp.arange(num_lanes, dtype=jnp.int32))
@@ -314,6 +312,6 @@ def _run_queue(
     _, _, total, fresh = jax.lax.while_loop(
         lambda carry: jnp.any(carry[0].live),
         loop,
-        (lanes, jnp.int32(num_lanes), carried(empty), fresh),
+        (lanes, jnp.int32(num_lanes), pairs.carried(empty), fresh),
     )
     return pairs.separate(total), fresh
