@@ -39,11 +39,10 @@ def in_a_while_loop(rows: jax.Array) -> pairs.Pair:
 
 @jax.jit
 def interleaved(rows: jax.Array) -> pairs.Pair:
-    def add(number: jax.Array, total: Any) -> Any:
-        return pairs.interleaved(pairs.add(pairs.separate(total), rows[number]))
+    def add(number: jax.Array, total: pairs.Pair) -> pairs.Pair:
+        return pairs.add(total, rows[number])
 
-    start = pairs.interleaved(pairs.zero(rows[0]))
-    return pairs.separate(jax.lax.fori_loop(0, jnp.int32(len(rows)), add, start))
+    return pairs.fori_loop(len(rows), add, pairs.zero(rows[0]))
 
 
 by_halves = jax.jit(pairs.sum_over)

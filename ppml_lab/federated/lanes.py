@@ -299,8 +299,8 @@ def _run_queue(
         next_position += jnp.sum(done, dtype=jnp.int32)
         present = jnp.atleast_1d(done)
         where = jnp.atleast_1d(lanes.place)
-        total = fold.absorb(pairs.separate(total), reports, where, present)
-        return following, next_position, pairs.carried(total), fresh
+        total = fold.absorb(total, reports, where, present)
+        return following, next_position, total, fresh
 
     first = start(jnp.int32(0))
     lanes = first if alone else each(start)(jnp.arange(num_lanes, dtype=jnp.int32))
@@ -309,9 +309,9 @@ def _run_queue(
     fresh = jax.tree.map(
         lambda leaf: jnp.zeros((cohort_size, *leaf.shape), leaf.dtype), kept_shapes
     )
-    _, _, total, fresh = jax.lax.while_loop(
+    _, _, total, fresh = pairs.while_loop(
         lambda carry: jnp.any(carry[0].live),
         loop,
-        (lanes, jnp.int32(num_lanes), pairs.carried(empty), fresh),
+        (lanes, jnp.int32(num_lanes), empty, fresh),
     )
-    return pairs.separate(total), fresh
+    return total, fresh
